@@ -1,0 +1,106 @@
+"""Files that are whole or absent: written beside their target, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from fastmunit.errors import CheckpointError, FastmunitError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file beside `path` for writing and rename it onto `path` when the block succeeds.
+
+    The data are flushed to disk before the rename, so that a crash at any moment leaves either the old file or the new
+    one. When the block fails, the old file is untouched and the partial one is removed.
+
+    Args:
+        path: the file to replace or create; its folder is created.
+        mode: "wb" or "w" (UTF-8).
+
+    Raises:
+        FastmunitError: the folder or the file cannot be written (read-only, disk full, a file in place of a folder).
+    """
+    target = Path(path)
+    partial: str | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(partial).chmod(0o666 & ~_umask())
+        os.replace(partial, target)  # noqa: PTH105 - tests stand in for it
+        partial = None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FastmunitError(
+            f"cannot write {target}: {reason}. Free some space or choose a folder you can write to; "
+            "what was there before is untouched."
+        ) from error
+    finally:
+        if partial is not None:
+            with suppress(OSError):
+                Path(partial).unlink()
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` (UTF-8) to `path`, whole or not at all. Raises FastmunitError as `atomic_write` does."""
+    with atomic_write(path, "w") as file:
+        file.write(text)
+
+
+def save_tensors(obj: Any, path: str | os.PathLike[str]) -> None:
+    """Save tensors, or dicts and lists of them, with `torch.save`, whole or not at all.
+
+    Raises:
+        FastmunitError: the file cannot be written.
+    """
+    import torch
+
+    with atomic_write(path) as file:
+        try:
+            torch.save(obj, file)
+        except RuntimeError as error:  # torch's zip writer reports a failed write (disk full) as RuntimeError
+            raise OSError(None, str(error).splitlines()[0]) from error
+
+
+def load_tensors(path: str | os.PathLike[str], map_location: str | torch.device = "cpu") -> Any:
+    """Load what `save_tensors` or `torch.save` wrote; only tensors and plain containers are accepted.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, not a torch file, or holds objects other than tensors.
+    """
+    import torch
+
+    source = Path(path)
+    if not source.is_file():
+        raise CheckpointError(f"checkpoint {source} does not exist: check the path.")
+    try:
+        return torch.load(source, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{source} is not a file of plain tensors (loading anything else would run its code): "
+            f"give a file written by torch.save of a state dict. torch says: {str(error).splitlines()[0]}"
+        ) from error
+    except Exception as error:  # arbitrary bytes make the unpickler fail in arbitrary ways
+        raise CheckpointError(
+            f"{source} ({source.stat().st_size} bytes) cannot be read; it is truncated or not a torch file: "
+            f"use another snapshot. torch says: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,76 @@
+"""Files that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastmunit.errors import CheckpointError, FastmunitError
+from fastmunit.files import atomic_write, load_tensors, save_tensors, write_text
+
+
+def test_a_failing_block_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "note.txt"
+    write_text(path, "old ü")
+    with pytest.raises(TypeError), atomic_write(path, "w") as file:
+        file.write(len("new"))
+    assert path.read_text(encoding="utf-8") == "old ü"
+    assert os.listdir(path.parent) == ["note.txt"]
+
+
+def test_tensors_survive(tmp_path: Path) -> None:
+    content = {"a": torch.arange(5), "b": [1.5, "text"]}
+    save_tensors(content, tmp_path / "x.pt")
+    loaded = load_tensors(tmp_path / "x.pt")
+    assert torch.equal(loaded["a"], content["a"]) and loaded["b"] == content["b"]
+    assert (tmp_path / "x.pt").stat().st_mode & 0o444 == 0o444 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    write_text(tmp_path / "x.pt", "old")
+
+    def full(*_: object, **__: object) -> tuple[int, str]:
+        partial = tmp_path / "partial"
+        partial.touch()
+        return os.open("/dev/full", os.O_WRONLY), str(partial)
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    with pytest.raises(FastmunitError, match=r"cannot write .*x\.pt: .*Free some space"):
+        save_tensors({"a": torch.zeros(100_000)}, tmp_path / "x.pt")
+    with pytest.raises(FastmunitError, match=r"x\.pt: No space left on device"):
+        write_text(tmp_path / "x.pt", "new")
+    assert (tmp_path / "x.pt").read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.pt"]
+
+
+def test_read_only_folder(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write into read-only folders")
+    tmp_path.chmod(0o500)
+    with pytest.raises(FastmunitError, match="Permission denied"):
+        write_text(tmp_path / "x", "text")
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FastmunitError, match="cannot write"):
+        write_text(tmp_path / "file" / "x", "text")
+
+
+def test_missing_and_foreign_files(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_tensors(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("this is not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"text\.pt"):
+        load_tensors(tmp_path / "text.pt")
