@@ -1,0 +1,232 @@
+"""Typed configuration: the reference project's YAML keys, unchanged, with their usual values as defaults."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from fastmunit.errors import ConfigError
+from fastmunit.files import write_text
+
+Activation = Literal["relu", "lrelu", "prelu", "selu", "tanh", "none"]
+Padding = Literal["reflect", "replicate", "zero"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class GeneratorConfig(_Section):
+    """Sizes of a generator (`gen:`). MUNIT paper, appendix B; `dim` is the channel count of the first layer."""
+
+    dim: PositiveInt = 64
+    mlp_dim: PositiveInt = 256
+    style_dim: PositiveInt = 8
+    activ: Activation = "relu"
+    n_downsample: int = Field(default=2, ge=0)
+    n_res: int = Field(default=4, ge=0)
+    pad_type: Padding = "reflect"
+
+
+class DiscriminatorConfig(_Section):
+    """Sizes of a multi-scale discriminator (`dis:`). `n_layer` counts the stride-2 convolutions of one scale."""
+
+    dim: PositiveInt = 64
+    norm: Literal["none", "bn", "in", "ln", "sn"] = "none"
+    activ: Activation = "lrelu"
+    n_layer: PositiveInt = 4
+    gan_type: Literal["lsgan", "nsgan"] = "lsgan"
+    num_scales: PositiveInt = 3
+    pad_type: Padding = "reflect"
+
+
+class Config(_Section):
+    """Everything that one training run needs to know.
+
+    The keys are those of the public MUNIT and UNIT configuration files; `seed` and `precision` are fastmunit's own.
+    Loss weights multiply the terms of the MUNIT paper's equation 5.
+    """
+
+    image_save_iter: PositiveInt = Field(10000, description="iterations between kept sample grids")
+    image_display_iter: PositiveInt = Field(500, description="iterations between refreshed sample grids")
+    display_size: PositiveInt = Field(16, description="images in a sample grid")
+    snapshot_save_iter: PositiveInt = Field(10000, description="iterations between checkpoints")
+    log_iter: PositiveInt = Field(10, description="iterations between logged losses")
+
+    max_iter: PositiveInt = Field(1000000, description="iterations of a whole training")
+    batch_size: PositiveInt = 1
+    weight_decay: float = Field(0.0001, ge=0, allow_inf_nan=False, description="coupled L2 of Adam")
+    beta1: float = Field(0.5, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    init: Literal["gaussian", "xavier", "kaiming", "orthogonal", "default"] = "kaiming"
+    lr: float = Field(0.0001, gt=0, allow_inf_nan=False)
+    lr_policy: Literal["constant", "step"] | None = "step"
+    step_size: PositiveInt = Field(100000, description="iterations between learning rate drops")
+    gamma: float = Field(0.5, gt=0, le=1, description="factor of a learning rate drop")
+    gan_w: float = Field(1, ge=0, allow_inf_nan=False)
+    recon_x_w: float = Field(10, ge=0, allow_inf_nan=False, description="image reconstruction")
+    recon_s_w: float = Field(1, ge=0, allow_inf_nan=False, description="style code reconstruction")
+    recon_c_w: float = Field(1, ge=0, allow_inf_nan=False, description="content code reconstruction")
+    recon_x_cyc_w: float = Field(0, ge=0, allow_inf_nan=False, description="explicit style-augmented cycle")
+    vgg_w: float = Field(0, ge=0, allow_inf_nan=False, description="domain-invariant perceptual loss")
+    recon_h_w: float = Field(0, ge=0, allow_inf_nan=False, description="in public UNIT files; used by no system")
+    recon_kl_w: float = Field(0.01, ge=0, allow_inf_nan=False, description="UNIT: KL of the latent code")
+    recon_kl_cyc_w: float = Field(0.01, ge=0, allow_inf_nan=False, description="UNIT: KL of the re-encoded code")
+    vgg_model_path: str | None = Field(None, description="folder whose models/vgg16.weight holds VGG-16")
+
+    gen: GeneratorConfig = Field(default_factory=GeneratorConfig)
+    dis: DiscriminatorConfig = Field(default_factory=DiscriminatorConfig)
+
+    input_dim_a: PositiveInt = Field(3, description="image channels of domain A")
+    input_dim_b: PositiveInt = Field(3, description="image channels of domain B")
+    num_workers: int = Field(8, ge=0)
+    new_size: PositiveInt | None = Field(None, description="shortest side after resizing, pixels")
+    new_size_a: PositiveInt | None = None
+    new_size_b: PositiveInt | None = None
+    crop_image_height: PositiveInt = 256
+    crop_image_width: PositiveInt = 256
+    data_root: str | None = Field(None, description="folder with trainA, trainB, testA, testB")
+    data_folder_train_a: str | None = None
+    data_list_train_a: str | None = None
+    data_folder_test_a: str | None = None
+    data_list_test_a: str | None = None
+    data_folder_train_b: str | None = None
+    data_list_train_b: str | None = None
+    data_folder_test_b: str | None = None
+    data_list_test_b: str | None = None
+
+    seed: int = Field(0, ge=0, description="seed of weights, styles, order and augmentation")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of convolutions and matrix products")
+
+    @model_validator(mode="after")
+    def _one_resize_rule(self) -> Config:
+        if self.new_size is not None and (self.new_size_a is not None or self.new_size_b is not None):
+            raise ValueError("give either new_size or new_size_a and new_size_b, not both")
+        return self
+
+    @property
+    def size_a(self) -> int | None:
+        """Shortest side of domain A's images after resizing, in pixels; None keeps their size."""
+        return self.new_size if self.new_size is not None else self.new_size_a
+
+    @property
+    def size_b(self) -> int | None:
+        """Shortest side of domain B's images after resizing, in pixels; None keeps their size."""
+        return self.new_size if self.new_size is not None else self.new_size_b
+
+    @classmethod
+    def shipped(cls) -> list[str]:
+        """Names of the configurations inside the package."""
+        folder = resources.files("fastmunit") / "configs"
+        return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+    @classmethod
+    def load(cls, name_or_path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+        """Read a YAML file, or a shipped configuration by name, and apply "key=value" overrides.
+
+        Args:
+            name_or_path: the path of a YAML file, or a name that `Config.shipped` lists (the public file names, which
+                end in "_folder", work too).
+            overrides: for example ["lr=0.0002", "gen.dim=32"]; values are read as YAML.
+
+        Raises:
+            ConfigError: the file is missing or not YAML, or a key or value is wrong.
+        """
+        path = Path(name_or_path)
+        source = str(name_or_path)
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+        elif (name := source.removesuffix("_folder")) in cls.shipped():
+            text = (resources.files("fastmunit") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+        else:
+            raise ConfigError(
+                f"configuration {source!r} is neither a file nor a shipped name; shipped: {', '.join(cls.shipped())}."
+            )
+        try:
+            values = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{source} must hold 'key: value' lines at its top level.")
+        for override in overrides:
+            _apply_override(values, override)
+        return cls.from_dict(values, source=source)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: str = "configuration") -> Config:
+        """Check a mapping of the YAML's shape and fill its defaults.
+
+        Raises:
+            ConfigError: an unknown key (the nearest valid one is named) or a wrong value.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigError(_explain(error, cls, source)) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dict of every key: what `MUNIT` and scripts for the public trainer take."""
+        return self.model_dump()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the configuration as YAML, leaving out keys that are not set. Raises FastmunitError if it cannot."""
+        write_text(path, yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False))
+
+
+def unknown_keys(values: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of a public-style mapping that `Config` does not know, each with the nearest valid key ("" if none)."""
+    found = {}
+    for key, value in values.items():
+        if key not in Config.model_fields:
+            found[key] = _nearest(key, Config)
+        elif key in ("gen", "dis") and isinstance(value, Mapping):
+            section = GeneratorConfig if key == "gen" else DiscriminatorConfig
+            found.update(
+                {f"{key}.{k}": _nearest(k, section, f"{key}.") for k in value if k not in section.model_fields}
+            )
+    return found
+
+
+def _nearest(key: str, section: type[BaseModel], prefix: str = "") -> str:
+    match = difflib.get_close_matches(key, section.model_fields, n=1, cutoff=0.5)
+    return prefix + match[0] if match else ""
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r} is not of the form key=value (for example gen.dim=32).")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is not a section.")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML.") from error
+
+
+def _explain(error: ValidationError, root: type[BaseModel], source: str) -> str:
+    lines = []
+    for item in error.errors():
+        location = [str(part) for part in item["loc"]]
+        name = ".".join(location)
+        if item["type"] == "extra_forbidden":
+            sections: dict[str, type[BaseModel]] = {"gen": GeneratorConfig, "dis": DiscriminatorConfig}
+            section = sections.get(location[0], root)
+            prefix = f"{location[0]}." if section is not root else ""
+            nearest = _nearest(location[-1], section, prefix)
+            lines.append(f"unknown key {name!r}" + (f"; did you mean {nearest!r}?" if nearest else ""))
+        elif not location:
+            lines.append(item["msg"].removeprefix("Value error, "))
+        else:
+            lines.append(f"{name} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+    return f"{source}: " + "; ".join(lines) + "."
