@@ -1,0 +1,1 @@
+"""Layers and networks: they own parameters and know no losses."""

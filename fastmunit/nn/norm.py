@@ -1,0 +1,75 @@
+"""Normalisation layers of the MUNIT family."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastmunit import functional
+
+
+class InstanceNorm2d(nn.Module):
+    """Instance norm without parameters or running statistics: y = (x - mean) / sqrt(var + eps).
+
+    mean and biased var are taken over H, W of each sample and channel. x: (N, C, H, W), any float dtype; y likewise.
+    Raises ValueError on 1x1 maps. Source: Ulyanov et al. 2016, equation 3.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.instance_norm(x, eps=self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"
+
+
+class AdaptiveInstanceNorm2d(nn.Module):
+    """AdaIN: y = (x - mean) / sqrt(var + eps) * weight + bias, weight and bias given per sample and channel.
+
+    x: (N, C, H, W); weight, bias: (N, C). Nothing is added to the weight. Raises ValueError on 1x1 maps.
+    Source: Huang and Belongie 2017, equation 8; MUNIT paper, equation 7.
+
+    The buffers running_mean and running_var are never read or written; checkpoints of the public trainer hold them.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.instance_norm(x, weight, bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"
+
+
+class LayerNorm(nn.Module):
+    """MUNIT's layer norm: y = (x - mean) / (std + eps) * gamma + beta.
+
+    mean and std are taken over C, H, W of each sample jointly; std is the unbiased one (n - 1) and eps is added to it,
+    not to the variance. x: (N, C, ...); gamma, beta: (C,). gamma starts uniform in [0, 1), beta at 0.
+    Source: the public MUNIT implementation; not equal to group norm with one group.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.gamma = nn.Parameter(torch.rand(num_features))
+        self.beta = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm_munit(x, self.gamma, self.beta, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"

@@ -1,0 +1,57 @@
+"""Spectral normalisation with the parameter names of the public trainer's checkpoints."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_EPS = 1e-12
+
+
+def _l2_normalise(v: Tensor) -> Tensor:
+    return v / (v.norm() + _EPS)
+
+
+class SpectralNorm(nn.Module):
+    """Divides the weight of a convolution or linear layer by its largest singular value.
+
+    sigma = uᵀ W v with one power iteration on every forward, in eval mode too: v = l2(Wᵀ u), u = l2(W v),
+    l2(z) = z / (|z| + 1e-12), W flattened to (out, rest). The gradient flows through W, not through u and v.
+
+    The wrapped `module` holds weight_u, weight_v (without gradient) and weight_bar (trained) in place of weight.
+    torch's own parametrisation is not used because its state_dict has other keys and it does not iterate in eval mode.
+    Source: Miyato et al. 2018, algorithm 1.
+    """
+
+    def __init__(self, module: nn.Conv2d | nn.Linear) -> None:
+        super().__init__()
+        weight = module.weight
+        height = weight.shape[0]
+        width = weight.numel() // height
+        u = _l2_normalise(weight.new_empty(height).normal_(0, 1))
+        v = _l2_normalise(weight.new_empty(width).normal_(0, 1))
+        del module.weight
+        module.register_parameter("weight_u", nn.Parameter(u, requires_grad=False))
+        module.register_parameter("weight_v", nn.Parameter(v, requires_grad=False))
+        module.register_parameter("weight_bar", nn.Parameter(weight.data))
+        self.module = module
+
+    def compute_weight(self) -> Tensor:
+        """Run one power iteration (updates weight_u and weight_v in place) and return weight_bar / sigma."""
+        weight_u: Tensor = self.module.get_parameter("weight_u")
+        weight_v: Tensor = self.module.get_parameter("weight_v")
+        weight_bar = self.module.get_parameter("weight_bar")
+        matrix = weight_bar.flatten(1)
+        with torch.no_grad():
+            weight_v.copy_(_l2_normalise(matrix.t() @ weight_u))
+            weight_u.copy_(_l2_normalise(matrix @ weight_v))
+        # Clones: the next forward overwrites u and v before this one's backward may have read them.
+        sigma = weight_u.clone() @ (matrix @ weight_v.clone())
+        return weight_bar / sigma
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.compute_weight()
+        if isinstance(self.module, nn.Conv2d):
+            return F.conv2d(x, weight, self.module.bias, self.module.stride, self.module.padding)
+        return F.linear(x, weight, self.module.bias)
