@@ -1,0 +1,178 @@
+"""Checkpoint files of the public trainers: gen_%08d.pt, dis_%08d.pt, optimizer.pt."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastmunit.config import Config
+from fastmunit.errors import CheckpointError
+from fastmunit.files import load_tensors, save_tensors
+from fastmunit.nn.generator import AdaINGen
+
+OPTIMIZER_FILE = "optimizer.pt"
+ITERATIONS_KEY = "iterations"
+"""Extra entry of our optimizer.pt: which snapshot it belongs to. The public trainer does not look at it."""
+
+_OLD_BUFFERS = re.compile(r"\.norm\.(running_mean|running_var|num_batches_tracked)$")
+
+
+def snapshot_path(folder: str | os.PathLike[str], kind: str, iterations: int) -> Path:
+    """Path of the `kind` ("gen", "dis") file of the snapshot taken after `iterations` iterations."""
+    return Path(folder) / f"{kind}_{iterations:08d}.pt"
+
+
+def snapshots(folder: str | os.PathLike[str]) -> list[int]:
+    """Iteration counts, ascending, for which both a gen_ and a dis_ file are in `folder`."""
+    found = [set(_numbers(Path(folder), kind)) for kind in ("gen", "dis")]
+    return sorted(found[0] & found[1])
+
+
+def latest(folder: str | os.PathLike[str]) -> int | None:
+    """Iteration count of the newest complete snapshot in `folder`; None when there is none.
+
+    Complete means that gen_, dis_ and optimizer.pt belong together. optimizer.pt is written last and marked with its
+    iteration, so a save that was cut short leaves the snapshot before it as the newest complete one. A public
+    optimizer.pt has no mark: it is taken to belong to the newest gen_ and dis_ pair, as the public trainer does.
+
+    Raises:
+        CheckpointError: optimizer.pt is missing or unreadable, or its snapshot's files are gone.
+    """
+    counts = snapshots(folder)
+    if not counts:
+        return None
+    mark = load_tensors(Path(folder) / OPTIMIZER_FILE).get(ITERATIONS_KEY)
+    if mark is None:
+        return counts[-1]
+    if mark not in counts:
+        raise CheckpointError(
+            f"{Path(folder) / OPTIMIZER_FILE} belongs to iteration {mark}, but gen_{mark:08d}.pt or dis_{mark:08d}.pt "
+            "is missing: put them back, or remove optimizer.pt and train anew."
+        )
+    return int(mark)
+
+
+def save_snapshot(
+    folder: str | os.PathLike[str],
+    iterations: int,
+    gen: Mapping[str, nn.Module],
+    dis: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> None:
+    """Write gen_ and dis_ ({"a": state_dict, "b": state_dict}), then optimizer.pt ({"gen": …, "dis": …}).
+
+    Every file is written whole or not at all. Raises FastmunitError when one cannot be written.
+    """
+    for kind, networks in (("gen", gen), ("dis", dis)):
+        save_tensors(
+            {name: net.state_dict() for name, net in networks.items()}, snapshot_path(folder, kind, iterations)
+        )
+    states: dict[str, Any] = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
+    states[ITERATIONS_KEY] = iterations
+    save_tensors(states, Path(folder) / OPTIMIZER_FILE)
+
+
+def load_networks(path: str | os.PathLike[str], networks: Mapping[str, nn.Module], kind: str) -> None:
+    """Load {"a": state_dict, "b": state_dict} from `path` into `networks`.
+
+    Dummy running statistics may be absent (they stay 0 and 1), and those that pytorch 0.3 wrote for plain instance norm
+    are dropped.
+
+    Args:
+        path: a file of the public trainer or of ours.
+        networks: "a" and "b".
+        kind: "gen" or "dis": what the file should hold, for the error message.
+
+    Raises:
+        CheckpointError: another kind of file, or networks of other sizes; the message says which.
+    """
+    content = load_tensors(path)
+    if not isinstance(content, Mapping) or not {"a", "b"} <= set(content):
+        raise CheckpointError(f"{path} is {_describe(content)}, not a {kind}_*.pt: give the {kind}_*.pt of the run.")
+    for name, network in networks.items():
+        state = _tolerate_old_keys(content[name], network)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise CheckpointError(_mismatch(path, kind, content[name], network)) from error
+
+
+def load_optimizers(path: str | os.PathLike[str], optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+    """Load {"gen": Adam state, "dis": Adam state} into `optimizers`. Raises CheckpointError when it does not fit."""
+    content = load_tensors(path)
+    if not isinstance(content, Mapping) or not set(optimizers) <= set(content):
+        raise CheckpointError(f"{path} is {_describe(content)}, not an optimizer.pt: give the run's optimizer.pt.")
+    for name, optimizer in optimizers.items():
+        try:
+            optimizer.load_state_dict(content[name])
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{path} does not fit the {name} optimizer ({error}): it was written with another configuration."
+            ) from error
+
+
+def load_generators(
+    checkpoint: str | os.PathLike[str], config: Config, device: str | torch.device = "cpu"
+) -> tuple[AdaINGen, AdaINGen]:
+    """Build both generators from a gen_*.pt alone, in eval mode, on `device`. The global RNG is not touched.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, an optimizer.pt or dis_*.pt, or of other sizes than `config`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        gen_a = AdaINGen(config.input_dim_a, config.gen)
+        gen_b = AdaINGen(config.input_dim_b, config.gen)
+    load_networks(checkpoint, {"a": gen_a, "b": gen_b}, "gen")
+    return gen_a.to(device).eval(), gen_b.to(device).eval()
+
+
+def _numbers(folder: Path, kind: str) -> list[int]:
+    pattern = re.compile(rf"{kind}_(\d{{8}})\.pt")
+    return [int(match[1]) for entry in folder.glob(f"{kind}_*.pt") if (match := pattern.fullmatch(entry.name))]
+
+
+def _tolerate_old_keys(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    expected = network.state_dict()
+    kept = {key: value for key, value in state.items() if key in expected or not _OLD_BUFFERS.search(key)}
+    for key, value in expected.items():
+        if key not in kept and _OLD_BUFFERS.search(key):
+            kept[key] = value
+    return kept
+
+
+def _describe(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"a file of a {type(content).__name__}"
+    keys = set(content)
+    if {"gen", "dis"} <= keys:
+        return "an optimizer file"
+    if "param_groups" in keys:
+        return "the state of a single optimizer"
+    return f"a file with the keys {', '.join(sorted(map(str, keys))[:5])}"
+
+
+def _mismatch(path: str | os.PathLike[str], kind: str, state: Mapping[str, Tensor], network: nn.Module) -> str:
+    if kind == "gen" and any(key.startswith("cnns.") for key in state):
+        return f"{path} holds discriminators (a dis_*.pt): give the gen_*.pt of the run."
+    if kind == "dis" and not any(key.startswith("cnns.") for key in state):
+        return f"{path} holds generators (a gen_*.pt): give the dis_*.pt of the run."
+    if kind == "gen" and any(key.startswith("enc.") for key in state):
+        return f"{path} holds UNIT generators, not MUNIT ones: give a gen_*.pt of a MUNIT run."
+    expected = network.state_dict()
+    reasons = [
+        f"{key} is {tuple(state[key].shape)} in the file and {tuple(value.shape)} by the configuration"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    reasons += [
+        f"{key} is missing in the file" for key in expected if key not in state and not _OLD_BUFFERS.search(key)
+    ]
+    reasons += [f"{key} is not known" for key in state if key not in expected and not _OLD_BUFFERS.search(key)]
+    more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
+    return f"{path} does not fit the configuration: {'; '.join(reasons[:3])}{more}. Give the run's own config.yaml."
