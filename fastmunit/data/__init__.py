@@ -1,0 +1,23 @@
+"""Images in and out: folders and lists, decoding, transforms, training batches, checks, the built-in demo data."""
+
+from fastmunit.data.checks import check
+from fastmunit.data.crop_size import minimum_crop
+from fastmunit.data.datasets import ImageDataset, display_images, test_datasets, training_datasets
+from fastmunit.data.demo import unpack_demo
+from fastmunit.data.images import read_image, save_image
+from fastmunit.data.paths import list_images
+from fastmunit.data.sampling import TrainingPairs
+
+__all__ = [
+    "ImageDataset",
+    "TrainingPairs",
+    "check",
+    "display_images",
+    "list_images",
+    "minimum_crop",
+    "read_image",
+    "save_image",
+    "test_datasets",
+    "training_datasets",
+    "unpack_demo",
+]

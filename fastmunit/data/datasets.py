@@ -1,0 +1,125 @@
+"""Datasets of single domains, as a configuration describes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastmunit.config import Config
+from fastmunit.data.images import decode_image
+from fastmunit.data.paths import Domain, Part, domain_files
+from fastmunit.data.seeding import named_generator
+from fastmunit.data.transforms import TestTransform, TrainTransform
+from fastmunit.errors import DataError
+
+
+class ImageDataset(Dataset[Tensor]):
+    """Images of one domain: `dataset[i]` is (C, H, W) float32 in [-1, 1].
+
+    With `train`, flip and crop are random, but fixed by (seed, stream, epoch, i): `dataset[i]` is epoch 0 and the same
+    each time, `dataset.sample(i, epoch)` is another draw for every epoch. The global random state is neither read nor
+    changed.
+
+    Args:
+        paths: image files.
+        size: shortest side after resizing, pixels; None keeps the size.
+        crop: (height, width) in pixels; None keeps the whole image.
+        channels: channels of the tensors; see `decode_image`.
+        train: random flip and crop; else no flip and a centre crop.
+        seed: seed of the random draws.
+        stream: number that tells apart datasets with the same seed (0 for domain A, 1 for domain B).
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        size: int | None,
+        crop: tuple[int, int] | None,
+        channels: int = 3,
+        train: bool = False,
+        seed: int = 0,
+        stream: int = 0,
+    ) -> None:
+        self.paths = list(paths)
+        self.channels = channels
+        self.seed = seed
+        self.stream = stream
+        self.train_transform = TrainTransform(size, crop) if train else None
+        self.test_transform = TestTransform(size, crop)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """The image as epoch 0 shows it. Raises DataError naming the file when it cannot be used."""
+        return self.sample(index, epoch=0)
+
+    def sample(self, index: int, epoch: int) -> Tensor:
+        """The image as an epoch shows it; without `train` all epochs are equal."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of a dataset of {len(self)}")
+        index %= len(self)
+        path = self.paths[index]
+        image = decode_image(path, self.channels)
+        if self.train_transform is None:
+            return self.test_transform(image, path)
+        return self.train_transform(image, named_generator("transform", self.seed, self.stream, epoch, index), path)
+
+
+def training_datasets(config: Config) -> tuple[ImageDataset, ImageDataset]:
+    """Training data of domains A and B: flip, resize to `new_size`, random crop.
+
+    Raises:
+        ConfigError, DataError: as `domain_files`.
+    """
+    crop = (config.crop_image_height, config.crop_image_width)
+    return _dataset(config, "train", "a", crop), _dataset(config, "train", "b", crop)
+
+
+def test_datasets(config: Config) -> tuple[ImageDataset, ImageDataset]:
+    """Test data of domains A and B: resize to `new_size`, centre crop of `test_crop`.
+
+    Raises:
+        ConfigError, DataError: as `domain_files`.
+    """
+    return _dataset(config, "test", "a", test_crop(config, "a")), _dataset(config, "test", "b", test_crop(config, "b"))
+
+
+def test_crop(config: Config, domain: Domain) -> tuple[int, int]:
+    """(height, width) of test images: `new_size` squared as in MUNIT, the training crop when nothing is resized.
+
+    Rounded down to a multiple of the generators' downsampling, without which outputs are smaller than inputs.
+    """
+    size = config.size_a if domain == "a" else config.size_b
+    height, width = (config.crop_image_height, config.crop_image_width) if size is None else (size, size)
+    multiple = 2**config.gen.n_downsample
+    return max(height // multiple, 1) * multiple, max(width // multiple, 1) * multiple
+
+
+def display_images(dataset: ImageDataset, count: int) -> Tensor:
+    """`dataset[0]` to `dataset[count - 1]` as one (count, C, H, W) batch, the same each time.
+
+    Raises:
+        DataError: the dataset has fewer images, or one cannot be used.
+    """
+    if len(dataset) < count:
+        raise DataError(
+            f"{count} images are to be displayed but the dataset has {len(dataset)}: add images or lower display_size."
+        )
+    return torch.stack([dataset[index] for index in range(count)])
+
+
+def _dataset(config: Config, part: Part, domain: Domain, crop: tuple[int, int]) -> ImageDataset:
+    return ImageDataset(
+        domain_files(config, part, domain).paths,
+        size=config.size_a if domain == "a" else config.size_b,
+        crop=crop,
+        channels=config.input_dim_a if domain == "a" else config.input_dim_b,
+        train=part == "train",
+        seed=config.seed,
+        stream="ab".index(domain),
+    )

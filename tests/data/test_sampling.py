@@ -1,0 +1,111 @@
+import os
+import signal
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastmunit import data
+from fastmunit.config import Config
+from fastmunit.data import TrainingPairs, sampling
+from fastmunit.errors import DataError
+
+Batch = tuple[Tensor, Tensor]
+
+
+def take(pairs: TrainingPairs, count: int, start: int = 0) -> list[Batch]:
+    stream = pairs.batches(start)
+    taken = list(islice(stream, count))
+    stream.close()  # type: ignore[attr-defined]
+    return taken
+
+
+def equal(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(x, y) for pair, again in zip(one, other, strict=True) for x, y in zip(pair, again, strict=True)
+    )
+
+
+@pytest.fixture
+def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_usable_processors", lambda: 2)
+
+
+def test_shapes_and_epoch_length(make_config: Callable[..., Config]) -> None:
+    pairs = TrainingPairs(make_config())
+    assert pairs.batches_per_epoch == 3  # 7 and 10 images, batches of 2, the rest dropped
+    (a, b), *_ = take(pairs, 1)
+    assert a.shape == b.shape == (2, 3, 64, 64)
+    assert a.dtype == torch.float32
+
+
+def test_batches_do_not_depend_on_workers_or_start(make_config: Callable[..., Config], two_processors: None) -> None:
+    whole = take(TrainingPairs(make_config(num_workers=0)), 8)
+    workers = TrainingPairs(make_config(num_workers=2))
+    assert workers.num_workers == 2
+    assert equal(take(workers, 8), whole)
+    assert equal(take(workers, 4, start=4), whole[4:])
+    for start in (1, 3, 7):
+        assert equal(take(TrainingPairs(make_config()), 8 - start, start), whole[start:])
+    assert not equal(take(TrainingPairs(make_config(seed=1)), 8), whole)
+
+
+def test_epochs_use_every_image_at_most_once_in_new_orders(make_config: Callable[..., Config]) -> None:
+    # Without resize and crop room only flips vary: tell images apart by a flip-invariant sum.
+    pairs = TrainingPairs(make_config(new_size=None, crop_image_height=80, crop_image_width=80))
+    epochs = []
+    for epoch in range(3):
+        batches = take(pairs, pairs.batches_per_epoch, start=epoch * pairs.batches_per_epoch)
+        orders = []
+        for domain in (0, 1):
+            images = torch.cat([batch[domain] for batch in batches]).double().sum(dim=(1, 2, 3))
+            order = [round(value, 3) for value in images.tolist()]
+            assert len(set(order)) == 6
+            orders.append(tuple(order))
+        epochs.append(tuple(orders))
+    assert len({orders[0] for orders in epochs}) == 3
+    assert len({orders[1] for orders in epochs}) == 3
+
+
+def test_skipped_batches_are_not_loaded(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    decode = data.datasets.decode_image
+    monkeypatch.setattr(
+        data.datasets, "decode_image", lambda path, channels: loaded.append(path) or decode(path, channels)
+    )
+    take(TrainingPairs(make_config()), 1, start=1000)
+    assert len(loaded) == 4
+
+
+def test_too_few_images_for_a_batch(make_config: Callable[..., Config]) -> None:
+    with pytest.raises(DataError, match="batch_size is 8 but the domains have 7 and 10"):
+        TrainingPairs(make_config(batch_size=8))
+    with pytest.raises(ValueError, match="start is -1"):
+        take(TrainingPairs(make_config()), 1, start=-1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_corrupt_file_is_named_without_a_worker_traceback(
+    make_config: Callable[..., Config], data_root: Path, num_workers: int, two_processors: None
+) -> None:
+    bad = data_root / "trainB" / "4.png"
+    bad.write_bytes(bad.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"trainB.4\.png is damaged .*: replace or remove it\.") as caught:
+        take(TrainingPairs(make_config(num_workers=num_workers)), 40)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_killed_worker_is_explained(make_config: Callable[..., Config], two_processors: None) -> None:
+    stream = TrainingPairs(make_config(num_workers=1)).batches()
+    next(stream)
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    if not children.exists():
+        pytest.skip("this system does not list child processes in /proc")
+    for child in children.read_text().split():
+        if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(int(child), signal.SIGKILL)
+    with pytest.raises(DataError, match=r"loading images in worker processes failed .* lower num_workers"):
+        list(islice(stream, 100))
