@@ -1,0 +1,117 @@
+"""How benchmarks compare an op with its reference: correct first, then timed in interleaved rounds of one run."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fastmunit.testing import assert_as_exact_as
+
+ROUNDS = 7
+ROUND_SECONDS = 0.02
+
+
+def copy_of(bytes_moved: int) -> Callable[[], object]:
+    """A tensor copy that reads half of `bytes_moved` and writes the other half: the floor of an op bound by memory."""
+    source = torch.zeros(max(1, bytes_moved // 2), dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+@dataclass
+class Comparison:
+    """One op on one input, beside its reference.
+
+    Attributes:
+        op: Name of the op and pass, for the table.
+        case: Shape, layout and dtype, for the table.
+        group: Cases of one group are summed up by the geometric mean of their ratios.
+        ours: Runs the op; returns its results.
+        reference: The same by plain PyTorch.
+        exact: The same by plain PyTorch on float64 inputs.
+        compiled: The reference under torch.compile.
+        bytes_moved: Bytes that the op has to read and write at least.
+        scales: What the errors of the results are relative to; see `fastmunit.testing.assert_as_exact_as`.
+    """
+
+    op: str
+    case: str
+    group: str
+    ours: Callable[[], Sequence[Tensor]]
+    reference: Callable[[], Sequence[Tensor]]
+    exact: Callable[[], Sequence[Tensor]]
+    compiled: Callable[[], Sequence[Tensor]]
+    bytes_moved: int
+    scales: Sequence[float | None] | None = None
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Assert that ours is as exact as the reference. A wrong result gets no ratio."""
+        results = self.ours()
+        scales = self.scales or [None] * len(results)
+        for index, (ours, reference, exact, scale) in enumerate(
+            zip(results, self.reference(), self.exact(), scales, strict=True)
+        ):
+            assert_as_exact_as(ours, reference, exact, f"{self.op}, {self.case}, result {index}", scale=scale)
+
+    def time(self) -> None:
+        """Time ours, the reference, the compiled reference and the copy, one round of each in turn."""
+        calls: dict[str, Callable[[], object]] = {
+            "ours": self.ours,
+            "eager": self.reference,
+            "compiled": self.compiled,
+            "copy": copy_of(self.bytes_moved),
+        }
+        repeats = {}
+        for name, call in calls.items():
+            call()  # compiles, and warms caches
+            start = time.perf_counter()
+            call()
+            repeats[name] = max(1, int(ROUND_SECONDS / (time.perf_counter() - start)))
+            self.seconds[name] = []
+        for _ in range(ROUNDS):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                for _ in range(repeats[name]):
+                    call()
+                self.seconds[name].append((time.perf_counter() - start) / repeats[name])
+
+    def ratios(self) -> dict[str, float]:
+        """Ratios of the medians over the rounds, and the median and least time of ours in microseconds."""
+        median = {name: statistics.median(seconds) for name, seconds in self.seconds.items()}
+        return {
+            "ours_us": median["ours"] * 1e6,
+            "ours_min_us": min(self.seconds["ours"]) * 1e6,
+            "eager_over_ours": median["eager"] / median["ours"],
+            "compiled_over_ours": median["compiled"] / median["ours"],
+            "ours_over_copy": median["ours"] / median["copy"],
+        }
+
+
+def table(comparisons: Sequence[Comparison]) -> str:
+    """A line for each comparison and one for the geometric means of each group."""
+    width = max(len(f"{comparison.op} {comparison.case}") for comparison in comparisons)
+    line = f"{{:<{width}}}  {{:>10}}  {{:>12}}  {{:>15}}  {{:>9}}"
+    lines = [line.format("op and input", "ours in µs", "eager / ours", "compiled / ours", "ours/copy")]
+    groups: dict[str, list[dict[str, float]]] = {}
+    for comparison in comparisons:
+        ratios = comparison.ratios()
+        groups.setdefault(f"{comparison.op}, {comparison.group}", []).append(ratios)
+        lines.append(_row(line, f"{comparison.op} {comparison.case}", f"{ratios['ours_us']:.0f}", ratios))
+    lines.append("geometric means")
+    for name, members in groups.items():
+        means = {
+            key: math.exp(statistics.fmean(math.log(ratios[key]) for ratios in members))
+            for key in ("eager_over_ours", "compiled_over_ours", "ours_over_copy")
+        }
+        lines.append(_row(line, f"{name}, {len(members)} inputs", "", means))
+    return "\n".join(lines)
+
+
+def _row(line: str, name: str, time_of_ours: str, ratios: dict[str, float]) -> str:
+    values = (ratios["eager_over_ours"], ratios["compiled_over_ours"], ratios["ours_over_copy"])
+    return line.format(name, time_of_ours, *(f"{value:.2f}" for value in values))

@@ -1,0 +1,36 @@
+// Sends each CPU kernel to the one compiled for the instruction set in use. One line for each kernel, at the bottom.
+#include "fastmunit/instance_norm_stats.h"
+#include "isa.h"
+
+#ifdef FASTMUNIT_HAS_AVX512
+#define FASTMUNIT_AVX512(...) __VA_ARGS__
+#else
+#define FASTMUNIT_AVX512(...)
+#endif
+#ifdef FASTMUNIT_HAS_AVX2
+#define FASTMUNIT_AVX2(...) __VA_ARGS__
+#else
+#define FASTMUNIT_AVX2(...)
+#endif
+
+#define FASTMUNIT_DISPATCH(kernel, Arguments)                                              \
+  FASTMUNIT_AVX512(namespace avx512 { void kernel(const Arguments&, ParallelFor); })       \
+  FASTMUNIT_AVX2(namespace avx2 { void kernel(const Arguments&, ParallelFor); })           \
+  namespace baseline {                                                                     \
+  void kernel(const Arguments&, ParallelFor);                                              \
+  }                                                                                        \
+  void kernel(const Arguments& arguments, ParallelFor parallel_for) {                      \
+    switch (isa()) {                                                                       \
+      FASTMUNIT_AVX512(case Isa::avx512 : return avx512::kernel(arguments, parallel_for);) \
+      FASTMUNIT_AVX2(case Isa::avx2 : return avx2::kernel(arguments, parallel_for);)       \
+      default:                                                                             \
+        return baseline::kernel(arguments, parallel_for);                                  \
+    }                                                                                      \
+  }
+
+namespace fastmunit::cpu {
+
+FASTMUNIT_DISPATCH(instance_norm_stats, InstanceNormStats)
+FASTMUNIT_DISPATCH(instance_norm_stats_backward, InstanceNormStatsBackward)
+
+}  // namespace fastmunit::cpu

@@ -1,0 +1,273 @@
+#include "fastmunit/instance_norm_stats.h"
+
+#include <cmath>
+
+#include "fastmunit/moments.h"
+#include "segments.h"
+#include "simd.h"
+
+namespace fastmunit::cpu::FASTMUNIT_ISA {
+namespace {
+
+// Values that are read twice, the second time from the first-level cache.
+constexpr std::int64_t block_values = 4096;
+constexpr int block_rows = 32;
+// Vectors side by side: enough to hide the latency of an addition.
+constexpr int width = 4;
+
+std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+// The moments of up to block_values contiguous values: their mean first, then deviations from it.
+template <class Storage>
+Moments block_moments(const Storage* x, std::int64_t count) {
+  using Lane = Compute<Storage>;
+  constexpr int step = lanes<Lane>;
+  const int rest = static_cast<int>(count % step);
+  const std::int64_t whole = count - rest;
+
+  Vector<Lane> sums[width] = {};
+  std::int64_t i = 0;
+  for (; i + width * step <= whole; i += width * step) {
+    for (int k = 0; k < width; ++k) sums[k] += load(x + i + k * step);
+  }
+  for (; i < whole; i += step) sums[0] += load(x + i);
+  if (rest != 0) sums[1] += load_first(x + whole, rest);
+  const Lane shift = sum<Lane>((sums[0] + sums[1]) + (sums[2] + sums[3])) / static_cast<Lane>(count);
+
+  Vector<Lane> deviations[width] = {};
+  Vector<Lane> squares[width] = {};
+  for (i = 0; i + width * step <= whole; i += width * step) {
+    for (int k = 0; k < width; ++k) {
+      const Vector<Lane> deviation = load(x + i + k * step) - shift;
+      deviations[k] += deviation;
+      squares[k] += deviation * deviation;
+    }
+  }
+  for (; i < whole; i += step) {
+    const Vector<Lane> deviation = load(x + i) - shift;
+    deviations[0] += deviation;
+    squares[0] += deviation * deviation;
+  }
+  if (rest != 0) {
+    const Vector<Lane> deviation = keep_first<Lane>(load_first(x + whole, rest) - shift, rest);
+    deviations[1] += deviation;
+    squares[1] += deviation * deviation;
+  }
+  return from_shifted(shift, sum<Lane>((deviations[0] + deviations[1]) + (deviations[2] + deviations[3])),
+                      sum<Lane>((squares[0] + squares[1]) + (squares[2] + squares[3])), count);
+}
+
+// The moments of `vectors` vectors of channels over `rows` rows that lie `stride` values apart; `last` lanes of the last
+// vector count. Written to `means` and `squares`, one value per channel.
+template <int vectors, class Storage>
+void column_moments(const Storage* x, std::int64_t rows, std::int64_t stride, int last, double* means, double* squares) {
+  using Lane = Compute<Storage>;
+  constexpr int step = lanes<Lane>;
+  const auto read = [&](const Storage* row, int k) {
+    return k == vectors - 1 && last != step ? load_first(row + k * step, last) : load(row + k * step);
+  };
+  double all_means[vectors * step] = {};
+  double all_squares[vectors * step] = {};
+  for (std::int64_t first = 0; first < rows; first += block_rows) {
+    const int count = static_cast<int>(smaller(block_rows, rows - first));
+    const Storage* block = x + first * stride;
+    Vector<Lane> shift[vectors] = {};
+    for (int row = 0; row < count; ++row) {
+      for (int k = 0; k < vectors; ++k) shift[k] += read(block + row * stride, k);
+    }
+    for (int k = 0; k < vectors; ++k) shift[k] /= static_cast<Lane>(count);
+    Vector<Lane> deviations[vectors] = {};
+    Vector<Lane> deviations_squared[vectors] = {};
+    for (int row = 0; row < count; ++row) {
+      for (int k = 0; k < vectors; ++k) {
+        const Vector<Lane> deviation = read(block + row * stride, k) - shift[k];
+        deviations[k] += deviation;
+        deviations_squared[k] += deviation * deviation;
+      }
+    }
+    for (int k = 0; k < vectors; ++k) {
+      for (int lane = 0; lane < step; ++lane) {
+        const int c = k * step + lane;
+        const Moments block_moments = from_shifted(shift[k][lane], deviations[k][lane], deviations_squared[k][lane], count);
+        const Moments moments = combine({all_means[c], all_squares[c]}, first, block_moments, count);
+        all_means[c] = moments.mean;
+        all_squares[c] = moments.squares;
+      }
+    }
+  }
+  const int channels = (vectors - 1) * step + last;
+  for (int c = 0; c < channels; ++c) {
+    means[c] = all_means[c];
+    squares[c] = all_squares[c];
+  }
+}
+
+template <class Storage>
+void forward(const InstanceNormStats& a, ParallelFor parallel_for) {
+  using Lane = Compute<Storage>;
+  const Storage* x = static_cast<const Storage*>(a.x);
+  const std::int64_t segment = segment_pixels(a.layout);
+  const std::int64_t segments = segments_of(a.layout, a.pixels);
+  const std::int64_t planes = a.batch * a.channels;
+  // Segment s of plane (n, c) lies at (n * channels + c) * segments + s, in channels_last at (n * segments + s) * channels + c.
+  double* means = a.partials;
+  double* squares = a.partials + planes * segments;
+
+  if (a.layout == Layout::nchw) {
+    for_each(parallel_for, planes * segments, smaller(segment, a.pixels), [&](std::int64_t item) {
+      const std::int64_t plane = item / segments;
+      const std::int64_t begin = item % segments * segment;
+      const std::int64_t end = smaller(begin + segment, a.pixels);
+      Moments moments = {0.0, 0.0};
+      for (std::int64_t i = begin; i < end; i += block_values) {
+        const std::int64_t count = smaller(block_values, end - i);
+        moments = combine(moments, i - begin, block_moments(x + plane * a.pixels + i, count), count);
+      }
+      means[item] = moments.mean;
+      squares[item] = moments.squares;
+    });
+  } else {
+    constexpr int step = lanes<Lane>;
+    constexpr int group = width * step;
+    const std::int64_t groups = (a.channels + group - 1) / group;
+    for_each(parallel_for, a.batch * segments * groups, smaller(segment, a.pixels) * group, [&](std::int64_t item) {
+      const std::int64_t channel = item % groups * group;
+      const std::int64_t sample_segment = item / groups;
+      const std::int64_t begin = sample_segment % segments * segment;
+      const std::int64_t rows = smaller(segment, a.pixels - begin);
+      const Storage* from = x + (sample_segment / segments * a.pixels + begin) * a.channels + channel;
+      double* to_means = means + sample_segment * a.channels + channel;
+      double* to_squares = squares + sample_segment * a.channels + channel;
+      if (channel + group <= a.channels) {
+        column_moments<width>(from, rows, a.channels, step, to_means, to_squares);
+        return;
+      }
+      for (std::int64_t c = 0; c < a.channels - channel; c += step) {
+        const int last = static_cast<int>(smaller(step, a.channels - channel - c));
+        column_moments<1>(from + c, rows, a.channels, last, to_means + c, to_squares + c);
+      }
+    });
+  }
+
+  const bool nchw = a.layout == Layout::nchw;
+  for_each(parallel_for, planes, segments, [&](std::int64_t plane) {
+    const std::int64_t n = plane / a.channels;
+    const std::int64_t c = plane % a.channels;
+    Moments moments = {0.0, 0.0};
+    for (std::int64_t s = 0; s < segments; ++s) {
+      const std::int64_t i = nchw ? plane * segments + s : (n * segments + s) * a.channels + c;
+      moments = combine(moments, s * segment, {means[i], squares[i]}, smaller(segment, a.pixels - s * segment));
+    }
+    static_cast<Lane*>(a.mean)[plane] = static_cast<Lane>(moments.mean);
+    static_cast<Lane*>(a.rstd)[plane] =
+        static_cast<Lane>(1.0 / std::sqrt(moments.squares / static_cast<double>(a.pixels) + a.eps));
+  });
+}
+
+// dx = constant + slope * (x - mean) for one plane.
+template <class Lane>
+struct Line {
+  Lane mean, constant, slope;
+};
+
+template <class Lane>
+Line<Lane> line_of(const InstanceNormStatsBackward& a, std::int64_t plane) {
+  const double rstd = static_cast<const Lane*>(a.rstd)[plane];
+  const double pixels = static_cast<double>(a.pixels);
+  return {static_cast<const Lane*>(a.mean)[plane],
+          static_cast<Lane>(static_cast<const Lane*>(a.dmean)[plane] / pixels),
+          static_cast<Lane>(-static_cast<const Lane*>(a.drstd)[plane] * rstd * rstd * rstd / pixels)};
+}
+
+template <class Storage>
+void backward_plane(const Storage* x, Storage* dx, std::int64_t count, Line<Compute<Storage>> line) {
+  using Lane = Compute<Storage>;
+  constexpr int step = lanes<Lane>;
+  std::int64_t i = 0;
+  for (; i + step <= count; i += step) store(dx + i, line.constant + line.slope * (load(x + i) - line.mean));
+  const int rest = static_cast<int>(count - i);
+  if (rest != 0) {
+    store_first(dx + i, line.constant + line.slope * (load_first(x + i, rest) - line.mean), rest);
+  }
+}
+
+// One vector of channels, `count` of whose lanes count, over `rows` rows that lie `stride` values apart.
+template <class Storage>
+void backward_columns(const InstanceNormStatsBackward& a, const Storage* x, Storage* dx, std::int64_t plane, int count,
+                      std::int64_t rows, std::int64_t stride) {
+  using Lane = Compute<Storage>;
+  Vector<Lane> mean = {}, constant = {}, slope = {};
+  for (int lane = 0; lane < count; ++lane) {
+    const Line<Lane> line = line_of<Lane>(a, plane + lane);
+    mean[lane] = line.mean;
+    constant[lane] = line.constant;
+    slope[lane] = line.slope;
+  }
+  for (std::int64_t row = 0; row < rows; ++row, x += stride, dx += stride) {
+    if (count == lanes<Lane>) {
+      store(dx, constant + slope * (load(x) - mean));
+    } else {
+      store_first(dx, constant + slope * (load_first(x, count) - mean), count);
+    }
+  }
+}
+
+template <class Storage>
+void backward(const InstanceNormStatsBackward& a, ParallelFor parallel_for) {
+  using Lane = Compute<Storage>;
+  const Storage* x = static_cast<const Storage*>(a.x);
+  Storage* dx = static_cast<Storage*>(a.dx);
+  if (a.layout == Layout::nchw) {
+    const std::int64_t segment = segment_pixels(a.layout);
+    const std::int64_t segments = segments_of(a.layout, a.pixels);
+    for_each(parallel_for, a.batch * a.channels * segments, smaller(segment, a.pixels), [&](std::int64_t item) {
+      const std::int64_t plane = item / segments;
+      const std::int64_t begin = item % segments * segment;
+      const std::int64_t at = plane * a.pixels + begin;
+      backward_plane(x + at, dx + at, smaller(segment, a.pixels - begin), line_of<Lane>(a, plane));
+    });
+    return;
+  }
+  const std::int64_t segment = 128;  // a block of rows whose reads and writes stay in the second-level cache
+  const std::int64_t segments = (a.pixels + segment - 1) / segment;
+  for_each(parallel_for, a.batch * segments, smaller(segment, a.pixels) * a.channels, [&](std::int64_t item) {
+    const std::int64_t n = item / segments;
+    const std::int64_t begin = item % segments * segment;
+    const std::int64_t rows = smaller(segment, a.pixels - begin);
+    for (std::int64_t c = 0; c < a.channels; c += lanes<Lane>) {
+      const int count = static_cast<int>(smaller(lanes<Lane>, a.channels - c));
+      const std::int64_t at = (n * a.pixels + begin) * a.channels + c;
+      backward_columns(a, x + at, dx + at, n * a.channels + c, count, rows, a.channels);
+    }
+  });
+}
+
+}  // namespace
+
+void instance_norm_stats(const InstanceNormStats& arguments, ParallelFor parallel_for) {
+  switch (arguments.dtype) {
+    case DataType::float32:
+      return forward<float>(arguments, parallel_for);
+    case DataType::float64:
+      return forward<double>(arguments, parallel_for);
+    case DataType::bfloat16:
+      return forward<bfloat16>(arguments, parallel_for);
+    case DataType::float16:
+      return forward<float16>(arguments, parallel_for);
+  }
+}
+
+void instance_norm_stats_backward(const InstanceNormStatsBackward& arguments, ParallelFor parallel_for) {
+  switch (arguments.dtype) {
+    case DataType::float32:
+      return backward<float>(arguments, parallel_for);
+    case DataType::float64:
+      return backward<double>(arguments, parallel_for);
+    case DataType::bfloat16:
+      return backward<bfloat16>(arguments, parallel_for);
+    case DataType::float16:
+      return backward<float16>(arguments, parallel_for);
+  }
+}
+
+}  // namespace fastmunit::cpu::FASTMUNIT_ISA

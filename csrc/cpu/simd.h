@@ -1,0 +1,164 @@
+// Vectors of the instruction set that this file is compiled for, on the compiler's vector extensions: lanes of float or
+// double, loaded from and stored to any storage type.
+//
+// The same source is compiled once for each instruction set into one library. So everything here, and every template of a
+// kernel, sits in an unnamed namespace: with external linkage the linker would keep one copy of each for all of them.
+#pragma once
+
+#if defined(__AVX512F__) || defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "fastmunit/types.h"
+
+namespace fastmunit::cpu {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+template <class Lane, int bytes>
+struct VectorOf {
+  typedef Lane type __attribute__((vector_size(bytes)));
+};
+
+// As many lanes of float or double as one register holds.
+template <class Lane>
+constexpr int lanes = vector_bytes / static_cast<int>(sizeof(Lane));
+template <class Lane>
+using Vector = typename VectorOf<Lane, vector_bytes>::type;
+
+using Floats = Vector<float>;
+using Words = Vector<std::uint32_t>;
+using HalfWords = VectorOf<std::uint16_t, vector_bytes / 2>::type;
+
+// The type in which a storage type is computed with.
+template <class Storage>
+using Compute = std::conditional_t<std::is_same_v<Storage, double>, double, float>;
+
+template <class To, class From>
+inline To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+template <class Lane>
+inline Vector<Lane> broadcast(Lane value) {
+  return Vector<Lane>{} + value;
+}
+
+inline Floats widen(HalfWords bits, bfloat16) {
+  return bit_cast<Floats>(__builtin_convertvector(bits, Words) << 16);
+}
+
+inline HalfWords narrow(Floats value, bfloat16) {
+  const Words bits = bit_cast<Words>(value);
+  const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
+  const Words nan = (bits >> 16) | 0x40u;
+  return __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded, HalfWords);
+}
+
+#if defined(__AVX512F__)
+// The masked forms, with every lane on: GCC 12 warns of an uninitialised value inside the plain ones.
+inline Floats widen(HalfWords bits, float16) { return (Floats)_mm512_maskz_cvtph_ps(0xffff, (__m256i)bits); }
+inline HalfWords narrow(Floats value, float16) {
+  return (HalfWords)_mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif defined(__F16C__)
+inline Floats widen(HalfWords bits, float16) { return (Floats)_mm256_cvtph_ps((__m128i)bits); }
+inline HalfWords narrow(Floats value, float16) {
+  return (HalfWords)_mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#else
+inline Floats widen(HalfWords bits, float16) {
+  const Words half = __builtin_convertvector(bits, Words);
+  const Words magnitude = (half & 0x7fffu) << 13;
+  // Times 2^112 moves the exponent's bias from 15 to 127 and makes subnormals normal.
+  const Floats scaled = bit_cast<Floats>(magnitude) * 0x1p112f;
+  const Words finite = bit_cast<Words>(scaled);
+  const Words special = magnitude | 0x7f800000u;  // infinities and NaN
+  return bit_cast<Floats>((magnitude >= 0x0f800000u ? special : finite) | (half & 0x8000u) << 16);
+}
+inline HalfWords narrow(Floats value, float16) {
+  const Words bits = bit_cast<Words>(value);
+  const Words magnitude = bits & 0x7fffffffu;
+  const Words normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Adding 0.5 leaves the subnormal's ten bits, rounded, at the bottom of the sum.
+  const Words subnormal = bit_cast<Words>(bit_cast<Floats>(magnitude) + 0.5f) - 0x3f000000u;
+  const Words special = magnitude > 0x7f800000u ? (magnitude >> 13 & 0x3ffu) | 0x7e00u : Words{} + 0x7c00u;
+  const Words half = magnitude < 0x38800000u ? subnormal : (magnitude < 0x477ff000u ? normal : special);
+  return __builtin_convertvector(half | (bits >> 16 & 0x8000u), HalfWords);
+}
+#endif
+
+// Reads lanes<Compute<Storage>> values.
+template <class Storage>
+inline Vector<Compute<Storage>> load(const Storage* from) {
+  if constexpr (std::is_floating_point_v<Storage>) {
+    Vector<Storage> value;
+    std::memcpy(&value, from, sizeof(value));
+    return value;
+  } else {
+    HalfWords bits;
+    std::memcpy(&bits, from, sizeof(bits));
+    return widen(bits, Storage{});
+  }
+}
+
+template <class Storage>
+inline void store(Storage* to, Vector<Compute<Storage>> value) {
+  if constexpr (std::is_floating_point_v<Storage>) {
+    std::memcpy(to, &value, sizeof(value));
+  } else {
+    const HalfWords bits = narrow(value, Storage{});
+    std::memcpy(to, &bits, sizeof(bits));
+  }
+}
+
+// Reads the first `count` values, zeros in the other lanes.
+template <class Storage>
+inline Vector<Compute<Storage>> load_first(const Storage* from, int count) {
+  Storage buffer[lanes<Compute<Storage>>] = {};
+  std::memcpy(buffer, from, count * sizeof(Storage));
+  return load(buffer);
+}
+
+template <class Storage>
+inline void store_first(Storage* to, Vector<Compute<Storage>> value, int count) {
+  Storage buffer[lanes<Compute<Storage>>];
+  store(buffer, value);
+  std::memcpy(to, buffer, count * sizeof(Storage));
+}
+
+// The first `count` lanes of value, zeros in the others.
+template <class Lane>
+inline Vector<Lane> keep_first(Vector<Lane> value, int count) {
+  Lane buffer[lanes<Lane>] = {};
+  std::memcpy(buffer, &value, count * sizeof(Lane));
+  return load(buffer);
+}
+
+// The sum of all lanes, by halves.
+template <class Lane>
+inline Lane sum(Vector<Lane> value) {
+  Lane buffer[lanes<Lane>];
+  std::memcpy(buffer, &value, sizeof(buffer));
+  for (int half = lanes<Lane> / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) buffer[i] += buffer[i + half];
+  }
+  return buffer[0];
+}
+
+}  // namespace
+}  // namespace fastmunit::cpu

@@ -1,0 +1,27 @@
+// The thread pool of the caller, handed to CPU kernels as a function.
+#pragma once
+
+#include <cstdint>
+
+namespace fastmunit {
+
+// Calls body(begin, end, context) on ranges that cover 0 to count, on several threads where count exceeds grain.
+using ParallelFor = void (*)(std::int64_t count, std::int64_t grain,
+                             void (*body)(std::int64_t begin, std::int64_t end, void* context), void* context);
+
+// Calls function(i) for each i from 0 to count. `work` is the size of one call in elements: ranges hold at least enough of
+// them to be worth a thread.
+template <class Function>
+static inline void for_each(ParallelFor parallel_for, std::int64_t count, std::int64_t work, const Function& function) {
+  constexpr std::int64_t worth_a_thread = 16384;
+  const std::int64_t grain = work >= worth_a_thread ? 1 : worth_a_thread / (work > 0 ? work : 1);
+  parallel_for(
+      count, grain,
+      [](std::int64_t begin, std::int64_t end, void* context) {
+        const Function& call = *static_cast<const Function*>(context);
+        for (std::int64_t i = begin; i < end; ++i) call(i);
+      },
+      const_cast<void*>(static_cast<const void*>(&function)));
+}
+
+}  // namespace fastmunit

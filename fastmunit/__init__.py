@@ -1,0 +1,51 @@
+"""fastmunit: exact and fast MUNIT for current PyTorch.
+
+Public names are imported when they are first used, so `import fastmunit` is quick: it compiles nothing and leaves CUDA
+alone.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastmunit import functional, info
+    from fastmunit.config import Config
+    from fastmunit.models.checkpoint import load_generators
+    from fastmunit.models.munit import MUNIT
+
+    __version__: str
+
+__all__ = ["MUNIT", "Config", "__version__", "functional", "info", "load_generators"]
+
+_MODULES = ("functional", "info")
+_HOMES = {
+    "MUNIT": "fastmunit.models.munit",
+    "Config": "fastmunit.config",
+    "load_generators": "fastmunit.models.checkpoint",
+}
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("fastmunit")
+    except PackageNotFoundError:  # imported from a checkout that was never installed
+        return "0+not.installed"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"fastmunit.{name}")
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name == "__version__":
+        value = _version()
+    else:
+        raise AttributeError(f"module 'fastmunit' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

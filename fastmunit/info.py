@@ -1,0 +1,85 @@
+"""What this installation is made of and what runs here: `python -m fastmunit.info`."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+__all__ = ["report"]
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _build_lines() -> list[str]:
+    from fastmunit.ops.availability import extension, unavailable
+
+    if extension is None:
+        return [f"native extension   none: {unavailable('native', 'cpu')}"]
+    config = extension.build_config()
+    cuda = "none"
+    if config["cuda"] is not None:
+        cuda = f"{config['cuda']} for architectures {', '.join(config['cuda_architectures'])}"
+    return [
+        f"native extension   {extension.__file__}",
+        f"  built with       torch {config['torch']} (runs with {config['torch_target']} and later), "
+        f"{config['compiler']}, {config['build_type']}",
+        f"  CUDA             {cuda}",
+        f"  instruction sets {', '.join(config['simd'])}; in use: {config['simd_in_use']}",
+    ]
+
+
+def _implementation_lines() -> list[str]:
+    from fastmunit.ops.availability import IMPLEMENTATIONS, automatic, unavailable
+
+    lines = []
+    for device_type in ("cpu", "cuda"):
+        chosen = automatic(device_type)
+        lines.append(f'"auto" on {device_type:<9}{chosen}')
+        for implementation in IMPLEMENTATIONS:
+            reason = unavailable(implementation, device_type)
+            if implementation != "reference" and reason is not None:
+                lines.append(f"  not {implementation}: {reason}")
+    return lines
+
+
+def _device_lines() -> list[str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return ["CUDA devices       none"]
+    lines = []
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        lines.append(
+            f"CUDA device {index}      {device.name}, compute capability {device.major}.{device.minor}, "
+            f"{device.total_memory / 2**30:.0f} GiB"
+        )
+    return lines
+
+
+def report() -> str:
+    """Versions, what the native extension was built with, what "auto" picks on each device and why, and the devices.
+
+    Returns:
+        The text that `python -m fastmunit.info` prints. It asks the CUDA driver for its devices.
+    """
+    import torch
+
+    import fastmunit
+
+    lines = [
+        f"fastmunit          {fastmunit.__version__}",
+        f"torch              {torch.__version__}, {torch.get_num_threads()} threads",
+        f"torchvision        {_version_of('torchvision')}",
+        f"triton             {_version_of('triton')}",
+        *_build_lines(),
+        *_implementation_lines(),
+        *_device_lines(),
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(report())

@@ -1,0 +1,9 @@
+"""Contracts of the fused ops: schema, fake, autograd and device dispatch; one file per op, and no mathematics.
+
+Importing this package registers the ops of the `torch.ops.fastmunit` namespace and loads the native extension where it
+was built. It compiles nothing and does not touch CUDA.
+"""
+
+from fastmunit.ops.instance_norm_stats import instance_norm_stats
+
+__all__ = ["instance_norm_stats"]

@@ -1,0 +1,78 @@
+"""Contract of `instance_norm_stats` and of its backward."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastmunit.ops import library
+from fastmunit.ops.layout import dense, dense_format
+
+_SCHEMA = "(Tensor x, float eps) -> (Tensor mean, Tensor rstd)"
+_BACKWARD_SCHEMA = "(Tensor dmean, Tensor drstd, Tensor x, Tensor mean, Tensor rstd) -> Tensor"
+
+
+def _fake(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    shape = (x.shape[0], x.shape[1])
+    return x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
+
+
+def _backward_fake(dmean: Tensor, drstd: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=dense_format(x))
+
+
+def _triton(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    from fastmunit.kernels.instance_norm_stats import instance_norm_stats
+
+    return instance_norm_stats(dense(x), eps)
+
+
+def _triton_backward(dmean: Tensor, drstd: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    from fastmunit.kernels.instance_norm_stats import instance_norm_stats_backward
+
+    return instance_norm_stats_backward(dmean.contiguous(), drstd.contiguous(), dense(x), mean, rstd)
+
+
+def _register(implementation: str) -> library.Op:
+    name = library.op_name("instance_norm_stats", implementation)
+    backward_name = library.op_name("instance_norm_stats_backward", implementation)
+    op = library.define(name, _SCHEMA, _fake)
+    backward_op = library.define(backward_name, _BACKWARD_SCHEMA, _backward_fake)
+
+    class InstanceNormStats(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+            with library.below_autograd():
+                mean, rstd = op(x, eps)
+            ctx.save_for_backward(x, mean, rstd)
+            return mean, rstd
+
+        @staticmethod
+        def backward(ctx: Any, dmean: Tensor, drstd: Tensor) -> tuple[Tensor, None]:
+            return backward_op(dmean, drstd, *ctx.saved_tensors), None
+
+    library.autograd(name, InstanceNormStats)
+    library.without_derivative(backward_name, backward_op)
+    return op
+
+
+_OPS = {implementation: _register(implementation) for implementation in ("native", "triton")}
+for _device_type in ("cpu", "cuda"):
+    library.kernel("instance_norm_stats_triton", _device_type, _triton)
+    library.kernel("instance_norm_stats_backward_triton", _device_type, _triton_backward)
+
+
+def instance_norm_stats(x: Tensor, eps: float, implementation: str) -> tuple[Tensor, Tensor]:
+    """Mean and rstd of each (sample, channel) plane; see `fastmunit.functional.instance_norm_stats`.
+
+    Args:
+        x: (N, C, H, W), any strides, in float16, bfloat16, float32 or float64; H·W ≥ 1.
+        eps: Added to the variance.
+        implementation: "native" or "triton".
+
+    Returns:
+        mean and rstd, (N, C) contiguous, in float32; in float64 where x is.
+    """
+    mean, rstd = _OPS[implementation](x, eps)
+    return mean, rstd

@@ -1,0 +1,78 @@
+"""Registration of ops: the one `torch.library.Library` of the `fastmunit` namespace and what every op of it shares.
+
+An op with the base name `f` is registered as `fastmunit::f`, whose kernels are native (C++ and CUDA), and as
+`fastmunit::f_triton`, whose kernels are Triton's. Both have the same schema, fake and autograd formula.
+"""
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+
+_library = torch.library.Library("fastmunit", "DEF")
+
+Op = Callable[..., Any]
+
+
+def op_name(base: str, implementation: str) -> str:
+    """The name in the `fastmunit` namespace of an op's `implementation` ("native" or "triton")."""
+    return base if implementation == "native" else f"{base}_{implementation}"
+
+
+def define(name: str, schema: str, fake: Op) -> Op:
+    """Declare `fastmunit::name`.
+
+    Args:
+        name: Name in the `fastmunit` namespace.
+        schema: Arguments and results in the language of `torch.library`, as in "(Tensor x) -> Tensor".
+        fake: Gives outputs of the right shape, dtype and strides without reading data.
+
+    Returns:
+        The op as a callable.
+    """
+    _library.define(name + schema)
+    torch.library.register_fake(f"fastmunit::{name}", fake, lib=_library)
+
+    def batched(*args: Any) -> NoReturn:
+        raise NotImplementedError(
+            f"fastmunit.{name} has no vmap rule; its batch dimension is N, "
+            'or call it with implementation="reference" under torch.func.vmap'
+        )
+
+    _library.impl(name, batched, "FuncTorchBatched")
+    op: Op = getattr(torch.ops.fastmunit, name).default
+    return op
+
+
+def kernel(name: str, device_type: str, function: Op) -> None:
+    """Register `function` as the kernel of `fastmunit::name` for tensors of `device_type` ("cpu" or "cuda")."""
+    _library.impl(name, function, device_type.upper())
+
+
+def autograd(name: str, function: type[torch.autograd.Function]) -> None:
+    """Make `function` the derivative of `fastmunit::name`; its forward must call the op inside `below_autograd()`."""
+    _library.impl(name, function.apply, "Autograd")
+
+
+def below_autograd() -> Any:
+    """A context in which calling an op reaches its kernel, past its autograd formula."""
+    return torch._C._AutoDispatchBelowAutograd()
+
+
+def without_derivative(name: str, op: Op) -> None:
+    """Give the backward op `fastmunit::name` a derivative that says that there is none."""
+
+    class SecondDerivative(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            with below_autograd():
+                return op(*args)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> NoReturn:
+            raise NotImplementedError(
+                f"fastmunit.{name} cannot be differentiated: the fused ops have first derivatives only; "
+                'use implementation="reference" for second ones (gradient penalties, double backward)'
+            )
+
+    autograd(name, SecondDerivative)

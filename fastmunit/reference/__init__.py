@@ -1,0 +1,11 @@
+"""The reference path: each fused op written in plain PyTorch, with the same names as `fastmunit.functional`.
+
+It runs on any device, in any floating-point dtype up to float64, and differentiates as often as PyTorch does. Tests and
+benchmarks hold the kernels to it, and it is what runs where no kernel can.
+"""
+
+from fastmunit.reference.instance_norm import instance_norm
+from fastmunit.reference.instance_norm_stats import instance_norm_stats
+from fastmunit.reference.layer_norm_munit import layer_norm_munit
+
+__all__ = ["instance_norm", "instance_norm_stats", "layer_norm_munit"]

@@ -1,0 +1,31 @@
+"""MUNIT's layer norm in plain PyTorch."""
+
+import torch
+from torch import Tensor
+
+
+def layer_norm_munit(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """(x - mean) / (std + eps) * weight + bias, mean and unbiased std over all but the first dimension of each sample.
+
+    Not group norm with one group: that has the biased variance, and eps inside the square root.
+
+    Args:
+        x: (N, C, ...), more than one value a sample, float16, bfloat16, float32 or float64.
+        weight: (C,).
+        bias: (C,).
+        eps: Added to the standard deviation.
+
+    Returns:
+        The shape and dtype of x; the arithmetic is in float32 at least.
+    """
+    wide = x if x.dtype == torch.float64 else x.float()
+    per_sample = [-1] + [1] * (x.dim() - 1)
+    per_channel = [1, -1] + [1] * (x.dim() - 2)
+    # One reshape for each statistic, and a flat one for a batch of one: gradients are then added up in the order of the
+    # public code, which tests/models/test_golden.py needs to the last bit.
+    shape = [-1] if len(x) == 1 else [len(x), -1]
+    mean = wide.reshape(shape).mean(-1).view(per_sample)
+    std = wide.reshape(shape).std(-1).view(per_sample)
+    y = (wide - mean) / (std + eps)
+    y = y * weight.view(per_channel) + bias.view(per_channel)
+    return y.to(x.dtype)

@@ -1,0 +1,17 @@
+"""What tests and benchmarks share: the maps of a MUNIT step, input factories and comparators."""
+
+from fastmunit.testing.comparators import assert_as_exact_as, assert_same_nonfinite
+from fastmunit.testing.inputs import DTYPES, LAYOUTS, make_map, uninitialised_memory_is_nan
+from fastmunit.testing.maps import BATCHES, Map, munit_maps
+
+__all__ = [
+    "BATCHES",
+    "DTYPES",
+    "LAYOUTS",
+    "Map",
+    "assert_as_exact_as",
+    "assert_same_nonfinite",
+    "make_map",
+    "munit_maps",
+    "uninitialised_memory_is_nan",
+]

@@ -1,0 +1,101 @@
+"""What all public functions share: the choice of the implementation and the checks of their arguments."""
+
+import threading
+
+import pytest
+import torch
+
+from fastmunit import functional
+from fastmunit.errors import ImplementationError
+from fastmunit.functional import instance_norm_stats, use_implementation
+from fastmunit.ops.availability import unavailable
+from fastmunit.testing import make_map
+
+NO_NATIVE = unavailable("native", "cpu")
+needs_native = pytest.mark.skipif(NO_NATIVE is not None, reason=str(NO_NATIVE))
+
+
+def uses_kernel(function, *args):
+    with torch.profiler.profile() as profile:
+        function(*args)
+    return any(event.key == "fastmunit::instance_norm_stats" for event in profile.key_averages())
+
+
+@needs_native
+def test_auto_picks_the_native_kernel():
+    x = make_map((1, 2, 3, 4))
+    assert uses_kernel(instance_norm_stats, x)
+    assert not uses_kernel(instance_norm_stats, x, 1e-5, "reference")
+
+
+@needs_native
+def test_use_implementation_sets_auto_in_its_block():
+    x = make_map((1, 2, 3, 4))
+    with use_implementation("reference"):
+        assert not uses_kernel(instance_norm_stats, x)
+        assert uses_kernel(instance_norm_stats, x, 1e-5, "native")
+        with use_implementation("native"):
+            assert uses_kernel(instance_norm_stats, x)
+        assert not uses_kernel(instance_norm_stats, x)
+    assert uses_kernel(instance_norm_stats, x)
+
+
+def test_use_implementation_ends_with_an_error():
+    with pytest.raises(KeyError), use_implementation("reference"):
+        raise KeyError
+    assert functional._default.get() == "auto"
+
+
+def test_use_implementation_is_of_one_thread():
+    seen = []
+    with use_implementation("reference"):
+        thread = threading.Thread(target=lambda: seen.append(functional._default.get()))
+        thread.start()
+        thread.join()
+    assert seen == ["auto"]
+
+
+@needs_native
+def test_use_implementation_reaches_compiled_code():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(any("fastmunit" in str(node.target) for node in graph.graph.nodes))
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(instance_norm_stats, fullgraph=True, backend=backend)
+    x = make_map((1, 2, 3, 4))
+    compiled(x)
+    with use_implementation("reference"):
+        compiled(x)
+    compiled(x)
+    assert graphs == [True, False]
+
+
+def test_named_implementation_that_cannot_run_says_why():
+    x = make_map((1, 2, 3, 4)).to("meta")
+    with pytest.raises(ImplementationError, match="no native kernel for device type 'meta'"):
+        instance_norm_stats(x, implementation="native")
+    with pytest.raises(ImplementationError, match=r"Triton needs a GPU|Triton is not installed|Triton kernels"):
+        instance_norm_stats(make_map((1, 2, 3, 4)), implementation="triton")
+    with use_implementation("triton"), pytest.raises(ImplementationError):
+        instance_norm_stats(make_map((1, 2, 3, 4)))
+    assert instance_norm_stats(x)[0].device.type == "meta"
+
+
+def test_unknown_implementation():
+    with pytest.raises(ValueError, match=r"implementation must be one of 'auto', 'native'"):
+        instance_norm_stats(make_map((1, 2, 3, 4)), implementation="fast")
+    with pytest.raises(ValueError, match="implementation must be one of"), use_implementation("fast"):
+        pass
+
+
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+def test_bad_maps(implementation):
+    with pytest.raises(ValueError, match=r"x must be \(N, C, H, W\), not of shape \(2, 3\)"):
+        instance_norm_stats(torch.zeros(2, 3), implementation=implementation)
+    with pytest.raises(TypeError, match=r"not torch\\.int64"):
+        instance_norm_stats(torch.zeros(1, 1, 2, 2, dtype=torch.int64), implementation=implementation)
+    with pytest.raises(ValueError, match="at least one pixel"):
+        instance_norm_stats(torch.zeros(1, 1, 0, 2), implementation=implementation)

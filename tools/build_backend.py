@@ -1,0 +1,63 @@
+"""The build backend: setuptools', with the torch of the environment that is being installed into made visible.
+
+pip builds in an isolated environment, which hides the installed torch. Its interpreter still knows the site-packages
+of the environment around it, so this backend looks there, and asks for torch as a build requirement only where there
+is none.
+"""
+
+import site
+import sys
+import sysconfig
+from importlib.machinery import PathFinder
+
+from setuptools import build_meta
+from setuptools.build_meta import (  # noqa: F401 - hooks of PEP 517 and PEP 660 taken over unchanged
+    build_sdist,
+    get_requires_for_build_sdist,
+    prepare_metadata_for_build_editable,
+    prepare_metadata_for_build_wheel,
+)
+
+
+def _host_folders() -> list[str]:
+    """The site-packages folders of the interpreter's own environment."""
+    folders = [sysconfig.get_path("platlib"), sysconfig.get_path("purelib"), *site.getsitepackages()]
+    if site.ENABLE_USER_SITE:
+        folders.append(site.getusersitepackages())
+    return list(dict.fromkeys(folders))
+
+
+def _show_host_torch() -> bool:
+    """Make the environment's torch findable, behind everything else; False where there is none."""
+    if PathFinder.find_spec("torch") is not None:
+        return True
+    if PathFinder.find_spec("torch", _host_folders()) is None:
+        return False
+    sys.path += [folder for folder in _host_folders() if folder not in sys.path]
+    return True
+
+
+def _torch_requirement() -> list[str]:
+    return [] if _show_host_torch() else ["torch>=2.10"]
+
+
+def get_requires_for_build_wheel(config_settings=None):
+    """Name setuptools' own requirements, and torch where the environment has none."""
+    return [*build_meta.get_requires_for_build_wheel(config_settings), *_torch_requirement()]
+
+
+def get_requires_for_build_editable(config_settings=None):
+    """Name setuptools' own requirements, and torch where the environment has none."""
+    return [*build_meta.get_requires_for_build_editable(config_settings), *_torch_requirement()]
+
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    """Build a wheel against the environment's torch."""
+    _show_host_torch()
+    return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
+
+
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    """Build for an editable install against the environment's torch."""
+    _show_host_torch()
+    return build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
