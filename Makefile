@@ -1,0 +1,58 @@
+# `make demo` and `make test` set up everything they need in .venv (or in the active virtual environment).
+
+PYTHON ?= python3
+VENV ?= $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
+BIN := $(VENV)/bin
+MINUTES ?= 5
+PROCESSES ?= 2
+
+SOURCES := pyproject.toml setup.py CMakeLists.txt tools/build_backend.py $(shell find csrc -type f)
+
+.PHONY: demo test test-slow bench lint format clean
+.DEFAULT_GOAL := help
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+demo: $(VENV)/.fastmunit  ## Train MUNIT on the built-in photos for MINUTES (default 5) and write runs/demo/report.html
+	$(BIN)/fastmunit demo --minutes $(MINUTES) --output runs/demo
+
+test: $(VENV)/.fastmunit-test  ## Run the tests and run every benchmark once as a check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests bench -m "not slow" -n $(PROCESSES)
+
+test-slow: $(VENV)/.fastmunit-test  ## Run the long tests
+	$(BIN)/python -m pytest tests bench -m slow
+
+bench: $(VENV)/.fastmunit-test  ## Time the fused ops; run it with nothing else running
+	$(BIN)/python -m pytest bench --benchmark
+
+lint: $(VENV)/.fastmunit-dev  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.fastmunit-dev  ## Rewrite the Python files in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove what building and testing left; runs/ and .venv stay
+	rm -rf build dist *.egg-info fastmunit/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -f $(VENV)/.fastmunit $(VENV)/.fastmunit-test $(VENV)/.fastmunit-dev
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first: the build then uses it instead of fetching a second one for its isolated environment.
+$(VENV)/.fastmunit: $(SOURCES) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet "torch>=2.10" torchvision
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.fastmunit-test: $(VENV)/.fastmunit
+	$(BIN)/python -m pip install --quiet -e ".[test]"
+	@touch $@
+
+$(VENV)/.fastmunit-dev: $(VENV)/.fastmunit-test
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@
