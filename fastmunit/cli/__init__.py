@@ -1,0 +1,17 @@
+"""The `fastmunit` command. `main` is its entry point; each command has a file of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 on success, 1 on an error the user can mend, 2 on wrong usage, 130 on Ctrl-C.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+    """
+    from fastmunit.cli.app import app
+
+    app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="fastmunit")

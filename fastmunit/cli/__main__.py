@@ -1,0 +1,5 @@
+"""`python -m fastmunit.cli` is the `fastmunit` command."""
+
+from fastmunit.cli import main
+
+main()

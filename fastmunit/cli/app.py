@@ -1,0 +1,43 @@
+"""The typer application: its commands and global options."""
+
+from typing import Annotated
+
+import typer
+
+from fastmunit.cli.configs import configs
+from fastmunit.cli.demo import demo
+from fastmunit.cli.errors import reported
+from fastmunit.cli.info import info
+from fastmunit.cli.train import train
+from fastmunit.cli.translate import translate
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Multimodal image-to-image translation (MUNIT): train on two folders of unpaired images, then give one image "
+    "many looks.",
+    epilog="Start here: [bold]fastmunit demo[/bold] trains on built-in photos in five minutes.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import fastmunit
+
+        typer.echo(f"fastmunit {fastmunit.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program as a whole."""
+
+
+for _command in (train, translate, demo, configs, info):
+    app.command()(reported(_command))

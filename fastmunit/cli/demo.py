@@ -1,0 +1,131 @@
+"""`fastmunit demo`."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastmunit.cli.errors import INTERRUPTED
+from fastmunit.cli.options import Device
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastmunit.cli.translator import Translator
+
+_IMAGES, _STYLES = 8, 8
+_MARKER = "demo.json"
+_OWN = ("data", _MARKER)
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Run folder; an earlier demo in it is replaced.", metavar="FOLDER")
+    ] = Path("runs/demo"),
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Time for everything, start to report.", metavar="MINUTES")
+    ] = 5.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.", metavar="N")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Train on the built-in fruit photos for a few minutes and colour held-out drawings.
+
+    [bold]Examples[/bold]
+
+    fastmunit demo
+
+    fastmunit demo --minutes 20 --output runs/longer
+
+    Learns edge drawings ↔ photos (64x64, never shown in pairs), then draws [bold]samples.png[/bold]: held-out drawings,
+    eight random styles, and the styles of held-out photos. Open [bold]report.html[/bold] to watch it train.
+
+    Ctrl-C saves; `fastmunit train --output runs/demo --resume` continues. A new demo replaces an earlier one in the
+    same folder, and nothing else.
+    """
+    started = time.monotonic()
+    from fastmunit import data
+    from fastmunit.cli.bar import Bar
+    from fastmunit.cli.translator import Translator
+    from fastmunit.config import Config
+    from fastmunit.training import resolve_device, train
+    from fastmunit.training.device import has_fast_bfloat16
+    from fastmunit.training.grids import save
+    from fastmunit.training.report import Picture, duration
+
+    place = resolve_device(device)
+    _make_way(output, minutes, seed)
+    root = data.unpack_demo(output / "data")
+    config = Config.load("demo")
+    config.data_root, config.seed = str(root), seed
+    config.precision = "bfloat16" if has_fast_bfloat16(place) else "float32"
+
+    budget = 60 * minutes
+    reserve = min(8.0, 0.2 * budget)
+    limit = max(0.0, budget - reserve - (time.monotonic() - started))
+    typer.echo(f"Training on {place} in {config.precision} for {duration(limit)}; watch {output / 'report.html'}.")
+    result = train(
+        config, output, device=device, time_limit=limit, keep=1, allow_in_output=_OWN, progress=Bar(timed=True)
+    )
+    if result.interrupted:
+        typer.echo(f"Stopped after iteration {result.iterations:,}; everything is saved. Continue with:")
+        typer.echo(f"  fastmunit train --output {output} --resume")
+        raise typer.Exit(INTERRUPTED)
+
+    generators = (result.trainer.gen_a.eval(), result.trainer.gen_b.eval())
+    picture = _samples(Translator(*generators, config.gen), root, seed)
+    save(picture, output / "samples.png")
+    caption = (
+        f"Held-out drawings (first row) in {_STYLES} random styles, one a row; "
+        "then each in the style of the photo below it"
+    )
+    result.reporter.results.append(Picture(caption, (output / "samples.png").read_bytes()))
+    result.reporter.write(result.status, "finished")
+    typer.echo(
+        f"Done in {duration(time.monotonic() - started)}: {result.iterations:,} iterations, "
+        f"{result.iterations_per_second:.2f} iterations/s."
+    )
+    typer.echo(f"Look at {output / 'samples.png'} and {output / 'report.html'}.")
+
+
+def _samples(translator: "Translator", root: Path, seed: int) -> "torch.Tensor":
+    """Rows: inputs, the same random style along each row, styles of photos, those photos."""
+    import torch
+
+    from fastmunit import data
+    from fastmunit.training.grids import grid
+
+    drawings = [data.read_image(path, 3) for path in _spread(data.list_images(root / "testA"), 0.0)]
+    photos = [data.read_image(path, 3) for path in _spread(data.list_images(root / "testB"), 0.5)]
+    styles = translator.random_styles(_STYLES, torch.Generator().manual_seed(seed))
+    columns = []
+    for drawing, photo in zip(drawings, photos, strict=True):
+        guided = translator.style_of(photo)
+        columns.append([drawing, *translator.translate(drawing, torch.cat([styles, guided])), photo])
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return grid(rows)
+
+
+def _spread(paths: list[Path], offset: float) -> list[Path]:
+    """Eight paths spread evenly; different offsets give different ones."""
+    return [paths[int((k + offset) * len(paths) / _IMAGES)] for k in range(_IMAGES)]
+
+
+def _make_way(output: Path, minutes: float, seed: int) -> None:
+    """Remove an earlier demo from `output`; refuse to touch anything else."""
+    import json
+
+    from fastmunit.files import write_text
+    from fastmunit.training import RunFolder
+
+    folder = RunFolder(output)
+    if (output / _MARKER).is_file():
+        with folder.lock():
+            for path in (folder.checkpoints, folder.images, folder.logs):
+                shutil.rmtree(path, ignore_errors=True)
+            for path in (folder.config, folder.report, output / "samples.png"):
+                path.unlink(missing_ok=True)
+    else:
+        folder.require_unused()
+    write_text(output / _MARKER, json.dumps({"made_by": "fastmunit demo", "minutes": minutes, "seed": seed}) + "\n")

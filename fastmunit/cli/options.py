@@ -1,0 +1,16 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+Device = Annotated[
+    str, typer.Option(help="auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps.", metavar="NAME")
+]
+Seed = Annotated[Optional[int], typer.Option(min=0, help="Seed of every random draw.", metavar="N")]  # noqa: UP045
+ConfigName = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--config", "-c", help="A YAML file, or a name that `fastmunit configs` lists.", metavar="NAME|FILE"),
+]
+OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="The folder to write into.", metavar="FOLDER")]

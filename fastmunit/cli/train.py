@@ -1,0 +1,108 @@
+"""`fastmunit train`."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from fastmunit.cli.errors import INTERRUPTED
+from fastmunit.cli.options import ConfigName, Device, OutputFolder, Seed
+
+
+def train(
+    output: OutputFolder,
+    config: ConfigName = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --output, exactly where it stopped.")
+    ] = False,
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder with trainA, trainB, testA, testB (sets data_root).", metavar="FOLDER"),
+    ] = None,
+    device: Device = "auto",
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--set",
+            help="Change one configuration key; repeat for more.",
+            metavar="KEY=VALUE",
+            rich_help_panel="Recipe",
+        ),
+    ] = None,
+    max_iter: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Train up to this iteration.", metavar="N", rich_help_panel="Recipe"),
+    ] = None,
+    seed: Seed = None,
+    minutes: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0, help="Stop after this time, with a snapshot.", metavar="MINUTES", rich_help_panel="Recipe"),
+    ] = None,
+    keep: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Keep only the newest N snapshots (all by default).", metavar="N"),
+    ] = None,
+) -> None:
+    """Train MUNIT on two folders of unpaired images.
+
+    [bold]Examples[/bold]
+
+    fastmunit train --config edges2shoes --data datasets/edges2shoes --output runs/shoes
+
+    fastmunit train --config my.yaml --output runs/mine --set lr=0.0002 --set gen.dim=32
+
+    fastmunit train --output runs/shoes --resume
+
+    [bold]What you get in --output[/bold]
+
+    report.html (sample grids and loss curves, up to date while it trains), checkpoints/ (files that the public trainer
+    reads too), images/, logs/ (TensorBoard, losses.csv), config.yaml.
+
+    Ctrl-C finishes the iteration, saves, and tells how to resume. A folder of the public trainer can be resumed too.
+    """
+    from fastmunit.cli.bar import Bar
+    from fastmunit.config import Config
+    from fastmunit.errors import FastmunitError
+    from fastmunit.training import RunFolder
+    from fastmunit.training import train as run_training
+    from fastmunit.training.report import duration
+
+    folder = RunFolder(output)
+    if config is None:
+        if not resume:
+            raise FastmunitError("give --config: a YAML file, or a name that `fastmunit configs` lists.")
+        if not folder.config.is_file():
+            raise FastmunitError(
+                f"nothing to resume in {output}: it has no config.yaml. Check --output, or give --config."
+            )
+    elif not resume:
+        folder.require_unused()
+    settings = Config.load(folder.config if config is None else config, overrides or ())
+    if data is not None:
+        settings.data_root = str(data.resolve())
+    if max_iter is not None:
+        settings.max_iter = max_iter
+    if seed is not None:
+        settings.seed = seed
+    result = run_training(
+        settings,
+        output,
+        resume=resume,
+        device=device,
+        time_limit=None if minutes is None else 60 * minutes,
+        keep=keep,
+        progress=Bar(),
+    )
+    if result.ended == "finished":
+        typer.echo(f"Finished: {result.iterations:,} iterations in {duration(result.seconds)}.")
+        typer.echo(f"Report: {result.folder.report}")
+        return
+    command = ["fastmunit", "train", "--output", str(output), "--resume"]
+    command += ["--device", device] if device != "auto" else []
+    command += ["--keep", str(keep)] if keep is not None else []
+    reason = "the time is up" if result.ended == "time" else result.ended
+    typer.echo(f"Stopped ({reason}) after iteration {result.iterations:,}; everything is saved. Resume with:")
+    typer.echo(f"  {shlex.join(command)}")
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)

@@ -1,0 +1,235 @@
+"""`fastmunit translate`."""
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from fastmunit.cli.options import ConfigName, Device, OutputFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastmunit.config import Config
+
+_SHEET_ROWS, _SHEET_COLUMNS, _SHEET_CELL = 40, 20, 256
+
+
+class Direction(str, Enum):
+    """Which domain is translated into which."""
+
+    a2b = "a2b"
+    b2a = "b2a"
+
+
+def translate(
+    checkpoint: Annotated[
+        Path, typer.Option(help="A gen_*.pt (ours or the public trainer's), or a run folder.", metavar="FILE|FOLDER")
+    ],
+    input: Annotated[
+        Path, typer.Option("--input", "-i", help="An image, or a folder of images.", metavar="IMAGE|FOLDER")
+    ],
+    output: OutputFolder,
+    direction: Annotated[Direction, typer.Option(help="a2b translates domain A to B, b2a back.")] = Direction.a2b,
+    config: ConfigName = None,
+    styles: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="How many random styles for each image [10].", metavar="N", rich_help_panel="Style"),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the random styles.", metavar="N", rich_help_panel="Style")
+    ] = 0,
+    same_styles: Annotated[
+        bool, typer.Option("--same-styles", help="Use the same random styles for every image.", rich_help_panel="Style")
+    ] = False,
+    reference: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(
+            help="Take the style of this image of the target domain instead; repeat for more.",
+            metavar="IMAGE",
+            rich_help_panel="Style",
+        ),
+    ] = None,
+    size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Resize the shortest side to this first (kept by default).", metavar="PIXELS"),
+    ] = None,
+    stretch: Annotated[
+        bool,
+        typer.Option("--stretch", help="Stretch each output to the full range of values, as the public test.py does."),
+    ] = False,
+    device: Device = "auto",
+    batch_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Styles decoded at once (by default about a megapixel's worth).", metavar="N"),
+    ] = None,
+) -> None:
+    """Translate images with a trained model, each into many styles.
+
+    [bold]Examples[/bold]
+
+    fastmunit translate --checkpoint runs/shoes --input drawing.png --output out
+
+    fastmunit translate --checkpoint gen_01000000.pt --config edges2shoes --input drawings/ --output out --styles 5
+
+    fastmunit translate --checkpoint runs/shoes --input drawings/ --output out --reference boot.jpg
+
+    Writes NAME_style00.png, … (NAME_reference00.png, … with --reference) and sheet.png, which shows them side by side.
+    Images of any size and of any usual format work. Outputs are (x+1)/2 of what the network gives; the public test.py
+    stretches each image from its darkest to its brightest value instead: --stretch does the same.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from fastmunit import data
+    from fastmunit.cli.translator import Translator, value_mapping
+    from fastmunit.errors import DataError, FastmunitError
+    from fastmunit.models.checkpoint import load_generators
+    from fastmunit.training import resolve_device
+    from fastmunit.training.grids import grid, save
+
+    if reference and (styles is not None or same_styles):
+        raise FastmunitError("give either --reference or --styles and --same-styles: a reference decides the style.")
+    place = resolve_device(device)
+    weights, settings = _model_files(checkpoint, config)
+    forward = direction is Direction.a2b
+    source_channels = settings.input_dim_a if forward else settings.input_dim_b
+    target_channels = settings.input_dim_b if forward else settings.input_dim_a
+    if not input.exists():
+        raise DataError(f"input {input} does not exist: check the path.")
+    images = data.list_images(input) if input.is_dir() else [input]
+    references = list(reference or ())
+    for path in (*images, *references):
+        _check_header(path)
+    names = _output_names(images, input)
+    _refuse_overwriting([*images, *references], input, output)
+
+    generators = load_generators(weights, settings, place)
+    source, target = generators if forward else generators[::-1]
+    translator = Translator(source, target, settings.gen)
+    mapping = value_mapping(stretch)
+    random = torch.Generator().manual_seed(seed)
+    reference_images = [_resized(data.read_image(path, target_channels), size) for path in references]
+    kind = "reference" if references else "style"
+    codes = None
+    if references:
+        codes = torch.cat([translator.style_of(image) for image in reference_images])
+    elif same_styles:
+        codes = translator.random_styles(styles or 10, random)
+
+    suffix = ".png" if target_channels <= 4 else ".tif"
+    rows: list[list[Tensor]] = []
+    if reference_images:
+        cells = [_cell(image) for image in reference_images[:_SHEET_COLUMNS]]
+        rows.append([torch.ones_like(cells[0]), *cells])
+    count = 0
+    for path, name in zip(tqdm(images, unit="image", disable=None), names, strict=True):
+        image = _resized(data.read_image(path, source_channels), size)
+        chosen = codes if codes is not None else translator.random_styles(styles or 10, random)
+        outputs = [mapping(result) for result in translator.translate(image, chosen, batch_size)]
+        for k, result in enumerate(outputs):
+            data.save_image(result, output / f"{name}_{kind}{k:02d}{suffix}")
+        count += len(outputs)
+        if len(rows) < _SHEET_ROWS:
+            rows.append([_cell(x) for x in (image, *outputs[:_SHEET_COLUMNS])])
+    sheet = output / "sheet.png"
+    save(grid(rows), sheet)
+    typer.echo(f"Wrote {count:,} images into {output}, side by side in {sheet}.")
+    _hint_at_size(settings, images[0], size)
+
+
+def _model_files(checkpoint: Path, config: str | None) -> tuple[Path, "Config"]:
+    """The gen_*.pt and its configuration."""
+    from fastmunit.config import Config
+    from fastmunit.errors import CheckpointError
+    from fastmunit.models.checkpoint import snapshot_path
+    from fastmunit.training import RunFolder, snapshot
+
+    weights = checkpoint
+    if checkpoint.is_dir():
+        folder = RunFolder(checkpoint.parent if checkpoint.name == "checkpoints" else checkpoint)
+        newest = snapshot.latest(folder)
+        if newest is None:
+            raise CheckpointError(f"{checkpoint} holds no snapshot: give a run folder or a gen_*.pt.")
+        weights = snapshot_path(folder.checkpoints, "gen", newest)
+    elif not checkpoint.exists():
+        raise CheckpointError(f"checkpoint {checkpoint} does not exist: check the path.")
+    if config is not None:
+        return weights, Config.load(config)
+    for candidate in (weights.parent.parent / "config.yaml", weights.parent / "config.yaml"):
+        if candidate.is_file():
+            return weights, Config.load(candidate)
+    raise CheckpointError(
+        f"there is no config.yaml beside {weights}: give --config with the YAML file it was trained with, or a shipped "
+        "name such as edges2shoes."
+    )
+
+
+def _check_header(path: Path) -> None:
+    """Find files that are no images before any work is done."""
+    from PIL import Image
+
+    from fastmunit.errors import DataError
+
+    try:
+        with Image.open(path):
+            pass
+    except FileNotFoundError as error:
+        raise DataError(f"image {path} does not exist: check the path.") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"image {path} cannot be read ({error}): replace or remove it. Nothing was written.") from error
+
+
+def _output_names(images: list[Path], input: Path) -> list[str]:
+    """Names without suffix, with subfolders; the suffix is kept in where two images differ in nothing else."""
+    relative = [path.relative_to(input) if input.is_dir() else Path(path.name) for path in images]
+    stems = [str(path.with_suffix("")) for path in relative]
+    return [
+        stem if stems.count(stem) == 1 else f"{stem}_{path.suffix[1:]}"
+        for stem, path in zip(stems, relative, strict=True)
+    ]
+
+
+def _refuse_overwriting(images: list[Path], input: Path, output: Path) -> None:
+    from fastmunit.errors import FastmunitError
+
+    place = output.resolve()
+    inputs = {path.resolve() for path in images}
+    if input.is_dir() and (place == input.resolve() or input.resolve() in place.parents):
+        raise FastmunitError(f"output {output} lies in the input folder {input}: choose a folder outside it.")
+    if place / "sheet.png" in inputs:
+        raise FastmunitError(f"{place / 'sheet.png'} is an input and would be overwritten: choose another --output.")
+
+
+def _resized(image: "Tensor", size: int | None) -> "Tensor":
+    if size is None:
+        return image
+    from torchvision.transforms.v2 import functional
+
+    return functional.resize(image, [size], antialias=True).clamp(-1, 1)
+
+
+def _cell(image: "Tensor") -> "Tensor":
+    """An image no larger than a cell of the sheet."""
+    from torchvision.transforms.v2 import functional
+
+    height, width = image.shape[1:]
+    scale = _SHEET_CELL / max(height, width)
+    if scale >= 1:
+        return image
+    shape = [max(1, round(height * scale)), max(1, round(width * scale))]
+    return functional.resize(image, shape, antialias=True).clamp(-1, 1)
+
+
+def _hint_at_size(settings: "Config", path: Path, size: int | None) -> None:
+    from PIL import Image
+
+    trained = min(settings.crop_image_height, settings.crop_image_width)
+    with Image.open(path) as image:
+        shortest = min(image.size)
+    if size is None and not trained / 1.5 <= shortest <= trained * 1.5:
+        typer.echo(
+            f"Hint: the model was trained on {trained} pixels and {path.name} has {shortest}; --size {trained} may "
+            "look better."
+        )

@@ -1,0 +1,53 @@
+"""Which device to compute on, and whether it is fast in bfloat16."""
+
+from __future__ import annotations
+
+import torch
+
+from fastmunit.errors import FastmunitError
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Turn a device name into a device that exists here.
+
+    Args:
+        name: "auto" (the first CUDA GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps", …
+
+    Raises:
+        FastmunitError: the name is not a device, or that device is not available; the message lists what is.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise FastmunitError(f"{name!r} is not a device; available here: {', '.join(available_devices())}.") from error
+    if device.type == "cuda":
+        usable = torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    elif device.type == "mps":
+        usable = torch.backends.mps.is_available()
+    else:
+        usable = device.type == "cpu"
+    if not usable:
+        raise FastmunitError(f"device {name!r} is not available; available here: {', '.join(available_devices())}.")
+    return device
+
+
+def available_devices() -> list[str]:
+    """Names that `resolve_device` accepts here, without "auto"."""
+    names = ["cpu"]
+    if torch.cuda.is_available():
+        names += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return names
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether `device` has bfloat16 matrix instructions, so that bfloat16 training is faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
+    return False

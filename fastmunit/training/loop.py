@@ -1,0 +1,334 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastmunit import data
+from fastmunit.config import Config
+from fastmunit.errors import DataError, FastmunitError, TrainingError
+from fastmunit.models.munit import MUNIT
+from fastmunit.training import snapshot
+from fastmunit.training.device import resolve_device
+from fastmunit.training.progress import Progress, Status
+from fastmunit.training.reporter import Reporter
+from fastmunit.training.run_folder import RunFolder
+from fastmunit.training.stop_signal import StopSignal
+
+_SPEED_WINDOW = 50
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended.
+
+    Attributes:
+        iterations: iterations done, resumed parts included.
+        seconds: training time, resumed parts included.
+        iterations_per_second: mean speed of this session.
+        ended: "finished" (max_iter), "time" (the time limit) or the name of the signal that stopped it.
+        folder: where everything is.
+        trainer: the trained system.
+        reporter: writes the report again, for example with result pictures.
+        status: where the run stood at its end.
+    """
+
+    iterations: int
+    seconds: float
+    iterations_per_second: float
+    ended: str
+    folder: RunFolder
+    trainer: MUNIT
+    reporter: Reporter
+    status: Status
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal stopped the run."""
+        return self.ended not in ("finished", "time")
+
+
+def train(
+    config: Config,
+    output: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    time_limit: float | None = None,
+    keep: int | None = None,
+    allow_in_output: Collection[str] = (),
+    progress: Progress | None = None,
+) -> TrainingResult:
+    """Train MUNIT and write snapshots, logs, sample grids and a report into one folder.
+
+    Each iteration is update_learning_rate, dis_update, gen_update, as in the public trainer. SIGINT and SIGTERM end it
+    after the iteration in hand, with a snapshot. A resumed run computes the same weights as one that never stopped
+    (bit for bit on the CPU with the same number of threads).
+
+    Args:
+        config: what to train; its `max_iter` counts resumed iterations too.
+        output: the run folder.
+        resume: continue the run in `output`; one that has no snapshot yet starts from the beginning.
+        device: see `resolve_device`.
+        time_limit: seconds after which to end, counted from this call; None for no limit.
+        keep: how many snapshots to keep; None keeps all.
+        allow_in_output: names that may lie in a new run's folder already.
+        progress: is told how it goes.
+
+    Raises:
+        FastmunitError: data, configuration, device or output folder cannot be used, found before training starts
+            where it can be known; or a loss or weight is NaN or infinite, with the last good snapshot kept.
+    """
+    started = time.monotonic()
+    progress = progress or Progress()
+    place = resolve_device(device)
+    folder = RunFolder(output)
+    if not resume:
+        folder.require_unused(allow_in_output)
+    data.check(config)
+    folder.create()
+    with folder.lock():
+        folder.remove_partial_files()
+        torch.manual_seed(config.seed)
+        trainer = MUNIT(config).to(place)
+        previous = _previous_config(folder, config) if resume else config
+        resume_at = _snapshot_to_resume(folder, progress) if resume else None
+        session = _Session(config, folder, trainer, place, keep, progress, started, time_limit)
+        session.prepare(previous, resume_at)
+        return session.run()
+
+
+class _Session:
+    """One stretch of training in one process."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        trainer: MUNIT,
+        device: torch.device,
+        keep: int | None,
+        progress: Progress,
+        started: float,
+        time_limit: float | None,
+    ) -> None:
+        self.config, self.folder, self.trainer, self.device = config, folder, trainer, device
+        self.keep, self.progress = keep, progress
+        self.started, self.time_limit = started, time_limit
+        self.iterations = 0
+        self.first = 0
+        self.seconds_before = 0.0
+        self.saved_at: int | None = None
+        self.losses: dict[str, float] = {}
+        self.moments: deque[float] = deque(maxlen=_SPEED_WINDOW + 1)
+        self.session_start = time.monotonic()
+
+    def prepare(self, previous: Config, resume_at: int | None) -> None:
+        """Load the data and, last, the snapshot: its random streams must meet the first iteration untouched."""
+        self.pairs = data.TrainingPairs(self.config)
+        displays = {}
+        for part, datasets in (
+            ("train", data.training_datasets(self.config)),
+            ("test", data.test_datasets(self.config)),
+        ):
+            x_a, x_b = (data.display_images(d, self.config.display_size).to(self.device) for d in datasets)
+            displays[part] = (x_a, x_b)
+        if resume_at is not None:
+            snapshot.require_same_networks(self.config, previous)
+            changes = snapshot.differences(self.config, previous)
+            if changes:
+                exact = "" if not any(c.alters_training for c in changes) else " (so not bit for bit the earlier run)"
+                self.progress.message(f"Resuming with a changed configuration{exact}: {'; '.join(map(str, changes))}.")
+        self.reporter = Reporter(self.folder, self.config, displays, self._facts(), resume_at or 0)
+        if resume_at is not None:
+            done, seconds, notes = snapshot.resume(self.trainer, self.folder, self.config, previous)
+            self.iterations = self.first = self.saved_at = done
+            self.seconds_before = seconds
+            for note in notes:
+                self.progress.message(f"Note: {note}")
+            self.progress.message(f"Resuming after iteration {done:,}.")
+        if not self.reporter.scalars.available:
+            self.progress.message("TensorBoard logs are off: `pip install tensorboard` turns them on.")
+        self.config.save(self.folder.config)
+
+    def run(self) -> TrainingResult:
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+        self.session_start = time.monotonic()
+        self.progress.started(self._status())
+        try:
+            with StopSignal() as stop, closing(self._batches()) as batches:
+                self.reporter.write(self._status(), "running")
+                ended = self._loop(stop, batches)
+                status = self._status()
+                state = "stopped" if ended.startswith("SIG") else "finished"
+                self.reporter.write(status, state)
+        except BaseException as error:
+            problem = str(error) or type(error).__name__
+            with suppress(FastmunitError):  # the first error is the one to tell
+                self.reporter.write(self._status(), "failed", problem)
+            raise
+        finally:
+            self.progress.finished()
+            self.reporter.close()
+        session_seconds = max(time.monotonic() - self.session_start, 1e-9)
+        return TrainingResult(
+            iterations=self.iterations,
+            seconds=status.seconds,
+            iterations_per_second=(self.iterations - self.first) / session_seconds,
+            ended=ended,
+            folder=self.folder,
+            trainer=self.trainer,
+            reporter=self.reporter,
+            status=status,
+        )
+
+    def _loop(self, stop: StopSignal, batches: Iterator[tuple[Tensor, Tensor]]) -> str:
+        config, trainer = self.config, self.trainer
+        displayed_at = -1
+        ended = "finished"
+        while self.iterations < config.max_iter:
+            try:
+                x_a, x_b = next(batches)
+            except DataError as error:
+                self._save_after_failure()
+                if stop.received is not None:  # the signal ended the processes that load images as well
+                    return stop.received
+                raise DataError(f"{error} {self._kept()}") from error
+            trainer.update_learning_rate()
+            trainer.dis_update(x_a, x_b)
+            trainer.gen_update(x_a, x_b)
+            self.iterations += 1
+            self.moments.append(time.monotonic())
+
+            logging = self.iterations % config.log_iter == 0
+            saving = self.iterations % config.snapshot_save_iter == 0
+            keeping = self.iterations % config.image_save_iter == 0
+            displaying = keeping or self.iterations % config.image_display_iter == 0
+            if stop.received is not None:
+                ended = stop.received
+            elif self.time_limit is not None and time.monotonic() - self.started >= self.time_limit:
+                ended = "time"
+            ending = ended != "finished" or self.iterations == config.max_iter
+            # Except on the CPU, reading a loss waits for the device to finish.
+            if logging or saving or ending or self.device.type == "cpu":
+                self._read_losses()
+            status = self._status()
+            if logging:
+                self.reporter.log(status)
+            if displaying:
+                self.reporter.display(trainer, self.iterations, keep=keeping)
+                self.reporter.write(status, "running")
+                displayed_at = self.iterations
+            if saving or ending:
+                self._save()
+            self.progress.iteration(status)
+            if ending:
+                break
+        if displayed_at != self.iterations and not ended.startswith("SIG"):
+            self.reporter.display(trainer, self.iterations, keep=False)
+        return ended
+
+    def _batches(self) -> Generator[tuple[Tensor, Tensor], None, None]:
+        with closing(self.pairs.batches(self.iterations)) as batches:  # type: ignore[type-var]
+            for x_a, x_b in batches:
+                yield x_a.to(self.device, non_blocking=True), x_b.to(self.device, non_blocking=True)
+
+    def _read_losses(self) -> None:
+        """Bring the losses to the CPU in one transfer, and stop when one is not finite."""
+        values = self.trainer.losses()
+        stacked = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in values.values()])
+        self.losses = dict(zip(values, stacked.tolist(), strict=True))
+        bad = [name for name, value in self.losses.items() if not math.isfinite(value)]
+        if bad:
+            verb = "is" if len(bad) == 1 else "are"
+            raise TrainingError(
+                f"iteration {self.iterations}: {', '.join(bad)} {verb} NaN or infinite. {self._advice()}"
+            )
+
+    def _save(self) -> None:
+        try:
+            snapshot.save(self.trainer, self.folder, self.iterations, self._seconds(), self.keep)
+        except TrainingError as error:
+            raise TrainingError(f"{error} {self._advice()}") from error
+        self.saved_at = self.iterations
+
+    def _save_after_failure(self) -> None:
+        if self.iterations > self.first and self.saved_at != self.iterations:
+            self._read_losses()
+            self._save()
+
+    def _kept(self) -> str:
+        if self.saved_at is None:
+            return "No snapshot was written yet."
+        return f"The snapshot of iteration {self.saved_at} in {self.folder.checkpoints} is kept; --resume continues it."
+
+    def _advice(self) -> str:
+        hints = [f"a lower learning rate (--set lr={self.config.lr / 2:g})"]
+        if self.config.precision != "float32":
+            hints.append("--set precision=float32")
+        if self.config.vgg_w > 0:
+            hints.append(f"a smaller perceptual loss (--set vgg_w={self.config.vgg_w / 10:g})")
+        return f"{self._kept()} Try {' or '.join(hints)}."
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.session_start
+
+    def _status(self) -> Status:
+        speed = 0.0
+        if len(self.moments) > 1:
+            speed = (len(self.moments) - 1) / max(self.moments[-1] - self.moments[0], 1e-9)
+        left = (self.config.max_iter - self.iterations) / speed if speed else None
+        fraction = self.iterations / self.config.max_iter
+        if self.time_limit is not None:
+            elapsed = time.monotonic() - self.started
+            remaining = max(0.0, self.time_limit - elapsed)
+            left = remaining if left is None else min(left, remaining)
+            fraction = max(fraction, min(1.0, elapsed / max(self.time_limit, 1e-9)))
+        return Status(
+            iterations=self.iterations,
+            max_iter=self.config.max_iter,
+            seconds=self._seconds(),
+            iterations_per_second=speed,
+            images_per_second=speed * 2 * self.config.batch_size,
+            seconds_left=left,
+            fraction=fraction,
+            losses=dict(self.losses),
+            learning_rate=float(self.trainer.gen_opt.param_groups[0]["lr"]),
+        )
+
+    def _facts(self) -> Mapping[str, str]:
+        gen = sum(p.numel() for n in (self.trainer.gen_a, self.trainer.gen_b) for p in n.parameters())
+        dis = sum(p.numel() for n in (self.trainer.dis_a, self.trainer.dis_b) for p in n.parameters())
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            name = f"{self.device.type}, {torch.get_num_threads()} threads" if self.device.type == "cpu" else "mps"
+        counts = " + ".join(f"{len(dataset):,}" for dataset in self.pairs.datasets)
+        return {
+            "device": name,
+            "precision": self.config.precision,
+            "generator parameters": f"{gen / 1e6:.2f} M",
+            "discriminator parameters": f"{dis / 1e6:.2f} M",
+            "training images A + B": counts,
+        }
+
+
+def _previous_config(folder: RunFolder, config: Config) -> Config:
+    return Config.load(folder.config) if folder.config.is_file() else config
+
+
+def _snapshot_to_resume(folder: RunFolder, progress: Progress) -> int | None:
+    found = snapshot.latest(folder)
+    if found is None:
+        progress.message(f"{folder.root} holds no complete snapshot yet: starting from the beginning.")
+    return found

@@ -1,0 +1,134 @@
+"""What a run writes for people: CSV and TensorBoard losses, sample grids, the HTML report."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from fastmunit.config import Config
+from fastmunit.files import write_text
+from fastmunit.models.munit import MUNIT
+from fastmunit.training import grids, report
+from fastmunit.training.history import LossHistory
+from fastmunit.training.progress import Status
+from fastmunit.training.run_folder import RunFolder
+from fastmunit.training.scalar_log import ScalarLog
+
+_SECONDS_BETWEEN_REPORTS = 20.0
+_EARLIER_GRIDS = 6
+
+
+class Reporter:
+    """Keeps the logs, the images and report.html of a run up to date.
+
+    Args:
+        folder: the run.
+        config: its configuration.
+        displays: display images by part ("train", "test"): (x_a, x_b), each (display_size, C, H, W) on the device.
+        facts: name → value of further facts for the report.
+        resume_at: iterations done before; later entries in the logs are dropped.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Config,
+        displays: Mapping[str, tuple[Tensor, Tensor]],
+        facts: Mapping[str, str],
+        resume_at: int = 0,
+    ) -> None:
+        self.folder, self.config = folder, config
+        self.history = LossHistory(folder.losses, resume_at)
+        self.scalars = ScalarLog(folder.logs, resume_at)
+        self.results: list[report.Picture] = []
+        self._displays = dict(displays)
+        self._facts = dict(facts)
+        self._grids: list[report.Picture] = []
+        self._written = -_SECONDS_BETWEEN_REPORTS
+        self._resume_at = resume_at
+        if resume_at:
+            self._restore_images(resume_at)
+
+    def log(self, status: Status) -> None:
+        """Log the losses of `status` and, now and then, rewrite the report."""
+        self.history.append(status.iterations, status.seconds, status.learning_rate, status.losses)
+        self.scalars.scalars(status.iterations, status.losses)
+        if time.monotonic() - self._written >= _SECONDS_BETWEEN_REPORTS:
+            self.write(status, "running")
+
+    def display(self, trainer: MUNIT, iterations: int, *, keep: bool) -> None:
+        """Draw the sample grids as gen_*_current.jpg, and as numbered files too when `keep`."""
+        self._grids = []
+        for part in ("test", "train"):
+            x_a, x_b = self._displays[part]
+            for direction, picture in grids.sample_grids(trainer, x_a, x_b, self.config.seed).items():
+                grids.save(picture, self._image(direction, part, "current"))
+                if keep:
+                    grids.save(picture, self._image(direction, part, f"{iterations:08d}"))
+                    self.scalars.image(iterations, f"{direction}_{part}", picture)
+                caption = f"{direction}, {part} images, iteration {iterations:,}"
+                self._grids.append(report.Picture(caption, grids.jpeg(picture)))
+
+    def write(self, status: Status, state: str, problem: str | None = None) -> None:
+        """Write report.html; `state` as in `report.render`."""
+        page = report.render(
+            title=f"fastmunit · {self.folder.root.resolve().name}",
+            state=state,
+            status=status,
+            config=self.config,
+            curves=self.history.curves,
+            facts=self._facts,
+            commands=self._commands(state),
+            results=self.results,
+            grids=self._grids,
+            earlier=self._earlier(),
+            problem=problem,
+        )
+        write_text(self.folder.report, page)
+        self._written = time.monotonic()
+
+    def close(self) -> None:
+        """Flush the logs."""
+        self.scalars.close()
+
+    def _image(self, direction: str, part: str, moment: str) -> Path:
+        return self.folder.images / f"gen_{direction}_{part}_{moment}.jpg"
+
+    def _restore_images(self, iterations: int) -> None:
+        """Drop numbered grids of iterations that will be trained again, and show what the last session drew."""
+        for path in self.folder.images.glob("gen_*_*.jpg"):
+            match = re.fullmatch(r"gen_(?:a2b|b2a)_(?:train|test)_(\d+)\.jpg", path.name)
+            if match and int(match[1]) > iterations:
+                path.unlink(missing_ok=True)
+        for part in ("test", "train"):
+            for direction in ("a2b", "b2a"):
+                path = self._image(direction, part, "current")
+                if path.is_file():
+                    self._grids.append(report.Picture(f"{direction}, {part} images, last session", grids.jpeg(path)))
+
+    def _earlier(self) -> list[report.Picture]:
+        """Up to six kept test grids, spread evenly over the run."""
+        kept = sorted(self.folder.images.glob("gen_a2b_test_[0-9]*.jpg"))
+        count = min(_EARLIER_GRIDS, len(kept))
+        chosen = [kept[round(i * (len(kept) - 1) / max(1, count - 1))] for i in range(count)]
+        return [
+            report.Picture(f"a2b, iteration {int(path.stem.rsplit('_', 1)[1]):,}", grids.jpeg(path, max_width=900))
+            for path in chosen
+        ]
+
+    def _commands(self, state: str) -> dict[str, str]:
+        root = shlex.quote(str(self.folder.root))
+        commands = {}
+        if state in ("stopped", "failed"):
+            commands["Continue the training"] = f"fastmunit train --output {root} --resume"
+        commands["Translate images of domain A"] = (
+            f"fastmunit translate --checkpoint {root} --input FOLDER --output translated --direction a2b"
+        )
+        if self.scalars.available:
+            commands["All losses in TensorBoard"] = f"tensorboard --logdir {shlex.quote(str(self.folder.logs))}"
+        return commands

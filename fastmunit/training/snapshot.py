@@ -1,0 +1,170 @@
+"""Snapshots: written so that a crash at any moment leaves a complete one, read back to go on exactly."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from fastmunit.config import Config
+from fastmunit.errors import CheckpointError, TrainingError
+from fastmunit.files import load_tensors, save_tensors
+from fastmunit.models import checkpoint
+from fastmunit.models.munit import MUNIT
+from fastmunit.training import state
+from fastmunit.training.run_folder import RunFolder
+
+# Keys of gen and dis that do not decide which weights there are or what they mean.
+_FREE_NETWORK_KEYS = frozenset({"dis.gan_type"})
+_OPTIMIZER_KEYS = frozenset({"lr", "lr_policy", "step_size", "gamma", "beta1", "beta2", "weight_decay"})
+_PLACE_KEYS = frozenset({"num_workers", "max_iter", "log_iter", "image_save_iter", "image_display_iter"})
+_PLACE_KEYS |= {"snapshot_save_iter"}
+
+
+def save(trainer: MUNIT, folder: RunFolder, iterations: int, seconds: float, keep: int | None = None) -> None:
+    """Write a snapshot: exact-resume state, generators, discriminators and, last, the optimizers as the commit mark.
+
+    Args:
+        trainer: the system after `iterations` iterations.
+        folder: where to write.
+        iterations: iterations done; the number in the file names.
+        seconds: training time so far.
+        keep: how many snapshots to keep; None keeps all, as the public trainer does.
+
+    Raises:
+        TrainingError: a weight is NaN or infinite; nothing is written.
+        FastmunitError: a file cannot be written; earlier snapshots are untouched.
+    """
+    _require_finite_weights(trainer, iterations)
+    save_tensors(state.capture(trainer, iterations, seconds), folder.state(iterations))
+    trainer.save(folder.checkpoints, iterations - 1)
+    if keep is not None:
+        prune(folder, keep)
+
+
+def prune(folder: RunFolder, keep: int) -> None:
+    """Remove all but the newest `keep` snapshots."""
+    numbers = sorted({int(m[1]) for p in folder.checkpoints.glob("gen_*.pt") if (m := _numbered(p.name))})
+    for number in numbers[:-keep]:
+        for path in (folder.checkpoints / f"{kind}_{number:08d}.pt" for kind in ("state", "dis", "gen")):
+            path.unlink(missing_ok=True)
+
+
+def resume(trainer: MUNIT, folder: RunFolder, config: Config, previous: Config) -> tuple[int, float, list[str]]:
+    """Put the newest complete snapshot back, random streams included: call it last before training.
+
+    Args:
+        trainer: freshly built from `config`, on its device.
+        folder: the run to continue.
+        config: what to train with from now on.
+        previous: what the snapshot was trained with.
+
+    Returns:
+        Iterations done, training seconds so far, and sentences for the user about what is not exact.
+
+    Raises:
+        CheckpointError: there is no complete snapshot, or it does not fit `config`.
+    """
+    require_same_networks(config, previous)
+    iterations = trainer.resume(folder.checkpoints)
+    changed = {change.key for change in differences(config, previous)}
+    _apply_optimizer_changes(trainer, config, previous, changed)
+    path = folder.state(iterations)
+    if not path.is_file():
+        note = (
+            f"{path.name} is missing (a run of the public trainer has none): weights, optimizers and schedule "
+            "continue, random styles start anew, so the run is not bit for bit the uninterrupted one."
+        )
+        return iterations, 0.0, [note]
+    loaded = load_tensors(path)
+    notes = state.restore(trainer, loaded, iterations, schedule=not changed & _OPTIMIZER_KEYS)
+    return iterations, float(loaded["seconds"]), notes
+
+
+class Change:
+    """One configuration key whose value differs between two runs."""
+
+    def __init__(self, key: str, before: object, after: object) -> None:
+        self.key, self.before, self.after = key, before, after
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.before} → {self.after}"
+
+    @property
+    def alters_training(self) -> bool:
+        """Whether the run computes something else than it would have without the change."""
+        return self.key not in _PLACE_KEYS
+
+
+def differences(config: Config, previous: Config) -> list[Change]:
+    """Keys whose values differ, "gen.dim" for nested ones."""
+    before, after = _flat(previous), _flat(config)
+    return [Change(key, before[key], after[key]) for key in after if before[key] != after[key]]
+
+
+def require_same_networks(config: Config, previous: Config) -> None:
+    """Check that weights trained with `previous` fit `config`.
+
+    Raises:
+        CheckpointError: a key that shapes the networks differs.
+    """
+    fatal = [
+        str(change)
+        for change in differences(config, previous)
+        if (change.key.startswith(("gen.", "dis.", "input_dim_"))) and change.key not in _FREE_NETWORK_KEYS
+    ]
+    if fatal:
+        raise CheckpointError(
+            f"the run cannot continue with other networks ({'; '.join(fatal)}): undo that change, or start a new run "
+            "in another --output folder."
+        )
+
+
+def _numbered(name: str) -> re.Match[str] | None:
+    return re.fullmatch(r"gen_(\d{8,})\.pt", name)
+
+
+def _flat(config: Config) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in config.to_dict().items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{inner}": v for inner, v in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def _apply_optimizer_changes(trainer: MUNIT, config: Config, previous: Config, changed: set[str]) -> None:
+    """Adam's state file brings back the old settings; the ones that the user changed win."""
+    for optimizer in (trainer.dis_opt, trainer.gen_opt):
+        for group in optimizer.param_groups:
+            if "lr" in changed:
+                group["lr"] *= config.lr / previous.lr
+                group["initial_lr"] = config.lr
+            if changed & {"beta1", "beta2"}:
+                group["betas"] = (config.beta1, config.beta2)
+            if "weight_decay" in changed:
+                group["weight_decay"] = config.weight_decay
+    if "lr" in changed:
+        for scheduler in (trainer.dis_scheduler, trainer.gen_scheduler):
+            if scheduler is not None:
+                scheduler.base_lrs = [config.lr for _ in scheduler.base_lrs]
+
+
+def _require_finite_weights(trainer: MUNIT, iterations: int) -> None:
+    for name, parameter in trainer.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise TrainingError(f"iteration {iterations}: weight {name} is NaN or infinite.")
+
+
+def latest(folder: RunFolder) -> int | None:
+    """Iterations of the newest complete snapshot in `folder`; None when there is none.
+
+    Raises:
+        CheckpointError: snapshot files are there but cannot be used.
+    """
+    found = checkpoint.snapshots(folder.checkpoints)
+    committed = (folder.checkpoints / checkpoint.OPTIMIZER_FILE).exists()
+    if not committed and len(found) == 1 and folder.state(found[0]).exists():
+        return None  # the process was killed during its very first save
+    return checkpoint.latest(folder.checkpoints)

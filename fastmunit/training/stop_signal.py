@@ -1,0 +1,47 @@
+"""Ctrl-C and SIGTERM ask a run to stop after the iteration in hand instead of killing it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+
+class StopSignal:
+    """Context in which the first SIGINT or SIGTERM only sets `received`; a second one interrupts at once.
+
+    Outside the main thread, where Python allows no signal handlers, it does nothing.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._previous: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in self._SIGNALS:
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._previous:
+            number, handler = self._previous.popitem()
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A forked data worker inherits this handler. Ctrl-C reaches the whole process group, and the parent still
+            # needs its workers to end the iteration; SIGTERM is how the parent ends them.
+            if number == signal.SIGTERM:
+                os._exit(0)
+            return
+        self.received = signal.Signals(number).name
+        self._restore()

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fastmunit.config import Config
+from fastmunit.training import RunFolder
+from tests.cli.conftest import Command
+from tests.training.tiny import newest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_train_then_resume(fastmunit: Command, config_file: Path, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    outcome = fastmunit(
+        "train", "--config", config_file, "--output", folder, "--device", "cpu", "--max-iter", 2, "--seed", 5,
+        "--data", images, "--set", "lr=0.0002", "--set", "gen.style_dim=4",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert "Finished: 2 iterations" in outcome.out
+    saved = Config.load(folder / "config.yaml")
+    assert (saved.max_iter, saved.seed, saved.lr, saved.gen.style_dim) == (2, 5, 0.0002, 4)
+    outcome = fastmunit("train", "--output", folder, "--resume", "--max-iter", 3, "--device", "cpu")
+    assert outcome.status == 0, outcome.err
+    assert "Resuming after iteration 2" in outcome.err
+    assert newest(folder) == 3
+
+
+def test_second_run_into_the_same_folder(fastmunit: Command, trained: Path, config_file: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    outcome = fastmunit("train", "--config", config_file, "--output", trained)
+    assert outcome.status == 1
+    assert "--resume" in outcome.err
+    assert "another --output" in outcome.err
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "gen.dimm=3"], "did you mean 'gen.dim'"),
+        (["--set", "lr"], "key=value"),
+        (["--set", "lr=fast"], "lr"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--device", "tpu"], "available here: cpu"),
+        (["--config", "edges2boots"], "shipped: "),
+        (["--resume", "--config", "missing.yaml"], "missing.yaml"),
+    ],
+)
+def test_mistakes_are_named(
+    fastmunit: Command, config_file: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    outcome = fastmunit("train", "--config", config_file, "--output", tmp_path / "run", *arguments)
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: ")
+    assert message in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_config_is_needed(fastmunit: Command, tmp_path: Path) -> None:
+    outcome = fastmunit("train", "--output", tmp_path / "run")
+    assert outcome.status == 1
+    assert "give --config" in outcome.err
+    outcome = fastmunit("train", "--output", tmp_path / "run", "--resume")
+    assert outcome.status == 1
+    assert "nothing to resume" in outcome.err
+
+
+def test_minutes_end_the_run_with_the_resume_command(fastmunit: Command, config_file: Path, tmp_path: Path) -> None:
+    outcome = fastmunit(
+        "train", "--config", config_file, "--output", tmp_path / "a run", "--device", "cpu", "--minutes", 0, "--keep", 2
+    )
+    assert outcome.status == 0, outcome.err
+    command = shlex.split(outcome.out.splitlines()[-1])
+    assert command == [
+        "fastmunit",
+        "train",
+        "--output",
+        str(tmp_path / "a run"),
+        "--resume",
+        "--device",
+        "cpu",
+        "--keep",
+        "2",
+    ]
+    assert fastmunit(*command[1:]).status == 0
+    assert newest(tmp_path / "a run") == 7
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
+def test_ctrl_c_saves_and_says_how_to_resume(config_file: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    command = [
+        sys.executable,
+        "-m",
+        "fastmunit.cli",
+        "train",
+        "--config",
+        str(config_file),
+        "--output",
+        str(folder.root),
+    ]
+    command += ["--device", "cpu", "--max-iter", "1000000", "--set", "num_workers=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # Its own process group, so that Ctrl-C reaches the data workers too, as in a terminal.
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not folder.losses.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert f"fastmunit train --output {folder.root} --resume --device cpu" in out
+    saved = newest(folder.root)
+    assert saved is not None
+    assert f"after iteration {saved:,}" in out

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fastmunit.cli.translator import Translator, value_mapping
+from fastmunit.config import Config, GeneratorConfig
+from fastmunit.data import read_image
+from fastmunit.models.checkpoint import load_generators
+from fastmunit.nn.generator import AdaINGen
+from tests.cli.conftest import Command
+
+
+def picture(path: Path, height: int, width: int, mode: str = "RGB") -> Path:
+    random = np.random.default_rng(height * 1000 + width)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if mode == "I;16":
+        Image.fromarray(random.integers(0, 65536, (height, width), dtype=np.uint16)).save(path)
+    else:
+        pixels = random.integers(0, 256, (height, width, 4), dtype=np.uint8)
+        Image.fromarray(pixels, "RGBA").convert(mode).save(path)
+    return path
+
+
+def shape(path: Path) -> tuple[int, int, str]:
+    with Image.open(path) as image:
+        return image.height, image.width, image.mode
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize(("direction", "mode"), [("a2b", "RGB"), ("b2a", "L")])
+@pytest.mark.parametrize(("height", "width"), [(33, 50), (1, 1), (64, 17), (3, 90)])
+def test_odd_sizes_in_both_directions(
+    fastmunit: Command, trained: Path, tmp_path: Path, direction: str, mode: str, height: int, width: int
+) -> None:
+    image = picture(tmp_path / "in.png", height, width)
+    outcome = fastmunit(
+        "translate", "--checkpoint", trained, "--input", image, "--output", tmp_path / "out",
+        "--direction", direction, "--styles", 3,
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["in_style00.png", "in_style01.png", "in_style02.png", "sheet.png"]
+    for name in names[:3]:
+        assert shape(tmp_path / "out" / name) == (height, width, mode)
+    assert shape(tmp_path / "out/sheet.png") == (height + 4, 4 * (width + 2) + 2, "RGB")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I;16", "CMYK"])
+def test_every_kind_of_image(fastmunit: Command, trained: Path, tmp_path: Path, mode: str) -> None:
+    image = picture(tmp_path / ("in.tif" if mode == "CMYK" else "in.png"), 20, 24, mode)
+    outcome = fastmunit("translate", "--checkpoint", trained, "-i", image, "-o", tmp_path / "out", "--styles", 1)
+    assert outcome.status == 0, outcome.err
+    assert shape(tmp_path / "out/in_style00.png") == (20, 24, "RGB")
+
+
+def test_public_generator_file_with_only_its_config(
+    fastmunit: Command, trained: Path, tmp_path: Path, images: Path
+) -> None:
+    shutil.copy(trained / "checkpoints/gen_00000002.pt", tmp_path / "downloaded.pt")
+    image = images / "testA/0.png"
+    arguments = ["translate", "--checkpoint", tmp_path / "downloaded.pt", "-i", image, "-o", tmp_path / "out"]
+    outcome = fastmunit(*arguments)
+    assert outcome.status == 1
+    assert "give --config" in outcome.err
+    outcome = fastmunit(*arguments, "--config", trained / "config.yaml", "--styles", 2)
+    assert outcome.status == 0, outcome.err
+    fastmunit("translate", "--checkpoint", trained, "-i", image, "-o", tmp_path / "again", "--styles", 2)
+    for name in ("0_style00.png", "0_style01.png"):
+        assert (pixels(tmp_path / "out" / name) == pixels(tmp_path / "again" / name)).all()
+
+
+def test_styles_depend_on_the_seed_and_on_same_styles(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    first = picture(source / "a.png", 32, 32)
+    shutil.copy(first, source / "b.png")
+
+    def run(name: str, *arguments: object) -> list[np.ndarray]:
+        outcome = fastmunit(
+            "translate", "--checkpoint", trained, "-i", source, "-o", tmp_path / name, "--styles", 2, *arguments
+        )
+        assert outcome.status == 0, outcome.err
+        return [pixels(tmp_path / name / f"{image}_style{k:02d}.png") for image in "ab" for k in range(2)]
+
+    plain, again, other, same = run("1"), run("2"), run("3", "--seed", 1), run("4", "--same-styles")
+    assert all((x == y).all() for x, y in zip(plain, again, strict=True))
+    assert not any((x == y).all() for x, y in zip(plain, other, strict=True))
+    assert not (plain[0] == plain[2]).all()
+    assert (same[0] == same[2]).all()
+    assert (same[1] == same[3]).all()
+    one_at_a_time = run("5", "--batch-size", 1)
+    assert all(np.abs(x.astype(int) - y).max() <= 1 for x, y in zip(plain, one_at_a_time, strict=True))
+
+
+def test_reference_takes_the_style_of_the_target_domain(
+    fastmunit: Command, trained: Path, tmp_path: Path, images: Path
+) -> None:
+    references = [images / "testB/0.png", images / "testB/1.png"]
+    outcome = fastmunit(
+        "translate", "--checkpoint", trained, "-i", images / "testA/0.png", "-o", tmp_path / "out",
+        "--reference", references[0], "--reference", references[1],
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    config = Config.load(trained / "config.yaml")
+    gen_a, gen_b = load_generators(trained / "checkpoints/gen_00000002.pt", config)
+    with torch.inference_mode():
+        style = gen_b.enc_style(padded_by_hand(read_image(references[1], 3)))
+        expected = gen_b.decode(gen_a.enc_content(padded_by_hand(read_image(images / "testA/0.png", 1))), style)
+    written = read_image(tmp_path / "out/0_reference01.png", 3)
+    assert (written - expected[0, :, :40, :37]).abs().max() <= 1.01 / 127.5
+
+
+def padded_by_hand(image: torch.Tensor) -> torch.Tensor:
+    """40x37 reflected to 40x40: columns 37, 38, 39 mirror columns 35, 34, 33."""
+    return torch.cat([image, image[..., [35, 34, 33]]], dim=-1)[None]
+
+
+def test_folder_with_subfolders_and_equal_stems(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    picture(source / "x.png", 16, 20)
+    picture(source / "x.jpg", 18, 16)
+    picture(source / "deep/x.png", 40, 16)
+    outcome = fastmunit("translate", "--checkpoint", trained, "-i", source, "-o", tmp_path / "out", "--styles", 1)
+    assert outcome.status == 0, outcome.err
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
+    assert found == {"x_png_style00.png", "x_jpg_style00.png", "deep/x_style00.png", "sheet.png"}
+
+
+def test_size_and_stretch(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "in.png", 60, 90)
+    arguments = ["translate", "--checkpoint", trained, "-i", image, "--styles", 1, "--size", 32]
+    assert fastmunit(*arguments, "-o", tmp_path / "plain").status == 0
+    assert fastmunit(*arguments, "-o", tmp_path / "stretched", "--stretch").status == 0
+    plain, stretched = (pixels(tmp_path / name / "in_style00.png") for name in ("plain", "stretched"))
+    assert plain.shape == stretched.shape == (32, 48, 3)
+    assert (stretched.min(), stretched.max()) == (0, 255)
+    assert (plain.min(), plain.max()) != (0, 255)
+
+
+def test_size_hint(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "in.png", 200, 100)
+    outcome = fastmunit("translate", "--checkpoint", trained, "-i", image, "-o", tmp_path / "out", "--styles", 1)
+    assert "--size 32" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        ("checkpoints/optimizer.pt", "optimizer"),
+        ("checkpoints/dis_00000002.pt", "discriminators"),
+        ("checkpoints/gen_00000009.pt", "does not exist"),
+        ("images", "no snapshot"),
+        ("config.yaml", "config.yaml"),
+    ],
+)
+def test_wrong_checkpoint(
+    fastmunit: Command, trained: Path, images: Path, tmp_path: Path, checkpoint: str, message: str
+) -> None:
+    outcome = fastmunit(
+        "translate", "--checkpoint", trained / checkpoint, "--config", trained / "config.yaml",
+        "-i", images / "testA/0.png", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert outcome.status == 1
+    assert message in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_truncated_checkpoint(fastmunit: Command, trained: Path, images: Path, tmp_path: Path) -> None:
+    whole = (trained / "checkpoints/gen_00000002.pt").read_bytes()
+    (tmp_path / "gen.pt").write_bytes(whole[: len(whole) // 2])
+    outcome = fastmunit(
+        "translate", "--checkpoint", tmp_path / "gen.pt", "--config", trained / "config.yaml",
+        "-i", images / "testA/0.png", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert outcome.status == 1
+    assert "truncated" in outcome.err
+
+
+def test_unreadable_image_is_found_before_anything_is_written(
+    fastmunit: Command, trained: Path, tmp_path: Path
+) -> None:
+    picture(tmp_path / "in/a.png", 16, 16)
+    (tmp_path / "in/b.png").write_text("no image")
+    outcome = fastmunit("translate", "--checkpoint", trained, "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert outcome.status == 1
+    assert "b.png" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_inputs_are_never_overwritten(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    image = picture(source / "sheet.png", 16, 16)
+    before = image.read_bytes()
+    for chosen, output in ((source, source), (source, source / "out"), (image, source)):
+        outcome = fastmunit("translate", "--checkpoint", trained, "-i", chosen, "-o", output)
+        assert outcome.status == 1
+        assert "choose" in outcome.err
+    assert image.read_bytes() == before
+    assert [path.name for path in source.iterdir()] == ["sheet.png"]
+
+
+def test_missing_input_and_contradicting_options(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    outcome = fastmunit("translate", "--checkpoint", trained, "-i", tmp_path / "nothing", "-o", tmp_path / "out")
+    assert (outcome.status, "does not exist" in outcome.err) == (1, True)
+    image = picture(tmp_path / "in.png", 16, 16)
+    outcome = fastmunit(
+        "translate", "--checkpoint", trained, "-i", image, "-o", tmp_path / "out", "--reference", image, "--styles", 2
+    )
+    assert (outcome.status, "either --reference or --styles" in outcome.err) == (1, True)
+
+
+SIZES = GeneratorConfig(dim=4, mlp_dim=8, n_res=1)
+
+
+@settings(deadline=None, max_examples=25)
+@given(height=st.integers(1, 70), width=st.integers(1, 70), n_downsample=st.integers(0, 4))
+def test_any_size_keeps_its_size(height: int, width: int, n_downsample: int) -> None:
+    config = SIZES.model_copy(update={"n_downsample": n_downsample})
+    generator = AdaINGen(3, config)
+    translator = Translator(generator, generator, config)
+    image = torch.rand(3, height, width) * 2 - 1
+    styles = torch.cat([translator.random_styles(2, torch.Generator().manual_seed(0)), translator.style_of(image)])
+    outputs = translator.translate(image, styles)
+    assert outputs.shape == (3, 3, height, width)
+    assert outputs.isfinite().all()
+
+
+def test_sizes_that_fit_are_not_padded() -> None:
+    torch.manual_seed(0)
+    source, target = AdaINGen(3, SIZES), AdaINGen(3, SIZES)
+    translator = Translator(source, target, SIZES)
+    image, style = torch.rand(3, 20, 28), torch.randn(1, 8, 1, 1)
+    with torch.inference_mode():
+        expected = target.decode(source.enc_content(image[None]), style)
+    torch.testing.assert_close(translator.translate(image, style), expected)
+
+
+def test_stretch_of_a_constant_image_is_finite() -> None:
+    assert value_mapping(True)(torch.full((3, 2, 2), 0.25)).isfinite().all()
+    image = torch.tensor([-0.5, 0.0, 0.5])
+    assert torch.equal(value_mapping(False)(image), image)
+    torch.testing.assert_close(value_mapping(True)(image), torch.tensor([-1.0, 0.0, 1.0]))

@@ -1,0 +1,202 @@
+"""What goes wrong is named, and loses nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastmunit.errors import DataError, FastmunitError, TrainingError
+from fastmunit.models.munit import MUNIT
+from fastmunit.training import RunFolder, train
+from tests.training.tiny import Recorder, assert_same_snapshot, make_images, newest, tiny_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def patch_gen_update(monkeypatch: pytest.MonkeyPatch, at: int, spoil: object) -> None:
+    """Run `spoil(trainer)` after the `at`-th gen_update."""
+    original, calls = MUNIT.gen_update, []
+
+    def patched(self: MUNIT, *args: object, **kwargs: object) -> None:
+        original(self, *args, **kwargs)
+        calls.append(1)
+        if len(calls) == at:
+            spoil(self)
+
+    monkeypatch.setattr(MUNIT, "gen_update", patched)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_loss_that_is_not_finite_stops_with_the_last_snapshot(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    patch_gen_update(monkeypatch, 5, lambda trainer: setattr(trainer, "loss_gen_adv_b", torch.tensor(value)))
+    with pytest.raises(TrainingError, match=r"iteration 5: loss_gen_adv_b is .*iteration 4 .*lr=5e-05"):
+        train(tiny_config(images), tmp_path / "run", device="cpu")
+    assert newest(tmp_path / "run") == 4
+    report = RunFolder(tmp_path / "run").report.read_text(encoding="utf-8")
+    assert "loss_gen_adv_b" in report
+    assert 'class="state failed"' in report
+    assert "http-equiv" not in report
+
+
+def test_weight_that_is_not_finite_is_never_saved(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(trainer: MUNIT) -> None:
+        with torch.no_grad():
+            next(trainer.gen_b.parameters()).view(-1)[0] = float("inf")
+
+    patch_gen_update(monkeypatch, 4, spoil)
+    with pytest.raises(TrainingError, match=r"weight gen_b\..* is NaN or infinite\..*iteration 2"):
+        train(tiny_config(images), tmp_path / "run", device="cpu")
+    assert newest(tmp_path / "run") == 2
+
+
+def test_real_divergence_is_caught(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="NaN or infinite"):
+        train(tiny_config(images, lr=1e30, max_iter=50), tmp_path / "run", device="cpu")
+
+
+def test_used_folder_needs_resume(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(TrainingError, match=r"notes\.txt.*--resume"):
+        train(tiny_config(images), tmp_path, device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_file_in_place_of_the_folder(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(FastmunitError, match="run is a file"):
+        train(tiny_config(images), tmp_path / "run", device="cpu")
+    with pytest.raises(FastmunitError, match="run"):
+        train(tiny_config(images), tmp_path / "run" / "below", device="cpu")
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write into read-only folders")
+def test_read_only_folder(images: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(FastmunitError, match="Choose an --output you can write to"):
+        train(tiny_config(images), tmp_path / "run", device="cpu")
+    tmp_path.chmod(0o755)
+
+
+def test_missing_data_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        train(tiny_config(tmp_path / "nowhere"), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_device_leaves_no_folder(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(FastmunitError, match=r"'gpu' is not a device; available here: cpu"):
+        train(tiny_config(images), tmp_path / "run", device="gpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["state", "gen", "dis", "optimizer"])
+def test_full_disk_during_a_save_keeps_the_snapshot_before(
+    images: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    full = {"now": False}
+    original = os.replace
+
+    def replace(source: str, target: Path, **kwargs: object) -> None:
+        if full["now"] and Path(target).name.startswith(kind):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(source, target, **kwargs)
+
+    monkeypatch.setattr(os, "replace", replace)
+    recorder = Recorder({3: lambda: full.update(now=True)})
+    with pytest.raises(FastmunitError, match=rf"cannot write .*{kind}.*No space left"):
+        train(tiny_config(images), tmp_path / "run", device="cpu", progress=recorder)
+    monkeypatch.undo()
+    assert newest(tmp_path / "run") == 2
+    assert not list((tmp_path / "run/checkpoints").glob("*.partial"))
+    train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")
+    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+
+
+KILLED = """
+import os, signal, sys
+import torch
+from tests.training.tiny import tiny_config
+from fastmunit.training import train
+torch.set_num_threads(1)
+kind, moment, images, output = sys.argv[1:]
+original = os.replace
+def replace(source, target, **kwargs):
+    name = os.path.basename(target)
+    fatal = name == f"{kind}_00000004.pt" or (kind == name == "optimizer.pt" and os.path.exists(target))
+    if fatal and moment == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(source, target, **kwargs)
+    if fatal:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace
+train(tiny_config(images), output, device="cpu")
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "moment", "survivor"), [("gen", "before", 2), ("dis", "after", 2), ("optimizer.pt", "after", 4)]
+)
+def test_kill_9_during_a_save(
+    images: Path, uninterrupted: Path, tmp_path: Path, kind: str, moment: str, survivor: int
+) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, kind, moment, str(images), str(tmp_path / "run")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert newest(tmp_path / "run") == survivor
+    partial = list((tmp_path / "run/checkpoints").glob(".*.partial"))
+    assert bool(partial) == (moment == "before")
+    train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")
+    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+    assert not list((tmp_path / "run/checkpoints").glob(".*.partial"))
+
+
+def test_killed_during_the_very_first_save_starts_again(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    train(tiny_config(images, max_iter=2), tmp_path / "run", device="cpu")
+    (tmp_path / "run/checkpoints/optimizer.pt").unlink()
+    recorder = Recorder()
+    train(tiny_config(images), tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    assert any("from the beginning" in message for message in recorder.messages)
+    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+
+
+def test_second_process_in_the_same_folder(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="no file locks on this system")
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock(), pytest.raises(TrainingError, match="another process"):
+        train(tiny_config(images), folder.root, device="cpu")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_image_that_breaks_during_training_saves_first(tmp_path: Path, num_workers: int) -> None:
+    root = make_images(tmp_path / "data")
+    victim = root / "trainB/3.png"
+    victim.write_bytes(victim.read_bytes()[:200])  # the header is whole, so the check before training passes
+    with pytest.raises(DataError, match=r"3\.png.*--resume"):
+        train(
+            tiny_config(root, snapshot_save_iter=1000, max_iter=100, num_workers=num_workers),
+            tmp_path / "run",
+            device="cpu",
+        )
+    make_images(tmp_path / "whole")
+    victim.write_bytes((tmp_path / "whole/trainB/3.png").read_bytes())
+    saved = newest(tmp_path / "run")
+    result = train(tiny_config(root), tmp_path / "run", resume=saved is not None, device="cpu") if saved else None
+    assert result is None or result.iterations == 7

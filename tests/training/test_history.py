@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastmunit.training.history import Curves, LossHistory
+
+
+@given(
+    values=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300),
+    capacity=st.integers(1, 20),
+)
+def test_curves_stay_small_and_keep_the_mean(values: list[float], capacity: int) -> None:
+    curves = Curves(capacity)
+    for k, value in enumerate(values):
+        curves.add(k + 1, {"loss": value})
+    points = curves.means("loss")
+    assert len(points) <= capacity + 1
+    assert curves.iterations[-1] == len(values)
+    assert curves.iterations == sorted(set(curves.iterations))
+    widths = [b - a for a, b in zip([0, *curves.iterations], curves.iterations, strict=False)]
+    total = math.fsum(width * (point or 0.0) for width, point in zip(widths, points, strict=True))
+    assert total == pytest.approx(math.fsum(values), rel=1e-9, abs=1e-3)
+
+
+def test_resuming_drops_later_and_broken_rows(tmp_path: Path) -> None:
+    history = LossHistory(tmp_path / "losses.csv")
+    for k in range(1, 6):
+        history.append(k, 0.5 * k, 1e-4, {"loss_gen_total": k, "loss_dis_total": 2 * k})
+    with history.path.open("a") as file:
+        file.write("6,3.0,0.0001,6")  # killed while writing
+    resumed = LossHistory(history.path, resume_at=3)
+    resumed.append(4, 2.5, 1e-4, {"loss_gen_total": 40, "loss_dis_total": 80})
+    rows = list(csv.DictReader(history.path.open()))
+    assert [row["iteration"] for row in rows] == ["1", "2", "3", "4"]
+    assert rows[-1]["loss_dis_total"] == "80"
+    assert resumed.curves.means("loss_gen_total") == [1, 2, 3, 40]
+
+
+def test_new_losses_become_new_columns(tmp_path: Path) -> None:
+    history = LossHistory(tmp_path / "losses.csv")
+    history.append(1, 0.1, 1e-4, {"loss_a": 1})
+    history.append(2, 0.2, 1e-4, {"loss_a": 2, "loss_b": 3})
+    rows = list(csv.DictReader(history.path.open()))
+    assert [row["loss_b"] for row in rows] == ["", "3"]
+    assert LossHistory(history.path, resume_at=2).curves.means("loss_b") == [None, 3]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "iteration", "nonsense\n1\n", "a,b\n1,2\n"])
+def test_a_file_that_is_no_history_is_replaced(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "losses.csv"
+    path.write_text(text)
+    history = LossHistory(path, resume_at=5)
+    history.append(6, 1.0, 1e-4, {"loss": 1})
+    assert [row["iteration"] for row in csv.DictReader(path.open())] == ["6"]
+
+
+def test_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "losses.csv"
+    LossHistory(path).append(1, 1.0, 1e-4, {"loss": 1})
+    LossHistory(path).append(1, 1.0, 1e-4, {"loss": 2})
+    assert [row["loss"] for row in csv.DictReader(path.open())] == ["2"]
