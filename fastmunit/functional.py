@@ -143,7 +143,7 @@ def instance_norm(
     _check_map("instance_norm", x)
     n, c, h, w = x.shape
     if h * w == 1:
-        raise ValueError(f"instance_norm: x is {tuple(x.shape)}, but statistics need more than one pixel: use larger images")
+        raise ValueError(f"instance_norm: x is {tuple(x.shape)}, but statistics need more than one pixel")
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is not None and tuple(parameter.shape) not in ((c,), (n, c)):
             raise ValueError(f"instance_norm: {name} must be ({c},) or ({n}, {c}), not {tuple(parameter.shape)}")
@@ -159,7 +159,7 @@ def instance_norm(
 
 
 def layer_norm_munit(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """MUNIT's layer norm: y = (x - mean) / (std + eps) * weight + bias, over all but the first dimension of each sample.
+    """MUNIT's layer norm: y = (x - mean) / (std + eps) * weight + bias, over all of a sample.
 
     std is the unbiased one and eps is added to it, not to the variance.
 

@@ -13,7 +13,7 @@ from fastmunit.cli.options import Device
 if TYPE_CHECKING:
     import torch
 
-    from fastmunit.cli.translator import Translator
+    from fastmunit.models.translator import Translator
 
 _IMAGES, _STYLES = 8, 8
 _MARKER = "demo.json"
@@ -47,8 +47,8 @@ def demo(
     started = time.monotonic()
     from fastmunit import data
     from fastmunit.cli.bar import Bar
-    from fastmunit.cli.translator import Translator
     from fastmunit.config import Config
+    from fastmunit.models.translator import Translator
     from fastmunit.training import resolve_device, train
     from fastmunit.training.device import has_fast_bfloat16
     from fastmunit.training.grids import save

@@ -83,9 +83,9 @@ def translate(
     from tqdm import tqdm
 
     from fastmunit import data
-    from fastmunit.cli.translator import Translator, value_mapping
     from fastmunit.errors import DataError, FastmunitError
     from fastmunit.models.checkpoint import load_generators
+    from fastmunit.models.translator import Translator, value_mapping
     from fastmunit.training import resolve_device
     from fastmunit.training.grids import grid, save
 

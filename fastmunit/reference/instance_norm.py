@@ -8,7 +8,7 @@ from torch import Tensor
 def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias over H and W of each sample and channel, biased variance.
 
-    Written as one training-mode batch norm over N·C channels, so that it reproduces the public MUNIT code to the last bit.
+    One training-mode batch norm over N·C channels, so that it reproduces the public MUNIT code to the last bit.
 
     Args:
         x: (N, C, H, W), more than one pixel, float16, bfloat16, float32 or float64.

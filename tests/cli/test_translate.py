@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastmunit.cli.translator import Translator, value_mapping
 from fastmunit.config import Config, GeneratorConfig
 from fastmunit.data import read_image
 from fastmunit.models.checkpoint import load_generators
+from fastmunit.models.translator import Translator, value_mapping
 from fastmunit.nn.generator import AdaINGen
 from tests.cli.conftest import Command
 

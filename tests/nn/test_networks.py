@@ -147,7 +147,7 @@ def test_unknown_names_are_errors(call, other) -> None:  # type: ignore[no-untyp
 
 
 def test_one_pixel_maps_are_an_error() -> None:
-    with pytest.raises(ValueError, match="larger images"):
+    with pytest.raises(ValueError, match="more than one pixel"):
         Conv2dBlock(3, 3, 1, 1, norm="in")(torch.rand(1, 3, 1, 1))
 
 
