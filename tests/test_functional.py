@@ -95,7 +95,7 @@ def test_unknown_implementation():
 def test_bad_maps(implementation):
     with pytest.raises(ValueError, match=r"x must be \(N, C, H, W\), not of shape \(2, 3\)"):
         instance_norm_stats(torch.zeros(2, 3), implementation=implementation)
-    with pytest.raises(TypeError, match=r"not torch\\.int64"):
+    with pytest.raises(TypeError, match=r"not torch\.int64"):
         instance_norm_stats(torch.zeros(1, 1, 2, 2, dtype=torch.int64), implementation=implementation)
     with pytest.raises(ValueError, match="at least one pixel"):
         instance_norm_stats(torch.zeros(1, 1, 0, 2), implementation=implementation)

@@ -21,8 +21,8 @@ def assert_as_exact_as(
     """Assert that a kernel's error is at most twice that of plain PyTorch in the same dtype, plus one rounding.
 
     Errors are the largest distances from the float64 result, relative to `scale`; the rounding is that of the result's
-    dtype. A float64 result has no more exact one to be held to: it may differ by 1e-11, far above rounding and far below
-    any mistake.
+    dtype. A float64 result has no more exact one to be held to: it may differ by 1e-11, far above rounding and far
+    below any mistake.
 
     Args:
         actual: The kernel's result.

@@ -1,4 +1,4 @@
-"""Triton kernels on the CPU. TRITON_INTERPRET is read when Triton is imported, so they are checked in a process apart."""
+"""Triton kernels on the CPU, in a process apart, because Triton reads TRITON_INTERPRET when it is imported."""
 
 import os
 import subprocess

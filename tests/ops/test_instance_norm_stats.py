@@ -217,7 +217,7 @@ def test_gradcheck(layout):
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "sliced"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_opcheck(dtype, layout, requires_grad):
     x = make_map((2, 3, 4, 5), dtype, layout)

@@ -51,7 +51,7 @@ def test_opcheck(dtype, layout, requires_grad):
 
 
 def test_gradcheck():
-    x = make_map((2, 3, 4, 5), torch.float64).requires_grad_()
+    x = make_map((1, 2, 2, 3), torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: functional.instance_norm_stats(x, 1e-3, "triton"), x)
 
 

@@ -1,0 +1,185 @@
+"""What is packaged: the lists of pyproject.toml beside what is there, wheels, and builds without compiler or CUDA."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")  # pytest brings it
+
+ROOT = Path(__file__).parents[2]
+IGNORED = shutil.ignore_patterns(
+    ".git", "build", "_C.*", "__pycache__", "*.egg-info", ".*cache", ".hypothesis", "runs", ".venv*"
+)
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def copy_of_checkout(folder):
+    return Path(shutil.copytree(ROOT, folder / "checkout", ignore=IGNORED))
+
+
+def test_all_packages_are_listed(project):
+    found = {"fastmunit.kernels"}
+    for path in (ROOT / "fastmunit").rglob("*.py"):
+        found.add(".".join(path.parent.relative_to(ROOT).parts))
+    found |= {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "fastmunit").rglob("*.yaml")}
+    assert set(project["tool"]["setuptools"]["packages"]) == found
+
+
+def test_kernels_are_importable_from_this_installation():
+    from importlib.util import find_spec
+
+    spec = find_spec("fastmunit.kernels")
+    if spec is None:
+        pytest.skip("fastmunit is not installed")
+    assert Path(spec.origin).name == "__init__.py"
+
+
+@pytest.fixture(scope="module")
+def build_backend():
+    for module in ("setuptools", "pybind11"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    if shutil.which("cmake") is None or shutil.which("ninja") is None:
+        pytest.skip("cmake or ninja is not installed")
+
+
+def build_wheel(checkout, target, **environment):
+    run = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", target, checkout],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return run, sorted(Path(target).glob("*.whl"))
+
+
+def names_in(wheel):
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("build_backend")
+def test_wheel_without_native_code(tmp_path):
+    checkout = copy_of_checkout(tmp_path)
+    run, wheels = build_wheel(checkout, tmp_path / "wheels", FASTMUNIT_BUILD="0")
+    assert run.returncode == 0, run.stderr
+    (wheel,) = wheels
+    assert wheel.name.endswith("-py3-none-any.whl")
+    names = names_in(wheel)
+    for path in (checkout / "fastmunit").rglob("*"):
+        if path.suffix in (".py", ".yaml", ".zip", ".typed"):
+            assert str(path.relative_to(checkout)) in names
+    for path in (checkout / "kernels").glob("*.py"):
+        assert f"fastmunit/kernels/{path.name}" in names
+    assert {name.split("/")[0] for name in names} == {"fastmunit", wheel.name.split("-py3")[0] + ".dist-info"}
+
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    code = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]  # of this environment
+import fastmunit.kernels
+from fastmunit import info
+print(fastmunit.kernels.__file__)
+print(info.report())
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert out.startswith(str(installed))
+    assert '"auto" on cpu      reference' in out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("build_backend")
+def test_wheel_with_native_code(tmp_path):
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("no C++ compiler")
+    checkout = copy_of_checkout(tmp_path)
+    run, wheels = build_wheel(checkout, tmp_path / "wheels", FASTMUNIT_CUDA="0")
+    assert run.returncode == 0, run.stderr
+    assert "warning:" not in run.stderr
+    (extension,) = (name for name in names_in(wheels[0]) if name.startswith("fastmunit/_C."))
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheels[0]).extractall(installed)
+    code = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+import fastmunit._C
+print(fastmunit._C.__file__, fastmunit._C.build_config()["cuda"])
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", code, installed], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert out.split() == [str(installed / extension), "None"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("build_backend")
+def test_second_build_compiles_nothing(tmp_path):
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("no C++ compiler")
+    checkout = copy_of_checkout(tmp_path)
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    environment = {**os.environ, "FASTMUNIT_CUDA": "0"}
+    outputs = [
+        subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert "Building CXX object" in outputs[0]
+    assert "Building CXX object" not in outputs[1]
+    assert "no work to do" in outputs[1]
+
+
+@pytest.mark.usefixtures("build_backend")
+def test_cuda_that_is_asked_for_and_absent_is_an_error(tmp_path):
+    code = """
+import os, pathlib, shutil, setuptools, runpy
+setuptools.setup = lambda **arguments: None
+shutil.which = lambda name, *args, **kwargs: None
+pathlib.Path.is_file = lambda self: False
+runpy.run_path("setup.py")["find_nvcc"]()
+"""
+    environment = {**os.environ, "FASTMUNIT_CUDA": "1", "FASTMUNIT_BUILD": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=copy_of_checkout(tmp_path),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "FASTMUNIT_CUDA=1, but no CUDA toolkit was found" in run.stderr
+
+
+def test_backend_asks_for_torch_only_where_there_is_none(tmp_path):
+    pytest.importorskip("setuptools", reason="setuptools is not installed")
+    code = """
+import sys, sysconfig, site
+sys.path.insert(0, "tools")
+import build_backend
+if sys.argv[1] == "absent":
+    build_backend.PathFinder = type("Finder", (), {"find_spec": staticmethod(lambda *args: None)})
+print(build_backend._torch_requirement())
+"""
+    for torch, expected in (("present", "[]"), ("absent", "['torch>=2.10']")):
+        run = subprocess.run([sys.executable, "-c", code, torch], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == expected
