@@ -98,6 +98,7 @@ def test_corrupt_file_is_named_without_a_worker_traceback(
     assert "Traceback" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch joins the dead worker
 def test_killed_worker_is_explained(make_config: Callable[..., Config], two_processors: None) -> None:
     stream = TrainingPairs(make_config(num_workers=1)).batches()
     next(stream)
