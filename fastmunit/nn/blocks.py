@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from collections.abc import Sequence
+from typing import get_args
+
 from torch import Tensor, nn
 
+from fastmunit.functional import PadMode
 from fastmunit.nn.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
+from fastmunit.nn.padded import Pad, PaddedMap, normalise, pad_map
 from fastmunit.nn.spectral_norm import SpectralNorm
-
-_PAD_MODES = {"reflect": "reflect", "replicate": "replicate", "zero": "constant"}
 
 
 def make_activation(name: str) -> nn.Module | None:
@@ -68,10 +70,9 @@ class Conv2dBlock(nn.Module):
         pad_type: str = "zero",
     ) -> None:
         super().__init__()
-        if pad_type not in _PAD_MODES:
+        if pad_type not in get_args(PadMode):
             raise ValueError(f"unknown pad_type {pad_type!r}: use reflect, replicate or zero.")
-        self.padding = padding
-        self.pad_mode = _PAD_MODES[pad_type]
+        self.pad = Pad(padding, pad_type)  # type: ignore[arg-type]
         self.norm: nn.Module | None
         match norm:
             case "bn":
@@ -91,16 +92,26 @@ class Conv2dBlock(nn.Module):
         self.conv: nn.Module = SpectralNorm(conv) if norm == "sn" else conv
 
     def forward(self, x: Tensor, adain: AdaINParameters | None = None) -> Tensor:
-        if self.padding:
-            x = F.pad(x, (self.padding,) * 4, mode=self.pad_mode)
-        x = self.conv(x)
-        if isinstance(self.norm, AdaptiveInstanceNorm2d):
-            if adain is None:
-                raise ValueError("this block normalises with AdaIN: pass its AdaIN parameters.")
-            x = self.norm(x, *adain.take(self.norm.num_features))
-        elif self.norm is not None:
-            x = self.norm(x)
-        return x if self.activation is None else self.activation(x)
+        return run_blocks([self], x, adain).interior
+
+    def run(
+        self, x: PaddedMap, adain: AdaINParameters | None, pad: Pad | None = None, residual: Tensor | None = None
+    ) -> PaddedMap:
+        """Run on a map that has this block's pad; add `residual`, and write the result with the pad of the next one."""
+        return self.finish(self.conv(x.padded), adain, pad, residual)
+
+    def finish(
+        self, x: Tensor, adain: AdaINParameters | None, pad: Pad | None = None, residual: Tensor | None = None
+    ) -> PaddedMap:
+        """What follows the convolution, whose result is x."""
+        return normalise(x, self.norm, self.activation, self._style(adain), residual, pad)
+
+    def _style(self, adain: AdaINParameters | None) -> tuple[Tensor, Tensor] | None:
+        if not isinstance(self.norm, AdaptiveInstanceNorm2d):
+            return None
+        if adain is None:
+            raise ValueError("this block normalises with AdaIN: pass its AdaIN parameters.")
+        return adain.take(self.norm.num_features)
 
 
 class LinearBlock(nn.Module):
@@ -142,12 +153,16 @@ class ResBlock(nn.Module):
                 Conv2dBlock(dim, dim, 3, 1, 1, norm=norm, activation="none", pad_type=pad_type),
             ]
         )
+        self.pad: Pad = self.model[0].pad
 
     def forward(self, x: Tensor, adain: AdaINParameters | None = None) -> Tensor:
-        y = x
-        for block in self.model:
-            y = block(y, adain)
-        return y + x
+        return run_blocks([self], x, adain).interior
+
+    def run(self, x: PaddedMap, adain: AdaINParameters | None, pad: Pad | None = None) -> PaddedMap:
+        """Run on a map that has this block's pad, and write the result with the pad of the next one."""
+        first, second = self.model
+        hidden = first.run(x, adain, second.pad)
+        return second.run(hidden, adain, pad, residual=x.interior)
 
 
 class ResBlocks(nn.Module):
@@ -160,6 +175,22 @@ class ResBlocks(nn.Module):
         self.model = nn.ModuleList([ResBlock(dim, norm, activation, pad_type) for _ in range(num_blocks)])
 
     def forward(self, x: Tensor, adain: AdaINParameters | None = None) -> Tensor:
-        for block in self.model:
-            x = block(x, adain)
-        return x
+        return run_blocks([*self.model], x, adain).interior
+
+
+def run_blocks(
+    blocks: Sequence[nn.Module], x: Tensor, adain: AdaINParameters | None = None, pad: Pad | None = None
+) -> PaddedMap:
+    """Run Conv2dBlocks and ResBlocks one after another; each writes its result with the pad that the next one reads.
+
+    Args:
+        blocks: the chain.
+        x: (N, C, H, W).
+        adain: AdaIN parameters for all the blocks.
+        pad: what follows the last block wants.
+    """
+    pads = [block.pad for block in blocks] + [pad]
+    current = pad_map(x, pads[0] or Pad())
+    for block, following in zip(blocks, pads[1:], strict=True):
+        current = block.run(current, adain, following)
+    return current

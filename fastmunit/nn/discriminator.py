@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastmunit.config import DiscriminatorConfig
-from fastmunit.nn.blocks import Conv2dBlock
+from fastmunit.nn.blocks import Conv2dBlock, run_blocks
 
 
 class MsImageDis(nn.Module):
@@ -27,7 +27,8 @@ class MsImageDis(nn.Module):
         for scale, net in enumerate(self.cnns):
             if scale:
                 images = self.downsample(images)
-            outputs.append(net(images))
+            *convolutions, projection = net
+            outputs.append(projection(run_blocks(convolutions, images).interior))
         return outputs
 
 

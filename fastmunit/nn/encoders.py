@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastmunit.nn.blocks import Conv2dBlock, ResBlocks
+from fastmunit.nn.blocks import Conv2dBlock, ResBlocks, run_blocks
 
 STYLE_DOWNSAMPLE = 4
 """Stride-2 convolutions of every style encoder; the public trainer fixes it."""
@@ -30,7 +30,8 @@ class ContentEncoder(nn.Module):
         self.output_dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+        *convolutions, residual_blocks = self.model
+        return run_blocks([*convolutions, *residual_blocks.model], x).interior
 
 
 class StyleEncoder(nn.Module):
@@ -57,4 +58,5 @@ class StyleEncoder(nn.Module):
         self.output_dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+        *convolutions, pool, projection = self.model
+        return projection(pool(run_blocks(convolutions, x).interior))

@@ -1,0 +1,123 @@
+"""Maps with the pad that the next convolution reads, and the one op between two convolutions that writes them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from fastmunit import functional
+from fastmunit.functional import Activation, PadMode, Statistics
+from fastmunit.nn.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
+
+class Pad(NamedTuple):
+    """What the next convolution wants around its input: pixels a side, and what they show."""
+
+    pixels: int = 0
+    mode: PadMode = "zero"
+
+
+class PaddedMap(NamedTuple):
+    """A map (N, C, H, W), and the same with a pad around it (N, C, H + 2 pad, W + 2 pad)."""
+
+    padded: Tensor
+    interior: Tensor
+
+
+class FusedForm(NamedTuple):
+    """A norm and an activation as arguments of `functional.fused_norm`."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    statistics: Statistics
+    eps: float
+    activation: Activation
+    negative_slope: float
+
+
+def fused_form(
+    norm: nn.Module | None, activation: nn.Module | None, style: tuple[Tensor, Tensor] | None = None
+) -> FusedForm | None:
+    """How `functional.fused_norm` does this norm and activation; None where it does not know one of them.
+
+    Args:
+        norm: None, InstanceNorm2d, AdaptiveInstanceNorm2d or LayerNorm.
+        activation: None, ReLU or LeakyReLU.
+        style: (weight, bias), (N, C) each, of an AdaptiveInstanceNorm2d.
+    """
+    name: Activation
+    slope = 0.0
+    match activation:
+        case None:
+            name = "none"
+        case nn.ReLU():
+            name = "relu"
+        case nn.LeakyReLU():
+            name, slope = "leaky_relu", activation.negative_slope
+        case _:
+            return None
+    match norm:
+        case None:
+            return FusedForm(None, None, "none", 0.0, name, slope)
+        case InstanceNorm2d():
+            return FusedForm(None, None, "instance", norm.eps, name, slope)
+        case AdaptiveInstanceNorm2d() if style is not None:
+            return FusedForm(*style, "instance", norm.eps, name, slope)
+        case LayerNorm():
+            return FusedForm(norm.gamma, norm.beta, "layer", norm.eps, name, slope)
+        case _:
+            return None
+
+
+def pad_map(x: Tensor, pad: Pad) -> PaddedMap:
+    """Pad a map (N, C, H, W)."""
+    if pad.pixels == 0:
+        return PaddedMap(x, x)
+    return PaddedMap(functional.bias_act_pad(x, pad=pad.pixels, pad_mode=pad.mode)[0], x)
+
+
+def normalise(
+    x: Tensor,
+    norm: nn.Module | None,
+    activation: nn.Module | None,
+    style: tuple[Tensor, Tensor] | None = None,
+    residual: Tensor | None = None,
+    pad: Pad | None = None,
+) -> PaddedMap:
+    """activation(norm(x)) + residual, padded: one op where `functional.fused_norm` knows both layers.
+
+    Args:
+        x: what the convolution gave, (N, C, H, W).
+        norm: a norm layer or None.
+        activation: an activation layer or None.
+        style: (weight, bias) of an AdaptiveInstanceNorm2d.
+        residual: (N, C, H, W), added last.
+        pad: what the next convolution wants; None for nothing.
+    """
+    pad = pad or Pad()
+    if residual is not None:
+        residual = residual.to(x.dtype)
+    elif norm is None and activation is None:
+        return pad_map(x, pad)
+    form = fused_form(norm, activation, style)
+    if form is not None:
+        padded = functional.fused_norm(
+            x,
+            form.weight,
+            form.bias,
+            statistics=form.statistics,
+            activation=form.activation,
+            negative_slope=form.negative_slope,
+            residual=residual,
+            pad=pad.pixels,
+            pad_mode=pad.mode,
+            eps=form.eps,
+        )
+        return PaddedMap(*padded)
+    if norm is not None:
+        x = norm(x, *(style or ()))
+    if activation is not None:
+        x = activation(x)
+    if residual is not None:
+        x = x + residual
+    return pad_map(x, pad)
