@@ -8,7 +8,7 @@ from torch import Tensor
 def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias over H and W of each sample and channel, biased variance.
 
-    Written as one training-mode batch norm over N·C channels, so that it reproduces the public MUNIT code to the last bit.
+    One training-mode batch norm over N·C channels, so that it reproduces the public MUNIT code to the last bit.
 
     Args:
         x: (N, C, H, W), more than one pixel, float16, bfloat16, float32 or float64.
@@ -24,6 +24,8 @@ def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None =
         return x.clone()
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     scale, shift = (None if p is None else p.to(wide).expand(n, c).reshape(-1) for p in (weight, bias))
-    flat = x.to(wide).reshape(1, n * c, h, w)
+    # Three dimensions, not four: with four, torch 2.14 gives wrong gradients where N is 1 and one of x and the gradient
+    # lies in NCHW and the other in channels_last.
+    flat = x.to(wide).reshape(1, n * c, h * w)
     y = F.batch_norm(flat, None, None, scale, shift, training=True, momentum=0.1, eps=eps)
     return y.view(n, c, h, w).to(x.dtype)
