@@ -23,9 +23,24 @@ from fastmunit import ops, reference
 from fastmunit.errors import ImplementationError
 from fastmunit.ops.availability import IMPLEMENTATIONS, automatic, unavailable
 
-__all__ = ["Implementation", "instance_norm", "instance_norm_stats", "layer_norm_munit", "use_implementation"]
+__all__ = [
+    "Activation",
+    "Implementation",
+    "PadMode",
+    "Statistics",
+    "adain",
+    "bias_act_pad",
+    "fused_norm",
+    "instance_norm",
+    "instance_norm_stats",
+    "layer_norm_munit",
+    "use_implementation",
+]
 
 Implementation = Literal["auto", "native", "triton", "reference"]
+Statistics = Literal["instance", "layer", "none"]
+Activation = Literal["none", "relu", "leaky_relu"]
+PadMode = Literal["reflect", "replicate", "zero"]
 
 _default: ContextVar[str] = ContextVar("fastmunit_implementation", default="auto")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -58,15 +73,15 @@ def _check_name(implementation: str) -> None:
         raise ValueError(f"implementation must be one of {names}, not {implementation!r}")
 
 
-def _choose(function: str, implementation: str, x: Tensor) -> str:
-    """The implementation that `function` runs on x: "native", "triton" or "reference"."""
+def _choose(function: str, implementation: str, x: Tensor, op: str | None = None) -> str:
+    """The implementation that `function`, by means of `op`, runs on x: "native", "triton" or "reference"."""
     _check_name(implementation)
     if implementation == "auto":
         implementation = _default.get()
     device_type = x.device.type
     if implementation == "auto":
-        return automatic(device_type)
-    reason = unavailable(implementation, device_type)
+        return automatic(device_type, op or function)
+    reason = unavailable(implementation, device_type, op or function)
     if reason is not None:
         raise ImplementationError(f"{function}: implementation {implementation!r} cannot run: {reason}")
     return implementation
@@ -113,63 +128,222 @@ def instance_norm_stats(x: Tensor, eps: float = 1e-5, implementation: Implementa
     return ops.instance_norm_stats(x, eps, chosen)
 
 
+def fused_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    statistics: Statistics,
+    activation: Activation = "none",
+    negative_slope: float = 0.2,
+    residual: Tensor | None = None,
+    pad: int = 0,
+    pad_mode: PadMode = "reflect",
+    eps: float = 1e-5,
+    phases: bool = False,
+    implementation: Implementation = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Normalisation, activation, residual and the next convolution's pad, written once.
+
+    y = activation((x - mean) * rstd * weight + bias) + residual, and the first result is y padded, where
+
+    - statistics "instance": mean and rstd = 1 / sqrt(E[(x - mean)²] + eps) of each (sample, channel) plane, biased
+      variance: instance norm (Ulyanov et al., 2016, https://arxiv.org/abs/1607.08022, equation 5), and AdaIN (Huang and
+      Belongie, 2017, https://arxiv.org/abs/1703.06868, equation 8) with weight and bias of each sample;
+    - statistics "layer": of each sample, rstd = 1 / (std + eps) with the unbiased standard deviation: the layer norm of
+      the public MUNIT code, not group norm with one group;
+    - statistics "none": mean = 0 and rstd = 1; with a bias alone it is bias + activation + pad.
+
+    The kernels compute in float32 (float64 for float64) and round once, read residuals and gradients in place with
+    their strides, give the same bits for the same input whatever the number of threads, and differentiate once: the
+    gradients of both results go into one backward op, which saves x, the statistics, weight and bias for itself. The
+    reference differentiates any number of times, and its second result is a tensor of its own.
+
+    Args:
+        x: (N, C, H, W) in float32, bfloat16, float16 or float64, N may be 0. NCHW and channels_last are read as they
+            lie and the results have the same layout; other strides are copied first. With phases, (N, 4 C, H/2, W/2).
+        weight: Absent, (C,) or (N, C), of any of these dtypes.
+        bias: Absent, (C,) or (N, C), of any of these dtypes.
+        statistics: What mean and rstd are taken over.
+        activation: "relu", "leaky_relu" or "none".
+        negative_slope: Of the leaky relu.
+        residual: Absent, or (N, C, H, W) of any strides in the dtype of x, added after the activation.
+        pad: Pixels added on each side, 0 to 3.
+        pad_mode: What they show: "reflect", "replicate" or "zero".
+        eps: Added to the variance (instance) or to the standard deviation (layer).
+        phases: x holds the four phases of the map, (C, 2, 2) along its channels as `torch.nn.functional.pixel_shuffle`
+            reads them; they are put in place while y is written.
+        implementation: See the module.
+
+    Returns:
+        padded (N, C, H + 2 pad, W + 2 pad), and interior (N, C, H, W), the view of it without the pad; the same tensor
+        twice where pad is 0. Both in the dtype of x.
+
+    Raises:
+        ValueError: A shape or an option is wrong, or a statistic would be that of a single value.
+        TypeError: x, or the residual, is of another dtype.
+        ImplementationError: The named implementation cannot run here.
+    """
+    return _fused_norm(
+        "fused_norm", x, weight, bias, statistics, activation, negative_slope, residual, pad, pad_mode, eps, phases,
+        implementation,
+    )  # fmt: skip
+
+
+def _fused_norm(
+    function: str,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Statistics,
+    activation: Activation,
+    negative_slope: float,
+    residual: Tensor | None,
+    pad: int,
+    pad_mode: PadMode,
+    eps: float,
+    phases: bool,
+    implementation: Implementation,
+) -> tuple[Tensor, Tensor]:
+    """`fused_norm`, called `function` in messages."""
+    _check_map(function, x)
+    for option, value, choices in (
+        ("statistics", statistics, ("instance", "layer", "none")),
+        ("activation", activation, ("none", "relu", "leaky_relu")),
+        ("pad_mode", pad_mode, ("reflect", "replicate", "zero")),
+        ("pad", pad, (0, 1, 2, 3)),
+    ):
+        if value not in choices:
+            raise ValueError(f"{function}: {option} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    n, c, h, w = x.shape
+    if phases:
+        if c % 4 != 0:
+            raise ValueError(
+                f"{function}: phases need a multiple of 4 channels, but the shape of x is {tuple(x.shape)}"
+            )
+        c, h, w = c // 4, 2 * h, 2 * w
+    if (statistics == "instance" and h * w == 1) or (statistics == "layer" and c * h * w == 1):
+        unit = "pixel" if statistics == "instance" else "value"
+        raise ValueError(
+            f"{function}: x is {tuple(x.shape)}, but statistics need more than one {unit}"
+        )
+    if pad_mode == "reflect" and not (pad == 0 or (pad < h and pad < w)):
+        raise ValueError(
+            f"{function}: reflect padding should be less than the height and width of the map, but pad is {pad} "
+            f"and the map is {h} x {w}"
+        )
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is None:
+            continue
+        if tuple(parameter.shape) not in ((c,), (n, c)):
+            raise ValueError(f"{function}: {name} must be ({c},) or ({n}, {c}), not {tuple(parameter.shape)}")
+        if parameter.dtype not in _DTYPES:
+            raise TypeError(f"{function}: {name} must be float32, bfloat16, float16 or float64, not {parameter.dtype}")
+    if residual is not None:
+        if tuple(residual.shape) != (n, c, h, w):
+            raise ValueError(f"{function}: residual must be {(n, c, h, w)}, not {tuple(residual.shape)}")
+        if residual.dtype != x.dtype:
+            raise TypeError(f"{function}: residual must be {x.dtype} as x is, not {residual.dtype}")
+    if _choose(function, implementation, x, "fused_norm") == "reference":
+        return reference.fused_norm(
+            x, weight, bias, statistics=statistics, activation=activation, negative_slope=negative_slope,
+            residual=residual, pad=pad, pad_mode=pad_mode, eps=eps, phases=phases,
+        )  # fmt: skip
+    return ops.fused_norm(x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, phases)
+
+
 def instance_norm(
     x: Tensor,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
+    *,
+    activation: Activation = "none",
+    negative_slope: float = 0.2,
+    residual: Tensor | None = None,
+    pad: int = 0,
+    pad_mode: PadMode = "reflect",
     eps: float = 1e-5,
+    phases: bool = False,
     implementation: Implementation = "auto",
-) -> Tensor:
-    """Instance norm, or AdaIN when weight and bias differ from sample to sample.
+) -> tuple[Tensor, Tensor]:
+    """`fused_norm` with the statistics of each (sample, channel) plane: instance norm.
 
-    y = (x - mean) * rstd * weight + bias with the statistics of `instance_norm_stats`. AdaIN (Huang and Belongie, 2017,
-    equation 8) passes the style's standard deviation as weight and its mean as bias.
-
-    Args:
-        x: (N, C, H, W) in float32, bfloat16, float16 or float64, more than one pixel.
-        weight: Absent, (C,) or (N, C).
-        bias: Absent, (C,) or (N, C).
-        eps: Added to the variance inside the square root.
-        implementation: See the module.
-
-    Returns:
-        (N, C, H, W) in the dtype of x.
-
-    Raises:
-        ValueError: x is not (N, C, H, W), has a single pixel, or weight or bias has another shape.
-        TypeError: x is of another dtype.
-        ImplementationError: The named implementation cannot run here.
+    y = (x - mean) / sqrt(var + eps) * weight + bias before activation, residual and pad. Arguments, results and errors
+    are those of `fused_norm`.
     """
-    _check_map("instance_norm", x)
-    n, c, h, w = x.shape
-    if h * w == 1:
-        raise ValueError(f"instance_norm: x is {tuple(x.shape)}, but statistics need more than one pixel")
-    for name, parameter in (("weight", weight), ("bias", bias)):
-        if parameter is not None and tuple(parameter.shape) not in ((c,), (n, c)):
-            raise ValueError(f"instance_norm: {name} must be ({c},) or ({n}, {c}), not {tuple(parameter.shape)}")
-    chosen = _choose("instance_norm", implementation, x)
-    if chosen == "reference":
-        return reference.instance_norm(x, weight, bias, eps)
-    mean, rstd = ops.instance_norm_stats(x, eps, chosen)
-    scale = rstd if weight is None else rstd * weight
-    y = (x - mean[:, :, None, None]) * scale[:, :, None, None]
-    if bias is not None:
-        y = y + bias.expand(n, c)[:, :, None, None]
-    return y.to(x.dtype)
+    return _fused_norm(
+        "instance_norm", x, weight, bias, "instance", activation, negative_slope, residual, pad, pad_mode, eps, phases,
+        implementation,
+    )  # fmt: skip
 
 
-def layer_norm_munit(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """MUNIT's layer norm: y = (x - mean) / (std + eps) * weight + bias, over all of a sample.
+def adain(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    activation: Activation = "none",
+    negative_slope: float = 0.2,
+    residual: Tensor | None = None,
+    pad: int = 0,
+    pad_mode: PadMode = "reflect",
+    eps: float = 1e-5,
+    phases: bool = False,
+    implementation: Implementation = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`fused_norm` as adaptive instance norm: weight (N, C) is the style's standard deviation, bias (N, C) its mean.
 
-    std is the unbiased one and eps is added to it, not to the variance.
-
-    Args:
-        x: (N, C, ...) in float32, bfloat16, float16 or float64, more than one value a sample.
-        weight: (C,).
-        bias: (C,).
-        eps: Added to the standard deviation.
-
-    Returns:
-        The shape and dtype of x.
+    y = (x - mean) / sqrt(var + eps) * weight + bias before activation, residual and pad (Huang and Belongie, 2017,
+    https://arxiv.org/abs/1703.06868, equation 8). Arguments, results and errors are those of `fused_norm`.
     """
-    return reference.layer_norm_munit(x, weight, bias, eps)
+    return _fused_norm(
+        "adain", x, weight, bias, "instance", activation, negative_slope, residual, pad, pad_mode, eps, phases,
+        implementation,
+    )  # fmt: skip
+
+
+def layer_norm_munit(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    activation: Activation = "none",
+    negative_slope: float = 0.2,
+    residual: Tensor | None = None,
+    pad: int = 0,
+    pad_mode: PadMode = "reflect",
+    eps: float = 1e-5,
+    phases: bool = False,
+    implementation: Implementation = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`fused_norm` with the layer norm of the public MUNIT code.
+
+    y = (x - mean) / (std + eps) * weight + bias before activation, residual and pad, with mean and the unbiased std of
+    each sample. Arguments, results and errors are those of `fused_norm`.
+    """
+    return _fused_norm(
+        "layer_norm_munit", x, weight, bias, "layer", activation, negative_slope, residual, pad, pad_mode, eps, phases,
+        implementation,
+    )  # fmt: skip
+
+
+def bias_act_pad(
+    x: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: Activation = "none",
+    negative_slope: float = 0.2,
+    residual: Tensor | None = None,
+    pad: int = 0,
+    pad_mode: PadMode = "reflect",
+    phases: bool = False,
+    implementation: Implementation = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`fused_norm` without statistics: y = activation(x + bias) + residual, padded.
+
+    The bias is that of the convolution before. Arguments, results and errors are those of `fused_norm`.
+    """
+    return _fused_norm(
+        "bias_act_pad", x, None, bias, "none", activation, negative_slope, residual, pad, pad_mode, 0.0, phases,
+        implementation,
+    )  # fmt: skip

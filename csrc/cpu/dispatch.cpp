@@ -1,4 +1,5 @@
 // Sends each CPU kernel to the one compiled for the instruction set in use. One line for each kernel, at the bottom.
+#include "fastmunit/fused_norm.h"
 #include "fastmunit/instance_norm_stats.h"
 #include "isa.h"
 
@@ -30,6 +31,8 @@
 
 namespace fastmunit::cpu {
 
+FASTMUNIT_DISPATCH(fused_norm, FusedNorm)
+FASTMUNIT_DISPATCH(fused_norm_backward, FusedNormBackward)
 FASTMUNIT_DISPATCH(instance_norm_stats, InstanceNormStats)
 FASTMUNIT_DISPATCH(instance_norm_stats_backward, InstanceNormStatsBackward)
 

@@ -126,19 +126,49 @@ inline void store(Storage* to, Vector<Compute<Storage>> value) {
   }
 }
 
+#if defined(__AVX512F__)
+template <class Storage>
+inline auto first_lanes(int count) {
+  using Mask = std::conditional_t<std::is_same_v<Storage, double>, __mmask8, __mmask16>;
+  return static_cast<Mask>((1u << count) - 1u);
+}
+#endif
+
 // Reads the first `count` values, zeros in the other lanes.
 template <class Storage>
 inline Vector<Compute<Storage>> load_first(const Storage* from, int count) {
+#if defined(__AVX512F__)
+  const auto mask = first_lanes<Storage>(count);
+  if constexpr (std::is_same_v<Storage, double>) {
+    return (Vector<double>)_mm512_maskz_loadu_pd(mask, from);
+  } else if constexpr (std::is_same_v<Storage, float>) {
+    return (Floats)_mm512_maskz_loadu_ps(mask, from);
+  } else {
+    return widen((HalfWords)_mm256_maskz_loadu_epi16(mask, from), Storage{});
+  }
+#else
   Storage buffer[lanes<Compute<Storage>>] = {};
   std::memcpy(buffer, from, count * sizeof(Storage));
   return load(buffer);
+#endif
 }
 
 template <class Storage>
 inline void store_first(Storage* to, Vector<Compute<Storage>> value, int count) {
+#if defined(__AVX512F__)
+  const auto mask = first_lanes<Storage>(count);
+  if constexpr (std::is_same_v<Storage, double>) {
+    _mm512_mask_storeu_pd(to, mask, (__m512d)value);
+  } else if constexpr (std::is_same_v<Storage, float>) {
+    _mm512_mask_storeu_ps(to, mask, (__m512)value);
+  } else {
+    _mm256_mask_storeu_epi16(to, mask, (__m256i)narrow(value, Storage{}));
+  }
+#else
   Storage buffer[lanes<Compute<Storage>>];
   store(buffer, value);
   std::memcpy(to, buffer, count * sizeof(Storage));
+#endif
 }
 
 // The first `count` lanes of value, zeros in the others.

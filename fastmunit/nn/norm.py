@@ -21,7 +21,7 @@ class InstanceNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.instance_norm(x, eps=self.eps)
+        return functional.instance_norm(x, eps=self.eps)[0]
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}"
@@ -47,7 +47,7 @@ class AdaptiveInstanceNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return functional.instance_norm(x, weight, bias, self.eps)
+        return functional.instance_norm(x, weight, bias, eps=self.eps)[0]
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}"
@@ -69,7 +69,8 @@ class LayerNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.layer_norm_munit(x, self.gamma, self.beta, self.eps)
+        maps = x if x.dim() == 4 else x.reshape(*x.shape[:2], -1, 1)
+        return functional.layer_norm_munit(maps, self.gamma, self.beta, eps=self.eps)[0].view_as(x)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}"

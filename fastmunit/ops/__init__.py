@@ -4,6 +4,7 @@ Importing this package registers the ops of the `torch.ops.fastmunit` namespace 
 was built. It compiles nothing and does not touch CUDA.
 """
 
+from fastmunit.ops.fused_norm import fused_norm
 from fastmunit.ops.instance_norm_stats import instance_norm_stats
 
-__all__ = ["instance_norm_stats"]
+__all__ = ["fused_norm", "instance_norm_stats"]

@@ -45,24 +45,26 @@ _REASONS = {
     ("triton", "cpu"): _TRITON_CPU,
     ("triton", "cuda"): _TRITON_CUDA,
 }
+# Functions that have no other kernel than the native one for the CPU.
+_CPU_ONLY = frozenset({"fused_norm"})
 # What "auto" tries in turn. Triton's interpreter is for tests, so the CPU leaves it out.
 _PREFERENCE = {"cpu": ("native",), "cuda": ("native", "triton")}
 
 
-def unavailable(implementation: str, device_type: str) -> str | None:
-    """The reason why `implementation` cannot run on tensors of `device_type`, or None where it can."""
+def unavailable(implementation: str, device_type: str, function: str = "instance_norm_stats") -> str | None:
+    """The reason why `implementation` of `function` cannot run on tensors of `device_type`, or None where it can."""
     if implementation == "reference":
         return None
     key = (implementation, device_type)
-    if key not in _REASONS:
+    if key not in _REASONS or (function in _CPU_ONLY and key != ("native", "cpu")):
         return f"there is no {implementation} kernel for device type {device_type!r}"
     return _REASONS[key]
 
 
-def automatic(device_type: str) -> str:
-    """The implementation that "auto" stands for on `device_type`: the first that can run, else "reference"."""
+def automatic(device_type: str, function: str = "instance_norm_stats") -> str:
+    """What "auto" stands for in `function` on `device_type`: the first implementation that can run, or "reference"."""
     if device_type in _PREFERENCE:
         for implementation in _PREFERENCE[device_type]:
-            if unavailable(implementation, device_type) is None:
+            if unavailable(implementation, device_type, function) is None:
                 return implementation
     return "reference"

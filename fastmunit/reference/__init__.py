@@ -4,8 +4,9 @@ It runs on any device, in any floating-point dtype up to float64, and differenti
 benchmarks hold the kernels to it, and it is what runs where no kernel can.
 """
 
+from fastmunit.reference.fused_norm import fused_norm
 from fastmunit.reference.instance_norm import instance_norm
 from fastmunit.reference.instance_norm_stats import instance_norm_stats
 from fastmunit.reference.layer_norm_munit import layer_norm_munit
 
-__all__ = ["instance_norm", "instance_norm_stats", "layer_norm_munit"]
+__all__ = ["fused_norm", "instance_norm", "instance_norm_stats", "layer_norm_munit"]

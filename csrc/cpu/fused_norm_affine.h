@@ -1,0 +1,99 @@
+// What forward and backward of the fused norm share: the affine map of each plane and the activation.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "fastmunit/fused_norm.h"
+#include "simd.h"
+
+namespace fastmunit::cpu {
+namespace {
+
+// Calls function with a value of the storage type that `dtype` names.
+template <class Function>
+void with_storage(DataType dtype, const Function& function) {
+  switch (dtype) {
+    case DataType::float32:
+      return function(float{});
+    case DataType::float64:
+      return function(double{});
+    case DataType::bfloat16:
+      return function(bfloat16{});
+    case DataType::float16:
+      return function(float16{});
+  }
+}
+
+// Calls function with the activation as a constant.
+template <class Function>
+void with_activation(Activation activation, const Function& function) {
+  switch (activation) {
+    case Activation::none:
+      return function(std::integral_constant<Activation, Activation::none>{});
+    case Activation::relu:
+      return function(std::integral_constant<Activation, Activation::relu>{});
+    case Activation::leaky_relu:
+      return function(std::integral_constant<Activation, Activation::leaky_relu>{});
+  }
+}
+
+inline double coefficient(const Coefficients& of, std::int64_t n, std::int64_t c, double absent) {
+  if (of.data == nullptr) return absent;
+  double value = 0.0;
+  with_storage(of.dtype, [&](auto type) {
+    using Storage = decltype(type);
+    const Storage* at = static_cast<const Storage*>(of.data) + n * of.sample_stride + c * of.channel_stride;
+    value = load_first(at, 1)[0];
+  });
+  return value;
+}
+
+// z = (x - center) * scale + shift. x - center is exact near the mean, and what the mean lost when it was rounded to center is
+// part of shift.
+template <class Lane>
+struct Affine {
+  Lane center, scale, shift;
+};
+
+template <class Lane>
+Affine<Lane> affine_of(double mean, double rstd, double weight, double bias) {
+  const Lane center = static_cast<Lane>(mean);
+  const double scale = rstd * weight;
+  return {center, static_cast<Lane>(scale), static_cast<Lane>(bias - (mean - static_cast<double>(center)) * scale)};
+}
+
+// That of channel c of sample n, from the statistics saved by the forward pass.
+template <class Lane, class Arguments>
+Affine<Lane> affine_of(const Arguments& a, std::int64_t n, std::int64_t c) {
+  const double weight = coefficient(a.weight, n, c, 1.0);
+  const double bias = coefficient(a.bias, n, c, 0.0);
+  if (a.statistics == Statistics::none) return affine_of<Lane>(0.0, 1.0, weight, bias);
+  const std::int64_t group = a.statistics == Statistics::instance ? n * a.channels + c : n;
+  return affine_of<Lane>(a.mean[group], a.rstd[group], weight, bias);
+}
+
+// NaN stays NaN.
+template <Activation activation, class V>
+inline V activate(V z, V slope) {
+  if constexpr (activation == Activation::relu) return z < V{} ? V{} : z;
+  if constexpr (activation == Activation::leaky_relu) return z > V{} ? z : z * slope;
+  return z;
+}
+
+// The gradient with respect to z; where z is NaN or 0, torch's convention.
+template <Activation activation, class V>
+inline V activation_gradient(V dy, V z, V slope) {
+  if constexpr (activation == Activation::relu) return z <= V{} ? V{} : dy;
+  if constexpr (activation == Activation::leaky_relu) return z > V{} ? dy : dy * slope;
+  return dy;
+}
+
+template <class Storage>
+const Storage* row_of(const StridedMap& map, std::int64_t n, std::int64_t c, std::int64_t y) {
+  if (map.data == nullptr) return nullptr;
+  return static_cast<const Storage*>(map.data) + n * map.sample_stride + c * map.channel_stride + y * map.row_stride;
+}
+
+}  // namespace
+}  // namespace fastmunit::cpu

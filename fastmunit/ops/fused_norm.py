@@ -1,0 +1,178 @@
+"""Contract of `fused_norm` and of its backward."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastmunit.ops import library
+from fastmunit.ops.layout import dense_format
+
+_OPTIONS = "str statistics, str activation, float negative_slope, int pad, str pad_mode, float eps, bool phases"
+_SCHEMA = (
+    f"(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, {_OPTIONS}) "
+    "-> (Tensor padded, Tensor mean, Tensor rstd)"
+)
+_BACKWARD_SCHEMA = (
+    "(Tensor? dpadded, Tensor? dinterior, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, "
+    f"bool residual, {_OPTIONS}) -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dresidual)"
+)
+
+
+def _result_shape(x: Tensor, phases: bool) -> tuple[int, int, int, int]:
+    """(N, C, H, W) of the result before the pad."""
+    n, c, h, w = x.shape
+    return (n, c // 4, 2 * h, 2 * w) if phases else (n, c, h, w)
+
+
+def _fake(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    statistics: str,
+    activation: str,
+    negative_slope: float,
+    pad: int,
+    pad_mode: str,
+    eps: float,
+    phases: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    n, c, h, w = _result_shape(x, phases)
+    padded = torch.empty(
+        (n, c, h + 2 * pad, w + 2 * pad), dtype=x.dtype, device=x.device, memory_format=dense_format(x)
+    )
+    group = {"instance": (n, c), "layer": (n,), "none": (0,)}[statistics]
+    mean, rstd = (x.new_empty(group, dtype=torch.float64) for _ in range(2))
+    return padded, mean, rstd
+
+
+def _backward_fake(
+    dpadded: Tensor | None,
+    dinterior: Tensor | None,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: bool,
+    statistics: str,
+    activation: str,
+    negative_slope: float,
+    pad: int,
+    pad_mode: str,
+    eps: float,
+    phases: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    memory_format = dense_format(x)
+    dx = torch.empty_like(x, memory_format=memory_format)
+    dweight, dbias = (
+        x.new_empty((0,), dtype=torch.float64) if parameter is None else parameter.new_empty(parameter.shape)
+        for parameter in (weight, bias)
+    )
+    if residual:
+        shape = _result_shape(x, phases)
+        dresidual = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+    else:
+        dresidual = x.new_empty((0,), dtype=torch.float64)
+    return dx, dweight, dbias, dresidual
+
+
+_OP = library.define("fused_norm", _SCHEMA, _fake)
+_BACKWARD_OP = library.define("fused_norm_backward", _BACKWARD_SCHEMA, _backward_fake)
+library.without_derivative("fused_norm_backward", _BACKWARD_OP)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], mean: Tensor, rstd: Tensor) -> None:
+    x, weight, bias, residual, *options = inputs
+    ctx.save_for_backward(x, mean, rstd, weight, bias)
+    # needs_input_grad is read here: a Function compiled by torch.compile knows it in forward alone.
+    ctx.residual = residual is not None and ctx.needs_input_grad[3]
+    ctx.options = options
+
+
+def _gradients(ctx: Any, dpadded: Tensor | None, dinterior: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, mean, rstd, weight, bias = ctx.saved_tensors
+    if dpadded is None and dinterior is None:
+        return (None,) * (4 + len(ctx.options))
+    dx, dweight, dbias, dresidual = _BACKWARD_OP(
+        dpadded, dinterior, x, mean, rstd, weight, bias, ctx.residual, *ctx.options
+    )
+    return (
+        dx,
+        None if weight is None else dweight,
+        None if bias is None else dbias,
+        dresidual if ctx.residual else None,
+        *(None,) * len(ctx.options),
+    )
+
+
+class _Padded(torch.autograd.Function):
+    """The derivative of the op, whose result is the padded map."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        with library.below_autograd():
+            padded, mean, rstd = _OP(*inputs)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(mean, rstd)
+        _save(ctx, inputs, mean, rstd)
+        return padded, mean, rstd
+
+    @staticmethod
+    def backward(ctx: Any, dpadded: Tensor | None, *statistics: None) -> tuple[Tensor | None, ...]:
+        return _gradients(ctx, dpadded, None)
+
+
+class _PaddedAndInterior(torch.autograd.Function):
+    """The padded map and its interior view, each with a gradient of its own, which backward reads as it comes."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        with library.below_autograd():
+            padded, mean, rstd = _OP(*inputs)
+        ctx.set_materialize_grads(False)
+        _save(ctx, inputs, mean, rstd)
+        return padded, _interior(padded, inputs[7])
+
+    @staticmethod
+    def backward(ctx: Any, dpadded: Tensor | None, dinterior: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _gradients(ctx, dpadded, dinterior)
+
+
+library.autograd("fused_norm", _Padded)
+
+
+def _interior(padded: Tensor, pad: int) -> Tensor:
+    return padded[:, :, pad:-pad, pad:-pad]
+
+
+def fused_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    statistics: str,
+    activation: str,
+    negative_slope: float,
+    pad: int,
+    pad_mode: str,
+    eps: float,
+    phases: bool,
+) -> tuple[Tensor, Tensor]:
+    """Normalisation, activation, residual and pad; see `fastmunit.functional.fused_norm`, which checks the arguments.
+
+    Returns:
+        padded, contiguous in the layout of x, and its interior view; without pad the same tensor twice.
+    """
+    inputs = (x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, phases)
+    differentiable = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (x, weight, bias, residual)
+    )
+    # A compiled graph takes the op and the view apart: it would fill the gradient of an interior that nothing uses with
+    # zeros, and it fuses the sum of the two gradients.
+    if pad == 0 or not differentiable or torch.compiler.is_compiling():
+        padded = _OP(*inputs)[0]
+        return padded, padded if pad == 0 else _interior(padded, pad)
+    padded, interior = _PaddedAndInterior.apply(*inputs)
+    return padded, interior

@@ -1,0 +1,70 @@
+"""Normalisation, activation, residual and pad in plain PyTorch."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastmunit.reference.instance_norm import instance_norm
+from fastmunit.reference.layer_norm_munit import layer_norm_munit
+
+_PAD_MODES = {"reflect": "reflect", "replicate": "replicate", "zero": "constant"}
+
+
+def fused_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    statistics: str,
+    activation: str = "none",
+    negative_slope: float = 0.2,
+    residual: Tensor | None = None,
+    pad: int = 0,
+    pad_mode: str = "reflect",
+    eps: float = 1e-5,
+    phases: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """pad(activation((x - mean) * rstd * weight + bias) + residual), op for op as the public MUNIT code writes it.
+
+    Args:
+        x: (N, C, H, W), or (N, 4 C, H/2, W/2) with phases; float16, bfloat16, float32 or float64.
+        weight: Absent, (C,) or (N, C).
+        bias: Absent, (C,) or (N, C).
+        statistics: "instance", "layer" (MUNIT's) or "none".
+        activation: "none", "relu" or "leaky_relu".
+        negative_slope: Of the leaky relu.
+        residual: (N, C, H, W) or absent.
+        pad: Pixels on each side.
+        pad_mode: "reflect", "replicate" or "zero".
+        eps: Added to the variance (instance) or to the standard deviation (layer).
+        phases: Whether x is to be pixel-shuffled first.
+
+    Returns:
+        The padded map, and the map before the pad, in the dtype of x. The second is a tensor of its own.
+    """
+    if phases:
+        x = F.pixel_shuffle(x, 2)
+    if statistics == "instance":
+        y = instance_norm(x, weight, bias, eps)
+    elif statistics == "layer":
+        y = layer_norm_munit(x, weight, bias, eps)
+    else:
+        y = _scale_and_shift(x, weight, bias)
+    if activation == "relu":
+        y = F.relu(y)
+    elif activation == "leaky_relu":
+        y = F.leaky_relu(y, negative_slope)
+    if residual is not None:
+        y = y + residual
+    return (F.pad(y, (pad,) * 4, mode=_PAD_MODES[pad_mode]) if pad else y), y
+
+
+def _scale_and_shift(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    if weight is None and bias is None:
+        return x
+    y = x if x.dtype == torch.float64 else x.float()
+    if weight is not None:
+        y = y * weight[..., None, None]
+    if bias is not None:
+        y = y + bias[..., None, None]
+    return y.to(x.dtype)
