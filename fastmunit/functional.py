@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastmunit import ops, reference
@@ -29,6 +30,7 @@ __all__ = [
     "PadMode",
     "Statistics",
     "adain",
+    "adain_residual_block",
     "bias_act_pad",
     "fused_norm",
     "instance_norm",
@@ -224,9 +226,7 @@ def _fused_norm(
         c, h, w = c // 4, 2 * h, 2 * w
     if (statistics == "instance" and h * w == 1) or (statistics == "layer" and c * h * w == 1):
         unit = "pixel" if statistics == "instance" else "value"
-        raise ValueError(
-            f"{function}: x is {tuple(x.shape)}, but statistics need more than one {unit}"
-        )
+        raise ValueError(f"{function}: x is {tuple(x.shape)}, but statistics need more than one {unit}")
     if pad_mode == "reflect" and not (pad == 0 or (pad < h and pad < w)):
         raise ValueError(
             f"{function}: reflect padding should be less than the height and width of the map, but pad is {pad} "
@@ -347,3 +347,59 @@ def bias_act_pad(
         "bias_act_pad", x, None, bias, "none", activation, negative_slope, residual, pad, pad_mode, 0.0, phases,
         implementation,
     )  # fmt: skip
+
+
+def adain_residual_block(
+    x: Tensor | tuple[Tensor, Tensor],
+    convolutions: tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]],
+    styles: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]],
+    *,
+    activation: Activation = "relu",
+    negative_slope: float = 0.2,
+    pad: int = 0,
+    pad_mode: PadMode = "reflect",
+    eps: float = 1e-5,
+    implementation: Implementation = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Residual block of MUNIT's decoder: x + AdaIN(conv(activation(AdaIN(conv(x))))).
+
+    Both convolutions are k x k with stride 1 and keep the size. Each is followed by one `fused_norm`, which writes the
+    pad that the next convolution reads; nothing else is written. Source: MUNIT paper, section 3.2 and appendix B.2.
+
+    Args:
+        x: (N, C, H, W), which is padded first; or the pair (padded, interior) that an op before wrote with k // 2 pixels.
+        convolutions: (weight (C, C, k, k) with odd k, bias (C,) or None) of the first and the second convolution.
+        styles: (weight (N, C), bias (N, C)) of the first and the second AdaIN.
+        activation: Of the first convolution; the second has none.
+        negative_slope: Of the leaky relu.
+        pad: Pixels around the result for what follows, 0 to 3.
+        pad_mode: What pads show, inside the block too.
+        eps: Added to the variances.
+        implementation: See the module.
+
+    Returns:
+        padded (N, C, H + 2 pad, W + 2 pad) and interior (N, C, H, W), as `fused_norm` returns them.
+
+    Raises:
+        ValueError: A shape or an option is wrong.
+        TypeError: A dtype is wrong.
+        ImplementationError: The named implementation cannot run here.
+    """
+    (weight, bias), second = convolutions
+    k = weight.shape[-1]
+    if k % 2 == 0 or weight.shape[-2] != k or second[0].shape[-2:] != weight.shape[-2:]:
+        raise ValueError(
+            "adain_residual_block: both convolutions must have the same odd square kernel, not "
+            f"{tuple(weight.shape)} and {tuple(second[0].shape)}"
+        )
+    if isinstance(x, Tensor):
+        x = bias_act_pad(x, pad=k // 2, pad_mode=pad_mode, implementation=implementation)
+    padded, interior = x
+    padded, _ = adain(
+        F.conv2d(padded, weight, bias), *styles[0], activation=activation, negative_slope=negative_slope,
+        pad=k // 2, pad_mode=pad_mode, eps=eps, implementation=implementation,
+    )  # fmt: skip
+    y = F.conv2d(padded, *second)
+    return adain(
+        y, *styles[1], residual=interior.to(y.dtype), pad=pad, pad_mode=pad_mode, eps=eps, implementation=implementation
+    )

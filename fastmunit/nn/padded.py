@@ -10,6 +10,7 @@ from fastmunit import functional
 from fastmunit.functional import Activation, PadMode, Statistics
 from fastmunit.nn.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
 
+
 class Pad(NamedTuple):
     """What the next convolution wants around its input: pixels a side, and what they show."""
 
