@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from fastmunit.errors import ConfigError
 from fastmunit.files import write_text
 
+STYLE_DOWNSAMPLE = 4
+"""Stride-2 convolutions of every style encoder; the public trainer fixes it."""
+
 Activation = Literal["relu", "lrelu", "prelu", "selu", "tanh", "none"]
 Padding = Literal["reflect", "replicate", "zero"]
 
@@ -102,8 +105,14 @@ class Config(_Section):
     data_folder_test_b: str | None = None
     data_list_test_b: str | None = None
 
-    seed: int = Field(0, ge=0, description="seed of weights, styles, order and augmentation")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, styles, order and augmentation")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of convolutions and matrix products")
+
+    @model_validator(mode="after")
+    def _perceptual_loss_needs_rgb(self) -> Config:
+        if self.vgg_w > 0 and (self.input_dim_a, self.input_dim_b) != (3, 3):
+            raise ValueError("vgg_w > 0 needs input_dim_a = input_dim_b = 3: VGG-16 takes RGB; set vgg_w to 0")
+        return self
 
     @model_validator(mode="after")
     def _one_resize_rule(self) -> Config:
@@ -142,7 +151,10 @@ class Config(_Section):
         path = Path(name_or_path)
         source = str(name_or_path)
         if path.is_file():
-            text = path.read_text(encoding="utf-8")
+            try:
+                text = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{source} cannot be read as a text file: {error}.") from error
         elif (name := source.removesuffix("_folder")) in cls.shipped():
             text = (resources.files("fastmunit") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
         else:

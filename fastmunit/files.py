@@ -42,6 +42,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         Path(partial).chmod(0o666 & ~_umask())
         os.replace(partial, target)  # noqa: PTH105 - tests stand in for it
         partial = None
+        _flush_folder(target.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FastmunitError(
@@ -93,11 +94,24 @@ def load_tensors(path: str | os.PathLike[str], map_location: str | torch.device 
             f"{source} is not a file of plain tensors (loading anything else would run its code): "
             f"give a file written by torch.save of a state dict. torch says: {str(error).splitlines()[0]}"
         ) from error
+    except PermissionError as error:
+        raise CheckpointError(f"{source} may not be read: give yourself permission to read it.") from error
     except Exception as error:  # arbitrary bytes make the unpickler fail in arbitrary ways
         raise CheckpointError(
             f"{source} ({source.stat().st_size} bytes) cannot be read; it is truncated or not a torch file: "
             f"use another snapshot. torch says: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable, in their order, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -51,6 +51,15 @@ def test_every_shipped_configuration_loads() -> None:
         assert Config.load(name).to_dict()["gen"]["style_dim"] == 8
 
 
+def test_list_recipe() -> None:
+    config = Config.load("demo_edges2handbags_list")
+    assert config.data_root is None
+    assert config.data_list_test_b == "./datasets/demo_edges2handbags/list_testB.txt"
+    with_folders = config.model_copy(update={key: None for key in type(config).model_fields if key.startswith("data_")})
+    folders = Config.load("demo_edges2handbags").model_copy(update={"data_root": None})
+    assert with_folders == folders
+
+
 def test_round_trip(tmp_path: Path) -> None:
     config = Config.load("demo", ["gen.dim=24", "lr=3e-4", "data_root=some/where", "lr_policy=constant"])
     assert (config.gen.dim, config.lr, config.data_root, config.lr_policy) == (24, 3e-4, "some/where", "constant")
@@ -85,6 +94,8 @@ def test_unit_keys_are_read() -> None:
         ({"batch_size": 0}, "batch_size = 0: input should be greater than 0"),
         ({"gen": {"pad_type": "mirror"}}, "gen.pad_type = 'mirror': input should be 'reflect', 'replicate' or 'zero'"),
         ({"gen": 3}, "gen = 3"),
+        ({"vgg_w": 1, "input_dim_a": 1}, "vgg_w > 0 needs input_dim_a = input_dim_b = 3"),
+        ({"seed": 10**20}, "seed = "),
         ({"new_size": 1, "new_size_a": 1}, "give either new_size or new_size_a and new_size_b"),
     ],
 )
@@ -112,6 +123,9 @@ def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("lr: [1")
     with pytest.raises(ConfigError, match="not valid YAML"):
         Config.load(tmp_path / "broken.yaml")
+    (tmp_path / "image.yaml").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(ConfigError, match="cannot be read as a text file"):
+        Config.load(tmp_path / "image.yaml")
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(ConfigError, match="top level"):
         Config.load(tmp_path / "list.yaml")

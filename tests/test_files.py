@@ -68,6 +68,17 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
         write_text(tmp_path / "file" / "x", "text")
 
 
+def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tensors({}, tmp_path / "x.pt")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("torch.load", refuse)
+    with pytest.raises(CheckpointError, match=r"x\.pt may not be read"):
+        load_tensors(tmp_path / "x.pt")
+
+
 def test_missing_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_tensors(tmp_path / "none.pt")

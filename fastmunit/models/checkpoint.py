@@ -20,7 +20,8 @@ OPTIMIZER_FILE = "optimizer.pt"
 ITERATIONS_KEY = "iterations"
 """Extra entry of our optimizer.pt: which snapshot it belongs to. The public trainer does not look at it."""
 
-_OLD_BUFFERS = re.compile(r"\.norm\.(running_mean|running_var|num_batches_tracked)$")
+# Statistics of instance norms, which use none: pytorch 0.3 wrote them in encoders, and decoders have dummies.
+_OLD_BUFFERS = re.compile(r"^(enc|enc_content|dec)\..*\.norm\.(running_mean|running_var|num_batches_tracked)$")
 
 
 def snapshot_path(folder: str | os.PathLike[str], kind: str, iterations: int) -> Path:
@@ -47,12 +48,16 @@ def latest(folder: str | os.PathLike[str]) -> int | None:
     counts = snapshots(folder)
     if not counts:
         return None
-    mark = load_tensors(Path(folder) / OPTIMIZER_FILE).get(ITERATIONS_KEY)
-    if mark is None:
+    path = Path(folder) / OPTIMIZER_FILE
+    content = load_tensors(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} is {_describe(content)}, not an optimizer.pt: give the run's optimizer.pt.")
+    mark = content.get(ITERATIONS_KEY)
+    if not isinstance(mark, int):
         return counts[-1]
     if mark not in counts:
         raise CheckpointError(
-            f"{Path(folder) / OPTIMIZER_FILE} belongs to iteration {mark}, but gen_{mark:08d}.pt or dis_{mark:08d}.pt "
+            f"{path} belongs to iteration {mark}, but gen_{mark:08d}.pt or dis_{mark:08d}.pt "
             "is missing: put them back, or remove optimizer.pt and train anew."
         )
     return int(mark)
@@ -96,6 +101,8 @@ def load_networks(path: str | os.PathLike[str], networks: Mapping[str, nn.Module
     if not isinstance(content, Mapping) or not {"a", "b"} <= set(content):
         raise CheckpointError(f"{path} is {_describe(content)}, not a {kind}_*.pt: give the {kind}_*.pt of the run.")
     for name, network in networks.items():
+        if not isinstance(content[name], Mapping):
+            raise CheckpointError(f"{path} has no weights under {name!r}: it is not a {kind}_*.pt of a trainer.")
         state = _tolerate_old_keys(content[name], network)
         try:
             network.load_state_dict(state)

@@ -99,30 +99,42 @@ class MUNIT(nn.Module):
         return {name: value for name, value in vars(self).items() if name.startswith("loss_")}
 
     def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Translate both ways with the fixed display styles; needs a batch of display_size. Returns (x_ab, x_ba)."""
+        """Translate both ways with the fixed display styles.
+
+        Args:
+            x_a: images of domain A, (display_size, input_dim_a, H, W).
+            x_b: images of domain B, (display_size, input_dim_b, H, W).
+
+        Returns:
+            x_ab (display_size, input_dim_b, H, W) and x_ba (display_size, input_dim_a, H, W).
+
+        Raises:
+            ValueError: a batch is not of display_size.
+        """
         if x_a.shape[0] != self.s_b.shape[0] or x_b.shape[0] != self.s_a.shape[0]:
             raise ValueError(
                 f"forward uses the {self.s_a.shape[0]} fixed display styles, one an image; got batches of "
                 f"{x_a.shape[0]} and {x_b.shape[0]}. Use encode and decode of gen_a and gen_b for other batches."
             )
-        was_training = self.training
-        self.eval()
-        with self._autocast():
+        with self._evaluating(), self._autocast():
             c_a, _ = self.gen_a.encode(x_a)
             c_b, _ = self.gen_b.encode(x_b)
             x_ba = self.gen_a.decode(c_b, self.s_a)
             x_ab = self.gen_b.decode(c_a, self.s_b)
-        self.train(was_training)
-        return x_ab, x_ba
+        return x_ab.to(x_a.dtype), x_ba.to(x_b.dtype)
 
     def update_learning_rate(self) -> None:
         """Step both schedulers; call it at the start of an iteration, as the public training script does."""
-        with warnings.catch_warnings():
-            # The public order is schedule first, optimizer second; torch warns about it once.
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
-            for scheduler in (self.dis_scheduler, self.gen_scheduler):
-                if scheduler is not None:
-                    scheduler.step()
+        for scheduler in (self.dis_scheduler, self.gen_scheduler):
+            if scheduler is None:
+                continue
+            if scheduler._step_count > 1:
+                scheduler.step()
+                continue
+            with warnings.catch_warnings():
+                # The public order is schedule first, optimizer second; torch warns about it at the first call.
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+                scheduler.step()
 
     def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
         """One step of both discriminators on freshly drawn styles.
@@ -206,18 +218,24 @@ class MUNIT(nn.Module):
     def sample(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:
         """Translate and reconstruct display images, one at a time, in eval mode.
 
-        Returns (x_a, x_a_recon, x_ab with fixed styles, x_ab with new styles, x_b, x_b_recon, x_ba fixed, x_ba new),
-        each (N, C, H, W). N may be at most display_size.
+        Args:
+            x_a: images of domain A, (N, input_dim_a, H, W), N at most display_size.
+            x_b: as many images of domain B.
+
+        Returns:
+            (x_a, x_a_recon, x_ab with fixed styles, x_ab with new styles, x_b, x_b_recon, x_ba fixed, x_ba new), each
+            (N, C, H, W).
+
+        Raises:
+            ValueError: the batches differ in size or are larger than display_size.
         """
-        if max(len(x_a), len(x_b)) > len(self.s_a):
-            raise ValueError(
-                f"sample has {len(self.s_a)} fixed styles (display_size); got {max(len(x_a), len(x_b))} images."
-            )
-        was_training = self.training
-        self.eval()
+        if len(x_a) != len(x_b):
+            raise ValueError(f"sample needs as many images of each domain; got {len(x_a)} and {len(x_b)}.")
+        if len(x_a) > len(self.s_a):
+            raise ValueError(f"sample has {len(self.s_a)} fixed styles (display_size); got {len(x_a)} images.")
         new_s_a, new_s_b = self._draw_styles(x_a, x_b)
         columns: list[tuple[Tensor, ...]] = []
-        with self._autocast():
+        with self._evaluating(), self._autocast():
             for i in range(len(x_a)):
                 one_a, one_b = x_a[i : i + 1], x_b[i : i + 1]
                 c_a, s_a_prime = self.gen_a.encode(one_a)
@@ -232,7 +250,6 @@ class MUNIT(nn.Module):
                         self.gen_a.decode(c_b, new_s_a[i : i + 1]),
                     )
                 )
-        self.train(was_training)
         outputs = [torch.cat(column).to(x_a.dtype) for column in zip(*columns, strict=True)]
         return (x_a, *outputs[:3], x_b, *outputs[3:])
 
@@ -286,6 +303,15 @@ class MUNIT(nn.Module):
         s_a = torch.randn(x_a.size(0), self.style_dim, 1, 1).to(self.s_a)
         s_b = torch.randn(x_b.size(0), self.style_dim, 1, 1).to(self.s_b)
         return s_a, s_b
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.config.precision == "float32":

@@ -26,6 +26,8 @@ def make_scheduler(
     if config.lr_policy != "step":
         return None
     if iterations and compat:
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", config.lr)
         return StepLR(optimizer, config.step_size, config.gamma, last_epoch=iterations)
     rates = [group["lr"] for group in optimizer.param_groups]
     scheduler = StepLR(optimizer, config.step_size, config.gamma)

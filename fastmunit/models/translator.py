@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmunit.config import GeneratorConfig
+from fastmunit.config import STYLE_DOWNSAMPLE, GeneratorConfig
 from fastmunit.errors import FastmunitError
-from fastmunit.nn.encoders import STYLE_DOWNSAMPLE
 from fastmunit.nn.generator import AdaINGen
 
 _PIXELS_PER_BATCH = 1 << 20

@@ -6,9 +6,6 @@ from torch import Tensor, nn
 
 from fastmunit.nn.blocks import Conv2dBlock, ResBlocks, run_blocks
 
-STYLE_DOWNSAMPLE = 4
-"""Stride-2 convolutions of every style encoder; the public trainer fixes it."""
-
 
 class ContentEncoder(nn.Module):
     """Image (N, C, H, W) to content code (N, dim * 2^n_downsample, H / 2^n_downsample, W / 2^n_downsample).

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastmunit.config import GeneratorConfig
+from fastmunit.config import STYLE_DOWNSAMPLE, GeneratorConfig
 from fastmunit.nn.blocks import AdaINParameters, LinearBlock
 from fastmunit.nn.decoder import Decoder
-from fastmunit.nn.encoders import STYLE_DOWNSAMPLE, ContentEncoder, StyleEncoder
+from fastmunit.nn.encoders import ContentEncoder, StyleEncoder
 from fastmunit.nn.norm import AdaptiveInstanceNorm2d
 
 

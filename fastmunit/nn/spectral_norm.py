@@ -38,17 +38,18 @@ class SpectralNorm(nn.Module):
         self.module = module
 
     def compute_weight(self) -> Tensor:
-        """Run one power iteration (updates weight_u and weight_v in place) and return weight_bar / sigma."""
+        """Run one power iteration (updates weight_u and weight_v in place); return weight_bar / sigma, of its shape."""
         weight_u: Tensor = self.module.get_parameter("weight_u")
         weight_v: Tensor = self.module.get_parameter("weight_v")
         weight_bar = self.module.get_parameter("weight_bar")
         matrix = weight_bar.flatten(1)
-        with torch.no_grad():
-            weight_v.copy_(_l2_normalise(matrix.t() @ weight_u))
-            weight_u.copy_(_l2_normalise(matrix @ weight_v))
-        # Clones: the next forward overwrites u and v before this one's backward may have read them.
-        sigma = weight_u.clone() @ (matrix @ weight_v.clone())
-        return weight_bar / sigma
+        with torch.autocast(weight_bar.device.type, enabled=False):  # u and v are kept, so they stay float32
+            with torch.no_grad():
+                weight_v.copy_(_l2_normalise(matrix.t() @ weight_u))
+                weight_u.copy_(_l2_normalise(matrix @ weight_v))
+            # Clones: the next forward overwrites u and v before this one's backward may have read them.
+            sigma = weight_u.clone() @ (matrix @ weight_v.clone())
+            return weight_bar / sigma
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.compute_weight()

@@ -177,6 +177,33 @@ def test_truncated_checkpoint(run: tuple[MUNIT, Path], hyperparameters: dict[str
         checkpoint.load_generators(path, Config.from_dict(hyperparameters))
 
 
+@pytest.mark.parametrize("content", [{"a": 1, "b": 2}, [1, 2], torch.zeros(2)])
+def test_other_contents_are_refused(run: tuple[MUNIT, Path], hyperparameters: dict[str, Any], content: Any) -> None:
+    _, folder = run
+    torch.save(content, folder / "gen_00000002.pt")
+    with pytest.raises(CheckpointError, match=r"gen_00000002\.pt .*gen_"):
+        checkpoint.load_generators(folder / "gen_00000002.pt", Config.from_dict(hyperparameters))
+    torch.save(content, folder / "optimizer.pt")
+    if isinstance(content, dict):
+        assert checkpoint.latest(folder) == 2, "no mark: the newest pair"
+    else:
+        with pytest.raises(CheckpointError, match="not an optimizer"):
+            checkpoint.latest(folder)
+
+
+def test_statistics_of_batch_norm_are_not_made_up(hyperparameters: dict[str, Any], tmp_path: Path) -> None:
+    hyperparameters["dis"]["norm"] = "bn"
+    trainer = MUNIT(hyperparameters)
+    trainer.save(tmp_path, 0)
+    dis = torch.load(tmp_path / "dis_00000001.pt", weights_only=True)
+    for state in dis.values():
+        for key in [key for key in state if "running" in key]:
+            del state[key]
+    torch.save(dis, tmp_path / "dis_00000001.pt")
+    with pytest.raises(CheckpointError, match=r"running_mean is missing"):
+        trainer.resume(tmp_path)
+
+
 def test_pickled_code_is_refused(tmp_path: Path) -> None:
     class Surprise:
         def __reduce__(self) -> tuple[Any, ...]:

@@ -109,6 +109,8 @@ def test_eval_outputs(golden: dict[str, Any], implementation: functional.Impleme
 def test_reference_path_steps(golden: dict[str, Any]) -> None:
     """Losses, gradients, final weights and optimizer groups, with no element left out but the cancelled biases."""
     trainer = build(golden)
+    initial = {name: getattr(trainer, name).state_dict() for name in NETWORKS}
+    initial = {name: {key: value.clone() for key, value in state.items()} for name, state in initial.items()}
     with functional.use_implementation("reference"):
         for index, recorded in enumerate(golden["steps"]):
             norms = step(trainer, golden, index)
@@ -118,7 +120,8 @@ def test_reference_path_steps(golden: dict[str, Any]) -> None:
     for network in NETWORKS:
         for name, value in getattr(trainer, network).state_dict().items():
             if not fed_to_a_norm(name):
-                assert summary_error(value, golden["final"][network][name]) <= WEIGHTS, f"{network}.{name}"
+                error = final_error(value, golden["final"][network][name], initial[network][name])
+                assert error <= WEIGHTS, f"{network}.{name}"
     for optimizer in ("gen_opt", "dis_opt"):
         state = getattr(trainer, optimizer).state_dict()
         assert len(state["state"]) == golden["final"][optimizer]["n_state"]
@@ -126,11 +129,16 @@ def test_reference_path_steps(golden: dict[str, Any]) -> None:
             assert {key: ours[key] for key in theirs} == theirs
 
 
-def summary_error(value: Tensor, recorded: Tensor) -> float:
+def final_error(value: Tensor, recorded: Tensor, initial: Tensor) -> float:
+    """Distance from the recorded weights, relative to their largest; of large tensors the recording has only the sum.
+
+    Sums are compared as sums of what the steps changed, relative to the sum of its magnitudes.
+    """
     if recorded.shape == value.shape:
         return float((value - recorded).abs().max() / recorded.abs().max().clamp_min(1e-12))
-    summary = torch.stack([value.double().sum(), value.double().abs().sum()])
-    return float((summary - recorded).abs().max() / recorded[1])
+    change = value.double() - initial.double()
+    recorded_change = recorded[0] - initial.double().sum()
+    return float((change.sum() - recorded_change).abs() / change.abs().sum())
 
 
 @pytest.mark.filterwarnings("ignore:Seems like `optimizer.step:UserWarning")
@@ -143,7 +151,7 @@ def test_auto_path_steps(golden: dict[str, Any]) -> None:
     of the weights' comparison (less than 5 % of all).
 
     L1 and ReLU have kinks: one element that rounding puts on the other side moves a gradient norm by up to 5e-4, in the
-    recording too. So the norms are held to the float64 ones, within 2e-5 or the recording's own distance from them.
+    recording too. So the norms are held to the float64 ones, within 2e-5 or twice the recording's distance from them.
     """
     reference, auto = build(golden), build(golden)
     for index, recorded in enumerate(golden["steps"]):
@@ -161,9 +169,9 @@ def test_auto_path_steps(golden: dict[str, Any]) -> None:
         norms = step(auto, golden, index)
         assert_losses_match(auto, recorded)
         public = recorded_norms(recorded)
-        public_error = max(abs(value / exact_norms[name] - 1) for name, value in public.items())
-        for name in public:
-            assert norms[name] == pytest.approx(exact_norms[name], rel=max(RELATIVE, public_error)), name
+        for name, value in public.items():
+            public_error = abs(value / exact_norms[name] - 1)
+            assert norms[name] == pytest.approx(exact_norms[name], rel=max(RELATIVE, 2 * public_error)), name
 
         compared = total = 0
         for network in NETWORKS:

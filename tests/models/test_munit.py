@@ -51,8 +51,10 @@ def test_script_for_the_public_trainer_runs(hyperparameters: dict[str, Any], ima
     assert x_ab.shape == images[0].shape and x_ba.shape == images[1].shape
 
 
-def test_losses_are_the_published_formula(hyperparameters: dict[str, Any], images: Pair) -> None:
+@pytest.mark.parametrize("gan_type", ["lsgan", "nsgan"])
+def test_losses_are_the_published_formula(hyperparameters: dict[str, Any], images: Pair, gan_type: str) -> None:
     """Every term recomputed in float64 from encode and decode with the same draws."""
+    hyperparameters["dis"]["gan_type"] = gan_type
     hyperparameters.update(recon_x_w=7, recon_s_w=2, recon_c_w=3, recon_x_cyc_w=5, gan_w=1.5)
     trainer = MUNIT(hyperparameters).double()
     x_a, x_b = (x.double() for x in images)
@@ -79,6 +81,9 @@ def test_losses_are_the_published_formula(hyperparameters: dict[str, Any], image
         "adv_a": sum(F.mse_loss(out, torch.ones_like(out)) for out in before.dis_a(x_ba)),
         "adv_b": sum(F.mse_loss(out, torch.ones_like(out)) for out in before.dis_b(x_ab)),
     }
+    if gan_type == "nsgan":
+        for name, net, fake in (("adv_a", before.dis_a, x_ba), ("adv_b", before.dis_b, x_ab)):
+            expected[name] = -torch.stack([out.sigmoid().log().mean() for out in net(fake)]).sum()
     weights = {"recon_x": 7, "recon_s": 2, "recon_c": 3, "cycrecon_x": 5, "adv": 1.5}
     total = 0.0
     for name, value in expected.items():
@@ -196,6 +201,12 @@ def test_sample_and_forward_keep_the_mode_and_name_wrong_batches(hyperparameters
         trainer.sample(many, many)
     with pytest.raises(ValueError, match="display styles"):
         trainer(many, many)
+    with pytest.raises(ValueError, match="as many images of each domain; got 1 and 2"):
+        trainer.sample(images[0][:1], images[1])
+    broken = images[0][:, :2]
+    with pytest.raises(RuntimeError):
+        trainer.sample(broken, images[1])
+    assert not trainer.training
 
 
 def test_display_styles_follow_the_device_but_not_the_checkpoint(hyperparameters: dict[str, Any]) -> None:
@@ -260,6 +271,7 @@ def test_bfloat16_stays_close_to_float32(hyperparameters: dict[str, Any], images
         iterate(trainer, images)
         assert all(p.dtype == torch.float32 for p in trainer.parameters())
         assert trainer.sample(*images)[2].dtype == torch.float32
+        assert trainer(*images)[0].dtype == torch.float32
         losses.append({name: float(value) for name, value in trainer.losses().items()})
     for name, value in losses[0].items():
         assert losses[1][name] == pytest.approx(value, rel=0.05, abs=1e-6), name

@@ -50,6 +50,13 @@ def test_compat_drifts_by_one_iteration_a_resume(hyperparameters: dict[str, Any]
     assert rates(trainer, 6) == pytest.approx(expected(4, 9)), "iteration 3 has the rate of iteration 4"
 
 
+def test_compat_resumes_a_run_that_had_no_schedule(hyperparameters: dict[str, Any], tmp_path: Path) -> None:
+    MUNIT({**hyperparameters, "lr_policy": "constant"}).save(tmp_path, 0)
+    trainer = MUNIT(hyperparameters, compat=True)
+    assert trainer.resume(tmp_path) == 1
+    assert rates(trainer, 1) == pytest.approx([1e-4])
+
+
 @pytest.mark.parametrize("policy", ["constant", None])
 def test_constant_policy(hyperparameters: dict[str, Any], policy: str | None) -> None:
     hyperparameters["lr_policy"] = policy

@@ -102,6 +102,14 @@ def test_spectral_norm(kind: str) -> None:
     torch.testing.assert_close(wrapped.compute_weight(), weight / sigma, rtol=1e-4, atol=1e-5)
 
 
+def test_spectral_norm_iterates_in_float32_under_autocast() -> None:
+    wrapped = SpectralNorm(nn.Linear(32, 16))
+    with torch.autocast("cpu", torch.bfloat16):
+        wrapped(torch.randn(2, 32))
+    u = wrapped.module.get_parameter("weight_u").detach()
+    assert float(u.double().norm()) == pytest.approx(1, abs=1e-6)
+
+
 def test_spectral_norm_survives_two_forwards_before_backward() -> None:
     wrapped = SpectralNorm(nn.Linear(5, 4)).double()
     x = torch.randn(3, 5, dtype=torch.float64)
