@@ -14,11 +14,6 @@ def widen(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def l1(input: Tensor, target: Tensor) -> Tensor:
-    """Mean of |input - target| over all elements; both of one shape, both receive gradients."""
-    return (widen(input) - widen(target)).abs().mean()
-
-
 def discriminator_loss(fake: Sequence[Tensor], real: Sequence[Tensor], gan_type: str) -> Tensor:
     """Loss of a discriminator from its outputs (one map a scale), summed over scales, without a factor 1/2.
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from fastmunit import functional
 from fastmunit.config import Config, unknown_keys
 from fastmunit.errors import CheckpointError
 from fastmunit.models import checkpoint
-from fastmunit.models.losses import discriminator_loss, generator_loss, l1
+from fastmunit.models.losses import discriminator_loss, generator_loss
 from fastmunit.models.perceptual import PerceptualLoss
 from fastmunit.models.schedule import make_scheduler
 from fastmunit.nn.discriminator import MsImageDis
@@ -193,25 +194,36 @@ class MUNIT(nn.Module):
                 fake_a = self.dis_a(x_ba)
                 fake_b = self.dis_b(x_ab)
 
-        terms: dict[str, tuple[float, Loss]] = {
-            "loss_gen_recon_x_a": (weight("recon_x_w"), l1(x_a_recon, x_a)),
-            "loss_gen_recon_x_b": (weight("recon_x_w"), l1(x_b_recon, x_b)),
-            "loss_gen_recon_s_a": (weight("recon_s_w"), l1(s_a_recon, s_a)),
-            "loss_gen_recon_s_b": (weight("recon_s_w"), l1(s_b_recon, s_b)),
-            "loss_gen_recon_c_a": (weight("recon_c_w"), l1(c_a_recon, c_a)),
-            "loss_gen_recon_c_b": (weight("recon_c_w"), l1(c_b_recon, c_b)),
-            "loss_gen_cycrecon_x_a": (weight("recon_x_cyc_w"), 0 if x_aba is None else l1(x_aba, x_a)),
-            "loss_gen_cycrecon_x_b": (weight("recon_x_cyc_w"), 0 if x_bab is None else l1(x_bab, x_b)),
-            "loss_gen_adv_a": (weight("gan_w"), generator_loss(fake_a, self.dis_a.gan_type)),
-            "loss_gen_adv_b": (weight("gan_w"), generator_loss(fake_b, self.dis_b.gan_type)),
-            "loss_gen_vgg_a": (weight("vgg_w"), self._perceptual(x_ba, x_b) if weight("vgg_w") > 0 else 0),
-            "loss_gen_vgg_b": (weight("vgg_w"), self._perceptual(x_ab, x_a) if weight("vgg_w") > 0 else 0),
+        pairs = {
+            "recon_x_a": (x_a_recon, x_a, "recon_x_w"),
+            "recon_x_b": (x_b_recon, x_b, "recon_x_w"),
+            "recon_s_a": (s_a_recon, s_a, "recon_s_w"),
+            "recon_s_b": (s_b_recon, s_b, "recon_s_w"),
+            "recon_c_a": (c_a_recon, c_a, "recon_c_w"),
+            "recon_c_b": (c_b_recon, c_b, "recon_c_w"),
         }
-        total = torch.stack([factor * value for factor, value in terms.values() if isinstance(value, Tensor)]).sum()
+        if x_aba is not None and x_bab is not None:
+            pairs["cycrecon_x_a"] = (x_aba, x_a, "recon_x_cyc_w")
+            pairs["cycrecon_x_b"] = (x_bab, x_b, "recon_x_cyc_w")
+        inputs, targets, keys = zip(*pairs.values(), strict=True)
+        values, total = functional.weighted_l1(inputs, targets, [weight(key) for key in keys])
+        losses: dict[str, Loss] = {"cycrecon_x_a": 0, "cycrecon_x_b": 0, "vgg_a": 0, "vgg_b": 0}
+        losses.update(zip(pairs, values.detach().unbind(), strict=True))
+
+        others = {
+            "adv_a": (weight("gan_w"), generator_loss(fake_a, self.dis_a.gan_type)),
+            "adv_b": (weight("gan_w"), generator_loss(fake_b, self.dis_b.gan_type)),
+        }
+        if weight("vgg_w") > 0:
+            others["vgg_a"] = (weight("vgg_w"), self._perceptual(x_ba, x_b))
+            others["vgg_b"] = (weight("vgg_w"), self._perceptual(x_ab, x_a))
+        for name, (factor, value) in others.items():
+            total = total + factor * value
+            losses[name] = value.detach()
         total.backward()
         self.gen_opt.step()
-        for name, (_, value) in terms.items():
-            setattr(self, name, value.detach() if isinstance(value, Tensor) else value)
+        for name, loss in losses.items():
+            setattr(self, f"loss_gen_{name}", loss)
         self.loss_gen_total = total.detach()
 
     @torch.no_grad()

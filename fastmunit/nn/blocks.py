@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import cast, get_args
 
 from torch import Tensor, nn
 
@@ -153,14 +153,14 @@ class ResBlock(nn.Module):
                 Conv2dBlock(dim, dim, 3, 1, 1, norm=norm, activation="none", pad_type=pad_type),
             ]
         )
-        self.pad: Pad = self.model[0].pad
+        self.pad = cast(Conv2dBlock, self.model[0]).pad
 
     def forward(self, x: Tensor, adain: AdaINParameters | None = None) -> Tensor:
         return run_blocks([self], x, adain).interior
 
     def run(self, x: PaddedMap, adain: AdaINParameters | None, pad: Pad | None = None) -> PaddedMap:
         """Run on a map that has this block's pad, and write the result with the pad of the next one."""
-        first, second = self.model
+        first, second = (cast(Conv2dBlock, layer) for layer in self.model)
         hidden = first.run(x, adain, second.pad)
         return second.run(hidden, adain, pad, residual=x.interior)
 
@@ -189,8 +189,9 @@ def run_blocks(
         adain: AdaIN parameters for all the blocks.
         pad: what follows the last block wants.
     """
-    pads = [block.pad for block in blocks] + [pad]
-    current = pad_map(x, pads[0] or Pad())
-    for block, following in zip(blocks, pads[1:], strict=True):
+    chain = [cast("Conv2dBlock | ResBlock", block) for block in blocks]
+    pads = [block.pad for block in chain] + [pad or Pad()]
+    current = pad_map(x, pads[0])
+    for block, following in zip(chain, pads[1:], strict=True):
         current = block.run(current, adain, following)
     return current

@@ -27,7 +27,7 @@ class MsImageDis(nn.Module):
         for scale, net in enumerate(self.cnns):
             if scale:
                 images = self.downsample(images)
-            *convolutions, projection = net
+            *convolutions, projection = net.children()
             outputs.append(projection(run_blocks(convolutions, images).interior))
         return outputs
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from fastmunit.nn.blocks import Conv2dBlock, ResBlocks, run_blocks
@@ -27,8 +29,8 @@ class ContentEncoder(nn.Module):
         self.output_dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        *convolutions, residual_blocks = self.model
-        return run_blocks([*convolutions, *residual_blocks.model], x).interior
+        *convolutions, residual_blocks = self.model.children()
+        return run_blocks([*convolutions, *cast(ResBlocks, residual_blocks).model], x).interior
 
 
 class StyleEncoder(nn.Module):
@@ -55,5 +57,5 @@ class StyleEncoder(nn.Module):
         self.output_dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        *convolutions, pool, projection = self.model
+        *convolutions, pool, projection = self.model.children()
         return projection(pool(run_blocks(convolutions, x).interior))
