@@ -23,12 +23,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "tools"))
 
-
-def find_compiler() -> str | None:
-    """The C++ compiler's path, or None where there is none."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    return next((path for path in map(shutil.which, names) if path), None)
+from native_compiler import compiles, find_compiler  # noqa: E402 - pip looks for modules in no folder of its own accord
 
 
 def find_torch() -> Path:
@@ -101,10 +98,11 @@ class CMakeBuild(build_ext):
 
 def extensions() -> list[Extension]:
     """The native extension, or none where it is not wanted or there is no compiler; the reference path runs then."""
-    if os.environ.get("FASTMUNIT_BUILD") != "0" and find_compiler():
+    if compiles():
         return [Extension("fastmunit._C", sources=[])]
-    for stale in (ROOT / "fastmunit").glob("_C.*"):  # of an earlier editable install
-        stale.unlink()
+    if {"editable_wheel", "develop", "--inplace"} & set(sys.argv):
+        for stale in (ROOT / "fastmunit").glob("_C.*"):  # of an earlier install of this kind
+            stale.unlink()
     return []
 
 

@@ -31,7 +31,7 @@ def _build_lines() -> list[str]:
 
 
 def _implementation_lines() -> list[str]:
-    from fastmunit.ops.availability import IMPLEMENTATIONS, automatic, unavailable
+    from fastmunit.ops.availability import IMPLEMENTATIONS, automatic, extension, unavailable
 
     lines = []
     for device_type in ("cpu", "cuda"):
@@ -39,7 +39,8 @@ def _implementation_lines() -> list[str]:
         lines.append(f'"auto" on {device_type:<9}{chosen}')
         for implementation in IMPLEMENTATIONS:
             reason = unavailable(implementation, device_type)
-            if implementation != "reference" and reason is not None:
+            told = implementation == "native" and extension is None  # by the line of the native extension
+            if implementation != "reference" and reason is not None and not told:
                 lines.append(f"  not {implementation}: {reason}")
     return lines
 

@@ -2,7 +2,7 @@
 
 pip builds in an isolated environment, which hides the installed torch. Its interpreter still knows the site-packages
 of the environment around it, so this backend looks there, and asks for torch as a build requirement only where there
-is none.
+is none and native code is to be compiled against it.
 """
 
 import site
@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from importlib.machinery import PathFinder
 
+from native_compiler import compiles
 from setuptools import build_meta
 from setuptools.build_meta import (  # noqa: F401 - hooks of PEP 517 and PEP 660 taken over unchanged
     build_sdist,
@@ -38,16 +39,16 @@ def _show_host_torch() -> bool:
 
 
 def _torch_requirement() -> list[str]:
-    return [] if _show_host_torch() else ["torch>=2.10"]
+    return ["torch>=2.10"] if compiles() and not _show_host_torch() else []
 
 
 def get_requires_for_build_wheel(config_settings=None):
-    """Name setuptools' own requirements, and torch where the environment has none."""
+    """Name setuptools' own requirements, and torch where it is needed and the environment has none."""
     return [*build_meta.get_requires_for_build_wheel(config_settings), *_torch_requirement()]
 
 
 def get_requires_for_build_editable(config_settings=None):
-    """Name setuptools' own requirements, and torch where the environment has none."""
+    """Name setuptools' own requirements, and torch where it is needed and the environment has none."""
     return [*build_meta.get_requires_for_build_editable(config_settings), *_torch_requirement()]
 
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 from scipy import ndimage
-from skimage import color, feature, measure, morphology
+from skimage import color, feature, measure
 
 SIZE = 64
 # White frame around the photo in source pixels: fruits touch the photo's frame, and an outline has to close.
@@ -195,7 +195,10 @@ def inner_lines(image: Image.Image, shape: np.ndarray) -> np.ndarray:
     inside = ndimage.distance_transform_edt(shape) > 4.5 * OVERSAMPLING
     # Thresholds that keep stems, calyxes and highlights and leave out the skin's texture.
     lines = feature.canny(lightness, sigma=1.6 * OVERSAMPLING, low_threshold=0.04, high_threshold=0.09, mask=inside)
-    return morphology.remove_small_objects(lines, max_size=10 * OVERSAMPLING, connectivity=2)
+    labels = measure.label(lines, connectivity=2)
+    long = np.bincount(labels.ravel()) > 10 * OVERSAMPLING
+    long[0] = False
+    return long[labels]
 
 
 def draw_edges(image: Image.Image) -> Image.Image:

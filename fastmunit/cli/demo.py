@@ -1,6 +1,5 @@
 """`fastmunit demo`."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,9 +60,7 @@ def demo(
     config.data_root, config.seed = str(root), seed
     config.precision = "bfloat16" if has_fast_bfloat16(place) else "float32"
 
-    budget = 60 * minutes
-    reserve = min(8.0, 0.2 * budget)
-    limit = max(0.0, budget - reserve - (time.monotonic() - started))
+    limit = _training_seconds(minutes, time.monotonic() - started)
     typer.echo(f"Training on {place} in {config.precision} for {duration(limit)}; watch {output / 'report.html'}.")
     result = train(
         config, output, device=device, time_limit=limit, keep=1, allow_in_output=_OWN, progress=Bar(timed=True)
@@ -87,6 +84,12 @@ def demo(
         f"{result.iterations_per_second:.2f} iterations/s."
     )
     typer.echo(f"Look at {output / 'samples.png'} and {output / 'report.html'}.")
+
+
+def _training_seconds(minutes: float, spent: float) -> float:
+    """Seconds for the training: what is left of the whole after `spent`, less a reserve for the samples and report."""
+    budget = 60 * minutes
+    return max(0.0, budget - min(8.0, 0.2 * budget) - spent)
 
 
 def _samples(translator: "Translator", root: Path, seed: int) -> "torch.Tensor":
@@ -118,14 +121,14 @@ def _make_way(output: Path, minutes: float, seed: int) -> None:
 
     from fastmunit.files import write_text
     from fastmunit.training import RunFolder
+    from fastmunit.training.run_folder import remove
 
     folder = RunFolder(output)
     if (output / _MARKER).is_file():
         with folder.lock():
-            for path in (folder.checkpoints, folder.images, folder.logs):
-                shutil.rmtree(path, ignore_errors=True)
-            for path in (folder.config, folder.report, output / "samples.png"):
-                path.unlink(missing_ok=True)
+            earlier = (folder.checkpoints, folder.images, folder.logs, folder.config, folder.report)
+            for path in (*earlier, output / "samples.png"):
+                remove(path)
     else:
         folder.require_unused()
     write_text(output / _MARKER, json.dumps({"made_by": "fastmunit demo", "minutes": minutes, "seed": seed}) + "\n")

@@ -1,6 +1,8 @@
 """`fastmunit translate`."""
 
+from collections import Counter
 from enum import Enum
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -83,6 +85,7 @@ def translate(
     from tqdm import tqdm
 
     from fastmunit import data
+    from fastmunit.data.images import check_bands, read_header
     from fastmunit.errors import DataError, FastmunitError
     from fastmunit.models.checkpoint import load_generators
     from fastmunit.models.translator import Translator, value_mapping
@@ -100,10 +103,17 @@ def translate(
         raise DataError(f"input {input} does not exist: check the path.")
     images = data.list_images(input) if input.is_dir() else [input]
     references = list(reference or ())
-    for path in (*images, *references):
-        _check_header(path)
-    names = _output_names(images, input)
-    _refuse_overwriting([*images, *references], input, output)
+    for path in images:
+        check_bands(path, read_header(path), source_channels)
+    for path in references:
+        check_bands(path, read_header(path), target_channels)
+    kind, count = ("reference", len(references)) if references else ("style", styles or 10)
+    suffix = ".png" if target_channels <= 4 else ".tif"
+    targets = [
+        [output / f"{name}_{kind}{k:02d}{suffix}" for k in range(count)] for name in _output_names(images, input)
+    ]
+    sheet = output / "sheet.png"
+    _refuse_overwriting([*images, *references], input, output, [*chain.from_iterable(targets), sheet])
 
     generators = load_generators(weights, settings, place)
     source, target = generators if forward else generators[::-1]
@@ -111,31 +121,26 @@ def translate(
     mapping = value_mapping(stretch)
     random = torch.Generator().manual_seed(seed)
     reference_images = [_resized(data.read_image(path, target_channels), size) for path in references]
-    kind = "reference" if references else "style"
     codes = None
     if references:
         codes = torch.cat([translator.style_of(image) for image in reference_images])
     elif same_styles:
-        codes = translator.random_styles(styles or 10, random)
+        codes = translator.random_styles(count, random)
 
-    suffix = ".png" if target_channels <= 4 else ".tif"
     rows: list[list[Tensor]] = []
     if reference_images:
         cells = [_cell(image) for image in reference_images[:_SHEET_COLUMNS]]
         rows.append([torch.ones_like(cells[0]), *cells])
-    count = 0
-    for path, name in zip(tqdm(images, unit="image", disable=None), names, strict=True):
+    for path, written in zip(tqdm(images, unit="image", disable=None), targets, strict=True):
         image = _resized(data.read_image(path, source_channels), size)
-        chosen = codes if codes is not None else translator.random_styles(styles or 10, random)
+        chosen = codes if codes is not None else translator.random_styles(count, random)
         outputs = [mapping(result) for result in translator.translate(image, chosen, batch_size)]
-        for k, result in enumerate(outputs):
-            data.save_image(result, output / f"{name}_{kind}{k:02d}{suffix}")
-        count += len(outputs)
+        for result, path in zip(outputs, written, strict=True):
+            data.save_image(result, path)
         if len(rows) < _SHEET_ROWS:
             rows.append([_cell(x) for x in (image, *outputs[:_SHEET_COLUMNS])])
-    sheet = output / "sheet.png"
     save(grid(rows), sheet)
-    typer.echo(f"Wrote {count:,} images into {output}, side by side in {sheet}.")
+    typer.echo(f"Wrote {len(images) * count:,} images into {output}, side by side in {sheet}.")
     _hint_at_size(settings, images[0], size)
 
 
@@ -143,16 +148,15 @@ def _model_files(checkpoint: Path, config: str | None) -> tuple[Path, "Config"]:
     """The gen_*.pt and its configuration."""
     from fastmunit.config import Config
     from fastmunit.errors import CheckpointError
-    from fastmunit.models.checkpoint import snapshot_path
     from fastmunit.training import RunFolder, snapshot
 
     weights = checkpoint
     if checkpoint.is_dir():
         folder = RunFolder(checkpoint.parent if checkpoint.name == "checkpoints" else checkpoint)
-        newest = snapshot.latest(folder)
+        newest = snapshot.generators(folder)
         if newest is None:
             raise CheckpointError(f"{checkpoint} holds no snapshot: give a run folder or a gen_*.pt.")
-        weights = snapshot_path(folder.checkpoints, "gen", newest)
+        weights = newest
     elif not checkpoint.exists():
         raise CheckpointError(f"checkpoint {checkpoint} does not exist: check the path.")
     if config is not None:
@@ -166,21 +170,6 @@ def _model_files(checkpoint: Path, config: str | None) -> tuple[Path, "Config"]:
     )
 
 
-def _check_header(path: Path) -> None:
-    """Find files that are no images before any work is done."""
-    from PIL import Image
-
-    from fastmunit.errors import DataError
-
-    try:
-        with Image.open(path):
-            pass
-    except FileNotFoundError as error:
-        raise DataError(f"image {path} does not exist: check the path.") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path} cannot be read ({error}): replace or remove it. Nothing was written.") from error
-
-
 def _output_names(images: list[Path], input: Path) -> list[str]:
     """Names without suffix, with subfolders; the suffix is kept in where two images differ in nothing else."""
     relative = [path.relative_to(input) if input.is_dir() else Path(path.name) for path in images]
@@ -191,15 +180,19 @@ def _output_names(images: list[Path], input: Path) -> list[str]:
     ]
 
 
-def _refuse_overwriting(images: list[Path], input: Path, output: Path) -> None:
+def _refuse_overwriting(images: list[Path], input: Path, output: Path, targets: list[Path]) -> None:
     from fastmunit.errors import FastmunitError
 
     place = output.resolve()
     inputs = {path.resolve() for path in images}
     if input.is_dir() and (place == input.resolve() or input.resolve() in place.parents):
         raise FastmunitError(f"output {output} lies in the input folder {input}: choose a folder outside it.")
-    if place / "sheet.png" in inputs:
-        raise FastmunitError(f"{place / 'sheet.png'} is an input and would be overwritten: choose another --output.")
+    for path in targets:
+        if path.resolve() in inputs:
+            raise FastmunitError(f"{path} is an input and would be overwritten: choose another --output.")
+    path, times = Counter(targets).most_common(1)[0]
+    if times > 1:
+        raise FastmunitError(f"{times} images would be written to {path}: rename some inputs so that names differ.")
 
 
 def _resized(image: "Tensor", size: int | None) -> "Tensor":

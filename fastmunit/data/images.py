@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, ImageSequence, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps, ImageSequence, PngImagePlugin, TiffImagePlugin
 from torch import Tensor
+from torchvision.io import ImageReadMode
+from torchvision.io import decode_image as decode_bytes
 
 from fastmunit.errors import DataError
 from fastmunit.files import atomic_write
@@ -36,6 +39,7 @@ _DECODE_ERRORS = (
 _INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
 _BYTE, _WORD = 255.0, 65535.0
+_LUMA = (0.299, 0.587, 0.114)
 
 
 class ImageHeader(NamedTuple):
@@ -54,8 +58,8 @@ def decode_image(path: str | os.PathLike[str], channels: int) -> Tensor:
       grey is repeated, palettes are resolved and transparent parts are laid on white.
     - other numbers of channels: the file must have that many bands: RGBA or CMYK for 4, grey with alpha for 2, or a
       TIFF of several pages whose bands are put one after another (5 grey pages for 5 channels).
-    - 16-bit grey is scaled by 65535, 8-bit by 255; float TIFFs must lie in [0, 1]. Pillow reduces 16-bit colour to
-      8 bits.
+    - 16-bit grey and 16-bit PNGs are scaled by 65535, 8-bit by 255; float TIFFs must lie in [0, 1]. Pillow reduces
+      16-bit colour TIFFs, and 16-bit colour PNGs with one transparent colour, to 8 bits.
 
     Returns:
         (C, H, W): uint8 for 8-bit files, else float32 in [0, 1].
@@ -69,6 +73,8 @@ def decode_image(path: str | os.PathLike[str], channels: int) -> Tensor:
             if len({page.shape[1:] for page in pages}) > 1:
                 raise DataError(f"{path}: the pages of this TIFF differ in size; save them with one size.")
             planes = _joined(pages)
+        elif _is_deep_colour_png(image):
+            planes = _deep_colours(path, channels)
         else:
             upright = ImageOps.exif_transpose(image)
             planes = _bands(_converted(upright, channels), path)
@@ -159,16 +165,43 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
         file.write(encoded.getbuffer())
 
 
+class _IgnoredWarnings:
+    """Ignores warnings while any thread is inside; the first to enter and the last to leave change the filters.
+
+    `warnings.catch_warnings` alone puts the wrong filters back when threads overlap.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._caught.__exit__(None, None, None)
+
+
+_warnings_ignored = _IgnoredWarnings()
+
+
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """The open file; whatever goes wrong with it inside the block becomes a DataError."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large images and odd metadata; large ones are welcome, unreadable ones raise.
-            warnings.simplefilter("ignore")
-            # From a name, Pillow 13 maps uncompressed TIFFs into memory and scrambles those with an orientation.
-            with Path(path).open("rb") as file, Image.open(file) as image:
-                yield image
+        # Pillow warns of large images and odd metadata; large ones are welcome, unreadable ones raise. From a name,
+        # Pillow 13 maps uncompressed TIFFs into memory and scrambles those with an orientation.
+        with _warnings_ignored, Path(path).open("rb") as file, Image.open(file) as image:
+            yield image
     except DataError:
         raise
     except FileNotFoundError as error:
@@ -189,8 +222,15 @@ def _pages(image: Image.Image) -> int:
     return int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
 
 
+def _stored_mode(image: Image.Image) -> str:
+    """What a PNG's bands are in the file, depth included; empty for other formats and decoded images."""
+    return str(image.tile[0][3]) if isinstance(image, PngImagePlugin.PngImageFile) and image.tile else ""
+
+
 def _colour_mode(image: Image.Image) -> str:
     """The mode that holds an image's colours: palettes become RGB or RGBA."""
+    if _stored_mode(image) == "LA;16B":  # which Pillow would open as RGBA
+        return "LA"
     if image.mode in ("P", "PA"):
         return "RGBA" if image.has_transparency_data else "RGB"
     return image.mode
@@ -227,6 +267,29 @@ def _bands(image: Image.Image, path: str | os.PathLike[str]) -> Tensor:
         return torch.from_numpy(pixels[None])
     planes = torch.from_numpy(pixels)
     return planes[None] if planes.ndim == 2 else planes.permute(2, 0, 1)
+
+
+def _is_deep_colour_png(image: Image.Image) -> bool:
+    """Whether Pillow would cut 16-bit bands of a PNG (LA, RGB, RGBA) to 8 bits."""
+    return _stored_mode(image) in ("LA;16B", "RGB;16B", "RGBA;16B") and "transparency" not in image.info
+
+
+def _deep_colours(path: str | os.PathLike[str], channels: int) -> Tensor:
+    """Bands of a PNG that `_is_deep_colour_png`, (C, H, W) float32 in [0, 1], converted as `_converted` does."""
+    encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
+    try:
+        pixels = decode_bytes(encoded, ImageReadMode.UNCHANGED, apply_exif_orientation=True)
+    except RuntimeError as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    planes = pixels.to(torch.float32) / _WORD
+    if channels not in (1, 3):
+        return planes
+    if planes.shape[0] in (2, 4):
+        colours, alpha = planes[:-1], planes[-1:]
+        planes = colours * alpha + (1 - alpha)
+    if channels == 1 and planes.shape[0] == 3:
+        planes = (planes * torch.tensor(_LUMA).view(3, 1, 1)).sum(dim=0, keepdim=True)
+    return planes.expand(channels, -1, -1)
 
 
 def _joined(pages: list[Tensor]) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -42,8 +43,13 @@ class Translator:
 
     @torch.inference_mode()
     def style_of(self, image: Tensor) -> Tensor:
-        """Style code (1, style_dim, 1, 1) of an image (C, H, W) of the target domain."""
-        return self._target.enc_style(self._padded(image))
+        """Style code (1, style_dim, 1, 1) of an image (C, H, W) of the target domain.
+
+        Raises:
+            FastmunitError: there is not enough memory.
+        """
+        with _memory_errors(image):
+            return self._target.enc_style(self._padded(image))
 
     @torch.inference_mode()
     def translate(self, image: Tensor, styles: Tensor, batch_size: int | None = None) -> Tensor:
@@ -61,19 +67,15 @@ class Translator:
             FastmunitError: there is not enough memory.
         """
         height, width = image.shape[1:]
-        padded = self._padded(image)
-        batch = batch_size or max(1, _PIXELS_PER_BATCH // (padded.shape[-1] * padded.shape[-2]))
-        try:
+        with _memory_errors(image):
+            padded = self._padded(image)
+            batch = batch_size or max(1, _PIXELS_PER_BATCH // (padded.shape[-1] * padded.shape[-2]))
             content = self._source.enc_content(padded)
             outputs = [
                 self._target.decode(content.expand(len(part), -1, -1, -1), part).float().cpu()
                 for part in styles.split(batch)
             ]
-        except torch.OutOfMemoryError as error:
-            raise FastmunitError(
-                f"not enough memory for an image of {height}x{width}: lower --batch-size, or resize with --size."
-            ) from error
-        return torch.cat(outputs)[..., :height, :width]
+            return torch.cat(outputs)[..., :height, :width]
 
     def _padded(self, image: Tensor) -> Tensor:
         x = image[None].to(self._device)
@@ -96,6 +98,20 @@ def value_mapping(stretch: bool) -> Callable[[Tensor], Tensor]:
         return (image - low) / (high - low).clamp_min(1e-5) * 2 - 1
 
     return stretched if stretch else lambda image: image
+
+
+@contextmanager
+def _memory_errors(image: Tensor) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        # The CPU's allocator has no exception of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        height, width = image.shape[1:]
+        raise FastmunitError(
+            f"not enough memory for an image of {height}x{width}: lower --batch-size, or resize with --size."
+        ) from error
 
 
 def _extend(x: Tensor, axis: int, amount: int) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastmunit.errors import FastmunitError
 from fastmunit.files import write_text
+from fastmunit.training.run_folder import remove
 
 _LEADING = ("iteration", "seconds", "lr")
 
@@ -67,6 +68,9 @@ class LossHistory:
     Args:
         path: the CSV file.
         resume_at: iterations of the snapshot that the run continues from; 0 starts a new file.
+
+    Raises:
+        FastmunitError: the file of the run that continues is damaged, or cannot be read or removed.
     """
 
     def __init__(self, path: Path, resume_at: int = 0) -> None:
@@ -76,7 +80,7 @@ class LossHistory:
         if resume_at and path.is_file():
             self._keep_until(resume_at)
         else:
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def append(self, iteration: int, seconds: float, lr: float, losses: Mapping[str, float]) -> None:
         """Add one row.
@@ -100,10 +104,19 @@ class LossHistory:
         self.curves.add(iteration, losses)
 
     def _keep_until(self, iteration: int) -> None:
-        rows = [row for row in self._read() if int(row["iteration"]) <= iteration]
-        for row in rows:
-            values = {name: float(row[name]) for name in row if name not in _LEADING and row[name] != ""}
-            self.curves.add(int(row["iteration"]), values)
+        rows = []
+        for row in self._read():
+            try:
+                number = int(row["iteration"])
+                values = {name: float(row[name]) for name in row if name not in _LEADING and row[name] != ""}
+            except ValueError as error:
+                raise FastmunitError(
+                    f"{self.path}: the row {','.join(row.values())!r} is not of numbers ({error}): correct or remove "
+                    "the row, or move the file away to begin a new one."
+                ) from error
+            if number <= iteration:
+                rows.append(row)
+                self.curves.add(number, values)
         self._columns = list(rows[0]) if rows else []
         self._rewrite(rows)
 
@@ -112,7 +125,12 @@ class LossHistory:
         self._rewrite(self._read())
 
     def _read(self) -> list[dict[str, str]]:
-        text = self.path.read_text(encoding="utf-8")
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FastmunitError(
+                f"{self.path} cannot be read ({error}): mend it, or move it away to begin a new one."
+            ) from error
         whole = text[: text.rfind("\n") + 1]
         reader = csv.DictReader(io.StringIO(whole))
         names = reader.fieldnames or []
@@ -123,7 +141,7 @@ class LossHistory:
             body = "".join(_row([row.get(name, "") for name in self._columns]) for row in rows)
             write_text(self.path, _row(self._columns) + body)
         else:
-            self.path.unlink(missing_ok=True)
+            remove(self.path)
 
 
 def _row(values: list[str]) -> str:

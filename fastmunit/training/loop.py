@@ -17,11 +17,11 @@ from fastmunit import data
 from fastmunit.config import Config
 from fastmunit.errors import DataError, FastmunitError, TrainingError
 from fastmunit.models.munit import MUNIT
-from fastmunit.training import snapshot
+from fastmunit.training import snapshot, state
 from fastmunit.training.device import resolve_device
 from fastmunit.training.progress import Progress, Status
 from fastmunit.training.reporter import Reporter
-from fastmunit.training.run_folder import RunFolder
+from fastmunit.training.run_folder import RunFolder, with_absolute_paths
 from fastmunit.training.stop_signal import StopSignal
 
 _SPEED_WINDOW = 50
@@ -133,8 +133,12 @@ class _Session:
         self.session_start = time.monotonic()
 
     def prepare(self, previous: Config, resume_at: int | None) -> None:
-        """Load the data and, last, the snapshot: its random streams must meet the first iteration untouched."""
+        """Load the data and the snapshot, whose random streams nothing may use before the first iteration.
+
+        Files of the run are changed only when all that has succeeded.
+        """
         self.pairs = data.TrainingPairs(self.config)
+        self.images = state.fingerprint(self.pairs.datasets)
         displays = {}
         for part, datasets in (
             ("train", data.training_datasets(self.config)),
@@ -144,34 +148,33 @@ class _Session:
             displays[part] = (x_a, x_b)
         if resume_at is not None:
             snapshot.require_same_networks(self.config, previous)
-            changes = snapshot.differences(self.config, previous)
+            changes = snapshot.differences(with_absolute_paths(self.config), with_absolute_paths(previous))
             if changes:
                 exact = "" if not any(c.alters_training for c in changes) else " (so not bit for bit the earlier run)"
                 self.progress.message(f"Resuming with a changed configuration{exact}: {'; '.join(map(str, changes))}.")
-        self.reporter = Reporter(self.folder, self.config, displays, self._facts(), resume_at or 0)
-        if resume_at is not None:
-            done, seconds, notes = snapshot.resume(self.trainer, self.folder, self.config, previous)
+            done, seconds, notes = snapshot.resume(self.trainer, self.folder, self.config, previous, self.images)
             self.iterations = self.first = self.saved_at = done
             self.seconds_before = seconds
             for note in notes:
                 self.progress.message(f"Note: {note}")
             self.progress.message(f"Resuming after iteration {done:,}.")
-        if not self.reporter.scalars.available:
-            self.progress.message("TensorBoard logs are off: `pip install tensorboard` turns them on.")
-        self.config.save(self.folder.config)
+            snapshot.discard_uncommitted(self.folder, done)
+        with_absolute_paths(self.config).save(self.folder.config)
+        self.reporter = Reporter(self.folder, self.config, displays, self._facts(), self.iterations)
 
     def run(self) -> TrainingResult:
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         self.session_start = time.monotonic()
-        self.progress.started(self._status())
         try:
+            if not self.reporter.scalars.available:
+                self.progress.message("TensorBoard logs are off: `pip install tensorboard` turns them on.")
+            self.progress.started(self._status())
             with StopSignal() as stop, closing(self._batches()) as batches:
                 self.reporter.write(self._status(), "running")
                 ended = self._loop(stop, batches)
                 status = self._status()
-                state = "stopped" if ended.startswith("SIG") else "finished"
-                self.reporter.write(status, state)
+                self.reporter.write(status, "stopped" if ended.startswith("SIG") else "finished")
         except BaseException as error:
             problem = str(error) or type(error).__name__
             with suppress(FastmunitError):  # the first error is the one to tell
@@ -257,7 +260,7 @@ class _Session:
 
     def _save(self) -> None:
         try:
-            snapshot.save(self.trainer, self.folder, self.iterations, self._seconds(), self.keep)
+            snapshot.save(self.trainer, self.folder, self.iterations, self._seconds(), self.images, self.keep)
         except TrainingError as error:
             raise TrainingError(f"{error} {self._advice()}") from error
         self.saved_at = self.iterations

@@ -16,7 +16,7 @@ from fastmunit.models.munit import MUNIT
 from fastmunit.training import grids, report
 from fastmunit.training.history import LossHistory
 from fastmunit.training.progress import Status
-from fastmunit.training.run_folder import RunFolder
+from fastmunit.training.run_folder import RunFolder, remove
 from fastmunit.training.scalar_log import ScalarLog
 
 _SECONDS_BETWEEN_REPORTS = 20.0
@@ -44,15 +44,15 @@ class Reporter:
     ) -> None:
         self.folder, self.config = folder, config
         self.history = LossHistory(folder.losses, resume_at)
-        self.scalars = ScalarLog(folder.logs, resume_at)
         self.results: list[report.Picture] = []
         self._displays = dict(displays)
         self._facts = dict(facts)
         self._grids: list[report.Picture] = []
+        self._earlier_grids: dict[Path, report.Picture] = {}  # encoded once, not for every report
         self._written = -_SECONDS_BETWEEN_REPORTS
-        self._resume_at = resume_at
         if resume_at:
             self._restore_images(resume_at)
+        self.scalars = ScalarLog(folder.logs, resume_at)
 
     def log(self, status: Status) -> None:
         """Log the losses of `status` and, now and then, rewrite the report."""
@@ -104,7 +104,7 @@ class Reporter:
         for path in self.folder.images.glob("gen_*_*.jpg"):
             match = re.fullmatch(r"gen_(?:a2b|b2a)_(?:train|test)_(\d+)\.jpg", path.name)
             if match and int(match[1]) > iterations:
-                path.unlink(missing_ok=True)
+                remove(path)
         for part in ("test", "train"):
             for direction in ("a2b", "b2a"):
                 path = self._image(direction, part, "current")
@@ -116,10 +116,12 @@ class Reporter:
         kept = sorted(self.folder.images.glob("gen_a2b_test_[0-9]*.jpg"))
         count = min(_EARLIER_GRIDS, len(kept))
         chosen = [kept[round(i * (len(kept) - 1) / max(1, count - 1))] for i in range(count)]
-        return [
-            report.Picture(f"a2b, iteration {int(path.stem.rsplit('_', 1)[1]):,}", grids.jpeg(path, max_width=900))
+        self._earlier_grids = {
+            path: self._earlier_grids.get(path)
+            or report.Picture(f"a2b, iteration {int(path.stem.rsplit('_', 1)[1]):,}", grids.jpeg(path, max_width=900))
             for path in chosen
-        ]
+        }
+        return list(self._earlier_grids.values())
 
     def _commands(self, state: str) -> dict[str, str]:
         root = shlex.quote(str(self.folder.root))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from fastmunit.config import Config
 from fastmunit.errors import FastmunitError, TrainingError
 from fastmunit.files import write_text
 
 _LOCK = ".lock"
+_PATH_KEYS = ("data_root", "vgg_model_path")
 
 
 class RunFolder:
@@ -31,7 +34,7 @@ class RunFolder:
         return self.checkpoints / f"state_{iterations:08d}.pt"
 
     def contents(self) -> list[str]:
-        """Names of what lies in the folder; empty when it does not exist.
+        """Names of what lies in the folder, empty folders left out; nothing when it does not exist.
 
         Raises:
             TrainingError: the path is a file.
@@ -39,7 +42,7 @@ class RunFolder:
         if self.root.exists() and not self.root.is_dir():
             raise TrainingError(f"output {self.root} is a file, not a folder: choose another --output.")
         try:
-            return sorted(path.name for path in self.root.iterdir() if path.name != _LOCK)
+            return sorted(path.name for path in self.root.iterdir() if path.name != _LOCK and not _is_empty(path))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -92,14 +95,47 @@ class RunFolder:
 
         Raises:
             TrainingError: another process is training in this folder.
+            FastmunitError: the folder cannot be written to.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / _LOCK).open("a", encoding="utf-8") as file:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = (self.root / _LOCK).open("a", encoding="utf-8")
+        except OSError as error:
+            raise FastmunitError(
+                f"cannot write into {self.root}: {error.strerror}. Choose an --output you can write to."
+            ) from error
+        with lock as file:
             if not _try_lock(file):
                 raise TrainingError(
                     f"another process is training in {self.root}: wait for it, or give another --output folder."
                 )
             yield
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """A copy that names the same files from every working directory: a run can be resumed from anywhere."""
+    values = config.to_dict()
+    for key, value in values.items():
+        if value is not None and (key in _PATH_KEYS or key.startswith(("data_folder_", "data_list_"))):
+            values[key] = str(Path(value).absolute())
+    return Config.from_dict(values)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder and all in it, if it is there. Raises FastmunitError when it cannot be removed."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise FastmunitError(
+            f"cannot remove {path}: {error.strerror}. Remove it yourself, or choose an --output you can write to."
+        ) from error
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _try_lock(file: IO[str]) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +15,7 @@ from fastmunit.files import load_tensors, save_tensors
 from fastmunit.models import checkpoint
 from fastmunit.models.munit import MUNIT
 from fastmunit.training import state
-from fastmunit.training.run_folder import RunFolder
+from fastmunit.training.run_folder import RunFolder, remove
 
 # Keys of gen and dis that do not decide which weights there are or what they mean.
 _FREE_NETWORK_KEYS = frozenset({"dis.gan_type"})
@@ -21,7 +24,14 @@ _PLACE_KEYS = frozenset({"num_workers", "max_iter", "log_iter", "image_save_iter
 _PLACE_KEYS |= {"snapshot_save_iter"}
 
 
-def save(trainer: MUNIT, folder: RunFolder, iterations: int, seconds: float, keep: int | None = None) -> None:
+def save(
+    trainer: MUNIT,
+    folder: RunFolder,
+    iterations: int,
+    seconds: float,
+    images: Mapping[str, Mapping[str, Any]],
+    keep: int | None = None,
+) -> None:
     """Write a snapshot: exact-resume state, generators, discriminators and, last, the optimizers as the commit mark.
 
     Args:
@@ -29,6 +39,7 @@ def save(trainer: MUNIT, folder: RunFolder, iterations: int, seconds: float, kee
         folder: where to write.
         iterations: iterations done; the number in the file names.
         seconds: training time so far.
+        images: `state.fingerprint` of the training images.
         keep: how many snapshots to keep; None keeps all, as the public trainer does.
 
     Raises:
@@ -36,21 +47,31 @@ def save(trainer: MUNIT, folder: RunFolder, iterations: int, seconds: float, kee
         FastmunitError: a file cannot be written; earlier snapshots are untouched.
     """
     _require_finite_weights(trainer, iterations)
-    save_tensors(state.capture(trainer, iterations, seconds), folder.state(iterations))
+    save_tensors(state.capture(trainer, iterations, seconds, images), folder.state(iterations))
     trainer.save(folder.checkpoints, iterations - 1)
     if keep is not None:
-        prune(folder, keep)
+        prune(folder, iterations, keep)
 
 
-def prune(folder: RunFolder, keep: int) -> None:
-    """Remove all but the newest `keep` snapshots."""
-    numbers = sorted({int(m[1]) for p in folder.checkpoints.glob("gen_*.pt") if (m := _numbered(p.name))})
-    for number in numbers[:-keep]:
-        for path in (folder.checkpoints / f"{kind}_{number:08d}.pt" for kind in ("state", "dis", "gen")):
-            path.unlink(missing_ok=True)
+def prune(folder: RunFolder, committed: int, keep: int) -> None:
+    """Remove all but the newest `keep` snapshots up to `committed`, the one that optimizer.pt belongs to."""
+    for number in [n for n in _numbers(folder, "gen") if n <= committed][:-keep]:
+        _remove(folder, number)
 
 
-def resume(trainer: MUNIT, folder: RunFolder, config: Config, previous: Config) -> tuple[int, float, list[str]]:
+def discard_uncommitted(folder: RunFolder, committed: int) -> None:
+    """Remove what a killed save left of snapshots later than `committed`: the public trainer would resume from it.
+
+    Those without our exact-resume state, which a save writes first, are another program's and stay.
+    """
+    for number in _numbers(folder, "state"):
+        if number > committed:
+            _remove(folder, number)
+
+
+def resume(
+    trainer: MUNIT, folder: RunFolder, config: Config, previous: Config, images: Mapping[str, Mapping[str, Any]]
+) -> tuple[int, float, list[str]]:
     """Put the newest complete snapshot back, random streams included: call it last before training.
 
     Args:
@@ -58,6 +79,7 @@ def resume(trainer: MUNIT, folder: RunFolder, config: Config, previous: Config) 
         folder: the run to continue.
         config: what to train with from now on.
         previous: what the snapshot was trained with.
+        images: `state.fingerprint` of the training images from now on.
 
     Returns:
         Iterations done, training seconds so far, and sentences for the user about what is not exact.
@@ -77,7 +99,7 @@ def resume(trainer: MUNIT, folder: RunFolder, config: Config, previous: Config) 
         )
         return iterations, 0.0, [note]
     loaded = load_tensors(path)
-    notes = state.restore(trainer, loaded, iterations, schedule=not changed & _OPTIMIZER_KEYS)
+    notes = state.restore(trainer, loaded, iterations, images, schedule=not changed & _OPTIMIZER_KEYS)
     return iterations, float(loaded["seconds"]), notes
 
 
@@ -120,8 +142,15 @@ def require_same_networks(config: Config, previous: Config) -> None:
         )
 
 
-def _numbered(name: str) -> re.Match[str] | None:
-    return re.fullmatch(r"gen_(\d{8,})\.pt", name)
+def _numbers(folder: RunFolder, kind: str) -> list[int]:
+    """Iteration counts, ascending, of the `kind` ("gen", "dis", "state") files."""
+    names = (path.name for path in folder.checkpoints.glob(f"{kind}_*.pt"))
+    return sorted(int(match[1]) for name in names if (match := re.fullmatch(rf"{kind}_(\d{{8,}})\.pt", name)))
+
+
+def _remove(folder: RunFolder, number: int) -> None:
+    for kind in ("dis", "gen", "state"):  # the state last: it marks the others as ours
+        remove(folder.checkpoints / f"{kind}_{number:08d}.pt")
 
 
 def _flat(config: Config) -> dict[str, object]:
@@ -155,6 +184,17 @@ def _require_finite_weights(trainer: MUNIT, iterations: int) -> None:
     for name, parameter in trainer.named_parameters():
         if not torch.isfinite(parameter).all():
             raise TrainingError(f"iteration {iterations}: weight {name} is NaN or infinite.")
+
+
+def generators(folder: RunFolder) -> Path | None:
+    """The gen_*.pt to translate with: of the newest complete snapshot or, where there is none, simply the newest."""
+    try:
+        newest = latest(folder)
+    except CheckpointError:  # translating needs no optimizer.pt and no dis_*.pt
+        newest = None
+    if newest is None:
+        newest = max(_numbers(folder, "gen"), default=None)
+    return None if newest is None else checkpoint.snapshot_path(folder.checkpoints, "gen", newest)
 
 
 def latest(folder: RunFolder) -> int | None:

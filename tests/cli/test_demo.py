@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+import fastmunit.cli.app  # noqa: F401 - loads the commands' modules
+from fastmunit import training
+from fastmunit.cli import demo
 from fastmunit.config import Config
+from fastmunit.errors import TrainingError
 from tests.cli.conftest import Command
 from tests.training.tiny import newest
 
@@ -57,8 +65,38 @@ def test_demo_does_not_touch_other_folders(fastmunit: Command, tmp_path: Path, t
     (trained / "mine.txt").unlink()
 
 
-@pytest.mark.slow
-def test_demo_keeps_its_time(fastmunit: Command, tmp_path: Path) -> None:
-    outcome = fastmunit("demo", "--output", tmp_path / "demo", "--minutes", 0.25)
-    assert outcome.status == 0, outcome.err
-    assert newest(tmp_path / "demo") is not None
+def test_earlier_demo_that_cannot_be_removed(
+    fastmunit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo.json").write_text("{}")
+    (tmp_path / "report.html").write_text("of an earlier demo")
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    outcome = fastmunit("demo", "--output", tmp_path)
+    assert outcome.status == 1
+    assert re.search(r"cannot remove .*: Permission denied", outcome.err)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "spent", "left"), [(5, 10, 282), (20, 0, 1192), (0.5, 4, 20), (0.1, 5, 0), (0.1, 4.5, 0.3)]
+)
+def test_training_gets_what_is_left_less_a_reserve(minutes: float, spent: float, left: float) -> None:
+    assert demo._training_seconds(minutes, spent) == pytest.approx(left)
+
+
+def test_demo_limits_its_training(fastmunit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def stop(*_: object, time_limit: float, **__: object) -> None:
+        limits.append(time_limit)
+        raise TrainingError("enough")
+
+    clock = iter([100.0, 130.0])  # half a minute of preparation
+    monkeypatch.setattr(demo, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(training, "train", stop)
+    outcome = fastmunit("demo", "--output", tmp_path / "demo", "--minutes", 2, "--device", "cpu")
+    assert "enough" in outcome.err
+    assert limits == [120 - 30 - 8]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fastmunit.config import Config, GeneratorConfig
 from fastmunit.data import read_image
+from fastmunit.errors import FastmunitError
 from fastmunit.models.checkpoint import load_generators
 from fastmunit.models.translator import Translator, value_mapping
 from fastmunit.nn.generator import AdaINGen
@@ -210,6 +211,47 @@ def test_inputs_are_never_overwritten(fastmunit: Command, trained: Path, tmp_pat
     assert [path.name for path in source.iterdir()] == ["sheet.png"]
 
 
+def test_references_are_never_overwritten(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    image, reference = picture(tmp_path / "a.png", 16, 16), picture(tmp_path / "a_reference00.png", 20, 16)
+    before = reference.read_bytes()
+    outcome = fastmunit("translate", "--checkpoint", trained, "-i", image, "--reference", reference, "-o", tmp_path)
+    assert (outcome.status, "a_reference00.png is an input" in outcome.err) == (1, True)
+    assert reference.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_reference00.png"]
+
+
+def test_outputs_never_overwrite_each_other(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    for name in ("x.png", "x.jpg", "x_png.png"):
+        picture(tmp_path / "in" / name, 16, 16)
+    outcome = fastmunit("translate", "--checkpoint", trained, "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert (outcome.status, "2 images would be written to" in outcome.err) == (1, True)
+    assert "x_png_style00.png" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_generators_alone_are_enough(fastmunit: Command, trained: Path, images: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for name in ("config.yaml", "checkpoints/gen_00000002.pt", "checkpoints/dis_00000002.pt"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(trained / name, run / name)
+    arguments = ["translate", "--checkpoint", run, "-i", images / "testA/0.png", "--styles", 1]
+    outcome = fastmunit(*arguments, "-o", tmp_path / "without optimizer")
+    assert outcome.status == 0, outcome.err
+    (run / "checkpoints/dis_00000002.pt").unlink()
+    shutil.copy(run / "checkpoints/gen_00000002.pt", run / "checkpoints/gen_00000001.pt")
+    outcome = fastmunit(*arguments, "-o", tmp_path / "generators only")
+    assert outcome.status == 0, outcome.err
+
+
+def test_bands_are_checked_before_anything_is_written(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "in/a.png", 16, 16)
+    pages = [Image.new("L", (16, 16)), Image.new("L", (16, 16))]
+    pages[0].save(tmp_path / "in/b.tif", save_all=True, append_images=pages[1:])
+    outcome = fastmunit("translate", "--checkpoint", trained, "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert (outcome.status, "b.tif has 2 bands but input_dim is 1" in outcome.err) == (1, True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_input_and_contradicting_options(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
     outcome = fastmunit("translate", "--checkpoint", trained, "-i", tmp_path / "nothing", "-o", tmp_path / "out")
     assert (outcome.status, "does not exist" in outcome.err) == (1, True)
@@ -244,6 +286,21 @@ def test_sizes_that_fit_are_not_padded() -> None:
     with torch.inference_mode():
         expected = target.decode(source.enc_content(image[None]), style)
     torch.testing.assert_close(translator.translate(image, style), expected)
+
+
+def test_memory_that_is_not_there_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = AdaINGen(3, SIZES)
+    translator = Translator(generator, generator, SIZES)
+    image, style = torch.rand(3, 20, 28), torch.randn(1, 8, 1, 1)
+    for module in (generator.enc_style, generator.dec):
+        monkeypatch.setattr(module, "forward", lambda *_: torch.empty(1 << 55))
+    with pytest.raises(FastmunitError, match="not enough memory for an image of 20x28"):
+        translator.translate(image, style)
+    with pytest.raises(FastmunitError, match="not enough memory for an image of 20x28"):
+        translator.style_of(image)
+    monkeypatch.setattr(generator.dec, "forward", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        translator.translate(image, style)
 
 
 def test_stretch_of_a_constant_image_is_finite() -> None:

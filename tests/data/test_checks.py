@@ -1,4 +1,7 @@
+import threading
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,9 @@ from PIL import Image
 
 from fastmunit import data
 from fastmunit.config import Config
-from fastmunit.data import minimum_crop
+from fastmunit.data import images, minimum_crop
 from fastmunit.errors import ConfigError, DataError
+from fastmunit.nn.discriminator import MsImageDis
 
 
 def test_good_data_pass(make_config: Callable[..., Config]) -> None:
@@ -117,6 +121,67 @@ def test_minimum_crop_is_where_maps_become_too_small(num_scales: int, n_layer: i
 
 def test_minimum_of_the_public_configurations() -> None:
     assert minimum_crop(Config()) == 64
+
+
+@pytest.mark.parametrize(
+    ("norm", "batch_size", "least"),
+    [("in", 1, 32), ("in", 2, 32), ("bn", 1, 32), ("bn", 2, 16), ("ln", 1, 16), ("sn", 1, 16)],
+)
+def test_minimum_crop_where_a_single_pixel_cannot_be_normalised(norm: str, batch_size: int, least: int) -> None:
+    """Against training steps of the networks themselves."""
+    sizes = {"dis": {"dim": 4, "n_layer": 3, "num_scales": 2, "norm": norm}, "gen": {"dim": 4, "n_res": 1}}
+    config = Config.from_dict({**sizes, "batch_size": batch_size})
+    assert minimum_crop(config) == least
+    with torch.random.fork_rng():
+        discriminator = MsImageDis(3, config.dis)
+
+        def works(size: int) -> bool:
+            try:
+                discriminator(torch.zeros(batch_size, 3, size, size))
+            except ValueError:
+                return False
+            return True
+
+        assert works(least)
+        assert works(16) == (least == 16)
+
+
+@pytest.mark.parametrize("norm", ["in", "bn"])
+def test_crop_too_small_for_the_norm_is_refused(make_config: Callable[..., Config], norm: str) -> None:
+    with pytest.raises(ConfigError, match=rf"dis\.norm {norm} at batch_size 1 .* need at least 128"):
+        data.check(make_config(dis={"norm": norm}, batch_size=1))
+
+
+def test_checking_leaves_the_warning_filters_alone(make_config: Callable[..., Config], data_root: Path) -> None:
+    for index in range(200):
+        (data_root / "trainA" / f"copy{index}.png").write_bytes((data_root / "trainA/0.png").read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        for _ in range(5):
+            data.check(make_config())
+        assert warnings.filters == before
+
+
+def test_warnings_are_ignored_until_the_last_thread_leaves() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        entered, left = threading.Event(), threading.Event()
+
+        def stay() -> None:
+            with images._warnings_ignored:
+                entered.set()
+                left.wait(10)
+                warnings.warn("still ignored", stacklevel=1)
+
+        with ThreadPoolExecutor(1) as pool:
+            with images._warnings_ignored:
+                other = pool.submit(stay)
+                assert entered.wait(10)
+            left.set()
+            other.result()
+        assert warnings.filters == before
 
 
 def test_list_mode(make_config: Callable[..., Config], data_root: Path, tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,48 @@ def test_16_bit_is_scaled_not_clipped(tmp_path: Path, suffix: str, channels: int
     image = read_image(tmp_path / f"x.{suffix}", channels)
     assert image.shape == (channels, 6, 4)
     np.testing.assert_allclose(unit(image), np.broadcast_to(deep / 65535, (channels, 6, 4)), atol=1e-6)
+
+
+def write_deep_png(path: Path, pixels: np.ndarray, orientation: int = 1) -> None:
+    """Writes (H, W, 2 to 4) uint16 as a PNG of 16 bits a band, which Pillow cannot."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width, bands = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = [(b"IHDR", header), (b"eXIf", exif.tobytes()[6:]), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in chunks))
+
+
+@pytest.mark.parametrize("bands", [2, 3, 4])
+def test_16_bit_colour_png_keeps_its_depth(tmp_path: Path, bands: int) -> None:
+    path = tmp_path / "x.png"
+    deep = np.random.default_rng(2).integers(0, 65536, (5, 7, bands), dtype=np.uint16)
+    write_deep_png(path, deep)
+    assert read_header(path) == (5, 7, bands, 1)
+    planes = deep.transpose(2, 0, 1) / 65535
+    np.testing.assert_allclose(unit(read_image(path, bands)), planes, atol=1e-6)
+    colours = planes if bands == 3 else planes[:-1] * planes[-1:] + 1 - planes[-1:]
+    np.testing.assert_allclose(unit(read_image(path, 3)), np.broadcast_to(colours, (3, 5, 7)), atol=1e-6)
+    grey = colours if bands == 2 else np.tensordot([[0.299, 0.587, 0.114]], colours, 1)
+    np.testing.assert_allclose(unit(read_image(path, 1)), grey, atol=1e-6)
+    with pytest.raises(DataError, match=f"has {bands} bands but input_dim is 5"):
+        read_image(path, 5)
+
+
+def test_16_bit_colour_png_is_turned_upright_and_damage_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    deep = np.random.default_rng(2).integers(0, 65536, (50, 70, 3), dtype=np.uint16)
+    write_deep_png(path, deep, orientation=6)
+    np.testing.assert_allclose(unit(read_image(path, 3)), np.rot90(deep, -1).transpose(2, 0, 1) / 65535, atol=1e-6)
+    assert read_header(path)[:2] == (70, 50)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"x\.png is damaged"):
+        read_image(path, 3)
 
 
 def test_big_endian_16_bit(tmp_path: Path) -> None:

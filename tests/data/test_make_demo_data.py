@@ -53,6 +53,17 @@ def test_outlines_are_closed(tool: ModuleType, source: Path) -> None:
     assert regions[0, 0] != regions[50, 32] != regions[26, 26]
 
 
+def test_short_scraps_are_left_out(tool: ModuleType) -> None:
+    side = tool.SIZE * tool.OVERSAMPLING
+    image = Image.new("RGB", (side, side), (180, 30, 30))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((40, 40, 120, 120), fill=(255, 240, 240))
+    draw.ellipse((180, 180, 186, 186), fill=(255, 240, 240))
+    lines = tool.inner_lines(image, np.ones((side, side), dtype=bool))
+    assert lines[:150, :150].sum() > 10 * tool.OVERSAMPLING
+    assert not lines[150:, 150:].any()
+
+
 def test_split_is_disjoint_with_gaps_and_reproducible(tool: ModuleType, source: Path, tmp_path: Path) -> None:
     photos = tool.list_photos(source)
     split = tool.split_photos(photos, tool.Counts(train=6, test=5), seed=0)

@@ -43,7 +43,9 @@ def test_kernels_are_importable_from_this_installation():
     spec = find_spec("fastmunit.kernels")
     if spec is None:
         pytest.skip("fastmunit is not installed")
-    assert Path(spec.origin).name == "__init__.py"
+    installed = Path(spec.origin)
+    for path in (ROOT / "kernels").glob("*.py"):
+        assert (installed.parent / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +182,104 @@ if sys.argv[1] == "absent":
     build_backend.PathFinder = type("Finder", (), {"find_spec": staticmethod(lambda *args: None)})
 print(build_backend._torch_requirement())
 """
-    for torch, expected in (("present", "[]"), ("absent", "['torch>=2.10']")):
-        run = subprocess.run([sys.executable, "-c", code, torch], cwd=ROOT, capture_output=True, text=True, check=True)
+    compiler = tmp_path / "c++"
+    compiler.touch(0o755)
+    with_compiler = {"CXX": str(compiler), "FASTMUNIT_BUILD": ""}
+    for torch, environment, expected in (
+        ("present", with_compiler, "[]"),
+        ("absent", with_compiler, "['torch>=2.10']"),
+        ("absent", {**with_compiler, "FASTMUNIT_BUILD": "0"}, "[]"),
+        ("absent", {**with_compiler, "CXX": str(tmp_path / "no compiler")}, "[]"),
+    ):
+        run = subprocess.run(
+            [sys.executable, "-c", code, torch],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert run.stdout.strip() == expected
+
+
+def test_only_installs_in_place_remove_an_earlier_extension(tmp_path):
+    pytest.importorskip("setuptools", reason="setuptools is not installed")
+    checkout = copy_of_checkout(tmp_path)
+    extension = checkout / "fastmunit/_C.so"
+    for command, stays in ((["dist_info"], True), (["bdist_wheel"], True), (["build_ext", "--inplace"], False)):
+        extension.touch()
+        subprocess.run(
+            [sys.executable, "setup.py", "-q", *command],
+            cwd=checkout,
+            env={**os.environ, "FASTMUNIT_BUILD": "0"},
+            capture_output=True,
+            check=True,
+        )
+        assert extension.exists() == stays
+
+
+USE = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]  # of this environment
+import torch
+import fastmunit
+from fastmunit.functional import instance_norm
+from fastmunit.ops.availability import automatic, extension
+x = torch.randn(2, 3, 5, 7)
+expected = torch.nn.functional.instance_norm(x)
+torch.testing.assert_close(instance_norm(x), expected)
+print(fastmunit.__file__, automatic("cpu"), extension is not None)
+"""
+
+
+def use_installed(folder):
+    """Where the package in `folder` was imported from, its implementation on the CPU, whether it is native."""
+    return subprocess.run(
+        [sys.executable, "-c", USE],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("build_backend")
+def test_wheel_where_there_is_no_compiler(tmp_path):
+    (tmp_path / "bin").mkdir()
+    run, wheels = build_wheel(
+        copy_of_checkout(tmp_path), tmp_path / "wheels", PATH=str(tmp_path / "bin"), CXX="", FASTMUNIT_BUILD=""
+    )
+    assert run.returncode == 0, run.stderr
+    assert wheels[0].name.endswith("-py3-none-any.whl")
+    zipfile.ZipFile(wheels[0]).extractall(tmp_path / "installed")
+    place = str(tmp_path / "installed/fastmunit/__init__.py")
+    assert use_installed(tmp_path / "installed") == [place, "reference", "False"]
+
+
+@pytest.mark.slow
+def test_isolated_install(tmp_path):
+    """As `pip install .` does it: the build requirements come from the package index, torch from this environment."""
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("no C++ compiler")
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    pip = [sys.executable, "-m", "pip"]
+    fetched = subprocess.run(
+        [*pip, "download", "-q", "--no-deps", "-d", tmp_path / "requirements", *requirements],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if fetched.returncode != 0:
+        pytest.skip(f"the build requirements cannot be downloaded: {fetched.stderr.strip()[-200:]}")
+    run = subprocess.run(
+        [*pip, "install", "-q", "--no-deps", "--target", tmp_path / "installed", copy_of_checkout(tmp_path)],
+        env={**os.environ, "FASTMUNIT_CUDA": "0", "PIP_FIND_LINKS": str(tmp_path / "requirements")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    place = str(tmp_path / "installed/fastmunit/__init__.py")
+    assert use_installed(tmp_path / "installed") == [place, "native", "True"]

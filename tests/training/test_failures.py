@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmunit.errors import DataError, FastmunitError, TrainingError
+from fastmunit.errors import CheckpointError, DataError, FastmunitError, TrainingError
 from fastmunit.models.munit import MUNIT
-from fastmunit.training import RunFolder, train
+from fastmunit.training import RunFolder, snapshot, train
 from tests.training.tiny import Recorder, assert_same_snapshot, make_images, newest, tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +79,45 @@ def test_file_in_place_of_the_folder(images: Path, tmp_path: Path) -> None:
     with pytest.raises(FastmunitError, match="run"):
         train(tiny_config(images), tmp_path / "run" / "below", device="cpu")
     assert (tmp_path / "run").read_text() == "a file"
+
+
+def test_failed_first_start_does_not_block_the_next(tmp_path: Path) -> None:
+    root = make_images(tmp_path / "data")
+    victim = root / "testA/0.png"
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:200])  # the header is whole, so only drawing the display images fails
+    with pytest.raises(DataError, match=r"testA.0\.png"):
+        train(tiny_config(root, max_iter=1), tmp_path / "run", device="cpu")
+    victim.write_bytes(whole)
+    assert train(tiny_config(root, max_iter=1), tmp_path / "run", device="cpu").iterations == 1
+
+
+def refuse_writing(monkeypatch: pytest.MonkeyPatch, method: str, name: str) -> None:
+    """Let `Path.<method>` fail for files called `name`, as in a folder that may not be written to (root may always)."""
+    original = getattr(Path, method)
+
+    def refused(self: Path, *args: object, **kwargs: object) -> object:
+        if self.name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, method, refused)
+
+
+@pytest.mark.parametrize(("method", "name"), [("mkdir", "checkpoints"), ("open", ".lock")])
+def test_folder_that_refuses_writing(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, name: str
+) -> None:
+    refuse_writing(monkeypatch, method, name)
+    with pytest.raises(FastmunitError, match=r"Permission denied.*Choose an --output you can write to"):
+        train(tiny_config(images), tmp_path / "run", device="cpu")
+
+
+def test_old_snapshot_that_cannot_be_removed(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_writing(monkeypatch, "unlink", "gen_00000002.pt")
+    with pytest.raises(FastmunitError, match=r"cannot remove .*gen_00000002\.pt: Permission denied"):
+        train(tiny_config(images), tmp_path / "run", device="cpu", keep=1)
+    assert newest(tmp_path / "run") == 4
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write into read-only folders")
@@ -168,6 +207,45 @@ def test_kill_9_during_a_save(
     assert not list((tmp_path / "run/checkpoints").glob(".*.partial"))
 
 
+def stale_save(folder: Path, number: int) -> None:
+    """What a kill -9 between gen_*.pt and dis_*.pt leaves of a save."""
+    newest_number = newest(folder)
+    for kind in ("state", "gen"):
+        source = folder / f"checkpoints/{kind}_{newest_number:08d}.pt"
+        (folder / f"checkpoints/{kind}_{number:08d}.pt").write_bytes(source.read_bytes())
+
+
+def test_pruning_counts_committed_snapshots_only(images: Path, tmp_path: Path) -> None:
+    result = train(tiny_config(images, max_iter=3), tmp_path / "run", device="cpu", keep=1)
+    stale_save(tmp_path / "run", 100)
+    (tmp_path / "run/checkpoints/gen_00000200.pt").write_bytes(b"another program's")
+    snapshot.prune(result.folder, 3, keep=1)
+    assert newest(tmp_path / "run") == 3
+
+
+def test_resume_removes_what_a_killed_save_left(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    train(tiny_config(images, max_iter=3), tmp_path / "run", device="cpu", keep=1)
+    stale_save(tmp_path / "run", 100)
+    (tmp_path / "run/checkpoints/gen_00000200.pt").write_bytes(b"another program's")
+    train(tiny_config(images), tmp_path / "run", resume=True, device="cpu", keep=1)
+    names = {path.name for path in (tmp_path / "run/checkpoints").glob("*_*.pt")}
+    assert names == {"dis_00000007.pt", "gen_00000007.pt", "state_00000007.pt", "gen_00000200.pt"}
+    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+
+
+def test_resume_that_fails_changes_no_logs(images: Path, tmp_path: Path) -> None:
+    config = tiny_config(images, image_save_iter=2)
+    train(config, tmp_path / "run", device="cpu")
+    (tmp_path / "run/checkpoints/state_00000007.pt").write_bytes(b"damaged")
+    folder = RunFolder(tmp_path / "run")
+    folder.losses.open("a").write("8,1.0,0.1\n")
+    (folder.images / "gen_a2b_test_00000008.jpg").write_bytes(b"a grid")
+    before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=r"state_00000007\.pt"):
+        train(config, tmp_path / "run", resume=True, device="cpu")
+    assert {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.is_file()} == before
+
+
 def test_killed_during_the_very_first_save_starts_again(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
     train(tiny_config(images, max_iter=2), tmp_path / "run", device="cpu")
     (tmp_path / "run/checkpoints/optimizer.pt").unlink()
@@ -197,6 +275,5 @@ def test_image_that_breaks_during_training_saves_first(tmp_path: Path, num_worke
         )
     make_images(tmp_path / "whole")
     victim.write_bytes((tmp_path / "whole/trainB/3.png").read_bytes())
-    saved = newest(tmp_path / "run")
-    result = train(tiny_config(root), tmp_path / "run", resume=saved is not None, device="cpu") if saved else None
-    assert result is None or result.iterations == 7
+    assert newest(tmp_path / "run") == 3  # the fourth batch of seed 0 is the first with the broken image
+    assert train(tiny_config(root), tmp_path / "run", resume=True, device="cpu").iterations == 7

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastmunit.errors import FastmunitError
 from fastmunit.training.history import Curves, LossHistory
 
 
@@ -26,6 +27,17 @@ def test_curves_stay_small_and_keep_the_mean(values: list[float], capacity: int)
     widths = [b - a for a, b in zip([0, *curves.iterations], curves.iterations, strict=False)]
     total = math.fsum(width * (point or 0.0) for width, point in zip(widths, points, strict=True))
     assert total == pytest.approx(math.fsum(values), rel=1e-9, abs=1e-3)
+
+
+@pytest.mark.parametrize("row", [b"2,x,0.1,y\n", b"two,2.0,0.1,1.5\n", b"2,2.0,0.1,\xff\n"])
+def test_damaged_rows_are_named(tmp_path: Path, row: bytes) -> None:
+    history = LossHistory(tmp_path / "losses.csv")
+    history.append(1, 0.5, 1e-4, {"loss_gen_total": 1})
+    content = history.path.read_bytes() + row
+    history.path.write_bytes(content)
+    with pytest.raises(FastmunitError, match=r"losses\.csv.* (row '.*' is not of numbers|cannot be read)"):
+        LossHistory(history.path, resume_at=1)
+    assert history.path.read_bytes() == content
 
 
 def test_resuming_drops_later_and_broken_rows(tmp_path: Path) -> None:

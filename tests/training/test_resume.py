@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+import re
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fastmunit.config import Config
 from fastmunit.errors import CheckpointError
 from fastmunit.files import load_tensors
-from fastmunit.training import RunFolder, train
-from tests.training.tiny import Recorder, assert_same_snapshot, newest, tiny_config
+from fastmunit.training import RunFolder, grids, train
+from fastmunit.training.run_folder import with_absolute_paths
+from tests.training.tiny import Recorder, assert_same_snapshot, make_images, newest, tiny_config
 
 
 def logged_iterations(folder: Path) -> list[int]:
@@ -89,6 +94,18 @@ def test_sample_grids_do_not_disturb_training(images: Path, uninterrupted: Path,
         for part in ("train", "test"):
             assert f"gen_{direction}_{part}_current.jpg" in names
             assert {f"gen_{direction}_{part}_{k:08d}.jpg" for k in (2, 4, 6)} <= names
+
+
+def test_kept_grids_are_encoded_once_for_all_reports(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = train(tiny_config(images, max_iter=4, image_save_iter=2), tmp_path / "run", device="cpu")
+    before = result.folder.report.read_text(encoding="utf-8")
+    assert "a2b, iteration 2" in before and "a2b, iteration 4" in before
+    monkeypatch.setattr(grids, "jpeg", None)
+    result.reporter.write(result.status, "finished")
+    after = result.folder.report.read_text(encoding="utf-8")
+    assert re.findall('base64,[^"]*', after) == re.findall('base64,[^"]*', before)
 
 
 def test_time_limit_ends_with_a_snapshot(images: Path, tmp_path: Path) -> None:
@@ -173,6 +190,74 @@ def test_longer_training_is_not_called_inexact(images: Path, tmp_path: Path) -> 
     train(tiny_config(images, max_iter=3), tmp_path / "run", resume=True, device="cpu", progress=recorder)
     assert any("max_iter 2 → 3" in message for message in recorder.messages)
     assert not any("not bit for bit" in message for message in recorder.messages)
+
+
+def test_other_training_images_are_named(tmp_path: Path) -> None:
+    root = make_images(tmp_path / "data")
+    train(tiny_config(root, max_iter=2), tmp_path / "run", device="cpu")
+    root = root.rename(tmp_path / "moved")
+    recorder = Recorder()
+    train(tiny_config(root, max_iter=3), tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    assert not any("training images have changed" in message for message in recorder.messages)
+    (root / "trainA/2.png").rename(root / "trainA/renamed.png")
+    (root / "trainB/5.png").write_bytes((root / "trainB/4.png").read_bytes())
+    train(tiny_config(root, max_iter=4), tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    (note,) = (message for message in recorder.messages if "training images have changed" in message)
+    assert "A (other names or another order), B (5 → 6)" in note
+    assert "not bit for bit" in note
+
+
+def test_resume_from_another_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_images(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    train(tiny_config(Path("data"), max_iter=1), tmp_path / "run", device="cpu")
+    saved = Config.load(tmp_path / "run/config.yaml")
+    assert saved.data_root == str(tmp_path / "data")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    saved.max_iter = 2
+    assert train(saved, tmp_path / "run", resume=True, device="cpu").iterations == 2
+
+
+def test_all_paths_of_a_configuration_become_absolute() -> None:
+    keys = [
+        f"data_{kind}_{part}_{domain}" for kind in ("folder", "list") for part in ("train", "test") for domain in "ab"
+    ]
+    config = Config.from_dict({key: f"some/{key}" for key in [*keys, "vgg_model_path"]})
+    absolute = with_absolute_paths(config)
+    assert all(getattr(absolute, key) == str(Path.cwd() / "some" / key) for key in [*keys, "vgg_model_path"])
+    assert absolute.data_root is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bfloat16"},
+        {"dis": {"dim": 4, "n_layer": 2, "num_scales": 1, "norm": "sn"}},
+        {"dis": {"dim": 4, "n_layer": 2, "num_scales": 1, "norm": "bn"}},
+    ],
+    ids=["bfloat16", "sn", "bn"],
+)
+def test_resume_is_bit_for_bit_with(images: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    train(tiny_config(images, max_iter=4, **changes), tmp_path / "whole", device="cpu")
+    train(tiny_config(images, max_iter=2, **changes), tmp_path / "run", device="cpu")
+    train(tiny_config(images, max_iter=4, **changes), tmp_path / "run", resume=True, device="cpu")
+    assert_same_snapshot(tmp_path / "whole", tmp_path / "run", 4)
+
+
+def test_tensorboard_shows_the_kept_grids(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the tensorboard package is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tiny_config(images, max_iter=4, image_save_iter=2), tmp_path / "run", device="cpu")
+    events = EventAccumulator(str(tmp_path / "run/logs"), size_guidance={"images": 0})
+    events.Reload()
+    assert sorted(events.Tags()["images"]) == ["a2b_test", "a2b_train", "b2a_test", "b2a_train"]
+    assert [event.step for event in events.Images("a2b_test")] == [2, 4]
+    logged = Image.open(io.BytesIO(events.Images("a2b_test")[1].encoded_image_string)).convert("L")
+    with Image.open(tmp_path / "run/images/gen_a2b_test_00000004.jpg") as kept:
+        difference = np.abs(np.asarray(logged, dtype=int) - np.asarray(kept.convert("L"), dtype=int))
+    assert difference.mean() < 4  # the file is a JPEG
 
 
 def test_state_of_another_snapshot_is_refused(images: Path, tmp_path: Path) -> None:
