@@ -1,6 +1,7 @@
 // Sends each CPU kernel to the one compiled for the instruction set in use. One line for each kernel, at the bottom.
 #include "fastmunit/fused_norm.h"
 #include "fastmunit/instance_norm_stats.h"
+#include "fastmunit/weighted_l1.h"
 #include "isa.h"
 
 #ifdef FASTMUNIT_HAS_AVX512
@@ -35,5 +36,7 @@ FASTMUNIT_DISPATCH(fused_norm, FusedNorm)
 FASTMUNIT_DISPATCH(fused_norm_backward, FusedNormBackward)
 FASTMUNIT_DISPATCH(instance_norm_stats, InstanceNormStats)
 FASTMUNIT_DISPATCH(instance_norm_stats_backward, InstanceNormStatsBackward)
+FASTMUNIT_DISPATCH(weighted_l1, WeightedL1)
+FASTMUNIT_DISPATCH(weighted_l1_backward, WeightedL1Backward)
 
 }  // namespace fastmunit::cpu

@@ -46,7 +46,7 @@ _REASONS = {
     ("triton", "cuda"): _TRITON_CUDA,
 }
 # Functions that have no other kernel than the native one for the CPU.
-_CPU_ONLY = frozenset({"fused_norm"})
+_CPU_ONLY = frozenset({"fused_norm", "weighted_l1"})
 # What "auto" tries in turn. Triton's interpreter is for tests, so the CPU leaves it out.
 _PREFERENCE = {"cpu": ("native",), "cuda": ("native", "triton")}
 

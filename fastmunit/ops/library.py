@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 _library = torch.library.Library("fastmunit", "DEF")
 
@@ -49,9 +50,15 @@ def kernel(name: str, device_type: str, function: Op) -> None:
     _library.impl(name, function, device_type.upper())
 
 
-def autograd(name: str, function: type[torch.autograd.Function]) -> None:
-    """Make `function` the derivative of `fastmunit::name`; its forward must call the op inside `below_autograd()`."""
-    _library.impl(name, function.apply, "Autograd")
+def autograd(name: str, function: type[torch.autograd.Function] | Op) -> None:
+    """Make `function` the derivative of `fastmunit::name`; its forward must call the op inside `below_autograd()`.
+
+    Args:
+        name: Name in the `fastmunit` namespace.
+        function: A `torch.autograd.Function` with the op's arguments. Where these are lists of tensors, which autograd
+            does not look into, a function that takes them apart and applies one.
+    """
+    _library.impl(name, getattr(function, "apply", function), "Autograd")
 
 
 def below_autograd() -> Any:
@@ -64,9 +71,10 @@ def without_derivative(name: str, op: Op) -> None:
 
     class SecondDerivative(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:
+        def forward(ctx: Any, structure: TreeSpec, *leaves: Any) -> Any:
             with below_autograd():
-                return op(*args)
+                results = op(*tree_unflatten(leaves, structure))
+            return tuple(results) if isinstance(results, list) else results
 
         @staticmethod
         def backward(ctx: Any, *gradients: Any) -> NoReturn:
@@ -75,4 +83,11 @@ def without_derivative(name: str, op: Op) -> None:
                 'use implementation="reference" for second ones (gradient penalties, double backward)'
             )
 
-    autograd(name, SecondDerivative)
+    def call(*args: Any) -> Any:
+        if not torch.is_grad_enabled():
+            with below_autograd():
+                return op(*args)
+        leaves, structure = tree_flatten(args)  # autograd does not look into lists of tensors
+        return SecondDerivative.apply(structure, *leaves)
+
+    autograd(name, call)
