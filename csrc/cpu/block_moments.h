@@ -1,105 +1,149 @@
-// Mean and sum of squared deviations of contiguous values, and of columns of channels: two passes over blocks that the
-// first-level cache holds.
+// Mean and sum of squared deviations of contiguous values, and of columns of channels, in one reading of memory.
+//
+// Deviations are taken from a guess of the mean: that of the first values, or of the block before. Where it proves to be so
+// far off that the sum of squares has lost digits, the block is read again, from cache, around the mean that was found.
 #pragma once
 
 #include <cstdint>
 
 #include "fastmunit/moments.h"
+#include "scratch.h"
 #include "simd.h"
 
 namespace fastmunit::cpu {
 namespace {
 
-// Values that are read twice, the second time from the first-level cache.
+// Values that are summed up in float before they are added to a sum in double, and that a cache holds for a second reading.
 constexpr std::int64_t block_values = 4096;
-constexpr int block_rows = 32;
+constexpr int block_rows = 64;
+// How many values, and rows, the first guess is taken from.
+constexpr std::int64_t first_values = 256;
+constexpr int first_rows = 16;
+constexpr int attempts = 3;
 // Vectors side by side: enough to hide the latency of an addition.
 constexpr int unroll = 4;
 
 inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-// The moments of up to block_values contiguous values: their mean first, then deviations from it.
+// Whether sums of deviations that lie `offset` around their shift keep the digits of `moments`. False for NaN.
+inline bool is_near(double offset, Moments moments, std::int64_t count) {
+  return offset * offset * static_cast<double>(count) <= moments.squares;
+}
+
+// The moments of up to block_values contiguous values by their deviations from `shift`.
 template <class Storage>
-Moments block_moments(const Storage* x, std::int64_t count) {
+Moments moments_around(const Storage* x, std::int64_t count, Compute<Storage> shift) {
   using Lane = Compute<Storage>;
   constexpr int step = lanes<Lane>;
-  const int rest = static_cast<int>(count % step);
-  const std::int64_t whole = count - rest;
-
-  Vector<Lane> sums[unroll] = {};
-  std::int64_t i = 0;
-  for (; i + unroll * step <= whole; i += unroll * step) {
-    for (int k = 0; k < unroll; ++k) sums[k] += load(x + i + k * step);
-  }
-  for (; i < whole; i += step) sums[0] += load(x + i);
-  if (rest != 0) sums[1] += load_first(x + whole, rest);
-  const Lane shift = sum<Lane>((sums[0] + sums[1]) + (sums[2] + sums[3])) / static_cast<Lane>(count);
-
+  const Vector<Lane> centre = broadcast(shift);
   Vector<Lane> deviations[unroll] = {};
   Vector<Lane> squares[unroll] = {};
-  for (i = 0; i + unroll * step <= whole; i += unroll * step) {
-    for (int k = 0; k < unroll; ++k) {
-      const Vector<Lane> deviation = load(x + i + k * step) - shift;
-      deviations[k] += deviation;
-      squares[k] += deviation * deviation;
+  const auto add = [&](int k, Vector<Lane> deviation) {
+    deviations[k] += deviation;
+    squares[k] += deviation * deviation;
+  };
+  std::int64_t i = 0;
+  for (; i + unroll * step <= count; i += unroll * step) {
+    for (int k = 0; k < unroll; k += 2) {
+      Vector<Lane> first, second;
+      load_two(x + i + k * step, first, second);
+      add(k, first - centre);
+      add(k + 1, second - centre);
     }
   }
-  for (; i < whole; i += step) {
-    const Vector<Lane> deviation = load(x + i) - shift;
-    deviations[0] += deviation;
-    squares[0] += deviation * deviation;
-  }
-  if (rest != 0) {
-    const Vector<Lane> deviation = keep_first<Lane>(load_first(x + whole, rest) - shift, rest);
-    deviations[1] += deviation;
-    squares[1] += deviation * deviation;
-  }
+  for (; i + step <= count; i += step) add(0, load(x + i) - centre);
+  const int rest = static_cast<int>(count - i);
+  if (rest != 0) add(1, keep_first<Lane>(load_first(x + i, rest) - centre, rest));
   return from_shifted(shift, sum<Lane>((deviations[0] + deviations[1]) + (deviations[2] + deviations[3])),
                       sum<Lane>((squares[0] + squares[1]) + (squares[2] + squares[3])), count);
 }
 
-// The moments of `vectors` vectors of channels over `rows` rows that lie `stride` values apart; `last` lanes of the last
-// vector count. Written to `means` and `squares`, one value per channel.
-template <int vectors, class Storage>
-void column_moments(const Storage* x, std::int64_t rows, std::int64_t stride, int last, double* means, double* squares) {
+// The moments of any number of contiguous values.
+template <class Storage>
+Moments contiguous_moments(const Storage* x, std::int64_t count) {
   using Lane = Compute<Storage>;
-  constexpr int step = lanes<Lane>;
-  const auto read = [&](const Storage* row, int k) {
-    return k == vectors - 1 && last != step ? load_first(row + k * step, last) : load(row + k * step);
-  };
-  double all_means[vectors * step] = {};
-  double all_squares[vectors * step] = {};
-  for (std::int64_t first = 0; first < rows; first += block_rows) {
-    const int count = static_cast<int>(smaller(block_rows, rows - first));
-    const Storage* block = x + first * stride;
-    Vector<Lane> shift[vectors] = {};
-    for (int row = 0; row < count; ++row) {
-      for (int k = 0; k < vectors; ++k) shift[k] += read(block + row * stride, k);
+  Moments all = {0.0, 0.0};
+  Lane guess = static_cast<Lane>(moments_around(x, smaller(first_values, count), load_one(x)).mean);
+  for (std::int64_t i = 0; i < count; i += block_values) {
+    const std::int64_t block = smaller(block_values, count - i);
+    Moments moments;
+    for (int attempt = 0; attempt < attempts; ++attempt) {
+      moments = moments_around(x + i, block, guess);
+      const double offset = moments.mean - static_cast<double>(guess);
+      guess = static_cast<Lane>(moments.mean);
+      if (is_near(offset, moments, block)) break;
     }
-    for (int k = 0; k < vectors; ++k) shift[k] /= static_cast<Lane>(count);
-    Vector<Lane> deviations[vectors] = {};
-    Vector<Lane> deviations_squared[vectors] = {};
-    for (int row = 0; row < count; ++row) {
-      for (int k = 0; k < vectors; ++k) {
-        const Vector<Lane> deviation = read(block + row * stride, k) - shift[k];
-        deviations[k] += deviation;
-        deviations_squared[k] += deviation * deviation;
-      }
-    }
-    for (int k = 0; k < vectors; ++k) {
-      for (int lane = 0; lane < step; ++lane) {
-        const int c = k * step + lane;
-        const Moments block_moments = from_shifted(shift[k][lane], deviations[k][lane], deviations_squared[k][lane], count);
-        const Moments moments = combine({all_means[c], all_squares[c]}, first, block_moments, count);
-        all_means[c] = moments.mean;
-        all_squares[c] = moments.squares;
-      }
-    }
+    all = combine(all, i, moments, block);
   }
-  const int channels = (vectors - 1) * step + last;
-  for (int c = 0; c < channels; ++c) {
-    means[c] = all_means[c];
-    squares[c] = all_squares[c];
+  return all;
+}
+
+// Adds `rows` rows of up to block_rows of them to the sums, in double, of the deviations of `channels` channels from `shifts`.
+template <class Storage>
+void add_deviations(const Storage* x, int rows, std::int64_t stride, std::int64_t channels, const Compute<Storage>* shifts,
+                    double* deviations, double* squares) {
+  using Lane = Compute<Storage>;
+  using V = Vector<Lane>;
+  constexpr int step = lanes<Lane>;
+  constexpr int side = 4;
+  // For a few channels at a time, so that the sums stay in registers and the rows in the first-level cache.
+  const auto add = [&](std::int64_t c, auto vectors, int last) {
+    constexpr int count = vectors;
+    const auto read = [&](const auto* from, int k) {
+      return k == count - 1 && last != step ? load_first(from + k * step, last) : load(from + k * step);
+    };
+    V shift[count], sums[count] = {}, sums_of_squares[count] = {};
+    for (int k = 0; k < count; ++k) shift[k] = read(shifts + c, k);
+    for (int row = 0; row < rows; ++row) {
+      for (int k = 0; k < count; ++k) {
+        const V deviation = read(x + row * stride + c, k) - shift[k];
+        sums[k] += deviation;
+        sums_of_squares[k] += deviation * deviation;
+      }
+    }
+    for (int k = 0; k < count; ++k) {
+      const int kept = k == count - 1 ? last : step;
+      for (int lane = 0; lane < kept; ++lane) {
+        deviations[c + k * step + lane] += sums[k][lane];
+        squares[c + k * step + lane] += sums_of_squares[k][lane];
+      }
+    }
+  };
+  std::int64_t c = 0;
+  for (; c + side * step <= channels; c += side * step) add(c, std::integral_constant<int, side>{}, step);
+  for (; c < channels; c += step) add(c, std::integral_constant<int, 1>{}, static_cast<int>(smaller(step, channels - c)));
+}
+
+// The moments of each of `channels` channels over `rows` rows that lie `stride` values apart.
+template <class Storage>
+void column_moments(const Storage* x, std::int64_t rows, std::int64_t stride, std::int64_t channels, double* means,
+                    double* squares) {
+  using Lane = Compute<Storage>;
+  Lane* shifts = scratch<10, Lane>(channels);
+  const auto sum_up = [&](std::int64_t until) {
+    for (std::int64_t c = 0; c < channels; ++c) means[c] = squares[c] = 0.0;
+    for (std::int64_t row = 0; row < until; row += block_rows) {
+      const int count = static_cast<int>(smaller(block_rows, until - row));
+      add_deviations(x + row * stride, count, stride, channels, shifts, means, squares);
+    }
+  };
+  for (std::int64_t c = 0; c < channels; ++c) shifts[c] = load_one(x + c);
+  const std::int64_t first = smaller(first_rows, rows);
+  sum_up(first);
+  for (std::int64_t c = 0; c < channels; ++c) {
+    shifts[c] = static_cast<Lane>(shifts[c] + means[c] / static_cast<double>(first));
+  }
+  for (int attempt = 0; attempt < attempts; ++attempt) {
+    sum_up(rows);
+    bool near = true;
+    for (std::int64_t c = 0; c < channels; ++c) {
+      const Moments moments = from_shifted(shifts[c], means[c], squares[c], rows);
+      near = near && is_near(moments.mean - static_cast<double>(shifts[c]), moments, rows);
+      means[c] = moments.mean;
+      squares[c] = moments.squares;
+    }
+    if (near) return;
+    for (std::int64_t c = 0; c < channels; ++c) shifts[c] = static_cast<Lane>(means[c]);
   }
 }
 

@@ -4,6 +4,11 @@
 #include "fastmunit/weighted_l1.h"
 #include "isa.h"
 
+#ifdef FASTMUNIT_HAS_AVX512BF16
+#define FASTMUNIT_AVX512BF16(...) __VA_ARGS__
+#else
+#define FASTMUNIT_AVX512BF16(...)
+#endif
 #ifdef FASTMUNIT_HAS_AVX512
 #define FASTMUNIT_AVX512(...) __VA_ARGS__
 #else
@@ -15,19 +20,21 @@
 #define FASTMUNIT_AVX2(...)
 #endif
 
-#define FASTMUNIT_DISPATCH(kernel, Arguments)                                              \
-  FASTMUNIT_AVX512(namespace avx512 { void kernel(const Arguments&, ParallelFor); })       \
-  FASTMUNIT_AVX2(namespace avx2 { void kernel(const Arguments&, ParallelFor); })           \
-  namespace baseline {                                                                     \
-  void kernel(const Arguments&, ParallelFor);                                              \
-  }                                                                                        \
-  void kernel(const Arguments& arguments, ParallelFor parallel_for) {                      \
-    switch (isa()) {                                                                       \
-      FASTMUNIT_AVX512(case Isa::avx512 : return avx512::kernel(arguments, parallel_for);) \
-      FASTMUNIT_AVX2(case Isa::avx2 : return avx2::kernel(arguments, parallel_for);)       \
-      default:                                                                             \
-        return baseline::kernel(arguments, parallel_for);                                  \
-    }                                                                                      \
+#define FASTMUNIT_DISPATCH(kernel, Arguments)                                                      \
+  FASTMUNIT_AVX512BF16(namespace avx512bf16 { void kernel(const Arguments&, ParallelFor); })       \
+  FASTMUNIT_AVX512(namespace avx512 { void kernel(const Arguments&, ParallelFor); })               \
+  FASTMUNIT_AVX2(namespace avx2 { void kernel(const Arguments&, ParallelFor); })                   \
+  namespace baseline {                                                                             \
+  void kernel(const Arguments&, ParallelFor);                                                      \
+  }                                                                                                \
+  void kernel(const Arguments& arguments, ParallelFor parallel_for) {                              \
+    switch (isa()) {                                                                               \
+      FASTMUNIT_AVX512BF16(case Isa::avx512bf16 : return avx512bf16::kernel(arguments, parallel_for);) \
+      FASTMUNIT_AVX512(case Isa::avx512 : return avx512::kernel(arguments, parallel_for);)         \
+      FASTMUNIT_AVX2(case Isa::avx2 : return avx2::kernel(arguments, parallel_for);)               \
+      default:                                                                                     \
+        return baseline::kernel(arguments, parallel_for);                                          \
+    }                                                                                              \
   }
 
 namespace fastmunit::cpu {

@@ -15,8 +15,8 @@ namespace {
 
 // y = activation(z) + residual for `count` values of one plane; residual may be null.
 template <Activation activation, class Storage>
-void apply_row(const Storage* x, const Storage* residual, Storage* y, std::int64_t count, Affine<Compute<Storage>> affine,
-               Compute<Storage> negative_slope) {
+inline void apply_row(const Storage* x, const Storage* residual, Storage* y, std::int64_t count,
+                      Affine<Compute<Storage>> affine, Compute<Storage> negative_slope) {
   using Lane = Compute<Storage>;
   using V = Vector<Lane>;
   constexpr int step = lanes<Lane>;
@@ -25,15 +25,26 @@ void apply_row(const Storage* x, const Storage* residual, Storage* y, std::int64
   const auto value = [&](V from) { return activate<activation>((from - center) * scale + shift, slope); };
   std::int64_t i = 0;
   if (residual == nullptr) {
-    for (; i + step <= count; i += step) store(y + i, value(load(x + i)));
+    for (; i + 2 * step <= count; i += 2 * step) {
+      const V first = value(load(x + i)), second = value(load(x + i + step));
+      store(y + i, first);
+      store(y + i + step, second);
+    }
   } else {
-    for (; i + step <= count; i += step) store(y + i, value(load(x + i)) + load(residual + i));
+    for (; i + 2 * step <= count; i += 2 * step) {
+      const V first = value(load(x + i)) + load(residual + i);
+      const V second = value(load(x + i + step)) + load(residual + i + step);
+      store(y + i, first);
+      store(y + i + step, second);
+    }
   }
-  const int rest = static_cast<int>(count - i);
-  if (rest == 0) return;
-  V last = value(load_first(x + i, rest));
-  if (residual != nullptr) last += load_first(residual + i, rest);
-  store_first(y + i, last, rest);
+  while (i < count) {
+    const int kept = static_cast<int>(smaller(step, count - i));
+    V last = value(load_first(x + i, kept));
+    if (residual != nullptr) last += load_first(residual + i, kept);
+    store_first(y + i, last, kept);
+    i += kept;
+  }
 }
 
 // The same for `block` pixels of all channels, contiguous but for the residual's.
@@ -121,16 +132,10 @@ class Forward {
 
  private:
   void run_channels_last() const {
-    constexpr int step = lanes<Lane>;
-    constexpr int group = unroll * step;
-    // Channels of x: with phases, four for each channel of y.
-    const std::int64_t columns = a.phases ? 4 * a.channels : a.channels;
-    const std::int64_t groups = (columns + group - 1) / group;
     for (std::int64_t n = 0; n < a.batch; ++n) {
       if (a.statistics != Statistics::none) {
-        for_each(parallel_for, segments.count * groups, segments.rows * a.width * group, [&](std::int64_t piece) {
-          column_segment_moments(n, piece / groups, piece % groups * group, columns);
-        });
+        for_each(parallel_for, segments.count, segments.rows * a.width * a.channels,
+                 [&](std::int64_t s) { column_segment_moments(n, s); });
         combine_segments(n, [&](std::int64_t c, std::int64_t s) { return s * a.channels + c; });
       }
       for (std::int64_t c = 0; c < a.channels; ++c) {
@@ -147,43 +152,31 @@ class Forward {
   Moments segment_moments(std::int64_t n, std::int64_t c, std::int64_t s) const {
     const Storage* plane = x + (n * a.channels + c) * pixels;
     const std::int64_t begin = segments.begin(s) * a.width, end = segments.end(s) * a.width;
-    Moments moments = {0.0, 0.0};
-    for (std::int64_t i = begin; i < end; i += block_values) {
-      const std::int64_t count = smaller(block_values, end - i);
-      moments = combine(moments, i - begin, block_moments(plane + i, count), count);
-    }
-    return moments;
+    return contiguous_moments(plane + begin, end - begin);
   }
 
-  // The moments of segment s of channels `first` to `first` + unroll * lanes of x in channels_last.
-  void column_segment_moments(std::int64_t n, std::int64_t s, std::int64_t first, std::int64_t columns) const {
-    constexpr int step = lanes<Lane>;
-    constexpr int group = unroll * step;
-    // A row of x has the pixels of four rows of y with phases, in channels that are four times as many. Segments hold the
-    // same share of x's pixels as of y's.
-    const std::int64_t parts = a.phases ? 4 : 1;
-    const std::int64_t begin = segments.begin(s) * a.width / parts;
-    const std::int64_t end = segments.end(s) * a.width / parts;
-    const Storage* from = x + (n * (pixels / parts) + begin) * columns + first;
-    double group_means[group], group_squares[group];
-    const std::int64_t channels = smaller(group, columns - first);
-    if (channels == group) {
-      column_moments<unroll>(from, end - begin, columns, step, group_means, group_squares);
-    } else {
-      for (std::int64_t c = 0; c < channels; c += step) {
-        const int last = static_cast<int>(smaller(step, channels - c));
-        column_moments<1>(from + c, end - begin, columns, last, group_means + c, group_squares + c);
-      }
+  // The moments of segment s of all channels in channels_last.
+  void column_segment_moments(std::int64_t n, std::int64_t s) const {
+    double* to_means = means + s * a.channels;
+    double* to_squares = squares + s * a.channels;
+    if (!a.phases) {
+      const std::int64_t begin = segments.begin(s) * a.width, end = segments.end(s) * a.width;
+      column_moments(x + (n * pixels + begin) * a.channels, end - begin, a.channels, a.channels, to_means, to_squares);
+      return;
     }
-    double* to_means = means + s * a.channels + first / parts;
-    double* to_squares = squares + s * a.channels + first / parts;
-    for (std::int64_t c = 0; c < channels; c += parts) {
-      Moments moments = {group_means[c], group_squares[c]};
-      for (std::int64_t k = 1; k < parts; ++k) {
-        moments = combine(moments, k * (end - begin), {group_means[c + k], group_squares[c + k]}, end - begin);
+    // Two rows of y are one row of x, whose channels are four times as many.
+    const std::int64_t channels = 4 * a.channels;
+    const std::int64_t begin = segments.begin(s) * a.width / 4, count = segments.end(s) * a.width / 4 - begin;
+    double* phase_means = scratch<1, double>(2 * channels);
+    double* phase_squares = phase_means + channels;
+    column_moments(x + (n * (pixels / 4) + begin) * channels, count, channels, channels, phase_means, phase_squares);
+    for (std::int64_t c = 0; c < a.channels; ++c) {
+      Moments moments = {phase_means[4 * c], phase_squares[4 * c]};
+      for (int k = 1; k < 4; ++k) {
+        moments = combine(moments, k * count, {phase_means[4 * c + k], phase_squares[4 * c + k]}, count);
       }
-      to_means[c / parts] = moments.mean;
-      to_squares[c / parts] = moments.squares;
+      to_means[c] = moments.mean;
+      to_squares[c] = moments.squares;
     }
   }
 
@@ -224,13 +217,14 @@ class Forward {
                               (end - begin) * a.width, affine, slope);
         return;
       }
+      const PadColumns columns(a.width, a.pad, a.pad_mode);
       Storage* shuffled = a.phases ? scratch<0, Storage>(a.width) : nullptr;
       for (std::int64_t y = begin; y < end; ++y) {
         if (a.phases) shuffle_row(from, y, a.height, a.width, shuffled);
         Storage* row = to + (y + a.pad) * padded_width;
         apply_row<activation>(a.phases ? shuffled : from + y * a.width, row_of<Storage>(a.residual, n, c, y), row + a.pad,
                               a.width, affine, slope);
-        pad_columns(row, a.width, 1, a.pad, a.pad_mode);
+        columns.fill(row);
         pad_rows(to, y, a.height, padded_width, a.pad, a.pad_mode);
       }
     });
@@ -263,7 +257,7 @@ class Forward {
                                     a.channels, centers, scales, shifts, slope);
       }
     });
-    pad_columns(row, a.width, a.channels, a.pad, a.pad_mode);
+    PadColumns(a.width, a.pad, a.pad_mode).fill(row, a.channels);
     pad_rows(sample, y, a.height, padded_width * a.channels, a.pad, a.pad_mode);
   }
 

@@ -44,7 +44,7 @@ inline double coefficient(const Coefficients& of, std::int64_t n, std::int64_t c
   with_storage(of.dtype, [&](auto type) {
     using Storage = decltype(type);
     const Storage* at = static_cast<const Storage*>(of.data) + n * of.sample_stride + c * of.channel_stride;
-    value = load_first(at, 1)[0];
+    value = load_one(at);
   });
   return value;
 }
@@ -81,12 +81,11 @@ inline V activate(V z, V slope) {
   return z;
 }
 
-// The gradient with respect to z; where z is NaN or 0, torch's convention.
-template <Activation activation, class V>
+// The gradient with respect to z, of relu or else of leaky relu; where z is NaN or 0, torch's convention.
+template <bool relu, class V>
 inline V activation_gradient(V dy, V z, V slope) {
-  if constexpr (activation == Activation::relu) return z <= V{} ? V{} : dy;
-  if constexpr (activation == Activation::leaky_relu) return z > V{} ? dy : dy * slope;
-  return dy;
+  if constexpr (relu) return z <= V{} ? V{} : dy;
+  return z > V{} ? dy : dy * slope;
 }
 
 template <class Storage>

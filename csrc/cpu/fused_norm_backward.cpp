@@ -29,177 +29,219 @@ struct Sums {
   double dz = 0.0, product = 0.0;
 };
 
-// Sums in lanes, moved to double often enough to keep the digits.
-template <class Lane>
-class LaneSums {
- public:
-  static constexpr int ways = 2;
-  Vector<Lane> dz[ways] = {};
-  Vector<Lane> product[ways] = {};
-
-  void added(std::int64_t values) {
-    pending += values;
-    if (pending >= block_values) flush();
-  }
-  Sums total() {
-    flush();
-    return all;
-  }
-
- private:
-  void flush() {
-    all.dz += sum<Lane>(dz[0] + dz[1]);
-    all.product += sum<Lane>(product[0] + product[1]);
-    for (int k = 0; k < ways; ++k) dz[k] = product[k] = Vector<Lane>{};
-    pending = 0;
-  }
-
-  std::int64_t pending = 0;
-  Sums all;
+// The gradient of rows of a plane: `sources` are the rows of dinterior and, where the map was padded, of dpadded that show the
+// first one, each at its first pixel.
+template <class Storage>
+struct RowGradient {
+  int count = 0;
+  int padded = 0;  // the first ones have pad columns on both sides
+  const Storage* sources[2 * max_pad + 2];
+  std::int64_t strides[2 * max_pad + 2];  // to the next row
 };
 
-// `count` values of one plane.
-template <Activation activation, Pass pass, bool uses_x, class Gradient, class Storage>
-void backward_row(const Storage* x, const Gradient* dy, Storage* dx, std::int64_t count, Affine<Compute<Storage>> affine,
-                  Line<Compute<Storage>> line, Compute<Storage> negative_slope, LaneSums<Compute<Storage>>& sums) {
+// The vectors that make up a row: those from column `begin` to `end` are whole, and no pad column shows them. The others are
+// edges, each with what the pad columns show of its pixels.
+template <class Lane>
+class RowVectors {
+ public:
+  static constexpr int step = lanes<Lane>;
+
+  RowVectors(std::int64_t width, int pad, PadMode mode) {
+    const bool any = pad > 0 && mode != PadMode::zero;
+    begin = any ? smaller((pad + step) / step * step, width) : 0;
+    end = any ? (width - 1 - pad) / step * step : width / step * step;
+    if (end < begin) end = begin;
+    for (std::int64_t column = 0; column < width; column += step) {
+      if (column >= begin && column < end) continue;
+      Edge& edge = edges[count++];
+      edge.column = column;
+      edge.kept = static_cast<int>(smaller(step, width - column));
+      if (column < begin) heads = count;
+      if (!any) continue;
+      const PadColumns columns(width, pad, mode);
+      for (int k = 0; k < columns.count; ++k) {
+        const std::int64_t lane = columns.from[k] - pad - column;
+        if (lane < 0 || lane >= step) continue;
+        edge.from[edge.shown] = columns.to[k] - pad;
+        edge.lane[edge.shown][lane] = 1;
+        ++edge.shown;
+      }
+    }
+  }
+
+  struct Edge {
+    std::int64_t column;
+    int kept;       // lanes
+    int shown = 0;  // number of pad columns
+    std::int64_t from[2 * max_pad];
+    Vector<Lane> lane[2 * max_pad] = {};  // 1 at the lane that each shows
+
+    // Adds what the pad columns of `row` show.
+    template <class Storage>
+    void add(const Storage* row, Vector<Lane>& to) const {
+      for (int k = 0; k < shown; ++k) to = lane[k] != Vector<Lane>{} ? to + broadcast<Lane>(load_one(row + from[k])) : to;
+    }
+  };
+
+  std::int64_t begin, end;
+  int count = 0, heads = 0;  // edges, and those of them that come first
+  Edge edges[2 * (max_pad + step) / step + 3];
+};
+
+// Rows of a plane that lie one behind the other in x, dx and dresidual, which may be null.
+template <class Storage>
+struct Rows {
+  const Storage* x;
+  RowGradient<Storage> gradient;
+  Storage* dx;
+  Storage* dresidual;
+  std::int64_t count, width;
+};
+
+template <bool relu, Pass pass, class Storage>
+[[gnu::noinline]] void backward_rows(Rows<Storage> rows, const RowVectors<Compute<Storage>>& vectors,
+                                     const Affine<Compute<Storage>>& affine, const Line<Compute<Storage>>& line,
+                                     Compute<Storage> negative_slope, Sums& sums) {
   using Lane = Compute<Storage>;
   using V = Vector<Lane>;
   constexpr int step = lanes<Lane>;
   const V center = broadcast(affine.center), scale = broadcast(affine.scale), shift = broadcast(affine.shift);
   const V gain = broadcast(line.gain), incline = broadcast(line.slope), constant = broadcast(line.constant);
   const V slope = broadcast(negative_slope);
-  const auto at = [&](V from, V gradient, int way, int kept) {
-    const V deviation = from - center;
-    const V dz = activation_gradient<activation>(gradient, deviation * scale + shift, slope);
-    if constexpr (sums_up(pass)) {
-      const V product = dz * deviation;
-      sums.dz[way] += dz;  // zeros where nothing was read
-      sums.product[way] += kept == step ? product : keep_first<Lane>(product, kept);
+  const std::int64_t width = rows.width;
+  const RowGradient<Storage>& gradient = rows.gradient;
+  const bool writes_residual = applies(pass) && rows.dresidual != nullptr;
+  V sum_dz = {}, sum_product = {};
+  for (std::int64_t row = 0; row < rows.count; ++row) {
+    const auto whole = [&](std::int64_t i) {
+      V dy = load(gradient.sources[0] + i);
+      for (int k = 1; k < gradient.count; ++k) dy += load(gradient.sources[k] + i);
+      const V deviation = load(rows.x + i) - center;
+      const V dz = activation_gradient<relu>(dy, deviation * scale + shift, slope);
+      if constexpr (sums_up(pass)) {
+        sum_dz += dz;
+        sum_product += dz * deviation;
+      }
+      if constexpr (applies(pass)) {
+        store(rows.dx + i, pass == Pass::apply ? gain * dz + (incline * deviation + constant) : gain * dz);
+        if (writes_residual) store(rows.dresidual + i, dy);
+      }
+    };
+    for (int e = 0; e <= vectors.count; ++e) {
+      if (e == vectors.heads) {
+        for (std::int64_t i = vectors.begin; i < vectors.end; i += step) whole(i);
+      }
+      if (e == vectors.count) break;
+      const auto& edge = vectors.edges[e];
+      const std::int64_t i = edge.column;
+      const int kept = edge.kept;
+      V dy = load_first(gradient.sources[0] + i, kept);
+      for (int k = 1; k < gradient.count; ++k) dy += load_first(gradient.sources[k] + i, kept);
+      for (int k = 0; k < gradient.padded; ++k) edge.add(gradient.sources[k], dy);
+      const V deviation = load_first(rows.x + i, kept) - center;
+      const V dz = activation_gradient<relu>(dy, deviation * scale + shift, slope);
+      if constexpr (sums_up(pass)) {
+        sum_dz += dz;  // zeros in the other lanes
+        sum_product += kept == step ? dz * deviation : keep_first<Lane>(dz * deviation, kept);
+      }
+      if constexpr (applies(pass)) {
+        store_first(rows.dx + i, pass == Pass::apply ? gain * dz + (incline * deviation + constant) : gain * dz, kept);
+        if (writes_residual) store_first(rows.dresidual + i, dy, kept);
+      }
     }
-    if constexpr (uses_x) return gain * dz + (incline * deviation + constant);
-    return gain * dz;
-  };
-  std::int64_t i = 0;
-  for (; i + 2 * step <= count; i += 2 * step) {
-    const V first = at(load(x + i), load(dy + i), 0, step);
-    const V second = at(load(x + i + step), load(dy + i + step), 1, step);
-    if constexpr (applies(pass)) {
-      store(dx + i, first);
-      store(dx + i + step, second);
-    }
+    rows.x += width;
+    rows.dx += width;
+    if (writes_residual) rows.dresidual += width;
+    for (int k = 0; k < gradient.count; ++k) rows.gradient.sources[k] += gradient.strides[k];
   }
-  for (; i + step <= count; i += step) {
-    const V value = at(load(x + i), load(dy + i), 0, step);
-    if constexpr (applies(pass)) store(dx + i, value);
-  }
-  const int rest = static_cast<int>(count - i);
-  if (rest != 0) {
-    const V value = at(load_first(x + i, rest), load_first(dy + i, rest), 1, rest);
-    if constexpr (applies(pass)) store_first(dx + i, value, rest);
+  if constexpr (sums_up(pass)) {
+    sums.dz += sum<Lane>(sum_dz);
+    sums.product += sum<Lane>(sum_product);
   }
 }
 
-// The rows of dpadded and dinterior that make up the gradient of one row of y in channels_last, and that row of x.
-template <class Storage>
-struct PixelRow {
-  const Storage* x;
-  Storage* dx;
-  Storage* dresidual;  // null where it is not wanted
-  int count;                                 // of rows of dpadded; 0 without it
-  const Storage* dpadded[2 * max_pad + 1];   // at the left edge of the pad
-  std::int64_t dpadded_stride;
-  const Storage* dinterior;  // null without it
-  std::int64_t dinterior_stride;
-  std::int64_t width, channels;
-  int pad;
-  PadMode pad_mode;
+// What a pass over pixels in channels_last needs to know of their channels. Each is an array over channels.
+template <class Lane>
+struct ChannelArrays {
+  const Lane *centers, *scales, *shifts;        // Affine
+  const Lane *gains, *slopes, *constants;       // Line
+  Lane *sums_dz, *sums_product;
 };
 
-// One row of pixels, for `vectors` vectors of channels from channel c on; `last` lanes of the last one count.
-template <Activation activation, Pass pass, bool uses_x, int vectors, class Storage>
-void backward_pixels(const PixelRow<Storage>& row, std::int64_t c, int last, const Compute<Storage>* affines,
-                     const Compute<Storage>* lines, Compute<Storage> negative_slope, double* sums_dz,
-                     double* sums_product) {
+// `block` pixels of all channels. The gradient is that of `dy`, plus that of `second` where it is not null; dresidual may be
+// null.
+template <bool relu, Pass pass, int block, class Gradient, class Storage>
+[[gnu::noinline]] void backward_pixels(const Storage* x, const Gradient* dy, std::int64_t dy_stride, const Storage* second,
+                     std::int64_t second_stride, Storage* dx, Storage* dresidual, std::int64_t channels,
+                     const ChannelArrays<Compute<Storage>>& arrays, Compute<Storage> negative_slope) {
   using Lane = Compute<Storage>;
   using V = Vector<Lane>;
   constexpr int step = lanes<Lane>;
-  const bool whole = last == step;
-  const auto read = [&](const auto* from, int k) {
-    return k == vectors - 1 && !whole ? load_first(from + k * step, last) : load(from + k * step);
-  };
-  const auto write = [&](Storage* to, int k, V value) {
-    if (k == vectors - 1 && !whole) {
-      store_first(to + k * step, value, last);
-    } else {
-      store(to + k * step, value);
-    }
-  };
-  V center[vectors], scale[vectors], shift[vectors], gain[vectors], incline[vectors], constant[vectors];
-  V sum_dz[vectors] = {}, sum_product[vectors] = {};
   const V slope = broadcast(negative_slope);
-  for (int k = 0; k < vectors; ++k) {
-    center[k] = read(affines + c, k);
-    scale[k] = read(affines + row.channels + c, k);
-    shift[k] = read(affines + 2 * row.channels + c, k);
-    if constexpr (applies(pass)) {
-      gain[k] = read(lines + c, k);
-      incline[k] = read(lines + row.channels + c, k);
-      constant[k] = read(lines + 2 * row.channels + c, k);
+  const auto vector = [&](std::int64_t c, const auto& read, const auto& write) {
+    const V center = read(arrays.centers + c), scale = read(arrays.scales + c), shift = read(arrays.shifts + c);
+    V gain = {}, incline = {}, constant = {};
+    if constexpr (applies(pass)) gain = read(arrays.gains + c);
+    if constexpr (pass == Pass::apply) {
+      incline = read(arrays.slopes + c);
+      constant = read(arrays.constants + c);
     }
-  }
-  const auto pixel = [&](std::int64_t j, const auto& gradient) {
-    const std::int64_t at = j * row.channels + c;
-    for (int k = 0; k < vectors; ++k) {
-      const V dy = gradient(k);
-      const V deviation = read(row.x + at, k) - center[k];
-      const V dz = activation_gradient<activation>(dy, deviation * scale[k] + shift[k], slope);
+    V sum_dz = {}, sum_product = {};
+    for (int k = 0; k < block; ++k) {
+      V gradient = read(dy + k * dy_stride + c);
+      if (second != nullptr) gradient += read(second + k * second_stride + c);
+      const V deviation = read(x + k * channels + c) - center;
+      const V dz = activation_gradient<relu>(gradient, deviation * scale + shift, slope);
       if constexpr (sums_up(pass)) {
-        sum_dz[k] += dz;
-        sum_product[k] += dz * deviation;
+        sum_dz += dz;
+        sum_product += dz * deviation;
       }
       if constexpr (applies(pass)) {
-        write(row.dx + at, k, uses_x ? gain[k] * dz + (incline[k] * deviation + constant[k]) : gain[k] * dz);
-        if (row.dresidual != nullptr) write(row.dresidual + at, k, dy);
+        write(dx + k * channels + c, pass == Pass::apply ? gain * dz + (incline * deviation + constant) : gain * dz);
+        if (dresidual != nullptr) write(dresidual + k * channels + c, gradient);
       }
     }
-  };
-  const auto inner = [&](std::int64_t j) { return row.dinterior + j * row.dinterior_stride + c; };
-  const auto outer = [&](int r, std::int64_t j) { return row.dpadded[r] + j * row.dpadded_stride + c; };
-  // A pixel that pad pixels copy, or in a row that pad rows copy: the sum of all that shows it.
-  const auto any_pixel = [&](std::int64_t j) {
-    V total[vectors] = {};
-    if (row.dinterior != nullptr) {
-      for (int k = 0; k < vectors; ++k) total[k] = read(inner(j), k);
+    if constexpr (sums_up(pass)) {
+      write(arrays.sums_dz + c, read(arrays.sums_dz + c) + sum_dz);
+      write(arrays.sums_product + c, read(arrays.sums_product + c) + sum_product);
     }
-    const PadTargets targets = pad_targets(j, row.width, row.pad, row.pad_mode);
-    for (int r = 0; r < row.count; ++r) {
-      for (int i = 0; i < targets.count; ++i) {
-        for (int k = 0; k < vectors; ++k) total[k] += read(outer(r, targets.at[i]), k);
-      }
-    }
-    pixel(j, [&](int k) { return total[k]; });
   };
-  // The pixels from `begin` to `end` are copied by no pad column.
-  const std::int64_t begin = row.count == 1 ? smaller(row.pad + 1, row.width) : row.width;
-  const std::int64_t end = row.width - 1 - row.pad;
-  std::int64_t j = 0;
-  for (; j < begin; ++j) any_pixel(j);
-  if (row.dinterior == nullptr) {
-    for (; j < end; ++j) pixel(j, [&](int k) { return read(outer(0, j + row.pad), k); });
-  } else {
-    for (; j < end; ++j) pixel(j, [&](int k) { return read(outer(0, j + row.pad), k) + read(inner(j), k); });
-  }
-  for (; j < row.width; ++j) any_pixel(j);
+  std::int64_t c = 0;
+  const auto read_whole = [](const auto* from) { return load(from); };
+  const auto write_whole = [](auto* to, V value) { store(to, value); };
+  for (; c + step <= channels; c += step) vector(c, read_whole, write_whole);
+  const int rest = static_cast<int>(channels - c);
+  if (rest == 0) return;
+  vector(
+      c, [&](const auto* from) { return load_first(from, rest); },
+      [&](auto* to, V value) { store_first(to, value, rest); });
+}
 
-  if constexpr (sums_up(pass)) {
-    for (int k = 0; k < vectors; ++k) {
-      const int count = k == vectors - 1 ? last : step;
-      for (int lane = 0; lane < count; ++lane) {
-        sums_dz[c + k * step + lane] += sum_dz[k][lane];
-        sums_product[c + k * step + lane] += sum_product[k][lane];
-      }
+// Calls function with relu and pass as constants.
+template <class Function>
+auto with_variant(bool relu, Pass pass, const Function& function) {
+  const auto with_pass = [&](auto constant) {
+    switch (pass) {
+      case Pass::sums:
+        return function(constant, std::integral_constant<Pass, Pass::sums>{});
+      case Pass::apply:
+        return function(constant, std::integral_constant<Pass, Pass::apply>{});
+      default:
+        return function(constant, std::integral_constant<Pass, Pass::sums_and_apply>{});
     }
-  }
+  };
+  return relu ? with_pass(std::true_type{}) : with_pass(std::false_type{});
+}
+
+template <class Storage>
+auto rows_function(bool relu, Pass pass) {
+  return with_variant(relu, pass, [](auto relu, auto pass) { return &backward_rows<relu, pass, Storage>; });
+}
+
+template <int block, class Gradient, class Storage>
+auto pixels_function(bool relu, Pass pass) {
+  return with_variant(relu, pass,
+                      [](auto relu, auto pass) { return &backward_pixels<relu, pass, block, Gradient, Storage>; });
 }
 
 template <class Storage>
@@ -215,7 +257,10 @@ class Backward {
         x(static_cast<const Storage*>(a.x)),
         dx(static_cast<Storage*>(a.dx)),
         dresidual(static_cast<Storage*>(a.dresidual)),
-        slope(static_cast<Lane>(a.negative_slope)),
+        slope(static_cast<Lane>(a.activation == Activation::none ? 1.0 : a.negative_slope)),
+        relu(a.activation == Activation::relu),
+        pad(a.dpadded.data == nullptr ? 0 : a.pad),
+        vectors(a.width, pad, a.pad_mode),
         all_dz(a.workspace),
         all_product(all_dz + a.batch * a.channels),
         partial_dz(all_product + a.batch * a.channels),
@@ -224,30 +269,27 @@ class Backward {
         lines(affines + 3 * a.channels) {}
 
   void run() const {
-    with_activation(a.activation, [&](auto activation) {
-      if (a.layout == Layout::channels_last) {
-        run_channels_last<activation>();
-      } else {
-        run_nchw<activation>();
-      }
-    });
+    if (a.layout == Layout::channels_last) {
+      run_channels_last();
+    } else {
+      run_nchw();
+    }
     write_coefficients(a.dbias, all_dz);
     write_coefficients(a.dweight, all_product);
   }
 
  private:
-  template <Activation activation>
   void run_nchw() const {
     const std::int64_t planes = a.batch * a.channels;
     if (a.statistics != Statistics::layer && (segments.count == 1 || planes >= 4 * a.threads)) {
       for_each(parallel_for, planes, pixels, [&](std::int64_t plane) {
         const std::int64_t n = plane / a.channels, c = plane % a.channels;
         Sums sums;
-        for (std::int64_t s = 0; s < segments.count; ++s) add(sums, first_pass<activation>(n, c, s));
+        for (std::int64_t s = 0; s < segments.count; ++s) add(sums, first_pass(n, c, s));
         set_sums(n, c, sums);
         if (a.statistics == Statistics::none) return;
         const Line<Lane> line = instance_line(n, c, sums);
-        for (std::int64_t s = 0; s < segments.count; ++s) rows<activation, Pass::apply, true>(n, c, s, line);
+        for (std::int64_t s = 0; s < segments.count; ++s) rows(Pass::apply, n, c, s, line);
       });
       return;
     }
@@ -255,7 +297,7 @@ class Backward {
     const std::int64_t work = segments.rows * a.width;
     for (std::int64_t n = 0; n < a.batch; ++n) {
       for_each(parallel_for, pieces, work, [&](std::int64_t piece) {
-        const Sums sums = first_pass<activation>(n, piece / segments.count, piece % segments.count);
+        const Sums sums = first_pass(n, piece / segments.count, piece % segments.count);
         partial_dz[piece] = sums.dz;
         partial_product[piece] = sums.product;
       });
@@ -264,98 +306,78 @@ class Backward {
       for_each(parallel_for, pieces, work, [&](std::int64_t piece) {
         const std::int64_t c = piece / segments.count;
         const Line<Lane> line = {lines[c], lines[a.channels + c], lines[2 * a.channels + c]};
-        rows<activation, Pass::apply, true>(n, c, piece % segments.count, line);
+        rows(Pass::apply, n, c, piece % segments.count, line);
       });
     }
   }
 
   // The sums over a segment of a plane; without statistics also its dx.
-  template <Activation activation>
   Sums first_pass(std::int64_t n, std::int64_t c, std::int64_t s) const {
-    if (a.statistics != Statistics::none) return rows<activation, Pass::sums, true>(n, c, s, {});
+    if (a.statistics != Statistics::none) return rows(Pass::sums, n, c, s, {});
     const Lane weight = static_cast<Lane>(coefficient(a.weight, n, c, 1.0));
-    return rows<activation, Pass::sums_and_apply, false>(n, c, s, {weight, 0, 0});
+    return rows(Pass::sums_and_apply, n, c, s, {weight, 0, 0});
   }
 
   // One pass over the rows of a segment of a plane.
-  template <Activation activation, Pass pass, bool uses_x>
-  Sums rows(std::int64_t n, std::int64_t c, std::int64_t s, Line<Lane> line) const {
+  Sums rows(Pass pass, std::int64_t n, std::int64_t c, std::int64_t s, Line<Lane> line) const {
+    const auto backward_rows = rows_function<Storage>(relu, pass);
     const Affine<Lane> affine = affine_of<Lane>(a, n, c);
     const std::int64_t begin = segments.begin(s), end = segments.end(s);
     const Storage* plane = x + (n * a.channels + c) * pixels;
     Storage* to = dx + (n * a.channels + c) * pixels;
-    LaneSums<Lane> sums;
-    const bool one_source = (a.dpadded.data == nullptr) != (a.dinterior.data == nullptr);
-    const StridedMap& source = a.dpadded.data == nullptr ? a.dinterior : a.dpadded;
-    // One gradient without pad is read as it lies.
-    if (one_source && (a.pad == 0 || a.dpadded.data == nullptr) && !a.phases && dresidual == nullptr) {
-      for (std::int64_t y = begin; y < end; ++y) {
-        backward_row<activation, pass, uses_x>(plane + y * a.width, row_of<Storage>(source, n, c, y), to + y * a.width,
-                                               a.width, affine, line, slope, sums);
-        sums.added(a.width);
+    Storage* residual = dresidual == nullptr ? nullptr : dresidual + (n * a.channels + c) * pixels;
+    const auto residual_at = [&](std::int64_t i) { return residual == nullptr ? nullptr : residual + i; };
+    Sums sums;
+    const auto is_dense = [&](const StridedMap& map) { return map.data == nullptr || map.row_stride == a.width; };
+    if (pad == 0 && !a.phases && is_dense(a.dpadded) && is_dense(a.dinterior)) {
+      // Rows that lie one behind the other are read as longer ones.
+      RowGradient<Storage> gradient = row_gradient(n, c, begin);
+      for (std::int64_t i = begin * a.width; i < end * a.width; i += block_values) {
+        const std::int64_t count = smaller(block_values, end * a.width - i);
+        backward_rows({plane + i, gradient, to + i, residual_at(i), 1, count},
+                      RowVectors<Lane>(count, 0, a.pad_mode), affine, line, slope, sums);
+        for (int k = 0; k < gradient.count; ++k) gradient.sources[k] += count;
       }
-      return sums.total();
+      return sums;
     }
-    Lane* dy = scratch<1, Lane>(a.width);
     Storage* shuffled = a.phases ? scratch<2, Storage>(2 * a.width) : nullptr;
-    Storage* shuffled_dx = shuffled + a.width;
-    for (std::int64_t y = begin; y < end; ++y) {
-      gather_row(n, c, y, dy);
-      if (applies(pass) && dresidual != nullptr) {
-        store_row(dy, dresidual + (n * a.channels + c) * pixels + y * a.width);
+    const std::int64_t most = a.phases ? 1 : (a.width < block_values ? block_values / a.width : 1);
+    for (std::int64_t y = begin; y < end;) {
+      // Rows that no pad row shows go together.
+      const std::int64_t rows = is_shown_once(y) ? smaller(most, (pad == 0 ? end : smaller(end, a.height - 1 - pad)) - y) : 1;
+      const RowGradient<Storage> gradient = row_gradient(n, c, y);
+      if (a.phases) {
+        shuffle_row(plane, y, a.height, a.width, shuffled);
+        backward_rows({shuffled, gradient, shuffled + a.width, residual_at(y * a.width), 1, a.width}, vectors, affine, line,
+                      slope, sums);
+        if (applies(pass)) unshuffle_row(shuffled + a.width, y, a.height, a.width, to);
+      } else {
+        backward_rows({plane + y * a.width, gradient, to + y * a.width, residual_at(y * a.width), rows, a.width}, vectors,
+                      affine, line, slope, sums);
       }
-      if (a.phases) shuffle_row(plane, y, a.height, a.width, shuffled);
-      backward_row<activation, pass, uses_x>(a.phases ? shuffled : plane + y * a.width, dy,
-                                             a.phases ? shuffled_dx : to + y * a.width, a.width, affine, line, slope, sums);
-      if (applies(pass) && a.phases) unshuffle_row(shuffled_dx, y, a.height, a.width, to);
-      sums.added(a.width);
+      y += rows;
     }
-    return sums.total();
+    return sums;
   }
 
-  // The gradient of row y of a plane: what dpadded has for each pixel that shows it, and dinterior.
-  void gather_row(std::int64_t n, std::int64_t c, std::int64_t y, Lane* dy) const {
-    const Storage* inner = row_of<Storage>(a.dinterior, n, c, y);
-    if (a.dpadded.data == nullptr) {
-      combine_rows(dy, inner, [](auto, auto from) { return from; });
-      return;
+  bool is_shown_once(std::int64_t y) const { return pad == 0 || (y > pad && y < a.height - 1 - pad); }
+
+  RowGradient<Storage> row_gradient(std::int64_t n, std::int64_t c, std::int64_t y) const {
+    RowGradient<Storage> gradient;
+    const auto add = [&](const StridedMap& map, std::int64_t row, std::int64_t column) {
+      gradient.sources[gradient.count] = row_of<Storage>(map, n, c, row) + column * map.column_stride;
+      gradient.strides[gradient.count] = map.row_stride;
+      ++gradient.count;
+    };
+    if (a.dpadded.data != nullptr) {
+      const PadTargets targets = pad_targets(y, a.height, pad, a.pad_mode);
+      for (int k = 0; k < targets.count; ++k) add(a.dpadded, targets.at[k], pad);
+      gradient.padded = targets.count;
     }
-    const PadTargets targets = pad_targets(y, a.height, a.pad, a.pad_mode);
-    const Storage* outer = row_of<Storage>(a.dpadded, n, c, targets.at[0]);
-    combine_rows(dy, outer + a.pad, [](auto, auto from) { return from; });
-    for (int k = 1; k < targets.count; ++k) {
-      combine_rows(dy, row_of<Storage>(a.dpadded, n, c, targets.at[k]) + a.pad, [](auto to, auto from) { return to + from; });
-    }
-    if (inner != nullptr) combine_rows(dy, inner, [](auto to, auto from) { return to + from; });
-    if (a.pad_mode == PadMode::zero) return;
-    for (int k = 0; k < targets.count; ++k) {
-      const Storage* row = row_of<Storage>(a.dpadded, n, c, targets.at[k]);
-      for (int i = 0; i < a.pad; ++i) {
-        dy[pad_source(i - a.pad, a.width, a.pad_mode)] += load_first(row + i, 1)[0];
-        dy[pad_source(a.width + i, a.width, a.pad_mode)] += load_first(row + a.width + a.pad + i, 1)[0];
-      }
-    }
+    if (a.dinterior.data != nullptr) add(a.dinterior, y, 0);
+    return gradient;
   }
 
-  // to = function(to, from) over one row.
-  template <class Function>
-  void combine_rows(Lane* to, const Storage* from, const Function& function) const {
-    constexpr int step = lanes<Lane>;
-    std::int64_t i = 0;
-    for (; i + step <= a.width; i += step) store(to + i, function(load(to + i), load(from + i)));
-    const int rest = static_cast<int>(a.width - i);
-    if (rest != 0) store_first(to + i, function(load_first(to + i, rest), load_first(from + i, rest)), rest);
-  }
-
-  void store_row(const Lane* from, Storage* to) const {
-    constexpr int step = lanes<Lane>;
-    std::int64_t i = 0;
-    for (; i + step <= a.width; i += step) store(to + i, load(from + i));
-    const int rest = static_cast<int>(a.width - i);
-    if (rest != 0) store_first(to + i, load_first(from + i, rest), rest);
-  }
-
-  template <Activation activation>
   void run_channels_last() const {
     const std::int64_t work = segments.rows * a.width * a.channels;
     for (std::int64_t n = 0; n < a.batch; ++n) {
@@ -373,68 +395,93 @@ class Backward {
         double* product = partial_product + s * a.channels;
         for (std::int64_t c = 0; c < a.channels; ++c) dz[c] = product[c] = 0.0;
         for (std::int64_t y = segments.begin(s); y < segments.end(s); ++y) {
-          if (a.statistics == Statistics::none) {
-            pixel_row<activation, Pass::sums_and_apply, false>(n, y, dz, product);
-          } else {
-            pixel_row<activation, Pass::sums, true>(n, y, dz, product);
+          Lane* sums = scratch<3, Lane>(2 * a.channels);
+          for (std::int64_t c = 0; c < 2 * a.channels; ++c) sums[c] = 0;
+          pixel_row(a.statistics == Statistics::none ? Pass::sums_and_apply : Pass::sums, n, y, sums);
+          for (std::int64_t c = 0; c < a.channels; ++c) {
+            dz[c] += sums[c];
+            product[c] += sums[a.channels + c];
           }
         }
       });
       combine_segments(n, [&](std::int64_t c, std::int64_t s) { return s * a.channels + c; });
       if (a.statistics == Statistics::none) continue;
-      for_each(parallel_for, a.height, a.width * a.channels, [&](std::int64_t y) {
-        pixel_row<activation, Pass::apply, true>(n, y, nullptr, nullptr);
-      });
+      for_each(parallel_for, a.height, a.width * a.channels,
+               [&](std::int64_t y) { pixel_row(Pass::apply, n, y, nullptr); });
     }
   }
 
-  template <Activation activation, Pass pass, bool uses_x>
-  void pixel_row(std::int64_t n, std::int64_t y, double* dz, double* product) const {
-    constexpr int step = lanes<Lane>;
-    const std::int64_t values = a.width * a.channels;
-    PixelRow<Storage> row;
-    row.x = x + n * pixels * a.channels;
-    row.dx = dx + n * pixels * a.channels;
-    Storage* const phases_of_dx = row.dx;
+  // One row of pixels in channels_last; the sums over it are added to `sums`.
+  void pixel_row(Pass pass, std::int64_t n, std::int64_t y, Lane* sums) const {
+    constexpr int block = 4;
+    const auto backward_pixel = pixels_function<1, Lane, Storage>(relu, pass);
+    const auto backward_block = pixels_function<block, Storage, Storage>(relu, pass);
+    const std::int64_t channels = a.channels;
+    const std::int64_t values = a.width * channels;
+    const Storage* from = x + n * pixels * channels;
+    Storage* to = dx + n * pixels * channels;
+    Storage* const phases_of_dx = to;
     if (a.phases) {
       Storage* shuffled = scratch<2, Storage>(2 * values);
-      shuffle_pixels(row.x, y, a.width, a.channels, shuffled);
-      row.x = shuffled;
-      row.dx = shuffled + values;
+      shuffle_pixels(from, y, a.width, channels, shuffled);
+      from = shuffled;
+      to = shuffled + values;
     } else {
-      row.x += y * values;
-      row.dx += y * values;
+      from += y * values;
+      to += y * values;
     }
-    row.dresidual = dresidual == nullptr ? nullptr : dresidual + (n * pixels + y * a.width) * a.channels;
-    row.width = a.width;
-    row.channels = a.channels;
-    row.pad = a.pad;
-    row.pad_mode = a.pad_mode;
-    row.count = 0;
-    row.dinterior = row_of<Storage>(a.dinterior, n, 0, y);
-    row.dinterior_stride = a.dinterior.column_stride;
-    row.dpadded_stride = a.dpadded.column_stride;
-    if (a.dpadded.data != nullptr) {
-      const PadTargets targets = pad_targets(y, a.height, a.pad, a.pad_mode);
-      row.count = targets.count;
-      for (int k = 0; k < targets.count; ++k) row.dpadded[k] = row_of<Storage>(a.dpadded, n, 0, targets.at[k]);
-    } else {  // a map without pad
-      row.count = 1;
-      row.dpadded[0] = row.dinterior;
-      row.dpadded_stride = row.dinterior_stride;
-      row.dinterior = nullptr;
-      row.pad = 0;
+    Storage* residual = dresidual == nullptr ? nullptr : dresidual + (n * pixels + y * a.width) * channels;
+    const ChannelArrays<Lane> arrays = {affines,          affines + channels,   affines + 2 * channels,
+                                        lines,            lines + channels,     lines + 2 * channels,
+                                        sums,             sums + channels};
+    const RowGradient<Storage> gradient = row_gradient(n, 0, y);
+    const std::int64_t outer_stride = a.dpadded.data == nullptr ? 0 : a.dpadded.column_stride;
+    const Storage* const* sources = gradient.sources;
+    const auto stride = [&](int k) { return k < gradient.padded ? outer_stride : a.dinterior.column_stride; };
+    const auto at = [&](Storage* row, std::int64_t j) { return row == nullptr ? nullptr : row + j * channels; };
+    // A pixel that several rows or columns of dpadded show.
+    const auto any_pixel = [&](std::int64_t j) {
+      Lane* dy = scratch<1, Lane>(channels);
+      gather_pixel(sources, stride, gradient.count, gradient.padded, j, dy);
+      backward_pixel(from + j * channels, dy, 0, nullptr, 0,
+                                     to + j * channels, at(residual, j), channels, arrays, slope);
+    };
+    const bool shown_once = gradient.padded <= 1;
+    const bool any_columns = pad > 0 && a.pad_mode != PadMode::zero;
+    const std::int64_t begin = shown_once ? (any_columns ? smaller(pad + 1, a.width) : 0) : a.width;
+    const std::int64_t end = any_columns ? a.width - 1 - pad : a.width;
+    const Storage* second = gradient.count > 1 ? sources[1] : nullptr;
+    std::int64_t j = 0;
+    for (; j < begin; ++j) any_pixel(j);
+    for (; j + block <= end; j += block) {
+      backward_block(from + j * channels, sources[0] + j * stride(0), stride(0),
+                                         second == nullptr ? nullptr : second + j * stride(1), stride(1),
+                                         to + j * channels, at(residual, j), channels, arrays, slope);
     }
-    std::int64_t c = 0;
-    constexpr int vectors = vector_bytes == 64 ? 4 : 1;
-    for (; c + vectors * step <= a.channels; c += vectors * step) {
-      backward_pixels<activation, pass, uses_x, vectors>(row, c, step, affines, lines, slope, dz, product);
+    for (; j < a.width; ++j) any_pixel(j);
+    if (applies(pass) && a.phases) unshuffle_pixels(to, y, a.width, channels, phases_of_dx);
+  }
+
+  // The gradient of pixel j of a row in channels_last.
+  template <class Stride>
+  void gather_pixel(const Storage* const* sources, const Stride& stride, int count, int padded, std::int64_t j,
+                    Lane* dy) const {
+    constexpr int step = lanes<Lane>;
+    const PadTargets targets = pad_targets(j, a.width, pad, a.pad_mode);
+    for (std::int64_t c = 0; c < a.channels; c += step) {
+      const int kept = static_cast<int>(smaller(step, a.channels - c));
+      Vector<Lane> total = {};
+      for (int k = 0; k < count; ++k) {
+        if (k >= padded) {
+          total += load_first(sources[k] + j * stride(k) + c, kept);
+          continue;
+        }
+        for (int i = 0; i < targets.count; ++i) {
+          total += load_first(sources[k] + (targets.at[i] - pad) * stride(k) + c, kept);
+        }
+      }
+      store_first(dy + c, total, kept);
     }
-    for (; c < a.channels; c += step) {
-      const int last = static_cast<int>(smaller(step, a.channels - c));
-      backward_pixels<activation, pass, uses_x, 1>(row, c, last, affines, lines, slope, dz, product);
-    }
-    if (applies(pass) && a.phases) unshuffle_pixels(row.dx, y, a.width, a.channels, phases_of_dx);
   }
 
   static void add(Sums& all, Sums part) {
@@ -531,7 +578,10 @@ class Backward {
   const Storage* const x;
   Storage* const dx;
   Storage* const dresidual;
-  const Lane slope;
+  const Lane slope;  // 1 where there is no activation
+  const bool relu;
+  const int pad;     // 0 where no gradient of a padded map came
+  const RowVectors<Lane> vectors;
   // Of all planes, then of the segments of one sample.
   double* const all_dz;
   double* const all_product;

@@ -25,17 +25,12 @@ void forward(const InstanceNormStats& a, ParallelFor parallel_for) {
       const std::int64_t plane = item / segments;
       const std::int64_t begin = item % segments * segment;
       const std::int64_t end = smaller(begin + segment, a.pixels);
-      Moments moments = {0.0, 0.0};
-      for (std::int64_t i = begin; i < end; i += block_values) {
-        const std::int64_t count = smaller(block_values, end - i);
-        moments = combine(moments, i - begin, block_moments(x + plane * a.pixels + i, count), count);
-      }
+      const Moments moments = contiguous_moments(x + plane * a.pixels + begin, end - begin);
       means[item] = moments.mean;
       squares[item] = moments.squares;
     });
   } else {
-    constexpr int step = lanes<Lane>;
-    constexpr int group = unroll * step;
+    constexpr int group = 4 * lanes<Lane>;
     const std::int64_t groups = (a.channels + group - 1) / group;
     for_each(parallel_for, a.batch * segments * groups, smaller(segment, a.pixels) * group, [&](std::int64_t item) {
       const std::int64_t channel = item % groups * group;
@@ -43,16 +38,8 @@ void forward(const InstanceNormStats& a, ParallelFor parallel_for) {
       const std::int64_t begin = sample_segment % segments * segment;
       const std::int64_t rows = smaller(segment, a.pixels - begin);
       const Storage* from = x + (sample_segment / segments * a.pixels + begin) * a.channels + channel;
-      double* to_means = means + sample_segment * a.channels + channel;
-      double* to_squares = squares + sample_segment * a.channels + channel;
-      if (channel + group <= a.channels) {
-        column_moments<unroll>(from, rows, a.channels, step, to_means, to_squares);
-        return;
-      }
-      for (std::int64_t c = 0; c < a.channels - channel; c += step) {
-        const int last = static_cast<int>(smaller(step, a.channels - channel - c));
-        column_moments<1>(from + c, rows, a.channels, last, to_means + c, to_squares + c);
-      }
+      column_moments(from, rows, a.channels, smaller(group, a.channels - channel),
+                     means + sample_segment * a.channels + channel, squares + sample_segment * a.channels + channel);
     });
   }
 

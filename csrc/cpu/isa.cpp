@@ -8,6 +8,12 @@ namespace {
 
 bool built(Isa isa) {
   switch (isa) {
+    case Isa::avx512bf16:
+#ifdef FASTMUNIT_HAS_AVX512BF16
+      return true;
+#else
+      return false;
+#endif
     case Isa::avx512:
 #ifdef FASTMUNIT_HAS_AVX512
       return true;
@@ -33,13 +39,14 @@ bool supported(Isa isa) {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (isa == Isa::avx512bf16) return avx512 && __builtin_cpu_supports("avx512bf16");
   if (isa == Isa::avx512) return avx512;
   if (isa == Isa::avx2) return avx2;
 #endif
   return isa == Isa::baseline;
 }
 
-constexpr Isa best_first[] = {Isa::avx512, Isa::avx2, Isa::baseline};
+constexpr Isa best_first[] = {Isa::avx512bf16, Isa::avx512, Isa::avx2, Isa::baseline};
 
 Isa choose() {
   const char* wanted = std::getenv("FASTMUNIT_SIMD");
@@ -52,7 +59,7 @@ Isa choose() {
       return isa;
     }
   }
-  throw std::runtime_error(std::string("FASTMUNIT_SIMD=") + wanted + " is none of avx512, avx2 and baseline");
+  throw std::runtime_error(std::string("FASTMUNIT_SIMD=") + wanted + " is none of avx512bf16, avx512, avx2 and baseline");
 }
 
 }  // namespace
@@ -64,6 +71,8 @@ Isa isa() {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::avx512bf16:
+      return "avx512bf16";
     case Isa::avx512:
       return "avx512";
     case Isa::avx2:

@@ -31,30 +31,44 @@ inline PadTargets pad_targets(std::int64_t i, std::int64_t size, int pad, PadMod
   return targets;
 }
 
-// Fills the pad columns of a row of `width` pixels, each of `pixel` values. `row` is where the left pad starts.
-template <class Storage>
-void pad_columns(Storage* row, std::int64_t width, std::int64_t pixel, int pad, PadMode mode) {
-  for (int k = 0; k < pad; ++k) {
-    for (const std::int64_t i : {static_cast<std::int64_t>(k - pad), width + k}) {
-      Storage* to = row + (i + pad) * pixel;
-      if (mode == PadMode::zero) {
-        std::memset(static_cast<void*>(to), 0, pixel * sizeof(Storage));
+// The pad columns of rows of `width` pixels, and the columns that they show; all counted from the pad's outer edge.
+class PadColumns {
+ public:
+  PadColumns(std::int64_t width, int pad, PadMode mode) : count(2 * pad), zero(mode == PadMode::zero) {
+    for (int k = 0; k < pad; ++k) {
+      to[2 * k] = k;
+      to[2 * k + 1] = width + pad + k;
+    }
+    for (int k = 0; k < count; ++k) from[k] = zero ? to[k] : pad_source(to[k] - pad, width, mode) + pad;
+  }
+
+  // Fills them in a row of single values.
+  template <class Storage>
+  void fill(Storage* row) const {
+    for (int k = 0; k < count; ++k) row[to[k]] = zero ? Storage{} : row[from[k]];
+  }
+
+  // Fills them in a row of pixels of `pixel` values.
+  template <class Storage>
+  void fill(Storage* row, std::int64_t pixel) const {
+    for (int k = 0; k < count; ++k) {
+      if (zero) {
+        std::memset(static_cast<void*>(row + to[k] * pixel), 0, pixel * sizeof(Storage));
       } else {
-        const Storage* from = row + (pad_source(i, width, mode) + pad) * pixel;
-        if (pixel == 1) {
-          *to = *from;
-        } else {
-          std::memcpy(to, from, pixel * sizeof(Storage));
-        }
+        std::memcpy(static_cast<void*>(row + to[k] * pixel), row + from[k] * pixel, pixel * sizeof(Storage));
       }
     }
   }
-}
+
+  const int count;
+  const bool zero;
+  std::int64_t to[2 * max_pad], from[2 * max_pad];
+};
 
 // Fills the pad rows that follow from row i of a padded plane, which is written. `plane` is where the upper pad starts,
 // `length` the values in a row with its pad columns.
 template <class Storage>
-void pad_rows(Storage* plane, std::int64_t i, std::int64_t height, std::int64_t length, int pad, PadMode mode) {
+inline void pad_rows(Storage* plane, std::int64_t i, std::int64_t height, std::int64_t length, int pad, PadMode mode) {
   if (pad == 0 || (i > pad && i < height - 1 - pad)) return;
   if (mode == PadMode::zero) {
     const std::size_t bytes = pad * length * sizeof(Storage);

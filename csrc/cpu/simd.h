@@ -55,19 +55,41 @@ inline To bit_cast(const From& from) {
 
 template <class Lane>
 inline Vector<Lane> broadcast(Lane value) {
-  return Vector<Lane>{} + value;
+  return value - Vector<Lane>{};  // unlike value + 0 a copy, also of -0
 }
 
-inline Floats widen(HalfWords bits, bfloat16) {
-  return bit_cast<Floats>(__builtin_convertvector(bits, Words) << 16);
+// The compiler's own conversion between 16 and 32 bits goes by halves of the vector (GCC 12).
+inline Words words_of(HalfWords bits) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)bits);
+#elif defined(__AVX2__)
+  return (Words)_mm256_cvtepu16_epi32((__m128i)bits);
+#else
+  return __builtin_convertvector(bits, Words);
+#endif
 }
 
+inline HalfWords half_words_of(Words words) {
+#if defined(__AVX512F__)
+  return (HalfWords)_mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)words);
+#else
+  return __builtin_convertvector(words, HalfWords);
+#endif
+}
+
+inline Floats widen(HalfWords bits, bfloat16) { return bit_cast<Floats>(words_of(bits) << 16); }
+
+#if defined(__AVX512BF16__)
+// Subnormal numbers become zero.
+inline HalfWords narrow(Floats value, bfloat16) { return (HalfWords)_mm512_cvtneps_pbh((__m512)value); }
+#else
 inline HalfWords narrow(Floats value, bfloat16) {
   const Words bits = bit_cast<Words>(value);
   const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
   const Words nan = (bits >> 16) | 0x40u;
-  return __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded, HalfWords);
+  return half_words_of((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
 }
+#endif
 
 #if defined(__AVX512F__)
 // The masked forms, with every lane on: GCC 12 warns of an uninitialised value inside the plain ones.
@@ -113,6 +135,20 @@ inline Vector<Compute<Storage>> load(const Storage* from) {
     HalfWords bits;
     std::memcpy(&bits, from, sizeof(bits));
     return widen(bits, Storage{});
+  }
+}
+
+// Reads twice as many values into two vectors, in any order.
+template <class Storage>
+inline void load_two(const Storage* from, Vector<Compute<Storage>>& first, Vector<Compute<Storage>>& second) {
+  if constexpr (std::is_same_v<Storage, bfloat16>) {
+    Words pairs;
+    std::memcpy(&pairs, from, sizeof(pairs));
+    first = bit_cast<Floats>(pairs << 16);
+    second = bit_cast<Floats>(pairs & 0xffff0000u);
+  } else {
+    first = load(from);
+    second = load(from + lanes<Compute<Storage>>);
   }
 }
 
@@ -169,6 +205,18 @@ inline void store_first(Storage* to, Vector<Compute<Storage>> value, int count) 
   store(buffer, value);
   std::memcpy(to, buffer, count * sizeof(Storage));
 #endif
+}
+
+// One value as it is computed with.
+template <class Storage>
+inline Compute<Storage> load_one(const Storage* from) {
+  if constexpr (std::is_same_v<Storage, bfloat16>) {
+    return bit_cast<float>(static_cast<std::uint32_t>(from->bits) << 16);
+  } else if constexpr (std::is_floating_point_v<Storage>) {
+    return *from;
+  } else {
+    return load_first(from, 1)[0];
+  }
 }
 
 // The first `count` lanes of value, zeros in the others.

@@ -95,9 +95,12 @@ def _gradients(ctx: Any, dpadded: Tensor | None, dinterior: Tensor | None) -> tu
     x, mean, rstd, weight, bias = ctx.saved_tensors
     if dpadded is None and dinterior is None:
         return (None,) * (4 + len(ctx.options))
-    dx, dweight, dbias, dresidual = _BACKWARD_OP(
-        dpadded, dinterior, x, mean, rstd, weight, bias, ctx.residual, *ctx.options
-    )
+    inputs = (dpadded, dinterior, x, mean, rstd, weight, bias, ctx.residual, *ctx.options)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():  # the derivative of this derivative is asked for
+        dx, dweight, dbias, dresidual = _BACKWARD_OP(*inputs)
+    else:
+        with library.below_autograd():
+            dx, dweight, dbias, dresidual = _BACKWARD_OP(*inputs)
     return (
         dx,
         None if weight is None else dweight,
@@ -166,13 +169,18 @@ def fused_norm(
         padded, contiguous in the layout of x, and its interior view; without pad the same tensor twice.
     """
     inputs = (x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, phases)
-    differentiable = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (x, weight, bias, residual)
-    )
-    # A compiled graph takes the op and the view apart: it would fill the gradient of an interior that nothing uses with
-    # zeros, and it fuses the sum of the two gradients.
-    if pad == 0 or not differentiable or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        # A compiled graph takes the op and the view apart: it would fill the gradient of an interior that nothing uses with
+        # zeros, and it fuses the sum of two gradients by itself.
         padded = _OP(*inputs)[0]
-        return padded, padded if pad == 0 else _interior(padded, pad)
-    padded, interior = _PaddedAndInterior.apply(*inputs)
-    return padded, interior
+    elif torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (x, weight, bias, residual)
+    ):
+        if pad:
+            padded, interior = _PaddedAndInterior.apply(*inputs)
+            return padded, interior
+        padded = _OP(*inputs)[0]
+    else:
+        with library.below_autograd():
+            padded = _OP(*inputs)[0]
+    return padded, _interior(padded, pad) if pad else padded

@@ -20,12 +20,6 @@ _SCHEMA = (
 # The gradients of those inputs, then of those targets, that `wanted` has true for. Of inputs and targets it takes
 # shapes, dtypes and layouts; it reads none of their data.
 _BACKWARD_SCHEMA = (
-    "(Tensor[] inputs, Tensor[] targets, float[] weights, bool keep_signs) "
-    "-> (Tensor values, Tensor total, Tensor signs)"
-)
-# The gradients of those inputs, then of those targets, that `wanted` has true for. Of inputs and targets it takes
-# shapes, dtypes and layouts; it reads none of their data.
-_BACKWARD_SCHEMA = (
     "(Tensor dvalues, Tensor dtotal, Tensor signs, Tensor[] inputs, Tensor[] targets, float[] weights, bool[] wanted) "
     "-> Tensor[]"
 )
