@@ -37,6 +37,8 @@ __all__ = [
     "instance_norm",
     "instance_norm_stats",
     "layer_norm_munit",
+    "upsample_conv2d",
+    "upsample_conv2d_phases",
     "use_implementation",
     "weighted_l1",
 ]
@@ -468,3 +470,104 @@ def _check_pairs(inputs: Sequence[Tensor], targets: Sequence[Tensor], weights: S
                 )
             if x.device != device:
                 raise ValueError(f"weighted_l1: {name}[{k}] is on {x.device}, but inputs[0] on {device}")
+
+
+def upsample_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    padding_mode: PadMode = "reflect",
+    implementation: Implementation = "auto",
+) -> Tensor:
+    """Nearest upsampling by 2, padding by k // 2, and a k x k convolution, computed on the low-resolution map.
+
+    y = conv2d(pad(upsample(x)), weight, bias): the up blocks of MUNIT's decoder (Huang et al., 2018,
+    https://arxiv.org/abs/1804.04732, appendix B.2). Each of the four positions of a pixel in the upsampled map sees
+    every low-resolution pixel through several taps, whose sum is one tap of a kernel of its own: (k + 1)² / 4 instead
+    of k² multiplications a value, 9 instead of 25 for k = 5. The mathematics is that of the plain chain, borders
+    included; roundings differ, as the taps are summed first. Infinities and NaN reach the same values, but may differ
+    in being one or the other.
+
+    It is built from torch's convolutions and needs no kernel, so every implementation but "reference" names it, on the
+    CPU and on CUDA; other devices get the plain chain. It differentiates once, the reference any number of times.
+
+    Args:
+        x: (N, C, H, W) in float32, bfloat16, float16 or float64. NCHW and channels_last are kept.
+        weight: (O, C, k, k), k odd and at least 3, in the dtype of x; of any dtype, and summed in it, under autocast.
+        bias: Absent or (O,).
+        padding_mode: "reflect", "replicate" or "zero".
+        implementation: "reference" is the plain chain.
+
+    Returns:
+        (N, O, 2 H, 2 W) in the dtype of x; in that of autocast under it.
+
+    Raises:
+        ValueError: A shape or padding_mode is wrong, or the upsampled map is too small for reflect padding.
+        TypeError: x is of another dtype, or weight or bias of another one than x.
+    """
+    _check_upsample_conv2d("upsample_conv2d", x, weight, bias, padding_mode)
+    if _is_plain_chain(implementation, x):
+        return reference.upsample_conv2d(x, weight, bias, padding_mode)
+    return ops.upsample_conv2d(x, weight, bias, padding_mode, phases=False)
+
+
+def upsample_conv2d_phases(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    padding_mode: PadMode = "reflect",
+    implementation: Implementation = "auto",
+) -> Tensor:
+    """`upsample_conv2d` before its result is put in order, for `fused_norm(..., phases=True)`, which does that itself.
+
+    Args:
+        x: See `upsample_conv2d`, as for all arguments.
+        weight: (O, C, k, k).
+        bias: Absent or (O,).
+        padding_mode: "reflect", "replicate" or "zero".
+        implementation: "reference" is the plain chain.
+
+    Returns:
+        (N, 4 O, H, W); `torch.nn.functional.pixel_shuffle(..., 2)` makes it the result of `upsample_conv2d`.
+
+    Raises:
+        ValueError: See `upsample_conv2d`.
+        TypeError: See `upsample_conv2d`.
+    """
+    _check_upsample_conv2d("upsample_conv2d_phases", x, weight, bias, padding_mode)
+    if _is_plain_chain(implementation, x):
+        return reference.upsample_conv2d_phases(x, weight, bias, padding_mode)
+    return ops.upsample_conv2d(x, weight, bias, padding_mode, phases=True)
+
+
+def _is_plain_chain(implementation: str, x: Tensor) -> bool:
+    """The choice of `upsample_conv2d`, which does not depend on what was built."""
+    _check_name(implementation)
+    if implementation == "auto":
+        implementation = _default.get()
+    return implementation == "reference" or x.device.type not in ("cpu", "cuda", "meta")
+
+
+def _check_upsample_conv2d(function: str, x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str) -> None:
+    _check_map(function, x)
+    if padding_mode not in ("reflect", "replicate", "zero"):
+        raise ValueError(
+            f"{function}: padding_mode must be one of 'reflect', 'replicate', 'zero', not {padding_mode!r}"
+        )
+    _, c, h, w = x.shape
+    if weight.dim() != 4 or weight.shape[1] != c or weight.shape[2] != weight.shape[3]:
+        raise ValueError(f"{function}: weight must be (O, {c}, k, k), not of shape {tuple(weight.shape)}")
+    o, k = len(weight), weight.shape[3]
+    if k < 3 or k % 2 == 0:
+        raise ValueError(f"{function}: the kernel size must be odd and at least 3, not {k}")
+    if bias is not None and tuple(bias.shape) != (o,):
+        raise ValueError(f"{function}: bias must be ({o},), not of shape {tuple(bias.shape)}")
+    if padding_mode == "reflect" and not (k // 2 < 2 * h and k // 2 < 2 * w):
+        raise ValueError(
+            f"{function}: reflect padding should be less than the height and width of the upsampled map, but it is "
+            f"{k // 2} and the upsampled map is {2 * h} x {2 * w}"
+        )
+    if not torch.is_autocast_enabled(x.device.type):
+        for name, parameter in (("weight", weight), ("bias", bias)):
+            if parameter is not None and parameter.dtype != x.dtype:
+                raise TypeError(f"{function}: {name} must be {x.dtype} as x, not {parameter.dtype}")

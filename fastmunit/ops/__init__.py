@@ -6,6 +6,7 @@ was built. It compiles nothing and does not touch CUDA.
 
 from fastmunit.ops.fused_norm import fused_norm
 from fastmunit.ops.instance_norm_stats import instance_norm_stats
+from fastmunit.ops.upsample_conv2d import upsample_conv2d
 from fastmunit.ops.weighted_l1 import weighted_l1
 
-__all__ = ["fused_norm", "instance_norm_stats", "weighted_l1"]
+__all__ = ["fused_norm", "instance_norm_stats", "upsample_conv2d", "weighted_l1"]

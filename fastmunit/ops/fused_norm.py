@@ -170,8 +170,8 @@ def fused_norm(
     """
     inputs = (x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, phases)
     if torch.compiler.is_compiling():
-        # A compiled graph takes the op and the view apart: it would fill the gradient of an interior that nothing uses with
-        # zeros, and it fuses the sum of two gradients by itself.
+        # A compiled graph takes the op and the view apart: it would fill the gradient of an interior that nothing uses
+        # with zeros, and it fuses the sum of two gradients by itself.
         padded = _OP(*inputs)[0]
     elif torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, weight, bias, residual)

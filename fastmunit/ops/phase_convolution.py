@@ -1,0 +1,267 @@
+"""A convolution of the upsampled map, and its gradient, as four phase convolutions on the low-resolution map.
+
+The phases of one pixel are its 2 x 2 positions in the upsampled map, so the four results are that map, position by
+position. Zero and replicate padding of the low-resolution map are exact. Reflect padding is replicate padding but
+for the outermost positions: what these lack is a convolution of thin strips, which is added to them.
+
+The convolutions are torch's.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastmunit.ops.layout import dense, dense_format
+from fastmunit.ops.phase_kernels import Kernels, depth, reach, ring, shifted, summed, summed_backward
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str, phases: bool) -> Tensor:
+    """Convolution of x (N, C, H, W), upsampled by 2 and padded by k // 2, with weight (O, C, k, k).
+
+    Args:
+        x: The low-resolution map.
+        weight: k is odd and at least 3.
+        bias: (O,) or absent.
+        padding_mode: "reflect", "replicate" or "zero".
+        phases: Whether the result is (N, 4 O, H, W), with channels (O, 2, 2), instead of (N, O, 2 H, 2 W).
+    """
+    x = dense(x)
+    k = weight.shape[-1]
+    # Phases first where they are shuffled: in channels_last the O values of a position then stay together.
+    kernels = _kernels(x, weight, padding_mode, phases_first=not phases)
+    padded = _pad(x, k, padding_mode)
+    if bias is not None:
+        bias = (bias[:, None].expand(-1, 4) if phases else bias.expand(4, -1)).reshape(-1)
+    y = F.conv2d(padded, kernels.phases, bias)
+    if shifted(k):
+        y = _cut(y, not phases)
+    if kernels.rows is not None and kernels.columns is not None:
+        strips = _strips_of(y, ring(k), not phases)
+        _add_to_rows(strips.rows, F.conv2d(_row_differences(x, k), kernels.rows, groups=2))
+        _add_to_columns(strips.columns, F.conv2d(_column_differences(padded, k), kernels.columns, groups=2), k)
+    return y if phases else _shuffle(y)
+
+
+def convolve_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    padding_mode: str,
+    phases: bool,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of x, weight and bias that are wanted, given that of the result."""
+    x = dense(x)
+    k = weight.shape[-1]
+    kernels = _kernels(x, weight, padding_mode, phases_first=not phases)
+    padded = _pad(x, k, padding_mode)
+    dy = dy.contiguous(memory_format=dense_format(x)) if phases else _unshuffle(dy, dense_format(x))
+    dphases = _cut_backward(dy, not phases) if shifted(k) else dy
+    dpadded, dkernels, dbias = _conv2d_backward(dphases, padded, kernels.phases, 1, wanted)
+    drow_kernels, dcolumn_kernels = None, None
+    dx = None if dpadded is None else _pad_backward(dpadded, k, padding_mode, dense_format(x))
+    if kernels.rows is not None and kernels.columns is not None:
+        strips = _strips_of(dy, ring(k), not phases)
+        inputs = (wanted[0], wanted[1], False)
+        drows, drow_kernels, _ = _conv2d_backward(
+            _rows_of(strips.rows), _row_differences(x, k), kernels.rows, 2, inputs
+        )
+        dcolumns, dcolumn_kernels, _ = _conv2d_backward(
+            _columns_of(strips.columns, k), _column_differences(padded, k), kernels.columns, 2, inputs
+        )
+        if dx is not None and drows is not None and dcolumns is not None:
+            _add_row_differences_backward(dx, drows, k)
+            _add_column_differences_backward(dx, dcolumns, k)
+    dweight = None
+    if dkernels is not None:
+        dweight = summed_backward(Kernels(dkernels, drow_kernels, dcolumn_kernels), weight, phases_first=not phases)
+    if dbias is not None:
+        dbias = dbias.view(-1, 4).sum(1) if phases else dbias.view(4, -1).sum(0)
+    return dx, dweight, dbias
+
+
+def _kernels(x: Tensor, weight: Tensor, padding_mode: str, phases_first: bool) -> Kernels:
+    edges = padding_mode == "reflect" and ring(weight.shape[-1]) > 0
+    return summed(weight, x.dtype, dense_format(x), phases_first=phases_first, edges=edges)
+
+
+def _conv2d_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, groups: int, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    dx, dweight, dbias = torch.ops.aten.convolution_backward(
+        dy, x, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], groups, wanted
+    )
+    return dx, dweight, dbias
+
+
+# --- Padding ----------------------------------------------------------------------------------------------------------
+
+
+def _pad(x: Tensor, k: int, padding_mode: str) -> Tensor:
+    return F.pad(x, (reach(k),) * 4, mode="constant" if padding_mode == "zero" else "replicate")
+
+
+def _pad_backward(dpadded: Tensor, k: int, padding_mode: str, memory_format: torch.memory_format) -> Tensor:
+    pad = reach(k)
+    dx = dpadded[:, :, pad:-pad, pad:-pad].clone(memory_format=memory_format)
+    if padding_mode == "zero":
+        return dx
+    for edge, beyond in ((slice(0, 1), slice(0, pad)), (slice(-1, None), slice(-pad, None))):
+        # The corners belong to both axes: they go with the rows.
+        dx[:, :, edge] += _fold_columns(dpadded[:, :, beyond].sum(2, keepdim=True), pad)
+        dx[..., edge] += dpadded[:, :, pad:-pad, beyond].sum(3, keepdim=True)
+    return dx
+
+
+def _fold_columns(dpadded: Tensor, pad: int) -> Tensor:
+    """The gradient of a map whose columns were padded by replication."""
+    dx = dpadded[..., pad:-pad].clone()
+    dx[..., :1] += dpadded[..., :pad].sum(3, keepdim=True)
+    dx[..., -1:] += dpadded[..., -pad:].sum(3, keepdim=True)
+    return dx
+
+
+# --- What the border ring lacks ---------------------------------------------------------------------------------------
+
+
+def _row_differences(x: Tensor, k: int) -> Tensor:
+    """(N, 2 C, depth, 2 W + 2 (k // 2)): of the first and the last rows, upsampled and padded along the columns."""
+    differences = _edge_differences(x, depth(k)).repeat_interleave(2, dim=3)
+    return F.pad(differences, (k // 2, k // 2, 0, 0), mode="reflect")
+
+
+def _add_row_differences_backward(dx: Tensor, ddifferences: Tensor, k: int) -> None:
+    n, c, d, w = *ddifferences.shape[:3], dx.shape[3]
+    like = ddifferences.new_empty(n, c, d, 2 * w)
+    upsampled = torch.ops.aten.reflection_pad2d_backward(ddifferences, like, [k // 2, k // 2, 0, 0])
+    _add_edge_differences_backward(dx, upsampled.reshape(n, c, d, w, 2).sum(4), d)
+
+
+def _column_differences(padded: Tensor, k: int) -> Tensor:
+    """(N, 2 C, depth, H + 2 reach): of the first and the last columns of the padded map, as rows."""
+    pad = reach(k)
+    return _edge_differences(padded[..., pad:-pad].transpose(2, 3), depth(k))
+
+
+def _add_column_differences_backward(dx: Tensor, ddifferences: Tensor, k: int) -> None:
+    _add_edge_differences_backward(dx.transpose(2, 3), _fold_columns(ddifferences, reach(k)), depth(k))
+
+
+def _edge_differences(x: Tensor, depth: int) -> Tensor:
+    """The rows beside the first one minus it, and those beside the last one minus that, (N, 2 C, depth, W)."""
+    height = x.shape[2]
+    first = x[:, :, 1 : 1 + depth] - x[:, :, :1]
+    last = x[:, :, height - 1 - depth : height - 1] - x[:, :, height - 1 :]
+    return torch.cat([first, last], dim=1)
+
+
+def _add_edge_differences_backward(dx: Tensor, ddifferences: Tensor, depth: int) -> None:
+    height = dx.shape[2]
+    first, last = ddifferences.chunk(2, dim=1)
+    dx[:, :, 1 : 1 + depth] += first
+    dx[:, :, :1] -= first.sum(2, keepdim=True)
+    dx[:, :, height - 1 - depth : height - 1] += last
+    dx[:, :, height - 1 :] -= last.sum(2, keepdim=True)
+
+
+# --- Where the positions of the upsampled map are in the phases -------------------------------------------------------
+
+
+def _positions(y: Tensor, phases_first: bool) -> Tensor:
+    """The view of (N, 4 O, H, W) that has position (2 i + a, 2 j + b) of the upsampled map at [n, o, a, b, i, j]."""
+    if phases_first:
+        return y.unflatten(1, (2, 2, y.shape[1] // 4)).permute(0, 3, 1, 2, 4, 5)
+    return y.unflatten(1, (y.shape[1] // 4, 2, 2))
+
+
+def _cut(y: Tensor, phases_first: bool) -> Tensor:
+    """What belongs to the map of a result one row and one column larger: phase 0 lacks the last, phase 1 the first."""
+    n, c, h, w = y.shape
+    cut = torch.empty((n, c, h - 1, w - 1), dtype=y.dtype, device=y.device, memory_format=dense_format(y))
+    for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        kept = _positions(y, phases_first)[:, :, a, b, a : h - 1 + a, b : w - 1 + b]
+        _positions(cut, phases_first)[:, :, a, b].copy_(kept)
+    return cut
+
+
+def _cut_backward(dcut: Tensor, phases_first: bool) -> Tensor:
+    n, c, h, w = dcut.shape
+    shape = (n, c, h + 1, w + 1)
+    dy = torch.empty(shape, dtype=dcut.dtype, device=dcut.device, memory_format=dense_format(dcut)).zero_()
+    for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        kept = _positions(dy, phases_first)[:, :, a, b, a : h + a, b : w + b]
+        kept.copy_(_positions(dcut, phases_first)[:, :, a, b])
+    return dy
+
+
+class _Strips(NamedTuple):
+    """Views of the outermost positions of the phases: (N, O, 2, W) each and (N, O, 2, H) each, first and last ones."""
+
+    rows: list[list[Tensor]]
+    columns: list[list[Tensor]]
+
+
+def _strips_of(y: Tensor, ring: int, phases_first: bool) -> _Strips:
+    positions = _positions(y, phases_first)
+    h, w = positions.shape[4:]
+    first = [(i % 2, i // 2) for i in range(ring)]
+    last = [(i % 2, -((i + 1) // 2)) for i in range(ring, 0, -1)]
+    rows = [[positions[:, :, a, :, i % h] for a, i in edge] for edge in (first, last)]
+    columns = [[positions[:, :, :, b, :, j % w] for b, j in edge] for edge in (first, last)]
+    return _Strips(rows, columns)
+
+
+def _add_to_rows(rows: list[list[Tensor]], y: Tensor) -> None:
+    """Add (N, 2 · O · ring, 1, 2 W)."""
+    y = y.squeeze(2).unflatten(2, (-1, 2)).unflatten(1, (2, -1, len(rows[0])))
+    for edge, strips in enumerate(rows):
+        for i, strip in enumerate(strips):
+            strip += y[:, edge, :, i].transpose(2, 3)
+
+
+def _rows_of(rows: list[list[Tensor]]) -> Tensor:
+    """The gradient of what `_add_to_rows` adds."""
+    dy = torch.stack([torch.stack(strips, dim=2) for strips in rows], dim=1)
+    return dy.transpose(4, 5).flatten(4).flatten(1, 3).unsqueeze(2)
+
+
+def _add_to_columns(columns: list[list[Tensor]], y: Tensor, k: int) -> None:
+    """Add (N, 2 · O · 2 · ring, 1, H), one longer where phases are shifted."""
+    y = y.squeeze(2).unflatten(1, (2, -1, 2, len(columns[0])))
+    for edge, strips in enumerate(columns):
+        for j, strip in enumerate(strips):
+            if shifted(k):
+                strip[:, :, 0] += y[:, edge, :, 0, j, :-1]
+                strip[:, :, 1] += y[:, edge, :, 1, j, 1:]
+            else:
+                strip += y[:, edge, :, :, j]
+
+
+def _columns_of(columns: list[list[Tensor]], k: int) -> Tensor:
+    """The gradient of what `_add_to_columns` adds."""
+    dy = torch.stack([torch.stack(strips, dim=3) for strips in columns], dim=1)
+    if shifted(k):
+        dy = torch.stack([F.pad(dy[:, :, :, 0], (0, 1)), F.pad(dy[:, :, :, 1], (1, 0))], dim=3)
+    return dy.flatten(1, 4).unsqueeze(2)
+
+
+def _shuffle(y: Tensor) -> Tensor:
+    """(N, 4 O, H, W), phases first, to (N, O, 2 H, 2 W); one copy, in the order of memory."""
+    n, c, h, w = y.shape
+    o = c // 4
+    if dense_format(y) == torch.channels_last:
+        y = y.permute(0, 2, 3, 1).view(n, h, w, 2, 2, o).transpose(2, 3)
+        return y.reshape(n, 2 * h, 2 * w, o).permute(0, 3, 1, 2)
+    return _positions(y, True).permute(0, 1, 4, 2, 5, 3).reshape(n, o, 2 * h, 2 * w)
+
+
+def _unshuffle(dy: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """The inverse of `_shuffle`, from any strides."""
+    n, o, h, w = dy.shape
+    if memory_format == torch.channels_last:
+        phases = dy.permute(0, 2, 3, 1).unflatten(2, (w // 2, 2)).unflatten(1, (h // 2, 2)).transpose(2, 3)
+        return phases.reshape(n, h // 2, w // 2, 4 * o).permute(0, 3, 1, 2)
+    phases = dy.unflatten(3, (w // 2, 2)).unflatten(2, (h // 2, 2))
+    return phases.permute(0, 3, 5, 1, 2, 4).reshape(n, 4 * o, h // 2, w // 2)

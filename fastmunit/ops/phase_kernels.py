@@ -1,0 +1,147 @@
+"""The kernels by which an upsampled map is convolved without being upsampled: sums of the taps of the given one.
+
+Along one axis, nearest upsampling shows pixel i // 2 of the low-resolution map at position i. A k-tap kernel,
+p = k // 2, reads at position i = 2 m + a (phase a, 0 or 1) the low-resolution pixels m + floor((a + t - p) / 2),
+t = 0 ... k - 1: at most (k + 1) / 2 different ones, so taps that read the same pixel are summed.
+
+- k = 5, 9, 13, ...: both phases read m - reach ... m + reach.
+- k = 3, 7, 11, ...: phase 0 reads m - reach ... m + reach - 1, phase 1 reads one further. The kernels of both phases
+  are written for the pixels of phase 0, so that phase 1 is found one further in the result.
+
+Reflect padding of the upsampled map is replicate padding of the low-resolution one, except for windows that reach two
+or more positions beyond the edge: those of the outermost `ring` positions. What these lack depends on how the `depth`
+pixels beside the outermost one differ from it.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def reach(k: int) -> int:
+    """How many pixels the low-resolution map is padded on each side."""
+    return (k + 1) // 4
+
+
+def ring(k: int) -> int:
+    """How many positions of the upsampled map at each edge differ between reflect and replicate padding."""
+    return k // 2 - 1
+
+
+def depth(k: int) -> int:
+    """How many pixels beside the outermost one these positions depend on."""
+    return k // 4
+
+
+def shifted(k: int) -> bool:
+    """Whether phase 1 lies one pixel further than phase 0 in the result."""
+    return k % 4 == 3
+
+
+class Kernels(NamedTuple):
+    """The kernels of a weight (O, C, k, k), or their gradients; taps = (k + 1) / 2.
+
+    Attributes:
+        phases: For the padded low-resolution map, (4 O, C, taps, taps).
+        rows: For differences of the first and of the last rows, upsampled along the columns,
+            (2 · O · ring, C, depth, k); None where they are not needed.
+        columns: For differences of the first and of the last columns, as rows, (2 · O · 2 · ring, C, depth, taps);
+            None where they are not needed.
+    """
+
+    phases: Tensor
+    rows: Tensor | None
+    columns: Tensor | None
+
+
+def summed(
+    weight: Tensor, dtype: torch.dtype, memory_format: torch.memory_format, *, phases_first: bool, edges: bool
+) -> Kernels:
+    """The kernels of weight (O, C, k, k).
+
+    Args:
+        weight: The kernel on the upsampled map; sums are taken in its dtype.
+        dtype: Of the results.
+        memory_format: Of the kernels of the phases.
+        phases_first: Whether output channels of the phases are (2, 2, O) instead of (O, 2, 2).
+        edges: Whether rows and columns are needed.
+    """
+    o, c, k, _ = weight.shape
+    r, d, u = ring(k), depth(k), (k + 1) // 2
+    matrices = _matrices(k, weight, edges)
+    sums = (weight.reshape(o * c, k * k) @ torch.cat(matrices, dim=1)).to(dtype)
+    phases, *others = sums.split([matrix.shape[1] for matrix in matrices], dim=1)
+    phases = phases.view(o, c, 2, 2, u, u).permute(*_order(phases_first), 4, 5, 1)
+    phases = phases.reshape(4 * o, u, u, c).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+    if not edges:
+        return Kernels(phases, None, None)
+    rows, columns = others
+    rows = rows.view(o, c, 2, r, d, k).permute(2, 0, 3, 1, 4, 5).reshape(2 * o * r, c, d, k)
+    columns = columns.view(o, c, 2, 2, r, d, u).permute(2, 0, 3, 4, 1, 5, 6).reshape(4 * o * r, c, d, u)
+    return Kernels(phases, rows, columns)
+
+
+def summed_backward(dkernels: Kernels, weight: Tensor, *, phases_first: bool) -> Tensor:
+    """The gradient of weight, given those of its kernels."""
+    o, c, k, _ = weight.shape
+    r, d, u = ring(k), depth(k), (k + 1) // 2
+    edges = dkernels.rows is not None and dkernels.columns is not None
+    dphases = dkernels.phases.permute(0, 2, 3, 1).reshape(*((2, 2, o) if phases_first else (o, 2, 2)), u, u, c)
+    dsums = [dphases.permute(*((2, 5, 0, 1) if phases_first else (0, 5, 1, 2)), 3, 4).reshape(o * c, -1)]
+    if dkernels.rows is not None and dkernels.columns is not None:
+        drows = dkernels.rows.reshape(2, o, r, c, d, k).permute(1, 3, 0, 2, 4, 5)
+        dcolumns = dkernels.columns.reshape(2, o, 2, r, c, d, u).permute(1, 4, 0, 2, 3, 5, 6)
+        dsums += [drows.reshape(o * c, -1), dcolumns.reshape(o * c, -1)]
+    matrix = torch.cat(_matrices(k, weight, edges), dim=1)
+    return (torch.cat(dsums, dim=1).to(weight.dtype) @ matrix.t()).view(o, c, k, k)
+
+
+def _order(phases_first: bool) -> tuple[int, int, int]:
+    return (2, 3, 0) if phases_first else (0, 2, 3)
+
+
+def _matrices(k: int, like: Tensor, edges: bool) -> list[Tensor]:
+    """The linear maps from the k · k taps to those of each kind of kernel."""
+    return [_phase_matrix(k, like), *((_row_matrix(k, like), _column_matrix(k, like)) if edges else ())]
+
+
+def _phase_taps(k: int, like: Tensor) -> Tensor:
+    """(2, taps, k) of zeros and ones: which taps t of the kernel are summed to tap u of phase a."""
+    a, u, t = _grid(like, 2, (k + 1) // 2, k)
+    pixel = torch.div(a + t - k // 2, 2, rounding_mode="floor")
+    return (u == pixel + reach(k) - (a if shifted(k) else 0)).to(like.dtype)
+
+
+def _edge_taps(k: int, like: Tensor) -> Tensor:
+    """(2, ring, depth, k) of zeros and ones: which taps t read, beyond the first and the last edge, another pixel.
+
+    At position i < ring, tap t reads position t + i - p. Where that is beyond the first edge, it is position p - i - t
+    reflected, in pixel s + 1 where the matrix is one at [0, i, s, t], and in pixel 0 replicated. At the last edge it is
+    the same with i, s and t counted from there.
+    """
+    i, s, t = _grid(like, ring(k), depth(k), k)
+    first = (s + 1 == torch.div(k // 2 - i - t, 2, rounding_mode="floor")).to(like.dtype)
+    return torch.stack([first, first.flip(0, 1, 2)])
+
+
+def _phase_matrix(k: int, like: Tensor) -> Tensor:
+    """(k · k, 2 · 2 · taps · taps)."""
+    taps = _phase_taps(k, like)
+    return torch.einsum("aut,bvs->tsabuv", taps, taps).reshape(k * k, -1)
+
+
+def _row_matrix(k: int, like: Tensor) -> Tensor:
+    """(k · k, 2 · ring · depth · k)."""
+    identity = torch.eye(k, dtype=like.dtype, device=like.device)
+    return torch.einsum("eipt,sv->tseipv", _edge_taps(k, like), identity).reshape(k * k, -1)
+
+
+def _column_matrix(k: int, like: Tensor) -> Tensor:
+    """(k · k, 2 · 2 · ring · depth · taps)."""
+    return torch.einsum("aut,eips->tseaipu", _phase_taps(k, like), _edge_taps(k, like)).reshape(k * k, -1)
+
+
+def _grid(like: Tensor, *sizes: int) -> list[Tensor]:
+    axes = [torch.arange(size, device=like.device) for size in sizes]
+    return list(torch.meshgrid(*axes, indexing="ij"))

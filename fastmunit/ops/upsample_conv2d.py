@@ -1,0 +1,107 @@
+"""Contract of `upsample_conv2d` and of its backward, which torch's convolutions compute on any device."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastmunit.ops import library
+from fastmunit.ops.layout import dense_format
+from fastmunit.ops.phase_convolution import convolve, convolve_backward
+
+_SCHEMA = "(Tensor x, Tensor weight, Tensor? bias, str padding_mode, bool phases) -> Tensor"
+# What is not wanted is empty.
+_BACKWARD_SCHEMA = (
+    "(Tensor dy, Tensor x, Tensor weight, str padding_mode, bool phases, bool[] wanted) "
+    "-> (Tensor dx, Tensor dweight, Tensor dbias)"
+)
+
+
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str, phases: bool) -> Tensor:
+    n, _, h, w = x.shape
+    o = weight.shape[0]
+    shape = (n, 4 * o, h, w) if phases else (n, o, 2 * h, 2 * w)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=dense_format(x))
+
+
+def _backward_fake(
+    dy: Tensor, x: Tensor, weight: Tensor, padding_mode: str, phases: bool, wanted: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.empty_like(x, memory_format=dense_format(x)) if wanted[0] else x.new_empty(0),
+        torch.empty_like(weight, memory_format=torch.contiguous_format) if wanted[1] else weight.new_empty(0),
+        x.new_empty(weight.shape[0]) if wanted[2] else x.new_empty(0),
+    )
+
+
+def _run(x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str, phases: bool) -> Tensor:
+    if x.shape[0] == 0:
+        return _fake(x, weight, bias, padding_mode, phases)
+    with torch.autocast(x.device.type, enabled=False):
+        y = convolve(x, weight, bias, padding_mode, phases)
+    return y.contiguous(memory_format=dense_format(x))
+
+
+def _run_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, padding_mode: str, phases: bool, wanted: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    if x.shape[0] == 0:
+        dx, dweight, dbias = _backward_fake(dy, x, weight, padding_mode, phases, wanted)
+        return dx, dweight.zero_(), dbias.zero_()
+    with torch.autocast(x.device.type, enabled=False):
+        gradients = convolve_backward(dy, x, weight, padding_mode, phases, (wanted[0], wanted[1], wanted[2]))
+    dx, dweight, dbias = (x.new_empty(0) if gradient is None else gradient for gradient in gradients)
+    if wanted[0]:
+        dx = dx.contiguous(memory_format=dense_format(x))
+    return dx, dweight if wanted[1] else weight.new_empty(0), dbias
+
+
+_OP = library.define("upsample_conv2d", _SCHEMA, _fake)
+_BACKWARD_OP = library.define("upsample_conv2d_backward", _BACKWARD_SCHEMA, _backward_fake)
+for _device_type in ("cpu", "cuda"):
+    library.kernel("upsample_conv2d", _device_type, _run)
+    library.kernel("upsample_conv2d_backward", _device_type, _run_backward)
+
+
+class _UpsampleConv2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str, phases: bool) -> Tensor:
+        with library.below_autograd():
+            y: Tensor = _OP(x, weight, bias, padding_mode, phases)
+        ctx.save_for_backward(x, weight)
+        ctx.padding_mode, ctx.phases = padding_mode, phases
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        gradients = _BACKWARD_OP(dy, x, weight, ctx.padding_mode, ctx.phases, wanted)
+        return *(gradient if want else None for gradient, want in zip(gradients, wanted, strict=True)), None, None
+
+
+library.autograd("upsample_conv2d", _UpsampleConv2d)
+library.without_derivative("upsample_conv2d_backward", _BACKWARD_OP)
+
+
+def upsample_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str, phases: bool) -> Tensor:
+    """Convolution of the upsampled map; see `fastmunit.functional.upsample_conv2d`.
+
+    Under autocast it takes what a convolution would, but sums the taps of weight before they are rounded.
+
+    Args:
+        x: (N, C, H, W), any strides.
+        weight: (O, C, k, k), k odd and at least 3.
+        bias: (O,) or absent.
+        padding_mode: "reflect", "replicate" or "zero".
+        phases: Whether the result is to be (N, 4 O, H, W), with channels (O, 2, 2), instead of (N, O, 2 H, 2 W).
+
+    Returns:
+        The result, in the layout of x.
+    """
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
+    y: Tensor = _OP(x, weight, bias, padding_mode, phases)
+    return y

@@ -1,0 +1,30 @@
+"""Nearest upsampling, padding and convolution in plain PyTorch."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+_PAD_MODES = {"reflect": "reflect", "replicate": "replicate", "zero": "constant"}
+
+
+def upsample_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding_mode: str = "reflect") -> Tensor:
+    """Nearest upsampling by 2, padding by k // 2 and a k x k convolution, op for op as the public MUNIT code has it.
+
+    Args:
+        x: (N, C, H, W), float16, bfloat16, float32 or float64.
+        weight: (O, C, k, k), k odd.
+        bias: (O,) or absent.
+        padding_mode: "reflect", "replicate" or "zero".
+
+    Returns:
+        (N, O, 2 H, 2 W) in the dtype of x.
+    """
+    upsampled = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    padded = F.pad(upsampled, (weight.shape[-1] // 2,) * 4, mode=_PAD_MODES[padding_mode])
+    return F.conv2d(padded, weight, bias)
+
+
+def upsample_conv2d_phases(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, padding_mode: str = "reflect"
+) -> Tensor:
+    """The same as (N, 4 O, H, W), whose channels are (O, 2, 2) as `torch.nn.functional.pixel_shuffle` reads them."""
+    return F.pixel_unshuffle(upsample_conv2d(x, weight, bias, padding_mode), 2)
