@@ -10,7 +10,7 @@ import pytest
 from fastmunit.ops.availability import extension
 
 ROOT = Path(__file__).parents[2]
-LEVELS = ("avx512", "avx2", "baseline")
+LEVELS = ("avx512bf16", "avx512", "avx2", "baseline")
 pytestmark = pytest.mark.skipif(extension is None, reason="the native extension is not built")
 
 
@@ -34,10 +34,12 @@ def test_each_level_is_exact(level):
         pytest.skip(f"{level} is not in this build")
     if in_use(level) != level:
         pytest.skip(in_use(level))
-    wanted = "far_from_zero or between_blocks or 16_bit or nonfinite or largest or empty or strides or sliced"
-    tests = "tests/ops/test_instance_norm_stats.py"
+    wanted = (
+        "far_from_zero or between_blocks or 16_bit or nonfinite or largest or empty or strides or sliced or 256_pixel"
+    )
+    tests = ("tests/ops/test_instance_norm_stats.py", "tests/ops/test_fused_norm.py")
     run = python(
-        level, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", tests, "-k", f"({wanted}) and not opcheck"
+        level, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests, "-k", f"({wanted}) and not opcheck"
     )
     assert run.returncode == 0, run.stdout
     assert " passed" in run.stdout
@@ -45,7 +47,7 @@ def test_each_level_is_exact(level):
 
 
 def test_unknown_level_is_an_error():
-    assert in_use("sse9") == "FASTMUNIT_SIMD=sse9 is none of avx512, avx2 and baseline"
+    assert in_use("sse9") == "FASTMUNIT_SIMD=sse9 is none of avx512bf16, avx512, avx2 and baseline"
     code = "import torch, fastmunit.functional as f; f.instance_norm_stats(torch.zeros(1, 1, 2, 2))"
     run = python("sse9", "-c", code)
     assert run.returncode != 0
