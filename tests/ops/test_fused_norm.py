@@ -125,7 +125,7 @@ def test_matches_float64(case):
     check(case, inputs_of(case))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32), st.integers(0, 2**16), st.integers(2, 40), st.integers(2, 40), st.integers(1, 70))
 def test_matches_float64_anywhere(grid_seed, seed, h, w, c):
     """Maps of more than two values: the gradient of two is nothing but cancellation."""
