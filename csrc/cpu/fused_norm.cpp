@@ -90,61 +90,98 @@ class Forward {
         x(static_cast<const Storage*>(a.x)),
         padded(static_cast<Storage*>(a.padded)),
         slope(static_cast<Lane>(a.negative_slope)),
-        means(a.workspace),
-        squares(a.workspace + a.channels * segments.count),
-        centers(reinterpret_cast<Lane*>(a.workspace + 2 * a.channels * segments.count)),
-        scales(centers + a.channels),
-        shifts(scales + a.channels) {}
+        means(scratch<2, double>(2 * a.batch * a.channels * segments.count)),
+        squares(means + a.batch * a.channels * segments.count) {}
 
   void run() const {
-    if (a.layout == Layout::channels_last) return run_channels_last();
     // A plane is one piece of work where there are enough of them: its second reading is from cache.
     const std::int64_t planes = a.batch * a.channels;
-    if (a.statistics != Statistics::layer && (segments.count == 1 || planes >= 4 * a.threads)) {
+    if (a.layout == Layout::nchw && a.statistics != Statistics::layer &&
+        (segments.count == 1 || planes >= 4 * a.threads)) {
       for_each(parallel_for, planes, pixels, [&](std::int64_t plane) {
         const std::int64_t n = plane / a.channels, c = plane % a.channels;
+        Group group;
         if (a.statistics == Statistics::instance) {
           Moments moments = {0.0, 0.0};
           for (std::int64_t s = 0; s < segments.count; ++s) moments = add(moments, s, segment_moments(n, c, s));
-          set_statistics(plane, moments, pixels);
+          group = group_of(moments, pixels);
+          keep(plane, group);
         }
-        apply_rows(n, c, 0, a.height);
+        apply_rows(n, c, 0, a.height, group);
       });
-      return;
-    }
-    for (std::int64_t n = 0; n < a.batch; ++n) {
-      const std::int64_t pieces = a.channels * segments.count;
-      const std::int64_t work = segments.rows * a.width;
-      if (a.statistics != Statistics::none) {
-        for_each(parallel_for, pieces, work, [&](std::int64_t piece) {
-          const Moments moments = segment_moments(n, piece / segments.count, piece % segments.count);
-          means[piece] = moments.mean;
-          squares[piece] = moments.squares;
-        });
-        combine_segments(n, [&](std::int64_t c, std::int64_t s) { return c * segments.count + s; });
-      }
-      for_each(parallel_for, pieces, work, [&](std::int64_t piece) {
-        const std::int64_t s = piece % segments.count;
-        apply_rows(n, piece / segments.count, segments.begin(s), segments.end(s));
-      });
+    } else if (a.layout == Layout::nchw) {
+      run_nchw();
+    } else {
+      run_channels_last();
     }
   }
 
  private:
+  // Statistics first, then all else. The second part goes backwards: what the first one read last is still in cache.
+  void run_nchw() const {
+    const std::int64_t pieces = a.channels * segments.count;
+    const std::int64_t work = segments.rows * a.width;
+    if (a.statistics != Statistics::none) {
+      for_each(parallel_for, a.batch * pieces, work, [&](std::int64_t piece) {
+        const std::int64_t plane = piece / segments.count;
+        const Moments moments = segment_moments(plane / a.channels, plane % a.channels, piece % segments.count);
+        means[piece] = moments.mean;
+        squares[piece] = moments.squares;
+      });
+    }
+    for_ranges(parallel_for, a.batch * pieces, work, [&](std::int64_t begin, std::int64_t end) {
+      std::int64_t sample = -1;
+      Group group;
+      for (std::int64_t piece = end; piece-- > begin;) {
+        const std::int64_t plane = piece / segments.count, s = piece % segments.count;
+        const std::int64_t n = plane / a.channels, c = plane % a.channels;
+        if (a.statistics == Statistics::layer && n != sample) {
+          group = sample_group(n);
+          if (begin <= n * pieces) keep(n, group);
+        }
+        if (a.statistics == Statistics::instance) {
+          group = group_of(plane_moments(n, c), pixels);
+          if (s == 0) keep(plane, group);
+        }
+        sample = n;
+        apply_rows(n, c, segments.begin(s), segments.end(s), group);
+      }
+    });
+  }
+
   void run_channels_last() const {
-    for (std::int64_t n = 0; n < a.batch; ++n) {
-      if (a.statistics != Statistics::none) {
-        for_each(parallel_for, segments.count, segments.rows * a.width * a.channels,
-                 [&](std::int64_t s) { column_segment_moments(n, s); });
-        combine_segments(n, [&](std::int64_t c, std::int64_t s) { return s * a.channels + c; });
+    if (a.statistics != Statistics::none) {
+      for_each(parallel_for, a.batch * segments.count, segments.rows * a.width * a.channels,
+               [&](std::int64_t piece) { column_segment_moments(piece / segments.count, piece % segments.count); });
+    }
+    for_ranges(parallel_for, a.batch * a.height, a.width * a.channels, [&](std::int64_t begin, std::int64_t end) {
+      std::int64_t sample = -1;
+      Lane* affines = scratch<3, Lane>(3 * a.channels);
+      for (std::int64_t row = end; row-- > begin;) {
+        const std::int64_t n = row / a.height;
+        if (n != sample) set_affines(n, begin <= n * a.height, affines);
+        sample = n;
+        apply_pixel_row(n, row % a.height, affines);
       }
-      for (std::int64_t c = 0; c < a.channels; ++c) {
-        const Affine<Lane> affine = affine_of<Lane>(a, n, c);
-        centers[c] = affine.center;
-        scales[c] = affine.scale;
-        shifts[c] = affine.shift;
+    });
+  }
+
+  // Sets the centers, scales and shifts of the channels of sample n in channels_last.
+  void set_affines(std::int64_t n, bool keeps, Lane* affines) const {
+    Group group;
+    if (a.statistics == Statistics::layer) {
+      group = sample_group(n);
+      if (keeps) keep(n, group);
+    }
+    for (std::int64_t c = 0; c < a.channels; ++c) {
+      if (a.statistics == Statistics::instance) {
+        group = group_of(plane_moments(n, c), pixels);
+        if (keeps) keep(n * a.channels + c, group);
       }
-      for_each(parallel_for, a.height, a.width * a.channels, [&](std::int64_t y) { apply_pixel_row(n, y); });
+      const Affine<Lane> affine = affine_of<Lane>(a, n, c, group);
+      affines[c] = affine.center;
+      affines[a.channels + c] = affine.scale;
+      affines[2 * a.channels + c] = affine.shift;
     }
   }
 
@@ -157,8 +194,8 @@ class Forward {
 
   // The moments of segment s of all channels in channels_last.
   void column_segment_moments(std::int64_t n, std::int64_t s) const {
-    double* to_means = means + s * a.channels;
-    double* to_squares = squares + s * a.channels;
+    double* to_means = means + (n * segments.count + s) * a.channels;
+    double* to_squares = squares + (n * segments.count + s) * a.channels;
     if (!a.phases) {
       const std::int64_t begin = segments.begin(s) * a.width, end = segments.end(s) * a.width;
       column_moments(x + (n * pixels + begin) * a.channels, end - begin, a.channels, a.channels, to_means, to_squares);
@@ -185,29 +222,38 @@ class Forward {
     return combine(all, segments.begin(s) * a.width, segment, (segments.end(s) - segments.begin(s)) * a.width);
   }
 
-  // Sets the statistics of sample n from the moments of its segments; at(c, s) is where those of segment s of channel c lie.
-  template <class At>
-  void combine_segments(std::int64_t n, const At& at) const {
-    Moments sample = {0.0, 0.0};
-    for (std::int64_t c = 0; c < a.channels; ++c) {
-      Moments plane = {0.0, 0.0};
-      for (std::int64_t s = 0; s < segments.count; ++s) plane = add(plane, s, {means[at(c, s)], squares[at(c, s)]});
-      if (a.statistics == Statistics::instance) set_statistics(n * a.channels + c, plane, pixels);
-      sample = combine(sample, c * pixels, plane, pixels);
+  // The moments of a plane from those of its segments.
+  Moments plane_moments(std::int64_t n, std::int64_t c) const {
+    Moments plane = {0.0, 0.0};
+    for (std::int64_t s = 0; s < segments.count; ++s) {
+      const std::int64_t at = a.layout == Layout::nchw ? (n * a.channels + c) * segments.count + s
+                                                       : (n * segments.count + s) * a.channels + c;
+      plane = add(plane, s, {means[at], squares[at]});
     }
-    if (a.statistics == Statistics::layer) set_statistics(n, sample, a.channels * pixels);
+    return plane;
   }
 
-  void set_statistics(std::int64_t group, Moments moments, std::int64_t count) const {
-    a.mean[group] = moments.mean;
-    a.rstd[group] = a.statistics == Statistics::instance
-                        ? 1.0 / std::sqrt(moments.squares / static_cast<double>(count) + a.eps)
-                        : 1.0 / (std::sqrt(moments.squares / static_cast<double>(count - 1)) + a.eps);
+  // The statistics of all values of a sample.
+  Group sample_group(std::int64_t n) const {
+    Moments sample = {0.0, 0.0};
+    for (std::int64_t c = 0; c < a.channels; ++c) sample = combine(sample, c * pixels, plane_moments(n, c), pixels);
+    return group_of(sample, a.channels * pixels);
+  }
+
+  Group group_of(Moments moments, std::int64_t count) const {
+    const double values = static_cast<double>(count);
+    if (a.statistics == Statistics::instance) return {moments.mean, 1.0 / std::sqrt(moments.squares / values + a.eps)};
+    return {moments.mean, 1.0 / (std::sqrt(moments.squares / (values - 1.0)) + a.eps)};
+  }
+
+  void keep(std::int64_t at, Group group) const {
+    a.mean[at] = group.mean;
+    a.rstd[at] = group.rstd;
   }
 
   // Writes rows begin to end of a plane, and the pad that follows from them.
-  void apply_rows(std::int64_t n, std::int64_t c, std::int64_t begin, std::int64_t end) const {
-    const Affine<Lane> affine = affine_of<Lane>(a, n, c);
+  void apply_rows(std::int64_t n, std::int64_t c, std::int64_t begin, std::int64_t end, Group group) const {
+    const Affine<Lane> affine = affine_of<Lane>(a, n, c, group);
     const Storage* from = x + (n * a.channels + c) * pixels;
     Storage* to = padded + (n * a.channels + c) * padded_pixels;
     with_activation(a.activation, [&](auto activation) {
@@ -231,7 +277,8 @@ class Forward {
   }
 
   // The same for one row of all channels in channels_last.
-  void apply_pixel_row(std::int64_t n, std::int64_t y) const {
+  void apply_pixel_row(std::int64_t n, std::int64_t y, const Lane* affines) const {
+    const Lane *centers = affines, *scales = centers + a.channels, *shifts = scales + a.channels;
     const Storage* from = x + n * pixels * a.channels;
     if (a.phases) {
       Storage* shuffled = scratch<0, Storage>(a.width * a.channels);
@@ -268,12 +315,9 @@ class Forward {
   const Storage* const x;
   Storage* const padded;
   const Lane slope;
-  // The moments of the segments of one sample, and the affine maps of its channels in channels_last.
+  // The moments of segments: (batch, channels, segments), in channels_last (batch, segments, channels).
   double* const means;
   double* const squares;
-  Lane* const centers;
-  Lane* const scales;
-  Lane* const shifts;
 };
 
 }  // namespace

@@ -56,27 +56,23 @@ struct Affine {
   Lane center, scale, shift;
 };
 
-template <class Lane>
-Affine<Lane> affine_of(double mean, double rstd, double weight, double bias) {
-  const Lane center = static_cast<Lane>(mean);
-  const double scale = rstd * weight;
-  return {center, static_cast<Lane>(scale), static_cast<Lane>(bias - (mean - static_cast<double>(center)) * scale)};
-}
+// The statistics of a group.
+struct Group {
+  double mean = 0.0, rstd = 1.0;
+};
 
-// That of channel c of sample n, from the statistics saved by the forward pass.
 template <class Lane, class Arguments>
-Affine<Lane> affine_of(const Arguments& a, std::int64_t n, std::int64_t c) {
-  const double weight = coefficient(a.weight, n, c, 1.0);
-  const double bias = coefficient(a.bias, n, c, 0.0);
-  if (a.statistics == Statistics::none) return affine_of<Lane>(0.0, 1.0, weight, bias);
-  const std::int64_t group = a.statistics == Statistics::instance ? n * a.channels + c : n;
-  return affine_of<Lane>(a.mean[group], a.rstd[group], weight, bias);
+Affine<Lane> affine_of(const Arguments& a, std::int64_t n, std::int64_t c, Group group) {
+  const Lane center = static_cast<Lane>(group.mean);
+  const double scale = group.rstd * coefficient(a.weight, n, c, 1.0);
+  const double rounding = group.mean - static_cast<double>(center);
+  return {center, static_cast<Lane>(scale), static_cast<Lane>(coefficient(a.bias, n, c, 0.0) - rounding * scale)};
 }
 
 // NaN stays NaN.
 template <Activation activation, class V>
 inline V activate(V z, V slope) {
-  if constexpr (activation == Activation::relu) return z < V{} ? V{} : z;
+  if constexpr (activation == Activation::relu) return larger(V{}, z);
   if constexpr (activation == Activation::leaky_relu) return z > V{} ? z : z * slope;
   return z;
 }

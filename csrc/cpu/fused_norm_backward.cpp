@@ -29,6 +29,19 @@ struct Sums {
   double dz = 0.0, product = 0.0;
 };
 
+// Sums in lanes, which are moved to double before they lose digits.
+template <class Lane>
+struct LaneSums {
+  Vector<Lane> dz = {}, product = {};
+  std::int64_t values = 0;
+
+  void move_to(Sums& sums) {
+    sums.dz += sum<Lane>(dz);
+    sums.product += sum<Lane>(product);
+    *this = {};
+  }
+};
+
 // The gradient of rows of a plane: `sources` are the rows of dinterior and, where the map was padded, of dpadded that show the
 // first one, each at its first pixel.
 template <class Storage>
@@ -101,7 +114,7 @@ struct Rows {
 template <bool relu, Pass pass, class Storage>
 [[gnu::noinline]] void backward_rows(Rows<Storage> rows, const RowVectors<Compute<Storage>>& vectors,
                                      const Affine<Compute<Storage>>& affine, const Line<Compute<Storage>>& line,
-                                     Compute<Storage> negative_slope, Sums& sums) {
+                                     Compute<Storage> negative_slope, LaneSums<Compute<Storage>>& sums) {
   using Lane = Compute<Storage>;
   using V = Vector<Lane>;
   constexpr int step = lanes<Lane>;
@@ -111,7 +124,7 @@ template <bool relu, Pass pass, class Storage>
   const std::int64_t width = rows.width;
   const RowGradient<Storage>& gradient = rows.gradient;
   const bool writes_residual = applies(pass) && rows.dresidual != nullptr;
-  V sum_dz = {}, sum_product = {};
+  V sum_dz = sums.dz, sum_product = sums.product;
   for (std::int64_t row = 0; row < rows.count; ++row) {
     const auto whole = [&](std::int64_t i) {
       V dy = load(gradient.sources[0] + i);
@@ -154,17 +167,16 @@ template <bool relu, Pass pass, class Storage>
     if (writes_residual) rows.dresidual += width;
     for (int k = 0; k < gradient.count; ++k) rows.gradient.sources[k] += gradient.strides[k];
   }
-  if constexpr (sums_up(pass)) {
-    sums.dz += sum<Lane>(sum_dz);
-    sums.product += sum<Lane>(sum_product);
-  }
+  sums.dz = sum_dz;
+  sums.product = sum_product;
+  sums.values += rows.count * width;
 }
 
 // What a pass over pixels in channels_last needs to know of their channels. Each is an array over channels.
 template <class Lane>
 struct ChannelArrays {
-  const Lane *centers, *scales, *shifts;        // Affine
-  const Lane *gains, *slopes, *constants;       // Line
+  Lane *centers, *scales, *shifts;   // Affine
+  Lane *gains, *slopes, *constants;  // Line
   Lane *sums_dz, *sums_product;
 };
 
@@ -261,12 +273,8 @@ class Backward {
         relu(a.activation == Activation::relu),
         pad(a.dpadded.data == nullptr ? 0 : a.pad),
         vectors(a.width, pad, a.pad_mode),
-        all_dz(a.workspace),
-        all_product(all_dz + a.batch * a.channels),
-        partial_dz(all_product + a.batch * a.channels),
-        partial_product(partial_dz + a.channels * segments.count),
-        affines(reinterpret_cast<Lane*>(partial_product + a.channels * segments.count)),
-        lines(affines + 3 * a.channels) {}
+        partial_dz(scratch<4, double>(2 * a.batch * a.channels * segments.count)),
+        partial_product(partial_dz + a.batch * a.channels * segments.count) {}
 
   void run() const {
     if (a.layout == Layout::channels_last) {
@@ -274,8 +282,7 @@ class Backward {
     } else {
       run_nchw();
     }
-    write_coefficients(a.dbias, all_dz);
-    write_coefficients(a.dweight, all_product);
+    write_coefficients();
   }
 
  private:
@@ -284,50 +291,53 @@ class Backward {
     if (a.statistics != Statistics::layer && (segments.count == 1 || planes >= 4 * a.threads)) {
       for_each(parallel_for, planes, pixels, [&](std::int64_t plane) {
         const std::int64_t n = plane / a.channels, c = plane % a.channels;
-        Sums sums;
-        for (std::int64_t s = 0; s < segments.count; ++s) add(sums, first_pass(n, c, s));
-        set_sums(n, c, sums);
+        for (std::int64_t s = 0; s < segments.count; ++s) first_pass(n, c, s);
         if (a.statistics == Statistics::none) return;
-        const Line<Lane> line = instance_line(n, c, sums);
+        const Line<Lane> line = instance_line(n, c);
         for (std::int64_t s = 0; s < segments.count; ++s) rows(Pass::apply, n, c, s, line);
       });
       return;
     }
     const std::int64_t pieces = a.channels * segments.count;
     const std::int64_t work = segments.rows * a.width;
-    for (std::int64_t n = 0; n < a.batch; ++n) {
-      for_each(parallel_for, pieces, work, [&](std::int64_t piece) {
-        const Sums sums = first_pass(n, piece / segments.count, piece % segments.count);
-        partial_dz[piece] = sums.dz;
-        partial_product[piece] = sums.product;
-      });
-      combine_segments(n, [&](std::int64_t c, std::int64_t s) { return c * segments.count + s; });
-      if (a.statistics == Statistics::none) continue;
-      for_each(parallel_for, pieces, work, [&](std::int64_t piece) {
-        const std::int64_t c = piece / segments.count;
-        const Line<Lane> line = {lines[c], lines[a.channels + c], lines[2 * a.channels + c]};
-        rows(Pass::apply, n, c, piece % segments.count, line);
-      });
-    }
+    for_each(parallel_for, a.batch * pieces, work, [&](std::int64_t piece) {
+      const std::int64_t plane = piece / segments.count;
+      first_pass(plane / a.channels, plane % a.channels, piece % segments.count);
+    });
+    if (a.statistics == Statistics::none) return;
+    // Backwards: what the first pass read last is still in cache.
+    for_ranges(parallel_for, a.batch * pieces, work, [&](std::int64_t begin, std::int64_t end) {
+      std::int64_t sample = -1;
+      Line<double> layer = {};
+      for (std::int64_t piece = end; piece-- > begin;) {
+        const std::int64_t plane = piece / segments.count;
+        const std::int64_t n = plane / a.channels, c = plane % a.channels;
+        if (a.statistics == Statistics::layer && n != sample) layer = layer_line(n);
+        sample = n;
+        rows(Pass::apply, n, c, piece % segments.count, line_of(n, c, layer));
+      }
+    });
   }
 
-  // The sums over a segment of a plane; without statistics also its dx.
-  Sums first_pass(std::int64_t n, std::int64_t c, std::int64_t s) const {
-    if (a.statistics != Statistics::none) return rows(Pass::sums, n, c, s, {});
-    const Lane weight = static_cast<Lane>(coefficient(a.weight, n, c, 1.0));
-    return rows(Pass::sums_and_apply, n, c, s, {weight, 0, 0});
+  // Takes the sums over a segment of a plane; without statistics also writes its dx.
+  void first_pass(std::int64_t n, std::int64_t c, std::int64_t s) const {
+    const bool none = a.statistics == Statistics::none;
+    const Sums sums = none ? rows(Pass::sums_and_apply, n, c, s, line_of(n, c, {})) : rows(Pass::sums, n, c, s, {});
+    partial_dz[partial(n, c, s)] = sums.dz;
+    partial_product[partial(n, c, s)] = sums.product;
   }
 
   // One pass over the rows of a segment of a plane.
   Sums rows(Pass pass, std::int64_t n, std::int64_t c, std::int64_t s, Line<Lane> line) const {
     const auto backward_rows = rows_function<Storage>(relu, pass);
-    const Affine<Lane> affine = affine_of<Lane>(a, n, c);
+    const Affine<Lane> affine = affine_of<Lane>(a, n, c, group(n, c));
     const std::int64_t begin = segments.begin(s), end = segments.end(s);
     const Storage* plane = x + (n * a.channels + c) * pixels;
     Storage* to = dx + (n * a.channels + c) * pixels;
     Storage* residual = dresidual == nullptr ? nullptr : dresidual + (n * a.channels + c) * pixels;
     const auto residual_at = [&](std::int64_t i) { return residual == nullptr ? nullptr : residual + i; };
     Sums sums;
+    LaneSums<Lane> lane_sums;
     const auto is_dense = [&](const StridedMap& map) { return map.data == nullptr || map.row_stride == a.width; };
     if (pad == 0 && !a.phases && is_dense(a.dpadded) && is_dense(a.dinterior)) {
       // Rows that lie one behind the other are read as longer ones.
@@ -335,7 +345,8 @@ class Backward {
       for (std::int64_t i = begin * a.width; i < end * a.width; i += block_values) {
         const std::int64_t count = smaller(block_values, end * a.width - i);
         backward_rows({plane + i, gradient, to + i, residual_at(i), 1, count},
-                      RowVectors<Lane>(count, 0, a.pad_mode), affine, line, slope, sums);
+                      RowVectors<Lane>(count, 0, a.pad_mode), affine, line, slope, lane_sums);
+        lane_sums.move_to(sums);
         for (int k = 0; k < gradient.count; ++k) gradient.sources[k] += count;
       }
       return sums;
@@ -349,13 +360,14 @@ class Backward {
       if (a.phases) {
         shuffle_row(plane, y, a.height, a.width, shuffled);
         backward_rows({shuffled, gradient, shuffled + a.width, residual_at(y * a.width), 1, a.width}, vectors, affine, line,
-                      slope, sums);
+                      slope, lane_sums);
         if (applies(pass)) unshuffle_row(shuffled + a.width, y, a.height, a.width, to);
       } else {
         backward_rows({plane + y * a.width, gradient, to + y * a.width, residual_at(y * a.width), rows, a.width}, vectors,
-                      affine, line, slope, sums);
+                      affine, line, slope, lane_sums);
       }
       y += rows;
+      if (lane_sums.values >= block_values || y == end) lane_sums.move_to(sums);
     }
     return sums;
   }
@@ -379,40 +391,68 @@ class Backward {
   }
 
   void run_channels_last() const {
-    const std::int64_t work = segments.rows * a.width * a.channels;
-    for (std::int64_t n = 0; n < a.batch; ++n) {
-      for (std::int64_t c = 0; c < a.channels; ++c) {
-        const Affine<Lane> affine = affine_of<Lane>(a, n, c);
-        affines[c] = affine.center;
-        affines[a.channels + c] = affine.scale;
-        affines[2 * a.channels + c] = affine.shift;
-        if (a.statistics == Statistics::none) {
-          set_line(c, {static_cast<Lane>(coefficient(a.weight, n, c, 1.0)), 0, 0});
-        }
-      }
-      for_each(parallel_for, segments.count, work, [&](std::int64_t s) {
-        double* dz = partial_dz + s * a.channels;
-        double* product = partial_product + s * a.channels;
+    const bool none = a.statistics == Statistics::none;
+    const std::int64_t work = a.width * a.channels;
+    for_ranges(parallel_for, a.batch * segments.count, segments.rows * work, [&](std::int64_t begin, std::int64_t end) {
+      std::int64_t sample = -1;
+      ChannelArrays<Lane> arrays = channel_arrays();
+      for (std::int64_t piece = begin; piece < end; ++piece) {
+        const std::int64_t n = piece / segments.count, s = piece % segments.count;
+        if (n != sample) set_arrays(n, none, arrays);
+        sample = n;
+        double* dz = partial_dz + piece * a.channels;
+        double* product = partial_product + piece * a.channels;
         for (std::int64_t c = 0; c < a.channels; ++c) dz[c] = product[c] = 0.0;
         for (std::int64_t y = segments.begin(s); y < segments.end(s); ++y) {
-          Lane* sums = scratch<3, Lane>(2 * a.channels);
-          for (std::int64_t c = 0; c < 2 * a.channels; ++c) sums[c] = 0;
-          pixel_row(a.statistics == Statistics::none ? Pass::sums_and_apply : Pass::sums, n, y, sums);
+          for (std::int64_t c = 0; c < a.channels; ++c) arrays.sums_dz[c] = arrays.sums_product[c] = 0;
+          pixel_row(none ? Pass::sums_and_apply : Pass::sums, n, y, arrays);
           for (std::int64_t c = 0; c < a.channels; ++c) {
-            dz[c] += sums[c];
-            product[c] += sums[a.channels + c];
+            dz[c] += arrays.sums_dz[c];
+            product[c] += arrays.sums_product[c];
           }
         }
-      });
-      combine_segments(n, [&](std::int64_t c, std::int64_t s) { return s * a.channels + c; });
-      if (a.statistics == Statistics::none) continue;
-      for_each(parallel_for, a.height, a.width * a.channels,
-               [&](std::int64_t y) { pixel_row(Pass::apply, n, y, nullptr); });
+      }
+    });
+    if (none) return;
+    // Backwards: what the first pass read last is still in cache.
+    for_ranges(parallel_for, a.batch * a.height, work, [&](std::int64_t begin, std::int64_t end) {
+      std::int64_t sample = -1;
+      ChannelArrays<Lane> arrays = channel_arrays();
+      for (std::int64_t row = end; row-- > begin;) {
+        const std::int64_t n = row / a.height;
+        if (n != sample) set_arrays(n, true, arrays);
+        sample = n;
+        pixel_row(Pass::apply, n, row % a.height, arrays);
+      }
+    });
+  }
+
+  // Room for the arrays of one thread.
+  ChannelArrays<Lane> channel_arrays() const {
+    Lane* room = scratch<3, Lane>(8 * a.channels);
+    const auto next = [&](int k) { return room + k * a.channels; };
+    return {next(0), next(1), next(2), next(3), next(4), next(5), next(6), next(7)};
+  }
+
+  // Sets those of sample n, the lines where they are known.
+  void set_arrays(std::int64_t n, bool sets_lines, const ChannelArrays<Lane>& arrays) const {
+    const bool of_layer = sets_lines && a.statistics == Statistics::layer;
+    const Line<double> layer = of_layer ? layer_line(n) : Line<double>{};
+    for (std::int64_t c = 0; c < a.channels; ++c) {
+      const Affine<Lane> affine = affine_of<Lane>(a, n, c, group(n, c));
+      arrays.centers[c] = affine.center;
+      arrays.scales[c] = affine.scale;
+      arrays.shifts[c] = affine.shift;
+      if (!sets_lines) continue;
+      const Line<Lane> line = line_of(n, c, layer);
+      arrays.gains[c] = line.gain;
+      arrays.slopes[c] = line.slope;
+      arrays.constants[c] = line.constant;
     }
   }
 
-  // One row of pixels in channels_last; the sums over it are added to `sums`.
-  void pixel_row(Pass pass, std::int64_t n, std::int64_t y, Lane* sums) const {
+  // One row of pixels in channels_last; the sums over it are added to those of `arrays`.
+  void pixel_row(Pass pass, std::int64_t n, std::int64_t y, const ChannelArrays<Lane>& arrays) const {
     constexpr int block = 4;
     const auto backward_pixel = pixels_function<1, Lane, Storage>(relu, pass);
     const auto backward_block = pixels_function<block, Storage, Storage>(relu, pass);
@@ -431,9 +471,6 @@ class Backward {
       to += y * values;
     }
     Storage* residual = dresidual == nullptr ? nullptr : dresidual + (n * pixels + y * a.width) * channels;
-    const ChannelArrays<Lane> arrays = {affines,          affines + channels,   affines + 2 * channels,
-                                        lines,            lines + channels,     lines + 2 * channels,
-                                        sums,             sums + channels};
     const RowGradient<Storage> gradient = row_gradient(n, 0, y);
     const std::int64_t outer_stride = a.dpadded.data == nullptr ? 0 : a.dpadded.column_stride;
     const Storage* const* sources = gradient.sources;
@@ -484,90 +521,98 @@ class Backward {
     }
   }
 
-  static void add(Sums& all, Sums part) {
-    all.dz += part.dz;
-    all.product += part.product;
+  std::int64_t partial(std::int64_t n, std::int64_t c, std::int64_t s) const {
+    return a.layout == Layout::nchw ? (n * a.channels + c) * segments.count + s : (n * segments.count + s) * a.channels + c;
   }
 
-  // Adds up the segments of sample n and sets the lines of its channels; at(c, s) is where segment s of channel c lies.
-  template <class At>
-  void combine_segments(std::int64_t n, const At& at) const {
-    double weighted_dz = 0.0, weighted_product = 0.0;
-    for (std::int64_t c = 0; c < a.channels; ++c) {
-      Sums sums;
-      for (std::int64_t s = 0; s < segments.count; ++s) add(sums, {partial_dz[at(c, s)], partial_product[at(c, s)]});
-      set_sums(n, c, sums);
-      if (a.statistics == Statistics::instance) set_line(c, instance_line(n, c, sums));
-      if (a.statistics == Statistics::layer) {
-        const double weight = coefficient(a.weight, n, c, 1.0);
-        weighted_dz += weight * sums.dz;
-        weighted_product += weight * (sums.product - rounding_of_mean(n) * sums.dz);
-      }
+  // The sums over a plane from those over its segments.
+  Sums plane_sums(std::int64_t n, std::int64_t c) const {
+    Sums sums;
+    for (std::int64_t s = 0; s < segments.count; ++s) {
+      sums.dz += partial_dz[partial(n, c, s)];
+      sums.product += partial_product[partial(n, c, s)];
     }
-    if (a.statistics != Statistics::layer) return;
-    // dx = rstd * (weight * dz - mean(weight * dz)) - (x - mean) * rstd^2 / ((M - 1) * std) * Σ weight * dz * (x - mean)
-    // over the M values of the sample; where std is 0 it counts as a constant, as in torch.
-    const double count = static_cast<double>(a.channels * pixels);
-    const double rstd = a.rstd[n];
-    const double std = 1.0 / rstd - a.eps;
-    const double incline = std <= 1e-12 * a.eps ? 0.0 : -rstd * rstd * weighted_product / ((count - 1.0) * std);
-    const double constant = -rstd * weighted_dz / count - incline * rounding_of_mean(n);
-    for (std::int64_t c = 0; c < a.channels; ++c) {
-      set_line(c, {static_cast<Lane>(rstd * coefficient(a.weight, n, c, 1.0)), static_cast<Lane>(incline),
-                   static_cast<Lane>(constant)});
-    }
+    // From here on Σ dz * (x - mean): center was the rounded mean.
+    sums.product -= rounding_of_mean(n, c) * sums.dz;
+    return sums;
+  }
+
+  Group group(std::int64_t n, std::int64_t c) const {
+    if (a.statistics == Statistics::none) return {};
+    const std::int64_t at = a.statistics == Statistics::instance ? n * a.channels + c : n;
+    return {a.mean[at], a.rstd[at]};
   }
 
   // mean - center
-  double rounding_of_mean(std::int64_t group) const {
-    return a.mean[group] - static_cast<double>(static_cast<Lane>(a.mean[group]));
+  double rounding_of_mean(std::int64_t n, std::int64_t c) const {
+    const double mean = group(n, c).mean;
+    return mean - static_cast<double>(static_cast<Lane>(mean));
   }
 
-  // dx = rstd * weight * (dz - mean(dz) - (x - mean) * rstd^2 * mean(dz * (x - mean)))
-  Line<Lane> instance_line(std::int64_t n, std::int64_t c, Sums sums) const {
-    const std::int64_t plane = n * a.channels + c;
-    const double rstd = a.rstd[plane];
-    const double gain = rstd * coefficient(a.weight, n, c, 1.0);
-    const double count = static_cast<double>(pixels);
-    const double incline = -gain * rstd * rstd * (sums.product - rounding_of_mean(plane) * sums.dz) / count;
-    const double constant = -gain * sums.dz / count - incline * rounding_of_mean(plane);
-    return {static_cast<Lane>(gain), static_cast<Lane>(incline), static_cast<Lane>(constant)};
-  }
-
-  void set_line(std::int64_t c, Line<Lane> line) const {
-    lines[c] = line.gain;
-    lines[a.channels + c] = line.slope;
-    lines[2 * a.channels + c] = line.constant;
-  }
-
-  // Keeps dbias and dweight of a sample and channel: Σ dz and Σ dz * (x - mean) * rstd.
-  void set_sums(std::int64_t n, std::int64_t c, Sums sums) const {
-    const std::int64_t plane = n * a.channels + c;
-    all_dz[plane] = sums.dz;
-    if (a.statistics == Statistics::none) {
-      all_product[plane] = sums.product;
-    } else {
-      const std::int64_t group = a.statistics == Statistics::instance ? plane : n;
-      all_product[plane] = (sums.product - rounding_of_mean(group) * sums.dz) * a.rstd[group];
+  // That of channel c of sample n; `layer` is layer_line(n) where there is one.
+  Line<Lane> line_of(std::int64_t n, std::int64_t c, Line<double> layer) const {
+    const double weight = coefficient(a.weight, n, c, 1.0);
+    switch (a.statistics) {
+      case Statistics::instance:
+        return instance_line(n, c);
+      case Statistics::layer:
+        return {static_cast<Lane>(weight * layer.gain), static_cast<Lane>(layer.slope), static_cast<Lane>(layer.constant)};
+      default:
+        return {static_cast<Lane>(weight), 0, 0};
     }
   }
 
-  void write_coefficients(const CoefficientsGradient& to, const double* of_planes) const {
+  // dx = rstd * weight * (dz - mean(dz) - (x - mean) * rstd^2 * mean(dz * (x - mean)))
+  Line<Lane> instance_line(std::int64_t n, std::int64_t c) const {
+    const Sums sums = plane_sums(n, c);
+    const double rstd = group(n, c).rstd;
+    const double gain = rstd * coefficient(a.weight, n, c, 1.0);
+    const double count = static_cast<double>(pixels);
+    const double incline = -gain * rstd * rstd * sums.product / count;
+    const double constant = -gain * sums.dz / count - incline * rounding_of_mean(n, c);
+    return {static_cast<Lane>(gain), static_cast<Lane>(incline), static_cast<Lane>(constant)};
+  }
+
+  // dx = rstd * (weight * dz - mean(weight * dz)) - (x - mean) * rstd^2 / ((M - 1) * std) * Σ weight * dz * (x - mean)
+  // over the M values of the sample; where std is 0 it counts as a constant, as in torch. The gain is without the weight.
+  Line<double> layer_line(std::int64_t n) const {
+    double dz = 0.0, product = 0.0;
+    for (std::int64_t c = 0; c < a.channels; ++c) {
+      const Sums sums = plane_sums(n, c);
+      const double weight = coefficient(a.weight, n, c, 1.0);
+      dz += weight * sums.dz;
+      product += weight * sums.product;
+    }
+    const double count = static_cast<double>(a.channels * pixels);
+    const double rstd = a.rstd[n];
+    const double std = 1.0 / rstd - a.eps;
+    const double incline = std <= 1e-12 * a.eps ? 0.0 : -rstd * rstd * product / ((count - 1.0) * std);
+    return {rstd, incline, -rstd * dz / count - incline * rounding_of_mean(n, 0)};
+  }
+
+  // dbias = Σ dz and dweight = Σ dz * (x - mean) * rstd, of each sample or over all of them.
+  void write_coefficients() const {
+    if (a.dweight.data == nullptr && a.dbias.data == nullptr) return;
+    for (std::int64_t c = 0; c < a.channels; ++c) {
+      double dweight = 0.0, dbias = 0.0;
+      for (std::int64_t n = 0; n < a.batch; ++n) {
+        const Sums sums = plane_sums(n, c);
+        const double of_weight = sums.product * group(n, c).rstd;
+        dweight += of_weight;
+        dbias += sums.dz;
+        if (a.dweight.of_each_sample) write(a.dweight, n * a.channels + c, of_weight);
+        if (a.dbias.of_each_sample) write(a.dbias, n * a.channels + c, sums.dz);
+      }
+      if (!a.dweight.of_each_sample) write(a.dweight, c, dweight);
+      if (!a.dbias.of_each_sample) write(a.dbias, c, dbias);
+    }
+  }
+
+  static void write(const CoefficientsGradient& to, std::int64_t at, double value) {
     if (to.data == nullptr) return;
     with_storage(to.dtype, [&](auto type) {
       using Coefficient = decltype(type);
-      Coefficient* data = static_cast<Coefficient*>(to.data);
-      const auto write = [&](std::int64_t i, double value) {
-        store_first(data + i, broadcast(static_cast<Compute<Coefficient>>(value)), 1);
-      };
-      for (std::int64_t c = 0; c < a.channels; ++c) {
-        double total = 0.0;
-        for (std::int64_t n = 0; n < a.batch; ++n) {
-          total += of_planes[n * a.channels + c];
-          if (to.of_each_sample) write(n * a.channels + c, of_planes[n * a.channels + c]);
-        }
-        if (!to.of_each_sample) write(c, total);
-      }
+      store_first(static_cast<Coefficient*>(to.data) + at, broadcast(static_cast<Compute<Coefficient>>(value)), 1);
     });
   }
 
@@ -582,14 +627,9 @@ class Backward {
   const bool relu;
   const int pad;     // 0 where no gradient of a padded map came
   const RowVectors<Lane> vectors;
-  // Of all planes, then of the segments of one sample.
-  double* const all_dz;
-  double* const all_product;
+  // Σ dz and Σ dz * (x - center) of segments: (batch, channels, segments), in channels_last (batch, segments, channels).
   double* const partial_dz;
   double* const partial_product;
-  // The members of Affine and of Line, each for all channels of one sample.
-  Lane* const affines;
-  Lane* const lines;
 };
 
 }  // namespace

@@ -191,6 +191,7 @@ inline Vector<Compute<Storage>> load_first(const Storage* from, int count) {
 
 template <class Storage>
 inline void store_first(Storage* to, Vector<Compute<Storage>> value, int count) {
+  if (count == lanes<Compute<Storage>>) return store(to, value);  // a masked store is slow on some processors
 #if defined(__AVX512F__)
   const auto mask = first_lanes<Storage>(count);
   if constexpr (std::is_same_v<Storage, double>) {
@@ -225,6 +226,16 @@ inline Vector<Lane> keep_first(Vector<Lane> value, int count) {
   Lane buffer[lanes<Lane>] = {};
   std::memcpy(buffer, &value, count * sizeof(Lane));
   return load(buffer);
+}
+
+// a where a > b, else b: also where one is NaN.
+template <class V>
+inline V larger(V a, V b) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vector<float>>) return (V)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
+  if constexpr (std::is_same_v<V, Vector<double>>) return (V)_mm512_maskz_max_pd(0xff, (__m512d)a, (__m512d)b);
+#endif
+  return a > b ? a : b;
 }
 
 // The sum of all lanes, by halves.

@@ -123,8 +123,6 @@ std::tuple<Tensor, Tensor, Tensor> fused_norm_cpu(const Tensor& x, const std::op
   a.padded = padded.mutable_data_ptr();
   a.mean = mean.mutable_data_ptr<double>();
   a.rstd = rstd.mutable_data_ptr<double>();
-  const Tensor room = workspace(cpu::fused_norm_workspace(a), x);
-  a.workspace = room.mutable_data_ptr<double>();
   cpu::fused_norm(a, torch_thread_pool);
   return {padded, mean, rstd};
 }
@@ -161,8 +159,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fused_norm_backward_cpu(
   a.rstd = rstd.const_data_ptr<double>();
   a.dx = dx.mutable_data_ptr();
   a.dresidual = residual ? dresidual.mutable_data_ptr() : nullptr;
-  const Tensor room = workspace(cpu::fused_norm_backward_workspace(a), x);
-  a.workspace = room.mutable_data_ptr<double>();
   cpu::fused_norm_backward(a, torch_thread_pool);
   return {dx, dweight, dbias, dresidual};
 }

@@ -35,9 +35,10 @@ def test_each_level_is_exact(level):
     if in_use(level) != level:
         pytest.skip(in_use(level))
     wanted = (
-        "far_from_zero or between_blocks or 16_bit or nonfinite or largest or empty or strides or sliced or 256_pixel"
+        "far_from_zero or between_blocks or 16_bit or nonfinite or largest or empty or strides or sliced "
+        "or instruction_set or vector_ends or within_a_plane"
     )
-    tests = ("tests/ops/test_instance_norm_stats.py", "tests/ops/test_fused_norm.py")
+    tests = ("tests/ops/test_instance_norm_stats.py", "tests/ops/test_fused_norm_kernel.py")
     run = python(
         level, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests, "-k", f"({wanted}) and not opcheck"
     )

@@ -69,7 +69,6 @@ struct FusedNorm : FusedNormOptions {
   void* padded = nullptr;  // (batch, channels, height + 2 pad, width + 2 pad)
   double* mean = nullptr;  // (batch, channels) for instance, (batch,) for layer; as rstd
   double* rstd = nullptr;
-  double* workspace = nullptr;  // room for `fused_norm_workspace(...)` doubles
 };
 
 struct FusedNormBackward : FusedNormOptions {
@@ -81,12 +80,9 @@ struct FusedNormBackward : FusedNormOptions {
   void* dx = nullptr;
   void* dresidual = nullptr;  // null where it is not wanted
   CoefficientsGradient dweight, dbias;
-  double* workspace = nullptr;  // room for `fused_norm_backward_workspace(...)` doubles
 };
 
 namespace cpu {
-std::int64_t fused_norm_workspace(const FusedNormOptions& options);
-std::int64_t fused_norm_backward_workspace(const FusedNormOptions& options);
 void fused_norm(const FusedNorm& arguments, ParallelFor parallel_for);
 void fused_norm_backward(const FusedNormBackward& arguments, ParallelFor parallel_for);
 }  // namespace cpu

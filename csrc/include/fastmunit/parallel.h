@@ -9,19 +9,24 @@ namespace fastmunit {
 using ParallelFor = void (*)(std::int64_t count, std::int64_t grain,
                              void (*body)(std::int64_t begin, std::int64_t end, void* context), void* context);
 
-// Calls function(i) for each i from 0 to count. `work` is the size of one call in elements: ranges hold at least enough of
-// them to be worth a thread.
+// Calls function(begin, end) on ranges that cover 0 to count. `work` is the size of one item in elements: ranges hold at
+// least enough of them to be worth a thread.
 template <class Function>
-static inline void for_each(ParallelFor parallel_for, std::int64_t count, std::int64_t work, const Function& function) {
+static inline void for_ranges(ParallelFor parallel_for, std::int64_t count, std::int64_t work, const Function& function) {
   constexpr std::int64_t worth_a_thread = 16384;
   const std::int64_t grain = work >= worth_a_thread ? 1 : worth_a_thread / (work > 0 ? work : 1);
   parallel_for(
       count, grain,
-      [](std::int64_t begin, std::int64_t end, void* context) {
-        const Function& call = *static_cast<const Function*>(context);
-        for (std::int64_t i = begin; i < end; ++i) call(i);
-      },
+      [](std::int64_t begin, std::int64_t end, void* context) { (*static_cast<const Function*>(context))(begin, end); },
       const_cast<void*>(static_cast<const void*>(&function)));
+}
+
+// Calls function(i) for each i from 0 to count.
+template <class Function>
+static inline void for_each(ParallelFor parallel_for, std::int64_t count, std::int64_t work, const Function& function) {
+  for_ranges(parallel_for, count, work, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) function(i);
+  });
 }
 
 }  // namespace fastmunit
