@@ -17,7 +17,9 @@ ROUND_SECONDS = 0.02
 
 def copy_of(bytes_moved: int) -> Callable[[], object]:
     """A tensor copy that reads half of `bytes_moved` and writes the other half: the floor of an op bound by memory."""
-    source = torch.zeros(max(1, bytes_moved // 2), dtype=torch.uint8)
+    source = torch.ones(
+        max(1, bytes_moved // 2), dtype=torch.uint8
+    )  # zeros would be one page of memory, read over and over
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 

@@ -1,0 +1,189 @@
+"""Inputs of fused_norm for its tests, and the comparison of a kernel with the reference."""
+
+import random
+from dataclasses import dataclass
+
+import torch
+
+from fastmunit import functional, reference
+from fastmunit.testing import DTYPES, LAYOUTS, assert_as_exact_as, make_map, uninitialised_memory_is_nan
+
+CHANNELS = (1, 3, 64, 255, 256)
+SIZES = (1, 2, 3, 7, 63, 64, 65, 256)
+LARGEST = 400_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of fused_norm: shape (N, C, H, W) of the result before the pad, and how each input comes.
+
+    coefficients: dimensions of weight and of bias, 0 where it is absent.
+    residual: layout, or None. gradients: which results have one. gradient_layout: theirs.
+    """
+
+    shape: tuple[int, int, int, int]
+    dtype: torch.dtype
+    layout: str
+    statistics: str
+    activation: str
+    pad: int
+    pad_mode: str
+    coefficients: tuple[int, int]
+    residual: str | None
+    gradients: str
+    gradient_layout: str
+    phases: bool
+
+    def options(self):
+        return {
+            "statistics": self.statistics,
+            "activation": self.activation,
+            "pad": self.pad,
+            "pad_mode": self.pad_mode,
+            "phases": self.phases,
+        }
+
+    def id(self):
+        coefficients = "".join(map(str, self.coefficients))
+        parts = [
+            "x".join(map(str, self.shape)), str(self.dtype).removeprefix("torch."), self.layout, self.statistics,
+            self.activation, f"{self.pad_mode}{self.pad}", f"wb{coefficients}", f"residual_{self.residual}",
+            f"{self.gradients}_{self.gradient_layout}",
+        ]  # fmt: skip
+        return "-".join([*parts, "phases"] if self.phases else parts)
+
+
+def is_valid(case):
+    _, c, h, w = case.shape
+    if case.phases and (h % 2 or w % 2):
+        return False
+    if case.pad_mode == "reflect" and 0 < min(h, w) <= case.pad:
+        return False
+    values = {"instance": h * w, "layer": c * h * w, "none": 2}[case.statistics]
+    return values > 1
+
+
+def sampled_cases(count, seed):
+    """A sample of the whole grid of shapes, dtypes, layouts and options, of maps up to LARGEST values."""
+    choose = random.Random(seed)
+    cases = []
+    while len(cases) < count:
+        shape = (choose.randint(1, 4), choose.choice(CHANNELS), choose.choice(SIZES), choose.choice(SIZES))
+        case = Case(
+            shape=shape,
+            dtype=choose.choice(DTYPES),
+            layout=choose.choice(LAYOUTS),
+            statistics=choose.choice(("instance", "layer", "none")),
+            activation=choose.choice(("none", "relu", "leaky_relu")),
+            pad=choose.randint(0, 3),
+            pad_mode=choose.choice(("reflect", "replicate", "zero")),
+            coefficients=(choose.randint(0, 2), choose.randint(0, 2)),
+            residual=choose.choice((None, None, *LAYOUTS)),
+            gradients=choose.choice(("padded", "interior", "both")),
+            gradient_layout=choose.choice(LAYOUTS),
+            phases=choose.random() < 0.3,
+        )
+        if is_valid(case) and torch.Size(shape).numel() <= LARGEST:
+            cases.append(case)
+    return cases
+
+
+def coefficients(dimensions, shape, dtype, seed):
+    """A weight or bias: None, (C,) or (N, C); (N, C) has gaps between its values, as columns of an MLP have."""
+    if dimensions == 0:
+        return None
+    n, c = shape[:2]
+    values = make_map((n if dimensions == 2 else 1, 2 * c, 1, 1), dtype, mean=1.0, seed=seed).flatten(1)[:, ::2]
+    return values if dimensions == 2 else values[0].contiguous()
+
+
+def inputs(case, *, mean=0.5, std=2.0):
+    """x, weight, bias and residual; the coefficients of 16-bit maps are float32 for half of the shapes."""
+    n, c, h, w = case.shape
+    x_shape = (n, 4 * c, h // 2, w // 2) if case.phases else case.shape
+    x = make_map(x_shape, case.dtype, case.layout, mean=mean, std=std)
+    wide = torch.float32 if (h + w) % 2 and case.dtype != torch.float64 else case.dtype
+    weight, bias = (coefficients(d, case.shape, wide, seed=1 + i) for i, d in enumerate(case.coefficients))
+    residual = None if case.residual is None else make_map(case.shape, case.dtype, case.residual, seed=3)
+    return x, weight, bias, residual
+
+
+def double(tensor):
+    return None if tensor is None else tensor.double()
+
+
+def normalised(case, x, weight, bias):
+    """y in float64 before the activation."""
+    options = {**case.options(), "activation": "none", "pad": 0}
+    return reference.fused_norm(double(x), double(weight), double(bias), **options)[0]
+
+
+def gradients(case, x, weight, bias):
+    """Gradients of padded and interior, 0 where the activation's kink is so near that rounding decides on its side."""
+    n, c, h, w = case.shape
+    padded = make_map((n, c, h + 2 * case.pad, w + 2 * case.pad), case.dtype, case.gradient_layout, seed=4)
+    interior = make_map(case.shape, case.dtype, case.gradient_layout, seed=5)
+    if case.activation != "none" and n > 0:
+        z = normalised(case, x, weight, bias)
+        near = (z.abs() < 1e-4 * z.nan_to_num(0, 0, 0).abs().max()).double()
+        pad_mode = {"reflect": "reflect", "replicate": "replicate", "zero": "constant"}[case.pad_mode]
+        near_padded = torch.nn.functional.pad(near, (case.pad,) * 4, mode=pad_mode) if case.pad else near
+        padded = padded.where(near_padded == 0, 0.0) if near.any() else padded
+        interior = interior.where(near == 0, 0.0) if near.any() else interior
+    return (padded if case.gradients != "interior" else None, interior if case.gradients != "padded" else None)
+
+
+def run(function, tensors, upstream, options):
+    """The results, and the gradients of x, weight, bias and residual; None for what is absent."""
+    leaves = [None if tensor is None else tensor.detach().requires_grad_() for tensor in tensors]
+    x, weight, bias, residual = leaves
+    results = function(x, weight, bias, residual=residual, **options)
+    pairs = [(y, dy.to(y.dtype)) for y, dy in zip(results, upstream, strict=True) if dy is not None]
+    outputs, upstream = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf is not None], upstream))
+    return [*(y.detach() for y in results), *(None if leaf is None else next(found) for leaf in leaves)]
+
+
+def native(*args, **options):
+    return functional.fused_norm(*args, **options, implementation="native")
+
+
+def term_scales(case, tensors, upstream):
+    """What the errors of dx, dweight and dbias are relative to: the size of the terms that cancel in them."""
+    x, weight, _, _ = map(double, tensors)
+    flat = {**case.options(), "statistics": "none", "activation": "none", "phases": False}
+    leaf = torch.zeros(case.shape, dtype=torch.float64, requires_grad=True)
+    pairs = zip(reference.fused_norm(leaf, **flat), upstream, strict=True)
+    outputs, magnitudes = zip(*((y, dy.double().abs()) for y, dy in pairs if dy is not None), strict=True)
+    (total,) = torch.autograd.grad(outputs, leaf, magnitudes)
+    plain = normalised(case, x, None, None)
+    gain = torch.ones(case.shape[:2], dtype=torch.float64) if weight is None else weight.abs().expand(case.shape[:2])
+    if case.statistics != "none":
+        leaf = x.clone().requires_grad_()
+        (by_x,) = torch.autograd.grad(normalised(case, leaf, None, None)[:, :, :1, :1].sum(), leaf)
+        gain = gain * by_x.abs().max()
+    per_plane = [(total * size).nan_to_num(0, 0, 0).sum((2, 3)).max() for size in (plain.abs(), 1.0)]
+    dx = (gain * total.amax((2, 3))).nan_to_num(0, 0, 0).max()
+    return [None, None, *(float(scale) or None for scale in (dx, *per_plane)), None]
+
+
+NAMES = ("padded", "interior", "dx", "dweight", "dbias", "dresidual")
+
+
+def check(case, tensors):
+    """Compare the native kernel, forward and backward, with the reference in its dtype and in float64."""
+    upstream = gradients(case, *tensors[:3])
+    with uninitialised_memory_is_nan():
+        ours = run(native, tensors, upstream, case.options())
+    plain = run(reference.fused_norm, tensors, upstream, case.options())
+    exact = run(reference.fused_norm, list(map(double, tensors)), list(map(double, upstream)), case.options())
+    scales = term_scales(case, tensors, upstream)
+    for name, scale, *results in zip(NAMES, scales, ours, plain, exact, strict=True):
+        if results[0] is not None:
+            assert_as_exact_as(*results, name, scale=scale)
+    x = tensors[0]
+    channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    assert ours[0].is_contiguous(memory_format=memory_format)
+    assert ours[1].untyped_storage().data_ptr() == ours[0].untyped_storage().data_ptr()
+    return ours
