@@ -421,8 +421,8 @@ def weighted_l1(
     (Huang et al., 2018, https://arxiv.org/abs/1804.04732, equations 1 to 3 and 5). Gradients go to inputs and targets;
     that of a difference of 0 is 0. An empty pair has the value NaN.
 
-    The kernel reads each tensor once, forward and backward, gives the same bits whatever the number of threads, and
-    differentiates once; the reference differentiates any number of times.
+    The kernel reads each tensor once and keeps the sign of each difference in a byte, which is all that backward reads.
+    It gives the same bits whatever the number of threads and differentiates once, the reference any number of times.
 
     Args:
         inputs: 1 to 16 tensors of any shapes, in float32, bfloat16, float16 or float64.
@@ -538,6 +538,11 @@ def upsample_conv2d_phases(
     if _is_plain_chain(implementation, x):
         return reference.upsample_conv2d_phases(x, weight, bias, padding_mode)
     return ops.upsample_conv2d(x, weight, bias, padding_mode, phases=True)
+
+
+def upsamples_in_phases(x: Tensor) -> bool:
+    """Whether "auto" computes `upsample_conv2d` of x in phases: only then is `upsample_conv2d_phases` no detour."""
+    return not _is_plain_chain("auto", x)
 
 
 def _is_plain_chain(implementation: str, x: Tensor) -> bool:

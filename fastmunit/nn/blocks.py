@@ -7,6 +7,7 @@ from typing import cast, get_args
 
 from torch import Tensor, nn
 
+from fastmunit import functional
 from fastmunit.functional import PadMode
 from fastmunit.nn.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
 from fastmunit.nn.padded import Pad, PaddedMap, normalise, pad_map
@@ -99,6 +100,14 @@ class Conv2dBlock(nn.Module):
     ) -> PaddedMap:
         """Run on a map that has this block's pad; add `residual`, and write the result with the pad of the next one."""
         return self.finish(self.conv(x.padded), adain, pad, residual)
+
+    def run_upsampled(self, x: Tensor, pad: Pad | None = None) -> PaddedMap:
+        """Run on a map (N, in, H, W) upsampled by 2 to its nearest pixels, and pad the result for the next block."""
+        phases = functional.upsamples_in_phases(x)
+        convolve = functional.upsample_conv2d_phases if phases else functional.upsample_conv2d
+        conv = cast(nn.Conv2d, self.conv)
+        y = convolve(x, conv.weight, conv.bias, self.pad.mode)
+        return normalise(y, self.norm, self.activation, pad=pad, phases=phases)
 
     def finish(
         self, x: Tensor, adain: AdaINParameters | None, pad: Pad | None = None, residual: Tensor | None = None

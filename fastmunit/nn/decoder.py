@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from fastmunit.nn.blocks import AdaINParameters, Conv2dBlock, ResBlocks
@@ -29,6 +31,10 @@ class Decoder(nn.Module):
 
     def forward(self, content: Tensor, adain: AdaINParameters | None = None) -> Tensor:
         x = self.model[0](content, adain)
-        for layer in self.model[1:]:
-            x = layer(x)
-        return x
+        blocks = [cast(Conv2dBlock, layer) for layer in self.model[1:] if not isinstance(layer, nn.Upsample)]
+        if len(blocks) == 1:
+            return blocks[0](x)
+        *upsampled, last = blocks
+        for block in upsampled[:-1]:
+            x = block.run_upsampled(x).interior
+        return last.run(upsampled[-1].run_upsampled(x, last.pad), None).interior

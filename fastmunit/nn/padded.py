@@ -84,21 +84,23 @@ def normalise(
     style: tuple[Tensor, Tensor] | None = None,
     residual: Tensor | None = None,
     pad: Pad | None = None,
+    phases: bool = False,
 ) -> PaddedMap:
     """activation(norm(x)) + residual, padded: one op where `functional.fused_norm` knows both layers.
 
     Args:
-        x: what the convolution gave, (N, C, H, W).
+        x: what the convolution gave, (N, C, H, W); with phases, (N, 4 C, H/2, W/2).
         norm: a norm layer or None.
         activation: an activation layer or None.
         style: (weight, bias) of an AdaptiveInstanceNorm2d.
         residual: (N, C, H, W), added last.
         pad: what the next convolution wants; None for nothing.
+        phases: x comes from `functional.upsample_conv2d_phases`.
     """
     pad = pad or Pad()
     if residual is not None:
         residual = residual.to(x.dtype)
-    elif norm is None and activation is None:
+    elif norm is None and activation is None and not phases:
         return pad_map(x, pad)
     form = fused_form(norm, activation, style)
     if form is not None:
@@ -113,8 +115,11 @@ def normalise(
             pad=pad.pixels,
             pad_mode=pad.mode,
             eps=form.eps,
+            phases=phases,
         )
         return PaddedMap(*padded)
+    if phases:
+        x = nn.functional.pixel_shuffle(x, 2)
     if norm is not None:
         x = norm(x, *(style or ()))
     if activation is not None:

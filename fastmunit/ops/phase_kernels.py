@@ -68,37 +68,41 @@ def summed(
         edges: Whether rows and columns are needed.
     """
     o, c, k, _ = weight.shape
-    r, d, u = ring(k), depth(k), (k + 1) // 2
     matrices = _matrices(k, weight, edges)
     sums = (weight.reshape(o * c, k * k) @ torch.cat(matrices, dim=1)).to(dtype)
-    phases, *others = sums.split([matrix.shape[1] for matrix in matrices], dim=1)
-    phases = phases.view(o, c, 2, 2, u, u).permute(*_order(phases_first), 4, 5, 1)
-    phases = phases.reshape(4 * o, u, u, c).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+    phases, *others = _parts(sums, matrices, o, c, k, phases_first)
+    if memory_format == torch.channels_last:
+        phases = phases.movedim(3, 5).flatten(0, 2).permute(0, 3, 1, 2)
+    else:
+        phases = phases.flatten(0, 2)
     if not edges:
         return Kernels(phases, None, None)
     rows, columns = others
-    rows = rows.view(o, c, 2, r, d, k).permute(2, 0, 3, 1, 4, 5).reshape(2 * o * r, c, d, k)
-    columns = columns.view(o, c, 2, 2, r, d, u).permute(2, 0, 3, 4, 1, 5, 6).reshape(4 * o * r, c, d, u)
-    return Kernels(phases, rows, columns)
+    return Kernels(phases, rows.flatten(0, 2), columns.flatten(0, 3))
 
 
 def summed_backward(dkernels: Kernels, weight: Tensor, *, phases_first: bool) -> Tensor:
     """The gradient of weight, given those of its kernels."""
     o, c, k, _ = weight.shape
+    matrices = _matrices(k, weight, edges=dkernels.rows is not None)
+    matrix = torch.cat(matrices, dim=1)
+    dsums = weight.new_empty(o * c, matrix.shape[1])
+    gradients = [gradient for gradient in dkernels if gradient is not None]
+    for part, gradient in zip(_parts(dsums, matrices, o, c, k, phases_first), gradients, strict=True):
+        part.copy_(gradient.unflatten(0, part.shape[: part.dim() - 3]))
+    return (dsums @ matrix.t()).view(o, c, k, k)
+
+
+def _parts(sums: Tensor, matrices: list[Tensor], o: int, c: int, k: int, phases_first: bool) -> list[Tensor]:
+    """The views of sums (O · C, all taps) that are the kernels, with the parts of their output channels apart."""
     r, d, u = ring(k), depth(k), (k + 1) // 2
-    edges = dkernels.rows is not None and dkernels.columns is not None
-    dphases = dkernels.phases.permute(0, 2, 3, 1).reshape(*((2, 2, o) if phases_first else (o, 2, 2)), u, u, c)
-    dsums = [dphases.permute(*((2, 5, 0, 1) if phases_first else (0, 5, 1, 2)), 3, 4).reshape(o * c, -1)]
-    if dkernels.rows is not None and dkernels.columns is not None:
-        drows = dkernels.rows.reshape(2, o, r, c, d, k).permute(1, 3, 0, 2, 4, 5)
-        dcolumns = dkernels.columns.reshape(2, o, 2, r, c, d, u).permute(1, 4, 0, 2, 3, 5, 6)
-        dsums += [drows.reshape(o * c, -1), dcolumns.reshape(o * c, -1)]
-    matrix = torch.cat(_matrices(k, weight, edges), dim=1)
-    return (torch.cat(dsums, dim=1).to(weight.dtype) @ matrix.t()).view(o, c, k, k)
-
-
-def _order(phases_first: bool) -> tuple[int, int, int]:
-    return (2, 3, 0) if phases_first else (0, 2, 3)
+    phases, *others = sums.split([matrix.shape[1] for matrix in matrices], dim=1)
+    order = (2, 3, 0, 1, 4, 5) if phases_first else (0, 2, 3, 1, 4, 5)
+    views = [phases.view(o, c, 2, 2, u, u).permute(order)]
+    if others:
+        views.append(others[0].view(o, c, 2, r, d, k).permute(2, 0, 3, 1, 4, 5))
+        views.append(others[1].view(o, c, 2, 2, r, d, u).permute(2, 0, 3, 4, 1, 5, 6))
+    return views
 
 
 def _matrices(k: int, like: Tensor, edges: bool) -> list[Tensor]:
