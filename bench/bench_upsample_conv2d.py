@@ -58,7 +58,14 @@ def compare_forward_backward(compare, name, block, batch, layout, dtype):
 cases = pytest.mark.parametrize(
     ("block", "batch", "layout", "dtype"),
     [
-        pytest.param(block, batch, layout, dtype, id=f"{batch}-{block[0]}-{layout}-{name_of(dtype)}")
+        pytest.param(
+            block,
+            batch,
+            layout,
+            dtype,
+            id=f"{batch}-{block[0]}-{layout}-{name_of(dtype)}",
+            marks=[pytest.mark.slow] if batch > 1 else [],
+        )
         for dtype in (torch.float32, torch.bfloat16)
         for layout in ("nchw", "channels_last")
         for batch in BATCHES

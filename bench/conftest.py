@@ -1,13 +1,16 @@
-"""The benchmarks' fixture and the table of their ratios."""
+"""The benchmarks' fixtures and the tables of their ratios."""
 
 import pytest
-from harness import Comparison, table
+from harness import Comparison, Count, count_table, keep_freed_memory, table
 
 _comparisons = pytest.StashKey[list[Comparison]]()
+_counts = pytest.StashKey[list[Count]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_comparisons] = []
+    config.stash[_counts] = []
+    keep_freed_memory()
 
 
 @pytest.fixture
@@ -27,7 +30,22 @@ def compare(benchmark, request):
     return run
 
 
+@pytest.fixture
+def count(benchmark, request):
+    """A function that records a `Count`; its case has no time."""
+
+    def record(counted: Count) -> None:
+        benchmark.extra_info.update(counted.ratios())
+        request.config.stash[_counts].append(counted)
+        benchmark(lambda: None)
+
+    return record
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if config.stash[_comparisons]:
         terminalreporter.section("ratios")
         terminalreporter.write_line(table(config.stash[_comparisons]))
+    if config.stash[_counts]:
+        terminalreporter.section("counts")
+        terminalreporter.write_line(count_table(config.stash[_counts]))

@@ -1,5 +1,6 @@
 """How benchmarks compare an op with its reference: correct first, then timed in interleaved rounds of one run."""
 
+import ctypes
 import math
 import statistics
 import time
@@ -12,7 +13,22 @@ from torch import Tensor
 from fastmunit.testing import assert_as_exact_as
 
 ROUNDS = 11
+LEAST_ROUNDS = 4
 ROUND_SECONDS = 0.02
+COMPARISON_SECONDS = 6.0
+
+
+def keep_freed_memory() -> None:
+    """Have glibc's malloc keep freed memory for the next tensor, as torch's allocator for GPUs does.
+
+    Otherwise large results come on fresh pages in one round and on used ones in another, and a page fault costs as much
+    as the op that writes the page. Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_mmap_threshold, 2**30)
 
 
 def copy_of(bytes_moved: int) -> Callable[[], object]:
@@ -69,13 +85,16 @@ class Comparison:
             "copy": copy_of(self.bytes_moved),
         }
         repeats = {}
+        of_a_round = 0.0
         for name, call in calls.items():
             call()  # compiles, and warms caches
             start = time.perf_counter()
             call()
-            repeats[name] = max(1, int(ROUND_SECONDS / (time.perf_counter() - start)))
+            seconds = time.perf_counter() - start
+            repeats[name] = max(1, int(ROUND_SECONDS / seconds))
+            of_a_round += repeats[name] * seconds
             self.seconds[name] = []
-        for _ in range(ROUNDS):
+        for _ in range(max(LEAST_ROUNDS, min(ROUNDS, int(COMPARISON_SECONDS / of_a_round)))):
             for name, call in calls.items():
                 start = time.perf_counter()
                 for _ in range(repeats[name]):
@@ -120,3 +139,26 @@ def table(comparisons: Sequence[Comparison]) -> str:
 def _row(line: str, name: str, time_of_ours: str, ratios: dict[str, float]) -> str:
     values = (ratios["eager_over_ours"], ratios["compiled_over_ours"], ratios["ours_over_copy"])
     return line.format(name, time_of_ours, *(f"{value:.2f}" for value in values))
+
+
+@dataclass
+class Count:
+    """An exact number, such as bytes, of ours and of the reference."""
+
+    name: str
+    ours: int
+    eager: int
+
+    def ratios(self) -> dict[str, float]:
+        """Both numbers and eager / ours."""
+        return {"ours": self.ours, "eager": self.eager, "eager_over_ours": self.eager / self.ours}
+
+
+def count_table(counts: Sequence[Count]) -> str:
+    """A line for each count."""
+    width = max(len(count.name) for count in counts)
+    line = f"{{:<{width}}}  {{:>12}}  {{:>12}}  {{:>12}}"
+    lines = [line.format("what", "ours", "eager", "eager / ours")]
+    for count in counts:
+        lines.append(line.format(count.name, count.ours, count.eager, f"{count.eager / count.ours:.2f}"))
+    return "\n".join(lines)

@@ -540,6 +540,11 @@ def upsample_conv2d_phases(
     return ops.upsample_conv2d(x, weight, bias, padding_mode, phases=True)
 
 
+def implementation_of(function: str, x: Tensor) -> str:
+    """What "auto" stands for in a call of `function` on x: "native", "triton" or "reference"."""
+    return _choose(function, "auto", x)
+
+
 def upsamples_in_phases(x: Tensor) -> bool:
     """Whether "auto" computes `upsample_conv2d` of x in phases: only then is `upsample_conv2d_phases` no detour."""
     return not _is_plain_chain("auto", x)

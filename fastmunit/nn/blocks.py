@@ -11,6 +11,7 @@ from fastmunit import functional
 from fastmunit.functional import PadMode
 from fastmunit.nn.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
 from fastmunit.nn.padded import Pad, PaddedMap, normalise, pad_map
+from fastmunit.nn.recompute import kept_as
 from fastmunit.nn.spectral_norm import SpectralNorm
 
 
@@ -99,14 +100,17 @@ class Conv2dBlock(nn.Module):
         self, x: PaddedMap, adain: AdaINParameters | None, pad: Pad | None = None, residual: Tensor | None = None
     ) -> PaddedMap:
         """Run on a map that has this block's pad; add `residual`, and write the result with the pad of the next one."""
-        return self.finish(self.conv(x.padded), adain, pad, residual)
+        with kept_as(x.recipe, x.padded):
+            y = self.conv(x.padded)
+        return self.finish(y, adain, pad, residual)
 
-    def run_upsampled(self, x: Tensor, pad: Pad | None = None) -> PaddedMap:
-        """Run on a map (N, in, H, W) upsampled by 2 to its nearest pixels, and pad the result for the next block."""
-        phases = functional.upsamples_in_phases(x)
+    def run_upsampled(self, x: PaddedMap, pad: Pad | None = None) -> PaddedMap:
+        """Run on a map without pad, upsampled by 2 to its nearest pixels, and pad the result for the next block."""
+        phases = functional.upsamples_in_phases(x.padded)
         convolve = functional.upsample_conv2d_phases if phases else functional.upsample_conv2d
         conv = cast(nn.Conv2d, self.conv)
-        y = convolve(x, conv.weight, conv.bias, self.pad.mode)
+        with kept_as(x.recipe, x.padded):
+            y = convolve(x.padded, conv.weight, conv.bias, self.pad.mode)
         return normalise(y, self.norm, self.activation, pad=pad, phases=phases)
 
     def finish(

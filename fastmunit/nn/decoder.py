@@ -7,6 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from fastmunit.nn.blocks import AdaINParameters, Conv2dBlock, ResBlocks
+from fastmunit.nn.padded import PaddedMap
 
 
 class Decoder(nn.Module):
@@ -32,9 +33,10 @@ class Decoder(nn.Module):
     def forward(self, content: Tensor, adain: AdaINParameters | None = None) -> Tensor:
         x = self.model[0](content, adain)
         blocks = [cast(Conv2dBlock, layer) for layer in self.model[1:] if not isinstance(layer, nn.Upsample)]
-        if len(blocks) == 1:
-            return blocks[0](x)
         *upsampled, last = blocks
+        if not upsampled:
+            return last(x)
+        current = PaddedMap(x, x)
         for block in upsampled[:-1]:
-            x = block.run_upsampled(x).interior
-        return last.run(upsampled[-1].run_upsampled(x, last.pad), None).interior
+            current = block.run_upsampled(current)
+        return last.run(upsampled[-1].run_upsampled(current, last.pad), None).interior

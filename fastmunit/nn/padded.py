@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from fastmunit import functional
 from fastmunit.functional import Activation, PadMode, Statistics
 from fastmunit.nn.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
+from fastmunit.nn.recompute import Recipe, recomputes
 
 
 class Pad(NamedTuple):
@@ -19,10 +23,14 @@ class Pad(NamedTuple):
 
 
 class PaddedMap(NamedTuple):
-    """A map (N, C, H, W), and the same with a pad around it (N, C, H + 2 pad, W + 2 pad)."""
+    """A map (N, C, H, W), and the same with a pad around it (N, C, H + 2 pad, W + 2 pad).
+
+    Where there is a recipe it gives `padded` again: for a layer to keep in place of it, see `fastmunit.nn.recompute`.
+    """
 
     padded: Tensor
     interior: Tensor
+    recipe: Recipe | None = None
 
 
 class FusedForm(NamedTuple):
@@ -104,20 +112,19 @@ def normalise(
         return pad_map(x, pad)
     form = fused_form(norm, activation, style)
     if form is not None:
-        padded = functional.fused_norm(
-            x,
-            form.weight,
-            form.bias,
+        run = partial(
+            functional.fused_norm,
             statistics=form.statistics,
             activation=form.activation,
             negative_slope=form.negative_slope,
-            residual=residual,
             pad=pad.pixels,
             pad_mode=pad.mode,
             eps=form.eps,
             phases=phases,
         )
-        return PaddedMap(*padded)
+        padded, interior = run(x, form.weight, form.bias, residual=residual)
+        recipe = _recipe(run, x, form) if residual is None and recomputes() and x.requires_grad else None
+        return PaddedMap(padded, interior, recipe)
     if phases:
         x = nn.functional.pixel_shuffle(x, 2)
     if norm is not None:
@@ -127,3 +134,18 @@ def normalise(
     if residual is not None:
         x = x + residual
     return pad_map(x, pad)
+
+
+def _recipe(run: Callable[..., tuple[Tensor, Tensor]], x: Tensor, form: FusedForm) -> Recipe | None:
+    """How to run the same kernel again on the same input; None on the reference path, which keeps what torch keeps."""
+    implementation = functional.implementation_of("fused_norm", x)
+    if implementation == "reference":
+        return None
+    kept = x.detach()
+    weight, bias = (None if tensor is None else tensor.detach() for tensor in (form.weight, form.bias))
+
+    def recipe() -> Tensor:
+        with torch.no_grad():
+            return run(kept, weight, bias, implementation=implementation)[0]
+
+    return recipe

@@ -3,6 +3,7 @@
 from fastmunit.testing.comparators import assert_as_exact_as, assert_same_nonfinite
 from fastmunit.testing.inputs import DTYPES, LAYOUTS, make_map, uninitialised_memory_is_nan
 from fastmunit.testing.maps import BATCHES, Map, munit_maps
+from fastmunit.testing.saved import saved_bytes
 
 __all__ = [
     "BATCHES",
@@ -13,5 +14,6 @@ __all__ = [
     "assert_same_nonfinite",
     "make_map",
     "munit_maps",
+    "saved_bytes",
     "uninitialised_memory_is_nan",
 ]

@@ -1,0 +1,35 @@
+"""Bytes that one layer of convolution, norm, relu and pad keeps for backward. A count, not a time."""
+
+import pytest
+import torch
+from harness import Count
+
+from fastmunit import functional
+from fastmunit.nn.blocks import AdaINParameters, Conv2dBlock, run_blocks
+from fastmunit.testing import make_map, saved_bytes
+
+SHAPE = (1, 256, 64, 64)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name_of)
+@pytest.mark.parametrize("norm", ["in", "adain", "ln", "none"])
+def bench_layer(count, norm, dtype):
+    """What a second layer adds to a first: the input of a chain belongs to whoever made it."""
+    channels = SHAPE[1]
+    blocks = [Conv2dBlock(channels, channels, 3, 1, 1, norm=norm, activation="relu", pad_type="reflect").to(dtype)]
+    blocks *= 3
+    x = make_map(SHAPE, dtype).requires_grad_()
+    style = make_map((1, 2 * channels * len(blocks), 1, 1), dtype).flatten(1).requires_grad_()
+    left_out = [x, style, *blocks[0].parameters()]
+
+    def bytes_of(implementation, layers):
+        with functional.use_implementation(implementation):
+            return saved_bytes(lambda: run_blocks(blocks[:layers], x, AdaINParameters(style)), left_out)
+
+    eager, ours = (bytes_of(name, 3) - bytes_of(name, 2) for name in ("reference", "auto"))
+    assert ours >= x.numel() * x.element_size()
+    count(Count(f"bytes saved by conv + {norm} + relu + pad, {name_of(dtype)}", ours, eager))

@@ -1,0 +1,118 @@
+"""Maps that backward computes again: the same gradients, and less kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fastmunit import functional
+from fastmunit.config import Config
+from fastmunit.nn.blocks import Conv2dBlock, run_blocks
+from fastmunit.nn.generator import AdaINGen
+from fastmunit.nn.recompute import kept_as, recompute
+from fastmunit.ops.availability import unavailable
+from fastmunit.testing import make_map, saved_bytes
+
+needs_native = pytest.mark.skipif(unavailable("native", "cpu") is not None, reason=str(unavailable("native", "cpu")))
+
+
+def small_generator() -> AdaINGen:
+    config = Config.load("demo", ["gen.dim=8", "gen.mlp_dim=16", "gen.n_res=2"])
+    return AdaINGen(3, config.gen)
+
+
+def gradients(net: AdaINGen, x: torch.Tensor) -> list[torch.Tensor]:
+    content, style = net.encode(x)
+    loss = net.decode(content, style).square().mean() + content.abs().mean()
+    return list(torch.autograd.grad(loss, list(net.parameters())))
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_have_the_same_bits(autocast: bool, layout: str) -> None:
+    net = small_generator()
+    x = make_map((2, 3, 24, 32), layout=layout)
+    results = []
+    for enabled in (True, False):
+        with recompute(enabled), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            results.append(gradients(net, x))
+    for ours, kept in zip(*results, strict=True):
+        assert torch.equal(ours, kept)
+
+
+def chain() -> tuple[list[Conv2dBlock], torch.Tensor]:
+    blocks = [Conv2dBlock(8, 8, 3, 1, 1, norm="in", activation="relu", pad_type="reflect") for _ in range(4)]
+    return blocks, make_map((1, 8, 32, 32)).requires_grad_()
+
+
+@needs_native
+def test_a_layer_keeps_the_convolution_alone() -> None:
+    """Of four layers, four results of convolutions and the first padded input; without, three padded maps more."""
+    blocks, x = chain()
+    parameters = [p for block in blocks for p in block.parameters()]
+    map_bytes, padded_bytes, statistics = 8 * 32 * 32 * 4, 8 * 34 * 34 * 4, 2 * 8 * 8
+    kept = {}
+    for enabled in (True, False):
+        with recompute(enabled):
+            kept[enabled] = saved_bytes(lambda: run_blocks(blocks, x), exclude=[*parameters, x])
+    assert kept[True] == 4 * (map_bytes + statistics) + padded_bytes
+    assert kept[False] == kept[True] + 3 * padded_bytes
+
+
+@needs_native
+def test_backward_uses_the_implementation_of_forward() -> None:
+    blocks, x = chain()
+    with functional.use_implementation("native"):
+        y = run_blocks(blocks, x).interior.sum()
+    with functional.use_implementation("reference"):
+        (late,) = torch.autograd.grad(y, x)
+    with functional.use_implementation("native"):
+        (expected,) = torch.autograd.grad(run_blocks(blocks, x).interior.sum(), x)
+    assert torch.equal(late, expected)
+
+
+@needs_native
+def test_a_change_of_the_input_in_between_is_an_error() -> None:
+    first, second = chain()[0][:2]
+    x = make_map((1, 8, 8, 8)).requires_grad_()
+    results = []
+    first.conv.register_forward_hook(lambda module, inputs, output: results.append(output))
+    y = run_blocks([first, second], x).interior.sum()
+    with torch.no_grad():
+        results[0].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
+
+
+def test_only_the_result_of_the_recipe_is_replaced() -> None:
+    x = make_map((1, 2, 4, 4)).requires_grad_()
+    convolution = nn.Conv2d(2, 2, 1)
+    calls: list[int] = []
+
+    def recipe() -> torch.Tensor:
+        calls.append(1)
+        return x.detach().clone()
+
+    with kept_as(recipe, x):
+        convolution(x).sum().backward()
+    assert calls == [1]
+    with kept_as(recipe, torch.zeros(1, 2, 4, 4)):
+        convolution(x).sum().backward()
+    assert calls == [1]
+
+
+@needs_native
+def test_hooks_of_the_caller_see_what_is_not_replaced() -> None:
+    blocks, x = chain()
+    seen = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: seen.append(saved.shape) or saved, lambda saved: saved):
+        run_blocks(blocks, x).interior.sum().backward()
+    assert seen.count(blocks[0].conv.weight.shape) == 4
+    assert seen.count(torch.Size((1, 8, 34, 34))) == 1
+
+
+def test_reference_path_keeps_what_torch_keeps() -> None:
+    blocks, x = chain()
+    with functional.use_implementation("reference"):
+        assert run_blocks(blocks[:1], x).recipe is None
