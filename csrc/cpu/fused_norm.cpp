@@ -98,7 +98,7 @@ class Forward {
     const std::int64_t planes = a.batch * a.channels;
     if (a.layout == Layout::nchw && a.statistics != Statistics::layer &&
         (segments.count == 1 || planes >= 4 * a.threads)) {
-      for_each(parallel_for, planes, pixels, [&](std::int64_t plane) {
+      for_each(parallel_for, 0, planes, pixels, [&](std::int64_t plane) {
         const std::int64_t n = plane / a.channels, c = plane % a.channels;
         Group group;
         if (a.statistics == Statistics::instance) {
@@ -109,27 +109,32 @@ class Forward {
         }
         apply_rows(n, c, 0, a.height, group);
       });
-    } else if (a.layout == Layout::nchw) {
-      run_nchw();
     } else {
-      run_channels_last();
+      for_sample_groups(a, sizeof(Storage), [&](std::int64_t first, std::int64_t last) {
+        if (a.layout == Layout::nchw) {
+          run_nchw(first, last);
+        } else {
+          run_channels_last(first, last);
+        }
+      });
     }
   }
 
  private:
-  // Statistics first, then all else. The second part goes backwards: what the first one read last is still in cache.
-  void run_nchw() const {
+  // Statistics of samples first to last, then all else. The second part goes backwards: what the first one read last is
+  // still in cache.
+  void run_nchw(std::int64_t first, std::int64_t last) const {
     const std::int64_t pieces = a.channels * segments.count;
     const std::int64_t work = segments.rows * a.width;
     if (a.statistics != Statistics::none) {
-      for_each(parallel_for, a.batch * pieces, work, [&](std::int64_t piece) {
+      for_each(parallel_for, first * pieces, last * pieces, work, [&](std::int64_t piece) {
         const std::int64_t plane = piece / segments.count;
         const Moments moments = segment_moments(plane / a.channels, plane % a.channels, piece % segments.count);
         means[piece] = moments.mean;
         squares[piece] = moments.squares;
       });
     }
-    for_ranges(parallel_for, a.batch * pieces, work, [&](std::int64_t begin, std::int64_t end) {
+    for_ranges(parallel_for, first * pieces, last * pieces, work, [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
       Group group;
       for (std::int64_t piece = end; piece-- > begin;) {
@@ -149,12 +154,12 @@ class Forward {
     });
   }
 
-  void run_channels_last() const {
+  void run_channels_last(std::int64_t first, std::int64_t last) const {
     if (a.statistics != Statistics::none) {
-      for_each(parallel_for, a.batch * segments.count, segments.rows * a.width * a.channels,
+      for_each(parallel_for, first * segments.count, last * segments.count, segments.rows * a.width * a.channels,
                [&](std::int64_t piece) { column_segment_moments(piece / segments.count, piece % segments.count); });
     }
-    for_ranges(parallel_for, a.batch * a.height, a.width * a.channels, [&](std::int64_t begin, std::int64_t end) {
+    for_ranges(parallel_for, first * a.height, last * a.height, a.width * a.channels, [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
       Lane* affines = scratch<3, Lane>(3 * a.channels);
       for (std::int64_t row = end; row-- > begin;) {

@@ -277,36 +277,40 @@ class Backward {
         partial_product(partial_dz + a.batch * a.channels * segments.count) {}
 
   void run() const {
-    if (a.layout == Layout::channels_last) {
-      run_channels_last();
-    } else {
-      run_nchw();
-    }
-    write_coefficients();
-  }
-
- private:
-  void run_nchw() const {
     const std::int64_t planes = a.batch * a.channels;
-    if (a.statistics != Statistics::layer && (segments.count == 1 || planes >= 4 * a.threads)) {
-      for_each(parallel_for, planes, pixels, [&](std::int64_t plane) {
+    if (a.layout == Layout::nchw && a.statistics != Statistics::layer &&
+        (segments.count == 1 || planes >= 4 * a.threads)) {
+      for_each(parallel_for, 0, planes, pixels, [&](std::int64_t plane) {
         const std::int64_t n = plane / a.channels, c = plane % a.channels;
         for (std::int64_t s = 0; s < segments.count; ++s) first_pass(n, c, s);
         if (a.statistics == Statistics::none) return;
         const Line<Lane> line = instance_line(n, c);
         for (std::int64_t s = 0; s < segments.count; ++s) rows(Pass::apply, n, c, s, line);
       });
-      return;
+    } else {
+      for_sample_groups(a, sizeof(Storage), [&](std::int64_t first, std::int64_t last) {
+        if (a.layout == Layout::nchw) {
+          run_nchw(first, last);
+        } else {
+          run_channels_last(first, last);
+        }
+      });
     }
+    write_coefficients();
+  }
+
+ private:
+  // Sums over samples first to last, then their dx.
+  void run_nchw(std::int64_t first, std::int64_t last) const {
     const std::int64_t pieces = a.channels * segments.count;
     const std::int64_t work = segments.rows * a.width;
-    for_each(parallel_for, a.batch * pieces, work, [&](std::int64_t piece) {
+    for_each(parallel_for, first * pieces, last * pieces, work, [&](std::int64_t piece) {
       const std::int64_t plane = piece / segments.count;
       first_pass(plane / a.channels, plane % a.channels, piece % segments.count);
     });
     if (a.statistics == Statistics::none) return;
     // Backwards: what the first pass read last is still in cache.
-    for_ranges(parallel_for, a.batch * pieces, work, [&](std::int64_t begin, std::int64_t end) {
+    for_ranges(parallel_for, first * pieces, last * pieces, work, [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
       Line<double> layer = {};
       for (std::int64_t piece = end; piece-- > begin;) {
@@ -390,10 +394,10 @@ class Backward {
     return gradient;
   }
 
-  void run_channels_last() const {
+  void run_channels_last(std::int64_t first, std::int64_t last) const {
     const bool none = a.statistics == Statistics::none;
     const std::int64_t work = a.width * a.channels;
-    for_ranges(parallel_for, a.batch * segments.count, segments.rows * work, [&](std::int64_t begin, std::int64_t end) {
+    for_ranges(parallel_for, first * segments.count, last * segments.count, segments.rows * work, [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
       ChannelArrays<Lane> arrays = channel_arrays();
       for (std::int64_t piece = begin; piece < end; ++piece) {
@@ -415,7 +419,7 @@ class Backward {
     });
     if (none) return;
     // Backwards: what the first pass read last is still in cache.
-    for_ranges(parallel_for, a.batch * a.height, work, [&](std::int64_t begin, std::int64_t end) {
+    for_ranges(parallel_for, first * a.height, last * a.height, work, [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
       ChannelArrays<Lane> arrays = channel_arrays();
       for (std::int64_t row = end; row-- > begin;) {

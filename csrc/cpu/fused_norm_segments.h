@@ -28,4 +28,16 @@ constexpr RowSegments row_segments(const FusedNormOptions& a) {
   return {rows, (a.height + rows - 1) / rows, a.height};
 }
 
+// Calls function(first, last) on groups of samples, one after another: as many at once as the last-level cache holds from
+// the first pass over them to the second.
+template <class Function>
+static inline void for_sample_groups(const FusedNormOptions& a, std::int64_t value_bytes, const Function& function) {
+  constexpr std::int64_t cached_bytes = 8 << 20;
+  const std::int64_t sample_bytes = a.channels * a.height * a.width * value_bytes;
+  const std::int64_t group = sample_bytes < cached_bytes ? cached_bytes / sample_bytes : 1;
+  for (std::int64_t first = 0; first < a.batch; first += group) {
+    function(first, first + group < a.batch ? first + group : a.batch);
+  }
+}
+
 }  // namespace fastmunit::cpu

@@ -21,7 +21,7 @@ void forward(const InstanceNormStats& a, ParallelFor parallel_for) {
   double* squares = a.partials + planes * segments;
 
   if (a.layout == Layout::nchw) {
-    for_each(parallel_for, planes * segments, smaller(segment, a.pixels), [&](std::int64_t item) {
+    for_each(parallel_for, 0, planes * segments, smaller(segment, a.pixels), [&](std::int64_t item) {
       const std::int64_t plane = item / segments;
       const std::int64_t begin = item % segments * segment;
       const std::int64_t end = smaller(begin + segment, a.pixels);
@@ -32,7 +32,7 @@ void forward(const InstanceNormStats& a, ParallelFor parallel_for) {
   } else {
     constexpr int group = 4 * lanes<Lane>;
     const std::int64_t groups = (a.channels + group - 1) / group;
-    for_each(parallel_for, a.batch * segments * groups, smaller(segment, a.pixels) * group, [&](std::int64_t item) {
+    for_each(parallel_for, 0, a.batch * segments * groups, smaller(segment, a.pixels) * group, [&](std::int64_t item) {
       const std::int64_t channel = item % groups * group;
       const std::int64_t sample_segment = item / groups;
       const std::int64_t begin = sample_segment % segments * segment;
@@ -44,7 +44,7 @@ void forward(const InstanceNormStats& a, ParallelFor parallel_for) {
   }
 
   const bool nchw = a.layout == Layout::nchw;
-  for_each(parallel_for, planes, segments, [&](std::int64_t plane) {
+  for_each(parallel_for, 0, planes, segments, [&](std::int64_t plane) {
     const std::int64_t n = plane / a.channels;
     const std::int64_t c = plane % a.channels;
     Moments moments = {0.0, 0.0};
@@ -114,7 +114,7 @@ void backward(const InstanceNormStatsBackward& a, ParallelFor parallel_for) {
   if (a.layout == Layout::nchw) {
     const std::int64_t segment = segment_pixels(a.layout);
     const std::int64_t segments = segments_of(a.layout, a.pixels);
-    for_each(parallel_for, a.batch * a.channels * segments, smaller(segment, a.pixels), [&](std::int64_t item) {
+    for_each(parallel_for, 0, a.batch * a.channels * segments, smaller(segment, a.pixels), [&](std::int64_t item) {
       const std::int64_t plane = item / segments;
       const std::int64_t begin = item % segments * segment;
       const std::int64_t at = plane * a.pixels + begin;
@@ -124,7 +124,7 @@ void backward(const InstanceNormStatsBackward& a, ParallelFor parallel_for) {
   }
   const std::int64_t segment = 128;  // a block of rows whose reads and writes stay in the second-level cache
   const std::int64_t segments = (a.pixels + segment - 1) / segment;
-  for_each(parallel_for, a.batch * segments, smaller(segment, a.pixels) * a.channels, [&](std::int64_t item) {
+  for_each(parallel_for, 0, a.batch * segments, smaller(segment, a.pixels) * a.channels, [&](std::int64_t item) {
     const std::int64_t n = item / segments;
     const std::int64_t begin = item % segments * segment;
     const std::int64_t rows = smaller(segment, a.pixels - begin);

@@ -218,7 +218,7 @@ void set_element(void* data, DataType dtype, int index, double value) {
 }  // namespace
 
 void weighted_l1(const WeightedL1& a, ParallelFor parallel_for) {
-  for_each(parallel_for, l1_segments(a.term, a.terms), l1_segment, [&](std::int64_t segment) {
+  for_each(parallel_for, 0, l1_segments(a.term, a.terms), l1_segment, [&](std::int64_t segment) {
     with_segment(a.term, segment, [&](int k, std::int64_t begin, std::int64_t end) {
       a.partials[segment] =
           is_wide(a.term[k]) ? segment_sum<double>(a.term[k], begin, end) : segment_sum<float>(a.term[k], begin, end);
@@ -242,7 +242,7 @@ void weighted_l1_backward(const WeightedL1Backward& a, ParallelFor parallel_for)
     slope[k] = (a.term[k].weight * element(a.dtotal, a.dtype, 0) + element(a.dvalues, a.dtype, k)) /
                static_cast<double>(a.term[k].count);
   }
-  for_each(parallel_for, l1_segments(a.term, a.terms), l1_segment, [&](std::int64_t segment) {
+  for_each(parallel_for, 0, l1_segments(a.term, a.terms), l1_segment, [&](std::int64_t segment) {
     with_segment(a.term, segment, [&](int k, std::int64_t begin, std::int64_t end) {
       const L1Term& term = a.term[k];
       if (term.dinput != nullptr) segment_gradient(term.signs, begin, end, slope[k], term.dinput, term.input_dtype);
