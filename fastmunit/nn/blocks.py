@@ -100,9 +100,22 @@ class Conv2dBlock(nn.Module):
         self, x: PaddedMap, adain: AdaINParameters | None, pad: Pad | None = None, residual: Tensor | None = None
     ) -> PaddedMap:
         """Run on a map that has this block's pad; add `residual`, and write the result with the pad of the next one."""
+        bias = self._bias_for_the_op(x.padded)
         with kept_as(x.recipe, x.padded):
-            y = self.conv(x.padded)
-        return self.finish(y, adain, pad, residual)
+            if bias is None:
+                y = self.conv(x.padded)
+            else:
+                conv = cast(nn.Conv2d, self.conv)
+                y = conv._conv_forward(x.padded, conv.weight, None)
+        return normalise(y, self.norm, self.activation, self._style(adain), residual, pad, bias=bias)
+
+    def _bias_for_the_op(self, x: Tensor) -> Tensor | None:
+        """The convolution's bias where bias, activation and pad are one op: its gradient comes out of the same pass."""
+        conv = self.conv
+        plain = type(conv) is nn.Conv2d and not conv._forward_hooks and not conv._forward_pre_hooks
+        if not plain or self.norm is not None or not isinstance(self.activation, nn.ReLU | nn.LeakyReLU):
+            return None
+        return None if functional.implementation_of("fused_norm", x) == "reference" else cast(nn.Conv2d, conv).bias
 
     def run_upsampled(self, x: PaddedMap, pad: Pad | None = None) -> PaddedMap:
         """Run on a map without pad, upsampled by 2 to its nearest pixels, and pad the result for the next block."""
@@ -112,12 +125,6 @@ class Conv2dBlock(nn.Module):
         with kept_as(x.recipe, x.padded):
             y = convolve(x.padded, conv.weight, conv.bias, self.pad.mode)
         return normalise(y, self.norm, self.activation, pad=pad, phases=phases)
-
-    def finish(
-        self, x: Tensor, adain: AdaINParameters | None, pad: Pad | None = None, residual: Tensor | None = None
-    ) -> PaddedMap:
-        """What follows the convolution, whose result is x."""
-        return normalise(x, self.norm, self.activation, self._style(adain), residual, pad)
 
     def _style(self, adain: AdaINParameters | None) -> tuple[Tensor, Tensor] | None:
         if not isinstance(self.norm, AdaptiveInstanceNorm2d):

@@ -93,6 +93,7 @@ def normalise(
     residual: Tensor | None = None,
     pad: Pad | None = None,
     phases: bool = False,
+    bias: Tensor | None = None,
 ) -> PaddedMap:
     """activation(norm(x)) + residual, padded: one op where `functional.fused_norm` knows both layers.
 
@@ -104,6 +105,7 @@ def normalise(
         residual: (N, C, H, W), added last.
         pad: what the next convolution wants; None for nothing.
         phases: x comes from `functional.upsample_conv2d_phases`.
+        bias: that of the convolution, (C,), where it was left out and there is no norm.
     """
     pad = pad or Pad()
     if residual is not None:
@@ -111,6 +113,8 @@ def normalise(
     elif norm is None and activation is None and not phases:
         return pad_map(x, pad)
     form = fused_form(norm, activation, style)
+    if form is not None and bias is not None:
+        form = form._replace(bias=bias)
     if form is not None:
         run = partial(
             functional.fused_norm,
