@@ -428,7 +428,7 @@ def weighted_l1(
         inputs: 1 to 16 tensors of any shapes, in float32, bfloat16, float16 or float64.
         targets: As many tensors, each of the shape of its input; dtype and layout may differ.
         weights: As many numbers.
-        implementation: See the module; there is a native kernel for the CPU.
+        implementation: See the module; there are native kernels, for CPU and GPU.
 
     Returns:
         values, (K,), and total, of no dimension, in float32; in float64 where any input or target is.

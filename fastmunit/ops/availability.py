@@ -45,8 +45,11 @@ _REASONS = {
     ("triton", "cpu"): _TRITON_CPU,
     ("triton", "cuda"): _TRITON_CUDA,
 }
-# Functions that have no other kernel than the native one for the CPU.
-_CPU_ONLY = frozenset({"fused_norm", "weighted_l1"})
+# Functions that have kernels for some implementations and device types alone.
+_KERNELS = {
+    "fused_norm": {("native", "cpu")},
+    "weighted_l1": {("native", "cpu"), ("native", "cuda")},
+}
 # What "auto" tries in turn. Triton's interpreter is for tests, so the CPU leaves it out.
 _PREFERENCE = {"cpu": ("native",), "cuda": ("native", "triton")}
 
@@ -56,7 +59,7 @@ def unavailable(implementation: str, device_type: str, function: str = "instance
     if implementation == "reference":
         return None
     key = (implementation, device_type)
-    if key not in _REASONS or (function in _CPU_ONLY and key != ("native", "cpu")):
+    if key not in _REASONS or key not in _KERNELS.get(function, _REASONS):
         return f"there is no {implementation} kernel for device type {device_type!r}"
     return _REASONS[key]
 

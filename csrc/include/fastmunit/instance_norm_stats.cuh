@@ -1,33 +1,13 @@
 // Device code of instance_norm_stats; fastmunit/instance_norm_stats.h says what it computes. No torch header.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 
+#include "fastmunit/convert.cuh"
 #include "fastmunit/moments.h"
 #include "fastmunit/types.h"
 
 namespace fastmunit::cuda {
-
-template <class Storage>
-struct Compute {
-  using type = float;
-};
-template <>
-struct Compute<double> {
-  using type = double;
-};
-
-__device__ inline float load(const float* from) { return *from; }
-__device__ inline double load(const double* from) { return *from; }
-__device__ inline float load(const __nv_bfloat16* from) { return __bfloat162float(*from); }
-__device__ inline float load(const __half* from) { return __half2float(*from); }
-__device__ inline void store(float* to, float value) { *to = value; }
-__device__ inline void store(double* to, double value) { *to = value; }
-__device__ inline void store(__nv_bfloat16* to, float value) { *to = __float2bfloat16_rn(value); }
-__device__ inline void store(__half* to, float value) { *to = __float2half_rn(value); }
 
 // A block of 256 threads keeps a segment of a plane in registers, so x is read once.
 constexpr int threads = 256;
@@ -45,11 +25,11 @@ constexpr __host__ __device__ std::int64_t segments_of(Layout layout, std::int64
 
 // The sum of `value` over the threads with the same index modulo `stride`, in an order fixed by the thread index. Every
 // thread of the block gets it.
-template <int stride, class Lane>
+template <unsigned stride, class Lane>
 __device__ Lane block_sum(Lane value, Lane* shared) {
   shared[threadIdx.x] = value;
   __syncthreads();
-  for (int half = threads / 2; half >= stride; half /= 2) {
+  for (unsigned half = threads / 2; half >= stride; half /= 2) {
     if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
     __syncthreads();
   }
@@ -63,8 +43,8 @@ __device__ Lane block_sum(Lane value, Lane* shared) {
 template <class Storage, Layout layout>
 __global__ void segment_moments(const Storage* __restrict__ x, std::int64_t channels, std::int64_t pixels,
                                 std::int64_t planes, std::int64_t segments, double* __restrict__ partials) {
-  using Lane = typename Compute<Storage>::type;
-  __shared__ Lane shared[threads];
+  using Lane = Compute<Storage>;
+  SMEM_ARRAY(Lane, shared, threads);
   constexpr bool nchw = layout == Layout::nchw;
   constexpr int together = nchw ? 1 : columns;  // planes of a block
   constexpr int pixel_step = threads / together;
@@ -108,8 +88,8 @@ __global__ void segment_moments(const Storage* __restrict__ x, std::int64_t chan
   if (first == 0 && c < channels) {
     const Moments moments = from_shifted(shift, deviations, squares, count);
     const std::int64_t at = (n * channels + c) * segments + segment;
-    partials[at] = moments.mean;
-    partials[planes * segments + at] = moments.squares;
+    st_global(partials + at, moments.mean);
+    st_global(partials + planes * segments + at, moments.squares);
   }
 }
 
@@ -124,28 +104,29 @@ __global__ void combine_segments(const double* __restrict__ partials, std::int64
   for (std::int64_t s = 0; s < segments; ++s) {
     const std::int64_t at = plane * segments + s;
     const std::int64_t left = pixels - s * segment;
-    moments = combine(moments, s * segment, {partials[at], partials[planes * segments + at]},
+    moments = combine(moments, s * segment, {ld_global(partials + at), ld_global(partials + planes * segments + at)},
                       left < segment ? left : segment);
   }
-  mean[plane] = static_cast<Lane>(moments.mean);
-  rstd[plane] = static_cast<Lane>(1.0 / sqrt(moments.squares / static_cast<double>(pixels) + eps));
+  st_global(mean + plane, static_cast<Lane>(moments.mean));
+  st_global(rstd + plane, static_cast<Lane>(1.0 / sqrt(moments.squares / static_cast<double>(pixels) + eps)));
 }
 
 // One thread for each value, in memory order.
 template <class Storage, Layout layout>
-__global__ void gradient(const typename Compute<Storage>::type* __restrict__ dmean,
-                         const typename Compute<Storage>::type* __restrict__ drstd, const Storage* __restrict__ x,
-                         const typename Compute<Storage>::type* __restrict__ mean,
-                         const typename Compute<Storage>::type* __restrict__ rstd, std::int64_t channels,
+__global__ void gradient(const Compute<Storage>* __restrict__ dmean,
+                         const Compute<Storage>* __restrict__ drstd, const Storage* __restrict__ x,
+                         const Compute<Storage>* __restrict__ mean,
+                         const Compute<Storage>* __restrict__ rstd, std::int64_t channels,
                          std::int64_t pixels, std::int64_t values, Storage* __restrict__ dx) {
-  using Lane = typename Compute<Storage>::type;
+  using Lane = Compute<Storage>;
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < values; i += stride) {
     const std::int64_t plane =
         layout == Layout::nchw ? i / pixels : i / (pixels * channels) * channels + i % channels;
-    const Lane r = rstd[plane];
-    const Lane slope = -drstd[plane] * r * r * r / static_cast<Lane>(pixels);
-    store(dx + i, dmean[plane] / static_cast<Lane>(pixels) + slope * (load(x + i) - mean[plane]));
+    const Lane r = ld_global(rstd + plane);
+    const Lane slope = -ld_global(drstd + plane) * r * r * r / static_cast<Lane>(pixels);
+    const Lane deviation = load(x + i) - ld_global(mean + plane);
+    store(dx + i, ld_global(dmean + plane) / static_cast<Lane>(pixels) + slope * deviation);
   }
 }
 

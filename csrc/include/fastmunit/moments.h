@@ -3,11 +3,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define FASTMUNIT_HOST_DEVICE __host__ __device__
-#else
-#define FASTMUNIT_HOST_DEVICE
-#endif
+#include "fastmunit/types.h"
 
 namespace fastmunit {
 namespace {

@@ -3,6 +3,13 @@
 
 #include <cstdint>
 
+// Before a function that kernels on a GPU call too.
+#ifdef __CUDACC__
+#define FASTMUNIT_HOST_DEVICE __host__ __device__
+#else
+#define FASTMUNIT_HOST_DEVICE
+#endif
+
 namespace fastmunit {
 
 enum class DataType { float32, float64, bfloat16, float16 };

@@ -53,4 +53,11 @@ void weighted_l1(const WeightedL1& arguments, ParallelFor parallel_for);
 void weighted_l1_backward(const WeightedL1Backward& arguments, ParallelFor parallel_for);
 }  // namespace cpu
 
+// The launchers return null, or what CUDA says went wrong. `stream` is a cudaStream_t.
+namespace cuda {
+std::int64_t weighted_l1_partials(const WeightedL1& arguments);
+const char* weighted_l1(const WeightedL1& arguments, void* stream);
+const char* weighted_l1_backward(const WeightedL1Backward& arguments, void* stream);
+}  // namespace cuda
+
 }  // namespace fastmunit

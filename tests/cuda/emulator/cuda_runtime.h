@@ -1,69 +1,138 @@
-// A CUDA of one GPU that is the CPU, enough to run kernels that share memory within a block and wait for each other there.
-// Blocks run one after the other, the threads of a block as threads of the CPU.
+// The part of CUDA C++ that kernels use, on the emulator. Arithmetic is the CPU's: no fused multiply-add unless the compiler
+// makes one, and functions that a GPU approximates are exact.
 #pragma once
 
-#include <condition_variable>
-#include <cstdint>
+#include <algorithm>
 #include <cmath>
-#include <mutex>
-#include <thread>
-#include <vector>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "machine.h"
 
 #define __global__
 #define __device__
 #define __host__
-#define __shared__ static
+#define __constant__
+#define __forceinline__ inline
+#define __grid_constant__
+#define __launch_bounds__(...)
+#define __align__(bytes) alignas(bytes)
+#define __shared__ emulator_needs_SMEM_ARRAY_or_SMEM_DYNAMIC
 
-struct Index {
-  unsigned x = 0;
-};
-inline thread_local Index threadIdx;
-inline Index blockIdx;
-inline Index blockDim;
-inline Index gridDim;
+#define threadIdx (::emulator::running().index)
+#define blockIdx (::uint3{::emulator::running().block->index, 0, 0})
+#define blockDim (::emulator::machine.block)
+#define gridDim (::emulator::machine.grid)
+#define warpSize 32
+
+#define SMEM_ARRAY(T, name, count)  \
+  static char name##_shared_memory; \
+  T(&name)[count] = ::emulator::shared_array<T[count]>(&name##_shared_memory)
+#define SMEM_DYNAMIC(T, name) T* const name = ::emulator::dynamic_shared_memory<T>()
+
+#define EMULATOR_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+// Vectors: elements x to w, aligned to the whole where that is a power of two.
+#define EMULATOR_VECTORS(T, name)                                                                  \
+  struct alignas(2 * sizeof(T)) name##2 {                                                          \
+    T x, y;                                                                                        \
+  };                                                                                               \
+  struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) name##4 {                                \
+    T x, y, z, w;                                                                                  \
+  };                                                                                               \
+  inline name##2 make_##name##2(T x, T y) { return {x, y}; }                                       \
+  inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
+EMULATOR_VECTORS(float, float)
+EMULATOR_VECTORS(int, int)
+EMULATOR_VECTORS(unsigned, uint)
+EMULATOR_VECTORS(unsigned short, ushort)
+EMULATOR_VECTORS(double, double)
+
+// --- Global memory ----------------------------------------------------------------------------------------------------
+
+template <class T>
+__attribute__((noinline)) T ld_global(const T* from, EMULATOR_CALLER) {
+  emulator::global_access(from, sizeof(T), alignof(T), false, __builtin_return_address(0), file, line);
+  return *from;
+}
+template <class T>
+__attribute__((noinline)) void st_global(T* to, const T& value, EMULATOR_CALLER) {
+  emulator::global_access(to, sizeof(T), alignof(T), true, __builtin_return_address(0), file, line);
+  *to = value;
+}
+
+// --- Barriers, shuffles and votes -------------------------------------------------------------------------------------
+
+inline void __syncthreads(EMULATOR_CALLER) { emulator::barrier(false, file, line); }
+inline int __syncthreads_count(int vote, EMULATOR_CALLER) { return emulator::barrier(vote != 0, file, line); }
+inline int __syncthreads_or(int vote, EMULATOR_CALLER) { return emulator::barrier(vote != 0, file, line) != 0; }
+inline int __syncthreads_and(int vote, EMULATOR_CALLER) { return emulator::barrier(vote == 0, file, line) == 0; }
+inline void __syncwarp(unsigned mask = 0xffffffffu, EMULATOR_CALLER) { emulator::collective(mask, 0, 0, true, file, line); }
 
 namespace emulator {
 
-class Barrier {
- public:
-  void start(unsigned threads) { threads_ = threads; }
-  void wait() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    const unsigned round = round_;
-    if (++waiting_ == threads_) {
-      waiting_ = 0;
-      ++round_;
-      all_here_.notify_all();
-    } else {
-      all_here_.wait(lock, [&] { return round_ != round; });
-    }
-  }
+template <class T>
+T shuffle(unsigned mask, T value, int operation, unsigned source, const char* file, int line) {
+  static_assert(sizeof(T) <= 8, "a shuffle takes at most 8 bytes");
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  const std::uint64_t* values = collective(mask, bits, operation, false, file, line);
+  const unsigned present = running().block->threads - running().warp() * lanes;
+  if ((mask >> source & 1) == 0 || source >= present) fail("shuffle from a lane that is not in the mask");
+  std::memcpy(&value, &values[source], sizeof(T));
+  return value;
+}
 
- private:
-  std::mutex mutex_;
-  std::condition_variable all_here_;
-  unsigned threads_ = 0, waiting_ = 0, round_ = 0;
-};
-inline Barrier barrier;
-
-// kernel<<<blocks, threads>>>(): calls kernel() as each thread of each block.
-template <class Kernel>
-void launch(unsigned blocks, unsigned threads, Kernel kernel) {
-  gridDim.x = blocks;
-  blockDim.x = threads;
-  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
-    barrier.start(threads);
-    std::vector<std::thread> running;
-    for (unsigned i = 0; i < threads; ++i) {
-      running.emplace_back([&, i] {
-        threadIdx.x = i;
-        kernel();
-      });
-    }
-    for (std::thread& thread : running) thread.join();
+inline unsigned ballot(unsigned mask, int vote, const char* file, int line) {
+  const std::uint64_t* values = collective(mask, vote != 0, 5, false, file, line);
+  const unsigned present = running().block->threads - running().warp() * lanes;
+  unsigned result = 0;
+  for (unsigned lane = 0; lane < lanes && lane < present; ++lane) {
+    if ((mask >> lane & 1) != 0 && values[lane] != 0) result |= 1u << lane;
   }
+  return result;
 }
 
 }  // namespace emulator
 
-inline void __syncthreads() { emulator::barrier.wait(); }
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width = 32, EMULATOR_CALLER) {
+  const unsigned lane = emulator::running().lane(), within = static_cast<unsigned>(width) - 1;
+  return emulator::shuffle(mask, value, 1, (lane & ~within) | (static_cast<unsigned>(source) & within), file, line);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int other, int width = 32, EMULATOR_CALLER) {
+  const unsigned lane = emulator::running().lane(), source = lane ^ static_cast<unsigned>(other);
+  const unsigned end = (lane & ~(static_cast<unsigned>(width) - 1)) + static_cast<unsigned>(width);
+  return emulator::shuffle(mask, value, 2, source < end ? source : lane, file, line);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned distance, int width = 32, EMULATOR_CALLER) {
+  const unsigned lane = emulator::running().lane(), within = static_cast<unsigned>(width) - 1;
+  const bool inside = (lane & within) + distance < static_cast<unsigned>(width);
+  return emulator::shuffle(mask, value, 3, inside ? lane + distance : lane, file, line);
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned distance, int width = 32, EMULATOR_CALLER) {
+  const unsigned lane = emulator::running().lane(), within = static_cast<unsigned>(width) - 1;
+  return emulator::shuffle(mask, value, 4, (lane & within) >= distance ? lane - distance : lane, file, line);
+}
+inline unsigned __ballot_sync(unsigned mask, int vote, EMULATOR_CALLER) {
+  return emulator::ballot(mask, vote, file, line);
+}
+inline int __any_sync(unsigned mask, int vote, EMULATOR_CALLER) { return emulator::ballot(mask, vote, file, line) != 0; }
+inline int __all_sync(unsigned mask, int vote, EMULATOR_CALLER) {
+  return emulator::ballot(mask, vote == 0, file, line) == 0;
+}
+
+// --- Arithmetic -------------------------------------------------------------------------------------------------------
+
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+using std::max;
+using std::min;

@@ -1,0 +1,198 @@
+"""Runs emulated CUDA launchers: builds their executable, sends it a request, reads its reply (emulator/request.h)."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).parents[2]
+SCHEDULES = ("forward", "reverse", "shuffled", "interleaved")
+# What a launcher's tensors are called in its request, and how far behind a 256-byte boundary each begins, in bytes.
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Traffic of one line of a kernel that accesses global memory.
+
+    Attributes:
+        place: File and line.
+        store: Whether it stores.
+        requests: Instructions of warps.
+        accesses: Accesses of single threads.
+        bytes: That threads asked for.
+        sectors: Of 32 bytes, that the requests touch.
+        least_sectors: That they would touch if the bytes of each lay side by side from a boundary on.
+    """
+
+    place: str
+    store: bool
+    requests: int
+    accesses: int
+    bytes: int
+    sectors: int
+    least_sectors: int
+
+    @property
+    def width(self) -> float:
+        """Bytes of an access."""
+        return self.bytes / self.accesses
+
+
+@dataclass
+class Reply:
+    """What a launcher wrote, how many kernels it started, and their traffic where it was counted."""
+
+    outputs: dict[str, bytes] = field(default_factory=dict)
+    launches: int = 0
+    sites: list[Site] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the kernels asked for."""
+        return sum(site.bytes for site in self.sites)
+
+    @property
+    def sector_bytes(self) -> int:
+        """Bytes of the sectors that they touched."""
+        return 32 * sum(site.sectors for site in self.sites)
+
+
+class EmulationError(Exception):
+    """The emulator or a sanitizer stopped the kernel; the message is what it said."""
+
+
+@cache
+def executable(name: str, sanitize: str = "") -> Path:
+    """Build the executable of csrc/cuda/`name`.cu, or of `name`.cpp beside this file.
+
+    Args:
+        name: Of the executable.
+        sanitize: What -fsanitize is given: "", "address,undefined" or "thread".
+    """
+    cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
+    if cmake is None or ninja is None or shutil.which("c++") is None:
+        pytest.skip("the emulated kernels need CMake, Ninja and a C++ compiler")
+    folder = ROOT / "build" / "-".join(filter(None, ["emulator", *sanitize.split(",")]))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:  # tests run in several processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "build.ninja").exists():
+            options = ["-DFASTMUNIT_EMULATOR=ON", f"-DFASTMUNIT_SANITIZE={sanitize}", "-G", "Ninja"]
+            _run([cmake, "-S", ROOT, "-B", folder, *options])
+        _run([cmake, "--build", folder, "--target", name])
+    return folder / "tests" / "cuda" / name
+
+
+def _run(command: list[str | Path]) -> None:
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "warning" not in run.stdout, run.stdout
+
+
+def in_memory_order(tensor: Tensor) -> Tensor:
+    """The values of a dense tensor in the order in which they lie."""
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    flat = tensor.permute(order)
+    assert flat.is_contiguous(), "only dense tensors can be sent"
+    return flat.reshape(-1)
+
+
+def request(
+    values: Mapping[str, int | float],
+    texts: Mapping[str, str],
+    inputs: Tensors,
+    outputs: Tensors,
+    shifts: Mapping[str, int] | None = None,
+) -> bytes:
+    """The bytes of a request; outputs are tensors of the shape, dtype and strides wanted."""
+    shifts = shifts or {}
+    parts = [f"value {name} {value}\n".encode() for name, value in values.items()]
+    parts += [f"text {name} {text}\n".encode() for name, text in texts.items()]
+    for name, tensor in inputs.items():
+        data = in_memory_order(tensor.detach()).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        parts += [f"input {name} {len(data)} {shifts.get(name, 0)}\n".encode(), data, b"\n"]
+    for name, tensor in outputs.items():
+        parts.append(f"output {name} {tensor.numel() * tensor.element_size()} {shifts.get(name, 0)}\n".encode())
+    return b"".join([*parts, b"run\n"])
+
+
+def send(program: Path, data: bytes) -> Reply:
+    """Run `program` on a request.
+
+    Raises:
+        EmulationError: It stopped.
+    """
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "report_bugs=1"}
+    run = subprocess.run([program], input=data, capture_output=True, check=False, env=environment)
+    if run.returncode != 0:
+        raise EmulationError(run.stderr.decode(errors="replace"))
+    reply = Reply()
+    left = run.stdout
+    while left:
+        line, _, left = left.partition(b"\n")
+        kind, *words = line.decode().split()
+        if kind == "output":
+            size = int(words[1])
+            reply.outputs[words[0]], left = left[:size], left[size:]
+        elif kind == "launches":
+            reply.launches = int(words[0])
+        else:
+            file, number, access, *counts = words
+            place = f"{Path(file).name}:{number}"
+            reply.sites.append(Site(place, access == "store", *(int(count) for count in counts)))
+    return reply
+
+
+def emulate(
+    op: str,
+    values: Mapping[str, int | float],
+    texts: Mapping[str, str],
+    inputs: Tensors,
+    outputs: Tensors,
+    *,
+    shifts: Mapping[str, int] | None = None,
+    schedule: str = "forward",
+    sanitize: str = "",
+    count: bool = False,
+) -> Reply:
+    """Run the launcher of `op` and fill `outputs`, which start as NaN whatever they hold.
+
+    Args:
+        op: Name of the executable.
+        values: Numbers of the request.
+        texts: Words of the request.
+        inputs: Dense tensors on the CPU.
+        outputs: Dense tensors on the CPU, overwritten.
+        shifts: Bytes behind a 256-byte boundary at which an array begins, by name.
+        schedule: One of `SCHEDULES`.
+        sanitize: See `executable`.
+        count: Whether to count traffic.
+
+    Returns:
+        What the launcher wrote and did.
+
+    Raises:
+        EmulationError: The emulator or a sanitizer stopped it.
+    """
+    texts = {**texts, "schedule": schedule, "count": "traffic" if count else "no"}
+    reply = send(executable(op, sanitize), request(values, texts, inputs, outputs, shifts))
+    for name, tensor in outputs.items():
+        if tensor.numel():
+            flat = torch.frombuffer(bytearray(reply.outputs[name]), dtype=torch.uint8).view(tensor.dtype)
+            order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+            tensor.permute(order).copy_(flat.view([tensor.shape[dim] for dim in order]))
+    return reply
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """The dtype's name in requests and test ids."""
+    return str(dtype).removeprefix("torch.")

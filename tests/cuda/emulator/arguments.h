@@ -1,0 +1,44 @@
+// What kernels' arguments are made of, from a request.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+
+#include "fastmunit/types.h"
+#include "request.h"
+
+namespace emulator {
+
+inline fastmunit::DataType data_type(const std::string& name) {
+  if (name == "float32") return fastmunit::DataType::float32;
+  if (name == "float64") return fastmunit::DataType::float64;
+  if (name == "bfloat16") return fastmunit::DataType::bfloat16;
+  if (name == "float16") return fastmunit::DataType::float16;
+  fail("unknown dtype");
+}
+
+inline fastmunit::Layout layout(const std::string& name) {
+  if (name == "nchw") return fastmunit::Layout::nchw;
+  if (name == "channels_last") return fastmunit::Layout::channels_last;
+  fail("unknown layout");
+}
+
+// Room for `count` doubles, as the binding allocates it: NaN at first.
+class Workspace {
+ public:
+  explicit Workspace(std::int64_t count) {
+    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(double);
+    if (posix_memalign(&room_, 256, bytes > 0 ? bytes : 1) != 0) fail("out of memory");
+    std::memset(room_, 0xff, bytes);
+  }
+  ~Workspace() { std::free(room_); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  double* data() const { return static_cast<double*>(room_); }
+
+ private:
+  void* room_ = nullptr;
+};
+
+}  // namespace emulator

@@ -1,0 +1,421 @@
+// A GPU that is the CPU: it runs one cluster of blocks after the other, each CUDA thread as a fiber, and stops with a message
+// where threads wait for each other in a way that a GPU would not survive.
+//
+// Shared memory starts as NaN in every block. The order in which threads run, and blocks too, is the schedule's:
+// - forward and reverse: by index, each thread until it has to wait
+// - shuffled: in random order
+// - interleaved: another thread's turn after each access to global memory
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <vector>
+
+#include "fiber.h"
+#include "traffic.h"
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+struct uint3 {
+  unsigned x = 0, y = 0, z = 0;
+};
+
+namespace emulator {
+
+enum class Schedule { forward, reverse, shuffled, interleaved };
+enum class Waiting { no, at_barrier, in_warp, at_cluster_barrier, done };
+
+constexpr unsigned max_threads = 1024, max_cluster = 16, lanes = 32;
+constexpr std::size_t max_shared_bytes = 227 * 1024;
+
+struct Block;
+
+struct Fiber {
+  Context context;
+  Waiting waiting = Waiting::no;
+  Block* block = nullptr;
+  unsigned rank = 0;  // in the block
+  uint3 index;
+  const char* file = nullptr;  // where it waits
+  int line = 0;
+  unsigned lane() const { return rank % lanes; }
+  unsigned warp() const { return rank / lanes; }
+};
+
+// What the lanes of a mask do together: each leaves a value, then all read them.
+struct Collective {
+  unsigned mask = 0, arrived = 0, round = 0;
+  int operation = -1;
+  std::uint64_t values[2][lanes];
+};
+
+struct SharedMemory {
+  char* data;
+  std::size_t bytes;
+};
+
+struct Block {
+  unsigned index = 0, rank = 0;  // in the grid, in the cluster
+  unsigned threads = 0, alive = 0, arrived = 0, round = 0;
+  const char* barrier_file = nullptr;
+  int barrier_line = 0;
+  int votes[2] = {0, 0};  // of those who wait at the barrier
+  char barrier_order[2];
+  std::vector<Collective> collectives[max_threads / lanes];
+  std::map<const void*, SharedMemory> shared;
+};
+
+struct Shape {
+  unsigned blocks, threads;
+  std::size_t shared_bytes = 0;
+  unsigned cluster = 1;
+};
+
+struct Machine {
+  Schedule schedule = Schedule::forward;
+  std::uint64_t random = 88172645463325252u;
+  std::function<void()> kernel;
+  Shape shape = {0, 0};
+  dim3 grid, block;
+  std::vector<Fiber> fibers;  // of the cluster that runs
+  std::vector<Block> blocks;
+  Fiber* current = nullptr;
+  unsigned alive = 0, at_cluster_barrier = 0, cluster_round = 0;
+  char cluster_order[2], end_order;
+  Context host;
+  std::vector<char*> freed_at_the_end;
+
+  std::uint64_t next_random() {  // xorshift
+    random ^= random << 13;
+    random ^= random >> 7;
+    random ^= random << 17;
+    return random;
+  }
+};
+
+inline Machine machine;
+
+EMULATOR_UNWATCHED inline Fiber& running() { return *machine.current; }
+
+// --- Scheduling -------------------------------------------------------------------------------------------------------
+
+EMULATOR_UNWATCHED inline Fiber* next_ready() {
+  Machine& m = machine;
+  const std::size_t count = m.fibers.size();
+  std::size_t from = m.current == nullptr ? (m.schedule == Schedule::reverse ? 0 : count - 1)
+                                          : static_cast<std::size_t>(m.current - m.fibers.data());
+  if (m.schedule == Schedule::shuffled) from = m.next_random() % count;
+  for (std::size_t k = 1; k <= count; ++k) {
+    Fiber& fiber = m.fibers[m.schedule == Schedule::reverse ? (from + count - k) % count : (from + k) % count];
+    if (fiber.waiting == Waiting::no) return &fiber;
+  }
+  return nullptr;
+}
+
+[[noreturn]] EMULATOR_UNWATCHED inline void deadlock() {
+  static const char* const what[] = {"ready", "waits at __syncthreads", "waits in a warp collective", "waits at cluster.sync",
+                                     "has exited"};
+  std::fprintf(stderr, "emulator: deadlock: no thread can go on\n");
+  const std::vector<Fiber>& fibers = machine.fibers;
+  for (std::size_t i = 0, end = 0; i < fibers.size(); i = end) {
+    const Fiber& fiber = fibers[i];
+    while (end < fibers.size() && fibers[end].waiting == fiber.waiting && fibers[end].file == fiber.file &&
+           fibers[end].line == fiber.line && fibers[end].block == fiber.block) {
+      ++end;
+    }
+    std::fprintf(stderr, "  block %u, thread %u to %u: %s", fiber.block->index, fiber.rank, fibers[end - 1].rank,
+                 what[static_cast<int>(fiber.waiting)]);
+    std::fprintf(stderr, fiber.file == nullptr ? "\n" : " at %s:%d\n", fiber.file, fiber.line);
+  }
+  std::fflush(stderr);
+  std::abort();
+}
+
+EMULATOR_UNWATCHED inline void run_instead(Fiber* next) {
+  Fiber& from = running();
+  machine.current = next;
+  if (next != &from) switch_context(from.context, next->context);
+}
+
+EMULATOR_UNWATCHED inline void wait(Waiting waiting, const char* file, int line) {
+  Fiber& fiber = running();
+  fiber.waiting = waiting;
+  fiber.file = file;
+  fiber.line = line;
+  Fiber* next = next_ready();
+  if (next == nullptr) deadlock();
+  run_instead(next);
+}
+
+// Lets another thread run.
+EMULATOR_UNWATCHED inline void yield() { run_instead(next_ready()); }
+
+// --- Barriers and warp collectives ------------------------------------------------------------------------------------
+
+EMULATOR_UNWATCHED inline void release_block(Block& block) {
+  for (Fiber& fiber : machine.fibers) {
+    if (fiber.block == &block && fiber.waiting == Waiting::at_barrier) fiber.waiting = Waiting::no;
+  }
+  block.arrived = 0;
+  block.barrier_file = nullptr;
+  ++block.round;
+  block.votes[block.round % 2] = 0;
+}
+
+// Returns how many threads of the block came with a true `vote`.
+EMULATOR_UNWATCHED inline int barrier(bool vote, const char* file, int line) {
+  Block& block = *running().block;
+  const unsigned round = block.round % 2;
+  block.votes[round] += vote;
+  if (block.barrier_file != nullptr && (block.barrier_file != file || block.barrier_line != line)) {
+    std::fprintf(stderr, "emulator: %s:%d and %s:%d\n", block.barrier_file, block.barrier_line, file, line);
+    fail("divergent barrier: threads of a block wait at different __syncthreads");
+  }
+  block.barrier_file = file;
+  block.barrier_line = line;
+  release(&block.barrier_order[round]);
+  if (++block.arrived == block.alive) {
+    release_block(block);
+  } else {
+    wait(Waiting::at_barrier, file, line);
+  }
+  acquire(&block.barrier_order[round]);
+  return block.votes[round];
+}
+
+EMULATOR_UNWATCHED inline void release_cluster() {
+  for (Fiber& fiber : machine.fibers) {
+    if (fiber.waiting == Waiting::at_cluster_barrier) fiber.waiting = Waiting::no;
+  }
+  machine.at_cluster_barrier = 0;
+  ++machine.cluster_round;
+}
+
+EMULATOR_UNWATCHED inline void cluster_barrier(const char* file, int line) {
+  const unsigned round = machine.cluster_round % 2;
+  release(&machine.cluster_order[round]);
+  if (++machine.at_cluster_barrier == machine.alive) {
+    release_cluster();
+  } else {
+    wait(Waiting::at_cluster_barrier, file, line);
+  }
+  acquire(&machine.cluster_order[round]);
+}
+
+// Each lane of `mask` leaves a value; returns those of all, valid until the lane's next collective. Only `syncwarp` orders
+// memory.
+EMULATOR_UNWATCHED inline const std::uint64_t* collective(unsigned mask, std::uint64_t value, int operation, bool syncwarp,
+                                                          const char* file, int line) {
+  Fiber& fiber = running();
+  Block& block = *fiber.block;
+  if ((mask >> fiber.lane() & 1) == 0) fail("warp collective: the calling lane is not in the mask");
+  const unsigned present = block.threads - fiber.warp() * lanes;
+  if (present < lanes) mask &= (1u << present) - 1;  // the last warp of a block may be a part
+  std::vector<Collective>& collectives = block.collectives[fiber.warp()];
+  Collective* found = nullptr;
+  for (Collective& other : collectives) {
+    if (other.mask == mask) found = &other;
+    if (other.mask != mask && other.arrived != 0 && (other.mask & mask) != 0) {
+      fail("warp collective: lanes of one warp come with different masks");
+    }
+  }
+  if (found == nullptr) {
+    const Unwatched unwatched;
+    collectives.reserve(lanes);
+    if (collectives.size() == lanes) fail("warp collective: more different masks than the emulator knows");
+    collectives.emplace_back();
+    found = &collectives.back();
+    found->mask = mask;
+  }
+  if (found->arrived != 0 && found->operation != operation) {
+    fail("warp collective: lanes of one warp come to different operations");
+  }
+  found->operation = operation;
+  const unsigned round = found->round % 2;
+  found->values[round][fiber.lane()] = value;
+  found->arrived |= 1u << fiber.lane();
+  if (syncwarp) release(&found->values[round]);
+  if (found->arrived == mask) {
+    found->arrived = 0;
+    ++found->round;
+    Fiber* first = &fiber - fiber.lane();
+    for (unsigned lane = 0; lane < lanes && lane < present; ++lane) {
+      if ((mask >> lane & 1) != 0 && first[lane].waiting == Waiting::in_warp) first[lane].waiting = Waiting::no;
+    }
+  } else {
+    wait(Waiting::in_warp, file, line);
+  }
+  if (syncwarp) acquire(&found->values[round]);
+  return found->values[round];
+}
+
+// --- Memory -----------------------------------------------------------------------------------------------------------
+
+// The block's array of that name; `name` is the address of something unique to it.
+EMULATOR_UNWATCHED inline SharedMemory shared_memory(Block& block, const void* name, std::size_t bytes) {
+  const Unwatched unwatched;
+  const auto at = block.shared.find(name);
+  if (at != block.shared.end()) return at->second;
+  void* data = nullptr;
+  if (posix_memalign(&data, 128, bytes > 0 ? bytes : 1) != 0) fail("there is no memory for shared memory");
+  std::memset(data, 0xff, bytes);  // NaN in every floating-point type
+  return block.shared[name] = {static_cast<char*>(data), bytes};
+}
+
+template <class Array>
+Array& shared_array(const void* name) {
+  return *reinterpret_cast<Array*>(shared_memory(*running().block, name, sizeof(Array)).data);
+}
+
+inline char dynamic_shared_memory_name;
+template <class T>
+T* dynamic_shared_memory() {
+  return reinterpret_cast<T*>(
+      shared_memory(*running().block, &dynamic_shared_memory_name, machine.shape.shared_bytes).data);
+}
+
+// Where the block of that rank in the cluster has what lies at `address` in the caller's shared memory.
+template <class T>
+T* shared_memory_of(unsigned rank, T* address) {
+  char* data = reinterpret_cast<char*>(const_cast<std::remove_const_t<T>*>(address));
+  if (rank >= machine.blocks.size()) fail("map_shared_rank: there is no block of that rank in the cluster");
+  if (machine.blocks[rank].alive == 0) fail("map_shared_rank: the block whose memory is asked for has exited");
+  for (const auto& [name, memory] : running().block->shared) {
+    if (data >= memory.data && data < memory.data + memory.bytes) {
+      return reinterpret_cast<T*>(shared_memory(machine.blocks[rank], name, memory.bytes).data + (data - memory.data));
+    }
+  }
+  fail("map_shared_rank: the address is not in shared memory");
+}
+
+// Called before each access to global memory.
+EMULATOR_UNWATCHED inline void global_access(const void* address, std::size_t bytes, std::size_t alignment, bool store,
+                                             const void* place, const char* file, int line) {
+  if (reinterpret_cast<std::uintptr_t>(address) % alignment != 0) {
+    std::fprintf(stderr, "emulator: %s:%d\n", file, line);
+    fail("misaligned address");
+  }
+  if (traffic.counting) {
+    const Fiber& fiber = running();
+    const unsigned warp = static_cast<unsigned>(&fiber - machine.fibers.data()) / lanes;
+    traffic.count(warp, fiber.lane(), place, {file, line, store}, address, static_cast<std::uint32_t>(bytes));
+  }
+  if (machine.schedule == Schedule::interleaved) yield();
+}
+
+// --- Launch -----------------------------------------------------------------------------------------------------------
+
+[[noreturn]] EMULATOR_UNWATCHED inline void run_thread() {
+  arrived();
+  machine.kernel();
+  Fiber& fiber = running();
+  Block& block = *fiber.block;
+  release(&machine.end_order);
+  fiber.waiting = Waiting::done;
+  fiber.file = nullptr;
+  --machine.alive;
+  --block.alive;
+  // Threads that have exited count as arrived, as on a GPU.
+  if (block.alive > 0 && block.arrived == block.alive) release_block(block);
+  if (machine.alive > 0 && machine.at_cluster_barrier == machine.alive) release_cluster();
+  Fiber* next = next_ready();
+  if (next == nullptr && machine.alive > 0) deadlock();
+  machine.current = next;
+  switch_context(fiber.context, next == nullptr ? machine.host : next->context, true);
+  std::abort();
+}
+
+inline void start_block(Block& block, unsigned rank, unsigned index) {
+  const unsigned threads = machine.shape.threads;
+  block.index = index;
+  block.rank = rank;
+  block.threads = block.alive = threads;
+  block.arrived = block.round = 0;
+  block.barrier_file = nullptr;
+  block.votes[0] = block.votes[1] = 0;
+  for (std::vector<Collective>& collectives : block.collectives) collectives.clear();
+  for (unsigned i = 0; i < threads; ++i) {
+    Fiber& fiber = machine.fibers[rank * threads + i];
+    fiber.block = &block;
+    fiber.rank = i;
+    fiber.index = {i, 0, 0};
+    fiber.waiting = Waiting::no;
+    fiber.file = nullptr;
+#if defined(EMULATOR_TSAN)
+    // A new stack: what the block before did on this one is no business of this block.
+    munmap(const_cast<void*>(fiber.context.stack), stack_bytes);
+    new_stack(const_cast<void*>(fiber.context.stack));
+    fiber.context.tsan_fiber = __tsan_create_fiber(0);
+#endif
+    start_at(fiber.context, run_thread);
+  }
+}
+
+inline void end_block(Block& block) {
+  for (const auto& [name, memory] : block.shared) {
+#if defined(EMULATOR_TSAN)
+    machine.freed_at_the_end.push_back(memory.data);  // at once, another block would get it and seem to race
+#else
+    std::free(memory.data);
+#endif
+  }
+  block.shared.clear();
+}
+
+// kernel<<<blocks, threads, shared_bytes>>>(): runs kernel() as each thread of each block.
+inline void launch(const Shape& shape, std::function<void()> kernel) {
+  Machine& m = machine;
+  if (shape.threads == 0 || shape.threads > max_threads || shape.blocks == 0 || shape.blocks > 0x7fffffffu) {
+    fail("invalid launch: there must be 1 to 1024 threads and 1 to 2^31 - 1 blocks");
+  }
+  if (shape.cluster == 0 || shape.cluster > max_cluster || shape.blocks % shape.cluster != 0) {
+    fail("invalid launch: a cluster has 1 to 16 blocks, and the grid must be a multiple of it");
+  }
+  if (shape.shared_bytes > max_shared_bytes) fail("invalid launch: more than 227 KiB of dynamic shared memory");
+  const Unwatched unwatched;
+  ++traffic.launches;
+  m.shape = shape;
+  m.grid = dim3(shape.blocks);
+  m.block = dim3(shape.threads);
+  m.kernel = std::move(kernel);
+  m.host = host_context();
+  const std::size_t fibers = static_cast<std::size_t>(shape.threads) * shape.cluster;
+  while (m.fibers.size() > fibers) {
+    munmap(const_cast<void*>(m.fibers.back().context.stack), stack_bytes);
+    m.fibers.pop_back();
+  }
+  while (m.fibers.size() < fibers) {
+    m.fibers.emplace_back();
+    m.fibers.back().context.stack = new_stack();
+  }
+  m.blocks.resize(shape.cluster);
+  const unsigned clusters = shape.blocks / shape.cluster;
+  const unsigned first = m.schedule == Schedule::shuffled ? static_cast<unsigned>(m.next_random() % clusters) : 0;
+  for (unsigned i = 0; i < clusters; ++i) {
+    const unsigned cluster = m.schedule == Schedule::reverse ? clusters - 1 - i : (first + i) % clusters;
+    for (unsigned rank = 0; rank < shape.cluster; ++rank) {
+      start_block(m.blocks[rank], rank, cluster * shape.cluster + rank);
+    }
+    m.alive = static_cast<unsigned>(fibers);
+    m.at_cluster_barrier = m.cluster_round = 0;
+    m.current = nullptr;
+    m.current = next_ready();
+    switch_context(m.host, m.current->context);
+    m.current = nullptr;
+    if (traffic.counting) traffic.flush();
+    for (Block& block : m.blocks) end_block(block);
+#if defined(EMULATOR_TSAN)
+    for (Fiber& fiber : m.fibers) __tsan_destroy_fiber(fiber.context.tsan_fiber);
+#endif
+  }
+  acquire(&m.end_order);
+  for (char* data : m.freed_at_the_end) std::free(data);
+  m.freed_at_the_end.clear();
+}
+
+}  // namespace emulator

@@ -1,0 +1,103 @@
+// Counts what kernels read and write in global memory, as the hardware does: by 32-byte sectors of each warp's request.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+namespace emulator {
+
+constexpr std::uint64_t sector_bytes = 32;
+
+// A line of a kernel that accesses global memory.
+struct Site {
+  const char* file;
+  int line;
+  bool store;
+  bool operator<(const Site& other) const {
+    if (file != other.file) return file < other.file;
+    return line != other.line ? line < other.line : store < other.store;
+  }
+};
+
+struct SiteTraffic {
+  std::uint64_t requests = 0;  // warp instructions
+  std::uint64_t accesses = 0;  // of single threads
+  std::uint64_t bytes = 0, sectors = 0;
+  std::uint64_t least_sectors = 0;  // that hold the bytes of each request where these lie side by side
+};
+
+// Gathers the accesses of the threads of a warp, which take turns here but go together on a GPU: the n-th access of each at
+// one place of the program is one request.
+class Traffic {
+ public:
+  bool counting = false;
+  std::uint64_t launches = 0;
+  std::map<Site, SiteTraffic> sites;
+
+  void start() {
+    counting = true;
+    launches = 0;
+    sites.clear();
+  }
+
+  // `place` is unique to the call, `site` what it is called.
+  void count(unsigned warp, unsigned lane, const void* place, const Site& site, const void* address, std::uint32_t bytes) {
+    if (warp >= warps_.size()) warps_.resize(warp + 1);
+    Place& at = warps_[warp][place];
+    at.site = site;
+    at.lanes[lane].push_back({reinterpret_cast<std::uint64_t>(address), bytes});
+  }
+
+  // The blocks that ran are done.
+  void flush() {
+    for (auto& warp : warps_) {
+      for (auto& [place, at] : warp) add(at);
+      warp.clear();
+    }
+  }
+
+ private:
+  struct Access {
+    std::uint64_t address;
+    std::uint32_t bytes;
+  };
+  struct Place {
+    Site site = {};
+    std::vector<Access> lanes[32];
+  };
+
+  void add(const Place& at) {
+    SiteTraffic& total = sites[at.site];
+    std::size_t longest = 0;
+    for (const auto& lane : at.lanes) longest = std::max(longest, lane.size());
+    std::vector<std::uint64_t> sectors;
+    for (std::size_t n = 0; n < longest; ++n) {
+      sectors.clear();
+      std::uint64_t bytes = 0;
+      for (const auto& lane : at.lanes) {
+        if (n >= lane.size()) continue;
+        const Access& access = lane[n];
+        bytes += access.bytes;
+        ++total.accesses;
+        for (std::uint64_t s = access.address / sector_bytes; s <= (access.address + access.bytes - 1) / sector_bytes; ++s) {
+          sectors.push_back(s);
+        }
+      }
+      std::sort(sectors.begin(), sectors.end());
+      sectors.erase(std::unique(sectors.begin(), sectors.end()), sectors.end());
+      ++total.requests;
+      total.bytes += bytes;
+      total.sectors += sectors.size();
+      total.least_sectors += (bytes + sector_bytes - 1) / sector_bytes;
+    }
+  }
+
+  std::vector<std::map<const void*, Place>> warps_;
+};
+
+inline Traffic traffic;
+
+}  // namespace emulator

@@ -1,0 +1,141 @@
+"""The CUDA launchers of weighted_l1 on the emulator, against float64."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastmunit import reference
+from fastmunit.testing import DTYPES, assert_as_exact_as, make_map
+from tests.cuda.emulated import SCHEDULES
+from tests.cuda.weighted_l1_requests import backward, forward
+
+WEIGHTS = [10.0, 0.5, -1.0, 0.0, 3.0, 1.0]
+# Images, content codes and style codes as in a step of MUNIT, and sizes that leave a rest in every chunk and segment.
+SHAPES = [(1, 3, 64, 64), (2, 3, 31, 33), (1, 64, 16, 16), (3, 5, 7, 9), (1, 8, 1, 1), (2, 1, 65, 64)]
+
+
+def plain(inputs, targets, weights, dvalues, dtotal):
+    tensors = [x.detach().requires_grad_() for x in (*inputs, *targets)]
+    values, total = reference.weighted_l1(tensors[: len(inputs)], tensors[len(inputs) :], weights)
+    loss = (values * dvalues.to(values.dtype)).sum() + total * dtotal
+    return [values.detach(), total.detach(), *torch.autograd.grad(loss, tensors)]
+
+
+def check(inputs, targets, weights, wanted=None, **options):
+    dvalues = make_map((1, len(inputs), 1, 1), seed=99).flatten().double()
+    dtotal = torch.tensor(0.75, dtype=torch.float64)
+    values, total, signs, _ = forward(inputs, targets, weights, **options)
+    slopes = (dvalues.to(values.dtype), dtotal.to(values.dtype))
+    gradients, _ = backward(*slopes, signs, inputs, targets, weights, wanted, **options)
+    low = plain(inputs, targets, weights, dvalues, 0.75)
+    exact = plain([x.double() for x in inputs], [x.double() for x in targets], weights, dvalues, 0.75)
+    if len({x.dtype for x in (*inputs, *targets)}) > 1:  # values of float32 terms in float64 are no more exact
+        values, total, *low[:2] = (x.float() for x in (values, total, *low[:2]))
+    terms = sum(abs(weight) * float(value) for weight, value in zip(weights, exact[0], strict=True))
+    scales = [abs(w * 0.75) + abs(float(dv)) for w, dv in zip(weights, dvalues, strict=True)]
+    scales = [scale / max(1, x.numel()) for scale, x in zip(scales * 2, (*inputs, *targets), strict=True)]
+    kept = wanted or [True] * len(scales)
+    low[2:], exact[2:], scales = (list(itertools.compress(x, kept)) for x in (low[2:], exact[2:], scales))
+    ours = [values, total, *gradients]
+    for k, (result, plainly, exactly, scale) in enumerate(zip(ours, low, exact, [None, terms, *scales], strict=True)):
+        assert_as_exact_as(result, plainly, exactly, f"result {k}", scale=scale)
+
+
+def make_pairs(dtypes, layout="nchw", shapes=SHAPES):
+    dtypes = itertools.cycle(dtypes)
+    tensors = [make_map(shape, next(dtypes), layout, seed=k) for k, shape in enumerate(shapes * 2)]
+    return tensors[: len(shapes)], tensors[len(shapes) :]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_matches_float64(layout, dtype):
+    check(*make_pairs([dtype], layout), WEIGHTS)
+
+
+@pytest.mark.parametrize("dtypes", list(itertools.product(DTYPES, DTYPES)), ids=str)
+def test_mixed_dtypes(dtypes):
+    shapes = [(1, 1, 8, 16), (1, 3, 5, 7)]
+    inputs, targets = make_pairs(dtypes[:1], shapes=shapes)[0], make_pairs(dtypes[1:], shapes=shapes)[1]
+    check(inputs, targets, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_threads_may_run_in_any_order(schedule):
+    inputs, targets = make_pairs([torch.float32, torch.bfloat16])
+    expected = forward(inputs, targets, WEIGHTS)
+    results = forward(inputs, targets, WEIGHTS, schedule=schedule)
+    assert all(torch.equal(a, b) for a, b in zip(results[:3], expected[:3], strict=True))
+    slopes = (torch.ones(len(inputs)), torch.ones(()))
+    gradients = [
+        backward(*slopes, expected[2], inputs, targets, WEIGHTS, schedule=order)[0] for order in ("forward", schedule)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("shift", [2, 4, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_any_alignment(dtype, shift):
+    if shift % dtype.itemsize:
+        pytest.skip("no tensor begins there")
+    inputs, targets = make_pairs([dtype], shapes=[(1, 3, 40, 40)])
+    for name in ("input0", "target0", "dinput0", "dtarget0"):
+        check(inputs, targets, [1.0], shifts={name: shift})
+    check(inputs, targets, [1.0], shifts={"signs": shift - 1})
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.data_too_large])
+@given(
+    shapes=st.lists(st.lists(st.integers(1, 20), max_size=4).map(tuple), min_size=1, max_size=16),
+    dtypes=st.lists(st.sampled_from(DTYPES), min_size=1, max_size=5),
+    seed=st.integers(0, 2**16),
+    data=st.data(),
+)
+def test_matches_float64_anywhere(shapes, dtypes, seed, data):
+    generator = torch.Generator().manual_seed(seed)
+    kinds = itertools.cycle(dtypes)
+    tensors = [torch.randn(s, generator=generator, dtype=torch.float64).to(next(kinds)) for s in shapes * 2]
+    weights = data.draw(st.lists(st.floats(-10, 10), min_size=len(shapes), max_size=len(shapes)))
+    wanted = data.draw(st.lists(st.booleans(), min_size=len(tensors), max_size=len(tensors)))
+    schedule = data.draw(st.sampled_from(SCHEDULES))
+    check(tensors[: len(shapes)], tensors[len(shapes) :], weights, wanted, schedule=schedule)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_signs_of_nonfinite_and_equal_values(dtype):
+    special = torch.tensor([0.0, -0.0, 1.0, -2.0, float("inf"), float("-inf"), float("nan")], dtype=dtype)
+    input, target = (x.reshape(-1).repeat(5) for x in torch.meshgrid(special, special, indexing="ij"))
+    for kept in (torch.ones_like(input, dtype=torch.bool), (input - target).isfinite()):
+        a, b = input[kept], target[kept]
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        values, total, signs, _ = forward([a], [b], [2.0])
+        for slope in (1.0, float("inf"), float("nan")):
+            (da, db), _ = backward(torch.ones(1, dtype=wide), torch.tensor(slope, dtype=wide), signs, [a], [b], [2.0])
+            expected = plain([a], [b], [2.0], torch.ones(1), slope)
+            torch.testing.assert_close([values, total, da, db], expected, equal_nan=True)
+
+
+def test_without_signs_and_empty_pairs():
+    inputs = [torch.zeros(0, 3), torch.ones(2), torch.zeros(0)]
+    targets = [torch.zeros_like(x) for x in inputs]
+    values, total, _, reply = forward(inputs, targets, [1.0, 1.0, 0.0], keep_signs=False)
+    assert values.isnan().tolist() == [True, False, True]
+    assert values[1] == 1
+    assert total.isnan()
+    assert reply.launches == 2
+    values, _, signs, reply = forward(inputs[:1], targets[:1], [1.0])
+    assert values.isnan().all()
+    assert reply.launches == 1
+    (dx, dy), reply = backward(torch.ones(1), torch.ones(()), signs, inputs[:1], targets[:1], [1.0])
+    assert dx.shape == dy.shape == (0, 3)
+    assert reply.launches == 0
+
+
+def test_sums_do_not_lose_small_terms():
+    """The mean of 2^22 equal values, which a sum in float32 stops short of."""
+    x = torch.full((2**22,), 0.1)
+    values = forward([x], [torch.zeros_like(x)], [1.0], keep_signs=False)[0]
+    assert values.item() == pytest.approx(0.1, rel=1e-6)
