@@ -22,11 +22,7 @@ namespace emulator {
   std::abort();
 }
 
-#if defined(EMULATOR_ASAN) || defined(EMULATOR_TSAN)
-constexpr std::size_t stack_bytes = 256 * 1024;
-#else
 constexpr std::size_t stack_bytes = 64 * 1024;
-#endif
 
 #if defined(__x86_64__)
 extern "C" void emulator_switch(void** save, void* load);
@@ -66,6 +62,9 @@ inline char* new_stack(void* at = nullptr) {
 // Makes the next switch to `context` call entry(), which must not return.
 EMULATOR_UNWATCHED inline void start_at(Context& context, void (*entry)()) {
   context.fake_stack = nullptr;
+#if defined(EMULATOR_ASAN)
+  __asan_unpoison_memory_region(context.stack, stack_bytes);  // the fiber that ended on it never returned
+#endif
 #if defined(__x86_64__)
   // Six registers and the return address; entry() finds the stack aligned as after a call.
   void** top = reinterpret_cast<void**>(const_cast<char*>(static_cast<const char*>(context.stack)) + stack_bytes) - 8;

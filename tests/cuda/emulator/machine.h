@@ -12,6 +12,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "fiber.h"
@@ -32,6 +33,7 @@ enum class Waiting { no, at_barrier, in_warp, at_cluster_barrier, done };
 
 constexpr unsigned max_threads = 1024, max_cluster = 16, lanes = 32;
 constexpr std::size_t max_shared_bytes = 227 * 1024;
+constexpr std::size_t most_tsan_fibers = 6000;
 
 struct Block;
 
@@ -51,6 +53,7 @@ struct Fiber {
 struct Collective {
   unsigned mask = 0, arrived = 0, round = 0;
   int operation = -1;
+  char* order = nullptr;
   std::uint64_t values[2][lanes];
 };
 
@@ -65,7 +68,7 @@ struct Block {
   const char* barrier_file = nullptr;
   int barrier_line = 0;
   int votes[2] = {0, 0};  // of those who wait at the barrier
-  char barrier_order[2];
+  char* order = nullptr;
   std::vector<Collective> collectives[max_threads / lanes];
   std::map<const void*, SharedMemory> shared;
 };
@@ -86,11 +89,13 @@ struct Machine {
   std::vector<Block> blocks;
   Fiber* current = nullptr;
   unsigned alive = 0, at_cluster_barrier = 0, cluster_round = 0;
-  char cluster_order[2], end_order;
+  char* cluster_order = nullptr;
+  char* end_order = nullptr;
   Context host;
-  std::vector<char*> freed_at_the_end;
+  std::vector<void*> ended_fibers;      // of the thread sanitizer
+  std::vector<char*> freed_at_the_end;  // of the launch: memory used again would make blocks seem to race, or to wait
 
-  std::uint64_t next_random() {  // xorshift
+  EMULATOR_UNWATCHED std::uint64_t next_random() {  // xorshift
     random ^= random << 13;
     random ^= random >> 7;
     random ^= random << 17;
@@ -101,6 +106,18 @@ struct Machine {
 inline Machine machine;
 
 EMULATOR_UNWATCHED inline Fiber& running() { return *machine.current; }
+
+// Two places, for the even and the odd rounds of something that orders memory; the thread sanitizer knows them by address.
+inline char* new_order() {
+#if defined(EMULATOR_TSAN)
+  char* order = static_cast<char*>(std::malloc(16));
+  machine.freed_at_the_end.push_back(order);
+  return order;
+#else
+  static char unused[2];
+  return unused;
+#endif
+}
 
 // --- Scheduling -------------------------------------------------------------------------------------------------------
 
@@ -178,13 +195,13 @@ EMULATOR_UNWATCHED inline int barrier(bool vote, const char* file, int line) {
   }
   block.barrier_file = file;
   block.barrier_line = line;
-  release(&block.barrier_order[round]);
+  release(block.order + round);
   if (++block.arrived == block.alive) {
     release_block(block);
   } else {
     wait(Waiting::at_barrier, file, line);
   }
-  acquire(&block.barrier_order[round]);
+  acquire(block.order + round);
   return block.votes[round];
 }
 
@@ -198,13 +215,13 @@ EMULATOR_UNWATCHED inline void release_cluster() {
 
 EMULATOR_UNWATCHED inline void cluster_barrier(const char* file, int line) {
   const unsigned round = machine.cluster_round % 2;
-  release(&machine.cluster_order[round]);
+  release(machine.cluster_order + round);
   if (++machine.at_cluster_barrier == machine.alive) {
     release_cluster();
   } else {
     wait(Waiting::at_cluster_barrier, file, line);
   }
-  acquire(&machine.cluster_order[round]);
+  acquire(machine.cluster_order + round);
 }
 
 // Each lane of `mask` leaves a value; returns those of all, valid until the lane's next collective. Only `syncwarp` orders
@@ -231,6 +248,7 @@ EMULATOR_UNWATCHED inline const std::uint64_t* collective(unsigned mask, std::ui
     collectives.emplace_back();
     found = &collectives.back();
     found->mask = mask;
+    found->order = new_order();
   }
   if (found->arrived != 0 && found->operation != operation) {
     fail("warp collective: lanes of one warp come to different operations");
@@ -239,7 +257,7 @@ EMULATOR_UNWATCHED inline const std::uint64_t* collective(unsigned mask, std::ui
   const unsigned round = found->round % 2;
   found->values[round][fiber.lane()] = value;
   found->arrived |= 1u << fiber.lane();
-  if (syncwarp) release(&found->values[round]);
+  if (syncwarp) release(found->order + round);
   if (found->arrived == mask) {
     found->arrived = 0;
     ++found->round;
@@ -250,7 +268,7 @@ EMULATOR_UNWATCHED inline const std::uint64_t* collective(unsigned mask, std::ui
   } else {
     wait(Waiting::in_warp, file, line);
   }
-  if (syncwarp) acquire(&found->values[round]);
+  if (syncwarp) acquire(found->order + round);
   return found->values[round];
 }
 
@@ -315,7 +333,7 @@ EMULATOR_UNWATCHED inline void global_access(const void* address, std::size_t by
   machine.kernel();
   Fiber& fiber = running();
   Block& block = *fiber.block;
-  release(&machine.end_order);
+  release(machine.end_order);
   fiber.waiting = Waiting::done;
   fiber.file = nullptr;
   --machine.alive;
@@ -332,6 +350,7 @@ EMULATOR_UNWATCHED inline void global_access(const void* address, std::size_t by
 
 inline void start_block(Block& block, unsigned rank, unsigned index) {
   const unsigned threads = machine.shape.threads;
+  block.order = new_order();
   block.index = index;
   block.rank = rank;
   block.threads = block.alive = threads;
@@ -367,6 +386,20 @@ inline void end_block(Block& block) {
   block.shared.clear();
 }
 
+// Leaves at most `kept` of the thread sanitizer's fibers. It would take a new one for the ended one whose place it gets, and
+// see no race between the two, so these stay as long as it has room for them.
+inline void end_fibers([[maybe_unused]] std::size_t kept) {
+#if defined(EMULATOR_TSAN)
+  std::vector<void*>& ended = machine.ended_fibers;
+  for (Fiber& fiber : machine.fibers) {
+    if (fiber.context.tsan_fiber != nullptr) ended.push_back(std::exchange(fiber.context.tsan_fiber, nullptr));
+  }
+  const std::size_t surplus = ended.size() > kept ? ended.size() - kept : 0;
+  for (std::size_t i = 0; i < surplus; ++i) __tsan_destroy_fiber(ended[i]);
+  ended.erase(ended.begin(), ended.begin() + static_cast<std::ptrdiff_t>(surplus));
+#endif
+}
+
 // kernel<<<blocks, threads, shared_bytes>>>(): runs kernel() as each thread of each block.
 inline void launch(const Shape& shape, std::function<void()> kernel) {
   Machine& m = machine;
@@ -394,6 +427,7 @@ inline void launch(const Shape& shape, std::function<void()> kernel) {
     m.fibers.back().context.stack = new_stack();
   }
   m.blocks.resize(shape.cluster);
+  m.end_order = new_order();
   const unsigned clusters = shape.blocks / shape.cluster;
   const unsigned first = m.schedule == Schedule::shuffled ? static_cast<unsigned>(m.next_random() % clusters) : 0;
   for (unsigned i = 0; i < clusters; ++i) {
@@ -401,6 +435,7 @@ inline void launch(const Shape& shape, std::function<void()> kernel) {
     for (unsigned rank = 0; rank < shape.cluster; ++rank) {
       start_block(m.blocks[rank], rank, cluster * shape.cluster + rank);
     }
+    m.cluster_order = new_order();
     m.alive = static_cast<unsigned>(fibers);
     m.at_cluster_barrier = m.cluster_round = 0;
     m.current = nullptr;
@@ -409,11 +444,10 @@ inline void launch(const Shape& shape, std::function<void()> kernel) {
     m.current = nullptr;
     if (traffic.counting) traffic.flush();
     for (Block& block : m.blocks) end_block(block);
-#if defined(EMULATOR_TSAN)
-    for (Fiber& fiber : m.fibers) __tsan_destroy_fiber(fiber.context.tsan_fiber);
-#endif
+    end_fibers(fibers < most_tsan_fibers ? most_tsan_fibers - fibers : 0);
   }
-  acquire(&m.end_order);
+  acquire(m.end_order);
+  end_fibers(0);
   for (char* data : m.freed_at_the_end) std::free(data);
   m.freed_at_the_end.clear();
 }
