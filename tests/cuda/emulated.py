@@ -28,7 +28,8 @@ class Site:
         store: Whether it stores.
         requests: Instructions of warps.
         accesses: Accesses of single threads.
-        bytes: That threads asked for.
+        access_bytes: Of these.
+        bytes: That the requests asked for; what several lanes of one ask for counts once.
         sectors: Of 32 bytes, that the requests touch.
         least_sectors: That they would touch if the bytes of each lay side by side from a boundary on.
     """
@@ -37,6 +38,7 @@ class Site:
     store: bool
     requests: int
     accesses: int
+    access_bytes: int
     bytes: int
     sectors: int
     least_sectors: int
@@ -44,7 +46,7 @@ class Site:
     @property
     def width(self) -> float:
         """Bytes of an access."""
-        return self.bytes / self.accesses
+        return self.access_bytes / self.accesses
 
 
 @dataclass

@@ -1,4 +1,7 @@
 // Device code of instance_norm_stats; fastmunit/instance_norm_stats.h says what it computes. No torch header.
+//
+// A block takes a segment of pixels: in NCHW of one plane, in channels_last of 32 neighbouring channels, so that a warp reads
+// neighbouring addresses. Values that lie side by side come in chunks of up to 16 bytes.
 #pragma once
 
 #include <cstdint>
@@ -9,18 +12,43 @@
 
 namespace fastmunit::cuda {
 
-// A block of 256 threads keeps a segment of a plane in registers, so x is read once.
 constexpr int threads = 256;
-constexpr int values_per_thread = 16;
-// channels_last: 32 neighbouring channels by 8 rows of threads, so that a warp reads neighbouring addresses.
-constexpr int columns = 32;
+constexpr int values_per_thread = 16;  // kept in registers at a time
+constexpr int columns = 32;            // channels of a block in channels_last
 constexpr int rows = threads / columns;
+// channels_last: pixels that a block keeps in registers at a time, and how often it does.
+constexpr int tile_pixels = rows * values_per_thread;
+constexpr int tiles = 4;
 
-constexpr __host__ __device__ std::int64_t segment_pixels(Layout layout) {
-  return layout == Layout::nchw ? threads * values_per_thread : rows * values_per_thread;
+constexpr __host__ __device__ int planes_of_block(Layout layout) { return layout == Layout::nchw ? 1 : columns; }
+constexpr __host__ __device__ int segment_pixels(Layout layout) {
+  return layout == Layout::nchw ? threads * values_per_thread : tile_pixels * tiles;
 }
 constexpr __host__ __device__ std::int64_t segments_of(Layout layout, std::int64_t pixels) {
   return (pixels + segment_pixels(layout) - 1) / segment_pixels(layout);
+}
+
+// What a block works on: `count` pixels, from `first` on in memory, of the planes from `plane` on.
+struct Segment {
+  std::int64_t index, first, plane;
+  int count;
+  int planes;
+};
+
+template <Layout layout>
+__device__ Segment segment_of_block(std::int64_t channels, std::int64_t pixels, std::int64_t segments) {
+  constexpr int together = planes_of_block(layout);
+  const std::int64_t groups = (channels + together - 1) / together;
+  std::int64_t block = blockIdx.x;
+  const std::int64_t channel = block % groups * together;
+  block /= groups;
+  const std::int64_t segment = block % segments, n = block / segments;
+  const std::int64_t begin = segment * segment_pixels(layout);
+  const std::int64_t left = pixels - begin, plane = n * channels + channel;
+  const std::int64_t first =
+      layout == Layout::nchw ? plane * pixels + begin : (n * pixels + begin) * channels + channel;
+  return {segment, first, plane, static_cast<int>(left < segment_pixels(layout) ? left : segment_pixels(layout)),
+          static_cast<int>(channels - channel < together ? channels - channel : together)};
 }
 
 // The sum of `value` over the threads with the same index modulo `stride`, in an order fixed by the thread index. Every
@@ -38,58 +66,94 @@ __device__ Lane block_sum(Lane value, Lane* shared) {
   return total;
 }
 
-// One block for each segment: partial means at partials, partial squares behind them, planes * segments doubles each;
-// segment s of a plane lies at plane * segments + s. The grid is one-dimensional.
-template <class Storage, Layout layout>
-__global__ void segment_moments(const Storage* __restrict__ x, std::int64_t channels, std::int64_t pixels,
-                                std::int64_t planes, std::int64_t segments, double* __restrict__ partials) {
+// Where the moments of a segment lie among the partial ones: neighbouring planes side by side.
+__device__ inline std::int64_t partial_at(std::int64_t segment, std::int64_t plane, std::int64_t planes) {
+  return segment * planes + plane;
+}
+
+__device__ inline void store_moments(double* partials, std::int64_t at, std::int64_t squares_at, Moments moments) {
+  st_global(partials + at, moments.mean);
+  st_global(partials + squares_at + at, moments.squares);
+}
+
+// One block for each segment: partial means at partials, partial squares behind them, planes * segments doubles each. The grid
+// is one-dimensional.
+template <class Storage, int chunk>
+__global__ void segment_moments_nchw(const Storage* __restrict__ x, std::int64_t channels, std::int64_t pixels,
+                                     std::int64_t planes, std::int64_t segments, double* __restrict__ partials) {
   using Lane = Compute<Storage>;
   SMEM_ARRAY(Lane, shared, threads);
-  constexpr bool nchw = layout == Layout::nchw;
-  constexpr int together = nchw ? 1 : columns;  // planes of a block
-  constexpr int pixel_step = threads / together;
-
-  const std::int64_t groups = (channels + together - 1) / together;
-  std::int64_t block = blockIdx.x;
-  const std::int64_t group = block % groups;
-  block /= groups;
-  const std::int64_t segment = block % segments;
-  const std::int64_t n = block / segments;
-
-  const std::int64_t c = group * together + threadIdx.x % together;
-  const std::int64_t begin = segment * segment_pixels(layout);
-  const std::int64_t left = pixels - begin;
-  const int count = static_cast<int>(left < segment_pixels(layout) ? left : segment_pixels(layout));
-  const std::int64_t pixel_stride = nchw ? 1 : channels;
-  const Storage* from = x + (nchw ? (n * channels + c) * pixels : n * pixels * channels + c) + begin * pixel_stride;
-
+  const Segment segment = segment_of_block<Layout::nchw>(channels, pixels, segments);
+  const auto* from = reinterpret_cast<const Chunk<Storage, chunk>*>(x + segment.first);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int kept = (segment.count / chunk - thread + threads - 1) / threads;  // chunks of this thread
   Lane values[values_per_thread];
   Lane sum = 0;
-  const int first = threadIdx.x / together;
 #pragma unroll
-  for (int k = 0; k < values_per_thread; ++k) {
-    const int pixel = first + k * pixel_step;
-    values[k] = c < channels && pixel < count ? load(from + pixel * pixel_stride) : Lane(0);
-    sum += values[k];
-  }
-  const Lane shift = block_sum<together>(sum, shared) / static_cast<Lane>(count);
-  Lane deviations = 0;
-  Lane squares = 0;
+  for (int k = 0; k < values_per_thread / chunk; ++k) {
+    Chunk<Storage, chunk> loaded = {};
+    if (k < kept) loaded = ld_global(from + thread + k * threads);
 #pragma unroll
-  for (int k = 0; k < values_per_thread; ++k) {
-    if (first + k * pixel_step < count) {
-      const Lane deviation = values[k] - shift;
-      deviations += deviation;
-      squares += deviation * deviation;
+    for (int v = 0; v < chunk; ++v) {
+      values[k * chunk + v] = widen(loaded.values[v]);
+      sum += values[k * chunk + v];
     }
   }
-  deviations = block_sum<together>(deviations, shared);
-  squares = block_sum<together>(squares, shared);
-  if (first == 0 && c < channels) {
-    const Moments moments = from_shifted(shift, deviations, squares, count);
-    const std::int64_t at = (n * channels + c) * segments + segment;
-    st_global(partials + at, moments.mean);
-    st_global(partials + planes * segments + at, moments.squares);
+  const Lane shift = block_sum<1>(sum, shared) / static_cast<Lane>(segment.count);
+  Lane deviations = 0, squares = 0;
+#pragma unroll
+  for (int k = 0; k < values_per_thread; ++k) {
+    const Lane deviation = k / chunk < kept ? values[k] - shift : Lane(0);
+    deviations += deviation;
+    squares += deviation * deviation;
+  }
+  deviations = block_sum<1>(deviations, shared);
+  squares = block_sum<1>(squares, shared);
+  if (threadIdx.x == 0) {
+    store_moments(partials, partial_at(segment.index, segment.plane, planes), planes * segments,
+                  from_shifted(shift, deviations, squares, segment.count));
+  }
+}
+
+// The same for channels_last. Deviations are from the mean of the segment's first tile, which is near that of the segment.
+template <class Storage>
+__global__ void __launch_bounds__(threads)
+    segment_moments_channels_last(const Storage* __restrict__ x, std::int64_t channels, std::int64_t pixels,
+                                  std::int64_t planes, std::int64_t segments, double* __restrict__ partials) {
+  using Lane = Compute<Storage>;
+  SMEM_ARRAY(Lane, shared, threads);
+  const Segment segment = segment_of_block<Layout::channels_last>(channels, pixels, segments);
+  const int column = static_cast<int>(threadIdx.x) % columns, row = static_cast<int>(threadIdx.x) / columns;
+  const bool has_plane = column < segment.planes;
+  const Storage* from = x + segment.first + column;
+  Lane shift = 0, deviations = 0, squares = 0;
+  for (int tile = 0; tile * tile_pixels < segment.count; ++tile) {
+    Lane values[values_per_thread];
+    Lane sum = 0;
+#pragma unroll
+    for (int k = 0; k < values_per_thread; ++k) {
+      const int pixel = tile * tile_pixels + row + k * rows;
+      values[k] = has_plane && pixel < segment.count ? load(from + pixel * channels) : Lane(0);
+      sum += values[k];
+    }
+    if (tile == 0) {
+      const int pixels_of_tile = segment.count < tile_pixels ? segment.count : tile_pixels;
+      shift = block_sum<columns>(sum, shared) / static_cast<Lane>(pixels_of_tile);
+    }
+#pragma unroll
+    for (int k = 0; k < values_per_thread; ++k) {
+      if (tile * tile_pixels + row + k * rows < segment.count) {
+        const Lane deviation = values[k] - shift;
+        deviations += deviation;
+        squares += deviation * deviation;
+      }
+    }
+  }
+  deviations = block_sum<columns>(deviations, shared);
+  squares = block_sum<columns>(squares, shared);
+  if (row == 0 && has_plane) {
+    store_moments(partials, partial_at(segment.index, segment.plane + column, planes), planes * segments,
+                  from_shifted(shift, deviations, squares, segment.count));
   }
 }
 
@@ -102,7 +166,7 @@ __global__ void combine_segments(const double* __restrict__ partials, std::int64
   if (plane >= planes) return;
   Moments moments = {0.0, 0.0};
   for (std::int64_t s = 0; s < segments; ++s) {
-    const std::int64_t at = plane * segments + s;
+    const std::int64_t at = partial_at(s, plane, planes);
     const std::int64_t left = pixels - s * segment;
     moments = combine(moments, s * segment, {ld_global(partials + at), ld_global(partials + planes * segments + at)},
                       left < segment ? left : segment);
@@ -111,22 +175,60 @@ __global__ void combine_segments(const double* __restrict__ partials, std::int64
   st_global(rstd + plane, static_cast<Lane>(1.0 / sqrt(moments.squares / static_cast<double>(pixels) + eps)));
 }
 
-// One thread for each value, in memory order.
-template <class Storage, Layout layout>
-__global__ void gradient(const Compute<Storage>* __restrict__ dmean,
-                         const Compute<Storage>* __restrict__ drstd, const Storage* __restrict__ x,
-                         const Compute<Storage>* __restrict__ mean,
-                         const Compute<Storage>* __restrict__ rstd, std::int64_t channels,
-                         std::int64_t pixels, std::int64_t values, Storage* __restrict__ dx) {
+// dx = constant + slope * (x - mean) of each plane of a block.
+template <class Lane>
+struct PlaneGradient {
+  Lane constant, slope, mean;
+};
+
+// One block for each segment. A chunk is of pixels in NCHW, of channels in channels_last.
+template <class Storage, Layout layout, int chunk>
+__global__ void __launch_bounds__(threads)
+    gradient(const Compute<Storage>* __restrict__ dmean, const Compute<Storage>* __restrict__ drstd,
+             const Storage* __restrict__ x, const Compute<Storage>* __restrict__ mean,
+             const Compute<Storage>* __restrict__ rstd, std::int64_t channels, std::int64_t pixels, std::int64_t segments,
+             Storage* __restrict__ dx) {
   using Lane = Compute<Storage>;
-  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < values; i += stride) {
-    const std::int64_t plane =
-        layout == Layout::nchw ? i / pixels : i / (pixels * channels) * channels + i % channels;
-    const Lane r = ld_global(rstd + plane);
-    const Lane slope = -ld_global(drstd + plane) * r * r * r / static_cast<Lane>(pixels);
-    const Lane deviation = load(x + i) - ld_global(mean + plane);
-    store(dx + i, ld_global(dmean + plane) / static_cast<Lane>(pixels) + slope * deviation);
+  constexpr bool nchw = layout == Layout::nchw;
+  constexpr int across = planes_of_block(layout) / (nchw ? 1 : chunk);  // threads that have a pixel between them
+  SMEM_ARRAY(PlaneGradient<Lane>, of_plane, planes_of_block(layout));
+  const Segment segment = segment_of_block<layout>(channels, pixels, segments);
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < segment.planes) {
+    const std::int64_t plane = segment.plane + thread;
+    const Lane r = ld_global(rstd + plane), count = static_cast<Lane>(pixels);
+    of_plane[thread] = {ld_global(dmean + plane) / count, -ld_global(drstd + plane) * r * r * r / count,
+                        ld_global(mean + plane)};
+  }
+  __syncthreads();
+  const int first_plane = nchw ? 0 : thread % across * chunk;
+  if (first_plane >= segment.planes) return;
+  const std::int64_t pixel_stride = nchw ? 1 : channels;
+  constexpr int pixels_at_once = nchw ? chunk : 1;
+  const int first_pixel = thread / (nchw ? 1 : across) * pixels_at_once;
+  constexpr int pixel_step = threads / (nchw ? 1 : across) * pixels_at_once;
+  constexpr int together = 4;  // loads that are under way at once
+  for (int pixel = first_pixel; pixel < segment.count; pixel += together * pixel_step) {
+    Chunk<Storage, chunk> values[together];
+    const std::int64_t at = segment.first + pixel * pixel_stride + first_plane;
+    const int kept = (segment.count - pixel + pixel_step - 1) / pixel_step;
+#pragma unroll
+    for (int k = 0; k < together; ++k) {
+      if (k < kept) {
+        values[k] = ld_global(reinterpret_cast<const Chunk<Storage, chunk>*>(x + at + k * pixel_step * pixel_stride));
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < together; ++k) {
+      if (k >= kept) break;
+      Chunk<Storage, chunk> results;
+#pragma unroll
+      for (int v = 0; v < chunk; ++v) {
+        const PlaneGradient<Lane> g = of_plane[nchw ? 0 : first_plane + v];
+        narrow(g.constant + g.slope * (widen(values[k].values[v]) - g.mean), results.values[v]);
+      }
+      st_global(reinterpret_cast<Chunk<Storage, chunk>*>(dx + at + k * pixel_step * pixel_stride), results);
+    }
   }
 }
 

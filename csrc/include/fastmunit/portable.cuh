@@ -22,9 +22,21 @@ __device__ __forceinline__ T ld_global(const T* from) {
   return *from;
 }
 
+// The compiler may take the store of a struct apart. These intrinsics are one instruction.
 template <class T>
 __device__ __forceinline__ void st_global(T* to, const T& value) {
-  *to = value;
+  if constexpr (sizeof(T) == 16) {
+    static_assert(alignof(T) == 16, "16 bytes that are stored at once must be aligned");
+    uint4 bits;
+    memcpy(&bits, &value, sizeof(T));
+    __stwb(reinterpret_cast<uint4*>(to), bits);
+  } else if constexpr (sizeof(T) == 8 && alignof(T) == 8) {
+    uint2 bits;
+    memcpy(&bits, &value, sizeof(T));
+    __stwb(reinterpret_cast<uint2*>(to), bits);
+  } else {
+    *to = value;
+  }
 }
 
 #endif

@@ -3,8 +3,8 @@
 //
 // A request is lines of `value NAME NUMBER`, `text NAME WORD`, `input NAME BYTES SHIFT` with the bytes behind the line, and
 // `output NAME BYTES SHIFT`, up to the line `run`. The reply has `output NAME BYTES` with the bytes for each output, then
-// `launches COUNT`, and `site FILE LINE load|store REQUESTS ACCESSES BYTES SECTORS LEAST_SECTORS` for each access to global
-// memory.
+// `launches COUNT`, and `site FILE LINE load|store REQUESTS ACCESSES ACCESS_BYTES BYTES SECTORS
+// LEAST_SECTORS` for each access to global memory.
 //
 // Each array has an allocation of its own, so that the address sanitizer sees its ends; it begins SHIFT bytes behind a
 // 256-byte boundary. Outputs begin as bytes of 0xff, which is NaN.
@@ -81,7 +81,7 @@ class Request {
     std::cout << "launches " << traffic.launches << '\n';
     for (const auto& [site, of] : traffic.sites) {
       std::cout << "site " << site.file << ' ' << site.line << (site.store ? " store " : " load ") << of.requests << ' '
-                << of.accesses << ' ' << of.bytes << ' ' << of.sectors << ' ' << of.least_sectors << '\n';
+                << of.accesses << ' ' << of.access_bytes << ' ' << of.bytes << ' ' << of.sectors << ' ' << of.least_sectors << '\n';
     }
   }
 

@@ -24,9 +24,9 @@ struct Site {
 
 struct SiteTraffic {
   std::uint64_t requests = 0;  // warp instructions
-  std::uint64_t accesses = 0;  // of single threads
-  std::uint64_t bytes = 0, sectors = 0;
-  std::uint64_t least_sectors = 0;  // that hold the bytes of each request where these lie side by side
+  std::uint64_t accesses = 0, access_bytes = 0;  // of single threads
+  std::uint64_t bytes = 0, sectors = 0;          // of requests: what several lanes ask for comes once
+  std::uint64_t least_sectors = 0;               // that hold the bytes of each request where these lie side by side
 };
 
 // Gathers the accesses of the threads of a warp, which take turns here but go together on a GPU: the n-th access of each at
@@ -73,24 +73,28 @@ class Traffic {
     SiteTraffic& total = sites[at.site];
     std::size_t longest = 0;
     for (const auto& lane : at.lanes) longest = std::max(longest, lane.size());
-    std::vector<std::uint64_t> sectors;
+    std::vector<Access> request;
     for (std::size_t n = 0; n < longest; ++n) {
-      sectors.clear();
-      std::uint64_t bytes = 0;
+      request.clear();
       for (const auto& lane : at.lanes) {
-        if (n >= lane.size()) continue;
-        const Access& access = lane[n];
-        bytes += access.bytes;
-        ++total.accesses;
-        for (std::uint64_t s = access.address / sector_bytes; s <= (access.address + access.bytes - 1) / sector_bytes; ++s) {
-          sectors.push_back(s);
-        }
+        if (n < lane.size()) request.push_back(lane[n]);
       }
-      std::sort(sectors.begin(), sectors.end());
-      sectors.erase(std::unique(sectors.begin(), sectors.end()), sectors.end());
+      std::sort(request.begin(), request.end(), [](const Access& a, const Access& b) { return a.address < b.address; });
+      std::uint64_t bytes = 0, sectors = 0, seen = 0, next_sector = 0;  // `seen` and before is counted
+      for (const Access& access : request) {
+        const std::uint64_t end = access.address + access.bytes;
+        total.access_bytes += access.bytes;
+        if (end > seen) bytes += end - std::max(seen, access.address);
+        seen = std::max(seen, end);
+        const std::uint64_t first = std::max(next_sector, access.address / sector_bytes);
+        const std::uint64_t after = (end - 1) / sector_bytes + 1;
+        if (after > first) sectors += after - first;
+        next_sector = std::max(next_sector, after);
+      }
       ++total.requests;
+      total.accesses += request.size();
       total.bytes += bytes;
-      total.sectors += sectors.size();
+      total.sectors += sectors;
       total.least_sectors += (bytes + sector_bytes - 1) / sector_bytes;
     }
   }

@@ -1,0 +1,123 @@
+"""The machine code of the CUDA kernels: no warning, no spill, no local memory, and within tests/cuda/budget.yaml."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from gpu_budget import Budget, Kernel, check, compile_cubin, find_cuobjdump, find_nvcc, kernels_of, read_budget  # noqa: E402
+
+ARCHITECTURES = (80, 90, 100)
+SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="there is no nvcc")
+needs_cuobjdump = pytest.mark.skipif(find_cuobjdump() is None, reason="there is no cuobjdump, Triton's or CUDA's")
+
+
+def compiled(source, arch, folder):
+    try:
+        compile_cubin(source, arch, folder / "kernels.cubin")
+    except subprocess.CalledProcessError as error:
+        pytest.fail(error.stderr)
+    return folder / "kernels.cubin"
+
+
+@needs_nvcc
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_kernels_are_within_their_budget(source, arch, tmp_path):
+    cubin = compiled(source, arch, tmp_path)  # fails on any warning, spill or local memory
+    if find_cuobjdump() is None:
+        pytest.skip("compiled without a warning; there is no cuobjdump to read more from it")
+    kernels = kernels_of(cubin, arch)
+    assert kernels
+    broken = check(kernels, read_budget()[source.stem])
+    assert not broken, "\n".join(broken)
+
+
+def test_each_source_has_a_budget():
+    assert sorted(read_budget()) == [source.stem for source in SOURCES]
+
+
+PLANTED = {
+    "spills": """
+        __global__ void __launch_bounds__(1024, 2) spills(const float* x, float* y) {
+          float v[64];
+          for (int i = 0; i < 64; ++i) v[i] = x[i * 1024 + threadIdx.x];
+          for (int r = 0; r < 64; ++r) for (int i = 0; i < 64; ++i) v[i] = v[i] * v[(i + r) % 64] + r;
+          for (int i = 0; i < 64; ++i) y[i * 1024 + threadIdx.x] = v[i];
+        }""",
+    "local_memory": """
+        __global__ void local_memory(const float* x, float* y, int n) {
+          float v[8] = {};
+          for (int i = 0; i < n; ++i) v[(i * i + threadIdx.x) % 8] += x[i];
+          for (int i = 0; i < n; ++i) y[i] = v[(i * n + threadIdx.x) % 8];
+        }""",
+    "unused_variable": "__global__ void unused_variable(float* y) { int unused = 0; *y = 1; }",
+}
+
+
+@needs_nvcc
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("spills", "spill"), ("local_memory", "Local memory used"), ("unused_variable", "never referenced")],
+)
+def test_what_is_planted_is_found_by_the_compiler(name, message, tmp_path):
+    source = tmp_path / "planted.cu"
+    source.write_text(PLANTED[name])
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        compile_cubin(source, 80, tmp_path / "planted.cubin")
+    assert message in raised.value.stderr + raised.value.stdout
+
+
+@needs_nvcc
+@needs_cuobjdump
+def test_narrow_accesses_are_found(tmp_path):
+    """Eight half-precision values loaded and stored at once, and one by one."""
+    source = tmp_path / "copy.cu"
+    source.write_text("""
+        #include "fastmunit/convert.cuh"
+        using fastmunit::cuda::Chunk;
+        template <class Value>
+        __global__ void copy(const Value* x, Value* y) { st_global(y + threadIdx.x, ld_global(x + threadIdx.x)); }
+        template __global__ void copy(const Chunk<__half, 8>*, Chunk<__half, 8>*);
+        template __global__ void copy(const __half*, __half*);""")
+    kernels = kernels_of(compiled(source, 80, tmp_path), 80)
+    widths = {kernel.name: dict(kernel.accesses) for kernel in kernels}
+    assert widths == {"copy<Chunk<__half, 8> >": {128: 2}, "copy<__half>": {16: 2}}
+    budget = Budget("copy<.*>", threads=256, registers=32, occupancy=1.0, wide=2)
+    assert [line for line in check(kernels, [budget]) if "copy<Chunk" in line] == []
+    narrow = check(kernels, [budget])
+    assert len(narrow) == 2
+    assert "0 accesses of 128 bits, at least 2" in narrow[0]
+    assert "2 narrower accesses, at most 0" in narrow[1]
+
+
+def test_each_limit_can_be_exceeded():
+    kernel = Kernel("k", 80, registers=64, local_bytes=8, shared_bytes=0)
+    told = "\n".join(
+        check([kernel], [Budget("k", threads=256, registers=63, occupancy=0.75), Budget("other", 1, 1, 0.0)])
+    )
+    assert "64 registers, at most 63" in told
+    assert "8 bytes of local memory" in told
+    assert "occupancy 0.50, at least 0.75" in told
+    assert "other: there is no such kernel" in told
+    assert "k: 0 rows" in check([kernel], [])[0]
+    assert "k: 2 rows" in check([kernel], [Budget("k", 1, 64, 0.0), Budget("k.?", 1, 64, 0.0)])[0]
+
+
+@pytest.mark.parametrize(
+    ("arch", "registers", "shared", "threads", "dynamic", "expected"),
+    [
+        (80, 32, 0, 256, 0, 1.0),
+        (80, 64, 64, 256, 0, 0.5),  # 1024 threads for 65,536 registers
+        (90, 40, 0, 1024, 0, 0.5),  # a second block of 1024 threads needs 81,920 registers
+        (90, 32, 0, 256, 100 * 1024, 0.25),  # two blocks of 101 KiB in 228 KiB
+        (120, 32, 0, 512, 0, 1.0),  # three blocks for 1536 threads
+    ],
+)
+def test_occupancy(arch, registers, shared, threads, dynamic, expected):
+    assert Kernel("k", arch, registers, 0, shared).occupancy(threads, dynamic) == expected
