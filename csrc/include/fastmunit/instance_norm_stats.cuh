@@ -117,9 +117,8 @@ __global__ void segment_moments_nchw(const Storage* __restrict__ x, std::int64_t
 
 // The same for channels_last. Deviations are from the mean of the segment's first tile, which is near that of the segment.
 template <class Storage>
-__global__ void __launch_bounds__(threads)
-    segment_moments_channels_last(const Storage* __restrict__ x, std::int64_t channels, std::int64_t pixels,
-                                  std::int64_t planes, std::int64_t segments, double* __restrict__ partials) {
+__global__ void segment_moments_channels_last(const Storage* __restrict__ x, std::int64_t channels, std::int64_t pixels,
+                                              std::int64_t planes, std::int64_t segments, double* __restrict__ partials) {
   using Lane = Compute<Storage>;
   SMEM_ARRAY(Lane, shared, threads);
   const Segment segment = segment_of_block<Layout::channels_last>(channels, pixels, segments);
@@ -128,12 +127,13 @@ __global__ void __launch_bounds__(threads)
   const Storage* from = x + segment.first + column;
   Lane shift = 0, deviations = 0, squares = 0;
   for (int tile = 0; tile * tile_pixels < segment.count; ++tile) {
+    const int first = tile * tile_pixels + row;
+    const int kept = has_plane ? (segment.count - first + rows - 1) / rows : 0;  // values of this thread
     Lane values[values_per_thread];
     Lane sum = 0;
 #pragma unroll
     for (int k = 0; k < values_per_thread; ++k) {
-      const int pixel = tile * tile_pixels + row + k * rows;
-      values[k] = has_plane && pixel < segment.count ? load(from + pixel * channels) : Lane(0);
+      values[k] = k < kept ? load(from + (first + k * rows) * channels) : Lane(0);
       sum += values[k];
     }
     if (tile == 0) {
@@ -142,11 +142,9 @@ __global__ void __launch_bounds__(threads)
     }
 #pragma unroll
     for (int k = 0; k < values_per_thread; ++k) {
-      if (tile * tile_pixels + row + k * rows < segment.count) {
-        const Lane deviation = values[k] - shift;
-        deviations += deviation;
-        squares += deviation * deviation;
-      }
+      const Lane deviation = k < kept ? values[k] - shift : Lane(0);
+      deviations += deviation;
+      squares += deviation * deviation;
     }
   }
   deviations = block_sum<columns>(deviations, shared);
