@@ -45,29 +45,39 @@ _REASONS = {
     ("triton", "cpu"): _TRITON_CPU,
     ("triton", "cuda"): _TRITON_CUDA,
 }
-# Functions that have kernels for some implementations and device types alone.
-_KERNELS = {
-    "fused_norm": {("native", "cpu")},
-    "weighted_l1": {("native", "cpu"), ("native", "cuda")},
-}
+# Kernels, by function, implementation and device type, that there are not, and those that do not take float64.
+_MISSING = frozenset({("fused_norm", "native", "cuda")})
+_WITHOUT_FLOAT64 = frozenset(
+    {
+        ("fused_norm", "native", "cuda"),
+        *((function, "triton", device) for function in ("fused_norm", "weighted_l1") for device in ("cpu", "cuda")),
+    }
+)
 # What "auto" tries in turn. Triton's interpreter is for tests, so the CPU leaves it out.
 _PREFERENCE = {"cpu": ("native",), "cuda": ("native", "triton")}
 
 
-def unavailable(implementation: str, device_type: str, function: str = "instance_norm_stats") -> str | None:
-    """The reason why `implementation` of `function` cannot run on tensors of `device_type`, or None where it can."""
+def unavailable(
+    implementation: str, device_type: str, function: str = "instance_norm_stats", *, float64: bool = False
+) -> str | None:
+    """The reason why `implementation` of `function` cannot run on tensors of `device_type`, or None where it can.
+
+    float64: whether any of these tensors is of that dtype.
+    """
     if implementation == "reference":
         return None
     key = (implementation, device_type)
-    if key not in _REASONS or key not in _KERNELS.get(function, _REASONS):
+    if key not in _REASONS or (function, *key) in _MISSING:
         return f"there is no {implementation} kernel for device type {device_type!r}"
+    if float64 and (function, *key) in _WITHOUT_FLOAT64:
+        return f"the {implementation} kernel for device type {device_type!r} does not take float64"
     return _REASONS[key]
 
 
-def automatic(device_type: str, function: str = "instance_norm_stats") -> str:
+def automatic(device_type: str, function: str = "instance_norm_stats", *, float64: bool = False) -> str:
     """What "auto" stands for in `function` on `device_type`: the first implementation that can run, or "reference"."""
     if device_type in _PREFERENCE:
         for implementation in _PREFERENCE[device_type]:
-            if unavailable(implementation, device_type, function) is None:
+            if unavailable(implementation, device_type, function, float64=float64) is None:
                 return implementation
     return "reference"
