@@ -246,9 +246,7 @@ class Forward {
   }
 
   Group group_of(Moments moments, std::int64_t count) const {
-    const double values = static_cast<double>(count);
-    if (a.statistics == Statistics::instance) return {moments.mean, 1.0 / std::sqrt(moments.squares / values + a.eps)};
-    return {moments.mean, 1.0 / (std::sqrt(moments.squares / (values - 1.0)) + a.eps)};
+    return fastmunit::group_of(moments, static_cast<double>(count), a.statistics, a.eps);
   }
 
   void keep(std::int64_t at, Group group) const {

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "fastmunit/fused_norm.h"
+#include "fastmunit/fused_norm_formulas.h"
 #include "simd.h"
 
 namespace fastmunit::cpu {
@@ -49,24 +50,9 @@ inline double coefficient(const Coefficients& of, std::int64_t n, std::int64_t c
   return value;
 }
 
-// z = (x - center) * scale + shift. x - center is exact near the mean, and what the mean lost when it was rounded to center is
-// part of shift.
-template <class Lane>
-struct Affine {
-  Lane center, scale, shift;
-};
-
-// The statistics of a group.
-struct Group {
-  double mean = 0.0, rstd = 1.0;
-};
-
 template <class Lane, class Arguments>
 Affine<Lane> affine_of(const Arguments& a, std::int64_t n, std::int64_t c, Group group) {
-  const Lane center = static_cast<Lane>(group.mean);
-  const double scale = group.rstd * coefficient(a.weight, n, c, 1.0);
-  const double rounding = group.mean - static_cast<double>(center);
-  return {center, static_cast<Lane>(scale), static_cast<Lane>(coefficient(a.bias, n, c, 0.0) - rounding * scale)};
+  return fastmunit::affine_of<Lane>(group, coefficient(a.weight, n, c, 1.0), coefficient(a.bias, n, c, 0.0));
 }
 
 // NaN stays NaN.

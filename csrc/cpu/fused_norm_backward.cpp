@@ -18,24 +18,13 @@ enum class Pass { sums, apply, sums_and_apply };
 constexpr bool sums_up(Pass pass) { return pass != Pass::apply; }
 constexpr bool applies(Pass pass) { return pass != Pass::sums; }
 
-// dx = gain * dz + slope * (x - center) + constant.
-template <class Lane>
-struct Line {
-  Lane gain, slope, constant;
-};
-
-// Σ dz and Σ dz * (x - center).
-struct Sums {
-  double dz = 0.0, product = 0.0;
-};
-
 // Sums in lanes, which are moved to double before they lose digits.
 template <class Lane>
 struct LaneSums {
   Vector<Lane> dz = {}, product = {};
   std::int64_t values = 0;
 
-  void move_to(Sums& sums) {
+  void move_to(GradientSums& sums) {
     sums.dz += sum<Lane>(dz);
     sums.product += sum<Lane>(product);
     *this = {};
@@ -312,11 +301,11 @@ class Backward {
     // Backwards: what the first pass read last is still in cache.
     for_ranges(parallel_for, first * pieces, last * pieces, work, [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
-      Line<double> layer = {};
+      GradientSums layer;
       for (std::int64_t piece = end; piece-- > begin;) {
         const std::int64_t plane = piece / segments.count;
         const std::int64_t n = plane / a.channels, c = plane % a.channels;
-        if (a.statistics == Statistics::layer && n != sample) layer = layer_line(n);
+        if (a.statistics == Statistics::layer && n != sample) layer = layer_sums(n);
         sample = n;
         rows(Pass::apply, n, c, piece % segments.count, line_of(n, c, layer));
       }
@@ -326,13 +315,13 @@ class Backward {
   // Takes the sums over a segment of a plane; without statistics also writes its dx.
   void first_pass(std::int64_t n, std::int64_t c, std::int64_t s) const {
     const bool none = a.statistics == Statistics::none;
-    const Sums sums = none ? rows(Pass::sums_and_apply, n, c, s, line_of(n, c, {})) : rows(Pass::sums, n, c, s, {});
+    const GradientSums sums = none ? rows(Pass::sums_and_apply, n, c, s, line_of(n, c, {})) : rows(Pass::sums, n, c, s, {});
     partial_dz[partial(n, c, s)] = sums.dz;
     partial_product[partial(n, c, s)] = sums.product;
   }
 
   // One pass over the rows of a segment of a plane.
-  Sums rows(Pass pass, std::int64_t n, std::int64_t c, std::int64_t s, Line<Lane> line) const {
+  GradientSums rows(Pass pass, std::int64_t n, std::int64_t c, std::int64_t s, Line<Lane> line) const {
     const auto backward_rows = rows_function<Storage>(relu, pass);
     const Affine<Lane> affine = affine_of<Lane>(a, n, c, group(n, c));
     const std::int64_t begin = segments.begin(s), end = segments.end(s);
@@ -340,7 +329,7 @@ class Backward {
     Storage* to = dx + (n * a.channels + c) * pixels;
     Storage* residual = dresidual == nullptr ? nullptr : dresidual + (n * a.channels + c) * pixels;
     const auto residual_at = [&](std::int64_t i) { return residual == nullptr ? nullptr : residual + i; };
-    Sums sums;
+    GradientSums sums;
     LaneSums<Lane> lane_sums;
     const auto is_dense = [&](const StridedMap& map) { return map.data == nullptr || map.row_stride == a.width; };
     if (pad == 0 && !a.phases && is_dense(a.dpadded) && is_dense(a.dinterior)) {
@@ -386,9 +375,9 @@ class Backward {
       ++gradient.count;
     };
     if (a.dpadded.data != nullptr) {
-      const PadTargets targets = pad_targets(y, a.height, pad, a.pad_mode);
-      for (int k = 0; k < targets.count; ++k) add(a.dpadded, targets.at[k], pad);
-      gradient.padded = targets.count;
+      const PadTargets targets(static_cast<int>(y), static_cast<int>(a.height), pad, a.pad_mode);
+      for (int k = 0; k < targets.count(); ++k) add(a.dpadded, targets[k] + pad, pad);
+      gradient.padded = targets.count();
     }
     if (a.dinterior.data != nullptr) add(a.dinterior, y, 0);
     return gradient;
@@ -441,7 +430,7 @@ class Backward {
   // Sets those of sample n, the lines where they are known.
   void set_arrays(std::int64_t n, bool sets_lines, const ChannelArrays<Lane>& arrays) const {
     const bool of_layer = sets_lines && a.statistics == Statistics::layer;
-    const Line<double> layer = of_layer ? layer_line(n) : Line<double>{};
+    const GradientSums layer = of_layer ? layer_sums(n) : GradientSums{};
     for (std::int64_t c = 0; c < a.channels; ++c) {
       const Affine<Lane> affine = affine_of<Lane>(a, n, c, group(n, c));
       arrays.centers[c] = affine.center;
@@ -508,7 +497,7 @@ class Backward {
   void gather_pixel(const Storage* const* sources, const Stride& stride, int count, int padded, std::int64_t j,
                     Lane* dy) const {
     constexpr int step = lanes<Lane>;
-    const PadTargets targets = pad_targets(j, a.width, pad, a.pad_mode);
+    const PadTargets targets(static_cast<int>(j), static_cast<int>(a.width), pad, a.pad_mode);
     for (std::int64_t c = 0; c < a.channels; c += step) {
       const int kept = static_cast<int>(smaller(step, a.channels - c));
       Vector<Lane> total = {};
@@ -517,9 +506,7 @@ class Backward {
           total += load_first(sources[k] + j * stride(k) + c, kept);
           continue;
         }
-        for (int i = 0; i < targets.count; ++i) {
-          total += load_first(sources[k] + (targets.at[i] - pad) * stride(k) + c, kept);
-        }
+        for (int i = 0; i < targets.count(); ++i) total += load_first(sources[k] + targets[i] * stride(k) + c, kept);
       }
       store_first(dy + c, total, kept);
     }
@@ -530,14 +517,14 @@ class Backward {
   }
 
   // The sums over a plane from those over its segments.
-  Sums plane_sums(std::int64_t n, std::int64_t c) const {
-    Sums sums;
+  GradientSums plane_sums(std::int64_t n, std::int64_t c) const {
+    GradientSums sums;
     for (std::int64_t s = 0; s < segments.count; ++s) {
       sums.dz += partial_dz[partial(n, c, s)];
       sums.product += partial_product[partial(n, c, s)];
     }
     // From here on Σ dz * (x - mean): center was the rounded mean.
-    sums.product -= rounding_of_mean(n, c) * sums.dz;
+    sums.product -= rounding_of_mean<Lane>(group(n, c)) * sums.dz;
     return sums;
   }
 
@@ -547,51 +534,34 @@ class Backward {
     return {a.mean[at], a.rstd[at]};
   }
 
-  // mean - center
-  double rounding_of_mean(std::int64_t n, std::int64_t c) const {
-    const double mean = group(n, c).mean;
-    return mean - static_cast<double>(static_cast<Lane>(mean));
-  }
-
-  // That of channel c of sample n; `layer` is layer_line(n) where there is one.
-  Line<Lane> line_of(std::int64_t n, std::int64_t c, Line<double> layer) const {
+  // That of channel c of sample n; `layer` is layer_sums(n) where there is one.
+  Line<Lane> line_of(std::int64_t n, std::int64_t c, GradientSums layer) const {
     const double weight = coefficient(a.weight, n, c, 1.0);
     switch (a.statistics) {
       case Statistics::instance:
         return instance_line(n, c);
       case Statistics::layer:
-        return {static_cast<Lane>(weight * layer.gain), static_cast<Lane>(layer.slope), static_cast<Lane>(layer.constant)};
+        return layer_line<Lane>(group(n, c), weight, layer, static_cast<double>(a.channels * pixels), a.eps);
       default:
         return {static_cast<Lane>(weight), 0, 0};
     }
   }
 
-  // dx = rstd * weight * (dz - mean(dz) - (x - mean) * rstd^2 * mean(dz * (x - mean)))
   Line<Lane> instance_line(std::int64_t n, std::int64_t c) const {
-    const Sums sums = plane_sums(n, c);
-    const double rstd = group(n, c).rstd;
-    const double gain = rstd * coefficient(a.weight, n, c, 1.0);
-    const double count = static_cast<double>(pixels);
-    const double incline = -gain * rstd * rstd * sums.product / count;
-    const double constant = -gain * sums.dz / count - incline * rounding_of_mean(n, c);
-    return {static_cast<Lane>(gain), static_cast<Lane>(incline), static_cast<Lane>(constant)};
+    return fastmunit::instance_line<Lane>(group(n, c), coefficient(a.weight, n, c, 1.0), plane_sums(n, c),
+                                          static_cast<double>(pixels));
   }
 
-  // dx = rstd * (weight * dz - mean(weight * dz)) - (x - mean) * rstd^2 / ((M - 1) * std) * Σ weight * dz * (x - mean)
-  // over the M values of the sample; where std is 0 it counts as a constant, as in torch. The gain is without the weight.
-  Line<double> layer_line(std::int64_t n) const {
-    double dz = 0.0, product = 0.0;
+  // The sums over a sample, weighted.
+  GradientSums layer_sums(std::int64_t n) const {
+    GradientSums weighted;
     for (std::int64_t c = 0; c < a.channels; ++c) {
-      const Sums sums = plane_sums(n, c);
+      const GradientSums sums = plane_sums(n, c);
       const double weight = coefficient(a.weight, n, c, 1.0);
-      dz += weight * sums.dz;
-      product += weight * sums.product;
+      weighted.dz += weight * sums.dz;
+      weighted.product += weight * sums.product;
     }
-    const double count = static_cast<double>(a.channels * pixels);
-    const double rstd = a.rstd[n];
-    const double std = 1.0 / rstd - a.eps;
-    const double incline = std <= 1e-12 * a.eps ? 0.0 : -rstd * rstd * product / ((count - 1.0) * std);
-    return {rstd, incline, -rstd * dz / count - incline * rounding_of_mean(n, 0)};
+    return weighted;
   }
 
   // dbias = Σ dz and dweight = Σ dz * (x - mean) * rstd, of each sample or over all of them.
@@ -600,7 +570,7 @@ class Backward {
     for (std::int64_t c = 0; c < a.channels; ++c) {
       double dweight = 0.0, dbias = 0.0;
       for (std::int64_t n = 0; n < a.batch; ++n) {
-        const Sums sums = plane_sums(n, c);
+        const GradientSums sums = plane_sums(n, c);
         const double of_weight = sums.product * group(n, c).rstd;
         dweight += of_weight;
         dbias += sums.dz;

@@ -1,35 +1,14 @@
-// Which pixel each pixel of a pad takes its value from, and the reverse.
+// Filling the pad of a map, and the rows and columns that show each of its own.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
 #include "fastmunit/fused_norm.h"
+#include "fastmunit/pad_index.h"
 
 namespace fastmunit::cpu {
 namespace {
-
-// The row (or column) among `size` ones that row i of the padded map shows, -pad <= i < size + pad; not for zero padding.
-inline std::int64_t pad_source(std::int64_t i, std::int64_t size, PadMode mode) {
-  if (mode == PadMode::reflect) return i < 0 ? -i : (i < size ? i : 2 * (size - 1) - i);
-  return i < 0 ? 0 : (i < size ? i : size - 1);
-}
-
-// The rows (or columns) of a padded map that show one row of the map, that row itself first.
-struct PadTargets {
-  int count;
-  std::int64_t at[2 * max_pad + 1];  // counted from the pad's outer edge
-};
-
-inline PadTargets pad_targets(std::int64_t i, std::int64_t size, int pad, PadMode mode) {
-  PadTargets targets = {1, {i + pad}};
-  if (mode == PadMode::zero || (i > pad && i < size - 1 - pad)) return targets;
-  for (int k = 0; k < pad; ++k) {
-    if (pad_source(k - pad, size, mode) == i) targets.at[targets.count++] = k;
-    if (pad_source(size + k, size, mode) == i) targets.at[targets.count++] = size + pad + k;
-  }
-  return targets;
-}
 
 // The pad columns of rows of `width` pixels, and the columns that they show; all counted from the pad's outer edge.
 class PadColumns {
@@ -76,9 +55,9 @@ inline void pad_rows(Storage* plane, std::int64_t i, std::int64_t height, std::i
     if (i == height - 1) std::memset(static_cast<void*>(plane + (height + pad) * length), 0, bytes);
     return;
   }
-  const PadTargets targets = pad_targets(i, height, pad, mode);
-  for (int k = 1; k < targets.count; ++k) {
-    std::memcpy(plane + targets.at[k] * length, plane + targets.at[0] * length, length * sizeof(Storage));
+  const PadTargets targets(static_cast<int>(i), static_cast<int>(height), pad, mode);
+  for (int k = 1; k < targets.count(); ++k) {
+    std::memcpy(plane + (targets[k] + pad) * length, plane + (i + pad) * length, length * sizeof(Storage));
   }
 }
 

@@ -87,4 +87,14 @@ void fused_norm(const FusedNorm& arguments, ParallelFor parallel_for);
 void fused_norm_backward(const FusedNormBackward& arguments, ParallelFor parallel_for);
 }  // namespace cpu
 
+// The launchers return null, or what CUDA says went wrong. `partials` has room for as many doubles as `..._partials` says;
+// `stream` is a cudaStream_t. float64 has no CUDA kernel.
+namespace cuda {
+struct Device;
+std::int64_t fused_norm_partials(const FusedNorm& arguments, const Device& device);
+const char* fused_norm(const FusedNorm& arguments, const Device& device, double* partials, void* stream);
+std::int64_t fused_norm_backward_partials(const FusedNormBackward& arguments, const Device& device);
+const char* fused_norm_backward(const FusedNormBackward& arguments, const Device& device, double* partials, void* stream);
+}  // namespace cuda
+
 }  // namespace fastmunit

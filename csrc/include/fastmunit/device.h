@@ -1,0 +1,15 @@
+// What the launch tables of the CUDA kernels need to know of a GPU.
+#pragma once
+
+namespace fastmunit::cuda {
+
+struct Device {
+  int multiprocessors;
+  int shared_bytes;  // that one block may have
+  int cluster;       // blocks that may share theirs; 1 where the GPU has no clusters
+};
+
+// The current one. Returns null, or what CUDA says went wrong.
+const char* current_device(Device& device);
+
+}  // namespace fastmunit::cuda

@@ -1,0 +1,61 @@
+// Statistics and sums of a group from those of the tiles of a cluster, through distributed shared memory.
+#pragma once
+
+#include "fastmunit/fused_norm_formulas.h"
+#include "fastmunit/fused_norm_tiles.h"
+#include "fastmunit/portable.cuh"
+
+namespace fastmunit::cuda {
+
+// The blocks that hold a group: a cluster of the grid, or this block alone.
+class GroupBlocks {
+ public:
+  __device__ explicit GroupBlocks(int blocks) : count(blocks) {}
+
+  __device__ int rank() const {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    if (count > 1) return static_cast<int>(cooperative_groups::this_cluster().block_rank());
+#endif
+    return 0;
+  }
+
+  // Waits for all threads of all of them.
+  __device__ void sync() const {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    if (count > 1) {
+      cooperative_groups::this_cluster().sync();
+      return;
+    }
+#endif
+    __syncthreads();
+  }
+
+  // A value in the shared memory of block `rank` that lies where `mine` lies in this one's.
+  template <class Value>
+  __device__ Value of(Value* mine, [[maybe_unused]] int rank) const {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    if (count > 1) return *cooperative_groups::this_cluster().map_shared_rank(mine, rank);
+#endif
+    return *mine;
+  }
+
+  const int count;
+};
+
+// The moments of the union of `count` sets: moments(i), of values(i) values each.
+template <class MomentsOf, class ValuesOf>
+__device__ inline Moments union_of(int count, MomentsOf moments, ValuesOf values) {
+  double total = 0.0, sum = 0.0;
+  for (int i = 0; i < count; ++i) {
+    total += values(i);
+    sum += values(i) * moments(i).mean;
+  }
+  Moments all = {sum / total, 0.0};
+  for (int i = 0; i < count; ++i) {
+    const Moments set = moments(i);
+    all.squares += set.squares + values(i) * (set.mean - all.mean) * (set.mean - all.mean);
+  }
+  return all;
+}
+
+}  // namespace fastmunit::cuda

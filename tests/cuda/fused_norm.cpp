@@ -1,0 +1,21 @@
+// The CUDA launcher of fused_norm on the emulator.
+#include "fused_norm_request.h"
+
+using namespace fastmunit;
+
+int main() {
+  return emulator::answer([](emulator::Request& request) {
+    FusedNorm a = {};
+    static_cast<FusedNormOptions&>(a) = emulator::fused_norm_options(request);
+    a.x = request.array("x");
+    a.weight = emulator::coefficients(request, "weight");
+    a.bias = emulator::coefficients(request, "bias");
+    a.residual = emulator::strided_map(request, "residual");
+    a.padded = request.array("padded");
+    a.mean = request.array<double>("mean");
+    a.rstd = request.array<double>("rstd");
+    const cuda::Device device = emulator::device(request);
+    const emulator::Workspace partials(cuda::fused_norm_partials(a, device));
+    return cuda::fused_norm(a, device, partials.data(), nullptr);
+  });
+}

@@ -1,0 +1,34 @@
+// The CUDA launcher of fused_norm's backward on the emulator.
+#include "fused_norm_request.h"
+
+using namespace fastmunit;
+
+namespace {
+
+CoefficientsGradient gradient(const emulator::Request& request, const std::string& of) {
+  if (!request.has("d" + of)) return {};
+  return {request.array("d" + of), emulator::data_type(request.text(of + "_dtype")), emulator::stride(request, of, 0) != 0};
+}
+
+}  // namespace
+
+int main() {
+  return emulator::answer([](emulator::Request& request) {
+    FusedNormBackward a = {};
+    static_cast<FusedNormOptions&>(a) = emulator::fused_norm_options(request);
+    a.dpadded = emulator::strided_map(request, "dpadded");
+    a.dinterior = emulator::strided_map(request, "dinterior");
+    a.x = request.array("x");
+    a.weight = emulator::coefficients(request, "weight");
+    a.bias = emulator::coefficients(request, "bias");
+    a.mean = request.array<double>("mean");
+    a.rstd = request.array<double>("rstd");
+    a.dx = request.array("dx");
+    a.dresidual = request.array("dresidual");
+    a.dweight = gradient(request, "weight");
+    a.dbias = gradient(request, "bias");
+    const cuda::Device device = emulator::device(request);
+    const emulator::Workspace partials(cuda::fused_norm_backward_partials(a, device));
+    return cuda::fused_norm_backward(a, device, partials.data(), nullptr);
+  });
+}
