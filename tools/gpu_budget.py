@@ -220,13 +220,14 @@ def table(kernels: list[Kernel], budgets: list[Budget]) -> str:
 def main() -> int:
     """Print the kernels and what is over budget."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, nargs="*", default=sorted((ROOT / "csrc" / "cuda").glob("*.cu")))
+    parser.add_argument("--source", type=Path, nargs="*", default=[])
     parser.add_argument("--arch", type=int, nargs="*", default=[80, 90, 100])
     arguments = parser.parse_args()
     budgets = read_budget()
+    sources = arguments.source or [ROOT / "csrc" / "cuda" / f"{name}.cu" for name in budgets]
     broken: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        for source in arguments.source:
+        for source in sources:
             for arch in arguments.arch:
                 cubin = Path(folder) / "kernels.cubin"
                 compile_cubin(source, arch, cubin)

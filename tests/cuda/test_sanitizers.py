@@ -7,11 +7,20 @@ import torch
 
 from tests.cuda import instance_norm_stats_requests as instance_norm_stats
 from tests.cuda import weighted_l1_requests as weighted_l1
+from tests.cuda.test_fused_norm_emulated import check as check_fused_norm
+from tests.cuda.test_fused_norm_emulated import plain_case
 
 
 def check_pairs(dtypes, shapes=weighted_l1.SHAPES, **options):
     weights = [10.0, 0.5, -1.0, 0.0, 3.0, 1.0][: len(shapes)]
     weighted_l1.check(*weighted_l1.make_pairs(dtypes, shapes=shapes), weights, **options)
+
+
+def fused_norm(**changes):
+    def check(schedule="forward", **options):
+        check_fused_norm(plain_case(activation="relu", **changes, schedule=schedule), **options)
+
+    return check
 
 
 # Each case runs forward and backward of an op and holds it to float64. A new kernel gets its lines in both tables.
@@ -24,6 +33,16 @@ SMALL = {
     "weighted_l1 float32": partial(check_pairs, [torch.float32]),
     "weighted_l1 of 16 bits": partial(check_pairs, [torch.bfloat16, torch.bfloat16, torch.float16]),
     "weighted_l1 mixed": partial(check_pairs, [torch.float32, torch.bfloat16, torch.float64, torch.float16]),
+    **{
+        f"fused_norm {layout} {statistics} {device}": fused_norm(
+            layout=layout, statistics=statistics, device=device, dtype=dtype, residual="interior", pad=2, h=10, w=10
+        )
+        for layout, dtype in (("nchw", torch.bfloat16), ("channels_last", torch.float32))
+        for statistics in ("instance", "layer")
+        for device in ("H100", "small clusters", "small tiles", "no tiles")
+    },
+    "fused_norm of phases": fused_norm(phases=True, h=8, w=6, parameters="sample", gradient="strided"),
+    "fused_norm without statistics": fused_norm(statistics="none", layout="channels_last", pad_mode="zero"),
 }
 TINY = {
     "instance_norm_stats nchw": partial(instance_norm_stats.check, (1, 2, 5, 7), torch.float32, "nchw"),
@@ -31,6 +50,13 @@ TINY = {
         instance_norm_stats.check, (1, 33, 3, 5), torch.float32, "channels_last"
     ),
     "weighted_l1": partial(check_pairs, [torch.float32, torch.bfloat16], [(1, 1, 5, 7), (1, 1, 65, 64)]),
+    **{
+        f"fused_norm {layout} {statistics} {device}": fused_norm(
+            layout=layout, statistics=statistics, device=device, n=1, c=8, h=6, w=6
+        )
+        for layout in ("nchw", "channels_last")
+        for statistics, device in (("instance", "H100"), ("layer", "small clusters"), ("instance", "no tiles"))
+    },
 }
 
 

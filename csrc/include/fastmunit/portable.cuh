@@ -25,8 +25,7 @@ __device__ __forceinline__ T ld_global(const T* from) {
 // The compiler may take the store of a struct apart. These intrinsics are one instruction.
 template <class T>
 __device__ __forceinline__ void st_global(T* to, const T& value) {
-  if constexpr (sizeof(T) == 16) {
-    static_assert(alignof(T) == 16, "16 bytes that are stored at once must be aligned");
+  if constexpr (sizeof(T) == 16 && alignof(T) == 16) {
     uint4 bits;
     memcpy(&bits, &value, sizeof(T));
     __stwb(reinterpret_cast<uint4*>(to), bits);
