@@ -1,0 +1,146 @@
+"""The ops on a GPU, in CUDA C++ and in Triton: the grids of the emulator, CUDA graphs, the same bits again."""
+
+import itertools
+
+import pytest
+import torch
+
+from fastmunit import functional, reference
+from fastmunit.ops.availability import unavailable
+from fastmunit.testing import assert_as_exact_as, make_map
+from tests.cuda import test_fused_norm_emulated as fused_norm
+from tests.cuda import weighted_l1_requests as weighted_l1
+
+pytestmark = pytest.mark.gpu
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+IMPLEMENTATIONS = ("native", "triton")
+WEIGHTS = [10.0, 0.5, -1.0, 0.0, 3.0, 1.0]
+
+
+def skip_where_missing(implementation, function):
+    reason = unavailable(implementation, "cuda", function)
+    if reason is not None:
+        pytest.skip(reason)
+
+
+def moved(tensors, **to):
+    return [None if t is None else t.to(**to) for t in tensors]
+
+
+def run_fused_norm(function, case, inputs, dpadded, dinterior):
+    """The padded map and the gradients of all inputs that are there."""
+    leaves = [None if t is None else t.detach().requires_grad_() for t in inputs]
+    x, weight, bias, residual = leaves
+    padded, interior = function(x, weight, bias, residual=residual, **vars(fused_norm.options_of(case)))
+    if interior is padded and dpadded is not None:
+        dinterior = None  # torch would add two gradients of one tensor in its dtype
+    pairs = [(padded, dpadded), (interior, dinterior)]
+    results, upstream = zip(*((r, g.to(x.dtype)) for r, g in pairs if g is not None), strict=True)
+    return [padded.detach(), *torch.autograd.grad(results, [leaf for leaf in leaves if leaf is not None], upstream)]
+
+
+def by_name(implementation):
+    return lambda *a, **o: functional.fused_norm(*a, **o, implementation=implementation)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("case", fused_norm.sample(200, seed=5), ids=fused_norm.case_id)
+def test_fused_norm_matches_float64(case, implementation):
+    skip_where_missing(implementation, "fused_norm")
+    inputs, gradients = fused_norm.inputs_of(case), fused_norm.gradients_of(case)
+    inputs, gradients = moved(inputs, device="cuda"), moved(gradients, device="cuda")
+    ours = run_fused_norm(by_name(implementation), case, inputs, *gradients)
+    low = run_fused_norm(reference.fused_norm, case, inputs, *gradients)
+    exact = run_fused_norm(reference.fused_norm, case, moved(inputs, dtype=torch.float64), *gradients)
+    names = ["padded", "dx"]
+    names += [f"d{name}" for name, t in zip(("weight", "bias", "residual"), inputs[1:], strict=True) if t is not None]
+    terms = 8.0 * case["n"] * (case["h"] + 6) * (case["w"] + 6)
+    for name, a, b, e in zip(names, ours, low, exact, strict=True):
+        assert_as_exact_as(a, b, e, name, scale=terms if name in ("dweight", "dbias") else None)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtypes", list(itertools.product(DTYPES, DTYPES)), ids=str)
+def test_weighted_l1_matches_float64(dtypes, implementation):
+    skip_where_missing(implementation, "weighted_l1")
+    inputs, targets = weighted_l1.make_pairs(dtypes[:1])[0], weighted_l1.make_pairs(dtypes[1:])[1]
+    tensors = moved([*inputs, *targets], device="cuda")
+
+    def run(function, tensors):
+        leaves = [t.detach().requires_grad_() for t in tensors]
+        values, total = function(leaves[:6], leaves[6:], WEIGHTS)
+        return [values.detach(), total.detach(), *torch.autograd.grad(total + values.sum(), leaves)]
+
+    ours = run(lambda *a: functional.weighted_l1(*a, implementation), tensors)
+    low = run(reference.weighted_l1, tensors)
+    exact = run(reference.weighted_l1, [t.double() for t in tensors])
+    scale = sum(abs(w) * float(v) for w, v in zip(WEIGHTS, exact[0], strict=True))
+    for k, (a, b, e) in enumerate(zip(ours, low, exact, strict=True)):
+        assert_as_exact_as(a, b, e, f"result {k}", scale=scale if k == 1 else None)
+
+
+def step(implementation, x, weight, bias, target):
+    """Forward and backward of all ops, one behind the other."""
+    mean, rstd = functional.instance_norm_stats(x, implementation=implementation)
+    y, interior = functional.fused_norm(
+        x, weight, bias, statistics="instance", activation="relu", residual=x, pad=1, implementation=implementation
+    )
+    z, _ = functional.fused_norm(interior, statistics="layer", pad=2, implementation=implementation)
+    _, total = functional.weighted_l1([z, y, mean], [target, y * 0.5, rstd], [1.0, 2.0, 3.0], implementation)
+    return [total, *torch.autograd.grad(total, (x, weight, bias))]
+
+
+def step_inputs(layout, dtype, seed=0):
+    x = make_map((2, 64, 64, 64), dtype, layout, seed=seed, device="cuda").requires_grad_()
+    parameters = [make_map((1, 1, 2, 64), seed=seed + k, device="cuda")[0, 0].requires_grad_() for k in (1, 2)]
+    return [x, *parameters, make_map((2, 64, 68, 68), dtype, layout, seed=seed + 3, device="cuda")]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_same_bits_again(dtype, layout, implementation):
+    skip_where_missing(implementation, "fused_norm")
+    inputs = step_inputs(layout, dtype)
+    first = step(implementation, *inputs)
+    for _ in range(5):
+        assert all(torch.equal(a, b) for a, b in zip(step(implementation, *inputs), first, strict=True))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_cuda_graph_of_forward_and_backward(dtype, layout, implementation):
+    """Captured once and replayed on other inputs, it gives the bits of calls without a graph."""
+    skip_where_missing(implementation, "fused_norm")
+    inputs = step_inputs(layout, dtype)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step(implementation, *inputs)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = step(implementation, *inputs)
+    for seed in (10, 20):
+        others = step_inputs(layout, dtype, seed)
+        expected = step(implementation, *others)
+        with torch.no_grad():
+            for held, other in zip(inputs, others, strict=True):
+                held.copy_(other)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_nothing_waits_for_the_device(implementation):
+    skip_where_missing(implementation, "fused_norm")
+    inputs = step_inputs("nchw", torch.float32)
+    step(implementation, *inputs)  # compiles what Triton has to compile
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(implementation, *inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
