@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness import Comparison
+from harness import DEVICE, Comparison
 
 from fastmunit import functional, reference
 from fastmunit.testing import BATCHES, make_map, munit_maps
@@ -38,9 +38,9 @@ def cases(statistics: str):
 def compare_op(compare, op, shape, dtype, layout, statistics, *, backward, weight=None, bias=None):
     """Compare one pass of fused_norm + relu + pad 1 with its reference."""
     n, c, h, w = shape
-    x = make_map(shape, dtype, layout)
+    x = make_map(shape, dtype, layout, device=DEVICE)
     wide = x.double()
-    upstream = make_map((n, c, h + 2, w + 2), dtype, layout, seed=1)
+    upstream = make_map((n, c, h + 2, w + 2), dtype, layout, seed=1, device=DEVICE)
     options = {"statistics": statistics, "activation": "relu", "pad": 1}
 
     def run(function, x):
@@ -86,6 +86,6 @@ def bench_instance_forward_backward(compare, shape, dtype, layout):
 
 @cases("layer")
 def bench_layer_forward_backward(compare, shape, dtype, layout):
-    weight, bias = torch.rand(shape[1]), torch.zeros(shape[1])
+    weight, bias = torch.rand(shape[1], device=DEVICE), torch.zeros(shape[1], device=DEVICE)
     op = "MUNIT layer norm + relu + pad forward+backward"
     compare_op(compare, op, shape, dtype, layout, "layer", backward=True, weight=weight, bias=bias)

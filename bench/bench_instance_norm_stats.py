@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness import Comparison
+from harness import DEVICE, Comparison
 
 from fastmunit import functional, reference
 from fastmunit.testing import BATCHES, make_map, munit_maps
@@ -28,7 +28,7 @@ cases = pytest.mark.parametrize(
 
 @cases
 def bench_forward(compare, shape, dtype, layout):
-    x = make_map(shape, dtype, layout)
+    x = make_map(shape, dtype, layout, device=DEVICE)
     wide = x.double()
     compiled = torch.compile(reference.instance_norm_stats, dynamic=False)
     compare(
@@ -49,10 +49,10 @@ def bench_forward(compare, shape, dtype, layout):
 
 @cases
 def bench_forward_backward(compare, shape, dtype, layout):
-    x = make_map(shape, dtype, layout).requires_grad_()
+    x = make_map(shape, dtype, layout, device=DEVICE).requires_grad_()
     wide = x.detach().double().requires_grad_()
-    dmean = make_map((*shape[:2], 1, 1), seed=1).flatten(1)
-    drstd = make_map((*shape[:2], 1, 1), seed=2).flatten(1)
+    dmean = make_map((*shape[:2], 1, 1), seed=1, device=DEVICE).flatten(1)
+    drstd = make_map((*shape[:2], 1, 1), seed=2, device=DEVICE).flatten(1)
 
     def gradient(function, x, dtype=torch.float32):
         return torch.autograd.grad(function(x), x, (dmean.to(dtype), drstd.to(dtype)))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness import Comparison
+from harness import DEVICE, Comparison
 
 from fastmunit import functional, reference
 from fastmunit.testing import BATCHES, make_map
@@ -21,9 +21,12 @@ def name_of(dtype: torch.dtype) -> str:
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("batch", BATCHES)
 def bench_forward_backward(compare, batch, layout, dtype):
-    inputs = [make_map((batch, *shape), dtype, layout, seed=k).requires_grad_() for k, shape in enumerate(SHAPES)]
+    inputs = [
+        make_map((batch, *shape), dtype, layout, seed=k, device=DEVICE).requires_grad_()
+        for k, shape in enumerate(SHAPES)
+    ]
     targets = [
-        make_map((batch, *shape), dtype, layout, seed=10 + k).requires_grad_(learns)
+        make_map((batch, *shape), dtype, layout, seed=10 + k, device=DEVICE).requires_grad_(learns)
         for k, (shape, learns) in enumerate(zip(SHAPES, TARGETS_LEARN, strict=True))
     ]
     wide = [[x.detach().double().requires_grad_(x.requires_grad) for x in tensors] for tensors in (inputs, targets)]

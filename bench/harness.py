@@ -16,6 +16,10 @@ ROUNDS = 11
 LEAST_ROUNDS = 4
 ROUND_SECONDS = 0.02
 COMPARISON_SECONDS = 6.0
+# Where benchmarks make their inputs: a GPU where there is one.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# More than any level-two cache holds: writing it leaves nothing of the inputs there.
+FLUSH_BYTES = 256 * 2**20
 
 
 def keep_freed_memory() -> None:
@@ -38,6 +42,32 @@ def copy_of(bytes_moved: int) -> Callable[[], object]:
     )  # zeros would be one page of memory, read over and over
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
+
+
+def seconds_on_cpu(call: Callable[[], object], repeats: int) -> float:
+    """Mean time of a call among `repeats` in a row, with warm caches."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def seconds_on_gpu(call: Callable[[], object], repeats: int) -> float:
+    """Mean time of a call between two events on the GPU, each with a cold level-two cache."""
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=DEVICE)
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
+    for start, end in events:
+        flush.zero_()
+        start.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.fmean(start.elapsed_time(end) for start, end in events) * 1e-3
+
+
+def seconds_of(call: Callable[[], object], repeats: int) -> float:
+    """Mean time of a call on `DEVICE`."""
+    return seconds_on_gpu(call, repeats) if DEVICE == "cuda" else seconds_on_cpu(call, repeats)
 
 
 @dataclass
@@ -88,18 +118,13 @@ class Comparison:
         of_a_round = 0.0
         for name, call in calls.items():
             call()  # compiles, and warms caches
-            start = time.perf_counter()
-            call()
-            seconds = time.perf_counter() - start
+            seconds = seconds_of(call, 1)
             repeats[name] = max(1, int(ROUND_SECONDS / seconds))
             of_a_round += repeats[name] * seconds
             self.seconds[name] = []
         for _ in range(max(LEAST_ROUNDS, min(ROUNDS, int(COMPARISON_SECONDS / of_a_round)))):
             for name, call in calls.items():
-                start = time.perf_counter()
-                for _ in range(repeats[name]):
-                    call()
-                self.seconds[name].append((time.perf_counter() - start) / repeats[name])
+                self.seconds[name].append(seconds_of(call, repeats[name]))
 
     def ratios(self) -> dict[str, float]:
         """Ratios of the least times over the rounds, and the least and median time of ours in microseconds.
