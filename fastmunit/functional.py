@@ -79,15 +79,16 @@ def _check_name(implementation: str) -> None:
         raise ValueError(f"implementation must be one of {names}, not {implementation!r}")
 
 
-def _choose(function: str, implementation: str, x: Tensor, op: str | None = None) -> str:
-    """The implementation that `function`, by means of `op`, runs on x: "native", "triton" or "reference"."""
+def _choose(function: str, implementation: str, x: Tensor, op: str | None = None, *others: Tensor) -> str:
+    """The implementation that `function`, by means of `op`, runs on x and others: "native", "triton" or "reference"."""
     _check_name(implementation)
     if implementation == "auto":
         implementation = _default.get()
     device_type = x.device.type
+    float64 = any(tensor.dtype == torch.float64 for tensor in (x, *others))
     if implementation == "auto":
-        return automatic(device_type, op or function)
-    reason = unavailable(implementation, device_type, op or function)
+        return automatic(device_type, op or function, float64=float64)
+    reason = unavailable(implementation, device_type, op or function, float64=float64)
     if reason is not None:
         raise ImplementationError(f"{function}: implementation {implementation!r} cannot run: {reason}")
     return implementation

@@ -47,27 +47,38 @@ _REASONS = {
 }
 # Functions that have kernels for some implementations and device types alone.
 _KERNELS = {
-    "fused_norm": {("native", "cpu")},
+    "fused_norm": {("native", "cpu"), ("native", "cuda")},
     "weighted_l1": {("native", "cpu"), ("native", "cuda")},
+}
+# Those of them that take float64, where not all do.
+_FLOAT64_KERNELS = {
+    "fused_norm": {("native", "cpu")},
 }
 # What "auto" tries in turn. Triton's interpreter is for tests, so the CPU leaves it out.
 _PREFERENCE = {"cpu": ("native",), "cuda": ("native", "triton")}
 
 
-def unavailable(implementation: str, device_type: str, function: str = "instance_norm_stats") -> str | None:
-    """The reason why `implementation` of `function` cannot run on tensors of `device_type`, or None where it can."""
+def unavailable(
+    implementation: str, device_type: str, function: str = "instance_norm_stats", *, float64: bool = False
+) -> str | None:
+    """The reason why `implementation` of `function` cannot run on tensors of `device_type`, or None where it can.
+
+    float64: whether any of these tensors is of that dtype.
+    """
     if implementation == "reference":
         return None
     key = (implementation, device_type)
     if key not in _REASONS or key not in _KERNELS.get(function, _REASONS):
         return f"there is no {implementation} kernel for device type {device_type!r}"
+    if float64 and key not in _FLOAT64_KERNELS.get(function, _REASONS):
+        return f"the {implementation} kernel for device type {device_type!r} does not take float64"
     return _REASONS[key]
 
 
-def automatic(device_type: str, function: str = "instance_norm_stats") -> str:
+def automatic(device_type: str, function: str = "instance_norm_stats", *, float64: bool = False) -> str:
     """What "auto" stands for in `function` on `device_type`: the first implementation that can run, or "reference"."""
     if device_type in _PREFERENCE:
         for implementation in _PREFERENCE[device_type]:
-            if unavailable(implementation, device_type, function) is None:
+            if unavailable(implementation, device_type, function, float64=float64) is None:
                 return implementation
     return "reference"
