@@ -4,11 +4,12 @@ import threading
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastmunit import functional
 from fastmunit.errors import ImplementationError
 from fastmunit.functional import instance_norm_stats, use_implementation
-from fastmunit.ops.availability import unavailable
+from fastmunit.ops.availability import automatic, unavailable
 from fastmunit.testing import make_map
 
 NO_NATIVE = unavailable("native", "cpu")
@@ -99,3 +100,12 @@ def test_bad_maps(implementation):
         instance_norm_stats(torch.zeros(1, 1, 2, 2, dtype=torch.int64), implementation=implementation)
     with pytest.raises(ValueError, match="at least one pixel"):
         instance_norm_stats(torch.zeros(1, 1, 0, 2), implementation=implementation)
+
+
+def test_fused_norm_of_float64_on_a_gpu_is_the_reference():
+    assert automatic("cuda", "fused_norm", float64=True) == "reference"
+    with FakeTensorMode():
+        x = torch.empty(1, 2, 4, 4, dtype=torch.float64, device="cuda")
+        assert functional.fused_norm(x, statistics="instance")[0].dtype == torch.float64
+        with pytest.raises(ImplementationError, match=r"native kernel for device type 'cuda' does not take float64"):
+            functional.fused_norm(x, statistics="instance", implementation="native")

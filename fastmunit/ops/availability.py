@@ -45,8 +45,7 @@ _REASONS = {
     ("triton", "cpu"): _TRITON_CPU,
     ("triton", "cuda"): _TRITON_CUDA,
 }
-# Kernels, by function, implementation and device type, that there are not, and those that do not take float64.
-_MISSING = frozenset({("fused_norm", "native", "cuda")})
+# Kernels, by function, implementation and device type, that do not take float64.
 _WITHOUT_FLOAT64 = frozenset(
     {
         ("fused_norm", "native", "cuda"),
@@ -67,7 +66,7 @@ def unavailable(
     if implementation == "reference":
         return None
     key = (implementation, device_type)
-    if key not in _REASONS or (function, *key) in _MISSING:
+    if key not in _REASONS:
         return f"there is no {implementation} kernel for device type {device_type!r}"
     if float64 and (function, *key) in _WITHOUT_FLOAT64:
         return f"the {implementation} kernel for device type {device_type!r} does not take float64"

@@ -16,7 +16,16 @@ struct ForwardArguments {
   double* partials;           // the moments of (groups, tiles of a group): what reduce writes
   Division by_padded_width;
 
-  __device__ Moments* moments() const { return reinterpret_cast<Moments*>(partials); }
+  __device__ Moments load_moments(std::int64_t at) const {
+    const Pair pair = ld_global(reinterpret_cast<const Pair*>(partials) + at);
+    return {pair.values[0], pair.values[1]};
+  }
+  __device__ void store_moments(std::int64_t at, Moments moments) const {
+    st_global(reinterpret_cast<Pair*>(partials) + at, Pair{{moments.mean, moments.squares}});
+  }
+
+ private:
+  using Pair = Chunk<double, 2>;
 };
 
 // How many values tile `index` of a group has that go into its statistic.
@@ -247,7 +256,7 @@ __global__ void __launch_bounds__(most_threads, 1) forward_nchw(const __grid_con
     const Moments of_tile = tile_moments(x, scratch);
     if (arguments.pass == Pass::reduce) {
       // The tiles of a group lie one behind the other.
-      if (threadIdx.x == 0) st_global(arguments.moments() + blockIdx.x, of_tile);
+      if (threadIdx.x == 0) arguments.store_moments(blockIdx.x, of_tile);
       return;
     }
     if (threadIdx.x == 0) *moments = of_tile;

@@ -199,13 +199,14 @@ __global__ void __launch_bounds__(most_threads, 1) backward_nchw(const __grid_co
   const Storage* const map = static_cast<const Storage*>(a.x);
   Room room(shared);
   GradientSums* const sums = room.take<GradientSums>(arguments.tiling.channels + 1);
+  Group* const groups = room.take<Group>(arguments.tiling.channels);
   Affine<float>* const affines = room.take<Affine<float>>(arguments.tiling.channels);
   Line<float>* const lines = room.take<Line<float>>(arguments.tiling.channels);
   double* const scratch = reinterpret_cast<double*>(room.take<float>(floats_for_sums(a.layout, arguments.tiling.channels)));
   const InputRuns<staged, Storage> x(a, tile, map, room);
   x.stage();
   const Gradient<staged, Storage> gradient(a, tile, room);
-  set_affines(a, tile, affines);
+  set_affines(a, tile, groups, affines);
   float dz = 0.0f, product = 0.0f;
   const bool sums_up = arguments.pass == Pass::reduce || (arguments.pass == Pass::whole &&
                                                           (a.statistics != Statistics::none || arguments.partials != nullptr));
@@ -214,12 +215,12 @@ __global__ void __launch_bounds__(most_threads, 1) backward_nchw(const __grid_co
     gradient_of_plane<false>(arguments, tile, c, x.view, gradient, affines[c], {}, dz, product);
     block_sum(dz, product, reinterpret_cast<float*>(scratch));
     if (threadIdx.x == 0) {
-      sums[c] = sums_about_mean(a, tile, c, dz, product);
+      sums[c] = sums_about_mean(groups[c], dz, product);
       keep_sums(arguments, tile, c, sums[c]);
     }
   }
   if (arguments.pass == Pass::reduce) return;
-  set_lines(arguments, tile, sums, scratch, lines);
+  set_lines(arguments, tile, groups, sums, scratch, lines);
   for (int c = 0; c < tile.channels; ++c) {
     gradient_of_plane<true>(arguments, tile, c, x.view, gradient, affines[c], lines[c], dz, product);
   }

@@ -25,19 +25,20 @@ __device__ inline Group group_at(const FusedNormBackward& a, std::int64_t n, std
   return {ld_global(a.mean + at), ld_global(a.rstd + at)};
 }
 
-__device__ inline void set_affines(const FusedNormBackward& a, const Tile& tile, Affine<float>* affines) {
+// Writes what is known of each channel of the tile before its sums.
+__device__ inline void set_affines(const FusedNormBackward& a, const Tile& tile, Group* groups, Affine<float>* affines) {
   for (int c = static_cast<int>(threadIdx.x); c < tile.channels; c += static_cast<int>(blockDim.x)) {
     const std::int64_t channel = tile.channel + c;
-    affines[c] = affine_of<float>(group_at(a, tile.sample, channel), coefficient(a.weight, tile.sample, channel, 1.0),
+    groups[c] = group_at(a, tile.sample, channel);
+    affines[c] = affine_of<float>(groups[c], coefficient(a.weight, tile.sample, channel, 1.0),
                                   coefficient(a.bias, tile.sample, channel, 0.0));
   }
   __syncthreads();
 }
 
 // The sums of one channel of a tile, from those of deviations from the center.
-__device__ inline GradientSums sums_about_mean(const FusedNormBackward& a, const Tile& tile, int c, float dz, float product) {
-  const double rounding = rounding_of_mean<float>(group_at(a, tile.sample, tile.channel + c));
-  return {dz, static_cast<double>(product) - rounding * static_cast<double>(dz)};
+__device__ inline GradientSums sums_about_mean(Group group, float dz, float product) {
+  return {dz, static_cast<double>(product) - rounding_of_mean<float>(group) * static_cast<double>(dz)};
 }
 
 __device__ inline void keep_sums(const BackwardArguments& arguments, const Tile& tile, int c, GradientSums sums) {
@@ -48,8 +49,8 @@ __device__ inline void keep_sums(const BackwardArguments& arguments, const Tile&
 
 // Writes lines[c] for the channels of the tile. In a whole pass `sums` are those of its channels, in this block's shared memory
 // and at the same place in the cluster's others; behind them is room for one more. `scratch` is for block_sum.
-__device__ inline void set_lines(const BackwardArguments& arguments, const Tile& tile, GradientSums* sums, double* scratch,
-                                 Line<float>* lines) {
+__device__ inline void set_lines(const BackwardArguments& arguments, const Tile& tile, const Group* groups,
+                                 GradientSums* sums, double* scratch, Line<float>* lines) {
   const FusedNormBackward& a = arguments.map;
   const bool layer = a.statistics == Statistics::layer, none = a.statistics == Statistics::none;
   const bool whole = arguments.pass == Pass::whole && !none;
@@ -79,13 +80,12 @@ __device__ inline void set_lines(const BackwardArguments& arguments, const Tile&
     } else if (!none) {
       total = ld_global(arguments.sums_of_groups() + group_index(a, tile.sample, tile.channel + c));
     }
-    const Group group = group_at(a, tile.sample, tile.channel + c);
     if (none) {
       lines[c] = {static_cast<float>(weight_of(c)), 0.0f, 0.0f};
     } else if (layer) {
-      lines[c] = layer_line<float>(group, weight_of(c), total, values_of_group(a), a.eps);
+      lines[c] = layer_line<float>(groups[c], weight_of(c), total, values_of_group(a), a.eps);
     } else {
-      lines[c] = instance_line<float>(group, weight_of(c), total, values_of_group(a));
+      lines[c] = instance_line<float>(groups[c], weight_of(c), total, values_of_group(a));
     }
   }
   if (whole) {

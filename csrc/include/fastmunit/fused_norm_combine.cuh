@@ -12,18 +12,18 @@ __global__ void __launch_bounds__(combine_threads) combine_moments(const __grid_
                                                                    int tiles) {
   SMEM_ARRAY(double, scratch, 2 * combine_threads / warp_threads);
   const FusedNorm& a = arguments.map;
-  const Moments* const of_tiles = arguments.moments() + static_cast<std::int64_t>(blockIdx.x) * tiles;
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * tiles;
   double sum = 0.0, values = 0.0;
   for (int i = static_cast<int>(threadIdx.x); i < tiles; i += combine_threads) {
     const double count = values_of(a, arguments.tiling, i);
     values += count;
-    sum += count * ld_global(of_tiles + i).mean;
+    sum += count * arguments.load_moments(first + i).mean;
   }
   block_sum(sum, values, scratch);
   const double mean = sum / values;
   double squares = 0.0, unused = 0.0;
   for (int i = static_cast<int>(threadIdx.x); i < tiles; i += combine_threads) {
-    const Moments tile = ld_global(of_tiles + i);
+    const Moments tile = arguments.load_moments(first + i);
     squares += tile.squares + values_of(a, arguments.tiling, i) * (tile.mean - mean) * (tile.mean - mean);
   }
   block_sum(squares, unused, scratch);

@@ -41,7 +41,7 @@ FASTMUNIT_HOST_DEVICE inline Affine<Lane> affine_of(Group group, double weight, 
 }
 
 // Σ dz and Σ dz * (x - mean) of a plane, or weighted by `weight` of a sample.
-struct GradientSums {
+struct alignas(16) GradientSums {
   double dz = 0.0, product = 0.0;
 };
 

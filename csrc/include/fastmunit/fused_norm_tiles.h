@@ -77,7 +77,7 @@ constexpr FASTMUNIT_HOST_DEVICE std::int64_t floats_for_sums(Layout layout, int 
 
 // Bytes in front of the tiles in shared memory: for sums, and for what is known of each channel.
 constexpr FASTMUNIT_HOST_DEVICE std::int64_t bytes_before_tiles(Layout layout, int channels) {
-  const std::int64_t doubles = 2 * (channels + 1), floats = 2 * 3 * channels;
+  const std::int64_t doubles = 2 * (2 * channels + 1), floats = 2 * 3 * channels;
   return rounded_up(8 * doubles, vector_bytes) + rounded_up(4 * floats, vector_bytes) + 2 * vector_bytes +
          rounded_up(4 * floats_for_sums(layout, channels), vector_bytes);
 }
