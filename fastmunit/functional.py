@@ -79,15 +79,16 @@ def _check_name(implementation: str) -> None:
         raise ValueError(f"implementation must be one of {names}, not {implementation!r}")
 
 
-def _choose(function: str, implementation: str, x: Tensor, op: str | None = None) -> str:
-    """The implementation that `function`, by means of `op`, runs on x: "native", "triton" or "reference"."""
+def _choose(function: str, implementation: str, x: Tensor, op: str | None = None, *others: Tensor) -> str:
+    """The implementation that `function`, by means of `op`, runs on x and others: "native", "triton" or "reference"."""
     _check_name(implementation)
     if implementation == "auto":
         implementation = _default.get()
     device_type = x.device.type
+    float64 = any(tensor.dtype == torch.float64 for tensor in (x, *others))
     if implementation == "auto":
-        return automatic(device_type, op or function)
-    reason = unavailable(implementation, device_type, op or function)
+        return automatic(device_type, op or function, float64=float64)
+    reason = unavailable(implementation, device_type, op or function, float64=float64)
     if reason is not None:
         raise ImplementationError(f"{function}: implementation {implementation!r} cannot run: {reason}")
     return implementation
@@ -248,12 +249,15 @@ def _fused_norm(
             raise ValueError(f"{function}: residual must be {(n, c, h, w)}, not {tuple(residual.shape)}")
         if residual.dtype != x.dtype:
             raise TypeError(f"{function}: residual must be {x.dtype} as x is, not {residual.dtype}")
-    if _choose(function, implementation, x, "fused_norm") == "reference":
+    chosen = _choose(function, implementation, x, "fused_norm")
+    if chosen == "reference":
         return reference.fused_norm(
             x, weight, bias, statistics=statistics, activation=activation, negative_slope=negative_slope,
             residual=residual, pad=pad, pad_mode=pad_mode, eps=eps, phases=phases,
         )  # fmt: skip
-    return ops.fused_norm(x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, phases)
+    return ops.fused_norm(
+        x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, phases, chosen
+    )
 
 
 def instance_norm(
@@ -428,7 +432,7 @@ def weighted_l1(
         inputs: 1 to 16 tensors of any shapes, in float32, bfloat16, float16 or float64.
         targets: As many tensors, each of the shape of its input; dtype and layout may differ.
         weights: As many numbers.
-        implementation: See the module; there is a native kernel for the CPU.
+        implementation: See the module.
 
     Returns:
         values, (K,), and total, of no dimension, in float32; in float64 where any input or target is.
@@ -439,11 +443,11 @@ def weighted_l1(
         ImplementationError: The named implementation cannot run here.
     """
     _check_pairs(inputs, targets, weights)
-    chosen = _choose("weighted_l1", implementation, inputs[0])
+    chosen = _choose("weighted_l1", implementation, inputs[0], None, *inputs, *targets)
     weights = [float(weight) for weight in weights]
     if chosen == "reference":
         return reference.weighted_l1(inputs, targets, weights)
-    return ops.weighted_l1(inputs, targets, weights)
+    return ops.weighted_l1(inputs, targets, weights, chosen)
 
 
 def _check_pairs(inputs: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float]) -> None:

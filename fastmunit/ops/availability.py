@@ -45,26 +45,34 @@ _REASONS = {
     ("triton", "cpu"): _TRITON_CPU,
     ("triton", "cuda"): _TRITON_CUDA,
 }
-# Functions that have no other kernel than the native one for the CPU.
-_CPU_ONLY = frozenset({"fused_norm", "weighted_l1"})
+# Functions whose native kernel is for the CPU alone, and those of which no other kernel than that one takes float64.
+_NATIVE_ON_CPU_ALONE = frozenset({"fused_norm", "weighted_l1"})
+_FLOAT64_ON_CPU_ALONE = frozenset({"fused_norm", "weighted_l1"})
 # What "auto" tries in turn. Triton's interpreter is for tests, so the CPU leaves it out.
 _PREFERENCE = {"cpu": ("native",), "cuda": ("native", "triton")}
 
 
-def unavailable(implementation: str, device_type: str, function: str = "instance_norm_stats") -> str | None:
-    """The reason why `implementation` of `function` cannot run on tensors of `device_type`, or None where it can."""
+def unavailable(
+    implementation: str, device_type: str, function: str = "instance_norm_stats", *, float64: bool = False
+) -> str | None:
+    """The reason why `implementation` of `function` cannot run on tensors of `device_type`, or None where it can.
+
+    float64: whether any of these tensors is of that dtype.
+    """
     if implementation == "reference":
         return None
     key = (implementation, device_type)
-    if key not in _REASONS or (function in _CPU_ONLY and key != ("native", "cpu")):
+    if key not in _REASONS or (key == ("native", "cuda") and function in _NATIVE_ON_CPU_ALONE):
         return f"there is no {implementation} kernel for device type {device_type!r}"
+    if float64 and function in _FLOAT64_ON_CPU_ALONE and key != ("native", "cpu"):
+        return f"the {implementation} kernel for device type {device_type!r} does not take float64"
     return _REASONS[key]
 
 
-def automatic(device_type: str, function: str = "instance_norm_stats") -> str:
+def automatic(device_type: str, function: str = "instance_norm_stats", *, float64: bool = False) -> str:
     """What "auto" stands for in `function` on `device_type`: the first implementation that can run, or "reference"."""
     if device_type in _PREFERENCE:
         for implementation in _PREFERENCE[device_type]:
-            if unavailable(implementation, device_type, function) is None:
+            if unavailable(implementation, device_type, function, float64=float64) is None:
                 return implementation
     return "reference"

@@ -1,12 +1,13 @@
 """Contract of `fused_norm` and of its backward."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastmunit.ops import library
-from fastmunit.ops.layout import dense_format
+from fastmunit.ops.layout import dense, dense_format
 
 _OPTIONS = "str statistics, str activation, float negative_slope, int pad, str pad_mode, float eps, bool phases"
 _SCHEMA = (
@@ -78,30 +79,57 @@ def _backward_fake(
     return dx, dweight, dbias, dresidual
 
 
-_OP = library.define("fused_norm", _SCHEMA, _fake)
-_BACKWARD_OP = library.define("fused_norm_backward", _BACKWARD_SCHEMA, _backward_fake)
-library.without_derivative("fused_norm_backward", _BACKWARD_OP)
+def _triton(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from fastmunit.kernels.fused_norm import fused_norm
+
+    return fused_norm(dense(x), *arguments)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], mean: Tensor, rstd: Tensor) -> None:
+def _triton_backward(
+    dpadded: Tensor | None, dinterior: Tensor | None, x: Tensor, mean: Tensor, rstd: Tensor, *arguments: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from fastmunit.kernels.fused_norm_backward import fused_norm_backward
+
+    return fused_norm_backward(dpadded, dinterior, dense(x), mean, rstd, *arguments)
+
+
+def _define(implementation: str) -> tuple[library.Op, library.Op]:
+    """The op and its backward op."""
+    backward_name = library.op_name("fused_norm_backward", implementation)
+    op = library.define(library.op_name("fused_norm", implementation), _SCHEMA, _fake)
+    backward_op = library.define(backward_name, _BACKWARD_SCHEMA, _backward_fake)
+    library.without_derivative(backward_name, backward_op)
+    return op, backward_op
+
+
+_OPS = {implementation: _define(implementation) for implementation in ("native", "triton")}
+for _device_type in ("cpu", "cuda"):
+    library.kernel("fused_norm_triton", _device_type, _triton)
+    library.kernel("fused_norm_backward_triton", _device_type, _triton_backward)
+
+
+def _save(ctx: Any, implementation: str, inputs: tuple[Any, ...], mean: Tensor, rstd: Tensor) -> None:
     x, weight, bias, residual, *options = inputs
+    ctx.implementation = implementation
     ctx.save_for_backward(x, mean, rstd, weight, bias)
     # needs_input_grad is read here: a Function compiled by torch.compile knows it in forward alone.
-    ctx.residual = residual is not None and ctx.needs_input_grad[3]
+    ctx.residual = residual is not None and ctx.needs_input_grad[4]
     ctx.options = options
 
 
 def _gradients(ctx: Any, dpadded: Tensor | None, dinterior: Tensor | None) -> tuple[Tensor | None, ...]:
     x, mean, rstd, weight, bias = ctx.saved_tensors
     if dpadded is None and dinterior is None:
-        return (None,) * (4 + len(ctx.options))
+        return (None,) * (5 + len(ctx.options))
+    op = _OPS[ctx.implementation][1]
     inputs = (dpadded, dinterior, x, mean, rstd, weight, bias, ctx.residual, *ctx.options)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():  # the derivative of this derivative is asked for
-        dx, dweight, dbias, dresidual = _BACKWARD_OP(*inputs)
+        dx, dweight, dbias, dresidual = op(*inputs)
     else:
         with library.below_autograd():
-            dx, dweight, dbias, dresidual = _BACKWARD_OP(*inputs)
+            dx, dweight, dbias, dresidual = op(*inputs)
     return (
+        None,  # of the implementation
         dx,
         None if weight is None else dweight,
         None if bias is None else dbias,
@@ -114,12 +142,12 @@ class _Padded(torch.autograd.Function):
     """The derivative of the op, whose result is the padded map."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, implementation: str, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
         with library.below_autograd():
-            padded, mean, rstd = _OP(*inputs)
+            padded, mean, rstd = _OPS[implementation][0](*inputs)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(mean, rstd)
-        _save(ctx, inputs, mean, rstd)
+        _save(ctx, implementation, inputs, mean, rstd)
         return padded, mean, rstd
 
     @staticmethod
@@ -131,11 +159,11 @@ class _PaddedAndInterior(torch.autograd.Function):
     """The padded map and its interior view, each with a gradient of its own, which backward reads as it comes."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, implementation: str, *inputs: Any) -> tuple[Tensor, Tensor]:
         with library.below_autograd():
-            padded, mean, rstd = _OP(*inputs)
+            padded, mean, rstd = _OPS[implementation][0](*inputs)
         ctx.set_materialize_grads(False)
-        _save(ctx, inputs, mean, rstd)
+        _save(ctx, implementation, inputs, mean, rstd)
         return padded, _interior(padded, inputs[7])
 
     @staticmethod
@@ -143,7 +171,8 @@ class _PaddedAndInterior(torch.autograd.Function):
         return _gradients(ctx, dpadded, dinterior)
 
 
-library.autograd("fused_norm", _Padded)
+for _implementation in _OPS:
+    library.autograd(library.op_name("fused_norm", _implementation), partial(_Padded.apply, _implementation))
 
 
 def _interior(padded: Tensor, pad: int) -> Tensor:
@@ -162,25 +191,27 @@ def fused_norm(
     pad_mode: str,
     eps: float,
     phases: bool,
+    implementation: str,
 ) -> tuple[Tensor, Tensor]:
     """Normalisation, activation, residual and pad; see `fastmunit.functional.fused_norm`, which checks the arguments.
 
     Returns:
         padded, contiguous in the layout of x, and its interior view; without pad the same tensor twice.
     """
+    op = _OPS[implementation][0]
     inputs = (x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, phases)
     if torch.compiler.is_compiling():
         # A compiled graph takes the op and the view apart: it would fill the gradient of an interior that nothing uses
         # with zeros, and it fuses the sum of two gradients by itself.
-        padded = _OP(*inputs)[0]
+        padded = op(*inputs)[0]
     elif torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, weight, bias, residual)
     ):
         if pad:
-            padded, interior = _PaddedAndInterior.apply(*inputs)
+            padded, interior = _PaddedAndInterior.apply(implementation, *inputs)
             return padded, interior
-        padded = _OP(*inputs)[0]
+        padded = op(*inputs)[0]
     else:
         with library.below_autograd():
-            padded = _OP(*inputs)[0]
+            padded = op(*inputs)[0]
     return padded, _interior(padded, pad) if pad else padded

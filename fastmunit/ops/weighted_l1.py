@@ -1,6 +1,7 @@
 """Contract of `weighted_l1` and of its backward."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,8 +56,53 @@ def _backward_fake(
     ]
 
 
-_op = library.define("weighted_l1", _SCHEMA, _fake)
-_backward_op = library.define("weighted_l1_backward", _BACKWARD_SCHEMA, _backward_fake)
+def _triton(
+    inputs: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float], keep_signs: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    from fastmunit.kernels.weighted_l1 import weighted_l1
+
+    formats = [dense_format(input) for input in inputs]
+    inputs, targets = (
+        [x.contiguous(memory_format=memory_format) for x, memory_format in zip(side, formats, strict=True)]
+        for side in (inputs, targets)
+    )
+    return weighted_l1(inputs, targets, weights, keep_signs)
+
+
+def _triton_backward(
+    dvalues: Tensor,
+    dtotal: Tensor,
+    signs: Tensor,
+    inputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    weights: Sequence[float],
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    from fastmunit.kernels.weighted_l1 import weighted_l1_backward
+
+    gradients = _backward_fake(dvalues, dtotal, signs, inputs, targets, weights, wanted)
+    given = iter(gradients)
+    dinputs, dtargets = (
+        [next(given) if want else None for want in side] for side in (wanted[: len(inputs)], wanted[len(inputs) :])
+    )
+    counts = [input.numel() for input in inputs]
+    weighted_l1_backward(dvalues.contiguous(), dtotal, signs, counts, weights, dinputs, dtargets)
+    return gradients
+
+
+def _define(implementation: str) -> tuple[library.Op, library.Op]:
+    """The op and its backward op."""
+    backward_name = library.op_name("weighted_l1_backward", implementation)
+    op = library.define(library.op_name("weighted_l1", implementation), _SCHEMA, _fake)
+    backward_op = library.define(backward_name, _BACKWARD_SCHEMA, _backward_fake)
+    library.without_derivative(backward_name, backward_op)
+    return op, backward_op
+
+
+_OPS = {implementation: _define(implementation) for implementation in ("native", "triton")}
+for _device_type in ("cpu", "cuda"):
+    library.kernel("weighted_l1_triton", _device_type, _triton)
+    library.kernel("weighted_l1_backward_triton", _device_type, _triton_backward)
 
 
 class _WeightedL1(torch.autograd.Function):
@@ -64,11 +110,12 @@ class _WeightedL1(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weights: Sequence[float], keep_signs: bool, *tensors: Tensor
+        ctx: Any, implementation: str, weights: Sequence[float], keep_signs: bool, *tensors: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         pairs = len(weights)
         with library.below_autograd():
-            values, total, signs = _op(tensors[:pairs], tensors[pairs:], weights, keep_signs)
+            values, total, signs = _OPS[implementation][0](tensors[:pairs], tensors[pairs:], weights, keep_signs)
+        ctx.implementation = implementation
         ctx.weights = weights
         ctx.keep_signs = keep_signs
         ctx.mark_non_differentiable(signs)
@@ -81,33 +128,41 @@ class _WeightedL1(torch.autograd.Function):
             raise RuntimeError("fastmunit.weighted_l1 was called with keep_signs=False, which leaves out its gradient")
         signs, *tensors = ctx.saved_tensors
         pairs = len(ctx.weights)
-        wanted = ctx.needs_input_grad[2:]
-        gradients = iter(_backward_op(dvalues, dtotal, signs, tensors[:pairs], tensors[pairs:], ctx.weights, wanted))
-        return None, None, *(next(gradients) if want else None for want in wanted)
+        wanted = ctx.needs_input_grad[3:]
+        op = _OPS[ctx.implementation][1]
+        gradients = iter(op(dvalues, dtotal, signs, tensors[:pairs], tensors[pairs:], ctx.weights, wanted))
+        return None, None, None, *(next(gradients) if want else None for want in wanted)
 
 
 def _differentiable(
-    inputs: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float], keep_signs: bool
+    implementation: str,
+    inputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    weights: Sequence[float],
+    keep_signs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    values, total, signs = _WeightedL1.apply(weights, keep_signs, *inputs, *targets)
+    values, total, signs = _WeightedL1.apply(implementation, weights, keep_signs, *inputs, *targets)
     return values, total, signs
 
 
-library.autograd("weighted_l1", _differentiable)
-library.without_derivative("weighted_l1_backward", _backward_op)
+for _implementation in _OPS:
+    library.autograd(library.op_name("weighted_l1", _implementation), partial(_differentiable, _implementation))
 
 
-def weighted_l1(inputs: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float]) -> tuple[Tensor, Tensor]:
+def weighted_l1(
+    inputs: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float], implementation: str
+) -> tuple[Tensor, Tensor]:
     """Mean absolute difference of each pair, and their weighted sum; see `fastmunit.functional.weighted_l1`.
 
     Args:
         inputs: 1 to `MAX_PAIRS` tensors of any shapes and strides, in float16, bfloat16, float32 or float64.
         targets: As many tensors, each of the shape of its input.
         weights: As many numbers.
+        implementation: "native" or "triton".
 
     Returns:
         values (K,) and total (), in float32; in float64 where any input or target is.
     """
     keep_signs = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *targets))
-    values, total, _ = _op(inputs, targets, weights, keep_signs)
+    values, total, _ = _OPS[implementation][0](inputs, targets, weights, keep_signs)
     return values, total

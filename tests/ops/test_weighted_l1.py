@@ -341,10 +341,13 @@ def test_bad_arguments(implementation):
 
 
 def test_devices_without_a_kernel():
-    assert automatic("cuda", "weighted_l1") == "reference"
+    assert automatic("cuda", "weighted_l1", float64=True) == "reference"
+    assert "float64" in unavailable("triton", "cuda", "weighted_l1", float64=True)
     x = torch.zeros(2, device="meta")
     assert functional.weighted_l1([x], [x], [1.0])[1].device.type == "meta"
     with pytest.raises(ImplementationError, match="no native kernel for device type 'meta'"):
         functional.weighted_l1([x], [x], [1.0], "native")
-    with pytest.raises(ImplementationError, match="no triton kernel for device type 'cpu'"):
+    with pytest.raises(ImplementationError, match="Triton needs a GPU"):
         functional.weighted_l1([torch.zeros(2)], [torch.zeros(2)], [1.0], "triton")
+    with pytest.raises(ImplementationError, match="does not take float64"):
+        functional.weighted_l1([torch.zeros(2)], [torch.zeros(2).double()], [1.0], "triton")

@@ -1,0 +1,104 @@
+"""Compiles Triton kernels without a GPU, as their launchers would launch them, and reads the machine code."""
+
+import os
+import re
+import subprocess
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+class _Driver:
+    """What Triton asks of a driver in order to compile; a device of its own for each compute capability."""
+
+    def __init__(self, capability):
+        self.capability = capability
+
+    def get_current_target(self):
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self):
+        return self.capability
+
+    def get_current_stream(self, device):
+        return 0
+
+
+@contextmanager
+def launches_compiled_for(capability):
+    """Compile every launch in the block instead of running it; gives the list that they are added to."""
+    compiled = []
+    run = JITFunction.run
+
+    def compile_only(self, *args, grid, warmup, **options):
+        compiled.append((grid, run(self, *args, grid=grid, warmup=True, **options)))
+
+    previous = driver._active
+    driver.set_active(_Driver(capability))
+    JITFunction.run = compile_only
+    try:
+        yield compiled
+    finally:
+        JITFunction.run = run
+        driver._active = previous
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a compiled kernel takes.
+
+    Attributes:
+        registers: Of each thread.
+        spills: Instructions that read or write local memory.
+        shared: Bytes of shared memory of each block.
+        threads: Of each block.
+        accesses: Number of instructions of each kind ("LDG" reads, "STG" writes global memory) and width in bits.
+    """
+
+    registers: int
+    spills: int
+    shared: int
+    threads: int
+    accesses: Counter
+
+
+def _width(instruction):
+    for width in (128, 64, 16, 8):
+        if re.search(rf"\.[US]?{width}(?:\.|$)", instruction):
+            return width
+    return 32
+
+
+def resources(kernel, folder):
+    """The resources of a compiled kernel, from its machine code."""
+    path = Path(folder) / "kernel.cubin"
+    path.write_bytes(kernel.asm["cubin"])
+
+    def tool(*command):
+        name, *arguments = command
+        return subprocess.run([TOOLS / name, *arguments, path], capture_output=True, text=True, check=True).stdout
+
+    usage = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", tool("cuobjdump", "-res-usage")))
+    pattern = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)"
+    instructions = re.findall(pattern, tool("nvdisasm", "-c"), re.MULTILINE)
+    assert instructions, "no machine code was read"
+    accesses = Counter((name.split(".")[0], _width(name)) for name in instructions if name.startswith(("LDG", "STG")))
+    spills = sum(name.startswith(("LDL", "STL")) for name in instructions)
+    threads = 32 * kernel.metadata.num_warps
+    return Resources(int(usage["REG"]), spills, kernel.metadata.shared, threads, accesses)
+
+
+def tools_missing():
+    """Why machine code cannot be made or read here, or None."""
+    for name in ("ptxas", "cuobjdump", "nvdisasm"):
+        if not os.access(TOOLS / name, os.X_OK):
+            return f"triton was installed without {name}"
+    return None
