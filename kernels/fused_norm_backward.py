@@ -23,6 +23,7 @@ from fastmunit.kernels.fused_norm_maps import (
     map_offsets,
     offsets,
     pad_target,
+    store_float64,
     tile_positions,
 )
 from fastmunit.kernels.launch import ceil_div, is_channels_last, multiprocessors, needs_64_bit_offsets, power_of_two
@@ -199,9 +200,9 @@ def _backward_kernel(
         plane_dz = sum_dz.to(tl.float64)
         plane_product = sum_product.to(tl.float64) - (group_mean - center) * plane_dz
         if dweight is not None:
-            tl.store(dweight + plane, (plane_product * group_rstd).to(dweight.dtype.element_ty), mask=in_channels)
+            store_float64(dweight + plane, plane_product * group_rstd, in_channels)
         if dbias is not None:
-            tl.store(dbias + plane, plane_dz.to(dbias.dtype.element_ty), mask=in_channels)
+            store_float64(dbias + plane, plane_dz, in_channels)
     if PASS == "apply":
         plane_dz = tl.load(sums + plane, mask=in_channels, other=0.0)
         plane_product = tl.load(sums + planes + plane, mask=in_channels, other=0.0)
@@ -273,13 +274,13 @@ def _combine_kernel(
         total_weight += sum_product * group_rstd
         total_bias += sum_dz
         if DWEIGHT_OF_SAMPLES:
-            tl.store(dweight + plane, (sum_product * group_rstd).to(dweight.dtype.element_ty), mask=in_channels)
+            store_float64(dweight + plane, sum_product * group_rstd, in_channels)
         if DBIAS_OF_SAMPLES:
-            tl.store(dbias + plane, sum_dz.to(dbias.dtype.element_ty), mask=in_channels)
+            store_float64(dbias + plane, sum_dz, in_channels)
     if dweight is not None and not DWEIGHT_OF_SAMPLES:
-        tl.store(dweight + c, total_weight.to(dweight.dtype.element_ty), mask=in_channels)
+        store_float64(dweight + c, total_weight, in_channels)
     if dbias is not None and not DBIAS_OF_SAMPLES:
-        tl.store(dbias + c, total_bias.to(dbias.dtype.element_ty), mask=in_channels)
+        store_float64(dbias + c, total_bias, in_channels)
 
 
 def _pad_targets(pad: int, pad_mode: str) -> int:

@@ -94,13 +94,31 @@ def pad_positions(size, PAD: tl.constexpr, LENGTH: tl.constexpr):
 
 
 @triton.jit
+def load_float64(at, mask):
+    """Values in float64, by way of float32 where they are narrower: 16-bit types convert to and from that alone."""
+    value = tl.load(at, mask=mask, other=0.0)
+    if value.dtype != tl.float64:
+        value = value.to(tl.float32).to(tl.float64)
+    return value
+
+
+@triton.jit
+def store_float64(at, value, mask):
+    """Store float64 values in the dtype of what `at` points to, by way of float32 where that is narrower."""
+    if at.dtype.element_ty == tl.float64:
+        tl.store(at, value, mask=mask)
+    else:
+        tl.store(at, value.to(tl.float32).to(at.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def coefficients(data, n, c, strides, in_channels, absent):
     """Weight or bias of channels in float64; `absent` where there is none."""
     if data is None:
         value = tl.full(c.shape, absent, tl.float64)
     else:
         at = data + n * strides[0] + c.to(tl.int64) * strides[1]
-        value = tl.load(at, mask=in_channels, other=0.0).to(tl.float64)
+        value = load_float64(at, in_channels)
     return value
 
 

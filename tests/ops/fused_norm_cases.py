@@ -63,15 +63,15 @@ def is_valid(case):
     return values > 1
 
 
-def sampled_cases(count, seed):
-    """A sample of the whole grid of shapes, dtypes, layouts and options, of maps up to LARGEST values."""
+def sampled_cases(count, seed, *, batches=4, channels=CHANNELS, sizes=SIZES, dtypes=DTYPES, largest=LARGEST):
+    """A sample of the grid of shapes, dtypes, layouts and options, of maps up to `largest` values."""
     choose = random.Random(seed)
     cases = []
     while len(cases) < count:
-        shape = (choose.randint(1, 4), choose.choice(CHANNELS), choose.choice(SIZES), choose.choice(SIZES))
+        shape = (choose.randint(1, batches), choose.choice(channels), choose.choice(sizes), choose.choice(sizes))
         case = Case(
             shape=shape,
-            dtype=choose.choice(DTYPES),
+            dtype=choose.choice(dtypes),
             layout=choose.choice(LAYOUTS),
             statistics=choose.choice(("instance", "layer", "none")),
             activation=choose.choice(("none", "relu", "leaky_relu")),
@@ -83,7 +83,7 @@ def sampled_cases(count, seed):
             gradient_layout=choose.choice(LAYOUTS),
             phases=choose.random() < 0.3,
         )
-        if is_valid(case) and torch.Size(shape).numel() <= LARGEST:
+        if is_valid(case) and torch.Size(shape).numel() <= largest:
             cases.append(case)
     return cases
 
@@ -148,6 +148,10 @@ def native(*args, **options):
     return functional.fused_norm(*args, **options, implementation="native")
 
 
+def triton(*args, **options):
+    return functional.fused_norm(*args, **options, implementation="triton")
+
+
 def term_scales(case, tensors, upstream):
     """What the errors of dx, dweight and dbias are relative to: the size of the terms that cancel in them."""
     x, weight, _, _ = map(double, tensors)
@@ -170,11 +174,11 @@ def term_scales(case, tensors, upstream):
 NAMES = ("padded", "interior", "dx", "dweight", "dbias", "dresidual")
 
 
-def check(case, tensors):
-    """Compare the native kernel, forward and backward, with the reference in its dtype and in float64."""
+def check(case, tensors, function=native):
+    """Compare a kernel, forward and backward, with the reference in its dtype and in float64."""
     upstream = gradients(case, *tensors[:3])
     with uninitialised_memory_is_nan():
-        ours = run(native, tensors, upstream, case.options())
+        ours = run(function, tensors, upstream, case.options())
     plain = run(reference.fused_norm, tensors, upstream, case.options())
     exact = run(reference.fused_norm, list(map(double, tensors)), list(map(double, upstream)), case.options())
     scales = term_scales(case, tensors, upstream)

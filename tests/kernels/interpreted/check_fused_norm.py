@@ -1,0 +1,171 @@
+"""The Triton kernels of fused_norm on the CPU; tests/kernels/test_interpreter.py runs this file."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from fastmunit import functional, reference
+from fastmunit.testing import assert_same_nonfinite, make_map
+from tests.ops.fused_norm_cases import Case, check, gradients, inputs, run, sampled_cases, triton
+
+FORWARD = torch.ops.fastmunit.fused_norm_triton.default
+BACKWARD = torch.ops.fastmunit.fused_norm_backward_triton.default
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+SIMPLE = Case(
+    shape=(2, 2, 9, 6),
+    dtype=torch.float32,
+    layout="nchw",
+    statistics="instance",
+    activation="relu",
+    pad=1,
+    pad_mode="reflect",
+    coefficients=(2, 2),
+    residual=None,
+    gradients="both",
+    gradient_layout="nchw",
+    phases=False,
+)
+both_layouts = pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+each_statistics = pytest.mark.parametrize("statistics", ["instance", "layer", "none"])
+SAMPLE = sampled_cases(
+    28, seed=3, batches=2, channels=(1, 2, 3, 20), sizes=(1, 2, 3, 7, 16, 33), dtypes=DTYPES, largest=1500
+)
+
+
+@pytest.mark.parametrize("case", [case for case in SAMPLE if case.shape[1] < 20 or "last" in case.layout], ids=Case.id)
+def test_sample(case):
+    check(case, inputs(case), triton)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "phases", "dtype"),
+    [
+        ("nchw", (1, 1, 90, 70), False, torch.float32),
+        ("nchw", (1, 1, 70, 90), True, torch.bfloat16),
+        ("channels_last", (1, 35, 9, 20), False, torch.bfloat16),
+        ("channels_last", (1, 6, 18, 34), True, torch.float16),
+    ],
+)
+@pytest.mark.parametrize(
+    ("statistics", "mode", "pad"), [("instance", "reflect", 1), ("layer", "reflect", 3), ("none", "replicate", 1)]
+)
+def test_several_tiles(statistics, mode, pad, layout, shape, phases, dtype):
+    case = replace(
+        SIMPLE, shape=shape, layout=layout, statistics=statistics, pad=pad, pad_mode=mode, dtype=dtype, phases=phases,
+        residual="channels_last", coefficients=(1, 1), activation="leaky_relu", gradient_layout="transposed",
+    )  # fmt: skip
+    check(case, inputs(case), triton)
+
+
+@both_layouts
+@pytest.mark.parametrize("statistics", ["instance", "layer"])
+@pytest.mark.parametrize("size", [(16, 16), (72, 70)], ids=str)
+def test_far_from_zero(size, statistics, layout):
+    """Mean 1e4 with std 1e-2: float32 itself keeps about 1e-3 between neighbours, and nothing more may be lost."""
+    x = make_map((1, 2, *size), torch.float32, layout, mean=1e4, std=1e-2)
+    y = functional.fused_norm(x, statistics=statistics, implementation="triton")[0]
+    exact = reference.fused_norm(x.double(), statistics=statistics)[0]
+    torch.testing.assert_close(y.double(), exact, rtol=1e-4, atol=1e-4)
+
+
+@both_layouts
+@pytest.mark.parametrize("statistics", ["instance", "layer"])
+def test_constant_maps(statistics, layout):
+    x = torch.full((2, 3, 8, 8), 3.25).contiguous(
+        memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    )
+    bias = torch.tensor([1.0, -2.0, 0.5])
+    x.requires_grad_()
+    padded, _ = functional.fused_norm(x, None, bias, statistics=statistics, pad=2, implementation="triton")
+    assert torch.equal(padded, bias.view(1, 3, 1, 1).expand(2, 3, 12, 12))
+    (gradient,) = torch.autograd.grad(padded.sum() * 1e-3, x)
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@each_statistics
+@pytest.mark.parametrize(("layout", "activation"), [("nchw", "relu"), ("channels_last", "leaky_relu")])
+def test_nonfinite_values_spread_as_in_the_reference(value, statistics, layout, activation):
+    x = make_map((2, 2, 9, 7), torch.float32, layout)
+    x[1, 1, 4, 3] = value
+    options = {"statistics": statistics, "activation": activation, "pad": 1}
+    ours = triton(x, **options)[0]
+    torch.testing.assert_close(ours, reference.fused_norm(x, **options)[0], rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@both_layouts
+def test_nonfinite_gradients_stay_where_they_are(layout):
+    case = replace(SIMPLE, layout=layout, statistics="none", coefficients=(1, 0))
+    tensors = inputs(case)
+    upstream = gradients(case, *tensors[:3])
+    upstream[0][0, 1, 0, 0] = float("inf")
+    upstream[1][1, 1, 3, 4] = float("nan")
+    ours = run(triton, tensors, upstream, case.options())
+    plain = run(reference.fused_norm, tensors, upstream, case.options())
+    assert_same_nonfinite(ours[2], plain[2])
+
+
+def test_offsets_of_more_than_32_bits():
+    """A residual and gradients whose rows lie 2^30 values apart; only the pages that are used take memory."""
+    apart = torch.empty(2**32 + 2**20, dtype=torch.float16).as_strided((1, 1, 5, 8), (1, 1, 2**30, 1))
+    assert apart.storage_offset() + 4 * 2**30 + 7 > 2**32
+    apart.copy_(make_map((1, 1, 5, 8), torch.float16, seed=7))
+    x = make_map((1, 1, 5, 8), torch.float16).requires_grad_()
+    results = []
+    for residual in (apart, apart.contiguous()):
+        y = triton(x, statistics="none", residual=residual)[0]
+        results.append((y.detach(), *torch.autograd.grad(y, x, residual)))
+    for ours, expected in zip(*results, strict=True):
+        assert torch.equal(ours, expected)
+    assert torch.equal(results[0][0], x.detach() + apart)
+
+
+@each_statistics
+def test_empty_batch(statistics):
+    x = torch.empty(0, 3, 8, 8, requires_grad=True)
+    weight = torch.ones(3, requires_grad=True)
+    padded, interior = triton(x, weight, None, statistics=statistics, pad=1)
+    assert padded.shape == (0, 3, 10, 10) and interior.shape == (0, 3, 8, 8)
+    dx, dweight = torch.autograd.grad(padded.sum(), (x, weight))
+    assert dx.shape == x.shape and torch.equal(dweight, torch.zeros(3))
+
+
+def test_float64_says_that_it_is_not_taken():
+    with pytest.raises(functional.ImplementationError, match="does not take float64"):
+        triton(torch.zeros(1, 1, 2, 2, dtype=torch.float64), statistics="instance")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        replace(SIMPLE, shape=(1, 2, 4, 5), residual="sliced"),
+        replace(
+            SIMPLE, shape=(2, 2, 4, 6), layout="channels_last", statistics="layer", coefficients=(1, 1), phases=True
+        ),
+        replace(SIMPLE, shape=(1, 2, 4, 5), layout="transposed", statistics="none", dtype=torch.bfloat16, pad=0),
+    ],
+    ids=Case.id,
+)
+def test_opcheck(case):
+    tensors = [None if t is None else t.detach().requires_grad_() for t in inputs(case)]
+    options = (case.statistics, case.activation, 0.2, case.pad, case.pad_mode, 1e-5, case.phases)
+    opcheck(FORWARD, (*tensors, *options))
+    x, weight, bias, residual = (None if t is None else t.detach() for t in tensors)
+    padded, mean, rstd = FORWARD(x, weight, bias, residual, *options)
+    dpadded = make_map(tuple(padded.shape), case.dtype, "transposed", seed=3)
+    opcheck(BACKWARD, (dpadded, None, x, mean, rstd, weight, bias, residual is not None, *options))
+
+
+def test_compiles_whole():
+    def step(x, weight, bias):
+        padded, interior = triton(x, weight, bias, statistics="instance", activation="relu", pad=1)
+        return padded.sum() + (interior * interior).sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    tensors = [t.requires_grad_() for t in inputs(replace(SIMPLE, shape=(1, 2, 5, 4)))[:3]]
+    ours = torch.autograd.grad(compiled(*tensors), tensors)
+    for gradient, expected in zip(ours, torch.autograd.grad(step(*tensors), tensors), strict=True):
+        torch.testing.assert_close(gradient, expected)
