@@ -55,8 +55,8 @@ def _whole_planes(
     values = tile_channels * rows * columns
     if values > _WHOLE or rows * columns > 2 * height * width:
         return None
-    # Backward a thread holds x and its gradient: only 8 warps may have the registers for 64 values of each.
-    warps = min(8, warps_for(values, 32)) if backward else warps_for(values, 16)
+    # At most 8 warps: more would have too few registers each.
+    warps = min(8, warps_for(values, 32 if backward else 16))
     launch = _launch(Tile(tile_channels, rows, columns, warps), shape, whole=True)
     return launch if values <= _LITTLE or 2 * launch.programs >= multiprocessors else None
 
