@@ -21,20 +21,9 @@ pytestmark = [
 
 def simulate(name):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [
-        sys.executable,
-        "-m",
-        "ttsem.sanitize",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-rA",
-        str(HERE / name),
-    ]
-    return subprocess.run(
-        command, env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
+    environment["OMP_NUM_THREADS"] = "1"
+    command = [sys.executable, "-m", "ttsem.sanitize", "pytest", "-q", "-p", "no:cacheprovider", "-rA", HERE / name]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_kernels_in_simulator():

@@ -1,7 +1,7 @@
 """The Triton kernels as a GPU would run them, in ttsem's simulator; tests/kernels/test_simulator.py runs this file.
 
-Unlike Triton's interpreter it runs what Triton's compiler makes of the kernels, rounds to bfloat16 correctly, and fails on
-accesses out of bounds and on races between programs.
+Unlike Triton's interpreter it runs what Triton's compiler makes of the kernels, rounds to bfloat16 correctly, and fails
+on accesses out of bounds and on races between programs.
 """
 
 import pytest
