@@ -8,7 +8,7 @@ import torch
 from fastmunit import functional
 from fastmunit.errors import ImplementationError
 from fastmunit.functional import instance_norm_stats, use_implementation
-from fastmunit.ops.availability import unavailable
+from fastmunit.ops.availability import automatic, unavailable
 from fastmunit.testing import make_map
 
 NO_NATIVE = unavailable("native", "cpu")
@@ -82,6 +82,15 @@ def test_named_implementation_that_cannot_run_says_why():
     with use_implementation("triton"), pytest.raises(ImplementationError):
         instance_norm_stats(make_map((1, 2, 3, 4)))
     assert instance_norm_stats(x)[0].device.type == "meta"
+
+
+@pytest.mark.parametrize("function", ["fused_norm", "weighted_l1"])
+def test_auto_on_cuda_takes_a_kernel_that_is_there(function):
+    for float64 in (False, True):
+        there = [name for name in ("native", "triton") if unavailable(name, "cuda", function, float64=float64) is None]
+        assert automatic("cuda", function, float64=float64) == (there or ["reference"])[0]
+    assert automatic("cuda", function, float64=True) == "reference"
+    assert "does not take float64" in unavailable("triton", "cuda", function, float64=True)
 
 
 def test_unknown_implementation():
