@@ -1,15 +1,17 @@
 """The benchmarks' fixtures and the tables of their ratios."""
 
 import pytest
-from harness import Comparison, Count, count_table, keep_freed_memory, table
+from harness import Comparison, Count, StepTimes, count_table, keep_freed_memory, table
 
 _comparisons = pytest.StashKey[list[Comparison]]()
 _counts = pytest.StashKey[list[Count]]()
+_step_times = pytest.StashKey[list[StepTimes]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_comparisons] = []
     config.stash[_counts] = []
+    config.stash[_step_times] = []
     keep_freed_memory()
 
 
@@ -42,6 +44,23 @@ def count(benchmark, request):
     return record
 
 
+@pytest.fixture
+def step_times(benchmark, request):
+    """A function that times the competitors of a `StepTimes` under --benchmark; else it runs each once."""
+
+    def run(steps: StepTimes) -> None:
+        if benchmark.disabled:
+            for call in steps.calls.values():
+                call()
+        else:
+            steps.time()
+            benchmark.extra_info.update(steps.seconds)
+            request.config.stash[_step_times].append(steps)
+        benchmark(lambda: None)
+
+    return run
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if config.stash[_comparisons]:
         terminalreporter.section("ratios")
@@ -49,3 +68,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if config.stash[_counts]:
         terminalreporter.section("counts")
         terminalreporter.write_line(count_table(config.stash[_counts]))
+    if config.stash[_step_times]:
+        terminalreporter.section("steps")
+        for steps in config.stash[_step_times]:
+            terminalreporter.write_line("\n".join(steps.lines()))

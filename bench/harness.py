@@ -187,3 +187,40 @@ def count_table(counts: Sequence[Count]) -> str:
     for count in counts:
         lines.append(line.format(count.name, count.ours, count.eager, f"{count.eager / count.ours:.2f}"))
     return "\n".join(lines)
+
+
+@dataclass
+class StepTimes:
+    """Whole steps of seconds each, run in turn.
+
+    Attributes:
+        name: What is timed, for the table.
+        calls: A step of each competitor.
+        baseline: The one that the others are compared with.
+        share: What part of its time counts, where it is not all.
+    """
+
+    name: str
+    calls: dict[str, Callable[[], object]]
+    baseline: str
+    share: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def time(self, rounds: int = 3) -> None:
+        """Run each once unmeasured, then `rounds` times in turn; the least time of each counts."""
+        for call in self.calls.values():
+            call()
+        self.seconds = dict.fromkeys(self.calls, math.inf)
+        for _ in range(rounds):
+            for name, call in self.calls.items():
+                start = time.perf_counter()
+                call()
+                seconds = (time.perf_counter() - start) * self.share.get(name, 1.0)
+                self.seconds[name] = min(self.seconds[name], seconds)
+
+    def lines(self) -> list[str]:
+        """A line for each competitor: seconds, and the baseline's over them."""
+        least = self.seconds[self.baseline]
+        return [
+            f"{self.name}: {name} {s:.2f} s, {self.baseline} / this {least / s:.2f}" for name, s in self.seconds.items()
+        ]

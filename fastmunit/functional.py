@@ -545,6 +545,11 @@ def upsample_conv2d_phases(
     return ops.upsample_conv2d(x, weight, bias, padding_mode, phases=True)
 
 
+def default_implementation() -> str:
+    """What `use_implementation` has chosen here; "auto" outside of it."""
+    return _default.get()
+
+
 def implementation_of(function: str, x: Tensor) -> str:
     """What "auto" stands for in a call of `function` on x: "native", "triton" or "reference"."""
     return _choose(function, "auto", x)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from fastmunit.kernels.launch import Tile, power_of_two, warps_for
 
-# Values of a tile that a program can hold: forward x alone, backward x and its gradient.
-_FORWARD_WHOLE = 32768
-_BACKWARD_WHOLE = 16384
+# Values that a program can hold of whole planes, and values of the tiles of larger ones.
+_WHOLE = 16384
 _FORWARD_TILE = 4096
 _BACKWARD_TILE = 2048
 # Values at which one program works as long as launching another kernel takes.
@@ -47,16 +46,18 @@ def _launch(tile: Tile, shape: tuple[int, int, int, int], whole: bool) -> Launch
 
 
 def _whole_planes(
-    shape: tuple[int, int, int, int], itemsize: int, channels_last: bool, most: int, multiprocessors: int
+    shape: tuple[int, int, int, int], itemsize: int, channels_last: bool, multiprocessors: int, backward: bool
 ) -> Launch | None:
-    """The launch whose tiles are whole planes of at most so many values, or None where that is of no use."""
+    """The launch whose tiles are whole planes, or None where that is of no use."""
     _, channels, height, width = shape
     rows, columns = power_of_two(height), power_of_two(width)
     tile_channels = min(_SECTOR // itemsize, power_of_two(channels)) if channels_last else 1
     values = tile_channels * rows * columns
-    if values > most or rows * columns > 2 * height * width:
+    if values > _WHOLE or rows * columns > 2 * height * width:
         return None
-    launch = _launch(Tile(tile_channels, rows, columns, warps_for(values, 32)), shape, whole=True)
+    # At most 8 warps: more would have too few registers each.
+    warps = min(8, warps_for(values, 32 if backward else 16))
+    launch = _launch(Tile(tile_channels, rows, columns, warps), shape, whole=True)
     return launch if values <= _LITTLE or 2 * launch.programs >= multiprocessors else None
 
 
@@ -83,7 +84,7 @@ def forward_launch(
         multiprocessors: Of the GPU.
     """
     if statistics == "instance":
-        launch = _whole_planes(shape, itemsize, channels_last, _FORWARD_WHOLE, multiprocessors)
+        launch = _whole_planes(shape, itemsize, channels_last, multiprocessors, backward=False)
         if launch is not None:
             return launch
     return _parts(shape, itemsize, channels_last, _FORWARD_TILE)
@@ -103,7 +104,7 @@ def backward_launch(
     all of them are looked at; of more than three that would be slower than reading twice.
     """
     if statistics == "instance" and pad_targets <= 3:
-        launch = _whole_planes(shape, itemsize, channels_last, _BACKWARD_WHOLE, multiprocessors)
+        launch = _whole_planes(shape, itemsize, channels_last, multiprocessors, backward=True)
         if launch is not None:
             return launch
     return _parts(shape, itemsize, channels_last, _BACKWARD_TILE)

@@ -85,6 +85,15 @@ def test_named_implementation_that_cannot_run_says_why():
     assert instance_norm_stats(x)[0].device.type == "meta"
 
 
+@pytest.mark.parametrize("function", ["fused_norm", "weighted_l1"])
+def test_auto_on_cuda_takes_a_kernel_that_is_there(function):
+    for float64 in (False, True):
+        there = [name for name in ("native", "triton") if unavailable(name, "cuda", function, float64=float64) is None]
+        assert automatic("cuda", function, float64=float64) == (there or ["reference"])[0]
+    assert automatic("cuda", function, float64=True) == "reference"
+    assert "does not take float64" in unavailable("triton", "cuda", function, float64=True)
+
+
 def test_unknown_implementation():
     with pytest.raises(ValueError, match=r"implementation must be one of 'auto', 'native'"):
         instance_norm_stats(make_map((1, 2, 3, 4)), implementation="fast")

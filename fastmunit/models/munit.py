@@ -17,6 +17,7 @@ from fastmunit import functional
 from fastmunit.config import Config, unknown_keys
 from fastmunit.errors import CheckpointError
 from fastmunit.models import checkpoint
+from fastmunit.models.codes import ContentCodes
 from fastmunit.models.losses import discriminator_loss, generator_loss
 from fastmunit.models.perceptual import PerceptualLoss
 from fastmunit.models.schedule import make_scheduler
@@ -41,6 +42,9 @@ class MUNIT(nn.Module):
         hyperparameters: the mapping of a public YAML file, or a `Config`. Unknown keys of a mapping are ignored with a
             warning; missing ones have the values of the public recipes.
         compat: on resuming, keep the public trainer's schedule drift (see `make_scheduler`).
+        reuse_codes: encode the contents once an iteration where `dis_update` and `gen_update` get the same tensors and
+            the encoders have not changed in between; the results are the same to the last bit.
+        fused_adam: run Adam as one op for each optimizer instead of eight for each parameter; roundings differ.
 
     Raises:
         ConfigError: a value has the wrong type or range.
@@ -50,11 +54,20 @@ class MUNIT(nn.Module):
     s_a: Tensor
     s_b: Tensor
 
-    def __init__(self, hyperparameters: Hyperparameters, *, compat: bool = False) -> None:
+    def __init__(
+        self,
+        hyperparameters: Hyperparameters,
+        *,
+        compat: bool = False,
+        reuse_codes: bool = True,
+        fused_adam: bool = True,
+    ) -> None:
         super().__init__()
         config = as_config(hyperparameters)
         self.config = config
         self.compat = compat
+        self.reuse_codes = reuse_codes
+        self._codes = ContentCodes()
         self.style_dim = config.gen.style_dim
 
         self.gen_a = AdaINGen(config.input_dim_a, config.gen)
@@ -68,8 +81,8 @@ class MUNIT(nn.Module):
 
         dis_parameters = [*self.dis_a.parameters(), *self.dis_b.parameters()]
         gen_parameters = [*self.gen_a.parameters(), *self.gen_b.parameters()]
-        self.dis_opt = _make_adam(dis_parameters, config)
-        self.gen_opt = _make_adam(gen_parameters, config)
+        self.dis_opt = _make_adam(dis_parameters, config, fused_adam)
+        self.gen_opt = _make_adam(gen_parameters, config, fused_adam)
         self.dis_scheduler: LRScheduler | None = make_scheduler(self.dis_opt, config)
         self.gen_scheduler: LRScheduler | None = make_scheduler(self.gen_opt, config)
 
@@ -117,7 +130,7 @@ class MUNIT(nn.Module):
                 f"forward uses the {self.s_a.shape[0]} fixed display styles, one an image; got batches of "
                 f"{x_a.shape[0]} and {x_b.shape[0]}. Use encode and decode of gen_a and gen_b for other batches."
             )
-        with self._evaluating(), self._autocast():
+        with self._evaluating(), self.autocast():
             c_a, _ = self.gen_a.encode(x_a)
             c_b, _ = self.gen_b.encode(x_b)
             x_ba = self.gen_a.decode(c_b, self.s_a)
@@ -149,15 +162,14 @@ class MUNIT(nn.Module):
         """
         weight = _reader(hyperparameters, self.config)
         self.dis_opt.zero_grad()
-        s_a, s_b = self._draw_styles(x_a, x_b)
-        with self._autocast():
+        s_a, s_b = self.draw_styles(x_a, x_b)
+        with self.autocast():
+            c_a, c_b = self._contents_without_graph(x_a, x_b)
             with torch.no_grad():
-                c_a = self.gen_a.enc_content(x_a)
-                c_b = self.gen_b.enc_content(x_b)
                 x_ba = self.gen_a.decode(c_b, s_a)
                 x_ab = self.gen_b.decode(c_a, s_b)
-            fake_a, real_a = self.dis_a(x_ba), self.dis_a(x_a)
-            fake_b, real_b = self.dis_b(x_ab), self.dis_b(x_b)
+            fake_a, real_a = self._judge_both(self.dis_a, x_ba, x_a)
+            fake_b, real_b = self._judge_both(self.dis_b, x_ab, x_b)
         loss_dis_a = discriminator_loss(fake_a, real_a, self.dis_a.gan_type)
         loss_dis_b = discriminator_loss(fake_b, real_b, self.dis_b.gan_type)
         total = weight("gan_w") * loss_dis_a + weight("gan_w") * loss_dis_b
@@ -177,15 +189,19 @@ class MUNIT(nn.Module):
         """
         weight = _reader(hyperparameters, self.config)
         self.gen_opt.zero_grad()
-        s_a, s_b = self._draw_styles(x_a, x_b)
+        s_a, s_b = self.draw_styles(x_a, x_b)
         cycle = weight("recon_x_cyc_w") > 0
-        with self._autocast():
-            c_a, s_a_prime = self.gen_a.encode(x_a)
-            c_b, s_b_prime = self.gen_b.encode(x_b)
-            x_a_recon = self.gen_a.decode(c_a, s_a_prime)
-            x_b_recon = self.gen_b.decode(c_b, s_b_prime)
-            x_ba = self.gen_a.decode(c_b, s_a)
-            x_ab = self.gen_b.decode(c_a, s_b)
+        with self.autocast():
+            c_a, c_b = self._contents(x_a, x_b)
+            s_a_prime, s_b_prime = self.gen_a.enc_style(x_a), self.gen_b.enc_style(x_b)
+            if functional.default_implementation() == "reference" or c_a.shape != c_b.shape:
+                x_a_recon = self.gen_a.decode(c_a, s_a_prime)
+                x_b_recon = self.gen_b.decode(c_b, s_b_prime)
+                x_ba = self.gen_a.decode(c_b, s_a)
+                x_ab = self.gen_b.decode(c_a, s_b)
+            else:  # in one batch for each network: all norms are of single samples
+                x_a_recon, x_ba = self.gen_a.decode(torch.cat([c_a, c_b]), torch.cat([s_a_prime, s_a])).chunk(2)
+                x_b_recon, x_ab = self.gen_b.decode(torch.cat([c_b, c_a]), torch.cat([s_b_prime, s_b])).chunk(2)
             c_b_recon, s_a_recon = self.gen_a.encode(x_ba)
             c_a_recon, s_b_recon = self.gen_b.encode(x_ab)
             x_aba = self.gen_a.decode(c_a_recon, s_a_prime) if cycle else None
@@ -245,9 +261,9 @@ class MUNIT(nn.Module):
             raise ValueError(f"sample needs as many images of each domain; got {len(x_a)} and {len(x_b)}.")
         if len(x_a) > len(self.s_a):
             raise ValueError(f"sample has {len(self.s_a)} fixed styles (display_size); got {len(x_a)} images.")
-        new_s_a, new_s_b = self._draw_styles(x_a, x_b)
+        new_s_a, new_s_b = self.draw_styles(x_a, x_b)
         columns: list[tuple[Tensor, ...]] = []
-        with self._evaluating(), self._autocast():
+        with self._evaluating(), self.autocast():
             for i in range(len(x_a)):
                 one_a, one_b = x_a[i : i + 1], x_b[i : i + 1]
                 c_a, s_a_prime = self.gen_a.encode(one_a)
@@ -311,7 +327,49 @@ class MUNIT(nn.Module):
         self.gen_scheduler = make_scheduler(self.gen_opt, config, iterations, self.compat)
         return iterations
 
-    def _draw_styles(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
+        """One whole iteration: `update_learning_rate`, `dis_update`, `gen_update`. Arguments as in `dis_update`."""
+        self.update_learning_rate()
+        self.dis_update(x_a, x_b, hyperparameters)
+        self.gen_update(x_a, x_b, hyperparameters)
+
+    def _contents_without_graph(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Content codes for the discriminators; with their graph they are kept for `_contents`."""
+        encoders = (self.gen_a.enc_content, self.gen_b.enc_content)
+        with torch.set_grad_enabled(self.reuse_codes and torch.is_grad_enabled()):
+            c_a, c_b = encoders[0](x_a), encoders[1](x_b)
+        self._codes.keep((x_a, x_b), encoders, self._context(), (c_a, c_b))
+        return c_a.detach(), c_b.detach()
+
+    def _contents(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Content codes for the generators, from `_contents_without_graph` where they are still right."""
+        encoders = (self.gen_a.enc_content, self.gen_b.enc_content)
+        kept = self._codes.take((x_a, x_b), encoders, self._context())
+        if kept is not None:
+            return kept[0], kept[1]
+        return encoders[0](x_a), encoders[1](x_b)
+
+    def _context(self) -> tuple[object, ...]:
+        device_type = self.s_a.device.type
+        return (
+            self.training,
+            functional.default_implementation(),
+            torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type),
+        )
+
+    def _judge_both(self, dis: MsImageDis, fake: Tensor, real: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Outputs for fake and real images, in one batch off the reference path where no norm tells batches apart.
+
+        Batch norm does by its statistics, spectral norm by its power iteration, a step for each call.
+        """
+        together = self.config.dis.norm in ("none", "in", "ln") and fake.shape == real.shape
+        if functional.default_implementation() == "reference" or not together:
+            return dis(fake), dis(real)
+        outputs = [output.chunk(2) for output in dis(torch.cat([fake, real.to(fake.dtype)]))]
+        return [fake for fake, _ in outputs], [real for _, real in outputs]
+
+    def draw_styles(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
+        """New styles s_a and s_b from N(0, I), (N, style_dim, 1, 1) each, drawn on the CPU in this order."""
         s_a = torch.randn(x_a.size(0), self.style_dim, 1, 1).to(self.s_a)
         s_b = torch.randn(x_b.size(0), self.style_dim, 1, 1).to(self.s_b)
         return s_a, s_b
@@ -325,7 +383,8 @@ class MUNIT(nn.Module):
         finally:
             self.train(was_training)
 
-    def _autocast(self) -> AbstractContextManager[object]:
+    def autocast(self) -> AbstractContextManager[object]:
+        """The autocast region of the configured precision; nothing for float32."""
         if self.config.precision == "float32":
             return nullcontext()
         return torch.autocast(self.s_a.device.type, dtype=torch.bfloat16)
@@ -355,10 +414,12 @@ def as_config(hyperparameters: Hyperparameters) -> Config:
     return Config.from_dict(known)
 
 
-def _make_adam(parameters: list[nn.Parameter], config: Config) -> torch.optim.Adam:
+def _make_adam(parameters: list[nn.Parameter], config: Config, fused: bool) -> torch.optim.Adam:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     betas = (config.beta1, config.beta2)
-    return torch.optim.Adam(trained, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
+    return torch.optim.Adam(
+        trained, lr=config.lr, betas=betas, weight_decay=config.weight_decay, fused=True if fused else None
+    )
 
 
 def _reader(hyperparameters: Hyperparameters | None, config: Config) -> Callable[[str], float]:

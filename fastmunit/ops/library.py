@@ -46,8 +46,17 @@ def define(name: str, schema: str, fake: Op) -> Op:
 
 
 def kernel(name: str, device_type: str, function: Op) -> None:
-    """Register `function` as the kernel of `fastmunit::name` for tensors of `device_type` ("cpu" or "cuda")."""
-    _library.impl(name, function, device_type.upper())
+    """Register `function` as the kernel of `fastmunit::name` for tensors of `device_type` ("cpu" or "cuda").
+
+    On CUDA it runs with the tensors' device as the current one: that is where Triton launches.
+    """
+
+    def on_its_device(*args: Any) -> Any:
+        tensor = next(leaf for leaf in tree_flatten(args)[0] if isinstance(leaf, torch.Tensor))
+        with torch.cuda.device_of(tensor):
+            return function(*args)
+
+    _library.impl(name, on_its_device if device_type == "cuda" else function, device_type.upper())
 
 
 def autograd(name: str, function: type[torch.autograd.Function] | Op) -> None:

@@ -13,6 +13,7 @@ or more positions beyond the edge: those of the outermost `ring` positions. What
 pixels beside the outermost one differ from it.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -68,9 +69,9 @@ def summed(
         edges: Whether rows and columns are needed.
     """
     o, c, k, _ = weight.shape
-    matrices = _matrices(k, weight, edges)
-    sums = (weight.reshape(o * c, k * k) @ torch.cat(matrices, dim=1)).to(dtype)
-    phases, *others = _parts(sums, matrices, o, c, k, phases_first)
+    matrix, sizes = _matrix(k, weight.dtype, weight.device, edges)
+    sums = (weight.reshape(o * c, k * k) @ matrix).to(dtype)
+    phases, *others = _parts(sums, sizes, o, c, k, phases_first)
     if memory_format == torch.channels_last:
         phases = phases.movedim(3, 5).flatten(0, 2).permute(0, 3, 1, 2)
     else:
@@ -84,19 +85,18 @@ def summed(
 def summed_backward(dkernels: Kernels, weight: Tensor, *, phases_first: bool) -> Tensor:
     """The gradient of weight, given those of its kernels."""
     o, c, k, _ = weight.shape
-    matrices = _matrices(k, weight, edges=dkernels.rows is not None)
-    matrix = torch.cat(matrices, dim=1)
+    matrix, sizes = _matrix(k, weight.dtype, weight.device, dkernels.rows is not None)
     dsums = weight.new_empty(o * c, matrix.shape[1])
     gradients = [gradient for gradient in dkernels if gradient is not None]
-    for part, gradient in zip(_parts(dsums, matrices, o, c, k, phases_first), gradients, strict=True):
+    for part, gradient in zip(_parts(dsums, sizes, o, c, k, phases_first), gradients, strict=True):
         part.copy_(gradient.unflatten(0, part.shape[: part.dim() - 3]))
     return (dsums @ matrix.t()).view(o, c, k, k)
 
 
-def _parts(sums: Tensor, matrices: list[Tensor], o: int, c: int, k: int, phases_first: bool) -> list[Tensor]:
+def _parts(sums: Tensor, sizes: list[int], o: int, c: int, k: int, phases_first: bool) -> list[Tensor]:
     """The views of sums (O · C, all taps) that are the kernels, with the parts of their output channels apart."""
     r, d, u = ring(k), depth(k), (k + 1) // 2
-    phases, *others = sums.split([matrix.shape[1] for matrix in matrices], dim=1)
+    phases, *others = sums.split(sizes, dim=1)
     order = (2, 3, 0, 1, 4, 5) if phases_first else (0, 2, 3, 1, 4, 5)
     views = [phases.view(o, c, 2, 2, u, u).permute(order)]
     if others:
@@ -105,9 +105,13 @@ def _parts(sums: Tensor, matrices: list[Tensor], o: int, c: int, k: int, phases_
     return views
 
 
-def _matrices(k: int, like: Tensor, edges: bool) -> list[Tensor]:
-    """The linear maps from the k · k taps to those of each kind of kernel."""
-    return [_phase_matrix(k, like), *((_row_matrix(k, like), _column_matrix(k, like)) if edges else ())]
+@functools.cache
+def _matrix(k: int, dtype: torch.dtype, device: torch.device, edges: bool) -> tuple[Tensor, list[int]]:
+    """The linear map from the k · k taps to those of all kernels, and how many each kind of kernel has."""
+    with torch.inference_mode(False):
+        like = torch.empty(0, dtype=dtype, device=device)
+        matrices = [_phase_matrix(k, like), *((_row_matrix(k, like), _column_matrix(k, like)) if edges else ())]
+        return torch.cat(matrices, dim=1), [matrix.shape[1] for matrix in matrices]
 
 
 def _phase_taps(k: int, like: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from fastmunit.ops import library
 from fastmunit.ops.layout import dense_format
@@ -83,6 +84,34 @@ class _UpsampleConv2d(torch.autograd.Function):
 
 library.autograd("upsample_conv2d", _UpsampleConv2d)
 library.without_derivative("upsample_conv2d_backward", _BACKWARD_OP)
+
+
+@register_flop_formula(torch.ops.fastmunit.upsample_conv2d)
+def _flops(x: Sequence[int], weight: Sequence[int], bias: Any, padding_mode: str, phases: bool, **_: Any) -> int:
+    """What torch's counter is to count: the convolutions and products of the op, run without data."""
+    with FlopCounterMode(display=False) as counter:
+        convolve(_without_data(x), _without_data(weight), None, padding_mode, phases)
+    return counter.get_total_flops()
+
+
+@register_flop_formula(torch.ops.fastmunit.upsample_conv2d_backward)
+def _backward_flops(
+    dy: Sequence[int],
+    x: Sequence[int],
+    weight: Sequence[int],
+    padding_mode: str,
+    phases: bool,
+    wanted: Sequence[bool],
+    **_: Any,
+) -> int:
+    tensors = _without_data(dy), _without_data(x), _without_data(weight)
+    with FlopCounterMode(display=False) as counter:
+        convolve_backward(*tensors, padding_mode, phases, (wanted[0], wanted[1], wanted[2]))
+    return counter.get_total_flops()
+
+
+def _without_data(shape: Sequence[int]) -> Tensor:
+    return torch.empty(*shape, device="meta")
 
 
 def upsample_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str, phases: bool) -> Tensor:

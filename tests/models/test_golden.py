@@ -34,9 +34,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def build(golden: dict[str, Any]) -> MUNIT:
+def build(golden: dict[str, Any], **options: bool) -> MUNIT:
     torch.manual_seed(1234)
-    return MUNIT(golden["config"])
+    return MUNIT(golden["config"], **options)
 
 
 def step(trainer: MUNIT, golden: dict[str, Any], index: int) -> dict[str, float]:
@@ -108,7 +108,7 @@ def test_eval_outputs(golden: dict[str, Any], implementation: functional.Impleme
 
 def test_reference_path_steps(golden: dict[str, Any]) -> None:
     """Losses, gradients, final weights and optimizer groups, with no element left out but the cancelled biases."""
-    trainer = build(golden)
+    trainer = build(golden, fused_adam=False)
     initial = {name: getattr(trainer, name).state_dict() for name in NETWORKS}
     initial = {name: {key: value.clone() for key, value in state.items()} for name, state in initial.items()}
     with functional.use_implementation("reference"):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.library import opcheck
+from torch.utils.flop_counter import FlopCounterMode
 
 from fastmunit import functional, reference
 from fastmunit.functional import upsample_conv2d, upsample_conv2d_phases
@@ -333,3 +334,15 @@ def test_bad_arguments(implementation, name):
         call(x, weight.double())
     with pytest.raises(TypeError, match=r"not torch\.int64"):
         call(x.long(), weight)
+
+
+def test_flop_counter_counts_the_phase_convolutions():
+    """9 of the 25 multiplications, and a few percent for the borders and for the sums of taps."""
+    x = make_map((1, 32, 32, 32)).requires_grad_()
+    weight = make_map((16, 32, 5, 5), seed=1).requires_grad_()
+    counts = []
+    for function in (functional.upsample_conv2d, reference.upsample_conv2d):
+        with FlopCounterMode(display=False) as counter:
+            function(x, weight).sum().backward()
+        counts.append(counter.get_total_flops())
+    assert 9 / 25 < counts[0] / counts[1] < 0.5

@@ -40,12 +40,11 @@ def test_mean_far_from_zero(layout):
     torch.testing.assert_close(rstd.double(), exact_rstd, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "sliced"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_opcheck(dtype, layout, requires_grad):
+def test_opcheck(dtype, layout):
     x = make_map((2, 3, 4, 5), dtype, layout)
-    opcheck(FORWARD, (x.requires_grad_(requires_grad), 1e-5))
+    opcheck(FORWARD, (x.requires_grad_(), 1e-5))
     statistics = tuple(make_map((2, 3, 1, 1), seed=seed).flatten(1) for seed in range(4))
     opcheck(BACKWARD, (*statistics[:2], x.detach(), *statistics[2:]))
 

@@ -1,0 +1,98 @@
+"""One iteration of MUNIT as the public trainer runs it: the baseline of speed and the oracle of convergence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastmunit import functional
+from fastmunit.models.losses import discriminator_loss, generator_loss
+from fastmunit.models.munit import MUNIT
+from fastmunit.nn.discriminator import MsImageDis
+
+
+def reference_step(trainer: MUNIT, x_a: Tensor, x_b: Tensor) -> None:
+    """`update_learning_rate`, `dis_update` and `gen_update` with all the work that the public trainer does.
+
+    Same losses, gradients and style draws as `MUNIT.step`, in plain PyTorch (the "reference" implementations), with
+    nothing shared or left out: the discriminators' half encodes styles and keeps the generators' graph, the
+    generators' half encodes the contents again and takes the discriminators' weight gradients.
+
+    Args:
+        trainer: its networks and optimizers are updated and its loss_* set; the perceptual loss is not supported.
+        x_a: images of domain A, (N, input_dim_a, H, W).
+        x_b: images of domain B, (N, input_dim_b, H, W).
+
+    Raises:
+        ValueError: the configuration has vgg_w > 0.
+    """
+    if trainer.config.vgg_w > 0:
+        raise ValueError("reference_step has no perceptual loss: set vgg_w to 0.")
+    trainer.update_learning_rate()
+    with functional.use_implementation("reference"):
+        _dis_update(trainer, x_a, x_b)
+        _gen_update(trainer, x_a, x_b)
+
+
+def _dis_update(trainer: MUNIT, x_a: Tensor, x_b: Tensor) -> None:
+    gan_w = trainer.config.gan_w
+    trainer.dis_opt.zero_grad()
+    s_a, s_b = trainer.draw_styles(x_a, x_b)
+    with trainer.autocast():
+        c_a, _ = trainer.gen_a.encode(x_a)
+        c_b, _ = trainer.gen_b.encode(x_b)
+        x_ba = trainer.gen_a.decode(c_b, s_a)
+        x_ab = trainer.gen_b.decode(c_a, s_b)
+        loss_a = _dis_loss(trainer.dis_a, x_ba.detach(), x_a)
+        loss_b = _dis_loss(trainer.dis_b, x_ab.detach(), x_b)
+    total = gan_w * loss_a + gan_w * loss_b
+    total.backward()
+    trainer.dis_opt.step()
+    trainer.loss_dis_a, trainer.loss_dis_b, trainer.loss_dis_total = (x.detach() for x in (loss_a, loss_b, total))
+
+
+def _dis_loss(dis: MsImageDis, fake: Tensor, real: Tensor) -> Tensor:
+    return discriminator_loss(dis(fake), dis(real), dis.gan_type)
+
+
+def _gen_update(trainer: MUNIT, x_a: Tensor, x_b: Tensor) -> None:
+    config = trainer.config
+    trainer.gen_opt.zero_grad()
+    s_a, s_b = trainer.draw_styles(x_a, x_b)
+    with trainer.autocast():
+        c_a, s_a_prime = trainer.gen_a.encode(x_a)
+        c_b, s_b_prime = trainer.gen_b.encode(x_b)
+        x_a_recon = trainer.gen_a.decode(c_a, s_a_prime)
+        x_b_recon = trainer.gen_b.decode(c_b, s_b_prime)
+        x_ba = trainer.gen_a.decode(c_b, s_a)
+        x_ab = trainer.gen_b.decode(c_a, s_b)
+        c_b_recon, s_a_recon = trainer.gen_a.encode(x_ba)
+        c_a_recon, s_b_recon = trainer.gen_b.encode(x_ab)
+        pairs = {
+            "recon_x_a": (x_a_recon, x_a, config.recon_x_w),
+            "recon_x_b": (x_b_recon, x_b, config.recon_x_w),
+            "recon_s_a": (s_a_recon, s_a, config.recon_s_w),
+            "recon_s_b": (s_b_recon, s_b, config.recon_s_w),
+            "recon_c_a": (c_a_recon, c_a, config.recon_c_w),
+            "recon_c_b": (c_b_recon, c_b, config.recon_c_w),
+        }
+        if config.recon_x_cyc_w > 0:
+            x_aba = trainer.gen_a.decode(c_a_recon, s_a_prime)
+            x_bab = trainer.gen_b.decode(c_b_recon, s_b_prime)
+            pairs["cycrecon_x_a"] = (x_aba, x_a, config.recon_x_cyc_w)
+            pairs["cycrecon_x_b"] = (x_bab, x_b, config.recon_x_cyc_w)
+        adversarial = {
+            "adv_a": generator_loss(trainer.dis_a(x_ba), trainer.dis_a.gan_type),
+            "adv_b": generator_loss(trainer.dis_b(x_ab), trainer.dis_b.gan_type),
+        }
+    terms = [config.gan_w * loss for loss in adversarial.values()]
+    losses = dict(adversarial)
+    for name, (value, target, weight) in pairs.items():
+        losses[name] = torch.mean(torch.abs(value.to(torch.promote_types(value.dtype, torch.float32)) - target))
+        terms.append(weight * losses[name])
+    total = torch.stack(terms).sum()
+    total.backward()
+    trainer.gen_opt.step()
+    for name, loss in losses.items():
+        setattr(trainer, f"loss_gen_{name}", loss.detach())
+    trainer.loss_gen_total = total.detach()

@@ -1,0 +1,55 @@
+"""Triton kernels in the simulator ttsem: out-of-bounds accesses, races between programs, and right bfloat16."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "simulated"
+pytestmark = [
+    pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
+    pytest.mark.skipif(
+        find_spec("ttsem") is None,
+        reason="ttsem is not installed: pip install --no-deps --ignore-requires-python ttsem==0.1.0",
+    ),
+]
+
+
+def simulate(name):
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["OMP_NUM_THREADS"] = "1"
+    command = [sys.executable, "-m", "ttsem.sanitize", "pytest", "-q", "-p", "no:cacheprovider", "-rA", HERE / name]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_kernels_in_simulator():
+    run = simulate("check_kernels.py")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"\b1[0-9] passed", run.stdout), run.stdout
+
+
+@pytest.mark.parametrize(
+    ("bug", "message"),
+    [
+        ("test_out_of_bounds_write", "past the end"),
+        ("test_race_between_programs", "race|same element|program instances"),
+        ("test_out_of_bounds_read_of_a_reflected_index", "past the end"),
+        ("test_unwritten_output", "assert False"),
+    ],
+)
+def test_planted_bug_is_caught(planted_bugs, bug, message):
+    failures = [line for line in planted_bugs.splitlines() if line.startswith("FAILED") and bug in line]
+    assert failures, planted_bugs
+    section = planted_bugs.split(f" {bug} ")[1].split("\n____")[0]
+    assert re.search(message, section), section
+
+
+@pytest.fixture(scope="module")
+def planted_bugs():
+    run = simulate("check_planted_bugs.py")
+    assert run.returncode == 1, run.stdout + run.stderr
+    return run.stdout
