@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fastmunit.testing import make_map
+from tests.cuda import fused_norm_requests as fused_norm
 from tests.cuda import instance_norm_stats_requests as instance_norm_stats
 from tests.cuda import weighted_l1_requests as weighted_l1
 from tests.cuda.emulated import name_of
@@ -45,6 +46,20 @@ def instance_norm_stats_traffic(layout, dtype, backward):
     return reply, bytes_of(x, dx, *[mean] * 4)
 
 
+def fused_norm_traffic(statistics, shape, layout, dtype, backward, pad):
+    x = make_map((1, *shape), dtype, layout)
+    weight, bias = torch.ones(2, 1, shape[0])
+    options, device = fused_norm.Options(statistics, "relu", pad=pad), fused_norm.Device()
+    padded, mean, rstd, reply = fused_norm.forward(x, weight, bias, None, options, device, count=True)
+    if not backward:
+        return reply, bytes_of(x, padded, mean, rstd, weight, bias)
+    dpadded = make_map(tuple(padded.shape), dtype, layout, seed=1)
+    dx, *_, reply = fused_norm.backward(
+        dpadded, None, x, mean, rstd, weight, bias, False, options, device, count=True
+    )  # fmt: skip
+    return reply, bytes_of(x, dpadded, dx, mean, rstd, *[weight, bias] * 2)
+
+
 # Runs an op and gives its reply and the least bytes; the greatest ratio; launches. A new kernel gets its lines here.
 CASES = {
     f"{name} {name_of(dtype)}": (partial(run, dtype=dtype), ratio, launches)
@@ -66,6 +81,21 @@ CASES = {
             1.05,
             1,
         ),
+    )
+}
+CASES |= {
+    f"fused_norm {way} {statistics} {layout} {name_of(dtype)}": (
+        partial(fused_norm_traffic, statistics, shape, layout, dtype, way == "backward", pad=pad),
+        ratio,
+        launches,
+    )
+    for dtype in (torch.float32, torch.bfloat16)
+    for layout in ("nchw", "channels_last")
+    for statistics, shape, pad, way, ratio, launches in (
+        ("instance", (256, 64, 64), 1, "forward", 1.05, 1),
+        ("instance", (256, 64, 64), 1, "backward", 1.05, 2),
+        ("layer", (128, 128, 128), 0, "forward", 1.55, 3),
+        ("layer", (128, 128, 128), 0, "backward", 1.7, 4),
     )
 }
 
