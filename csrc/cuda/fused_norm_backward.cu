@@ -56,6 +56,9 @@ const char* run(const FusedNormBackward& a, const Plan& plan, double* partials, 
     if (const char* error = launch(combine_sums, {blocks, sums_threads}, stream, arguments)) return error;
     arguments.pass = Pass::apply;
     if (const char* error = launch(kernel, shape_of(plan, Pass::apply), stream, arguments)) return error;
+    // The sums of planes, as if each plane had been one tile.
+    arguments.partials = arguments.totals;
+    arguments.tiling.row_tiles = 1;
   }
   if (!wants_coefficients(a)) return nullptr;
   return launch(coefficient_gradients, {blocks_of_warps(a.channels), sums_threads}, stream, arguments);
@@ -65,7 +68,8 @@ const char* run(const FusedNormBackward& a, const Plan& plan, double* partials, 
 
 std::int64_t fused_norm_backward_partials(const FusedNormBackward& a, const Device& device) {
   const Plan plan = plan_of(a, device);
-  const std::int64_t totals = plan.reads_once ? 0 : (a.statistics == Statistics::layer ? a.batch : a.batch * a.channels);
+  const std::int64_t samples = a.statistics == Statistics::layer ? a.batch : 0;
+  const std::int64_t totals = plan.reads_once ? 0 : a.batch * a.channels + samples;
   return partials_of(a, plan) + 2 * totals;
 }
 

@@ -30,14 +30,18 @@ __global__ void __launch_bounds__(sums_threads) combine_sums(const __grid_consta
     const std::int64_t plane = static_cast<std::int64_t>(blockIdx.x) * warps + warp;
     if (plane >= a.batch * a.channels) return;
     const GradientSums sums = plane_sums(arguments, plane);
-    if (lane == 0) st_global(arguments.sums_of_groups() + plane, sums);
+    if (lane == 0) st_global(arguments.sums_of_planes() + plane, sums);
     return;
   }
   const std::int64_t n = blockIdx.x;
   double dz = 0.0, product = 0.0;
   for (std::int64_t c = warp; c < a.channels; c += warps) {
     const GradientSums sums = plane_sums(arguments, n * a.channels + c);
-    const double weight = lane == 0 ? coefficient(a.weight, n, c, 1.0) : 0.0;
+    double weight = 0.0;
+    if (lane == 0) {
+      st_global(arguments.sums_of_planes() + n * a.channels + c, sums);
+      weight = coefficient(a.weight, n, c, 1.0);
+    }
     dz += weight * sums.dz;
     product += weight * sums.product;
   }

@@ -12,11 +12,14 @@ struct BackwardArguments {
   Pass pass;
   int cluster;       // blocks that hold a group, where the pass is whole
   double* partials;  // the sums of (batch, channels, row tiles), where reduce or anything behind needs them, else null
-  double* totals;    // those of groups: what apply reads; in MUNIT's layer norm weighted
+  double* totals;    // those of planes, then in MUNIT's layer norm the weighted ones of samples: what combine_sums writes
   Division by_width;
 
   __device__ GradientSums* sums_of_tiles() const { return reinterpret_cast<GradientSums*>(partials); }
-  __device__ GradientSums* sums_of_groups() const { return reinterpret_cast<GradientSums*>(totals); }
+  __device__ GradientSums* sums_of_planes() const { return reinterpret_cast<GradientSums*>(totals); }
+  __device__ GradientSums* sums_of_groups() const {
+    return sums_of_planes() + (map.statistics == Statistics::layer ? map.batch * map.channels : 0);
+  }
 };
 
 __device__ inline Group group_at(const FusedNormBackward& a, std::int64_t n, std::int64_t c) {

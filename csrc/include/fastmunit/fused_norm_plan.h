@@ -50,7 +50,7 @@ class Planner {
   }
 
  private:
-  static constexpr std::int64_t large_tile_bytes = 72 * 1024, small_tile_bytes = 32 * 1024;
+  static constexpr std::int64_t large_tile_bytes = 72 * 1024, small_tile_bytes = 40 * 1024;
   static constexpr std::int64_t smallest_tile_bytes = 8 * 1024;
   static constexpr int usual_cluster = 8;  // larger ones are harder to place
 
@@ -137,19 +137,22 @@ class Planner {
   }
 
   // Tiles of up to small_tile_bytes, where the pad allows, and enough of them for every multiprocessor. Fewer channels make
-  // narrower accesses, down to a sector of 32 bytes.
+  // narrower accesses, down to a sector of 32 bytes. What is read twice has partial sums of each channel and tile, so its tiles
+  // have more rows and fewer channels.
   Tiling small_tiles(int vector_of_tiles) const {
     Tiling tiling = {};
     for (const int channel_bytes : {128, 64, 32}) {
+      if (channel_bytes > 64 && a.statistics != Statistics::none) continue;
       const int channels = nchw ? 1 : channels_in(channel_bytes, vector_of_tiles);
       tiling = tiles(channels, 1);
       while (tiling.row_tiles < most_row_tiles) {
         const std::int64_t now = bytes(tiling), blocks = a.batch * tiles_of_sample(tiling);
-        if (now <= small_tile_bytes && (blocks >= 2 * device.multiprocessors || now <= smallest_tile_bytes)) break;
+        if (now <= small_tile_bytes && (10 * blocks >= 18 * device.multiprocessors || now <= smallest_tile_bytes)) break;
         tiling = tiles(channels, 2 * static_cast<std::int64_t>(tiling.row_tiles));
       }
       const std::int64_t size = bytes(tiling), blocks = a.batch * tiles_of_sample(tiling);
-      if (nchw || (size <= 2 * small_tile_bytes && (blocks >= device.multiprocessors || size <= 2 * smallest_tile_bytes))) {
+      const bool has_room = size <= smaller(large_tile_bytes, device.shared_bytes);
+      if (nchw || (has_room && (blocks >= device.multiprocessors || size <= 2 * smallest_tile_bytes))) {
         break;
       }
     }
