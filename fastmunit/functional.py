@@ -161,11 +161,11 @@ def fused_norm(
       the public MUNIT code, not group norm with one group;
     - statistics "none": mean = 0 and rstd = 1; with a bias alone it is bias + activation + pad.
 
-    The kernels compute in float32 (float64 for float64, which those of the GPU do not take) and round once, read
-    residuals and gradients in place with their strides, give the same bits for the same input whatever the number of
-    threads, and differentiate once: the gradients of both results go into one backward op, which saves x, the
-    statistics, weight and bias for itself. The reference differentiates any number of times, and its second result is
-    a tensor of its own.
+    The kernels compute in float32 (those for the CPU in float64 for float64, which on a GPU is the reference's) and
+    round once, read residuals and gradients in place with their strides, give the same bits for the same input whatever
+    the number of threads, and differentiate once: the gradients of both results go into one backward op, which saves x,
+    the statistics, weight and bias for itself. The reference differentiates any number of times, and its second result
+    is a tensor of its own.
 
     Args:
         x: (N, C, H, W) in float32, bfloat16, float16 or float64, N may be 0. NCHW and channels_last are read as they

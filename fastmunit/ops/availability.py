@@ -45,9 +45,14 @@ _REASONS = {
     ("triton", "cpu"): _TRITON_CPU,
     ("triton", "cuda"): _TRITON_CUDA,
 }
-# Functions whose native kernel is for the CPU alone, and those of which no other kernel than that one takes float64.
-_NATIVE_ON_CPU_ALONE = frozenset({"fused_norm", "weighted_l1"})
-_FLOAT64_ON_CPU_ALONE = frozenset({"fused_norm", "weighted_l1"})
+# Kernels, by function, implementation and device type, that there are not, and those that do not take float64.
+_MISSING = frozenset((function, "native", "cuda") for function in ("fused_norm", "weighted_l1"))
+_WITHOUT_FLOAT64 = frozenset(
+    {
+        ("fused_norm", "native", "cuda"),
+        *((function, "triton", device) for function in ("fused_norm", "weighted_l1") for device in ("cpu", "cuda")),
+    }
+)
 # What "auto" tries in turn. Triton's interpreter is for tests, so the CPU leaves it out.
 _PREFERENCE = {"cpu": ("native",), "cuda": ("native", "triton")}
 
@@ -62,9 +67,9 @@ def unavailable(
     if implementation == "reference":
         return None
     key = (implementation, device_type)
-    if key not in _REASONS or (key == ("native", "cuda") and function in _NATIVE_ON_CPU_ALONE):
+    if key not in _REASONS or (function, *key) in _MISSING:
         return f"there is no {implementation} kernel for device type {device_type!r}"
-    if float64 and function in _FLOAT64_ON_CPU_ALONE and key != ("native", "cpu"):
+    if float64 and (function, *key) in _WITHOUT_FLOAT64:
         return f"the {implementation} kernel for device type {device_type!r} does not take float64"
     return _REASONS[key]
 
