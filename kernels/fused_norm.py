@@ -3,8 +3,6 @@
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from fastmunit.kernels.fused_norm_launch import forward_launch
 from fastmunit.kernels.fused_norm_maps import (
     activate,
@@ -20,6 +18,7 @@ from fastmunit.kernels.fused_norm_maps import (
 )
 from fastmunit.kernels.launch import is_channels_last, multiprocessors, needs_64_bit_offsets
 from fastmunit.kernels.moments import moments, reciprocal_deviation, tile_moments
+from torch import Tensor
 
 
 @triton.jit

@@ -12,6 +12,7 @@ from fastmunit.kernels.fused_norm import fused_norm
 from fastmunit.kernels.fused_norm_backward import fused_norm_backward
 from fastmunit.kernels.instance_norm_stats import instance_norm_stats, instance_norm_stats_backward
 from fastmunit.kernels.weighted_l1 import weighted_l1, weighted_l1_backward
+
 from tests.kernels.ahead_of_time import launches_compiled_for, resources, tools_missing
 
 REASON = tools_missing()
