@@ -31,12 +31,16 @@ def _build_lines() -> list[str]:
 
 
 def _implementation_lines() -> list[str]:
-    from fastmunit.ops.availability import IMPLEMENTATIONS, automatic, extension, unavailable
+    from fastmunit.ops.availability import FUNCTIONS, IMPLEMENTATIONS, automatic, extension, unavailable
 
     lines = []
     for device_type in ("cpu", "cuda"):
         chosen = automatic(device_type)
         lines.append(f'"auto" on {device_type:<9}{chosen}')
+        for function in FUNCTIONS:
+            of_float64 = automatic(device_type, function, float64=True)
+            if of_float64 != chosen:
+                lines.append(f"  {function} of float64: {of_float64}")
         for implementation in IMPLEMENTATIONS:
             reason = unavailable(implementation, device_type)
             told = implementation == "native" and extension is None  # by the line of the native extension

@@ -22,6 +22,8 @@ def test_report_says_what_runs():
         assert f"in use: {config['simd_in_use']}" in report
     if not torch.cuda.is_available():
         assert "CUDA devices       none" in report
+    of_float64 = automatic("cuda", "fused_norm", float64=True)
+    assert ("fused_norm of float64" in report) == (of_float64 != automatic("cuda"))
 
 
 def test_report_without_the_extension_says_why():

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from types import ModuleType
 
 IMPLEMENTATIONS = ("native", "triton", "reference")
+# What has kernels of its own; `upsample_conv2d` is made of torch's convolutions.
+FUNCTIONS = ("instance_norm_stats", "fused_norm", "weighted_l1")
 
 
 def _load_native() -> tuple[ModuleType | None, str | None]:
