@@ -21,7 +21,7 @@ __device__ inline GradientSums plane_sums(const BackwardArguments& arguments, st
 }
 
 // A warp for each plane; in MUNIT's layer norm a block for each sample.
-__global__ void __launch_bounds__(sums_threads, 1) combine_sums(const __grid_constant__ BackwardArguments arguments) {
+__global__ void __launch_bounds__(sums_threads, 2) combine_sums(const __grid_constant__ BackwardArguments arguments) {
   SMEM_ARRAY(double, scratch, 2 * sums_threads / warp_threads);
   const FusedNormBackward& a = arguments.map;
   const int warp = static_cast<int>(threadIdx.x) / warp_threads, lane = static_cast<int>(threadIdx.x) % warp_threads;
