@@ -1,6 +1,5 @@
 """Triton kernel of `fused_norm`: normalisation, activation, residual and pad, written once."""
 
-import torch
 import triton
 import triton.language as tl
 from fastmunit.kernels.fused_norm_launch import forward_launch
@@ -194,6 +193,10 @@ def fused_norm(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
+    padded: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    *,
     statistics: str,
     activation: str,
     negative_slope: float,
@@ -201,20 +204,12 @@ def fused_norm(
     pad_mode: str,
     eps: float,
     phases: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The padded result in the layout of a dense x, and mean and rstd in float64."""
+) -> None:
+    """Write the padded result of a dense x, in its layout, and mean and rstd in float64."""
+    if padded.numel() == 0:
+        return
     n, c, h, w = result_shape(x, phases)
     channels_last = is_channels_last(x)
-    padded = torch.empty(
-        (n, c, h + 2 * pad, w + 2 * pad),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
-    )
-    group = {"instance": (n, c), "layer": (n,), "none": (0,)}[statistics]
-    mean, rstd = (torch.empty(group, dtype=torch.float64, device=x.device) for _ in range(2))
-    if padded.numel() == 0:
-        return padded, mean, rstd
     launch = forward_launch((n, c, h, w), x.element_size(), channels_last, statistics, multiprocessors(x.device))
     if statistics != "none" and not launch.whole:
         _statistics(x, mean, rstd, statistics, eps, phases)
@@ -249,4 +244,3 @@ def fused_norm(
         PAD_LENGTH=launch.pad_length(pad),
         num_warps=launch.tile.warps,
     )
-    return padded, mean, rstd

@@ -295,7 +295,11 @@ def fused_norm_backward(
     rstd: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    residual: bool,
+    dx: Tensor,
+    dweight: Tensor | None,
+    dbias: Tensor | None,
+    dresidual: Tensor | None,
+    *,
     statistics: str,
     activation: str,
     negative_slope: float,
@@ -303,29 +307,17 @@ def fused_norm_backward(
     pad_mode: str,
     eps: float,
     phases: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of a dense x, of weight, bias and residual; empty where the input was absent.
+) -> None:
+    """Write the gradients of a dense x, of weight and bias where these are given, and of residual where it is wanted.
 
     mean and rstd are contiguous; dpadded and dinterior are read with whatever strides they have.
     """
-    shape = n, c, h, w = result_shape(x, phases)
-    dx = torch.empty_like(x)
-    dweight, dbias = (
-        x.new_empty((0,), dtype=torch.float64) if parameter is None else parameter.new_empty(parameter.shape)
-        for parameter in (weight, bias)
-    )
-    dresidual = (
-        torch.empty(
-            shape,
-            dtype=x.dtype,
-            device=x.device,
-            memory_format=torch.channels_last if is_channels_last(x) else torch.contiguous_format,
-        )
-        if residual
-        else x.new_empty((0,), dtype=torch.float64)
-    )
     if x.numel() == 0:
-        return dx, dweight.zero_(), dbias.zero_(), dresidual
+        for empty_sum in (dweight, dbias):
+            if empty_sum is not None:
+                empty_sum.zero_()
+        return
+    shape = n, c, h, w = result_shape(x, phases)
     targets = _pad_targets(pad, pad_mode) if dpadded is not None else 1
     launch = backward_launch(
         shape, x.element_size(), is_channels_last(x), statistics, multiprocessors(x.device), targets
@@ -351,11 +343,11 @@ def fused_norm_backward(
             weight,
             bias,
             dx,
-            dresidual if residual else None,
+            dresidual,
             partials,
             sums,
-            dweight if alone and weight is not None else None,
-            dbias if alone and bias is not None else None,
+            dweight if alone else None,
+            dbias if alone else None,
             negative_slope,
             eps,
             n,
@@ -367,7 +359,7 @@ def fused_norm_backward(
             map_strides(x),
             coefficient_strides(weight),
             coefficient_strides(bias),
-            map_strides(dresidual if residual else None),
+            map_strides(dresidual),
             STATISTICS=statistics,
             PASS=which,
             ACTIVATION=activation,
@@ -390,8 +382,8 @@ def fused_norm_backward(
             sums,
             mean,
             rstd,
-            None if weight is None else dweight,
-            None if bias is None else dbias,
+            dweight,
+            dbias,
             n,
             c,
             tiles,
@@ -404,4 +396,3 @@ def fused_norm_backward(
         )
     if first == "sums":
         run("apply")
-    return dx, dweight, dbias, dresidual

@@ -79,30 +79,57 @@ def _backward_fake(
     return dx, dweight, dbias, dresidual
 
 
-def _triton(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+_OPTION_NAMES = ("statistics", "activation", "negative_slope", "pad", "pad_mode", "eps", "phases")
+
+
+def _triton(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     from fastmunit.kernels.fused_norm import fused_norm
 
-    return fused_norm(dense(x), *arguments)
+    results = _fake(x, weight, bias, residual, *options)
+    fused_norm(dense(x), weight, bias, residual, *results, **dict(zip(_OPTION_NAMES, options, strict=True)))
+    return results
 
 
 def _triton_backward(
-    dpadded: Tensor | None, dinterior: Tensor | None, x: Tensor, mean: Tensor, rstd: Tensor, *arguments: Any
+    dpadded: Tensor | None,
+    dinterior: Tensor | None,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: bool,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from fastmunit.kernels.fused_norm_backward import fused_norm_backward
 
-    return fused_norm_backward(dpadded, dinterior, dense(x), mean, rstd, *arguments)
+    gradients = _backward_fake(dpadded, dinterior, x, mean, rstd, weight, bias, residual, *options)
+    dx, dweight, dbias, dresidual = gradients
+    fused_norm_backward(
+        dpadded,
+        dinterior,
+        dense(x),
+        mean,
+        rstd,
+        weight,
+        bias,
+        dx,
+        None if weight is None else dweight,
+        None if bias is None else dbias,
+        dresidual if residual else None,
+        **dict(zip(_OPTION_NAMES, options, strict=True)),
+    )
+    return gradients
 
 
-def _define(implementation: str) -> tuple[library.Op, library.Op]:
-    """The op and its backward op."""
-    backward_name = library.op_name("fused_norm_backward", implementation)
-    op = library.define(library.op_name("fused_norm", implementation), _SCHEMA, _fake)
-    backward_op = library.define(backward_name, _BACKWARD_SCHEMA, _backward_fake)
-    library.without_derivative(backward_name, backward_op)
-    return op, backward_op
-
-
-_OPS = {implementation: _define(implementation) for implementation in ("native", "triton")}
+_OPS = {
+    implementation: library.define_with_backward(
+        "fused_norm", implementation, _SCHEMA, _fake, _BACKWARD_SCHEMA, _backward_fake
+    )
+    for implementation in ("native", "triton")
+}
 for _device_type in ("cpu", "cuda"):
     library.kernel("fused_norm_triton", _device_type, _triton)
     library.kernel("fused_norm_backward_triton", _device_type, _triton_backward)

@@ -35,10 +35,9 @@ def _triton_backward(dmean: Tensor, drstd: Tensor, x: Tensor, mean: Tensor, rstd
 
 
 def _register(implementation: str) -> library.Op:
-    name = library.op_name("instance_norm_stats", implementation)
-    backward_name = library.op_name("instance_norm_stats_backward", implementation)
-    op = library.define(name, _SCHEMA, _fake)
-    backward_op = library.define(backward_name, _BACKWARD_SCHEMA, _backward_fake)
+    op, backward_op = library.define_with_backward(
+        "instance_norm_stats", implementation, _SCHEMA, _fake, _BACKWARD_SCHEMA, _backward_fake
+    )
 
     class InstanceNormStats(torch.autograd.Function):
         @staticmethod
@@ -52,8 +51,7 @@ def _register(implementation: str) -> library.Op:
         def backward(ctx: Any, dmean: Tensor, drstd: Tensor) -> tuple[Tensor, None]:
             return backward_op(dmean, drstd, *ctx.saved_tensors), None
 
-    library.autograd(name, InstanceNormStats)
-    library.without_derivative(backward_name, backward_op)
+    library.autograd(library.op_name("instance_norm_stats", implementation), InstanceNormStats)
     return op
 
 

@@ -45,6 +45,21 @@ def define(name: str, schema: str, fake: Op) -> Op:
     return op
 
 
+def define_with_backward(
+    base: str, implementation: str, schema: str, fake: Op, backward_schema: str, backward_fake: Op
+) -> tuple[Op, Op]:
+    """Declare the op `base` of an implementation and its backward op, `base` + "_backward", which has no derivative.
+
+    Returns:
+        Both as callables. The first still needs `autograd`.
+    """
+    op = define(op_name(base, implementation), schema, fake)
+    backward_name = op_name(f"{base}_backward", implementation)
+    backward_op = define(backward_name, backward_schema, backward_fake)
+    without_derivative(backward_name, backward_op)
+    return op, backward_op
+
+
 def kernel(name: str, device_type: str, function: Op) -> None:
     """Register `function` as the kernel of `fastmunit::name` for tensors of `device_type` ("cpu" or "cuda").
 

@@ -58,8 +58,10 @@ def _run_backward(
     return dx, dweight if wanted[1] else weight.new_empty(0), dbias
 
 
-_OP = library.define("upsample_conv2d", _SCHEMA, _fake)
-_BACKWARD_OP = library.define("upsample_conv2d_backward", _BACKWARD_SCHEMA, _backward_fake)
+# The one implementation has the name without a suffix.
+_OP, _BACKWARD_OP = library.define_with_backward(
+    "upsample_conv2d", "native", _SCHEMA, _fake, _BACKWARD_SCHEMA, _backward_fake
+)
 for _device_type in ("cpu", "cuda"):
     library.kernel("upsample_conv2d", _device_type, _run)
     library.kernel("upsample_conv2d_backward", _device_type, _run_backward)
@@ -83,7 +85,6 @@ class _UpsampleConv2d(torch.autograd.Function):
 
 
 library.autograd("upsample_conv2d", _UpsampleConv2d)
-library.without_derivative("upsample_conv2d_backward", _BACKWARD_OP)
 
 
 @register_flop_formula(torch.ops.fastmunit.upsample_conv2d)

@@ -90,16 +90,12 @@ def _triton_backward(
     return gradients
 
 
-def _define(implementation: str) -> tuple[library.Op, library.Op]:
-    """The op and its backward op."""
-    backward_name = library.op_name("weighted_l1_backward", implementation)
-    op = library.define(library.op_name("weighted_l1", implementation), _SCHEMA, _fake)
-    backward_op = library.define(backward_name, _BACKWARD_SCHEMA, _backward_fake)
-    library.without_derivative(backward_name, backward_op)
-    return op, backward_op
-
-
-_OPS = {implementation: _define(implementation) for implementation in ("native", "triton")}
+_OPS = {
+    implementation: library.define_with_backward(
+        "weighted_l1", implementation, _SCHEMA, _fake, _BACKWARD_SCHEMA, _backward_fake
+    )
+    for implementation in ("native", "triton")
+}
 for _device_type in ("cpu", "cuda"):
     library.kernel("weighted_l1_triton", _device_type, _triton)
     library.kernel("weighted_l1_backward_triton", _device_type, _triton_backward)

@@ -40,11 +40,12 @@ def test_threads_may_run_in_any_order(schedule):
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize("shift", [2, 4, 8])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "shift"),
+    [(dtype, shift) for dtype in (torch.float32, torch.bfloat16) for shift in (2, 4, 8) if shift % dtype.itemsize == 0],
+    ids=str,
+)
 def test_any_alignment(dtype, shift):
-    if shift % dtype.itemsize:
-        pytest.skip("no tensor begins there")
     inputs, targets = make_pairs([dtype], shapes=[(1, 3, 40, 40)])
     for name in ("input0", "target0", "dinput0", "dtarget0"):
         check(inputs, targets, [1.0], shifts={name: shift})

@@ -7,6 +7,7 @@ namespace fastmunit::cuda {
 
 constexpr int warp_threads = 32;
 
+// The sum over the lanes of a warp; every lane gets it.
 template <class Value>
 __device__ inline Value warp_sum(Value value) {
 #pragma unroll

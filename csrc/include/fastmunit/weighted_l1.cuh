@@ -7,19 +7,11 @@
 #include <cstdint>
 
 #include "fastmunit/convert.cuh"
+#include "fastmunit/reductions.cuh"
 #include "fastmunit/types.h"
 #include "fastmunit/weighted_l1_segments.cuh"
 
 namespace fastmunit::cuda {
-
-constexpr int warp_threads = 32;
-
-// The sum over the lanes of a warp; every lane gets it.
-template <class Lane>
-__device__ Lane warp_sum(Lane value) {
-  for (int distance = warp_threads / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-  return value;
-}
 
 // The pair that a segment is of.
 __device__ inline int l1_term_of(const L1Segments& segments, std::int64_t segment) {
