@@ -111,17 +111,26 @@ def load_networks(path: str | os.PathLike[str], networks: Mapping[str, nn.Module
 
 
 def load_optimizers(path: str | os.PathLike[str], optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-    """Load {"gen": Adam state, "dis": Adam state} into `optimizers`. Raises CheckpointError when it does not fit."""
+    """Load {"gen": Adam state, "dis": Adam state} into `optimizers`. Raises CheckpointError when it does not fit.
+
+    How an optimizer runs (fused, or as torch's loop) is its own, not the file's.
+    """
     content = load_tensors(path)
     if not isinstance(content, Mapping) or not set(optimizers) <= set(content):
         raise CheckpointError(f"{path} is {_describe(content)}, not an optimizer.pt: give the run's optimizer.pt.")
     for name, optimizer in optimizers.items():
         try:
-            optimizer.load_state_dict(content[name])
-        except (ValueError, KeyError) as error:
+            optimizer.load_state_dict(_run_as(optimizer, content[name]))
+        except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{path} does not fit the {name} optimizer ({error}): it was written with another configuration."
             ) from error
+
+
+def _run_as(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimizer's state to be run as `optimizer` is."""
+    own = {key: optimizer.param_groups[0][key] for key in ("fused", "foreach")}
+    return {**state, "param_groups": [{**group, **own} for group in state["param_groups"]]}
 
 
 def load_generators(

@@ -43,7 +43,8 @@ class MUNIT(nn.Module):
             warning; missing ones have the values of the public recipes.
         compat: on resuming, keep the public trainer's schedule drift (see `make_scheduler`).
         reuse_codes: encode the contents once an iteration where `dis_update` and `gen_update` get the same tensors and
-            the encoders have not changed in between; the results are the same to the last bit.
+            the encoders have not changed in between; the results are the same to the last bit. Switch it off for a
+            script that writes weights through `parameter.data` between the two, which leaves no trace.
         fused_adam: run Adam as one op for each optimizer instead of eight for each parameter; roundings differ.
 
     Raises:

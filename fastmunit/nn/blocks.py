@@ -111,14 +111,15 @@ class Conv2dBlock(nn.Module):
 
     def _bias_for_the_op(self, x: Tensor) -> Tensor | None:
         """The convolution's bias where bias, activation and pad are one op: its gradient comes out of the same pass."""
-        conv = self.conv
-        plain = type(conv) is nn.Conv2d and not conv._forward_hooks and not conv._forward_pre_hooks
-        if not plain or self.norm is not None or not isinstance(self.activation, nn.ReLU | nn.LeakyReLU):
+        if not _is_plain(self.conv) or self.norm is not None or not isinstance(self.activation, nn.ReLU | nn.LeakyReLU):
             return None
-        return None if functional.implementation_of("fused_norm", x) == "reference" else cast(nn.Conv2d, conv).bias
+        return None if functional.implementation_of("fused_norm", x) == "reference" else cast(nn.Conv2d, self.conv).bias
 
     def run_upsampled(self, x: PaddedMap, pad: Pad | None = None) -> PaddedMap:
         """Run on a map without pad, upsampled by 2 to its nearest pixels, and pad the result for the next block."""
+        if not _is_plain(self.conv):
+            upsampled = nn.functional.interpolate(x.padded, scale_factor=2)
+            return run_blocks([self], upsampled, pad=pad)
         phases = functional.upsamples_in_phases(x.padded)
         convolve = functional.upsample_conv2d_phases if phases else functional.upsample_conv2d
         conv = cast(nn.Conv2d, self.conv)
@@ -132,6 +133,12 @@ class Conv2dBlock(nn.Module):
         if adain is None:
             raise ValueError("this block normalises with AdaIN: pass its AdaIN parameters.")
         return adain.take(self.norm.num_features)
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    """Whether a convolution may run without its module being called: it is torch's own, and nothing is hooked to it."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return type(conv) is nn.Conv2d and not any(getattr(conv, name) for name in hooks)
 
 
 class LinearBlock(nn.Module):

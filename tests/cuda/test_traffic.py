@@ -93,20 +93,18 @@ CASES = {
 # forward reads x twice, in three launches, and backward x and dy, in four.
 SMALL, LARGE = (1, 256, 64, 64), (1, 64, 256, 256)
 ONCE, TWICE = ((1.05, 1), (1.05, 2)), ((1.55, 3), (1.7, 4))
-# Partial sums are more than that of a small map whose channels lie side by side.
-TWICE_SMALL = ((1.66, 3), (1.87, 4))
 FUSED_NORM = (
     (SMALL, "nchw", "instance", "H100", ONCE),
     (SMALL, "nchw", "instance", "A100", ONCE),
     (SMALL, "nchw", "layer", "H100", TWICE),
     (SMALL, "channels_last", "instance", "H100", ONCE),
-    (SMALL, "channels_last", "instance", "A100", TWICE_SMALL),
-    (SMALL, "channels_last", "layer", "H100", TWICE_SMALL),
+    (SMALL, "channels_last", "instance", "A100", TWICE),
+    (SMALL, "channels_last", "layer", "H100", TWICE),
     (LARGE, "nchw", "instance", "H100", ONCE),
     (LARGE, "nchw", "layer", "H100", TWICE),
     (LARGE, "nchw", "layer", "A100", TWICE),
-    (LARGE, "channels_last", "instance", "H100", (ONCE[0], (1.72, 4))),
-    (LARGE, "channels_last", "instance", "A100", (TWICE[0], (1.72, 4))),
+    (LARGE, "channels_last", "instance", "H100", (ONCE[0], TWICE[1])),
+    (LARGE, "channels_last", "instance", "A100", TWICE),
     (LARGE, "channels_last", "layer", "H100", TWICE),
 )
 CASES |= {
@@ -116,6 +114,15 @@ CASES |= {
     )
     for shape, layout, statistics, device, limits in FUSED_NORM
     for backward in (False, True)
+}
+# What misses its ratio, and what it has to stay below: of channels_last maps, partial sums of channels and tiles are
+# more than the ratio leaves room for.
+MISSED = {
+    f"fused_norm forward {SMALL} channels_last instance A100 bfloat16": 1.63,
+    f"fused_norm backward {SMALL} channels_last instance A100 bfloat16": 1.81,
+    f"fused_norm backward {SMALL} channels_last layer H100 bfloat16": 1.75,
+    f"fused_norm backward {LARGE} channels_last instance H100 bfloat16": 1.71,
+    f"fused_norm backward {LARGE} channels_last instance A100 bfloat16": 1.71,
 }
 # Rows of a padded map begin anywhere in a sector, and a warp's request may touch one more than it fills.
 SECTORS = 1.04
@@ -129,6 +136,10 @@ def test_traffic(case, record_property):
     record_property("bytes", f"{by_bytes:.3f}")
     record_property("sectors", f"{by_sectors:.3f}")
     print(f"{case}: {least} bytes at least, {by_bytes:.3f} as bytes, {by_sectors:.3f} as sectors")
-    assert least <= reply.bytes <= ratio * least
-    assert reply.sector_bytes <= SECTORS * ratio * least
+    allowed = MISSED.get(case, ratio)
+    assert least <= reply.bytes <= allowed * least
+    assert reply.sector_bytes <= SECTORS * allowed * least
     assert reply.launches == launches
+    if case in MISSED:
+        assert by_bytes > ratio, f"{case} reaches {ratio}: it is missed no more"
+        pytest.xfail(f"{by_bytes:.3f} times the least bytes; the aim is {ratio}")

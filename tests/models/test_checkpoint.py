@@ -86,6 +86,43 @@ def test_public_files_load(run: tuple[MUNIT, Path], hyperparameters: dict[str, A
     assert not gen_a.training
 
 
+@pytest.mark.parametrize("fused_adam", [True, False])
+@pytest.mark.parametrize("written_by", ["ours", "torch 1", "a loop"])
+def test_an_optimizer_runs_as_it_was_made(
+    run: tuple[MUNIT, Path], hyperparameters: dict[str, Any], images: Pair, written_by: str, fused_adam: bool
+) -> None:
+    """Whatever the file says; old versions of torch wrote no such keys, and steps as numbers."""
+    folder = run[1]
+    content = torch.load(folder / "optimizer.pt", weights_only=True)
+    for name in ("gen", "dis"):
+        for group in content[name]["param_groups"]:
+            if written_by == "torch 1":
+                del group["fused"], group["foreach"]
+            elif written_by == "a loop":
+                group["fused"] = None
+        for state in content[name]["state"].values():
+            if written_by == "torch 1":
+                state["step"] = int(state["step"])
+    torch.save(content, folder / "optimizer.pt")
+    resumed = MUNIT(hyperparameters, fused_adam=fused_adam)
+    resumed.resume(folder)
+    for optimizer in (resumed.gen_opt, resumed.dis_opt):
+        assert [group["fused"] for group in optimizer.param_groups] == [True if fused_adam else None]
+    iterate(resumed, images)
+    assert torch.isfinite(resumed.loss_gen_total)
+
+
+@pytest.mark.parametrize("state", [[1, 2], {"param_groups": [3]}, {}])
+def test_an_optimizer_state_of_another_form_is_refused(
+    run: tuple[MUNIT, Path], hyperparameters: dict[str, Any], state: Any
+) -> None:
+    folder = run[1]
+    content = torch.load(folder / "optimizer.pt", weights_only=True)
+    torch.save({**content, "gen": state}, folder / "optimizer.pt")
+    with pytest.raises(CheckpointError, match="gen optimizer"):
+        MUNIT(hyperparameters).resume(folder)
+
+
 def test_load_generators_leaves_the_random_state_alone(
     run: tuple[MUNIT, Path], hyperparameters: dict[str, Any]
 ) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastmunit import functional
 from fastmunit.nn.blocks import AdaINParameters, Conv2dBlock, ResBlock, ResBlocks, run_blocks
-from fastmunit.nn.padded import Pad, fused_form
+from fastmunit.nn.padded import Pad, PaddedMap, fused_form
 
 MODES = {"reflect": "reflect", "replicate": "replicate", "zero": "constant"}
 IMPLEMENTATIONS: list[functional.Implementation] = ["reference", "auto"]
@@ -88,3 +88,32 @@ def test_layers_that_the_kernels_do_not_know_run_apart(activation: nn.Module) ->
     assert fused_form(None, activation) is None
     assert fused_form(nn.BatchNorm2d(3), None) is None
     assert fused_form(None, nn.ReLU()) is not None
+
+
+@pytest.mark.parametrize("norm", ["none", "ln"])
+@pytest.mark.parametrize(
+    "register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"]
+)
+def test_hooks_of_a_convolution_are_called(register: str, norm: str) -> None:
+    """Also where the bias goes into the op, and where the convolution is computed in phases."""
+    block = Conv2dBlock(3, 4, 5, 1, 2, norm=norm, activation="relu", pad_type="reflect").double()
+    x = torch.randn(1, 3, 6, 7, dtype=torch.float64, requires_grad=True)
+    expected = block.run_upsampled(PaddedMap(x, x)).interior, block(x)
+    calls: list[int] = []
+    getattr(block.conv, register)(lambda *_: calls.append(1))
+    results = block.run_upsampled(PaddedMap(x, x)).interior, block(x)
+    sum(result.sum() for result in results).backward()
+    assert len(calls) == 2
+    torch.testing.assert_close(results, expected)
+
+
+def test_a_subclass_of_the_convolution_is_called() -> None:
+    class Doubled(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    block = Conv2dBlock(3, 4, 5, 1, 2, norm="none", activation="relu", pad_type="reflect")
+    x = torch.randn(1, 3, 6, 7)
+    expected = [2 * block.run_upsampled(PaddedMap(x, x)).interior, 2 * block(x)]
+    block.conv.__class__ = Doubled
+    torch.testing.assert_close([block.run_upsampled(PaddedMap(x, x)).interior, block(x)], expected)
