@@ -10,18 +10,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastmunit import functional, info
     from fastmunit.config import Config
-    from fastmunit.models.checkpoint import load_generators
+    from fastmunit.inference import load_translator, translate
     from fastmunit.models.munit import MUNIT
+    from fastmunit.models.registry import load_generators
 
     __version__: str
 
-__all__ = ["MUNIT", "Config", "__version__", "functional", "info", "load_generators"]
+__all__ = [
+    "MUNIT",
+    "Config",
+    "__version__",
+    "functional",
+    "info",
+    "load_generators",
+    "load_translator",
+    "translate",
+]
 
 _MODULES = ("functional", "info")
 _HOMES = {
     "MUNIT": "fastmunit.models.munit",
     "Config": "fastmunit.config",
-    "load_generators": "fastmunit.models.checkpoint",
+    "load_translator": "fastmunit.inference",
+    "translate": "fastmunit.inference",
+    "load_generators": "fastmunit.models.registry",
 }
 
 

@@ -45,7 +45,7 @@ class DiscriminatorConfig(_Section):
     norm: Literal["none", "bn", "in", "ln", "sn"] = "none"
     activ: Activation = "lrelu"
     n_layer: PositiveInt = 4
-    gan_type: Literal["lsgan", "nsgan"] = "lsgan"
+    gan_type: Literal["lsgan", "nsgan", "hinge"] = "lsgan"
     num_scales: PositiveInt = 3
     pad_type: Padding = "reflect"
 
@@ -53,9 +53,12 @@ class DiscriminatorConfig(_Section):
 class Config(_Section):
     """Everything that one training run needs to know.
 
-    The keys are those of the public MUNIT and UNIT configuration files; `seed` and `precision` are fastmunit's own.
-    Loss weights multiply the terms of the MUNIT paper's equation 5.
+    The keys are those of the public MUNIT and UNIT configuration files, then fastmunit's own. Loss weights multiply the
+    terms of the MUNIT paper's equation 5.
     """
+
+    system: str = Field("munit", description="which system: munit, unit, cyclegan, bicyclegan")
+    options: dict[str, Any] = Field(default_factory=dict, description="keys of that system alone")
 
     image_save_iter: PositiveInt = Field(10000, description="iterations between kept sample grids")
     image_display_iter: PositiveInt = Field(500, description="iterations between refreshed sample grids")
@@ -70,8 +73,10 @@ class Config(_Section):
     beta2: float = Field(0.999, ge=0, lt=1)
     init: Literal["gaussian", "xavier", "kaiming", "orthogonal", "default"] = "kaiming"
     lr: float = Field(0.0001, gt=0, allow_inf_nan=False)
-    lr_policy: Literal["constant", "step"] | None = "step"
-    step_size: PositiveInt = Field(100000, description="iterations between learning rate drops")
+    lr_policy: Literal["constant", "step", "linear"] | None = "step"
+    step_size: PositiveInt = Field(
+        100000, description="iterations between learning rate drops; linear: before the rate falls to 0 at max_iter"
+    )
     gamma: float = Field(0.5, gt=0, le=1, description="factor of a learning rate drop")
     gan_w: float = Field(1, ge=0, allow_inf_nan=False)
     recon_x_w: float = Field(10, ge=0, allow_inf_nan=False, description="image reconstruction")
@@ -105,8 +110,21 @@ class Config(_Section):
     data_folder_test_b: str | None = None
     data_list_test_b: str | None = None
 
+    pairs: Literal["unpaired", "folders", "side_by_side"] = Field(
+        "unpaired", description="folders: equal names in A and B; side_by_side: left half A, right half B"
+    )
+
     seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, styles, order and augmentation")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of convolutions and matrix products")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of convolutions and matrix products"
+    )
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    compile: bool = Field(False, description="compile the networks with torch.compile")
+    cuda_graph: bool = Field(False, description="replay whole iterations as one CUDA graph")
+    checkpointing: bool = Field(False, description="keep only the inputs of networks for backward: less memory")
+    micro_batches: PositiveInt = Field(1, description="equal parts that a batch is computed in, gradients added up")
+    share_fakes: bool = Field(False, description="MUNIT: one style draw for both halves of an iteration")
+    ema_decay: float = Field(0, ge=0, lt=1, description="moving average of generator weights; 0: none")
 
     @model_validator(mode="after")
     def _perceptual_loss_needs_rgb(self) -> Config:
@@ -129,6 +147,11 @@ class Config(_Section):
     def size_b(self) -> int | None:
         """Shortest side of domain B's images after resizing, in pixels; None keeps their size."""
         return self.new_size if self.new_size is not None else self.new_size_b
+
+    def channels(self, direction: str) -> tuple[int, int]:
+        """Image channels of the source and the target domain of "a2b" or "b2a"."""
+        pair = (self.input_dim_a, self.input_dim_b)
+        return pair if direction == "a2b" else pair[::-1]
 
     @classmethod
     def shipped(cls) -> list[str]:
@@ -181,7 +204,7 @@ class Config(_Section):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ConfigError(_explain(error, cls, source)) from error
+            raise ConfigError(explain(error, cls, source)) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dict of every key: what `MUNIT` and scripts for the public trainer take."""
@@ -226,7 +249,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: the value is not valid YAML.") from error
 
 
-def _explain(error: ValidationError, root: type[BaseModel], source: str) -> str:
+def explain(error: ValidationError, root: type[BaseModel], source: str) -> str:
+    """One line for the user from what pydantic found wrong in `source`."""
     lines = []
     for item in error.errors():
         location = [str(part) for part in item["loc"]]

@@ -13,7 +13,8 @@ PACKAGE = ROOT / "fastmunit"
 # What each layer may import, beside itself. `functional` and `config` are single files.
 LEAVES = {"errors", "files", "config", "info"}
 LAYERS = {
-    "cli": {"training", "metrics", "data", "models", "nn", "functional"} | LEAVES,
+    "cli": {"inference", "training", "metrics", "data", "models", "nn", "functional"} | LEAVES,
+    "inference": {"training", "data", "models"} | LEAVES,
     "training": {"data", "models", "nn", "functional", "metrics"} | LEAVES,
     "metrics": {"data", "models", "nn", "functional"} | LEAVES,
     "data": LEAVES,

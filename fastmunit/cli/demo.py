@@ -47,7 +47,6 @@ def demo(
     from fastmunit import data
     from fastmunit.cli.bar import Bar
     from fastmunit.config import Config
-    from fastmunit.models.translator import Translator
     from fastmunit.training import resolve_device, train
     from fastmunit.training.device import has_fast_bfloat16
     from fastmunit.training.grids import save
@@ -70,8 +69,9 @@ def demo(
         typer.echo(f"  fastmunit train --output {output} --resume")
         raise typer.Exit(INTERRUPTED)
 
-    generators = (result.trainer.gen_a.eval(), result.trainer.gen_b.eval())
-    picture = _samples(Translator(*generators, config.gen), root, seed)
+    result.trainer.eval()
+    translator = result.trainer.translator(result.trainer.generators(), config, "a2b")
+    picture = _samples(translator, root, seed)
     save(picture, output / "samples.png")
     caption = (
         f"Held-out drawings (first row) in {_STYLES} random styles, one a row; "

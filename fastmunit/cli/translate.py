@@ -25,6 +25,14 @@ class Direction(str, Enum):
     b2a = "b2a"
 
 
+class Precision(str, Enum):
+    """What convolutions and matrix products compute in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 def translate(
     checkpoint: Annotated[
         Path, typer.Option(help="A gen_*.pt (ours or the public trainer's), or a run folder.", metavar="FILE|FOLDER")
@@ -62,6 +70,7 @@ def translate(
         typer.Option("--stretch", help="Stretch each output to the full range of values, as the public test.py does."),
     ] = False,
     device: Device = "auto",
+    precision: Annotated[Precision, typer.Option(help="Of convolutions and matrix products.")] = Precision.float32,
     batch_size: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Styles decoded at once (by default about a megapixel's worth).", metavar="N"),
@@ -87,18 +96,17 @@ def translate(
     from fastmunit import data
     from fastmunit.data.images import check_bands, read_header
     from fastmunit.errors import DataError, FastmunitError
-    from fastmunit.models.checkpoint import load_generators
-    from fastmunit.models.translator import Translator, value_mapping
+    from fastmunit.inference import model_files
+    from fastmunit.models import registry
+    from fastmunit.models.translator import value_mapping
     from fastmunit.training import resolve_device
     from fastmunit.training.grids import grid, save
 
     if reference and (styles is not None or same_styles):
         raise FastmunitError("give either --reference or --styles and --same-styles: a reference decides the style.")
     place = resolve_device(device)
-    weights, settings = _model_files(checkpoint, config)
-    forward = direction is Direction.a2b
-    source_channels = settings.input_dim_a if forward else settings.input_dim_b
-    target_channels = settings.input_dim_b if forward else settings.input_dim_a
+    weights, settings = model_files(checkpoint, config)
+    source_channels, target_channels = settings.channels(direction.value)
     if not input.exists():
         raise DataError(f"input {input} does not exist: check the path.")
     images = data.list_images(input) if input.is_dir() else [input]
@@ -107,7 +115,12 @@ def translate(
         check_bands(path, read_header(path), source_channels)
     for path in references:
         check_bands(path, read_header(path), target_channels)
-    kind, count = ("reference", len(references)) if references else ("style", styles or 10)
+    translator = registry.load_translator(weights, settings, direction.value, place)
+    translator.precision = precision.value
+    several = 10 if translator.style_dim else 1
+    if not translator.style_dim and (styles or 1) > 1:
+        raise FastmunitError(f"a {settings.system} model gives one output for each image: leave --styles out.")
+    kind, count = ("reference", len(references)) if references else ("style", styles or several)
     suffix = ".png" if target_channels <= 4 else ".tif"
     targets = [
         [output / f"{name}_{kind}{k:02d}{suffix}" for k in range(count)] for name in _output_names(images, input)
@@ -115,9 +128,6 @@ def translate(
     sheet = output / "sheet.png"
     _refuse_overwriting([*images, *references], input, output, [*chain.from_iterable(targets), sheet])
 
-    generators = load_generators(weights, settings, place)
-    source, target = generators if forward else generators[::-1]
-    translator = Translator(source, target, settings.gen)
     mapping = value_mapping(stretch)
     random = torch.Generator().manual_seed(seed)
     reference_images = [_resized(data.read_image(path, target_channels), size) for path in references]
@@ -142,32 +152,6 @@ def translate(
     save(grid(rows), sheet)
     typer.echo(f"Wrote {len(images) * count:,} images into {output}, side by side in {sheet}.")
     _hint_at_size(settings, images[0], size)
-
-
-def _model_files(checkpoint: Path, config: str | None) -> tuple[Path, "Config"]:
-    """The gen_*.pt and its configuration."""
-    from fastmunit.config import Config
-    from fastmunit.errors import CheckpointError
-    from fastmunit.training import RunFolder, snapshot
-
-    weights = checkpoint
-    if checkpoint.is_dir():
-        folder = RunFolder(checkpoint.parent if checkpoint.name == "checkpoints" else checkpoint)
-        newest = snapshot.generators(folder)
-        if newest is None:
-            raise CheckpointError(f"{checkpoint} holds no snapshot: give a run folder or a gen_*.pt.")
-        weights = newest
-    elif not checkpoint.exists():
-        raise CheckpointError(f"checkpoint {checkpoint} does not exist: check the path.")
-    if config is not None:
-        return weights, Config.load(config)
-    for candidate in (weights.parent.parent / "config.yaml", weights.parent / "config.yaml"):
-        if candidate.is_file():
-            return weights, Config.load(candidate)
-    raise CheckpointError(
-        f"there is no config.yaml beside {weights}: give --config with the YAML file it was trained with, or a shipped "
-        "name such as edges2shoes."
-    )
 
 
 def _output_names(images: list[Path], input: Path) -> list[str]:

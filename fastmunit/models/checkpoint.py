@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastmunit.config import Config
 from fastmunit.errors import CheckpointError
 from fastmunit.files import load_tensors, save_tensors
-from fastmunit.nn.generator import AdaINGen
 
 OPTIMIZER_FILE = "optimizer.pt"
 ITERATIONS_KEY = "iterations"
@@ -66,39 +64,36 @@ def latest(folder: str | os.PathLike[str]) -> int | None:
 def save_snapshot(
     folder: str | os.PathLike[str],
     iterations: int,
-    gen: Mapping[str, nn.Module],
-    dis: Mapping[str, nn.Module],
+    states: Mapping[str, Mapping[str, Any]],
     optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> None:
-    """Write gen_ and dis_ ({"a": state_dict, "b": state_dict}), then optimizer.pt ({"gen": …, "dis": …}).
+    """Write KIND_%08d.pt for each kind of `states` ({name: state_dict}), then optimizer.pt ({name: Adam state}).
 
     Every file is written whole or not at all. Raises FastmunitError when one cannot be written.
     """
-    for kind, networks in (("gen", gen), ("dis", dis)):
-        save_tensors(
-            {name: net.state_dict() for name, net in networks.items()}, snapshot_path(folder, kind, iterations)
-        )
-    states: dict[str, Any] = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
-    states[ITERATIONS_KEY] = iterations
-    save_tensors(states, Path(folder) / OPTIMIZER_FILE)
+    for kind, networks in states.items():
+        save_tensors(dict(networks), snapshot_path(folder, kind, iterations))
+    content: dict[str, Any] = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
+    content[ITERATIONS_KEY] = iterations
+    save_tensors(content, Path(folder) / OPTIMIZER_FILE)
 
 
 def load_networks(path: str | os.PathLike[str], networks: Mapping[str, nn.Module], kind: str) -> None:
-    """Load {"a": state_dict, "b": state_dict} from `path` into `networks`.
+    """Load {name: state_dict} from `path` into `networks`.
 
     Dummy running statistics may be absent (they stay 0 and 1), and those that pytorch 0.3 wrote for plain instance norm
     are dropped.
 
     Args:
         path: a file of the public trainer or of ours.
-        networks: "a" and "b".
+        networks: by their names in the file; "a" and "b" in the public ones.
         kind: "gen" or "dis": what the file should hold, for the error message.
 
     Raises:
         CheckpointError: another kind of file, or networks of other sizes; the message says which.
     """
     content = load_tensors(path)
-    if not isinstance(content, Mapping) or not {"a", "b"} <= set(content):
+    if not isinstance(content, Mapping) or not set(networks) <= set(content):
         raise CheckpointError(f"{path} is {_describe(content)}, not a {kind}_*.pt: give the {kind}_*.pt of the run.")
     for name, network in networks.items():
         if not isinstance(content[name], Mapping):
@@ -131,21 +126,6 @@ def _run_as(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[
     """An optimizer's state to be run as `optimizer` is."""
     own = {key: optimizer.param_groups[0][key] for key in ("fused", "foreach")}
     return {**state, "param_groups": [{**group, **own} for group in state["param_groups"]]}
-
-
-def load_generators(
-    checkpoint: str | os.PathLike[str], config: Config, device: str | torch.device = "cpu"
-) -> tuple[AdaINGen, AdaINGen]:
-    """Build both generators from a gen_*.pt alone, in eval mode, on `device`. The global RNG is not touched.
-
-    Raises:
-        CheckpointError: the file is missing, truncated, an optimizer.pt or dis_*.pt, or of other sizes than `config`.
-    """
-    with torch.random.fork_rng(devices=[]):
-        gen_a = AdaINGen(config.input_dim_a, config.gen)
-        gen_b = AdaINGen(config.input_dim_b, config.gen)
-    load_networks(checkpoint, {"a": gen_a, "b": gen_b}, "gen")
-    return gen_a.to(device).eval(), gen_b.to(device).eval()
 
 
 def _numbers(folder: Path, kind: str) -> list[int]:

@@ -17,22 +17,31 @@ def widen(x: Tensor) -> Tensor:
 def discriminator_loss(fake: Sequence[Tensor], real: Sequence[Tensor], gan_type: str) -> Tensor:
     """Loss of a discriminator from its outputs (one map a scale), summed over scales, without a factor 1/2.
 
-    lsgan: mean(fake²) + mean((real - 1)²) (Mao et al. 2017); nsgan: BCE(σ(fake), 0) + BCE(σ(real), 1), from logits.
+    lsgan: mean(fake²) + mean((real - 1)²) (Mao et al. 2017); nsgan: BCE(σ(fake), 0) + BCE(σ(real), 1), from logits;
+    hinge: mean max(0, 1 + fake) + mean max(0, 1 - real) (Miyato et al. 2018, equation 16).
     """
-    terms = [_gan_term(f, 0.0, gan_type) + _gan_term(r, 1.0, gan_type) for f, r in zip(fake, real, strict=True)]
+    terms = [_judged(f, False, gan_type) + _judged(r, True, gan_type) for f, r in zip(fake, real, strict=True)]
     return torch.stack(terms).sum()
 
 
 def generator_loss(fake: Sequence[Tensor], gan_type: str) -> Tensor:
-    """Adversarial loss of a generator: lsgan mean((fake - 1)²), nsgan BCE(σ(fake), 1), summed over scales."""
-    return torch.stack([_gan_term(f, 1.0, gan_type) for f in fake]).sum()
+    """Adversarial loss of a generator, summed over scales.
+
+    lsgan: mean((fake - 1)²); nsgan: BCE(σ(fake), 1); hinge: -mean(fake) (Miyato et al. 2018, equation 17).
+    """
+    if gan_type == "hinge":
+        return torch.stack([-widen(f).mean() for f in fake]).sum()
+    return torch.stack([_judged(f, True, gan_type) for f in fake]).sum()
 
 
-def _gan_term(output: Tensor, label: float, gan_type: str) -> Tensor:
-    output = widen(output)
+def _judged(output: Tensor, real: bool, gan_type: str) -> Tensor:
+    """Loss of one map of outputs that should say "real", or "fake"."""
+    output, label = widen(output), float(real)
     match gan_type:
         case "lsgan":
             return ((output - label) ** 2).mean()
         case "nsgan":
             return F.binary_cross_entropy_with_logits(output, torch.full_like(output, label))
-    raise ValueError(f"unknown gan_type {gan_type!r}: use lsgan or nsgan.")
+        case "hinge":
+            return F.relu(1 - output if real else 1 + output).mean()
+    raise ValueError(f"unknown gan_type {gan_type!r}: use lsgan, nsgan or hinge.")

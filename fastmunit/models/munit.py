@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from fastmunit import functional
-from fastmunit.config import Config, unknown_keys
-from fastmunit.errors import CheckpointError
-from fastmunit.models import checkpoint
+from fastmunit.config import STYLE_DOWNSAMPLE, Config
 from fastmunit.models.codes import ContentCodes
 from fastmunit.models.losses import discriminator_loss, generator_loss
-from fastmunit.models.perceptual import PerceptualLoss
-from fastmunit.models.schedule import make_scheduler
+from fastmunit.models.registry import register
+from fastmunit.models.system import Hyperparameters, Loss, System, Weight, frozen
+from fastmunit.models.translator import Translator
 from fastmunit.nn.discriminator import MsImageDis
 from fastmunit.nn.generator import AdaINGen
 from fastmunit.nn.init import weights_init
 from fastmunit.nn.norm import InstanceNorm2d
 
-Hyperparameters = Mapping[str, Any] | Config
-Loss = Tensor | int
+_PIXELS_PER_SAMPLE_BATCH = 1 << 19
 
 
-class MUNIT(nn.Module):
+@register("munit")
+class MUNIT(System):
     """Drop-in for the public `MUNIT_Trainer`: networks, losses, update steps, optimizers, checkpoints.
 
-    One iteration is `update_learning_rate(); dis_update(x_a, x_b); gen_update(x_a, x_b)`. Images are (N, C, H, W) in
-    [-1, 1]. After each update the loss_* attributes hold 0-d tensors (the int 0 where a term is switched off).
-    The same seed gives the same initial weights and style draws as the public code; styles are drawn on the CPU.
+    One iteration is `update_learning_rate(); dis_update(x_a, x_b); gen_update(x_a, x_b)`, or `step(x_a, x_b)`. Images
+    are (N, C, H, W) in [-1, 1]. After each update the loss_* attributes hold 0-d tensors (the int 0 where a term is
+    switched off). The same seed gives the same initial weights and style draws as the public code; styles are drawn on
+    the CPU.
     Source: Huang, Liu, Belongie, Kautz, "Multimodal Unsupervised Image-to-Image Translation", ECCV 2018, equation 5.
 
     Args:
@@ -52,6 +47,7 @@ class MUNIT(nn.Module):
         CheckpointError: vgg_w > 0 and no VGG-16 weights can be found.
     """
 
+    rows = ("input", "reconstruction", "translation with a fixed style", "with a new style")
     s_a: Tensor
     s_b: Tensor
 
@@ -63,12 +59,12 @@ class MUNIT(nn.Module):
         reuse_codes: bool = True,
         fused_adam: bool = True,
     ) -> None:
-        super().__init__()
-        config = as_config(hyperparameters)
-        self.config = config
-        self.compat = compat
+        super().__init__(hyperparameters, compat=compat, fused_adam=fused_adam)
+        config = self.config
         self.reuse_codes = reuse_codes
         self._codes = ContentCodes()
+        self._generated = ContentCodes()
+        self._shared_styles: tuple[Tensor, Tensor] | None = None
         self.style_dim = config.gen.style_dim
 
         self.gen_a = AdaINGen(config.input_dim_a, config.gen)
@@ -79,18 +75,12 @@ class MUNIT(nn.Module):
         display_styles = (config.display_size, self.style_dim, 1, 1)
         self.register_buffer("s_a", torch.randn(display_styles), persistent=False)
         self.register_buffer("s_b", torch.randn(display_styles), persistent=False)
-
-        dis_parameters = [*self.dis_a.parameters(), *self.dis_b.parameters()]
-        gen_parameters = [*self.gen_a.parameters(), *self.gen_b.parameters()]
-        self.dis_opt = _make_adam(dis_parameters, config, fused_adam)
-        self.gen_opt = _make_adam(gen_parameters, config, fused_adam)
-        self.dis_scheduler: LRScheduler | None = make_scheduler(self.dis_opt, config)
-        self.gen_scheduler: LRScheduler | None = make_scheduler(self.gen_opt, config)
-
+        self.dis_opt = self.make_optimizer([self.dis_a, self.dis_b])
+        self.gen_opt = self.make_optimizer([self.gen_a, self.gen_b])
         self.apply(weights_init(config.init))
         self.dis_a.apply(weights_init("gaussian"))
         self.dis_b.apply(weights_init("gaussian"))
-        self.vgg = PerceptualLoss(config.vgg_model_path) if config.vgg_w > 0 else None
+        self.finish()
 
         self.loss_dis_a: Loss = 0
         self.loss_dis_b: Loss = 0
@@ -109,9 +99,36 @@ class MUNIT(nn.Module):
         self.loss_gen_vgg_b: Loss = 0
         self.loss_gen_total: Loss = 0
 
-    def losses(self) -> dict[str, Loss]:
-        """Every loss_* attribute by name, as the last updates left it."""
-        return {name: value for name, value in vars(self).items() if name.startswith("loss_")}
+    @classmethod
+    def build_generators(cls, config: Config) -> dict[str, nn.Module]:
+        return {"a": AdaINGen(config.input_dim_a, config.gen), "b": AdaINGen(config.input_dim_b, config.gen)}
+
+    @classmethod
+    def translator(cls, generators: Mapping[str, nn.Module], config: Config, direction: str) -> Translator:
+        return StyleTranslator(generators, config, direction)
+
+    def generators(self) -> dict[str, nn.Module]:
+        return {"a": self.gen_a, "b": self.gen_b}
+
+    def discriminators(self) -> dict[str, nn.Module]:
+        return {"a": self.dis_a, "b": self.dis_b}
+
+    def compiled_networks(self) -> list[nn.Module]:
+        encoders = [encoder for gen in (self.gen_a, self.gen_b) for encoder in (gen.enc_content, gen.enc_style)]
+        return [*encoders, self.gen_a.dec, self.gen_b.dec, self.dis_a, self.dis_b]
+
+    def resume_state(self) -> dict[str, Any]:
+        return {**super().resume_state(), "s_a": self.s_a.detach().cpu(), "s_b": self.s_b.detach().cpu()}
+
+    def load_resume_state(self, state: Mapping[str, Any]) -> list[str]:
+        notes = super().load_resume_state(state)
+        for name in ("s_a", "s_b"):
+            current: Tensor = getattr(self, name)
+            if current.shape == state[name].shape:
+                current.copy_(state[name])
+            else:
+                notes.append(f"display_size changed, so the fixed display styles {name} are new.")
+        return notes
 
     def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
         """Translate both ways with the fixed display styles.
@@ -131,25 +148,12 @@ class MUNIT(nn.Module):
                 f"forward uses the {self.s_a.shape[0]} fixed display styles, one an image; got batches of "
                 f"{x_a.shape[0]} and {x_b.shape[0]}. Use encode and decode of gen_a and gen_b for other batches."
             )
-        with self._evaluating(), self.autocast():
+        with self.evaluating(), self.autocast():
             c_a, _ = self.gen_a.encode(x_a)
             c_b, _ = self.gen_b.encode(x_b)
             x_ba = self.gen_a.decode(c_b, self.s_a)
             x_ab = self.gen_b.decode(c_a, self.s_b)
         return x_ab.to(x_a.dtype), x_ba.to(x_b.dtype)
-
-    def update_learning_rate(self) -> None:
-        """Step both schedulers; call it at the start of an iteration, as the public training script does."""
-        for scheduler in (self.dis_scheduler, self.gen_scheduler):
-            if scheduler is None:
-                continue
-            if scheduler._step_count > 1:
-                scheduler.step()
-                continue
-            with warnings.catch_warnings():
-                # The public order is schedule first, optimizer second; torch warns about it at the first call.
-                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
-                scheduler.step()
 
     def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
         """One step of both discriminators on freshly drawn styles.
@@ -161,63 +165,75 @@ class MUNIT(nn.Module):
             x_b: images of domain B, (N, input_dim_b, H, W).
             hyperparameters: read for gan_w, so that a script may change it as it trains; None uses the constructor's.
         """
-        weight = _reader(hyperparameters, self.config)
-        self.dis_opt.zero_grad()
-        s_a, s_b = self.draw_styles(x_a, x_b)
-        with self.autocast():
-            c_a, c_b = self._contents_without_graph(x_a, x_b)
-            with torch.no_grad():
-                x_ba = self.gen_a.decode(c_b, s_a)
-                x_ab = self.gen_b.decode(c_a, s_b)
-            fake_a, real_a = self._judge_both(self.dis_a, x_ba, x_a)
-            fake_b, real_b = self._judge_both(self.dis_b, x_ab, x_b)
-        loss_dis_a = discriminator_loss(fake_a, real_a, self.dis_a.gan_type)
-        loss_dis_b = discriminator_loss(fake_b, real_b, self.dis_b.gan_type)
-        total = weight("gan_w") * loss_dis_a + weight("gan_w") * loss_dis_b
-        total.backward()
-        self.dis_opt.step()
-        self.loss_dis_a = loss_dis_a.detach()
-        self.loss_dis_b = loss_dis_b.detach()
-        self.loss_dis_total = total.detach()
+        styles = self.draw_styles(x_a, x_b)
+        self._shared_styles = styles if self.config.share_fakes else None
+        self.step_discriminators(x_a, x_b, styles, self.reader(hyperparameters))
 
     def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
-        """One step of both generators on freshly drawn styles.
+        """One step of both generators on freshly drawn styles; with share_fakes, on those of the `dis_update` before.
 
         loss_gen_total = gan_w · (adv_a + adv_b) + recon_x_w · (recon_x_a + recon_x_b) + recon_s_w · (…s…)
         + recon_c_w · (…c…) + recon_x_cyc_w · (cycrecon_x_a + cycrecon_x_b) + vgg_w · (vgg_a + vgg_b);
         every reconstruction term is a mean absolute difference. The content codes that are reconstructed receive
         gradients too. Arguments as in `dis_update`.
         """
-        weight = _reader(hyperparameters, self.config)
-        self.gen_opt.zero_grad()
-        s_a, s_b = self.draw_styles(x_a, x_b)
+        styles, self._shared_styles = self._shared_styles, None
+        if styles is None or (len(styles[0]), len(styles[1])) != (len(x_a), len(x_b)):
+            styles = self.draw_styles(x_a, x_b)
+        self.step_generators(x_a, x_b, styles, self.reader(hyperparameters))
+
+    def update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
+        """`dis_update`, then `gen_update`."""
+        self.dis_update(x_a, x_b, hyperparameters)
+        self.gen_update(x_a, x_b, hyperparameters)
+
+    def step_discriminators(self, x_a: Tensor, x_b: Tensor, styles: tuple[Tensor, Tensor], weight: Weight) -> None:
+        """`dis_update` with given styles: nothing in it is random or waits for the device."""
+
+        def loss_of(x_a: Tensor, x_b: Tensor, s_a: Tensor, s_b: Tensor) -> tuple[Tensor, dict[str, Loss]]:
+            with self.autocast():
+                x_ba, x_ab = self._fakes(x_a, x_b, s_a, s_b)
+                fake_a, real_a = self.dis_a.judge_both(x_ba, x_a)
+                fake_b, real_b = self.dis_b.judge_both(x_ab, x_b)
+            loss_a = discriminator_loss(fake_a, real_a, self.dis_a.gan_type)
+            loss_b = discriminator_loss(fake_b, real_b, self.dis_b.gan_type)
+            total = weight("gan_w") * loss_a + weight("gan_w") * loss_b
+            return total, {"a": loss_a.detach(), "b": loss_b.detach()}
+
+        total, losses = self.descend("dis", (x_a, x_b, *styles), loss_of)
+        self._publish("dis", total, losses)
+
+    def step_generators(self, x_a: Tensor, x_b: Tensor, styles: tuple[Tensor, Tensor], weight: Weight) -> None:
+        """`gen_update` with given styles: nothing in it is random or waits for the device."""
+
+        def loss_of(x_a: Tensor, x_b: Tensor, s_a: Tensor, s_b: Tensor) -> tuple[Tensor, dict[str, Loss]]:
+            return self._gen_loss(x_a, x_b, s_a, s_b, weight)
+
+        total, losses = self.descend("gen", (x_a, x_b, *styles), loss_of)
+        self._publish("gen", total, losses)
+
+    def _gen_loss(
+        self, x_a: Tensor, x_b: Tensor, s_a: Tensor, s_b: Tensor, weight: Weight
+    ) -> tuple[Tensor, dict[str, Loss]]:
         cycle = weight("recon_x_cyc_w") > 0
         with self.autocast():
-            c_a, c_b = self._contents(x_a, x_b)
-            s_a_prime, s_b_prime = self.gen_a.enc_style(x_a), self.gen_b.enc_style(x_b)
-            if functional.default_implementation() == "reference" or c_a.shape != c_b.shape:
-                x_a_recon = self.gen_a.decode(c_a, s_a_prime)
-                x_b_recon = self.gen_b.decode(c_b, s_b_prime)
-                x_ba = self.gen_a.decode(c_b, s_a)
-                x_ab = self.gen_b.decode(c_a, s_b)
-            else:  # in one batch for each network: all norms are of single samples
-                x_a_recon, x_ba = self.gen_a.decode(torch.cat([c_a, c_b]), torch.cat([s_a_prime, s_a])).chunk(2)
-                x_b_recon, x_ab = self.gen_b.decode(torch.cat([c_b, c_a]), torch.cat([s_b_prime, s_b])).chunk(2)
-            c_b_recon, s_a_recon = self.gen_a.encode(x_ba)
-            c_a_recon, s_b_recon = self.gen_b.encode(x_ab)
-            x_aba = self.gen_a.decode(c_a_recon, s_a_prime) if cycle else None
-            x_bab = self.gen_b.decode(c_b_recon, s_b_prime) if cycle else None
-            with _frozen(self.dis_a), _frozen(self.dis_b):
-                fake_a = self.dis_a(x_ba)
-                fake_b = self.dis_b(x_ab)
+            kept = self._generated.take((x_a, x_b, s_a, s_b), (self.gen_a, self.gen_b))
+            made = _Generated(*kept) if kept is not None else self._generate(x_a, x_b, s_a, s_b)
+            c_b_recon, s_a_recon = self.run(self.gen_a.encode, made.x_ba)
+            c_a_recon, s_b_recon = self.run(self.gen_b.encode, made.x_ab)
+            x_aba = self.run(self.gen_a.decode, c_a_recon, made.s_a_prime) if cycle else None
+            x_bab = self.run(self.gen_b.decode, c_b_recon, made.s_b_prime) if cycle else None
+            with frozen(self.dis_a, self.dis_b):
+                fake_a = self.dis_a(made.x_ba)
+                fake_b = self.dis_b(made.x_ab)
 
         pairs = {
-            "recon_x_a": (x_a_recon, x_a, "recon_x_w"),
-            "recon_x_b": (x_b_recon, x_b, "recon_x_w"),
+            "recon_x_a": (made.x_a_recon, x_a, "recon_x_w"),
+            "recon_x_b": (made.x_b_recon, x_b, "recon_x_w"),
             "recon_s_a": (s_a_recon, s_a, "recon_s_w"),
             "recon_s_b": (s_b_recon, s_b, "recon_s_w"),
-            "recon_c_a": (c_a_recon, c_a, "recon_c_w"),
-            "recon_c_b": (c_b_recon, c_b, "recon_c_w"),
+            "recon_c_a": (c_a_recon, made.c_a, "recon_c_w"),
+            "recon_c_b": (c_b_recon, made.c_b, "recon_c_w"),
         }
         if x_aba is not None and x_bab is not None:
             pairs["cycrecon_x_a"] = (x_aba, x_a, "recon_x_cyc_w")
@@ -232,20 +248,48 @@ class MUNIT(nn.Module):
             "adv_b": (weight("gan_w"), generator_loss(fake_b, self.dis_b.gan_type)),
         }
         if weight("vgg_w") > 0:
-            others["vgg_a"] = (weight("vgg_w"), self._perceptual(x_ba, x_b))
-            others["vgg_b"] = (weight("vgg_w"), self._perceptual(x_ab, x_a))
+            others["vgg_a"] = (weight("vgg_w"), self.perceptual_loss(made.x_ba, x_b))
+            others["vgg_b"] = (weight("vgg_w"), self.perceptual_loss(made.x_ab, x_a))
         for name, (factor, value) in others.items():
             total = total + factor * value
             losses[name] = value.detach()
-        total.backward()
-        self.gen_opt.step()
-        for name, loss in losses.items():
-            setattr(self, f"loss_gen_{name}", loss)
-        self.loss_gen_total = total.detach()
+        return total, losses
+
+    def _generate(self, x_a: Tensor, x_b: Tensor, s_a: Tensor, s_b: Tensor) -> _Generated:
+        """Codes, reconstructions and translations, with their graph."""
+        encoders = (self.gen_a.enc_content, self.gen_b.enc_content)
+        c_a, c_b = self._codes.with_graph((x_a, x_b), encoders, run=self.run)
+        s_a_prime, s_b_prime = self.run(self.gen_a.enc_style, x_a), self.run(self.gen_b.enc_style, x_b)
+        if functional.default_implementation() == "reference" or c_a.shape != c_b.shape:
+            x_a_recon = self.run(self.gen_a.decode, c_a, s_a_prime)
+            x_b_recon = self.run(self.gen_b.decode, c_b, s_b_prime)
+            x_ba = self.run(self.gen_a.decode, c_b, s_a)
+            x_ab = self.run(self.gen_b.decode, c_a, s_b)
+        else:  # in one batch for each network: all norms are of single samples
+            both_a = self.run(self.gen_a.decode, torch.cat([c_a, c_b]), torch.cat([s_a_prime, s_a]))
+            both_b = self.run(self.gen_b.decode, torch.cat([c_b, c_a]), torch.cat([s_b_prime, s_b]))
+            (x_a_recon, x_ba), (x_b_recon, x_ab) = both_a.chunk(2), both_b.chunk(2)
+        return _Generated(c_a, c_b, s_a_prime, s_b_prime, x_a_recon, x_b_recon, x_ba, x_ab)
+
+    def _fakes(self, x_a: Tensor, x_b: Tensor, s_a: Tensor, s_b: Tensor) -> tuple[Tensor, Tensor]:
+        """x_ba and x_ab without graph, for the discriminators; what the generators' half can use again is kept."""
+        whole = self.config.micro_batches == 1
+        if self.config.share_fakes and whole:
+            made = self._generate(x_a, x_b, s_a, s_b)
+            self._generated.keep((x_a, x_b, s_a, s_b), (self.gen_a, self.gen_b), made)
+            return made.x_ba.detach(), made.x_ab.detach()
+        encoders = (self.gen_a.enc_content, self.gen_b.enc_content)
+        c_a, c_b = self._codes.without_graph((x_a, x_b), encoders, keep=self.reuse_codes and whole, run=self.run)
+        with torch.no_grad():
+            return self.gen_a.decode(c_b, s_a), self.gen_b.decode(c_a, s_b)
+
+    def _publish(self, half: str, total: Tensor, losses: dict[str, Loss]) -> None:
+        for name, loss in {**losses, "total": total}.items():
+            setattr(self, f"loss_{half}_{name}", loss)
 
     @torch.no_grad()
     def sample(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:
-        """Translate and reconstruct display images, one at a time, in eval mode.
+        """Translate and reconstruct display images, in eval mode.
 
         Args:
             x_a: images of domain A, (N, input_dim_a, H, W), N at most display_size.
@@ -263,111 +307,27 @@ class MUNIT(nn.Module):
         if len(x_a) > len(self.s_a):
             raise ValueError(f"sample has {len(self.s_a)} fixed styles (display_size); got {len(x_a)} images.")
         new_s_a, new_s_b = self.draw_styles(x_a, x_b)
-        columns: list[tuple[Tensor, ...]] = []
-        with self._evaluating(), self.autocast():
-            for i in range(len(x_a)):
-                one_a, one_b = x_a[i : i + 1], x_b[i : i + 1]
-                c_a, s_a_prime = self.gen_a.encode(one_a)
-                c_b, s_b_prime = self.gen_b.encode(one_b)
-                columns.append(
+        at_once = 1
+        if functional.default_implementation() != "reference":
+            at_once = max(1, _PIXELS_PER_SAMPLE_BATCH // max(x[0, 0].numel() for x in (x_a, x_b)))
+        parts: list[tuple[Tensor, ...]] = []
+        with self.evaluating(), self.autocast():
+            for first in range(0, len(x_a), at_once):
+                some = slice(first, first + at_once)
+                c_a, s_a_prime = self.gen_a.encode(x_a[some])
+                c_b, s_b_prime = self.gen_b.encode(x_b[some])
+                parts.append(
                     (
                         self.gen_a.decode(c_a, s_a_prime),
-                        self.gen_b.decode(c_a, self.s_b[i : i + 1]),
-                        self.gen_b.decode(c_a, new_s_b[i : i + 1]),
+                        self.gen_b.decode(c_a, self.s_b[some]),
+                        self.gen_b.decode(c_a, new_s_b[some]),
                         self.gen_b.decode(c_b, s_b_prime),
-                        self.gen_a.decode(c_b, self.s_a[i : i + 1]),
-                        self.gen_a.decode(c_b, new_s_a[i : i + 1]),
+                        self.gen_a.decode(c_b, self.s_a[some]),
+                        self.gen_a.decode(c_b, new_s_a[some]),
                     )
                 )
-        outputs = [torch.cat(column).to(x_a.dtype) for column in zip(*columns, strict=True)]
+        outputs = [torch.cat(row).to(x_a.dtype) for row in zip(*parts, strict=True)]
         return (x_a, *outputs[:3], x_b, *outputs[3:])
-
-    def save(self, snapshot_dir: str | os.PathLike[str], iterations: int) -> None:
-        """Write gen_%08d.pt, dis_%08d.pt (numbered iterations + 1) and optimizer.pt, each whole or not at all.
-
-        Args:
-            snapshot_dir: folder, created when missing.
-            iterations: zero-based number of the iteration just finished, as the public training script counts.
-
-        Raises:
-            FastmunitError: a file cannot be written.
-        """
-        checkpoint.save_snapshot(
-            snapshot_dir,
-            iterations + 1,
-            {"a": self.gen_a, "b": self.gen_b},
-            {"a": self.dis_a, "b": self.dis_b},
-            {"gen": self.gen_opt, "dis": self.dis_opt},
-        )
-
-    def resume(self, checkpoint_dir: str | os.PathLike[str], hyperparameters: Hyperparameters | None = None) -> int:
-        """Load the newest complete snapshot, ours or the public trainer's, and return its iteration count.
-
-        Args:
-            checkpoint_dir: the folder that `save` wrote to.
-            hyperparameters: for the schedule; None uses the constructor's.
-
-        Raises:
-            CheckpointError: there is no complete snapshot, or it was written with another configuration.
-        """
-        folder = Path(checkpoint_dir)
-        iterations = checkpoint.latest(folder)
-        if iterations is None:
-            raise CheckpointError(
-                f"{folder} has no gen_*.pt with its dis_*.pt: check the path or train without resume."
-            )
-        checkpoint.load_networks(
-            checkpoint.snapshot_path(folder, "gen", iterations), {"a": self.gen_a, "b": self.gen_b}, "gen"
-        )
-        checkpoint.load_networks(
-            checkpoint.snapshot_path(folder, "dis", iterations), {"a": self.dis_a, "b": self.dis_b}, "dis"
-        )
-        checkpoint.load_optimizers(folder / checkpoint.OPTIMIZER_FILE, {"gen": self.gen_opt, "dis": self.dis_opt})
-        config = self.config if hyperparameters is None else as_config(hyperparameters)
-        self.dis_scheduler = make_scheduler(self.dis_opt, config, iterations, self.compat)
-        self.gen_scheduler = make_scheduler(self.gen_opt, config, iterations, self.compat)
-        return iterations
-
-    def step(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
-        """One whole iteration: `update_learning_rate`, `dis_update`, `gen_update`. Arguments as in `dis_update`."""
-        self.update_learning_rate()
-        self.dis_update(x_a, x_b, hyperparameters)
-        self.gen_update(x_a, x_b, hyperparameters)
-
-    def _contents_without_graph(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Content codes for the discriminators; with their graph they are kept for `_contents`."""
-        encoders = (self.gen_a.enc_content, self.gen_b.enc_content)
-        with torch.set_grad_enabled(self.reuse_codes and torch.is_grad_enabled()):
-            c_a, c_b = encoders[0](x_a), encoders[1](x_b)
-        self._codes.keep((x_a, x_b), encoders, self._context(), (c_a, c_b))
-        return c_a.detach(), c_b.detach()
-
-    def _contents(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Content codes for the generators, from `_contents_without_graph` where they are still right."""
-        encoders = (self.gen_a.enc_content, self.gen_b.enc_content)
-        kept = self._codes.take((x_a, x_b), encoders, self._context())
-        if kept is not None:
-            return kept[0], kept[1]
-        return encoders[0](x_a), encoders[1](x_b)
-
-    def _context(self) -> tuple[object, ...]:
-        device_type = self.s_a.device.type
-        return (
-            self.training,
-            functional.default_implementation(),
-            torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type),
-        )
-
-    def _judge_both(self, dis: MsImageDis, fake: Tensor, real: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Outputs for fake and real images, in one batch off the reference path where no norm tells batches apart.
-
-        Batch norm does by its statistics, spectral norm by its power iteration, a step for each call.
-        """
-        together = self.config.dis.norm in ("none", "in", "ln") and fake.shape == real.shape
-        if functional.default_implementation() == "reference" or not together:
-            return dis(fake), dis(real)
-        outputs = [output.chunk(2) for output in dis(torch.cat([fake, real.to(fake.dtype)]))]
-        return [fake for fake, _ in outputs], [real for _, real in outputs]
 
     def draw_styles(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
         """New styles s_a and s_b from N(0, I), (N, style_dim, 1, 1) each, drawn on the CPU in this order."""
@@ -375,69 +335,45 @@ class MUNIT(nn.Module):
         s_b = torch.randn(x_b.size(0), self.style_dim, 1, 1).to(self.s_b)
         return s_a, s_b
 
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        was_training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(was_training)
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """The autocast region of the configured precision; nothing for float32."""
-        if self.config.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.s_a.device.type, dtype=torch.bfloat16)
+class StyleTranslator(Translator):
+    """One direction of a trained MUNIT: content of one domain, style of the other.
 
-    def _perceptual(self, translated: Tensor, source: Tensor) -> Tensor:
-        if self.vgg is None:
-            self.vgg = PerceptualLoss(self.config.vgg_model_path).to(self.s_a.device)
-        return self.vgg(translated, source)
+    Args:
+        generators: an `AdaINGen` of each domain, "a" and "b".
+        config: their configuration.
+        direction: "a2b" or "b2a".
+    """
 
+    def __init__(self, generators: Mapping[str, nn.Module], config: Config, direction: str) -> None:
+        source, target = (cast(AdaINGen, generators[domain]) for domain in direction.split("2"))
+        multiple = 2**config.gen.n_downsample
+        # Each stride-2 convolution of the style encoder, and the content encoder's residual blocks, pad a map of at
+        # least 2 by reflection.
+        least = max(2**STYLE_DOWNSAMPLE, 2 * multiple)
+        super().__init__(
+            next(target.parameters()).device, multiple, least, config.channels(direction), config.gen.style_dim
+        )
+        self._source, self._target = source, target
 
-def as_config(hyperparameters: Hyperparameters) -> Config:
-    """A `Config` from what a script for the public trainer passes: unknown keys are dropped with a warning."""
-    if isinstance(hyperparameters, Config):
-        return hyperparameters
-    unknown = unknown_keys(hyperparameters)
-    if not unknown:
-        return Config.from_dict(hyperparameters)
-    hints = [f"{key!r}" + (f" (did you mean {nearest!r}?)" if nearest else "") for key, nearest in unknown.items()]
-    warnings.warn(f"hyperparameters that fastmunit does not know are ignored: {', '.join(hints)}", stacklevel=3)
-    known: dict[str, Any] = {}
-    for key, value in hyperparameters.items():
-        if key in unknown:
-            continue
-        if isinstance(value, Mapping):
-            value = {inner: v for inner, v in value.items() if f"{key}.{inner}" not in unknown}
-        known[key] = value
-    return Config.from_dict(known)
+    def encode(self, images: Tensor) -> Tensor:
+        return self._source.enc_content(images)
+
+    def decode(self, content: Tensor, styles: Tensor) -> Tensor:
+        return self._target.decode(content.expand(len(styles), -1, -1, -1), styles)
+
+    def encode_style(self, images: Tensor) -> Tensor:
+        return self._target.enc_style(images)
 
 
-def _make_adam(parameters: list[nn.Parameter], config: Config, fused: bool) -> torch.optim.Adam:
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    betas = (config.beta1, config.beta2)
-    return torch.optim.Adam(
-        trained, lr=config.lr, betas=betas, weight_decay=config.weight_decay, fused=True if fused else None
-    )
+class _Generated(NamedTuple):
+    """What the generators make of a batch before anything is encoded again."""
 
-
-def _reader(hyperparameters: Hyperparameters | None, config: Config) -> Callable[[str], float]:
-    if isinstance(hyperparameters, Mapping):
-        return lambda key: float(hyperparameters.get(key, getattr(config, key)))
-    source = config if hyperparameters is None else hyperparameters
-    return lambda key: float(getattr(source, key))
-
-
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """Spare the weight gradients of `network` inside the block; gradients to its input still flow."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+    c_a: Tensor
+    c_b: Tensor
+    s_a_prime: Tensor
+    s_b_prime: Tensor
+    x_a_recon: Tensor
+    x_b_recon: Tensor
+    x_ba: Tensor
+    x_ab: Tensor

@@ -1,9 +1,9 @@
-"""Learning rate schedule of the public trainer, with its resume drift available but off."""
+"""Learning rate schedules: the public trainers' steps, with their resume drift available but off, and CycleGAN's."""
 
 from __future__ import annotations
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, StepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 
 from fastmunit.config import Config
 
@@ -13,16 +13,24 @@ def make_scheduler(
 ) -> LRScheduler | None:
     """Return the scheduler that `config.lr_policy` asks for, as it stands after `iterations` calls of step().
 
-    "step": lr · gamma^⌊k / step_size⌋ after k calls; "constant" or None: no scheduler. The trainers call step() before
-    each update, so the rate drops at iteration step_size itself.
+    "step": lr · gamma^⌊k / step_size⌋ after k calls; "linear": lr · (1 - max(0, k - step_size) / (max_iter - step_size
+    + 1)), CycleGAN's, by iterations instead of epochs; "constant" or None: no scheduler. The trainers call step()
+    before each update, so the rate drops at iteration step_size itself.
 
     Args:
         optimizer: its groups hold the learning rate that belongs to `iterations` (as a loaded checkpoint's do).
-        config: lr_policy, step_size and gamma are read.
+        config: lr_policy, step_size, gamma and max_iter are read.
         iterations: finished iterations; 0 for a new training.
         compat: on resuming, rebuild the scheduler as the public trainer does, which counts one call too many each
             time, so that every later drop comes one iteration earlier for each resume.
     """
+    if config.lr_policy == "linear":
+        falling = max(config.max_iter - config.step_size, 0) + 1
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group.get("initial_lr", config.lr)
+        return LambdaLR(
+            optimizer, lambda k: 1 - min(max(0, k - config.step_size), falling) / falling, last_epoch=iterations - 1
+        )
     if config.lr_policy != "step":
         return None
     if iterations and compat:

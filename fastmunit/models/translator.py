@@ -2,54 +2,70 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmunit.config import STYLE_DOWNSAMPLE, GeneratorConfig
 from fastmunit.errors import FastmunitError
-from fastmunit.nn.generator import AdaINGen
 
 _PIXELS_PER_BATCH = 1 << 20
 
 
-class Translator:
-    """One direction of a trained MUNIT: content of one domain, style of the other.
+class Translator(ABC):
+    """One direction of a trained system: images of one domain to images of the other.
 
     Images of any size are padded, reflecting their right and bottom edges, to sides that the networks can halve, and
-    the result is cropped back.
+    the result is cropped back. A subclass gives `encode` and `decode` and, where it has style codes, `encode_style`.
 
     Args:
-        source: generator of the domain to translate from.
-        target: generator of the domain to translate to.
-        config: the `gen` section of their configuration.
+        device: where the networks are.
+        multiple: what the sides of a network's input must be multiples of.
+        least: the least side that the networks take.
+        channels: of the images to translate, and of those that come out.
+        style_dim: values of a style code; 0 for a system with one output an image.
+
+    Attributes:
+        precision: of convolutions and matrix products: "float32", "bfloat16" or "float16".
     """
 
-    def __init__(self, source: AdaINGen, target: AdaINGen, config: GeneratorConfig) -> None:
-        self._source, self._target = source, target
-        self._device = next(target.parameters()).device
-        self._style_dim = config.style_dim
-        self._multiple = 2**config.n_downsample
-        # Each stride-2 convolution of the style encoder, and the content encoder's residual blocks, pad a map of at
-        # least 2 by reflection.
-        self._least = max(2**STYLE_DOWNSAMPLE, 2 * self._multiple)
+    def __init__(
+        self, device: torch.device, multiple: int, least: int, channels: tuple[int, int], style_dim: int
+    ) -> None:
+        self.device = device
+        self.channels, self.target_channels = channels
+        self.style_dim = style_dim
+        self.precision: str = "float32"
+        self._multiple, self._least = multiple, least
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """What the outputs of an image share, computed once: (1, …) of an image (1, C, H, W)."""
+
+    @abstractmethod
+    def decode(self, content: Tensor, styles: Tensor) -> Tensor:
+        """Images (S, C', H, W) in [-1, 1] with the content (1, …) of one image and styles (S, style_dim, 1, 1)."""
+
+    def encode_style(self, images: Tensor) -> Tensor:
+        """Style codes (N, style_dim, 1, 1) of images (N, C', H, W) of the target domain."""
+        raise FastmunitError("this system has no style codes, so an image cannot serve as a reference.")
 
     def random_styles(self, count: int, generator: torch.Generator) -> Tensor:
         """Style codes drawn from N(0, 1), (count, style_dim, 1, 1); `generator` is a CPU one."""
-        return torch.randn(count, self._style_dim, 1, 1, generator=generator).to(self._device)
+        return torch.randn(count, self.style_dim, 1, 1, generator=generator).to(self.device)
 
     @torch.inference_mode()
     def style_of(self, image: Tensor) -> Tensor:
-        """Style code (1, style_dim, 1, 1) of an image (C, H, W) of the target domain.
+        """Style code (1, style_dim, 1, 1) of an image (C', H, W) of the target domain.
 
         Raises:
-            FastmunitError: there is not enough memory.
+            FastmunitError: the system has no style codes, or there is not enough memory.
         """
-        with _memory_errors(image):
-            return self._target.enc_style(self._padded(image))
+        with _memory_errors(image), self._autocast():
+            return self.encode_style(self._padded(image)).float()
 
     @torch.inference_mode()
     def translate(self, image: Tensor, styles: Tensor, batch_size: int | None = None) -> Tensor:
@@ -64,21 +80,28 @@ class Translator:
             (S, C', H, W) in [-1, 1], on the CPU.
 
         Raises:
-            FastmunitError: there is not enough memory.
+            FastmunitError: the image has other channels than the model, or there is not enough memory.
         """
+        if len(image) != self.channels:
+            raise FastmunitError(
+                f"the image has {len(image)} channels and the model takes {self.channels}: convert it, or use the "
+                "other direction."
+            )
         height, width = image.shape[1:]
-        with _memory_errors(image):
+        with _memory_errors(image), self._autocast():
             padded = self._padded(image)
             batch = batch_size or max(1, _PIXELS_PER_BATCH // (padded.shape[-1] * padded.shape[-2]))
-            content = self._source.enc_content(padded)
-            outputs = [
-                self._target.decode(content.expand(len(part), -1, -1, -1), part).float().cpu()
-                for part in styles.split(batch)
-            ]
+            content = self.encode(padded)
+            outputs = [self.decode(content, part).float().cpu() for part in styles.split(batch)]
             return torch.cat(outputs)[..., :height, :width]
 
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+
     def _padded(self, image: Tensor) -> Tensor:
-        x = image[None].to(self._device)
+        x = image[None].to(self.device)
         for axis in (-1, -2):
             size = x.shape[axis]
             wanted = max(-(-size // self._multiple) * self._multiple, self._least)

@@ -11,13 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from fastmunit.files import atomic_write
-from fastmunit.models.munit import MUNIT
-
-ROWS = ("input", "reconstruction", "translation, fixed style", "translation, new style")
-"""What the rows of a sample grid show."""
+from fastmunit.models.system import System
 
 
-def sample_grids(trainer: MUNIT, x_a: Tensor, x_b: Tensor, seed: int) -> dict[str, Tensor]:
+def sample_grids(trainer: System, x_a: Tensor, x_b: Tensor, seed: int) -> dict[str, Tensor]:
     """Draw the grids of `trainer.sample`, without touching the random streams that training uses.
 
     Args:
@@ -27,14 +24,17 @@ def sample_grids(trainer: MUNIT, x_a: Tensor, x_b: Tensor, seed: int) -> dict[st
         seed: of the new styles; the same seed makes grids of different moments comparable.
 
     Returns:
-        "a2b" and "b2a" → uint8 (3, height, width), rows as in `ROWS`, one column an image.
+        Direction → uint8 (3, height, width): a row for each of the results of `sample`, one column an image.
     """
     devices = [x_a.device] if x_a.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
         outputs = trainer.sample(x_a, x_b)
-    half = len(outputs) // 2
-    return {"a2b": grid(outputs[:half]), "b2a": grid(outputs[half:])}
+    rows = len(outputs) // len(trainer.directions)
+    return {
+        direction: grid(outputs[index * rows : (index + 1) * rows])
+        for index, direction in enumerate(trainer.directions)
+    }
 
 
 def grid(rows: Sequence[Tensor | Sequence[Tensor]], gap: int = 2, background: int = 215) -> Tensor:

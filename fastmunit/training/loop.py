@@ -11,12 +11,13 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastmunit import data
 from fastmunit.config import Config
 from fastmunit.errors import DataError, FastmunitError, TrainingError
-from fastmunit.models.munit import MUNIT
+from fastmunit.models import registry
+from fastmunit.models.system import System
 from fastmunit.training import snapshot, state
 from fastmunit.training.device import resolve_device
 from fastmunit.training.progress import Progress, Status
@@ -47,7 +48,7 @@ class TrainingResult:
     iterations_per_second: float
     ended: str
     folder: RunFolder
-    trainer: MUNIT
+    trainer: System
     reporter: Reporter
     status: Status
 
@@ -68,9 +69,9 @@ def train(
     allow_in_output: Collection[str] = (),
     progress: Progress | None = None,
 ) -> TrainingResult:
-    """Train MUNIT and write snapshots, logs, sample grids and a report into one folder.
+    """Train the system of `config` and write snapshots, logs, sample grids and a report into one folder.
 
-    Each iteration is update_learning_rate, dis_update, gen_update, as in the public trainer. SIGINT and SIGTERM end it
+    Each iteration is `System.step`. SIGINT and SIGTERM end it
     after the iteration in hand, with a snapshot. A resumed run computes the same weights as one that never stopped
     (bit for bit on the CPU with the same number of threads).
 
@@ -94,12 +95,14 @@ def train(
     folder = RunFolder(output)
     if not resume:
         folder.require_unused(allow_in_output)
+    system = registry.system_of(config)
+    system.check(config)
     data.check(config)
     folder.create()
     with folder.lock():
         folder.remove_partial_files()
         torch.manual_seed(config.seed)
-        trainer = MUNIT(config).to(place)
+        trainer = system(config).to(place)
         previous = _previous_config(folder, config) if resume else config
         resume_at = _snapshot_to_resume(folder, progress) if resume else None
         session = _Session(config, folder, trainer, place, keep, progress, started, time_limit)
@@ -114,7 +117,7 @@ class _Session:
         self,
         config: Config,
         folder: RunFolder,
-        trainer: MUNIT,
+        trainer: System,
         device: torch.device,
         keep: int | None,
         progress: Progress,
@@ -160,7 +163,7 @@ class _Session:
             self.progress.message(f"Resuming after iteration {done:,}.")
             snapshot.discard_uncommitted(self.folder, done)
         with_absolute_paths(self.config).save(self.folder.config)
-        self.reporter = Reporter(self.folder, self.config, displays, self._facts(), self.iterations)
+        self.reporter = Reporter(self.folder, self.config, displays, self._facts(), self.trainer.rows, self.iterations)
 
     def run(self) -> TrainingResult:
         if self.device.type == "cuda":
@@ -207,9 +210,7 @@ class _Session:
                 if stop.received is not None:  # the signal ended the processes that load images as well
                     return stop.received
                 raise DataError(f"{error} {self._kept()}") from error
-            trainer.update_learning_rate()
-            trainer.dis_update(x_a, x_b)
-            trainer.gen_update(x_a, x_b)
+            trainer.step(x_a, x_b)
             self.iterations += 1
             self.moments.append(time.monotonic())
 
@@ -310,20 +311,26 @@ class _Session:
         )
 
     def _facts(self) -> Mapping[str, str]:
-        gen = sum(p.numel() for n in (self.trainer.gen_a, self.trainer.gen_b) for p in n.parameters())
-        dis = sum(p.numel() for n in (self.trainer.dis_a, self.trainer.dis_b) for p in n.parameters())
+        gen = _count(self.trainer.generators())
+        dis = _count(self.trainer.discriminators())
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         else:
             name = f"{self.device.type}, {torch.get_num_threads()} threads" if self.device.type == "cpu" else "mps"
         counts = " + ".join(f"{len(dataset):,}" for dataset in self.pairs.datasets)
         return {
+            "system": self.config.system,
             "device": name,
             "precision": self.config.precision,
             "generator parameters": f"{gen / 1e6:.2f} M",
             "discriminator parameters": f"{dis / 1e6:.2f} M",
             "training images A + B": counts,
         }
+
+
+def _count(networks: Mapping[str, nn.Module]) -> int:
+    """Parameters of `networks`, shared ones once."""
+    return sum({id(p): p.numel() for network in networks.values() for p in network.parameters()}.values())
 
 
 def _previous_config(folder: RunFolder, config: Config) -> Config:

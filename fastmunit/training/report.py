@@ -47,6 +47,7 @@ def render(
     commands: Mapping[str, str],
     results: Sequence[Picture] = (),
     grids: Sequence[Picture] = (),
+    rows: Sequence[str] = (),
     earlier: Sequence[Picture] = (),
     problem: str | None = None,
 ) -> str:
@@ -62,6 +63,7 @@ def render(
         commands: what one can do next → the command line for it.
         results: pictures shown first.
         grids: the latest sample grids.
+        rows: what the rows of a sample grid show.
         earlier: sample grids of earlier moments, oldest first.
         problem: why the run failed.
 
@@ -74,7 +76,7 @@ def render(
         f'<p class="card problem">{html.escape(problem)}</p>' if problem else "",
         _facts(status, facts, state),
         _pictures("Results", "", results),
-        _pictures("Samples", "Rows: input, reconstruction, translation with a fixed style, with a new style.", grids)
+        _pictures("Samples", f"Rows: {', '.join(rows)}.", grids)
         if grids
         else '<h2>Samples</h2><p class="note">The first sample grids come after '
         f"{config.image_display_iter} iterations.</p>",

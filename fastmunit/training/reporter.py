@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from fastmunit.config import Config
 from fastmunit.files import write_text
-from fastmunit.models.munit import MUNIT
+from fastmunit.models.system import System
 from fastmunit.training import grids, report
 from fastmunit.training.history import LossHistory
 from fastmunit.training.progress import Status
@@ -31,6 +31,7 @@ class Reporter:
         config: its configuration.
         displays: display images by part ("train", "test"): (x_a, x_b), each (display_size, C, H, W) on the device.
         facts: name → value of further facts for the report.
+        rows: what the rows of a sample grid show.
         resume_at: iterations done before; later entries in the logs are dropped.
     """
 
@@ -40,6 +41,7 @@ class Reporter:
         config: Config,
         displays: Mapping[str, tuple[Tensor, Tensor]],
         facts: Mapping[str, str],
+        rows: Sequence[str],
         resume_at: int = 0,
     ) -> None:
         self.folder, self.config = folder, config
@@ -47,6 +49,7 @@ class Reporter:
         self.results: list[report.Picture] = []
         self._displays = dict(displays)
         self._facts = dict(facts)
+        self._rows = rows
         self._grids: list[report.Picture] = []
         self._earlier_grids: dict[Path, report.Picture] = {}  # encoded once, not for every report
         self._written = -_SECONDS_BETWEEN_REPORTS
@@ -61,7 +64,7 @@ class Reporter:
         if time.monotonic() - self._written >= _SECONDS_BETWEEN_REPORTS:
             self.write(status, "running")
 
-    def display(self, trainer: MUNIT, iterations: int, *, keep: bool) -> None:
+    def display(self, trainer: System, iterations: int, *, keep: bool) -> None:
         """Draw the sample grids as gen_*_current.jpg, and as numbered files too when `keep`."""
         self._grids = []
         for part in ("test", "train"):
@@ -86,6 +89,7 @@ class Reporter:
             commands=self._commands(state),
             results=self.results,
             grids=self._grids,
+            rows=self._rows,
             earlier=self._earlier(),
             problem=problem,
         )

@@ -13,7 +13,7 @@ from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, TrainingError
 from fastmunit.files import load_tensors, save_tensors
 from fastmunit.models import checkpoint
-from fastmunit.models.munit import MUNIT
+from fastmunit.models.system import System
 from fastmunit.training import state
 from fastmunit.training.run_folder import RunFolder, remove
 
@@ -25,7 +25,7 @@ _PLACE_KEYS |= {"snapshot_save_iter"}
 
 
 def save(
-    trainer: MUNIT,
+    trainer: System,
     folder: RunFolder,
     iterations: int,
     seconds: float,
@@ -70,7 +70,7 @@ def discard_uncommitted(folder: RunFolder, committed: int) -> None:
 
 
 def resume(
-    trainer: MUNIT, folder: RunFolder, config: Config, previous: Config, images: Mapping[str, Mapping[str, Any]]
+    trainer: System, folder: RunFolder, config: Config, previous: Config, images: Mapping[str, Mapping[str, Any]]
 ) -> tuple[int, float, list[str]]:
     """Put the newest complete snapshot back, random streams included: call it last before training.
 
@@ -133,7 +133,8 @@ def require_same_networks(config: Config, previous: Config) -> None:
     fatal = [
         str(change)
         for change in differences(config, previous)
-        if (change.key.startswith(("gen.", "dis.", "input_dim_"))) and change.key not in _FREE_NETWORK_KEYS
+        if change.key.startswith(("system", "options", "gen.", "dis.", "input_dim_"))
+        and change.key not in _FREE_NETWORK_KEYS
     ]
     if fatal:
         raise CheckpointError(
@@ -149,7 +150,7 @@ def _numbers(folder: RunFolder, kind: str) -> list[int]:
 
 
 def _remove(folder: RunFolder, number: int) -> None:
-    for kind in ("dis", "gen", "state"):  # the state last: it marks the others as ours
+    for kind in ("dis", "gen", "ema", "state"):  # the state last: it marks the others as ours
         remove(folder.checkpoints / f"{kind}_{number:08d}.pt")
 
 
@@ -163,9 +164,9 @@ def _flat(config: Config) -> dict[str, object]:
     return flat
 
 
-def _apply_optimizer_changes(trainer: MUNIT, config: Config, previous: Config, changed: set[str]) -> None:
+def _apply_optimizer_changes(trainer: System, config: Config, previous: Config, changed: set[str]) -> None:
     """Adam's state file brings back the old settings; the ones that the user changed win."""
-    for optimizer in (trainer.dis_opt, trainer.gen_opt):
+    for optimizer in trainer.optimizers().values():
         for group in optimizer.param_groups:
             if "lr" in changed:
                 group["lr"] *= config.lr / previous.lr
@@ -175,26 +176,29 @@ def _apply_optimizer_changes(trainer: MUNIT, config: Config, previous: Config, c
             if "weight_decay" in changed:
                 group["weight_decay"] = config.weight_decay
     if "lr" in changed:
-        for scheduler in (trainer.dis_scheduler, trainer.gen_scheduler):
+        for scheduler in trainer.schedulers().values():
             if scheduler is not None:
                 scheduler.base_lrs = [config.lr for _ in scheduler.base_lrs]
 
 
-def _require_finite_weights(trainer: MUNIT, iterations: int) -> None:
+def _require_finite_weights(trainer: System, iterations: int) -> None:
     for name, parameter in trainer.named_parameters():
         if not torch.isfinite(parameter).all():
             raise TrainingError(f"iteration {iterations}: weight {name} is NaN or infinite.")
 
 
 def generators(folder: RunFolder) -> Path | None:
-    """The gen_*.pt to translate with: of the newest complete snapshot or, where there is none, simply the newest."""
+    """The gen_*.pt to translate with, or the ema_*.pt beside it: of the newest complete snapshot, else the newest."""
     try:
         newest = latest(folder)
     except CheckpointError:  # translating needs no optimizer.pt and no dis_*.pt
         newest = None
     if newest is None:
         newest = max(_numbers(folder, "gen"), default=None)
-    return None if newest is None else checkpoint.snapshot_path(folder.checkpoints, "gen", newest)
+    if newest is None:
+        return None
+    averaged = checkpoint.snapshot_path(folder.checkpoints, "ema", newest)
+    return averaged if averaged.is_file() else checkpoint.snapshot_path(folder.checkpoints, "gen", newest)
 
 
 def latest(folder: RunFolder) -> int | None:

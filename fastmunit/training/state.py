@@ -11,9 +11,9 @@ import torch
 
 from fastmunit.data import ImageDataset
 from fastmunit.errors import CheckpointError
-from fastmunit.models.munit import MUNIT
+from fastmunit.models.system import System
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def fingerprint(datasets: Sequence[ImageDataset]) -> dict[str, dict[str, Any]]:
@@ -30,13 +30,15 @@ def fingerprint(datasets: Sequence[ImageDataset]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def capture(trainer: MUNIT, iterations: int, seconds: float, images: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def capture(
+    trainer: System, iterations: int, seconds: float, images: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """Collect the state after `iterations` iterations; `images` is their `fingerprint`.
 
     Returns:
-        A dict of tensors and plain types, so that it loads with `weights_only=True`: RNG states, fixed display styles
-        s_a and s_b (display_size, style_dim, 1, 1), scheduler states, training time in seconds, what the training
-        images were. The data position is the iteration count itself, and the learning rates are in optimizer.pt.
+        A dict of tensors and plain types, so that it loads with `weights_only=True`: RNG states, what the system adds
+        (`System.resume_state`), scheduler states, training time in seconds, what the training images were. The data
+        position is the iteration count itself, and the learning rates are in optimizer.pt.
     """
     return {
         "format": _FORMAT,
@@ -45,15 +47,13 @@ def capture(trainer: MUNIT, iterations: int, seconds: float, images: Mapping[str
         "images": {domain: dict(facts) for domain, facts in images.items()},
         "torch_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "s_a": trainer.s_a.detach().cpu(),
-        "s_b": trainer.s_b.detach().cpu(),
-        "dis_scheduler": _scheduler_state(trainer.dis_scheduler),
-        "gen_scheduler": _scheduler_state(trainer.gen_scheduler),
+        "system": trainer.resume_state(),
+        "schedulers": {name: _scheduler_state(scheduler) for name, scheduler in trainer.schedulers().items()},
     }
 
 
 def restore(
-    trainer: MUNIT,
+    trainer: System,
     state: dict[str, Any],
     iterations: int,
     images: Mapping[str, Mapping[str, Any]],
@@ -81,17 +81,11 @@ def restore(
             "to resume without it (the run then continues, but not bit for bit)."
         )
     notes = _differing_images(state["images"], images)
-    for name in ("s_a", "s_b"):
-        current: torch.Tensor = getattr(trainer, name)
-        if current.shape == state[name].shape:
-            current.copy_(state[name])
-        else:
-            notes.append(f"display_size changed, so the fixed display styles {name} are new.")
+    notes += trainer.load_resume_state(state["system"])
     if schedule:
-        for prefix in ("dis", "gen"):
-            scheduler = getattr(trainer, f"{prefix}_scheduler")
-            if scheduler is not None and state[f"{prefix}_scheduler"] is not None:
-                scheduler.load_state_dict(state[f"{prefix}_scheduler"])
+        for name, scheduler in trainer.schedulers().items():
+            if scheduler is not None and state["schedulers"][name] is not None:
+                scheduler.load_state_dict(state["schedulers"][name])
     torch.set_rng_state(state["torch_rng"])
     if state["cuda_rng"] and torch.cuda.is_available():
         if len(state["cuda_rng"]) == torch.cuda.device_count():

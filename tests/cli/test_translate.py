@@ -13,8 +13,9 @@ from PIL import Image
 from fastmunit.config import Config, GeneratorConfig
 from fastmunit.data import read_image
 from fastmunit.errors import FastmunitError
-from fastmunit.models.checkpoint import load_generators
-from fastmunit.models.translator import Translator, value_mapping
+from fastmunit.models.munit import StyleTranslator
+from fastmunit.models.registry import load_generators
+from fastmunit.models.translator import value_mapping
 from fastmunit.nn.generator import AdaINGen
 from tests.cli.conftest import Command
 
@@ -265,12 +266,16 @@ def test_missing_input_and_contradicting_options(fastmunit: Command, trained: Pa
 SIZES = GeneratorConfig(dim=4, mlp_dim=8, n_res=1)
 
 
+def translator_of(source: AdaINGen, target: AdaINGen, sizes: GeneratorConfig = SIZES) -> StyleTranslator:
+    return StyleTranslator({"a": source, "b": target}, Config(gen=sizes), "a2b")
+
+
 @settings(deadline=None, max_examples=25)
 @given(height=st.integers(1, 70), width=st.integers(1, 70), n_downsample=st.integers(0, 4))
 def test_any_size_keeps_its_size(height: int, width: int, n_downsample: int) -> None:
     config = SIZES.model_copy(update={"n_downsample": n_downsample})
     generator = AdaINGen(3, config)
-    translator = Translator(generator, generator, config)
+    translator = translator_of(generator, generator, config)
     image = torch.rand(3, height, width) * 2 - 1
     styles = torch.cat([translator.random_styles(2, torch.Generator().manual_seed(0)), translator.style_of(image)])
     outputs = translator.translate(image, styles)
@@ -281,7 +286,7 @@ def test_any_size_keeps_its_size(height: int, width: int, n_downsample: int) -> 
 def test_sizes_that_fit_are_not_padded() -> None:
     torch.manual_seed(0)
     source, target = AdaINGen(3, SIZES), AdaINGen(3, SIZES)
-    translator = Translator(source, target, SIZES)
+    translator = translator_of(source, target)
     image, style = torch.rand(3, 20, 28), torch.randn(1, 8, 1, 1)
     with torch.inference_mode():
         expected = target.decode(source.enc_content(image[None]), style)
@@ -290,7 +295,7 @@ def test_sizes_that_fit_are_not_padded() -> None:
 
 def test_memory_that_is_not_there_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = AdaINGen(3, SIZES)
-    translator = Translator(generator, generator, SIZES)
+    translator = translator_of(generator, generator)
     image, style = torch.rand(3, 20, 28), torch.randn(1, 8, 1, 1)
     for module in (generator.enc_style, generator.dec):
         monkeypatch.setattr(module, "forward", lambda *_: torch.empty(1 << 55))

@@ -16,6 +16,7 @@ from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, FastmunitError
 from fastmunit.models import checkpoint
 from fastmunit.models.munit import MUNIT
+from fastmunit.models.registry import load_generators
 
 Pair = tuple[Tensor, Tensor]
 
@@ -81,7 +82,7 @@ def test_public_files_load(run: tuple[MUNIT, Path], hyperparameters: dict[str, A
     assert other.resume(folder) == 2
     state, resumed = trainer.state_dict(), other.state_dict()
     assert all(torch.equal(state[key], resumed[key]) for key in state)
-    gen_a, _ = checkpoint.load_generators(folder / "gen_00000002.pt", Config.from_dict(hyperparameters))
+    gen_a, _ = load_generators(folder / "gen_00000002.pt", Config.from_dict(hyperparameters))
     assert torch.equal(gen_a.mlp.model[0].fc.weight, trainer.gen_a.mlp.model[0].fc.weight)
     assert not gen_a.training
 
@@ -127,7 +128,7 @@ def test_load_generators_leaves_the_random_state_alone(
     run: tuple[MUNIT, Path], hyperparameters: dict[str, Any]
 ) -> None:
     state = torch.get_rng_state()
-    checkpoint.load_generators(run[1] / "gen_00000002.pt", Config.from_dict(hyperparameters))
+    load_generators(run[1] / "gen_00000002.pt", Config.from_dict(hyperparameters))
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -203,7 +204,7 @@ def test_wrong_kind_of_checkpoint(
     run: tuple[MUNIT, Path], hyperparameters: dict[str, Any], name: str, reason: str
 ) -> None:
     with pytest.raises(CheckpointError, match=reason):
-        checkpoint.load_generators(run[1] / name, Config.from_dict(hyperparameters))
+        load_generators(run[1] / name, Config.from_dict(hyperparameters))
 
 
 @pytest.mark.parametrize("size", [0, 10, 5000])
@@ -211,7 +212,7 @@ def test_truncated_checkpoint(run: tuple[MUNIT, Path], hyperparameters: dict[str
     path = run[1] / "gen_00000002.pt"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=rf"gen_00000002\.pt \({size} bytes\) cannot be read"):
-        checkpoint.load_generators(path, Config.from_dict(hyperparameters))
+        load_generators(path, Config.from_dict(hyperparameters))
 
 
 @pytest.mark.parametrize("content", [{"a": 1, "b": 2}, [1, 2], torch.zeros(2)])
@@ -219,7 +220,7 @@ def test_other_contents_are_refused(run: tuple[MUNIT, Path], hyperparameters: di
     _, folder = run
     torch.save(content, folder / "gen_00000002.pt")
     with pytest.raises(CheckpointError, match=r"gen_00000002\.pt .*gen_"):
-        checkpoint.load_generators(folder / "gen_00000002.pt", Config.from_dict(hyperparameters))
+        load_generators(folder / "gen_00000002.pt", Config.from_dict(hyperparameters))
     torch.save(content, folder / "optimizer.pt")
     if isinstance(content, dict):
         assert checkpoint.latest(folder) == 2, "no mark: the newest pair"
@@ -248,7 +249,7 @@ def test_pickled_code_is_refused(tmp_path: Path) -> None:
 
     torch.save({"a": Surprise()}, tmp_path / "gen_00000001.pt")
     with pytest.raises(CheckpointError, match="plain tensors"):
-        checkpoint.load_generators(tmp_path / "gen_00000001.pt", Config())
+        load_generators(tmp_path / "gen_00000001.pt", Config())
 
 
 def test_other_sizes_are_named(run: tuple[MUNIT, Path], hyperparameters: dict[str, Any]) -> None:
@@ -256,7 +257,7 @@ def test_other_sizes_are_named(run: tuple[MUNIT, Path], hyperparameters: dict[st
     with pytest.raises(
         CheckpointError, match=r"enc_style\.model\.6\.weight is \(3, 16, 1, 1\) in the file and \(8, 16"
     ):
-        checkpoint.load_generators(run[1] / "gen_00000002.pt", Config.from_dict(hyperparameters))
+        load_generators(run[1] / "gen_00000002.pt", Config.from_dict(hyperparameters))
 
 
 def test_optimizer_of_another_configuration(run: tuple[MUNIT, Path], hyperparameters: dict[str, Any]) -> None:

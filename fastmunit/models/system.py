@@ -1,0 +1,392 @@
+"""What all image translation systems have in common."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.utils.checkpoint
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from fastmunit.config import Config, explain, unknown_keys
+from fastmunit.errors import CheckpointError, ConfigError
+from fastmunit.models import checkpoint
+from fastmunit.models.averages import GeneratorAverages
+from fastmunit.models.perceptual import PerceptualLoss
+from fastmunit.models.schedule import make_scheduler
+from fastmunit.models.translator import Translator
+from fastmunit.nn.recompute import recompute
+
+Hyperparameters = Mapping[str, Any] | Config
+Loss = Tensor | int
+Weight = Callable[[str], float]
+
+_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class SystemOptions(BaseModel):
+    """Keys of `options:` in a configuration; a system with keys of its own has a subclass."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class System(nn.Module):
+    """One image translation system: networks, losses, update steps, optimizers, checkpoints.
+
+    A subclass builds its networks, then `gen_opt` and `dis_opt` by `make_optimizer`, then calls `finish`, and gives
+    `update`, `sample`, `build_generators`, `generators`, `discriminators` and `translator`. Losses are attributes
+    loss_*: 0-d tensors without graph, or the int 0 where a term is switched off.
+
+    Args:
+        hyperparameters: the mapping of a YAML file, or a `Config`. Unknown keys of a mapping are ignored with a
+            warning; missing ones have the values of the public recipes.
+        compat: do as the public trainer does where fastmunit does better: on resuming, keep its schedule drift.
+        fused_adam: run Adam as one op for each optimizer instead of eight for each parameter; roundings differ.
+
+    Raises:
+        ConfigError: a value has the wrong type or range.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[SystemOptions]] = SystemOptions
+    paired: ClassVar[bool] = False
+    """Whether x_a[i] and x_b[i] must belong together."""
+    directions: ClassVar[tuple[str, ...]] = ("a2b", "b2a")
+    rows: ClassVar[tuple[str, ...]] = ("input", "reconstruction", "translation")
+    """What the rows of a sample grid show, in each direction."""
+
+    gen_opt: torch.optim.Optimizer
+    dis_opt: torch.optim.Optimizer
+
+    def __init__(self, hyperparameters: Hyperparameters, *, compat: bool = False, fused_adam: bool = True) -> None:
+        super().__init__()
+        self.config = as_config(hyperparameters)
+        self.options = self.check(self.config)
+        self.compat = compat
+        self.fused_adam = fused_adam
+        self.vgg: PerceptualLoss | None = None
+        self.averages: GeneratorAverages | None = None
+        self.scalers: dict[str, torch.amp.GradScaler] = {}
+
+    @classmethod
+    def check(cls, config: Config) -> Any:
+        """The system's own options as `config` gives them.
+
+        Raises:
+            ConfigError: an option is unknown or wrong, or the system needs pairs and the data are unpaired.
+        """
+        if cls.paired and config.pairs == "unpaired":
+            raise ConfigError(
+                f"system {cls.name!r} learns from pairs: set pairs to folders (equal names in trainA and trainB) or "
+                "side_by_side (both in one image)."
+            )
+        try:
+            return cls.Options.model_validate(config.options)
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls.Options, f"options of system {cls.name!r}")) from error
+
+    def make_optimizer(self, modules: Iterable[nn.Module]) -> torch.optim.Adam:
+        """Adam over the trained parameters of `modules`, each once, in order, with coupled weight decay."""
+        config = self.config
+        parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+        return torch.optim.Adam(
+            parameters.values(),
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True if self.fused_adam else None,
+        )
+
+    def finish(self) -> None:
+        """What comes after networks, optimizers and initial weights: schedules, averages, scalers, perceptual loss."""
+        self._make_schedulers(self.config)
+        if self.config.vgg_w > 0:
+            self.vgg = PerceptualLoss(self.config.vgg_model_path)
+        if self.config.ema_decay > 0:
+            self.averages = GeneratorAverages(self.generators(), self.config.ema_decay)
+        if self.config.memory_format == "channels_last":
+            for network in (*self.generators().values(), *self.discriminators().values()):
+                network.to(memory_format=torch.channels_last)
+        if self.config.compile:
+            for network in self.compiled_networks():
+                network.compile(fullgraph=True, dynamic=False)
+
+    # What a system gives.
+
+    def update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
+        """Both halves of an iteration: step the generators and the discriminators, and set the loss_* attributes."""
+        raise NotImplementedError
+
+    def sample(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:
+        """Rows of the sample grid: those of a2b, input first, then as many of b2a where the system goes both ways."""
+        raise NotImplementedError
+
+    @classmethod
+    def build_generators(cls, config: Config) -> dict[str, nn.Module]:
+        """New networks for `generators`, without initial weights of any meaning."""
+        raise NotImplementedError
+
+    @classmethod
+    def translator(cls, generators: Mapping[str, nn.Module], config: Config, direction: str) -> Translator:
+        """What translates one way with `generators`. Raises ConfigError for a direction the system does not have."""
+        raise NotImplementedError
+
+    def generators(self) -> dict[str, nn.Module]:
+        """The networks of gen_*.pt, by their names in it."""
+        raise NotImplementedError
+
+    def discriminators(self) -> dict[str, nn.Module]:
+        """The networks of dis_*.pt, by their names in it."""
+        raise NotImplementedError
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers of optimizer.pt, by their names in it; NAME's schedule is the attribute NAME_scheduler."""
+        return {"gen": self.gen_opt, "dis": self.dis_opt}
+
+    def compiled_networks(self) -> list[nn.Module]:
+        """What `compile: true` compiles: networks whose forward is one graph."""
+        return [*self.generators().values(), *self.discriminators().values()]
+
+    def resume_state(self) -> dict[str, Any]:
+        """What exact resume needs beside networks, optimizers and schedules: tensors and plain types."""
+        return {"scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()}}
+
+    def load_resume_state(self, state: Mapping[str, Any]) -> list[str]:
+        """Put `resume_state` back; returns sentences about what could not be."""
+        for name, scaler_state in state["scalers"].items():
+            self._scaler(name).load_state_dict(scaler_state)
+        return []
+
+    # What every system has.
+
+    def step(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
+        """One whole iteration: `update_learning_rate`, `update`, and the moving average of the generators if it is on.
+
+        Args:
+            x_a: images of domain A, (N, input_dim_a, H, W) in [-1, 1].
+            x_b: images of domain B, (N, input_dim_b, H, W) in [-1, 1].
+            hyperparameters: read for the loss weights, so that a script may change them as it trains; None uses the
+                constructor's.
+        """
+        self.update_learning_rate()
+        self.update(x_a, x_b, hyperparameters)
+        self.update_averages()
+
+    def losses(self) -> dict[str, Loss]:
+        """Every loss_* attribute by name, as the last updates left it."""
+        return {name: value for name, value in vars(self).items() if name.startswith("loss_")}
+
+    def schedulers(self) -> dict[str, LRScheduler | None]:
+        """The learning rate schedules by the names of their optimizers."""
+        return {name: getattr(self, f"{name}_scheduler") for name in self.optimizers()}
+
+    def update_learning_rate(self) -> None:
+        """Step the schedules; call it at the start of an iteration, as the public training script does."""
+        for scheduler in self.schedulers().values():
+            if scheduler is None:
+                continue
+            if scheduler._step_count > 1:
+                scheduler.step()
+                continue
+            with warnings.catch_warnings():
+                # The public order is schedule first, optimizer second; torch warns about it at the first call.
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+                scheduler.step()
+
+    def update_averages(self) -> None:
+        """Move the averages of the generators towards their weights; nothing where ema_decay is 0."""
+        if self.averages is not None:
+            self.averages.update(self.generators())
+
+    def descend(
+        self,
+        name: str,
+        images: Sequence[Tensor],
+        loss_of: Callable[..., tuple[Tensor, dict[str, Loss]]],
+    ) -> tuple[Tensor, dict[str, Loss]]:
+        """One step of an optimizer down the mean loss of a batch, taken in `micro_batches` parts.
+
+        Args:
+            name: the optimizer's in `optimizers`.
+            images: tensors (N, …) whose samples belong together; `loss_of` gets a part of each.
+            loss_of: total and terms, each a mean over samples.
+
+        Returns:
+            Total and terms of the whole batch, without graph.
+
+        Raises:
+            ValueError: the batch cannot be split into `micro_batches` equal parts.
+        """
+        optimizer = self.optimizers()[name]
+        parts = self.config.micro_batches
+        if any(len(tensor) % parts for tensor in images):
+            raise ValueError(f"a batch of {len(images[0])} does not split into micro_batches = {parts} equal parts.")
+        optimizer.zero_grad()
+        scaler = self._scaler(name) if self.config.precision == "float16" else None
+        totals, terms = [], []
+        for part in zip(*(tensor.chunk(parts) for tensor in images), strict=True):
+            total, values = loss_of(*(images if parts == 1 else part))
+            mean = total if parts == 1 else total / parts
+            (mean if scaler is None else scaler.scale(mean)).backward()
+            totals.append(total.detach())
+            terms.append(values)
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        if parts == 1:
+            return totals[0], terms[0]
+        return torch.stack(totals).mean(), {key: _mean([values[key] for values in terms]) for key in terms[0]}
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The autocast region of the configured precision; nothing for float32."""
+        dtype = _DTYPES[self.config.precision]
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+
+    def run(self, network: Callable[..., Any], *inputs: Tensor) -> Any:
+        """Call a network; with `checkpointing`, keep no more than `inputs` for backward, and run it again there."""
+        if not (self.config.checkpointing and torch.is_grad_enabled()):
+            return network(*inputs)
+        with recompute(False):
+            return torch.utils.checkpoint.checkpoint(network, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Eval mode, with the averaged generators where there are any, and back."""
+        was_training = self.training
+        self.eval()
+        try:
+            with nullcontext() if self.averages is None else self.averages.applied(self.generators()):
+                yield
+        finally:
+            self.train(was_training)
+
+    def perceptual_loss(self, translated: Tensor, source: Tensor) -> Tensor:
+        """Distance of the instance-normalised VGG-16 features of two images (N, 3, H, W); see `PerceptualLoss`."""
+        if self.vgg is None:
+            self.vgg = PerceptualLoss(self.config.vgg_model_path).to(self.device)
+        return self.vgg(translated, source)
+
+    def reader(self, hyperparameters: Hyperparameters | None) -> Weight:
+        """How to read loss weights: from `hyperparameters`, and from the constructor's where those have none."""
+        if isinstance(hyperparameters, Mapping):
+            return lambda key: float(hyperparameters.get(key, getattr(self.config, key)))
+        source = self.config if hyperparameters is None else hyperparameters
+        return lambda key: float(getattr(source, key))
+
+    @classmethod
+    def load_generators(
+        cls, checkpoint_file: str | os.PathLike[str], config: Config, device: str | torch.device = "cpu"
+    ) -> dict[str, nn.Module]:
+        """Build `generators` from a gen_*.pt alone, in eval mode, on `device`. The global RNG is not touched.
+
+        Raises:
+            CheckpointError: the file is missing, truncated, of another kind, or of other sizes than `config`.
+        """
+        with torch.random.fork_rng(devices=[]):
+            networks = cls.build_generators(config)
+        checkpoint.load_networks(checkpoint_file, networks, "gen")
+        return {name: network.to(device).eval() for name, network in networks.items()}
+
+    def save(self, snapshot_dir: str | os.PathLike[str], iterations: int) -> None:
+        """Write gen_%08d.pt, dis_%08d.pt (numbered iterations + 1) and optimizer.pt, each whole or not at all.
+
+        With ema_decay, ema_%08d.pt holds the averaged generators in the form of gen_%08d.pt.
+
+        Args:
+            snapshot_dir: folder, created when missing.
+            iterations: zero-based number of the iteration just finished, as the public training script counts.
+
+        Raises:
+            FastmunitError: a file cannot be written.
+        """
+        states = {
+            "gen": {name: network.state_dict() for name, network in self.generators().items()},
+            "dis": {name: network.state_dict() for name, network in self.discriminators().items()},
+        }
+        if self.averages is not None:
+            states = {"ema": self.averages.state_dicts(self.generators()), **states}
+        checkpoint.save_snapshot(snapshot_dir, iterations + 1, states, self.optimizers())
+
+    def resume(self, checkpoint_dir: str | os.PathLike[str], hyperparameters: Hyperparameters | None = None) -> int:
+        """Load the newest complete snapshot, ours or the public trainer's, and return its iteration count.
+
+        Args:
+            checkpoint_dir: the folder that `save` wrote to.
+            hyperparameters: for the schedule; None uses the constructor's.
+
+        Raises:
+            CheckpointError: there is no complete snapshot, or it was written with another configuration.
+        """
+        folder = Path(checkpoint_dir)
+        iterations = checkpoint.latest(folder)
+        if iterations is None:
+            raise CheckpointError(
+                f"{folder} has no gen_*.pt with its dis_*.pt: check the path or train without resume."
+            )
+        for kind, networks in (("gen", self.generators()), ("dis", self.discriminators())):
+            checkpoint.load_networks(checkpoint.snapshot_path(folder, kind, iterations), networks, kind)
+        if self.averages is not None:
+            self.averages.load(checkpoint.snapshot_path(folder, "ema", iterations), self.generators())
+        checkpoint.load_optimizers(folder / checkpoint.OPTIMIZER_FILE, self.optimizers())
+        self._make_schedulers(self.config if hyperparameters is None else as_config(hyperparameters), iterations)
+        return iterations
+
+    def _make_schedulers(self, config: Config, iterations: int = 0) -> None:
+        for name, optimizer in self.optimizers().items():
+            setattr(self, f"{name}_scheduler", make_scheduler(optimizer, config, iterations, self.compat))
+
+    def _scaler(self, name: str) -> torch.amp.GradScaler:
+        if name not in self.scalers:
+            self.scalers[name] = torch.amp.GradScaler(self.device.type)
+        return self.scalers[name]
+
+
+def as_config(hyperparameters: Hyperparameters) -> Config:
+    """A `Config` from what a script for the public trainer passes: unknown keys are dropped with a warning."""
+    if isinstance(hyperparameters, Config):
+        return hyperparameters
+    unknown = unknown_keys(hyperparameters)
+    if not unknown:
+        return Config.from_dict(hyperparameters)
+    hints = [f"{key!r}" + (f" (did you mean {nearest!r}?)" if nearest else "") for key, nearest in unknown.items()]
+    warnings.warn(f"hyperparameters that fastmunit does not know are ignored: {', '.join(hints)}", stacklevel=4)
+    known: dict[str, Any] = {}
+    for key, value in hyperparameters.items():
+        if key in unknown:
+            continue
+        if isinstance(value, Mapping):
+            value = {inner: v for inner, v in value.items() if f"{key}.{inner}" not in unknown}
+        known[key] = value
+    return Config.from_dict(known)
+
+
+@contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """Spare the weight gradients of `networks` inside the block; gradients to their inputs still flow."""
+    trained = [p for network in networks for p in network.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def _mean(values: Sequence[Loss]) -> Loss:
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    return torch.stack(tensors).mean() if tensors else 0
