@@ -48,7 +48,7 @@ Statistics = Literal["instance", "layer", "none"]
 Activation = Literal["none", "relu", "leaky_relu"]
 PadMode = Literal["reflect", "replicate", "zero"]
 
-_default: ContextVar[str] = ContextVar("fastmunit_implementation", default="auto")
+_default: ContextVar[Implementation] = ContextVar("fastmunit_implementation", default="auto")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -545,7 +545,7 @@ def upsample_conv2d_phases(
     return ops.upsample_conv2d(x, weight, bias, padding_mode, phases=True)
 
 
-def default_implementation() -> str:
+def default_implementation() -> Implementation:
     """What `use_implementation` has chosen here; "auto" outside of it."""
     return _default.get()
 
@@ -587,7 +587,8 @@ def _check_upsample_conv2d(function: str, x: Tensor, weight: Tensor, bias: Tenso
             f"{function}: reflect padding should be less than the height and width of the upsampled map, but it is "
             f"{k // 2} and the upsampled map is {2 * h} x {2 * w}"
         )
-    if not torch.is_autocast_enabled(x.device.type):
+    device_type = x.device.type
+    if not (torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)):
         for name, parameter in (("weight", weight), ("bias", bias)):
             if parameter is not None and parameter.dtype != x.dtype:
                 raise TypeError(f"{function}: {name} must be {x.dtype} as x, not {parameter.dtype}")

@@ -73,7 +73,7 @@ def save_snapshot(
     """
     for kind, networks in states.items():
         save_tensors(dict(networks), snapshot_path(folder, kind, iterations))
-    content: dict[str, Any] = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
+    content: dict[str, Any] = {name: _as_public(optimizer) for name, optimizer in optimizers.items()}
     content[ITERATIONS_KEY] = iterations
     save_tensors(content, Path(folder) / OPTIMIZER_FILE)
 
@@ -124,8 +124,22 @@ def load_optimizers(path: str | os.PathLike[str], optimizers: Mapping[str, torch
 
 def _run_as(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
     """An optimizer's state to be run as `optimizer` is."""
-    own = {key: optimizer.param_groups[0][key] for key in ("fused", "foreach")}
-    return {**state, "param_groups": [{**group, **own} for group in state["param_groups"]]}
+    own = {key: optimizer.param_groups[0][key] for key in ("fused", "foreach", "capturable")}
+    rate = optimizer.param_groups[0]["lr"]
+    groups = [{**group, **own} for group in state["param_groups"]]
+    if isinstance(rate, Tensor):
+        groups = [{**group, "lr": torch.full_like(rate, float(group["lr"]))} for group in groups]
+    return {**state, "param_groups": groups}
+
+
+def _as_public(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's state with plain learning rates: CUDA graphs need them as tensors."""
+    state = optimizer.state_dict()
+    groups = [
+        {key: float(value) if isinstance(value, Tensor) and value.dim() == 0 else value for key, value in group.items()}
+        for group in state["param_groups"]
+    ]
+    return {**state, "param_groups": groups}
 
 
 def _numbers(folder: Path, kind: str) -> list[int]:

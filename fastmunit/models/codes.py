@@ -87,7 +87,11 @@ def _versions(images: tuple[Tensor, ...], networks: Iterable[nn.Module]) -> tupl
     networks = tuple(networks)
     parameters = [p for network in networks for p in network.parameters()]
     written = tuple((p.data_ptr(), p._version, p.requires_grad) for p in parameters)
-    device_type = images[0].device.type
-    autocast = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type)
-    modes = (*(network.training for network in networks), functional.default_implementation(), autocast)
-    return (*(image._version for image in images), written, modes)
+    modes = (*(network.training for network in networks), functional.default_implementation())
+    return (*(image._version for image in images), written, modes, _autocast_dtype(images[0].device.type))
+
+
+def _autocast_dtype(device_type: str) -> torch.dtype | None:
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+        return None
+    return torch.get_autocast_dtype(device_type)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from fastmunit import functional
 from fastmunit.config import Config, explain, unknown_keys
 from fastmunit.errors import CheckpointError, ConfigError
 from fastmunit.models import checkpoint
@@ -82,6 +83,10 @@ class System(nn.Module):
         Raises:
             ConfigError: an option is unknown or wrong, or the system needs pairs and the data are unpaired.
         """
+        if config.cuda_graph and config.precision == "float16":
+            raise ConfigError(
+                "cuda_graph does not go with precision float16, whose loss scale is kept by the host: use bfloat16."
+            )
         if cls.paired and config.pairs == "unpaired":
             raise ConfigError(
                 f"system {cls.name!r} learns from pairs: set pairs to folders (equal names in trainA and trainB) or "
@@ -98,7 +103,8 @@ class System(nn.Module):
         parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
         return torch.optim.Adam(
             parameters.values(),
-            lr=config.lr,
+            lr=torch.tensor(config.lr) if config.cuda_graph else config.lr,
+            capturable=config.cuda_graph,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             fused=True if self.fused_adam else None,
@@ -255,8 +261,13 @@ class System(nn.Module):
         """Call a network; with `checkpointing`, keep no more than `inputs` for backward, and run it again there."""
         if not (self.config.checkpointing and torch.is_grad_enabled()):
             return network(*inputs)
-        with recompute(False):
-            return torch.utils.checkpoint.checkpoint(network, *inputs, use_reentrant=False, preserve_rng_state=False)
+        implementation = functional.default_implementation()
+
+        def run_again(*inputs: Tensor) -> Any:
+            with recompute(False), functional.use_implementation(implementation):
+                return network(*inputs)
+
+        return torch.utils.checkpoint.checkpoint(run_again, *inputs, use_reentrant=False, preserve_rng_state=False)
 
     @property
     def device(self) -> torch.device:

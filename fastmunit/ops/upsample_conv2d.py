@@ -130,7 +130,9 @@ def upsample_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode
     Returns:
         The result, in the layout of x.
     """
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    device_type = x.device.type
+    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    if autocast and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
     y: Tensor = _OP(x, weight, bias, padding_mode, phases)

@@ -132,6 +132,7 @@ class _Session:
         self.seconds_before = 0.0
         self.saved_at: int | None = None
         self.losses: dict[str, float] = {}
+        self.learning_rate = config.lr
         self.moments: deque[float] = deque(maxlen=_SPEED_WINDOW + 1)
         self.session_start = time.monotonic()
 
@@ -248,7 +249,8 @@ class _Session:
                 yield x_a.to(self.device, non_blocking=True), x_b.to(self.device, non_blocking=True)
 
     def _read_losses(self) -> None:
-        """Bring the losses to the CPU in one transfer, and stop when one is not finite."""
+        """Bring the losses and the learning rate to the CPU, and stop when a loss is not finite."""
+        self.learning_rate = float(next(iter(self.trainer.optimizers().values())).param_groups[0]["lr"])
         values = self.trainer.losses()
         stacked = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in values.values()])
         self.losses = dict(zip(values, stacked.tolist(), strict=True))
@@ -307,7 +309,7 @@ class _Session:
             seconds_left=left,
             fraction=fraction,
             losses=dict(self.losses),
-            learning_rate=float(self.trainer.gen_opt.param_groups[0]["lr"]),
+            learning_rate=self.learning_rate,
         )
 
     def _facts(self) -> Mapping[str, str]:
