@@ -16,8 +16,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Multimodal image-to-image translation (MUNIT): train on two folders of unpaired images, then give one image "
-    "many looks.",
+    help="Image-to-image translation: train MUNIT (one image, many looks), UNIT, CycleGAN or BicycleGAN on two folders "
+    "of images, then translate.",
     epilog="Start here: [bold]fastmunit demo[/bold] trains on built-in photos in five minutes.",
 )
 

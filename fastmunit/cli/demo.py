@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -28,6 +28,11 @@ def demo(
     ] = 5.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.", metavar="N")] = 0,
     device: Device = "auto",
+    system: Annotated[str, typer.Option(help="munit, unit, cyclegan or bicyclegan.", metavar="NAME")] = "munit",
+    config: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Another demo recipe that `fastmunit configs` lists.", metavar="NAME"),
+    ] = None,
 ) -> None:
     """Train on the built-in fruit photos for a few minutes and colour held-out drawings.
 
@@ -47,22 +52,23 @@ def demo(
     from fastmunit import data
     from fastmunit.cli.bar import Bar
     from fastmunit.config import Config
+    from fastmunit.models import registry
     from fastmunit.training import resolve_device, train
     from fastmunit.training.device import has_fast_bfloat16
     from fastmunit.training.grids import save
     from fastmunit.training.report import Picture, duration
 
     place = resolve_device(device)
+    settings = Config.load(config or registry.system_named(system).demo_recipe)
     _make_way(output, minutes, seed)
     root = data.unpack_demo(output / "data")
-    config = Config.load("demo")
-    config.data_root, config.seed = str(root), seed
-    config.precision = "bfloat16" if has_fast_bfloat16(place) else "float32"
+    settings.data_root, settings.seed = str(root), seed
+    settings.precision = "bfloat16" if has_fast_bfloat16(place) else "float32"
 
     limit = _training_seconds(minutes, time.monotonic() - started)
-    typer.echo(f"Training on {place} in {config.precision} for {duration(limit)}; watch {output / 'report.html'}.")
+    typer.echo(f"Training on {place} in {settings.precision} for {duration(limit)}; watch {output / 'report.html'}.")
     result = train(
-        config, output, device=device, time_limit=limit, keep=1, allow_in_output=_OWN, progress=Bar(timed=True)
+        settings, output, device=device, time_limit=limit, keep=1, allow_in_output=_OWN, progress=Bar(timed=True)
     )
     if result.interrupted:
         typer.echo(f"Stopped after iteration {result.iterations:,}; everything is saved. Continue with:")
@@ -70,13 +76,10 @@ def demo(
         raise typer.Exit(INTERRUPTED)
 
     result.trainer.eval()
-    translator = result.trainer.translator(result.trainer.generators(), config, "a2b")
+    translator = result.trainer.translator(result.trainer.generators(), settings, "a2b")
     picture = _samples(translator, root, seed)
     save(picture, output / "samples.png")
-    caption = (
-        f"Held-out drawings (first row) in {_STYLES} random styles, one a row; "
-        "then each in the style of the photo below it"
-    )
+    caption = _caption(translator)
     result.reporter.results.append(Picture(caption, (output / "samples.png").read_bytes()))
     result.reporter.write(result.status, "finished")
     typer.echo(
@@ -93,7 +96,10 @@ def _training_seconds(minutes: float, spent: float) -> float:
 
 
 def _samples(translator: "Translator", root: Path, seed: int) -> "torch.Tensor":
-    """Rows: inputs, the same random style along each row, styles of photos, those photos."""
+    """Rows: inputs, the same random style along each row, styles of photos, those photos.
+
+    Of a system without style codes: inputs, its one output, photos.
+    """
     import torch
 
     from fastmunit import data
@@ -101,13 +107,22 @@ def _samples(translator: "Translator", root: Path, seed: int) -> "torch.Tensor":
 
     drawings = [data.read_image(path, 3) for path in _spread(data.list_images(root / "testA"), 0.0)]
     photos = [data.read_image(path, 3) for path in _spread(data.list_images(root / "testB"), 0.5)]
-    styles = translator.random_styles(_STYLES, torch.Generator().manual_seed(seed))
+    styles = translator.random_styles(_STYLES if translator.style_dim else 1, torch.Generator().manual_seed(seed))
     columns = []
     for drawing, photo in zip(drawings, photos, strict=True):
-        guided = translator.style_of(photo)
-        columns.append([drawing, *translator.translate(drawing, torch.cat([styles, guided])), photo])
+        codes = torch.cat([styles, translator.style_of(photo)]) if translator.takes_references else styles
+        columns.append([drawing, *translator.translate(drawing, codes), photo])
     rows = [list(row) for row in zip(*columns, strict=True)]
     return grid(rows)
+
+
+def _caption(translator: "Translator") -> str:
+    if not translator.style_dim:
+        return "Held-out drawings (first row), their translations, and photos for comparison"
+    rows = f"Held-out drawings (first row) in {_STYLES} random styles, one a row; "
+    if translator.takes_references:
+        return rows + "then each in the style of the photo below it"
+    return rows + "then photos for comparison"
 
 
 def _spread(paths: list[Path], offset: float) -> list[Path]:

@@ -8,6 +8,10 @@ import typer
 Device = Annotated[
     str, typer.Option(help="auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps.", metavar="NAME")
 ]
+SystemName = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="munit, unit, cyclegan or bicyclegan; without --config, its usual recipe.", metavar="NAME"),
+]
 Seed = Annotated[Optional[int], typer.Option(min=0, help="Seed of every random draw.", metavar="N")]  # noqa: UP045
 ConfigName = Annotated[
     Optional[str],  # noqa: UP045

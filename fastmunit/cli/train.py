@@ -1,18 +1,28 @@
 """`fastmunit train`."""
 
 import shlex
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from fastmunit.cli.errors import INTERRUPTED
-from fastmunit.cli.options import ConfigName, Device, OutputFolder, Seed
+from fastmunit.cli.options import ConfigName, Device, OutputFolder, Seed, SystemName
+
+
+class Term(str, Enum):
+    """A reconstruction term of MUNIT's loss."""
+
+    x = "x"
+    c = "c"
+    s = "s"
 
 
 def train(
     output: OutputFolder,
     config: ConfigName = None,
+    system: SystemName = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --output, exactly where it stopped.")
     ] = False,
@@ -34,6 +44,14 @@ def train(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Train up to this iteration.", metavar="N", rich_help_panel="Recipe"),
     ] = None,
+    ablate: Annotated[
+        Optional[list[Term]],  # noqa: UP045
+        typer.Option(
+            help="Leave out the reconstruction of images (x), content codes (c) or style codes (s); repeat for more.",
+            metavar="x|c|s",
+            rich_help_panel="Recipe",
+        ),
+    ] = None,
     seed: Seed = None,
     minutes: Annotated[
         Optional[float],  # noqa: UP045
@@ -44,13 +62,15 @@ def train(
         typer.Option(min=1, help="Keep only the newest N snapshots (all by default).", metavar="N"),
     ] = None,
 ) -> None:
-    """Train MUNIT on two folders of unpaired images.
+    """Train MUNIT, UNIT, CycleGAN or BicycleGAN on two folders of images.
 
     [bold]Examples[/bold]
 
     fastmunit train --config edges2shoes --data datasets/edges2shoes --output runs/shoes
 
     fastmunit train --config my.yaml --output runs/mine --set lr=0.0002 --set gen.dim=32
+
+    fastmunit train --system cyclegan --data datasets/horse2zebra --output runs/zebra
 
     fastmunit train --output runs/shoes --resume
 
@@ -64,14 +84,19 @@ def train(
     from fastmunit.cli.bar import Bar
     from fastmunit.config import Config
     from fastmunit.errors import FastmunitError
+    from fastmunit.models import registry
     from fastmunit.training import RunFolder
     from fastmunit.training import train as run_training
     from fastmunit.training.report import duration
 
     folder = RunFolder(output)
+    if config is None and system is not None and not resume:
+        config = registry.system_named(system).recipe
     if config is None:
         if not resume:
-            raise FastmunitError("give --config: a YAML file, or a name that `fastmunit configs` lists.")
+            raise FastmunitError(
+                "give --config (a YAML file, or a name that `fastmunit configs` lists), or --system for its recipe."
+            )
         if not folder.config.is_file():
             raise FastmunitError(
                 f"nothing to resume in {output}: it has no config.yaml. Check --output, or give --config."
@@ -79,6 +104,11 @@ def train(
     elif not resume:
         folder.require_unused()
     settings = Config.load(folder.config if config is None else config, overrides or ())
+    if system is not None and system != settings.system:
+        registry.system_named(system)
+        settings.system, settings.options = system, {}
+    for term in ablate or ():
+        setattr(settings, f"recon_{term.value}_w", 0.0)
     if data is not None:
         settings.data_root = str(data.resolve())
     if max_iter is not None:

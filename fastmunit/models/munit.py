@@ -49,6 +49,7 @@ class MUNIT(System):
         CheckpointError: vgg_w > 0 and no VGG-16 weights can be found.
     """
 
+    recipe, demo_recipe = "edges2shoes", "demo"
     rows = ("input", "reconstruction", "translation with a fixed style", "with a new style")
     s_a: Tensor
     s_b: Tensor
@@ -359,6 +360,8 @@ class StyleTranslator(Translator):
         config: their configuration.
         direction: "a2b" or "b2a".
     """
+
+    takes_references = True
 
     def __init__(self, generators: Mapping[str, nn.Module], config: Config, direction: str) -> None:
         source, target = (cast(AdaINGen, generators[domain]) for domain in direction.split("2"))

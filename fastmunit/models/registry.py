@@ -41,14 +41,19 @@ def names() -> list[str]:
     return sorted(_systems)
 
 
+def system_named(name: str) -> type[System]:
+    """The class of a system. Raises ConfigError when there is none of that name."""
+    known = names()
+    if name not in _systems:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+        raise ConfigError(f"system {name!r} is none of {', '.join(known)}{hint}")
+    return _systems[name]
+
+
 def system_of(config: Config) -> type[System]:
     """The class of the system that `config.system` names. Raises ConfigError when there is none of that name."""
-    known = names()
-    if config.system not in _systems:
-        nearest = difflib.get_close_matches(config.system, known, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-        raise ConfigError(f"system {config.system!r} is none of {', '.join(known)}{hint}")
-    return _systems[config.system]
+    return system_named(config.system)
 
 
 def load_translator(

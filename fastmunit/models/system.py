@@ -56,6 +56,10 @@ class System(nn.Module):
     """
 
     name: ClassVar[str]
+    recipe: ClassVar[str]
+    """The shipped configuration that `--system` alone stands for."""
+    demo_recipe: ClassVar[str]
+    """The shipped configuration of `fastmunit demo`."""
     Options: ClassVar[type[SystemOptions]] = SystemOptions
     paired: ClassVar[bool] = False
     """Whether x_a[i] and x_b[i] must belong together."""

@@ -49,6 +49,9 @@ class Translator(ABC):
     def decode(self, content: Tensor, styles: Tensor) -> Tensor:
         """Images (S, C', H, W) in [-1, 1] with the content (1, …) of one image and styles (S, style_dim, 1, 1)."""
 
+    takes_references: bool = False
+    """Whether the style of an image of the target domain can be taken: `encode_style` is there."""
+
     def encode_style(self, images: Tensor) -> Tensor:
         """Style codes (N, style_dim, 1, 1) of images (N, C', H, W) of the target domain."""
         raise FastmunitError("this system has no style codes, so an image cannot serve as a reference.")
