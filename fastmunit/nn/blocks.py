@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastmunit import functional
 from fastmunit.functional import PadMode
+from fastmunit.nn.cancelled_bias import with_zero_gradients
 from fastmunit.nn.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
 from fastmunit.nn.padded import Pad, PaddedMap, normalise, pad_map
 from fastmunit.nn.recompute import kept_as
@@ -102,7 +103,7 @@ class Conv2dBlock(nn.Module):
         """Run on a map that has this block's pad; add `residual`, and write the result with the pad of the next one."""
         bias = self._bias_for_the_op(x.padded)
         with kept_as(x.recipe, x.padded):
-            if bias is None:
+            if bias is None and not self.cancelled_biases(x.padded):
                 y = self.conv(x.padded)
             else:
                 conv = cast(nn.Conv2d, self.conv)
@@ -114,6 +115,13 @@ class Conv2dBlock(nn.Module):
         if not _is_plain(self.conv) or self.norm is not None or not isinstance(self.activation, nn.ReLU | nn.LeakyReLU):
             return None
         return None if functional.implementation_of("fused_norm", x) == "reference" else cast(nn.Conv2d, self.conv).bias
+
+    def cancelled_biases(self, x: Tensor) -> list[Tensor]:
+        """The convolution's bias where `run` on x leaves it out, as the norm would cancel it."""
+        if not _is_plain(self.conv) or type(self.norm) not in (InstanceNorm2d, AdaptiveInstanceNorm2d):
+            return []
+        bias = cast(nn.Conv2d, self.conv).bias
+        return [] if bias is None or functional.implementation_of("fused_norm", x) == "reference" else [bias]
 
     def run_upsampled(self, x: PaddedMap, pad: Pad | None = None) -> PaddedMap:
         """Run on a map without pad, upsampled by 2 to its nearest pixels, and pad the result for the next block."""
@@ -191,6 +199,10 @@ class ResBlock(nn.Module):
         hidden = first.run(x, adain, second.pad)
         return second.run(hidden, adain, pad, residual=x.interior)
 
+    def cancelled_biases(self, x: Tensor) -> list[Tensor]:
+        """Those of both convolutions; see `Conv2dBlock.cancelled_biases`."""
+        return [bias for layer in self.model for bias in cast(Conv2dBlock, layer).cancelled_biases(x)]
+
 
 class ResBlocks(nn.Module):
     """A chain of `num_blocks` residual blocks."""
@@ -221,4 +233,11 @@ def run_blocks(
     current = pad_map(x, pads[0])
     for block, following in zip(chain, pads[1:], strict=True):
         current = block.run(current, adain, following)
-    return current
+    biases = [bias for block in chain for bias in block.cancelled_biases(x)]
+    return _map_with_zero_gradients(current, biases)
+
+
+def _map_with_zero_gradients(x: PaddedMap, biases: Sequence[Tensor]) -> PaddedMap:
+    padded = with_zero_gradients(x.padded, biases)
+    interior = padded if x.interior is x.padded else with_zero_gradients(x.interior, biases)
+    return x._replace(padded=padded, interior=interior)
