@@ -118,7 +118,9 @@ class Config(_Section):
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of convolutions and matrix products"
     )
-    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
+        "auto", description="of maps and weights; auto: channels_last unless precision is float32"
+    )
     compile: bool = Field(False, description="compile the networks with torch.compile")
     cuda_graph: bool = Field(False, description="replay whole iterations as one CUDA graph")
     checkpointing: bool = Field(False, description="keep only the inputs of networks for backward: less memory")

@@ -121,7 +121,8 @@ class System(nn.Module):
             self.vgg = PerceptualLoss(self.config.vgg_model_path)
         if self.config.ema_decay > 0:
             self.averages = GeneratorAverages(self.generators(), self.config.ema_decay)
-        if self.config.memory_format == "channels_last":
+        low_precision = self.config.precision != "float32"
+        if self.config.memory_format == "channels_last" or (self.config.memory_format == "auto" and low_precision):
             for network in (*self.generators().values(), *self.discriminators().values()):
                 network.to(memory_format=torch.channels_last)
         if self.config.compile:

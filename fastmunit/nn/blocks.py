@@ -12,6 +12,7 @@ from fastmunit.functional import PadMode
 from fastmunit.nn.cancelled_bias import with_zero_gradients
 from fastmunit.nn.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
 from fastmunit.nn.padded import Pad, PaddedMap, normalise, pad_map
+from fastmunit.nn.pixel_blocks import conv2d_from_few, conv2d_to_few, has_few_inputs, has_few_outputs
 from fastmunit.nn.recompute import kept_as
 from fastmunit.nn.spectral_norm import SpectralNorm
 
@@ -103,11 +104,7 @@ class Conv2dBlock(nn.Module):
         """Run on a map that has this block's pad; add `residual`, and write the result with the pad of the next one."""
         bias = self._bias_for_the_op(x.padded)
         with kept_as(x.recipe, x.padded):
-            if bias is None and not self.cancelled_biases(x.padded):
-                y = self.conv(x.padded)
-            else:
-                conv = cast(nn.Conv2d, self.conv)
-                y = conv._conv_forward(x.padded, conv.weight, None)
+            y = self._convolve(x.padded, without_bias=bias is not None or bool(self.cancelled_biases(x.padded)))
         return normalise(y, self.norm, self.activation, self._style(adain), residual, pad, bias=bias)
 
     def _bias_for_the_op(self, x: Tensor) -> Tensor | None:
@@ -115,6 +112,17 @@ class Conv2dBlock(nn.Module):
         if not _is_plain(self.conv) or self.norm is not None or not isinstance(self.activation, nn.ReLU | nn.LeakyReLU):
             return None
         return None if functional.implementation_of("fused_norm", x) == "reference" else cast(nn.Conv2d, self.conv).bias
+
+    def _convolve(self, x: Tensor, *, without_bias: bool) -> Tensor:
+        if not _is_plain(self.conv) or functional.default_implementation() == "reference":
+            return self.conv(x)
+        conv = cast(nn.Conv2d, self.conv)
+        bias = None if without_bias else conv.bias
+        if has_few_outputs(conv, x):
+            return conv2d_to_few(x, conv.weight, bias)
+        if has_few_inputs(conv, x):
+            return conv2d_from_few(x, conv.weight, bias)
+        return conv._conv_forward(x, conv.weight, bias)
 
     def cancelled_biases(self, x: Tensor) -> list[Tensor]:
         """The convolution's bias where `run` on x leaves it out, as the norm would cancel it."""
