@@ -125,10 +125,7 @@ class UNIT(System):
 
     @classmethod
     def translator(cls, generators: Mapping[str, nn.Module], config: Config, direction: str) -> Translator:
-        source, target = ("a", "b") if direction == "a2b" else ("b", "a")
-        return LatentTranslator(
-            cast(VAEGen, generators[source]), cast(VAEGen, generators[target]), config, cls.check(config).noise_at_test
-        )
+        return LatentTranslator(generators, config, direction, cls.check(config).noise_at_test)
 
     def generators(self) -> dict[str, nn.Module]:
         return {"a": self.gen_a, "b": self.gen_b}
@@ -182,9 +179,7 @@ class UNIT(System):
         if noise is None or any(n.shape[0] != len(x) for n, x in zip(noise, (x_a, x_b), strict=True)):
             noise = (self.gen_a.draw_noise(x_a), self.gen_b.draw_noise(x_b))
         if weight("recon_x_cyc_w") > 0:  # the noises of x_ba, encoded by gen_a, and of x_ab
-            self.step_generators(
-                x_a, x_b, (*noise, self.gen_a.draw_noise(x_b), self.gen_b.draw_noise(x_a)), weight
-            )
+            self.step_generators(x_a, x_b, (*noise, self.gen_a.draw_noise(x_b), self.gen_b.draw_noise(x_a)), weight)
         else:
             self.step_generators(x_a, x_b, noise, weight)
 
@@ -329,20 +324,25 @@ class UNIT(System):
 class LatentTranslator(Translator):
     """One direction of a trained UNIT, decoding the mean of the latent code, or samples of it.
 
-    What the command line calls a style is, with `noise_at_test`, the seed of the noise that is added to the code; it has
-    no meaning beyond one image. Without it, there are no styles, and every output of an image is the same.
+    With `noise_at_test` a style is the seed of the noise that is added to the code. Without it there are no styles, and
+    an image has one output.
 
     Args:
-        source: generator of the domain to translate from.
-        target: generator of the domain to translate to.
+        generators: a `VAEGen` of each domain, "a" and "b".
         config: their configuration.
+        direction: "a2b" or "b2a".
         noise_at_test: whether to sample.
     """
 
-    def __init__(self, source: VAEGen, target: VAEGen, config: Config, noise_at_test: bool) -> None:
+    def __init__(
+        self, generators: Mapping[str, nn.Module], config: Config, direction: str, noise_at_test: bool
+    ) -> None:
+        source, target = (cast(VAEGen, generators[domain]) for domain in direction.split("2"))
         multiple = 2**config.gen.n_downsample
         # The encoder's residual blocks pad a map of at least 2 by reflection.
-        super().__init__(next(target.parameters()).device, multiple, 2 * multiple, 1 if noise_at_test else 0)
+        super().__init__(
+            next(target.parameters()).device, multiple, 2 * multiple, config.channels(direction), int(noise_at_test)
+        )
         self._source, self._target = source, target
 
     def random_styles(self, count: int, generator: torch.Generator) -> Tensor:
