@@ -13,6 +13,7 @@ from fastmunit import functional
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
 from fastmunit.models.codes import ContentCodes
+from fastmunit.models.cuda_graph import CapturedIteration
 from fastmunit.models.losses import discriminator_loss, generator_loss, widen
 from fastmunit.models.registry import register
 from fastmunit.models.system import Hyperparameters, Loss, System, SystemOptions, Weight, frozen
@@ -23,6 +24,7 @@ from fastmunit.nn.generator import VAEGen
 from fastmunit.nn.init import weights_init
 from fastmunit.nn.norm import InstanceNorm2d
 
+_LOSS_WEIGHTS = ("gan_w", "recon_x_w", "recon_kl_w", "recon_x_cyc_w", "recon_kl_cyc_w", "vgg_w")
 _PIXELS_PER_SAMPLE_BATCH = 1 << 19
 
 
@@ -60,6 +62,7 @@ class UNIT(System):
         CheckpointError: vgg_w > 0 and no VGG-16 weights can be found.
     """
 
+    recipe, demo_recipe = "unit_edges2shoes", "demo_unit"
     Options = UNITOptions
     options: UNITOptions
 
@@ -77,6 +80,7 @@ class UNIT(System):
         self._codes = ContentCodes()
         self._generated = ContentCodes()
         self._shared_noise: tuple[Tensor, Tensor] | None = None
+        self._captured = CapturedIteration()
 
         self.gen_a, self.gen_b = (cast(VAEGen, gen) for gen in self.build_generators(config).values())
         self.gen_a.noise_on_cpu = self.gen_b.noise_on_cpu = compat
@@ -161,7 +165,7 @@ class UNIT(System):
             x_b: images of domain B, (N, input_dim_b, H, W).
             hyperparameters: read for gan_w, so that a script may change it as it trains; None uses the constructor's.
         """
-        noise = (self.gen_a.draw_noise(x_a), self.gen_b.draw_noise(x_b))
+        noise = self.draw_noise(x_a, x_b)
         self._shared_noise = noise if self.config.share_fakes else None
         self.step_discriminators(x_a, x_b, noise, self.reader(hyperparameters))
 
@@ -177,16 +181,34 @@ class UNIT(System):
         weight = self.reader(hyperparameters)
         noise, self._shared_noise = self._shared_noise, None
         if noise is None or any(n.shape[0] != len(x) for n, x in zip(noise, (x_a, x_b), strict=True)):
-            noise = (self.gen_a.draw_noise(x_a), self.gen_b.draw_noise(x_b))
-        if weight("recon_x_cyc_w") > 0:  # the noises of x_ba, encoded by gen_a, and of x_ab
-            self.step_generators(x_a, x_b, (*noise, self.gen_a.draw_noise(x_b), self.gen_b.draw_noise(x_a)), weight)
-        else:
-            self.step_generators(x_a, x_b, noise, weight)
+            noise = self.draw_noise(x_a, x_b)
+        self.step_generators(x_a, x_b, (*noise, *self._noise_of_cycles(x_a, x_b, weight)), weight)
 
     def update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
-        """`dis_update`, then `gen_update`."""
-        self.dis_update(x_a, x_b, hyperparameters)
-        self.gen_update(x_a, x_b, hyperparameters)
+        """`dis_update`, then `gen_update`; with cuda_graph both in one graph, on the same draws."""
+        if not self.config.cuda_graph:
+            self.dis_update(x_a, x_b, hyperparameters)
+            self.gen_update(x_a, x_b, hyperparameters)
+            return
+        weight = self.reader(hyperparameters)
+        noise = self.draw_noise(x_a, x_b)
+        second = () if self.config.share_fakes else self.draw_noise(x_a, x_b)
+        cycles = self._noise_of_cycles(x_a, x_b, weight)
+
+        def both(x_a: Tensor, x_b: Tensor, n_a: Tensor, n_b: Tensor, *others: Tensor) -> None:
+            self.step_discriminators(x_a, x_b, (n_a, n_b), weight)
+            self.step_generators(x_a, x_b, (*(() if second else (n_a, n_b)), *others), weight)
+
+        weights = tuple(weight(key) for key in _LOSS_WEIGHTS)
+        self._captured.run(both, (x_a, x_b, *noise, *second, *cycles), self.optimizers().values(), weights)
+
+    def draw_noise(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
+        """New noise from N(0, I) for the latent codes of x_a and of x_b, drawn in this order; see `VAEGen`."""
+        return self.gen_a.draw_noise(x_a), self.gen_b.draw_noise(x_b)
+
+    def _noise_of_cycles(self, x_a: Tensor, x_b: Tensor, weight: Weight) -> tuple[Tensor, ...]:
+        """Noise for the latent codes of x_ba, by gen_a, and of x_ab; none where there are no cycles."""
+        return (self.gen_a.draw_noise(x_b), self.gen_b.draw_noise(x_a)) if weight("recon_x_cyc_w") > 0 else ()
 
     def step_discriminators(self, x_a: Tensor, x_b: Tensor, noise: tuple[Tensor, ...], weight: Weight) -> None:
         """`dis_update` with given noise of x_a and x_b: nothing in it is random or waits for the device."""
@@ -305,7 +327,7 @@ class UNIT(System):
         at_once = 1
         if functional.default_implementation() != "reference":
             at_once = max(1, _PIXELS_PER_SAMPLE_BATCH // max(x[0, 0].numel() for x in (x_a, x_b)))
-        n_a, n_b = self.gen_a.draw_noise(x_a), self.gen_b.draw_noise(x_b)
+        n_a, n_b = self.draw_noise(x_a, x_b)
         parts: list[tuple[Tensor, ...]] = []
         with self.evaluating(), self.autocast():
             for first in range(0, len(x_a), at_once):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +311,74 @@ def test_checkpointing_changes_no_gradient(hyperparameters: dict[str, Any], imag
         iterate(trainer, images)
     for name, parameter in trainers[0].named_parameters():
         assert torch.equal(trainers[1].get_parameter(name).grad, parameter.grad), name
+
+
+class Replayed:
+    """A `CapturedIteration` that computes each iteration from copies of its tensors, as a graph does."""
+
+    def __init__(self) -> None:
+        self.keys: list[Any] = []
+
+    def run(self, body: Callable[..., None], tensors: Sequence[Tensor], optimizers: Any, key: Any = None) -> None:
+        self.keys.append(key)
+        body(*[tensor.clone() for tensor in tensors])
+
+
+@pytest.mark.parametrize("changes", [{}, {"share_fakes": True}, {"recon_x_cyc_w": 0}])
+def test_an_iteration_in_one_graph_is_the_same(
+    hyperparameters: dict[str, Any], images: Pair, changes: dict[str, Any]
+) -> None:
+    plain, graphed = (build({**hyperparameters, **changes}) for _ in range(2))
+    graphed.config.cuda_graph = True
+    graphed._captured = Replayed()  # type: ignore[assignment]
+    decodings = calls_of(graphed.gen_a.dec)
+    for trainer in (plain, graphed):
+        torch.manual_seed(3)
+        iterate(trainer, images, 2)
+    assert len(decodings) == 2 * (3 - len(changes))
+    assert all(torch.equal(graphed.state_dict()[key], value) for key, value in plain.state_dict().items())
+    graphed.update(*images, {**hyperparameters, **changes, "recon_kl_w": 3})
+    assert graphed._captured.keys[0] == graphed._captured.keys[1] != graphed._captured.keys[2]
+
+
+def test_an_iteration_reads_no_value_and_nothing_from_the_cpu(hyperparameters: dict[str, Any], images: Pair) -> None:
+    """On the meta device there are no values: reading one is an error."""
+    trainer = build(hyperparameters).to("meta")
+    state = torch.get_rng_state()
+    trainer.update(*(x.to("meta") for x in images))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_compat_draws_noise_on_the_cpu(hyperparameters: dict[str, Any], images: Pair) -> None:
+    trainer = build(hyperparameters, compat=True).to("meta")
+    torch.manual_seed(3)
+    trainer.update(*(x.to("meta") for x in images))
+    state = torch.get_rng_state()
+    torch.manual_seed(3)
+    draws(*images, *images, *images[::-1])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16"}, {"share_fakes": True}])
+def test_a_graph_is_the_same_training(hyperparameters: dict[str, Any], images: Pair, changes: dict[str, Any]) -> None:
+    trainers = [build({**hyperparameters, **changes, "cuda_graph": on}).cuda() for on in (False, True)]
+    for trainer in trainers:
+        torch.manual_seed(3)
+        iterate(trainer, (images[0].cuda(), images[1].cuda()), 8)
+    for name, loss in trainers[0].losses().items():
+        assert float(trainers[1].losses()[name]) == pytest.approx(float(loss), rel=1e-2), name
+
+
+@pytest.mark.gpu
+def test_compat_draws_the_noise_of_the_cpu_on_a_gpu(hyperparameters: dict[str, Any], images: Pair) -> None:
+    trainers = [build(hyperparameters, compat=compat) for compat in (False, True)]
+    trainers[1].cuda()
+    for trainer in trainers:
+        torch.manual_seed(3)
+        iterate(trainer, (images[0].to(trainer.device), images[1].to(trainer.device)))
+    for name, loss in trainers[0].losses().items():
+        assert float(trainers[1].losses()[name]) == pytest.approx(float(loss), rel=1e-3), name
 
 
 def shared(hyperparameters: dict[str, Any], count: int = 1, n_res: int = 2) -> UNIT:
