@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from fastmunit.inference import load_translator, translate
     from fastmunit.models.munit import MUNIT
     from fastmunit.models.registry import load_generators
+    from fastmunit.models.unit import UNIT
 
     __version__: str
 
 __all__ = [
     "MUNIT",
+    "UNIT",
     "Config",
     "__version__",
     "functional",
@@ -30,6 +32,7 @@ __all__ = [
 _MODULES = ("functional", "info")
 _HOMES = {
     "MUNIT": "fastmunit.models.munit",
+    "UNIT": "fastmunit.models.unit",
     "Config": "fastmunit.config",
     "load_translator": "fastmunit.inference",
     "translate": "fastmunit.inference",

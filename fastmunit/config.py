@@ -100,6 +100,7 @@ class Config(_Section):
     new_size_b: PositiveInt | None = None
     crop_image_height: PositiveInt = 256
     crop_image_width: PositiveInt = 256
+    flip: bool = Field(True, description="mirror half of the training images")
     data_root: str | None = Field(None, description="folder with trainA, trainB, testA, testB")
     data_folder_train_a: str | None = None
     data_list_train_a: str | None = None

@@ -29,7 +29,7 @@ class ImageDataset(Dataset[Tensor]):
         size: shortest side after resizing, pixels; None keeps the size.
         crop: (height, width) in pixels; None keeps the whole image.
         channels: channels of the tensors; see `decode_image`.
-        train: random flip and crop; else no flip and a centre crop.
+        train: random flip (if `flip`) and crop; else no flip and a centre crop.
         seed: seed of the random draws.
         stream: number that tells apart datasets with the same seed (0 for domain A, 1 for domain B).
     """
@@ -43,12 +43,13 @@ class ImageDataset(Dataset[Tensor]):
         train: bool = False,
         seed: int = 0,
         stream: int = 0,
+        flip: bool = True,
     ) -> None:
         self.paths = list(paths)
         self.channels = channels
         self.seed = seed
         self.stream = stream
-        self.train_transform = TrainTransform(size, crop) if train else None
+        self.train_transform = TrainTransform(size, crop, flip) if train else None
         self.test_transform = TestTransform(size, crop)
 
     def __len__(self) -> int:

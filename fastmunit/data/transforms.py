@@ -21,14 +21,16 @@ class TrainTransform:
     Attributes:
         size: shortest side after resizing, pixels; None keeps the size.
         crop: (height, width) in pixels; None keeps the whole image.
+        flip: False for images that mean something else in a mirror, such as digits.
     """
 
     size: int | None
     crop: tuple[int, int] | None
+    flip: bool = True
 
     def __call__(self, image: Tensor, generator: torch.Generator, name: str | os.PathLike[str] = "image") -> Tensor:
         """(C, H, W) uint8, or float in [0, 1], to float32 in [-1, 1]; every draw comes from `generator`."""
-        if torch.rand((), generator=generator) < 0.5:
+        if torch.rand((), generator=generator) < 0.5 and self.flip:
             image = F.horizontal_flip(image)
         image = resize(image, self.size)
         if self.crop is not None:

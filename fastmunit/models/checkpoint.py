@@ -90,7 +90,8 @@ def load_networks(path: str | os.PathLike[str], networks: Mapping[str, nn.Module
         kind: "gen" or "dis": what the file should hold, for the error message.
 
     Raises:
-        CheckpointError: another kind of file, or networks of other sizes; the message says which.
+        CheckpointError: another kind of file, networks of another system or of other sizes, or several values for a
+            weight that `networks` share; the message says which.
     """
     content = load_tensors(path)
     if not isinstance(content, Mapping) or not set(networks) <= set(content):
@@ -103,6 +104,7 @@ def load_networks(path: str | os.PathLike[str], networks: Mapping[str, nn.Module
             network.load_state_dict(state)
         except RuntimeError as error:
             raise CheckpointError(_mismatch(path, kind, content[name], network)) from error
+    _check_shared(path, networks, content)
 
 
 def load_optimizers(path: str | os.PathLike[str], optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
@@ -167,14 +169,37 @@ def _describe(content: Any) -> str:
     return f"a file with the keys {', '.join(sorted(map(str, keys))[:5])}"
 
 
+def _check_shared(
+    path: str | os.PathLike[str], networks: Mapping[str, nn.Module], content: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Raise CheckpointError where the file has several values for a weight that networks share."""
+    first: dict[int, Tensor] = {}
+    for name, network in networks.items():
+        for key, parameter in network.named_parameters():
+            value = content[name][key]
+            if not torch.equal(first.setdefault(id(parameter), value), value):
+                raise CheckpointError(
+                    f"{path}: {key} of {name!r} differs from that of another network, and the configuration shares it: "
+                    "the file comes from a run without sharing. Give the run's own config.yaml."
+                )
+
+
+def _system_of(state: Mapping[str, Tensor]) -> str:
+    """Which system a generator's weights are of, by their names; "" for one that has no names of its own."""
+    prefixes = {"MUNIT": "enc_content.", "UNIT": "enc."}
+    found = [system for system, prefix in prefixes.items() if any(key.startswith(prefix) for key in state)]
+    return found[0] if found else ""
+
+
 def _mismatch(path: str | os.PathLike[str], kind: str, state: Mapping[str, Tensor], network: nn.Module) -> str:
     if kind == "gen" and any(key.startswith("cnns.") for key in state):
         return f"{path} holds discriminators (a dis_*.pt): give the gen_*.pt of the run."
     if kind == "dis" and not any(key.startswith("cnns.") for key in state):
         return f"{path} holds generators (a gen_*.pt): give the dis_*.pt of the run."
-    if kind == "gen" and any(key.startswith("enc.") for key in state):
-        return f"{path} holds UNIT generators, not MUNIT ones: give a gen_*.pt of a MUNIT run."
     expected = network.state_dict()
+    theirs, ours = _system_of(state), _system_of(expected)
+    if kind != "dis" and theirs and ours and theirs != ours:
+        return f"{path} holds {theirs} generators, not {ours} ones: give a gen_*.pt of a {ours} run."
     reasons = [
         f"{key} is {tuple(state[key].shape)} in the file and {tuple(value.shape)} by the configuration"
         for key, value in expected.items()

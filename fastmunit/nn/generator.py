@@ -1,7 +1,8 @@
-"""MUNIT's auto-encoder of one domain."""
+"""Auto-encoders of one domain: MUNIT's with a content and a style code, UNIT's with a noisy latent code."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fastmunit.config import STYLE_DOWNSAMPLE, GeneratorConfig
@@ -68,6 +69,62 @@ class AdaINGen(nn.Module):
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
         """Return the images (N, input_dim, H, W) in [-1, 1] with this content code and this style code."""
         return self.dec(content, AdaINParameters(self.mlp(style)))
+
+
+class VAEGen(nn.Module):
+    """Variational auto-encoder with one latent code.
+
+    encode: image (N, input_dim, H, W) to the mean h (N, C, H / 2^n, W / 2^n) of the posterior N(h, I), and noise from
+    N(0, I) of its shape; decode: a latent code, h or h + noise, to an image in [-1, 1]. H and W must be multiples of
+    2^n_downsample for the output to have the input's size. Source: Liu, Breuel, Kautz, "Unsupervised Image-to-Image
+    Translation Networks", NIPS 2017, section 3; the posterior's variance is fixed.
+
+    Args:
+        input_dim: channels of the images.
+        config: the `gen` section; its mlp_dim and style_dim are not used.
+        noise_on_cpu: draw noise from torch's global CPU generator, as the public code does, instead of the generator of
+            the device that the images are on.
+    """
+
+    def __init__(self, input_dim: int, config: GeneratorConfig, *, noise_on_cpu: bool = False) -> None:
+        super().__init__()
+        self.noise_on_cpu = noise_on_cpu
+        self._n_downsample = config.n_downsample
+        activ, pad_type = config.activ, config.pad_type
+        self.enc = ContentEncoder(
+            config.n_downsample, config.n_res, input_dim, config.dim, norm="in", activ=activ, pad_type=pad_type
+        )
+        self.dec = Decoder(
+            config.n_downsample,
+            config.n_res,
+            self.enc.output_dim,
+            input_dim,
+            res_norm="in",
+            activ=activ,
+            pad_type=pad_type,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Reconstruct images: decode(h + noise) in training, decode(h) in evaluation."""
+        hidden, noise = self.encode(images)
+        return self.decode(hidden + noise if self.training else hidden)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (h, noise) of images (N, input_dim, H, W): two tensors of one shape and dtype."""
+        hidden = self.enc(images)
+        return hidden, self.draw_noise(images).to(hidden.dtype)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return the images (N, input_dim, H, W) in [-1, 1] of latent codes."""
+        return self.dec(latent)
+
+    def draw_noise(self, images: Tensor) -> Tensor:
+        """Noise from N(0, I) for the latent codes of images (N, ..., H, W), in float32 whatever their dtype."""
+        height, width = (side >> self._n_downsample for side in images.shape[-2:])
+        shape = (len(images), self.enc.output_dim, height, width)
+        if self.noise_on_cpu:
+            return torch.randn(shape).to(images.device)
+        return torch.randn(shape, device=images.device)
 
 
 def num_adain_params(decoder: nn.Module) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastmunit.config import DiscriminatorConfig, GeneratorConfig
 from fastmunit.nn.blocks import AdaINParameters, Conv2dBlock, LinearBlock, ResBlock, make_activation
 from fastmunit.nn.discriminator import MsImageDis
-from fastmunit.nn.generator import AdaINGen, num_adain_params
+from fastmunit.nn.generator import AdaINGen, VAEGen, num_adain_params
 from fastmunit.nn.vgg import Vgg16
 
 TINY = GeneratorConfig(dim=4, mlp_dim=8, style_dim=3, n_res=1)
@@ -47,6 +47,64 @@ def test_default_generator_has_the_public_size_and_keys() -> None:
     assert [key for key in keys if key.startswith(block)] == [block + name for name in names]
     up = [key for key in keys if key.startswith("dec.model.2.")]
     assert up == [f"dec.model.2.{name}" for name in ("norm.gamma", "norm.beta", "conv.weight", "conv.bias")]
+
+
+def test_default_vae_generator_has_the_public_size_and_keys() -> None:
+    with torch.device("meta"):
+        gen = VAEGen(3, GeneratorConfig())
+    assert count(gen) == 11_140_483
+    keys = list(gen.state_dict())
+    assert len(keys) == 48
+    assert keys[0] == "enc.model.0.conv.weight"
+    assert keys[-1] == "dec.model.5.conv.bias"
+    assert [key for key in keys if ".norm." in key] == [
+        f"dec.model.{block}.norm.{name}" for block in (2, 4) for name in ("gamma", "beta")
+    ]
+
+
+@pytest.mark.parametrize(("height", "width", "n_downsample"), [(32, 40, 2), (33, 47, 2), (18, 24, 1), (23, 31, 3)])
+def test_noise_has_the_shape_of_the_latent_code(height: int, width: int, n_downsample: int) -> None:
+    gen = VAEGen(2, GeneratorConfig(dim=2, n_downsample=n_downsample, n_res=1))
+    hidden, noise = gen.encode(torch.rand(3, 2, height, width))
+    assert hidden.shape == noise.shape == (3, 2 * 2**n_downsample, height >> n_downsample, width >> n_downsample)
+
+
+def test_noise_is_standard_normal_and_the_same_in_all_precisions() -> None:
+    gen = VAEGen(1, GeneratorConfig(dim=4, n_downsample=1, n_res=0))
+    drawn = {}
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        torch.manual_seed(0)
+        hidden, drawn[dtype] = gen.to(dtype).encode(torch.rand(4, 1, 64, 64, dtype=torch.float32).to(dtype))
+        assert drawn[dtype].dtype == hidden.dtype == dtype
+    noise = drawn[torch.float32]
+    count_of_values = noise.numel()
+    assert abs(float(noise.mean())) < 5 / count_of_values**0.5
+    assert abs(float(noise.square().mean()) - 1) < 5 * (2 / count_of_values) ** 0.5
+    assert torch.equal(drawn[torch.float64].float(), noise)
+    assert torch.equal(drawn[torch.bfloat16], noise.bfloat16())
+
+
+def test_vae_generator_adds_noise_in_training_only() -> None:
+    gen = VAEGen(3, TINY)
+    image = torch.rand(1, 3, 16, 16)
+    hidden = gen.enc(image)
+    assert torch.equal(gen.eval()(image), gen.decode(hidden))
+    torch.manual_seed(2)
+    reconstruction = gen.train()(image)
+    torch.manual_seed(2)
+    noise = torch.randn(hidden.shape)
+    assert torch.equal(reconstruction, gen.decode(hidden + noise))
+    assert not torch.equal(reconstruction, gen.decode(hidden))
+
+
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_noise_is_drawn_on_the_device_of_the_images_or_on_the_cpu(on_cpu: bool) -> None:
+    images = torch.empty(1, 3, 16, 16, device="meta")
+    gen = VAEGen(3, TINY, noise_on_cpu=on_cpu)
+    before = torch.get_rng_state()
+    noise = gen.draw_noise(images)
+    assert noise.device.type == "meta"
+    assert torch.equal(torch.get_rng_state(), before) is not on_cpu
 
 
 def test_default_discriminator_has_the_public_size_and_keys() -> None:
