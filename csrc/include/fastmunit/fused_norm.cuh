@@ -62,6 +62,7 @@ __device__ inline void set_affines(const ForwardArguments& arguments, const Tile
   const GroupBlocks blocks(a.statistics == Statistics::none ? 1 : arguments.cluster);
   const bool whole = arguments.pass == Pass::whole && a.statistics != Statistics::none;
   if (whole) blocks.sync();
+#pragma unroll 1
   for (int c = static_cast<int>(threadIdx.x); c < tile.channels; c += static_cast<int>(blockDim.x)) {
     const std::int64_t channel = tile.channel + c, at = group_index(a, tile.sample, channel);
     Group group = {0.0, 1.0};

@@ -120,6 +120,7 @@ __global__ void __launch_bounds__(most_threads, 1)
     });
     column_sum<N>(sum_dz, columns.vectors, scratch, column_sums);
     column_sum<N>(sum_product, columns.vectors, scratch, column_sums + lanes);
+#pragma unroll 1
     for (int c = static_cast<int>(threadIdx.x); c < tile.channels; c += static_cast<int>(blockDim.x)) {
       sums[c] = sums_about_mean(groups[c], {column_sums[c], column_sums[lanes + c]});
       keep_sums(arguments, tile, c, column_sums[c], column_sums[lanes + c]);

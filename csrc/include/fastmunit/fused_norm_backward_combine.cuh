@@ -57,6 +57,7 @@ __global__ void __launch_bounds__(sums_threads, 2) combine_sums(const __grid_con
     arguments.store(plane, affine_of<float>(group, weight, bias), line_of(a, group, weight, total));
   };
   GradientSums total = {0.0, 0.0};
+#pragma unroll 1
   for (std::int64_t first = begin; first < end; first += planes) {
     const std::int64_t plane = first + thread;
     const GradientSums sums = plane_sums(arguments, first, end, planes, scratch);
@@ -72,6 +73,7 @@ __global__ void __launch_bounds__(sums_threads, 2) combine_sums(const __grid_con
   }
   if (!layer) return;
   block_sum(total.dz, total.product, reinterpret_cast<double*>(scratch));
+#pragma unroll 1
   for (std::int64_t plane = begin + thread; plane < end; plane += sums_threads) finish(plane, total);
 }
 
@@ -100,6 +102,7 @@ __global__ void __launch_bounds__(sums_threads) coefficient_gradients(const __gr
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * sums_planes, c = first + thread;
   const bool inside = thread < sums_planes && c < a.channels;
   double dweight = 0.0, dbias = 0.0;
+#pragma unroll 1
   for (std::int64_t n = 0; n < a.batch; ++n) {
     const std::int64_t plane = n * a.channels + c;
     GradientSums sums = {0.0, 0.0};

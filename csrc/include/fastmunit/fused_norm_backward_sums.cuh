@@ -56,6 +56,7 @@ __device__ inline Line<float> line_of(const FusedNormBackward& a, Group group, d
 __device__ inline void set_affines(const BackwardArguments& arguments, const Tile& tile, Group* groups,
                                    Affine<float>* affines, Line<float>* lines) {
   const FusedNormBackward& a = arguments.map;
+#pragma unroll 1
   for (int c = static_cast<int>(threadIdx.x); c < tile.channels; c += static_cast<int>(blockDim.x)) {
     const std::int64_t channel = tile.channel + c;
     if (arguments.pass == Pass::apply) {
@@ -92,6 +93,7 @@ __device__ inline void set_lines(const BackwardArguments& arguments, const Tile&
   __syncthreads();
   if (layer) {
     double dz = 0.0, product = 0.0;
+#pragma unroll 1
     for (int c = thread; c < tile.channels; c += threads) {
       dz += weight_of(c) * sums[c].dz;
       product += weight_of(c) * sums[c].product;
@@ -100,6 +102,7 @@ __device__ inline void set_lines(const BackwardArguments& arguments, const Tile&
     if (thread == 0) sums[arguments.tiling.channels] = {dz, product};
   }
   blocks.sync();
+#pragma unroll 1
   for (int c = thread; c < tile.channels; c += threads) {
     if (none) {
       lines[c] = {static_cast<float>(weight_of(c)), 0.0f, 0.0f};

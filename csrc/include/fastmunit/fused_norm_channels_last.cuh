@@ -211,6 +211,7 @@ __global__ void __launch_bounds__(most_threads, 1) forward_channels_last(const _
         if (threadIdx.x == 0) arguments.store_moments(tile.sample, static_cast<int>(blockIdx.x % tiles), *moments);
         return;
       }
+#pragma unroll 1
       for (int c = static_cast<int>(threadIdx.x); c < tile.channels; c += static_cast<int>(blockDim.x)) {
         arguments.store_moments(group_index(a, tile.sample, tile.channel + c), tile.row_tile, moments[c]);
       }
