@@ -20,16 +20,21 @@ auto kernel_of(const FusedNorm& a, const Plan& plan) {
 
 template <class Storage>
 const char* run(const FusedNorm& a, const Plan& plan, double* partials, void* stream) {
-  ForwardArguments arguments = {a, plan.tiling, Pass::whole, plan.cluster, partials,
-                                Division(static_cast<int>(a.width) + 2 * a.pad)};
+  ForwardArguments arguments = {a,
+                                plan.tiling,
+                                Pass::whole,
+                                plan.cluster,
+                                partials,
+                                Division(static_cast<int>(a.width) + 2 * a.pad),
+                                Division(chunks_of_row(a.width, value_bytes(a.dtype)))};
   const auto kernel = kernel_of<Storage>(a, plan);
   if (plan.reads_once) return launch(kernel, shape_of(plan, Pass::whole), stream, arguments);
   arguments.pass = Pass::reduce;
   if (const char* error = launch(kernel, shape_of(plan, Pass::reduce), stream, arguments)) return error;
   const bool layer = a.statistics == Statistics::layer;
-  const unsigned groups = static_cast<unsigned>(layer ? a.batch : a.batch * a.channels);
+  const unsigned blocks = layer ? static_cast<unsigned>(a.batch) : blocks_of(a.batch * a.channels, combine_planes);
   const int tiles = plan.tiling.row_tiles * (layer ? plan.tiling.channel_tiles : 1);
-  if (const char* error = launch(combine_moments, {groups, combine_threads}, stream, arguments, tiles)) return error;
+  if (const char* error = launch(combine_moments, {blocks, combine_threads}, stream, arguments, tiles)) return error;
   arguments.pass = Pass::apply;
   return launch(kernel, shape_of(plan, Pass::apply), stream, arguments);
 }

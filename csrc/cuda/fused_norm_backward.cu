@@ -23,14 +23,17 @@ auto kernel_of(const FusedNormBackward& a, const Plan& plan) {
 
 bool wants_coefficients(const FusedNormBackward& a) { return a.dweight.data != nullptr || a.dbias.data != nullptr; }
 
-// How many doubles the sums of tiles take.
+// How many doubles the sums of tiles take: a pair of floats each. What follows is aligned to two doubles.
 std::int64_t partials_of(const FusedNormBackward& a, const Plan& plan) {
-  return plan.reads_once && !wants_coefficients(a) ? 0 : 2 * a.batch * a.channels * plan.tiling.row_tiles;
+  return plan.reads_once && !wants_coefficients(a) ? 0 : rounded_up(a.batch * a.channels * plan.tiling.row_tiles, 2);
 }
 
-unsigned blocks_of_warps(std::int64_t warps) {
-  constexpr int of_block = sums_threads / warp_threads;
-  return static_cast<unsigned>((warps + of_block - 1) / of_block);
+// Planes that a block of combine_sums takes at a time: in MUNIT's layer norm, where it takes all of a sample, as many as there
+// are, so that all of its threads read at once.
+int planes_at_once(const FusedNormBackward& a) {
+  int planes = sums_planes;
+  while (a.statistics == Statistics::layer && planes < a.channels && planes < sums_threads) planes *= 2;
+  return planes;
 }
 
 template <class Storage>
@@ -42,7 +45,9 @@ const char* run(const FusedNormBackward& a, const Plan& plan, double* partials, 
                                  plan.cluster,
                                  kept > 0 ? partials : nullptr,
                                  partials + kept,
-                                 Division(static_cast<int>(a.width))};
+                                 Division(static_cast<int>(a.width)),
+                                 Division(chunks_of_row(a.width, value_bytes(a.dtype))),
+                                 Division(chunks_of_row(a.width + 2 * a.pad, value_bytes(a.dtype)))};
   const auto kernel = kernel_of<Storage>(a, plan);
   if (a.batch == 0) {
     // Nothing to read: the gradients of coefficients are sums of nothing.
@@ -52,25 +57,22 @@ const char* run(const FusedNormBackward& a, const Plan& plan, double* partials, 
     arguments.pass = Pass::reduce;
     if (const char* error = launch(kernel, shape_of(plan, Pass::reduce), stream, arguments)) return error;
     const bool layer = a.statistics == Statistics::layer;
-    const unsigned blocks = layer ? static_cast<unsigned>(a.batch) : blocks_of_warps(a.batch * a.channels);
-    if (const char* error = launch(combine_sums, {blocks, sums_threads}, stream, arguments)) return error;
+    const int planes = planes_at_once(a);
+    const unsigned blocks = layer ? static_cast<unsigned>(a.batch) : blocks_of(a.batch * a.channels, planes);
+    if (const char* error = launch(combine_sums, {blocks, sums_threads}, stream, arguments, planes)) return error;
     arguments.pass = Pass::apply;
     if (const char* error = launch(kernel, shape_of(plan, Pass::apply), stream, arguments)) return error;
-    // The sums of planes, as if each plane had been one tile.
-    arguments.partials = arguments.totals;
-    arguments.tiling.row_tiles = 1;
   }
   if (!wants_coefficients(a)) return nullptr;
-  return launch(coefficient_gradients, {blocks_of_warps(a.channels), sums_threads}, stream, arguments);
+  return launch(coefficient_gradients, {blocks_of(a.channels, sums_planes), sums_threads}, stream, arguments);
 }
 
 }  // namespace
 
 std::int64_t fused_norm_backward_partials(const FusedNormBackward& a, const Device& device) {
   const Plan plan = plan_of(a, device);
-  const std::int64_t samples = a.statistics == Statistics::layer ? a.batch : 0;
-  const std::int64_t totals = plan.reads_once ? 0 : a.batch * a.channels + samples;
-  return partials_of(a, plan) + 2 * totals;
+  // Of each plane two doubles and six floats.
+  return partials_of(a, plan) + (plan.reads_once ? 0 : 5 * a.batch * a.channels);
 }
 
 const char* fused_norm_backward(const FusedNormBackward& a, const Device& device, double* partials, void* stream) {

@@ -15,6 +15,7 @@ from tests.cuda.fused_norm_requests import Device, Options, backward, forward
 DEVICES = {
     "H100": Device(132, 227 * 1024, 16),
     "A100": Device(108, 163 * 1024, 1),
+    "RTX 4090": Device(128, 99 * 1024, 1),
     "small clusters": Device(40, 6 * 1024, 16),
     "small tiles": Device(8, 6 * 1024, 1),
     "no tiles": Device(2, 1024, 1),

@@ -1,7 +1,7 @@
 """What the emulated kernels read and write at MUNIT's shapes, against the least that the op has to.
 
-Bytes and, a little more loosely, 32-byte sectors of all accesses to global memory, partial sums and statistics
-included, are held to their ratio to each input read once and each output written once.
+Bytes and 32-byte sectors of all accesses to global memory, partial sums and statistics included, are held to their
+ratio to each input read once and each output written once; and the sectors of each wide access to those that it fills.
 """
 
 from functools import partial
@@ -49,19 +49,25 @@ def instance_norm_stats_traffic(layout, dtype, backward):
     return reply, bytes_of(x, dx, *[mean] * 4)
 
 
-def fused_norm_traffic(shape, layout, statistics, device, dtype, backward):
-    """AdaIN or layer norm with relu and the next convolution's pad, as on the maps of MUNIT."""
+def fused_norm_traffic(shape, layout, statistics, device, dtype, backward, residual=False):
+    """AdaIN or layer norm with relu and the next convolution's pad, as on the maps of MUNIT.
+
+    A residual is the interior of the padded map of the block before.
+    """
     x = make_map(shape, dtype, layout)
-    n, c = shape[:2]
+    n, c, h, w = shape
     weight, bias = (make_map((1, 1, n, c), seed=seed)[0, 0] for seed in (1, 2))
+    added = make_map((n, c, h + 2, w + 2), dtype, layout, seed=3)[:, :, 1:-1, 1:-1] if residual else None
     options = Options(statistics=statistics, activation="relu", pad=1)
-    padded, mean, rstd, reply = fused_norm_forward(x, weight, bias, None, options, DEVICES[device], count=not backward)
+    padded, mean, rstd, reply = fused_norm_forward(x, weight, bias, added, options, DEVICES[device], count=not backward)
+    beside = [x] if residual else []  # as large as the residual, and as the gradients that come and go with it
     if not backward:
-        return reply, bytes_of(x, weight, bias, padded, mean, rstd)
+        return reply, bytes_of(x, *beside, weight, bias, padded, mean, rstd)
+    interior = make_map(shape, dtype, layout, seed=4) if residual else None
     dx, dweight, dbias, _, reply = fused_norm_backward(
-        padded, None, x, mean, rstd, weight, bias, False, options, DEVICES[device], count=True
+        padded, interior, x, mean, rstd, weight, bias, residual, options, DEVICES[device], count=True
     )
-    return reply, bytes_of(padded, x, mean, rstd, weight, bias, dx, dweight, dbias)
+    return reply, bytes_of(padded, x, *beside, *beside, mean, rstd, weight, bias, dx, dweight, dbias)
 
 
 # Runs an op and gives its reply and the least bytes; the greatest ratio; launches. A new kernel gets its lines here.
@@ -93,17 +99,21 @@ CASES = {
 # forward reads x twice, in three launches, and backward x and dy, in four.
 SMALL, LARGE = (1, 256, 64, 64), (1, 64, 256, 256)
 ONCE, TWICE = ((1.05, 1), (1.05, 2)), ((1.55, 3), (1.7, 4))
+FORWARD_ONCE = (ONCE[0], TWICE[1])
 FUSED_NORM = (
     (SMALL, "nchw", "instance", "H100", ONCE),
     (SMALL, "nchw", "instance", "A100", ONCE),
-    (SMALL, "nchw", "layer", "H100", TWICE),
+    (SMALL, "nchw", "layer", "H100", FORWARD_ONCE),
+    (SMALL, "nchw", "layer", "A100", TWICE),
     (SMALL, "channels_last", "instance", "H100", ONCE),
-    (SMALL, "channels_last", "instance", "A100", TWICE),
-    (SMALL, "channels_last", "layer", "H100", TWICE),
+    (SMALL, "channels_last", "instance", "A100", FORWARD_ONCE),
+    (SMALL, "channels_last", "instance", "RTX 4090", TWICE),
+    (SMALL, "channels_last", "layer", "H100", FORWARD_ONCE),
+    (SMALL, "channels_last", "layer", "A100", TWICE),
     (LARGE, "nchw", "instance", "H100", ONCE),
     (LARGE, "nchw", "layer", "H100", TWICE),
     (LARGE, "nchw", "layer", "A100", TWICE),
-    (LARGE, "channels_last", "instance", "H100", (ONCE[0], TWICE[1])),
+    (LARGE, "channels_last", "instance", "H100", FORWARD_ONCE),
     (LARGE, "channels_last", "instance", "A100", TWICE),
     (LARGE, "channels_last", "layer", "H100", TWICE),
 )
@@ -115,17 +125,20 @@ CASES |= {
     for shape, layout, statistics, device, limits in FUSED_NORM
     for backward in (False, True)
 }
-# What misses its ratio, and what it has to stay below: of channels_last maps, partial sums of channels and tiles are
-# more than the ratio leaves room for.
-MISSED = {
-    f"fused_norm forward {SMALL} channels_last instance A100 bfloat16": 1.63,
-    f"fused_norm backward {SMALL} channels_last instance A100 bfloat16": 1.81,
-    f"fused_norm backward {SMALL} channels_last layer H100 bfloat16": 1.75,
-    f"fused_norm backward {LARGE} channels_last instance H100 bfloat16": 1.71,
-    f"fused_norm backward {LARGE} channels_last instance A100 bfloat16": 1.71,
+CASES |= {
+    f"fused_norm {'backward' if backward else 'forward'} {SMALL} {layout} instance residual {device} {name_of(dtype)}": (
+        partial(fused_norm_traffic, SMALL, layout, "instance", device, dtype, backward, residual=True),
+        *limits[backward],
+    )
+    for layout, device, dtype, limits in (
+        ("nchw", "H100", torch.bfloat16, ONCE),
+        ("nchw", "H100", torch.float32, ONCE),
+        ("channels_last", "H100", torch.bfloat16, ONCE),
+    )
+    for backward in (False, True)
 }
-# Rows of a padded map begin anywhere in a sector, and a warp's request may touch one more than it fills.
-SECTORS = 1.04
+# Planes of padded maps may begin within a sector, which two blocks touch then; and a few values are read one by one.
+SECTORS = 1.025
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -136,10 +149,9 @@ def test_traffic(case, record_property):
     record_property("bytes", f"{by_bytes:.3f}")
     record_property("sectors", f"{by_sectors:.3f}")
     print(f"{case}: {least} bytes at least, {by_bytes:.3f} as bytes, {by_sectors:.3f} as sectors")
-    allowed = MISSED.get(case, ratio)
-    assert least <= reply.bytes <= allowed * least
-    assert reply.sector_bytes <= SECTORS * allowed * least
+    assert least <= reply.bytes <= ratio * least
+    assert reply.sector_bytes <= SECTORS * ratio * least
     assert reply.launches == launches
-    if case in MISSED:
-        assert by_bytes > ratio, f"{case} reaches {ratio}: it is missed no more"
-        pytest.xfail(f"{by_bytes:.3f} times the least bytes; the aim is {ratio}")
+    for site in reply.sites:
+        if site.width >= 8 and site.bytes > least / 20:
+            assert site.sectors <= SECTORS * site.least_sectors, site

@@ -6,7 +6,7 @@ namespace fastmunit::cuda {
 struct Device {
   int multiprocessors;
   int shared_bytes;  // that one block may have
-  int cluster;       // blocks that may share theirs; 1 where the GPU has no clusters
+  int cluster;       // blocks that may share theirs, each with all of shared_bytes: what a launch finds room for; 1 if none
 };
 
 // The current one. Returns null, or what CUDA says went wrong.

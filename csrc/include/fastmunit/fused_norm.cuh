@@ -13,19 +13,25 @@ struct ForwardArguments {
   Tiling tiling;
   Pass pass;
   int cluster;                // blocks that hold a group, where the pass is whole
-  double* partials;           // the moments of (groups, tiles of a group): what reduce writes
-  Division by_padded_width;
+  double* partials;           // the moments of tiles: what reduce writes
+  Division by_padded_width, by_chunks;  // by chunks_of_row of the residual
 
-  __device__ Moments load_moments(std::int64_t at) const {
-    const Pair pair = ld_global(reinterpret_cast<const Pair*>(partials) + at);
+  // Those of tile `tile` of a group. Tiles lie side by side in MUNIT's layer norm, else planes do.
+  __device__ Moments load_moments(std::int64_t group, int tile) const {
+    const Pair pair = ld_global(moments_at(group, tile));
     return {pair.values[0], pair.values[1]};
   }
-  __device__ void store_moments(std::int64_t at, Moments moments) const {
-    st_global(reinterpret_cast<Pair*>(partials) + at, Pair{{moments.mean, moments.squares}});
+  __device__ void store_moments(std::int64_t group, int tile, Moments moments) const {
+    st_global(moments_at(group, tile), Pair{{moments.mean, moments.squares}});
   }
 
  private:
   using Pair = Chunk<double, 2>;
+  __device__ Pair* moments_at(std::int64_t group, int tile) const {
+    Pair* const pairs = reinterpret_cast<Pair*>(partials);
+    if (map.statistics != Statistics::layer) return pairs + tile * map.batch * map.channels + group;
+    return pairs + group * tiling.channel_tiles * tiling.row_tiles + tile;
+  }
 };
 
 // How many values tile `index` of a group has that go into its statistic.
@@ -56,6 +62,7 @@ __device__ inline void set_affines(const ForwardArguments& arguments, const Tile
   const GroupBlocks blocks(a.statistics == Statistics::none ? 1 : arguments.cluster);
   const bool whole = arguments.pass == Pass::whole && a.statistics != Statistics::none;
   if (whole) blocks.sync();
+#pragma unroll 1
   for (int c = static_cast<int>(threadIdx.x); c < tile.channels; c += static_cast<int>(blockDim.x)) {
     const std::int64_t channel = tile.channel + c, at = group_index(a, tile.sample, channel);
     Group group = {0.0, 1.0};
@@ -159,10 +166,26 @@ __device__ Moments tile_moments(const InputRuns<staged, Storage>& x, float* scra
   return from_shifted(shift, deviations, squares, static_cast<std::int64_t>(x.runs) * x.run);
 }
 
-// y of one plane and its pad, from the tile's padded_begin to its padded_end.
+// Replaces one plane of the staged tile by y before the pad, where there is a residual: it is read once, and rows that begin
+// anywhere are read 16 bytes at a time.
+template <class Storage>
+__device__ void add_residual(const ForwardArguments& arguments, const Tile& tile, int c, const InputView<true, Storage>& x,
+                             Affine<float> affine) {
+  const FusedNorm& a = arguments.map;
+  const ActivationFunction activation(a);
+  const Storage* const residual = static_cast<const Storage*>(a.residual.data) + tile.sample * a.residual.sample_stride +
+                                  (tile.channel + c) * a.residual.channel_stride + tile.row * a.residual.row_stride;
+  for_rows(residual, a.residual.row_stride, tile.rows, static_cast<int>(a.width), arguments.by_chunks,
+           [&](int row, int column, Storage added) {
+             Storage* const at = x.at(c, row, column);
+             *at = narrowed<Storage>(activation((widen(*at) - affine.center) * affine.scale + affine.shift) + widen(added));
+           });
+}
+
+// y of one plane and its pad, from the tile's padded_begin to its padded_end. What is staged has its residual already.
 template <bool staged, class Storage>
 __device__ void write_plane(const ForwardArguments& arguments, const Tile& tile, int c, const InputView<staged, Storage>& x,
-                            Affine<float> affine) {
+                            Affine<float> affine, const ActivationFunction& activation) {
   constexpr int N = vector_values<Storage>;
   const FusedNorm& a = arguments.map;
   const int width = static_cast<int>(a.width), height = static_cast<int>(a.height), pad = a.pad;
@@ -171,22 +194,23 @@ __device__ void write_plane(const ForwardArguments& arguments, const Tile& tile,
   const std::int64_t plane = tile.sample * a.channels + tile.channel + c;
   Storage* const to = static_cast<Storage*>(a.padded) + (plane * (height + 2 * pad) + begin + pad) * padded_width;
   const bool zero = a.pad_mode == PadMode::zero;
-  const ActivationFunction activation(a);
-  const Storage* residual = nullptr;
-  if (a.residual.data != nullptr) {
-    residual = static_cast<const Storage*>(a.residual.data) + tile.sample * a.residual.sample_stride +
-               (tile.channel + c) * a.residual.channel_stride;
-  }
-  const auto normalised = [&](float value) { return activation((value - affine.center) * affine.scale + affine.shift); };
+  const auto finished = [&](int row, int column) {
+    const float value = widen(fetch<staged>(x.at(c, row - tile.row, column)));
+    float y = activation((value - affine.center) * affine.scale + affine.shift);
+    if constexpr (!staged) {
+      if (a.residual.data != nullptr) {
+        y += widen(ld_global(static_cast<const Storage*>(a.residual.data) + tile.sample * a.residual.sample_stride +
+                             (tile.channel + c) * a.residual.channel_stride + row * a.residual.row_stride + column));
+      }
+    }
+    return y;
+  };
   const auto value_at = [&](int y, int column) {
     if (zero && (y < 0 || y >= height || column < 0 || column >= width)) return 0.0f;
-    const int row = static_cast<int>(pad_source(y, height, a.pad_mode));
-    column = static_cast<int>(pad_source(column, width, a.pad_mode));
-    const float value = normalised(fetch_float<staged>(x.at(c, row - tile.row, column)));
-    if (residual == nullptr) return value;
-    return value + widen(ld_global(residual + row * a.residual.row_stride + column));
+    return finished(static_cast<int>(pad_source(y, height, a.pad_mode)),
+                    static_cast<int>(pad_source(column, width, a.pad_mode)));
   };
-  const int shift = misalignment<N>(to);
+  const int shift = misalignment<line_values<Storage>>(to);
 #pragma unroll 1
   for (int first = static_cast<int>(threadIdx.x) * N - shift; first < count; first += static_cast<int>(blockDim.x) * N) {
     const int inside = first < 0 ? 0 : first;
@@ -203,27 +227,12 @@ __device__ void write_plane(const ForwardArguments& arguments, const Tile& tile,
       }
       continue;
     }
-    Chunk<Storage, N> result;
+    float values[N] = {};
     if (column >= 0 && column + N <= width && !(zero && (y < 0 || y >= height))) {
       const int source = static_cast<int>(pad_source(y, height, a.pad_mode));
-      float values[N];
 #pragma unroll
-      for (int k = 0; k < N; ++k) values[k] = normalised(fetch_float<staged>(x.at(c, source - tile.row, column + k)));
-      if (residual != nullptr) {
-        const Storage* const added = residual + source * a.residual.row_stride + column;
-        if (misalignment<N>(added) == 0) {
-          const Chunk<Storage, N> vector = ld_global(reinterpret_cast<const Chunk<Storage, N>*>(added));
-#pragma unroll
-          for (int k = 0; k < N; ++k) values[k] += widen(vector.values[k]);
-        } else {
-#pragma unroll
-          for (int k = 0; k < N; ++k) values[k] += widen(ld_global(added + k));
-        }
-      }
-#pragma unroll
-      for (int k = 0; k < N; ++k) result.values[k] = narrowed<Storage>(values[k]);
+      for (int k = 0; k < N; ++k) values[k] = finished(source, column + k);
     } else {
-      float values[N] = {};
 #pragma unroll 1
       for (int k = 0; k < N; ++k) {
         set_lane(values, k, value_at(y, column));
@@ -232,9 +241,10 @@ __device__ void write_plane(const ForwardArguments& arguments, const Tile& tile,
           ++y;
         }
       }
-#pragma unroll
-      for (int k = 0; k < N; ++k) result.values[k] = narrowed<Storage>(values[k]);
     }
+    Chunk<Storage, N> result;
+#pragma unroll
+    for (int k = 0; k < N; ++k) result.values[k] = narrowed<Storage>(values[k]);
     st_global(reinterpret_cast<Chunk<Storage, N>*>(to + first), result);
   }
 }
@@ -255,14 +265,30 @@ __global__ void __launch_bounds__(most_threads, 1) forward_nchw(const __grid_con
   if (arguments.pass != Pass::apply && a.statistics != Statistics::none) {
     const Moments of_tile = tile_moments(x, scratch);
     if (arguments.pass == Pass::reduce) {
-      // The tiles of a group lie one behind the other.
-      if (threadIdx.x == 0) arguments.store_moments(blockIdx.x, of_tile);
+      // A tile of a plane has its channel alone.
+      const int tiles = arguments.tiling.channel_tiles * arguments.tiling.row_tiles;
+      const int index = static_cast<int>(blockIdx.x % tiles);
+      const bool layer = a.statistics == Statistics::layer;
+      if (threadIdx.x == 0) {
+        arguments.store_moments(group_index(a, tile.sample, tile.channel), layer ? index : tile.row_tile, of_tile);
+      }
       return;
     }
     if (threadIdx.x == 0) *moments = of_tile;
   }
   set_affines(arguments, tile, moments, affines);
-  for (int c = 0; c < tile.channels; ++c) write_plane(arguments, tile, c, x.view, affines[c]);
+  ActivationFunction activation(a);
+  if constexpr (staged) {
+    if (a.residual.data != nullptr) {
+      for (int c = 0; c < tile.channels; ++c) add_residual(arguments, tile, c, x.view, affines[c]);
+      __syncthreads();
+      activation = {};
+    }
+  }
+  for (int c = 0; c < tile.channels; ++c) {
+    const bool done = staged && a.residual.data != nullptr;
+    write_plane(arguments, tile, c, x.view, done ? Affine<float>{0.0f, 1.0f, 0.0f} : affines[c], activation);
+  }
 }
 
 }  // namespace fastmunit::cuda

@@ -19,12 +19,12 @@ struct GradientView {
 
 // Rows begin to end, counted without the pad, of `map` with `pad` pixels around each plane.
 template <bool staged, class Storage>
-__device__ GradientView<staged, Storage> gradient_view(const FusedNormOptions& a, const Tile& tile, const StridedMap& map,
-                                                       int pad, int begin, int end, Room& room) {
+__device__ GradientView<staged, Storage> gradient_view(const BackwardArguments& arguments, const Tile& tile,
+                                                       const StridedMap& map, int pad, int begin, int end, Room& room) {
   constexpr int N = vector_values<Storage>;
   GradientView<staged, Storage> view;
   if (map.data == nullptr) return view;
-  const int width = static_cast<int>(a.width) + 2 * pad, rows = end - begin;
+  const int width = static_cast<int>(arguments.map.width) + 2 * pad, rows = end - begin;
   const Storage* const from = static_cast<const Storage*>(map.data) + tile.sample * map.sample_stride +
                               tile.channel * map.channel_stride + (begin + pad) * map.row_stride;
   view.row = begin;
@@ -36,12 +36,9 @@ __device__ GradientView<staged, Storage> gradient_view(const FusedNormOptions& a
       to += misalignment<N>(from);
       copy_values(from, to, count, Stage());
     } else {
-      const int warps = static_cast<int>(blockDim.x) / warp_threads;
-      for (int i = static_cast<int>(threadIdx.x) / warp_threads; i < tile.channels * rows; i += warps) {
-        const Storage* const source = from + i / rows * map.channel_stride + i % rows * map.row_stride;
-        for (int x = static_cast<int>(threadIdx.x) % warp_threads; x < width; x += warp_threads) {
-          to[i * width + x] = ld_global(source + x);
-        }
+      for (int c = 0; c < tile.channels; ++c) {
+        for_rows(from + c * map.channel_stride, map.row_stride, rows, width, pad > 0 ? arguments.by_padded_chunks : arguments.by_chunks,
+                 [&](int row, int column, Storage value) { to[(c * rows + row) * width + column] = value; });
       }
     }
     view.data = to;
@@ -62,13 +59,15 @@ struct Gradient {
   int height, width, pad;
   PadMode mode;
 
-  __device__ Gradient(const FusedNormBackward& a, const Tile& tile, Room& room)
-      : padded(gradient_view<staged, Storage>(a, tile, a.dpadded, a.pad, padded_begin(a, tile), padded_end(a, tile), room)),
-        interior(gradient_view<staged, Storage>(a, tile, a.dinterior, 0, tile.row, tile.row + tile.rows, room)),
-        height(static_cast<int>(a.height)),
-        width(static_cast<int>(a.width)),
-        pad(a.pad),
-        mode(a.pad_mode) {}
+  __device__ Gradient(const BackwardArguments& arguments, const Tile& tile, Room& room)
+      : padded(gradient_view<staged, Storage>(arguments, tile, arguments.map.dpadded, arguments.map.pad,
+                                              padded_begin(arguments.map, tile), padded_end(arguments.map, tile), room)),
+        interior(gradient_view<staged, Storage>(arguments, tile, arguments.map.dinterior, 0, tile.row,
+                                                tile.row + tile.rows, room)),
+        height(static_cast<int>(arguments.map.height)),
+        width(static_cast<int>(arguments.map.width)),
+        pad(arguments.map.pad),
+        mode(arguments.map.pad_mode) {}
 
   // Whether no pad shows any of `count` pixels from (y, x) on.
   __device__ bool not_in_pad(int y, int x, int count) const {
@@ -112,7 +111,7 @@ __device__ void gradient_of_plane(const BackwardArguments& arguments, const Tile
   Storage* const dx = static_cast<Storage*>(a.dx) + begin;
   Storage* const dresidual = a.dresidual == nullptr ? nullptr : static_cast<Storage*>(a.dresidual) + begin;
   const Storage* const aligned_to = a.phases && dresidual != nullptr ? dresidual : dx;
-  const int shift = applies ? misalignment<N>(aligned_to) : 0;
+  const int shift = applies ? misalignment<line_values<Storage>>(aligned_to) : 0;
   const auto write = [&](Storage* to, int first, const float(&values)[N]) {
     if (first >= 0 && first + N <= count && misalignment<N>(to + first) == 0) {
       V vector;
@@ -205,8 +204,8 @@ __global__ void __launch_bounds__(most_threads, 1) backward_nchw(const __grid_co
   double* const scratch = reinterpret_cast<double*>(room.take<float>(floats_for_sums(a.layout, arguments.tiling.channels)));
   const InputRuns<staged, Storage> x(a, tile, map, room);
   x.stage();
-  const Gradient<staged, Storage> gradient(a, tile, room);
-  set_affines(a, tile, groups, affines);
+  const Gradient<staged, Storage> gradient(arguments, tile, room);
+  set_affines(arguments, tile, groups, affines, lines);
   float dz = 0.0f, product = 0.0f;
   const bool sums_up = arguments.pass == Pass::reduce || (arguments.pass == Pass::whole &&
                                                           (a.statistics != Statistics::none || arguments.partials != nullptr));
@@ -215,12 +214,12 @@ __global__ void __launch_bounds__(most_threads, 1) backward_nchw(const __grid_co
     gradient_of_plane<false>(arguments, tile, c, x.view, gradient, affines[c], {}, dz, product);
     block_sum(dz, product, reinterpret_cast<float*>(scratch));
     if (threadIdx.x == 0) {
-      sums[c] = sums_about_mean(groups[c], dz, product);
-      keep_sums(arguments, tile, c, sums[c]);
+      sums[c] = sums_about_mean(groups[c], {dz, product});
+      keep_sums(arguments, tile, c, dz, product);
     }
   }
   if (arguments.pass == Pass::reduce) return;
-  set_lines(arguments, tile, groups, sums, scratch, lines);
+  if (arguments.pass == Pass::whole) set_lines(arguments, tile, groups, sums, scratch, lines);
   for (int c = 0; c < tile.channels; ++c) {
     gradient_of_plane<true>(arguments, tile, c, x.view, gradient, affines[c], lines[c], dz, product);
   }

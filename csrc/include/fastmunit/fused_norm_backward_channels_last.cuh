@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(most_threads, 1)
                                                   padded_end(a, tile), room);
   const GradientPixels<staged, N, Storage> interior(a, tiling, tile, columns, a.dinterior, 0, tile.row,
                                                     tile.row + tile.rows, room);
-  set_affines(a, tile, groups, affines);
+  set_affines(arguments, tile, groups, affines, lines);
   const bool inside = columns.vector * N < tile.channels;
   const ActivationFunction activation(a);
   float center[N] = {}, scale[N] = {}, shift[N] = {};
@@ -120,13 +120,16 @@ __global__ void __launch_bounds__(most_threads, 1)
     });
     column_sum<N>(sum_dz, columns.vectors, scratch, column_sums);
     column_sum<N>(sum_product, columns.vectors, scratch, column_sums + lanes);
+#pragma unroll 1
     for (int c = static_cast<int>(threadIdx.x); c < tile.channels; c += static_cast<int>(blockDim.x)) {
-      sums[c] = sums_about_mean(groups[c], column_sums[c], column_sums[lanes + c]);
-      keep_sums(arguments, tile, c, sums[c]);
+      sums[c] = sums_about_mean(groups[c], {column_sums[c], column_sums[lanes + c]});
+      keep_sums(arguments, tile, c, column_sums[c], column_sums[lanes + c]);
     }
   }
   if (arguments.pass == Pass::reduce) return;
-  set_lines(arguments, tile, groups, sums, reinterpret_cast<double*>(column_sums), lines);
+  if (arguments.pass == Pass::whole) {
+    set_lines(arguments, tile, groups, sums, reinterpret_cast<double*>(column_sums), lines);
+  }
   float gain[N] = {}, slope[N] = {}, constant[N] = {};
   if (inside) {
 #pragma unroll

@@ -207,12 +207,13 @@ __global__ void __launch_bounds__(most_threads, 1) forward_channels_last(const _
     if (arguments.pass == Pass::reduce) {
       __syncthreads();
       if (a.statistics == Statistics::layer) {
-        if (threadIdx.x == 0) arguments.store_moments(blockIdx.x, *moments);
+        const int tiles = tiling.channel_tiles * tiling.row_tiles;
+        if (threadIdx.x == 0) arguments.store_moments(tile.sample, static_cast<int>(blockIdx.x % tiles), *moments);
         return;
       }
+#pragma unroll 1
       for (int c = static_cast<int>(threadIdx.x); c < tile.channels; c += static_cast<int>(blockDim.x)) {
-        const std::int64_t group = group_index(a, tile.sample, tile.channel + c);
-        arguments.store_moments(group * tiling.row_tiles + tile.row_tile, moments[c]);
+        arguments.store_moments(group_index(a, tile.sample, tile.channel + c), tile.row_tile, moments[c]);
       }
       return;
     }

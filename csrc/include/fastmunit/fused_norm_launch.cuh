@@ -13,6 +13,10 @@ inline LaunchShape shape_of(const Plan& plan, Pass pass) {
           static_cast<unsigned>(pass == Pass::whole ? plan.cluster : 1)};
 }
 
+inline unsigned blocks_of(std::int64_t count, int of_block) {
+  return static_cast<unsigned>((count + of_block - 1) / of_block);
+}
+
 inline int value_bytes(DataType dtype) { return dtype == DataType::float32 ? 4 : 2; }
 
 // Whether 16 bytes of channels may be read at once wherever a pixel begins. Absent maps do not mind.

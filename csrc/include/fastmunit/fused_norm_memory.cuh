@@ -1,6 +1,7 @@
 // How fused_norm's CUDA kernels read maps: a tile is staged in shared memory, or, where it does not fit, read in place.
 #pragma once
 
+#include "fastmunit/division.h"
 #include "fastmunit/fused_norm_tiles.h"
 #include "fastmunit/vectors.cuh"
 
@@ -60,7 +61,8 @@ __device__ inline void copy_values(const Storage* from, Storage* to, int count, 
   const int whole = (count - head) / N, tail = head + whole * N;
   const V* source = reinterpret_cast<const V*>(from + head);
   V* target = reinterpret_cast<V*>(to + head);
-  int i = thread;
+  int i = thread - misalignment<line_values<Storage>>(copy.global(from, to) + head) / N;
+  if (i < 0) i += threads;
   for (; i + (together - 1) * threads < whole; i += together * threads) copy.template values<together>(source, target, i, threads);
   for (; i < whole; i += threads) copy.template values<1>(source, target, i, threads);
   if (thread < head) copy.template values<1>(from, to, thread, 0);
@@ -68,6 +70,10 @@ __device__ inline void copy_values(const Storage* from, Storage* to, int count, 
 }
 
 struct Stage {
+  template <class Value>
+  __device__ static const Value* global(const Value* from, const Value*) {
+    return from;
+  }
   template <int together, class Value>
   __device__ static void values(const Value* from, Value* to, int i, int step) {
     Value value[together];
@@ -79,12 +85,46 @@ struct Stage {
 };
 
 struct Unstage {
+  template <class Value>
+  __device__ static const Value* global(const Value*, const Value* to) {
+    return to;
+  }
   template <int together, class Value>
   __device__ static void values(const Value* from, Value* to, int i, int step) {
 #pragma unroll
     for (int k = 0; k < together; ++k) st_global(to + i + k * step, from[i + k * step]);
   }
 };
+
+// Calls visit(row, column, value) with the values of `rows` rows that begin anywhere, `row_stride` apart. They are read 16 bytes
+// at a time with what lies beside them in the same 16 bytes, but for the two ends, beyond which there may be nothing.
+// chunks.divisor is chunks_of_row(width).
+template <class Storage, class Visit>
+__device__ inline void for_rows(const Storage* from, std::int64_t row_stride, int rows, int width, const Division& chunks,
+                                Visit visit) {
+  constexpr int N = vector_values<Storage>;
+  const Storage* const end = from + (rows - 1) * row_stride + width;
+  for (int i = static_cast<int>(threadIdx.x); i < rows * chunks.divisor; i += static_cast<int>(blockDim.x)) {
+    const int row = chunks.quotient(i);
+    const Storage* const begin = from + row * row_stride;
+    const int first = (i - row * chunks.divisor) * N - misalignment<N>(begin);
+    if (first >= width) continue;
+    const Storage* const at = begin + first;
+    Chunk<Storage, N> read = {};
+    if (at >= from && at + N <= end) {
+      read = ld_global(reinterpret_cast<const Chunk<Storage, N>*>(at));
+    } else {
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        if (first + k >= 0 && first + k < width) read.values[k] = ld_global(at + k);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      if (first + k >= 0 && first + k < width) visit(row, first + k, read.values[k]);
+    }
+  }
+}
 
 // The tile of x: pixel (y, x) of channel c, all counted from the tile's first.
 template <bool staged, class Storage>
@@ -120,9 +160,10 @@ __device__ inline double coefficient(const Coefficients& of, std::int64_t n, std
 
 // The activation and its gradient. NaN stays NaN; where z is 0, torch's convention.
 struct ActivationFunction {
-  bool relu;
-  float slope;  // of negative values; 1 where there is no activation
+  bool relu = false;
+  float slope = 1.0f;  // of negative values; 1 where there is no activation
 
+  ActivationFunction() = default;
   __device__ explicit ActivationFunction(const FusedNormOptions& a)
       : relu(a.activation == Activation::relu),
         slope(a.activation == Activation::none ? 1.0f : static_cast<float>(a.negative_slope)) {}

@@ -2,8 +2,8 @@
 // without CUDA.
 //
 // A group (a plane for instance norm, a sample for MUNIT's layer norm) that fits in the shared memory of one block, or of a
-// cluster, is read once, unless that would leave most multiprocessors idle. Any other is read twice, in tiles that make enough
-// blocks for every multiprocessor.
+// cluster, is read once. Any other is read twice, in tiles that make enough blocks for every multiprocessor. In channels_last
+// planes come in sectors of 32 bytes, and those of a sector have to fit together.
 #pragma once
 
 #include <cstdint>
@@ -103,11 +103,11 @@ class Planner {
   }
 
   // The tiling in which a cluster holds each group, if there is one: the first with a block for every multiprocessor and room
-  // for more beside it, else the one with most blocks.
+  // for more beside it, else the one with most blocks, of those with clusters of the usual size if they are not few.
   bool find_whole_groups() {
     std::int64_t most_blocks = 0;
     for (const int most : {usual_cluster, device.cluster}) {
-      for (const int channel_bytes : {64, 32}) {
+      for (const int channel_bytes : {64, 32, 128}) {
         for (int count = 1; count <= most; count *= 2) {
           const Tiling tiling = whole_groups(channel_bytes, count);
           if (tiles_of_group(tiling) > most || !fits(tiling)) continue;
@@ -119,36 +119,39 @@ class Planner {
         }
         if (nchw) break;
       }
-      // Few blocks with much to read each would take longer than all multiprocessors that read twice.
       if (most_blocks > 0 && (10 * most_blocks >= 4 * device.multiprocessors || bytes(once_) <= 2 * smallest_tile_bytes)) {
         return true;
       }
     }
-    return false;
+    return most_blocks > 0;
   }
 
   // Groups of `count` tiles or so.
   Tiling whole_groups(int channel_bytes, int count) const {
     if (nchw) {
       if (a.statistics != Statistics::layer) return tiles(1, count);
+      if (count > a.channels) return tiles(1, count / a.channels);
       return tiles(static_cast<int>((a.channels + count - 1) / count), 1);
     }
     return tiles(channels_in(a.statistics == Statistics::layer ? 4 * channel_bytes : channel_bytes, vector), count);
   }
 
   // Tiles of up to small_tile_bytes, where the pad allows, and enough of them for every multiprocessor. Fewer channels make
-  // narrower accesses, down to a sector of 32 bytes. What is read twice has partial sums of each channel and tile, so its tiles
-  // have more rows and fewer channels.
+  // narrower accesses, down to a sector of 32 bytes. What is read twice in channels_last has partial sums of each channel and
+  // tile, so its tiles have more rows and fewer channels, and are no more than there are multiprocessors if they are small.
   Tiling small_tiles(int vector_of_tiles) const {
+    const bool sums_of_channels = !nchw && a.statistics != Statistics::none;
+    const std::int64_t wanted = sums_of_channels ? device.multiprocessors : (9 * device.multiprocessors + 4) / 5;
     Tiling tiling = {};
     for (const int channel_bytes : {128, 64, 32}) {
-      if (channel_bytes > 64 && a.statistics != Statistics::none) continue;
+      if (channel_bytes > 32 && sums_of_channels) continue;
       const int channels = nchw ? 1 : channels_in(channel_bytes, vector_of_tiles);
       tiling = tiles(channels, 1);
       while (tiling.row_tiles < most_row_tiles) {
         const std::int64_t now = bytes(tiling), blocks = a.batch * tiles_of_sample(tiling);
-        if (now <= small_tile_bytes && (10 * blocks >= 18 * device.multiprocessors || now <= smallest_tile_bytes)) break;
-        tiling = tiles(channels, 2 * static_cast<std::int64_t>(tiling.row_tiles));
+        if (now <= small_tile_bytes && (blocks >= wanted || now <= smallest_tile_bytes)) break;
+        const std::int64_t more = sums_of_channels ? (tiling.row_tiles + 3) / 4 : tiling.row_tiles;
+        tiling = tiles(channels, tiling.row_tiles + more);
       }
       const std::int64_t size = bytes(tiling), blocks = a.batch * tiles_of_sample(tiling);
       const bool has_room = size <= smaller(large_tile_bytes, device.shared_bytes);

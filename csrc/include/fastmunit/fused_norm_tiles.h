@@ -67,6 +67,13 @@ FASTMUNIT_HOST_DEVICE inline int phase_pitch(int in_tile, std::int64_t in_memory
 }
 
 constexpr int vector_bytes = 16;
+
+// Into how many aligned 16 bytes a row of `width` values of an NCHW map can fall, wherever it begins.
+inline int chunks_of_row(std::int64_t width, int value_bytes) {
+  const int values = vector_bytes / value_bytes;
+  return static_cast<int>((width + 2 * values - 2) / values);
+}
+
 constexpr int most_threads = 512;
 constexpr int most_warps = most_threads / 32;
 

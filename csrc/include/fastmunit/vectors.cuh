@@ -10,6 +10,10 @@ namespace fastmunit::cuda {
 template <class Storage>
 constexpr int vector_values = 16 / static_cast<int>(sizeof(Storage));
 
+// Values of a cache line, where a warp's accesses should begin.
+template <class Storage>
+constexpr int line_values = 128 / static_cast<int>(sizeof(Storage));
+
 // How many values `at` lies behind a multiple of count values.
 template <int count, class Storage>
 __device__ inline int misalignment(const Storage* at) {
