@@ -86,12 +86,9 @@ def real_diversity(distance: Distance, images: Tensor, pairs: int = INPUTS * PAI
         raise DataError(f"pairs of real images need at least 2 images, got {len(images)}.")
     generator = torch.Generator().manual_seed(seed)
     # Rounds of random cycles through all images use each equally often, and pair none with itself.
-    first, second = [], []
-    while sum(map(len, first)) < pairs:
-        order = torch.randperm(len(images), generator=generator)
-        first.append(order)
-        second.append(order.roll(1))
-    chosen = torch.stack([torch.cat(first), torch.cat(second)])[:, :pairs]
+    rounds = -(-pairs // len(images))
+    orders = [torch.randperm(len(images), generator=generator) for _ in range(rounds)]
+    chosen = torch.stack([torch.cat(orders), torch.cat([order.roll(1) for order in orders])])[:, :pairs]
     batch = max(1, _PIXELS_AT_ONCE // (images.shape[-1] * images.shape[-2]))
     distances = torch.cat([distance(images[a], images[b]).cpu() for a, b in chosen.split(batch, dim=1)]).double()
 

@@ -67,7 +67,8 @@ def mean_estimate(
         raise ValueError(f"{count} values, level {level}: at least one value and a level in (0, 1) are needed")
     if bool((data == data[0]).all()):
         same = float(data[0])
-        return Estimate(same, *((same, same) if count >= FEWEST else (None, None)), count)
+        end = same if count >= FEWEST else None
+        return Estimate(same, end, end, count)
     mean = float(data.mean())
     if count < FEWEST:
         return Estimate(mean, None, None, count)
