@@ -238,9 +238,7 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
         raise CheckpointError(f"{path} has no list of at least 2 class names: train it again.")
     architecture, size = content.get("architecture"), content.get("size")
     if architecture not in _LR or not isinstance(size, int) or size < LEAST_SIDE:
-        raise CheckpointError(
-            f"{path} is of an unknown architecture ({architecture!r}, size {size!r}): train it again."
-        )
+        raise CheckpointError(f"{path} has no known architecture ({architecture!r}, size {size!r}): train it again.")
     with torch.random.fork_rng(devices=[]):
         model = Classifier(classes, architecture, size)
     try:
