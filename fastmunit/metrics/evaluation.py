@@ -17,7 +17,7 @@ from fastmunit.data.seeding import named_generator
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.metrics.classifier import Classifier, accuracy_on
 from fastmunit.metrics.content import content_code_distance, edge_agreement
-from fastmunit.metrics.distances import frechet_estimate, kernel_estimate
+from fastmunit.metrics.distances import frechet_distance, frechet_estimate, kernel_distance, kernel_estimate
 from fastmunit.metrics.diversity import INPUTS, PAIRS, pair_distances, real_diversity
 from fastmunit.metrics.features import FeatureName, features_of
 from fastmunit.metrics.inception_score import conditional_inception_score, inception_score
@@ -304,15 +304,15 @@ class _Run:
             few = min(len(real), outputs.shape[0] * outputs.shape[1]) <= network.num_features
             biased = f"; fewer images than the {network.num_features} features, so biased upward" if few else ""
             self._tell(0.85, f"distances in {name} features")
-            for prefix, wanted, estimate, note in (
-                ("FD", self.measures.frechet, frechet_estimate, counts + biased),
-                ("KID", self.measures.kernel, kernel_estimate, counts),
+            for prefix, wanted, estimate, distance, note in (
+                ("FD", self.measures.frechet, frechet_estimate, frechet_distance, counts + biased),
+                ("KID", self.measures.kernel, kernel_estimate, kernel_distance, counts),
             ):
                 if name not in wanted:
                     continue
                 references = {}
                 if known is not None and len(known) > 1:
-                    references["real training images"] = estimate(real, known[:, None], seed=self.seed)
+                    references["real training images"] = Estimate(distance(real, known), count=len(known))
                 found = estimate(real, outputs, seed=self.seed)
                 figures.append(Figure(f"{prefix}-{name}", found, "lower", references, note))
         return figures

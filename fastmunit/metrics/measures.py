@@ -57,7 +57,7 @@ def check_names(names: Sequence[str]) -> None:
     """Raises ConfigError for a measure that is not known, with the nearest name."""
     for name in names:
         if name not in NAMES:
-            nearest = difflib.get_close_matches(name, NAMES, n=1)
+            nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
             hint = f"; did you mean {nearest[0]}?" if nearest else "."
             raise ConfigError(f"metric {name!r} is none of {', '.join(NAMES)}{hint}")
 
