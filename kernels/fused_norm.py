@@ -2,6 +2,8 @@
 
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from fastmunit.kernels.fused_norm_launch import forward_launch
 from fastmunit.kernels.fused_norm_maps import (
     activate,
@@ -17,7 +19,6 @@ from fastmunit.kernels.fused_norm_maps import (
 )
 from fastmunit.kernels.launch import is_channels_last, multiprocessors, needs_64_bit_offsets
 from fastmunit.kernels.moments import moments, reciprocal_deviation, tile_moments
-from torch import Tensor
 
 
 @triton.jit

@@ -10,6 +10,8 @@ tiles are written one by one and added up in a fixed order.
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from fastmunit.kernels.fused_norm import coefficient_strides, map_strides, result_shape
 from fastmunit.kernels.fused_norm_launch import backward_launch
 from fastmunit.kernels.fused_norm_maps import (
@@ -26,7 +28,6 @@ from fastmunit.kernels.fused_norm_maps import (
 )
 from fastmunit.kernels.launch import ceil_div, is_channels_last, multiprocessors, needs_64_bit_offsets, power_of_two
 from fastmunit.kernels.moments import tile_sum
-from torch import Tensor
 
 
 @triton.jit

@@ -3,9 +3,10 @@
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from fastmunit.kernels.launch import ceil_div, is_channels_last, multiprocessors, power_of_two, warps_for
 from fastmunit.kernels.moments import moments
-from torch import Tensor
 
 
 @triton.jit

@@ -7,8 +7,9 @@ digits; squares are taken of the deviations from the rounded mean. Tiles are com
 import torch
 import triton
 import triton.language as tl
-from fastmunit.kernels.launch import WARP, ceil_div, power_of_two, warps_for
 from torch import Tensor
+
+from fastmunit.kernels.launch import WARP, ceil_div, power_of_two, warps_for
 
 
 @triton.jit

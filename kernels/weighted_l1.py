@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
-from fastmunit.kernels.launch import ceil_div
 from torch import Tensor
+
+from fastmunit.kernels.launch import ceil_div
 
 # Values of a segment, a power of two; their sum is taken in float32.
 SEGMENT = 4096

@@ -7,8 +7,10 @@ import typer
 from fastmunit.cli.configs import configs
 from fastmunit.cli.demo import demo
 from fastmunit.cli.errors import reported
+from fastmunit.cli.evaluate import evaluate
 from fastmunit.cli.info import info
 from fastmunit.cli.train import train
+from fastmunit.cli.train_classifier import train_classifier
 from fastmunit.cli.translate import translate
 
 app = typer.Typer(
@@ -39,5 +41,5 @@ def _options(
     """Options of the program as a whole."""
 
 
-for _command in (train, translate, demo, configs, info):
+for _command in (train, translate, evaluate, train_classifier, demo, configs, info):
     app.command()(reported(_command))

@@ -13,13 +13,9 @@ from torch import Tensor, nn
 
 from fastmunit.errors import CheckpointError
 from fastmunit.files import load_tensors
+from fastmunit.models import imagenet
 from fastmunit.models.losses import widen
 from fastmunit.nn.vgg import Vgg16
-
-WEIGHTS_VARIABLE = "FASTMUNIT_WEIGHTS"
-"""Environment variable naming a folder with vgg16_features*.pth in torchvision's layout."""
-
-_TORCHVISION_LAYERS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 
 class _Source(NamedTuple):
@@ -33,13 +29,6 @@ def preprocess_caffe(images: Tensor) -> Tensor:
     bgr = images.flip(1)
     mean = bgr.new_tensor([103.939, 116.779, 123.680]).view(1, 3, 1, 1)
     return (bgr + 1) * 127.5 - mean
-
-
-def preprocess_torchvision(images: Tensor) -> Tensor:
-    """RGB in [-1, 1] to ImageNet-normalised RGB: for torchvision's weights."""
-    mean = images.new_tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-    std = images.new_tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-    return ((images + 1) / 2 - mean) / std
 
 
 class PerceptualLoss(nn.Module):
@@ -86,32 +75,14 @@ def _find_weights(folder: str | os.PathLike[str] | None) -> _Source:
         path = Path(folder) / "models" / "vgg16.weight"
         if path.is_file():
             return _Source(load_tensors(path), preprocess_caffe, str(path))
-    weights_folder = os.environ.get(WEIGHTS_VARIABLE)
-    if weights_folder:
-        found = sorted(Path(weights_folder).glob("vgg16_features*.pth"))
-        if found:
-            return _Source(_from_torchvision(load_tensors(found[0]), found[0]), preprocess_torchvision, str(found[0]))
-    from torchvision.models import VGG16_Weights
-
-    weights = VGG16_Weights.IMAGENET1K_V1
     try:
-        state = weights.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:
+        state = imagenet.convolution_weights("vgg16")
+    except imagenet.WeightsNotFoundError as error:
         raise CheckpointError(
-            "vgg_w > 0 needs VGG-16 weights, and torchvision's could not be downloaded. Put torchvision's VGG-16 "
-            f"features as vgg16_features.pth into a folder and set {WEIGHTS_VARIABLE} to it, or give the public "
-            "trainer's models/vgg16.weight through vgg_model_path, or set vgg_w to 0."
+            f"vgg_w > 0: {error} Or give the public trainer's models/vgg16.weight through vgg_model_path, or set "
+            "vgg_w to 0."
         ) from error
-    return _Source(_from_torchvision(state, Path(weights.url)), preprocess_torchvision, weights.url)
-
-
-def _from_torchvision(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     names = [name for name, _ in Vgg16().named_children()]
-    renamed = {}
-    for name, layer in zip(names, _TORCHVISION_LAYERS, strict=True):
-        for kind in ("weight", "bias"):
-            candidates = [key for key in (f"features.{layer}.{kind}", f"{layer}.{kind}") if key in state]
-            if not candidates:
-                raise CheckpointError(f"{path} has no features.{layer}.{kind}: it is not torchvision's VGG-16.")
-            renamed[f"{name}.{kind}"] = state[candidates[0]].float()
-    return renamed
+    layers = dict(zip(dict.fromkeys(key.split(".")[0] for key in state), names, strict=True))
+    renamed = {f"{layers[key.split('.')[0]]}.{key.split('.')[1]}": value for key, value in state.items()}
+    return _Source(renamed, imagenet.preprocess_torchvision, "torchvision's VGG-16")

@@ -11,7 +11,6 @@ pytest.importorskip("fastmunit.kernels", reason="the Triton kernels are not inst
 
 from fastmunit.kernels.instance_norm_stats import instance_norm_stats, instance_norm_stats_backward
 from fastmunit.kernels.weighted_l1 import weighted_l1, weighted_l1_backward
-
 from tests.kernels.ahead_of_time import launches_compiled_for, resources, tools_missing
 
 REASON = tools_missing()

@@ -10,13 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from fastmunit.errors import CheckpointError
+from fastmunit.models.imagenet import WEIGHTS_VARIABLE, preprocess_torchvision
 from fastmunit.models.munit import MUNIT
-from fastmunit.models.perceptual import (
-    WEIGHTS_VARIABLE,
-    PerceptualLoss,
-    preprocess_caffe,
-    preprocess_torchvision,
-)
+from fastmunit.models.perceptual import PerceptualLoss, preprocess_caffe
 from fastmunit.nn.vgg import Vgg16
 
 TORCHVISION_LAYERS = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]

@@ -1,0 +1,156 @@
+"""`fastmunit evaluate`."""
+
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from fastmunit.cli.options import ConfigName, Device
+
+if TYPE_CHECKING:
+    from fastmunit.metrics.evaluation import Evaluation
+
+
+class Directions(str, Enum):
+    """Which directions are measured."""
+
+    a2b = "a2b"
+    b2a = "b2a"
+    both = "both"
+
+
+def evaluate(
+    checkpoint: Annotated[
+        Path, typer.Option(help="A run folder, or a gen_*.pt (ours or the public trainer's).", metavar="FILE|FOLDER")
+    ],
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder with testA, testB [the one of the run].", metavar="FOLDER"),
+    ] = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="Where to write [evaluation in the run folder].", metavar="FOLDER"),
+    ] = None,
+    direction: Annotated[Directions, typer.Option(help="What to measure.")] = Directions.a2b,
+    config: ConfigName = None,
+    metrics: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Measures, with commas between: lpips-{alex,vgg}-v0.{0,1}, {fd,kid}-{alexnet,vgg16}, is-cis, "
+            "edge-agreement, content-code, reconstruction; or all.",
+            metavar="NAMES",
+        ),
+    ] = None,
+    weights: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Folder with alexnet_features.pth, vgg16_features.pth [FASTMUNIT_WEIGHTS, else downloaded].",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    classifier: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="For IS and CIS: a file of `fastmunit train-classifier`.", metavar="FILE"),
+    ] = None,
+    inputs: Annotated[int, typer.Option(min=2, help="How many test images.", metavar="N")] = 100,
+    samples: Annotated[int, typer.Option(min=2, help="Outputs of each, in pairs for diversity.", metavar="N")] = 38,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random styles.", metavar="N")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Measure a trained model: diversity, distance to real images, content, reconstruction, IS and CIS.
+
+    [bold]Examples[/bold]
+
+    fastmunit evaluate --checkpoint runs/demo
+
+    fastmunit evaluate --checkpoint runs/shoes --metrics lpips-alex-v0.1,kid-vgg16 --direction both
+
+    fastmunit evaluate --checkpoint gen_01000000.pt --config edges2shoes --data datasets/edges2shoes --output out
+
+    Writes evaluation.json and evaluation.html (figures with intervals, the most and least diverse inputs, the nearest
+    real images). The defaults are the papers' protocol: 19 pairs of outputs for each of 100 test images.
+    """
+    import json
+
+    from tqdm import tqdm
+
+    from fastmunit.cli.evaluation_page import render
+    from fastmunit.errors import ConfigError, FastmunitError
+    from fastmunit.files import write_text
+    from fastmunit.inference import model_files
+    from fastmunit.metrics.evaluation import evaluate as run_evaluation
+    from fastmunit.metrics.measures import NAMES, load_measures
+    from fastmunit.models import registry
+    from fastmunit.models.translator import Translator
+    from fastmunit.training import resolve_device
+
+    place = resolve_device(device)
+    file, settings = model_files(checkpoint, config)
+    if data is not None:
+        settings.data_root = str(data)
+    names = None
+    if metrics is not None:
+        names = [name.strip() for name in metrics.split(",") if name.strip()]
+        if names == ["all"]:
+            names = [name for name in NAMES if name != "is-cis" or classifier is not None]
+        if not names:
+            raise ConfigError(f"--metrics names none: give some of {', '.join(NAMES)}.")
+    if output is None:
+        if not checkpoint.is_dir():
+            raise FastmunitError("give --output: the folder to write evaluation.json and evaluation.html into.")
+        output = (checkpoint.parent if checkpoint.name == "checkpoints" else checkpoint) / "evaluation"
+
+    possible = registry.system_of(settings).directions
+    wanted = list(possible) if direction is Directions.both else [direction.value]
+    translators: dict[str, Translator] = {
+        name: registry.load_translator(file, settings, name, place) for name in dict.fromkeys([*wanted, *possible])
+    }
+    measures = load_measures(names, weights=weights, classifier=classifier, device=place)
+    if measures.classifier is not None and len(wanted) > 1:
+        raise FastmunitError("IS and CIS are of one target domain's classes: measure one --direction at a time.")
+
+    found: list[Evaluation] = []
+    for name in wanted:
+        with tqdm(total=1.0, bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}", disable=None) as bar:
+            bar.set_description_str(name)
+
+            def show(fraction: float, text: str, bar: tqdm = bar) -> None:
+                bar.n = fraction
+                bar.set_postfix_str(text)
+
+            found.append(
+                run_evaluation(
+                    translators[name],
+                    settings,
+                    measures,
+                    direction=name,
+                    backward=translators.get("b2a" if name == "a2b" else "a2b"),
+                    inputs=inputs,
+                    samples=samples,
+                    seed=seed,
+                    progress=show,
+                )
+            )
+    facts = {
+        "checkpoint": str(file),
+        "system": settings.system,
+        "inputs": str(max(len(evaluation.per_input) for evaluation in found)),
+        "outputs of each": str(samples),
+        "seed": str(seed),
+    }
+    report = {**facts, "inputs": inputs, "outputs of each": samples, "seed": seed}
+    report["evaluations"] = [evaluation.to_dict() for evaluation in found]
+    write_text(output / "evaluation.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_text(output / "evaluation.html", render(f"Evaluation of {checkpoint.name}", facts, found))
+    for evaluation in found:
+        for figure in evaluation.figures:
+            typer.echo(f"{evaluation.direction}  {figure.name}: {figure.estimate}" + _references(figure.references))
+        for name, reason in evaluation.skipped.items():
+            typer.echo(f"{evaluation.direction}  {name}: not measured, {reason}.")
+    typer.echo(f"Look at {output / 'evaluation.html'}; all figures are in {output / 'evaluation.json'}.")
+
+
+def _references(references: Mapping[str, object]) -> str:
+    return "".join(f" ({name}: {value})" for name, value in references.items())

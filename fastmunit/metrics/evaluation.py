@@ -1,0 +1,458 @@
+"""Measuring one direction of a trained model by the papers' protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastmunit import data
+from fastmunit.config import Config
+from fastmunit.data.paths import Domain, domain_files
+from fastmunit.data.seeding import named_generator
+from fastmunit.errors import DataError, FastmunitError
+from fastmunit.metrics.classifier import Classifier, accuracy_on
+from fastmunit.metrics.content import content_code_distance, edge_agreement
+from fastmunit.metrics.distances import frechet_distance, frechet_estimate, kernel_distance, kernel_estimate
+from fastmunit.metrics.diversity import INPUTS, PAIRS, pair_distances, real_diversity
+from fastmunit.metrics.features import FeatureName, features_of
+from fastmunit.metrics.inception_score import conditional_inception_score, inception_score
+from fastmunit.metrics.intervals import Estimate, mean_estimate
+from fastmunit.metrics.measures import Measures
+from fastmunit.metrics.reconstruction import reconstruction_l1
+from fastmunit.models.translator import Translator
+
+SAMPLES = 2 * PAIRS
+"""Outputs of each input: `PAIRS` disjoint pairs of independent ones."""
+
+# Outputs of each input that go into distances between sets: more of one input add little.
+_SET_SAMPLES = 10
+_MOST_REAL, _MOST_PAIRED = 2000, 400
+_SHEET_INPUTS, _SHEET_OUTPUTS, _NEIGHBOURS = 5, 8, 3
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure.
+
+    Attributes:
+        name: with the network and version it depends on.
+        estimate: value and interval.
+        better: "higher" or "lower"; empty where neither is.
+        references: what the value is to be compared with, for example the diversity of real images.
+        note: what a reader has to know.
+    """
+
+    name: str
+    estimate: Estimate
+    better: str = ""
+    references: dict[str, Estimate] = field(default_factory=dict)
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
+        return {
+            "name": self.name,
+            **self.estimate.to_dict(),
+            "better": self.better,
+            "references": {name: estimate.to_dict() for name, estimate in self.references.items()},
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Rows of images (C, H, W) in [-1, 1] that belong side by side, and what they show."""
+
+    caption: str
+    rows: list[list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of one direction.
+
+    Attributes:
+        direction: "a2b" or "b2a".
+        figures: in the order of the report.
+        skipped: measure → why this model has none.
+        per_input: for each input its file and its values.
+        sheets: most and least diverse inputs, nearest real neighbours.
+    """
+
+    direction: str
+    figures: list[Figure]
+    skipped: dict[str, str]
+    per_input: list[dict[str, Any]]
+    sheets: list[Sheet]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the pictures, for JSON."""
+        return {
+            "direction": self.direction,
+            "figures": [figure.to_dict() for figure in self.figures],
+            "skipped": self.skipped,
+            "per_input": self.per_input,
+        }
+
+
+@torch.inference_mode()
+def evaluate(
+    forward: Translator,
+    config: Config,
+    measures: Measures,
+    *,
+    direction: str = "a2b",
+    backward: Translator | None = None,
+    inputs: int = INPUTS,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Translate test images into random styles and measure the outputs.
+
+    Args:
+        forward: the direction to measure.
+        config: names the test images, their size and channels.
+        measures: what to measure.
+        direction: of `forward`.
+        backward: the other direction, for what needs a way back; None where the model has none.
+        inputs: how many test images, evenly spread over the files; all of them if there are fewer.
+        samples: outputs of each, with independent styles; a system without styles has one, counted `samples` times.
+        seed: of the styles: input k gets the same ones whatever the number of inputs.
+        progress: is called with the fraction done and what is being done.
+
+    Raises:
+        DataError: there are too few images for a measure, or images or outputs that it cannot take.
+        FastmunitError: a package is missing, or there is not enough memory.
+    """
+    return _Run(forward, backward, config, measures, direction, inputs, samples, seed, progress).evaluate()
+
+
+class _Run:
+    """One evaluation on its way."""
+
+    def __init__(
+        self,
+        forward: Translator,
+        backward: Translator | None,
+        config: Config,
+        measures: Measures,
+        direction: str,
+        inputs: int,
+        samples: int,
+        seed: int,
+        progress: Progress | None,
+    ) -> None:
+        if samples < 2:
+            raise DataError(f"samples = {samples}: at least 2 outputs of each input are needed for pairs.")
+        self.forward, self.backward = forward, backward
+        self.config, self.measures, self.direction = config, measures, direction
+        self.samples, self.seed = samples, seed
+        self._progress = progress
+        self.target: Domain = "b" if direction == "a2b" else "a"
+        test_a, test_b = data.test_datasets(config)
+        self.source_set, self.target_set = (test_a, test_b) if direction == "a2b" else (test_b, test_a)
+        self.chosen = _spread(len(self.source_set), inputs)
+        self.skipped: dict[str, str] = {}
+        self.lpips: dict[str, list[float]] = {measure.name: [] for measure in measures.lpips}
+        self.features: dict[FeatureName, list[Tensor]] = {name: [] for name in measures.features}
+        self.probabilities: list[Tensor] = []
+        self.edges: list[float] = []
+        self.other_edges: list[float] = []
+        self.codes: list[float] = []
+        self.reconstructed: list[float] = []
+        self.cycled: list[float] = []
+
+    def evaluate(self) -> Evaluation:
+        self._refuse_what_cannot_work()
+        previous: Tensor | None = None
+        for place, index in enumerate(self.chosen):
+            self._tell(0.7 * place / len(self.chosen), f"input {place + 1}/{len(self.chosen)}")
+            previous = self._one_input(self.source_set[index], self._outputs(index), previous)
+        figures = [*self._diversity(), *self._set_distances(), *self._scores(), *self._content(), *self._ways_back()]
+        self._tell(0.97, "sheets")
+        sheets = self._sheets()
+        self._tell(1.0, "done")
+        return Evaluation(self.direction, figures, self.skipped, self._per_input(), sheets)
+
+    def _refuse_what_cannot_work(self) -> None:
+        for name, images in (("input", self.source_set), ("target", self.target_set)):
+            if len(images) < 2:
+                raise DataError(f"an evaluation needs at least 2 {name} test images, {len(images)} found: add some.")
+        if self.forward.target_channels not in (1, 3):
+            raise DataError(
+                f"the measures take RGB or grey images, and the model makes images of {self.forward.target_channels} "
+                "channels."
+            )
+        if self.measures.content_code or self.measures.reconstruction:
+            if self.backward is None:
+                reason = f"a {self.config.system} model does not translate back"
+                if self.measures.content_code:
+                    self.skipped["content-code"] = reason
+                if self.measures.reconstruction:
+                    self.skipped["reconstruction"] = reason
+            elif not self._has_content_code():
+                reason = f"a {self.config.system} model has no content code that both domains share"
+                if self.measures.content_code:
+                    self.skipped["content-code"] = reason
+                if self.measures.reconstruction:
+                    self.skipped["reconstruction within the domain"] = reason
+        classifier = self.measures.classifier
+        if classifier is not None:
+            self.accuracy = self._accuracy(classifier)
+
+    def _accuracy(self, classifier: Classifier) -> str:
+        """How good the classifier is, in words. Raises DataError when the test images have other classes than it."""
+        known = (
+            f"accuracy {100 * classifier.accuracy:.1f} % on {classifier.held_out} held-out images"
+            if classifier.accuracy is not None
+            else "accuracy not known"
+        )
+        folder = domain_files(self.config, "test", self.target).source
+        if folder.is_dir() and sum(path.is_dir() for path in folder.iterdir()) >= 2:
+            here, count = accuracy_on(classifier, folder)
+            known += f", {100 * here:.1f} % on {count} test images"
+        return f"classifier of {len(classifier.classes)} classes: {known}"
+
+    def _has_content_code(self) -> bool:
+        """An encoder whose result has the form of an image hands the image on: it is no code."""
+        x = self.source_set[self.chosen[0]]
+        code = self._code(self.forward, x)
+        assert self.backward is not None
+        back = self._code(self.backward, self._outputs(self.chosen[0])[0])
+        return code.shape == back.shape and code.shape[2:] != x.shape[1:]
+
+    def _outputs(self, index: int) -> Tensor:
+        """(samples, C, H, W) for the test image `index`, on the CPU."""
+        x = self.source_set[index]
+        generator = named_generator("evaluate", self.seed, index)
+        if not self.forward.style_dim:
+            single = self.forward.translate(x, self.forward.random_styles(1, generator))
+            return single.expand(self.samples, -1, -1, -1)
+        return self.forward.translate(x, self.forward.random_styles(self.samples, generator))
+
+    def _one_input(self, x: Tensor, outputs: Tensor, previous: Tensor | None) -> Tensor:
+        """Measure one input; returns one of its outputs."""
+        device = self.forward.device
+        shown = _rgb(outputs).to(device)
+        for measure in self.measures.lpips:
+            self.lpips[measure.name].append(float(pair_distances(measure, shown).mean()))
+        for name, network in self.measures.features.items():
+            self.features[name].append(features_of(network, shown[:_SET_SAMPLES]))
+        if self.measures.classifier is not None:
+            self.probabilities.append(self.measures.classifier.probabilities(shown))
+        if self.measures.edge_agreement:
+            image = _rgb(x[None]).to(device)
+            few = shown[:_SET_SAMPLES]
+            self.edges.append(float(edge_agreement(image.expand_as(few), few).mean()))
+            if previous is not None and previous.shape == image.shape[1:]:
+                self.other_edges.append(float(edge_agreement(image, previous[None])))
+        if self.backward is not None and (self.measures.content_code or self.measures.reconstruction):
+            self._back(self.backward, x, outputs[0])
+        return shown[0]
+
+    def _back(self, backward: Translator, x: Tensor, y: Tensor) -> None:
+        generator = named_generator("back", self.seed)
+        style = _own_style(backward, x, generator)
+        if self.measures.reconstruction:
+            self.cycled.append(float(reconstruction_l1(x[None], backward.translate(y, style))))
+        if {"content-code", "reconstruction within the domain"} & set(self.skipped):
+            return
+        code = self._code(self.forward, x)
+        if self.measures.content_code:
+            self.codes.append(float(content_code_distance(code, self._code(backward, y))))
+        if self.measures.reconstruction:
+            again = backward.decode(code, style).float().cpu()[..., : x.shape[1], : x.shape[2]]
+            self.reconstructed.append(float(reconstruction_l1(x[None], again)))
+
+    @staticmethod
+    def _code(translator: Translator, image: Tensor) -> Tensor:
+        return translator.encode(image[None].to(translator.device)).float()
+
+    def _diversity(self) -> list[Figure]:
+        figures = []
+        for measure in self.measures.lpips:
+            self._tell(0.7, f"{measure.name} of real pairs")
+            images = self._images(self.target_set, _spread(len(self.target_set), _MOST_PAIRED))
+            figures.append(
+                Figure(
+                    f"{measure.name} diversity",
+                    mean_estimate(self.lpips[measure.name], seed=self.seed),
+                    "higher",
+                    {"real pairs": real_diversity(measure, images, seed=self.seed)},
+                    f"{self.samples // 2} random pairs of outputs for each of {len(self.chosen)} inputs",
+                )
+            )
+        return figures
+
+    def _set_distances(self) -> list[Figure]:
+        figures = []
+        for name, network in self.measures.features.items():
+            self._tell(0.8, f"{name} features of real images")
+            outputs = torch.stack(self.features[name])
+            real = self._real_features(name, self.target_set, _MOST_REAL)
+            seen = self._training_images()
+            known = self._real_features(name, seen, len(outputs) * outputs.shape[1]) if seen is not None else None
+            counts = f"{len(outputs)} inputs × {outputs.shape[1]} outputs against {len(real)} real test images"
+            few = min(len(real), outputs.shape[0] * outputs.shape[1]) <= network.num_features
+            biased = f"; fewer images than the {network.num_features} features, so biased upward" if few else ""
+            self._tell(0.85, f"distances in {name} features")
+            for prefix, wanted, estimate, distance, note in (
+                ("FD", self.measures.frechet, frechet_estimate, frechet_distance, counts + biased),
+                ("KID", self.measures.kernel, kernel_estimate, kernel_distance, counts),
+            ):
+                if name not in wanted:
+                    continue
+                references = {}
+                if known is not None and len(known) > 1:
+                    references["real training images"] = Estimate(distance(real, known), count=len(known))
+                found = estimate(real, outputs, seed=self.seed)
+                figures.append(Figure(f"{prefix}-{name}", found, "lower", references, note))
+        return figures
+
+    def _scores(self) -> list[Figure]:
+        if not self.probabilities:
+            return []
+        p = torch.stack(self.probabilities)
+        within, total = conditional_inception_score(p, self.seed), inception_score(p, self.seed)
+        counts = f"{p.shape[0]} inputs × {p.shape[1]} outputs; {self.accuracy}"
+        return [
+            Figure("CIS (KL)", within.kl, "higher", {}, f"exp(KL) = {within.exponential:.4g}; {counts}"),
+            Figure("IS (KL)", total.kl, "higher", {}, f"exp(KL) = {total.exponential:.4g}; {counts}"),
+        ]
+
+    def _content(self) -> list[Figure]:
+        figures = []
+        if self.edges:
+            references = {}
+            if self.other_edges:
+                references["outputs of other inputs"] = mean_estimate(self.other_edges, seed=self.seed)
+            figures.append(Figure("edge agreement", mean_estimate(self.edges, seed=self.seed), "higher", references))
+        if self.codes:
+            figures.append(Figure("content code distance", mean_estimate(self.codes, seed=self.seed), "lower"))
+        return figures
+
+    def _ways_back(self) -> list[Figure]:
+        source, target = ("A", "B") if self.direction == "a2b" else ("B", "A")
+        figures = []
+        if self.reconstructed:
+            estimate = mean_estimate(self.reconstructed, seed=self.seed)
+            figures.append(Figure(f"reconstruction L1 {source} → {source}", estimate, "lower"))
+        if self.cycled:
+            estimate = mean_estimate(self.cycled, seed=self.seed)
+            figures.append(Figure(f"cycle L1 {source} → {target} → {source}", estimate, "lower"))
+        return figures
+
+    def _per_input(self) -> list[dict[str, Any]]:
+        columns = {
+            **{f"{name} diversity": values for name, values in self.lpips.items()},
+            "edge agreement": self.edges,
+            "content code distance": self.codes,
+        }
+        cis = conditional_inception_score(torch.stack(self.probabilities)).per_input if self.probabilities else ()
+        rows = []
+        for place, index in enumerate(self.chosen):
+            row: dict[str, Any] = {"file": str(self.source_set.paths[index])}
+            row |= {name: values[place] for name, values in columns.items() if values}
+            if cis:
+                row["CIS (KL)"] = cis[place]
+            rows.append(row)
+        return rows
+
+    def _sheets(self) -> list[Sheet]:
+        order = list(range(len(self.chosen)))
+        sheets = []
+        if self.lpips:
+            name, values = next(iter(self.lpips.items()))
+            order.sort(key=lambda place: -values[place])
+            half = min(_SHEET_INPUTS, len(order) // 2)
+            for kind, places in (("Most", order[:half]), ("Least", order[len(order) - half :][::-1])):
+                rows = [self._row(self.chosen[place]) for place in places]
+                shown = ", ".join(f"{values[place]:.3g}" for place in places)
+                sheets.append(Sheet(f"{kind} diverse inputs by {name} ({shown}): input, then outputs", rows))
+        else:
+            sheets.append(Sheet("Inputs, then outputs", [self._row(index) for index in self.chosen[:_SHEET_INPUTS]]))
+        sheets.append(self._neighbours())
+        return sheets
+
+    def _row(self, index: int) -> list[Tensor]:
+        return [_rgb(self.source_set[index][None])[0], *_rgb(self._outputs(index)[:_SHEET_OUTPUTS])]
+
+    def _neighbours(self) -> Sheet:
+        """Outputs beside the real images that are nearest to them: memorised training images would show."""
+        known = self._training_images()
+        kind = "training" if known is not None else "test"
+        pool = known if known is not None else self.target_set
+        indices = _spread(len(pool), _MOST_REAL // 2)
+        outputs = [_rgb(self._outputs(index)[:1])[0] for index in self.chosen[: 2 * _SHEET_INPUTS]]
+        if self.measures.features:
+            name, network = next(iter(self.measures.features.items()))
+            space = f"{name} features"
+            describe = lambda image: features_of(network, image[None].to(self.forward.device))[0]  # noqa: E731
+        else:
+            space = "16x16 pixels"
+            describe = lambda image: F.adaptive_avg_pool2d(image, 16).flatten()  # noqa: E731
+        real = torch.stack([describe(_rgb(pool[index][None])[0]) for index in indices])
+        distances = torch.cdist(torch.stack([describe(image) for image in outputs]), real)
+        nearest = distances.topk(min(_NEIGHBOURS, len(indices)), largest=False).indices.tolist()
+        rows = [
+            [output, *(_rgb(pool[indices[k]][None])[0] for k in found)]
+            for output, found in zip(outputs, nearest, strict=True)
+        ]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return Sheet(f"Outputs (first row), and below each the nearest {kind} images in {space}", columns)
+
+    def _training_images(self) -> data.ImageDataset | None:
+        try:
+            a, b = data.training_datasets(self.config)
+        except FastmunitError:
+            return None
+        return b if self.target == "b" else a
+
+    def _real_features(self, name: FeatureName, images: data.ImageDataset, most: int) -> Tensor:
+        network = self.measures.features[name]
+        parts = _spread(len(images), most)
+        return torch.cat(
+            [
+                features_of(network, self._images(images, parts[start : start + 32]))
+                for start in range(0, len(parts), 32)
+            ]
+        )
+
+    def _images(self, images: data.ImageDataset, indices: Sequence[int]) -> Tensor:
+        stacked = [images[index] for index in indices]
+        shapes = {tuple(image.shape) for image in stacked}
+        if len(shapes) > 1:
+            raise DataError(f"test images have several sizes ({sorted(shapes)[:3]}): set new_size, or crop them.")
+        return _rgb(torch.stack(stacked)).to(self.forward.device)
+
+    def _tell(self, fraction: float, text: str) -> None:
+        if self._progress is not None:
+            self._progress(fraction, text)
+
+
+def _rgb(images: Tensor) -> Tensor:
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
+def _own_style(translator: Translator, image: Tensor, generator: torch.Generator) -> Tensor:
+    """The image's own style where the system can tell it, else a random one."""
+    if translator.style_dim:
+        try:
+            return translator.style_of(image)
+        except FastmunitError:
+            pass
+    return translator.random_styles(1, generator)
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """At most `wanted` of the numbers below `count`, evenly spread."""
+    wanted = min(count, wanted)
+    return [k * count // wanted for k in range(wanted)]

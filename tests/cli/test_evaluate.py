@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fastmunit.models import imagenet
+from tests.cli.conftest import Command
+from tests.metrics.conftest import random_backbone
+
+FAST = ("--inputs", 3, "--samples", 2)
+
+
+@pytest.fixture(scope="module")
+def weight_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    backbone: nn.Sequential = random_backbone("alexnet")
+    torch.save({f"features.{k}": v for k, v in backbone.state_dict().items()}, folder / "alexnet_features.pth")
+    return folder
+
+
+def test_json_and_page(fastmunit: Command, trained: Path, weight_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lpips", reason="needs the package lpips")
+    pytest.importorskip("torchmetrics", reason="needs torchmetrics")
+    outcome = fastmunit(
+        "evaluate", "--checkpoint", trained, "--weights", weight_folder, "--direction", "both", "-o", tmp_path, *FAST
+    )
+    assert outcome.status == 0, outcome.err
+    assert re.search(r"a2b  LPIPS-alex-v0\.1 diversity: [\d.e-]+ \(real pairs: ", outcome.out)
+    report = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [part["direction"] for part in report["evaluations"]] == ["a2b", "b2a"]
+    assert (report["inputs"], report["outputs of each"], report["seed"], report["system"]) == (3, 2, 0, "munit")
+    for part in report["evaluations"]:
+        names = {figure["name"] for figure in part["figures"]}
+        assert {"LPIPS-alex-v0.1 diversity", "FD-AlexNet", "KID-AlexNet", "edge agreement"} <= names
+        assert "content code distance" in names and part["skipped"] == {}
+        assert len(part["per_input"]) == 3
+    page = (tmp_path / "evaluation.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 6
+    assert "http" not in re.sub(r"base64,[^\"]*", "", page), "the page needs no network"
+
+
+def test_without_weights(fastmunit: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(imagenet.WEIGHTS_VARIABLE, raising=False)
+    outcome = fastmunit(
+        "evaluate",
+        "--checkpoint",
+        trained,
+        "--metrics",
+        "edge-agreement, reconstruction",
+        "-o",
+        tmp_path / "out",
+        *FAST,
+    )
+    assert outcome.status == 0, outcome.err
+    figures = json.loads((tmp_path / "out/evaluation.json").read_text())["evaluations"][0]["figures"]
+    assert [figure["name"].split()[0] for figure in figures] == ["edge", "reconstruction", "cycle"]
+    outcome = fastmunit("evaluate", "--checkpoint", trained, "--weights", tmp_path, "-o", tmp_path / "other", *FAST)
+    assert outcome.status == 1
+    assert "alexnet_features.pth" in outcome.err and "Traceback" not in outcome.err
+    assert not (tmp_path / "other").exists()
+
+
+def test_written_into_the_run_folder(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    for checkpoint in (run, run / "checkpoints"):
+        outcome = fastmunit("evaluate", "--checkpoint", checkpoint, "--metrics", "edge-agreement", *FAST)
+        assert outcome.status == 0, outcome.err
+        assert {path.name for path in (run / "evaluation").iterdir()} == {"evaluation.json", "evaluation.html"}
+        shutil.rmtree(run / "evaluation")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--metrics", "lpips"), "did you mean"),
+        (("--metrics", ","), "--metrics names none"),
+        (("--metrics", "is-cis"), "train-classifier"),
+        (("--metrics", "edge-agreement", "--data", "ABSENT"), "does not exist"),
+        (("--metrics", "edge-agreement", "--data", "EMPTY"), "testA"),
+        (("--classifier", "ABSENT"), "does not exist"),
+        (("--samples", 1), "Invalid value"),
+    ],
+)
+def test_wrong_use(
+    fastmunit: Command, trained: Path, weight_folder: Path, tmp_path: Path, arguments: tuple[object, ...], message: str
+) -> None:
+    pytest.importorskip("lpips", reason="needs the package lpips")
+    (tmp_path / "empty").mkdir()
+    places = {"ABSENT": tmp_path / "absent", "EMPTY": tmp_path / "empty"}
+    outcome = fastmunit(
+        "evaluate", "--checkpoint", trained, "--weights", weight_folder, "-o", tmp_path / "out", "--inputs", 2,
+        *(places.get(str(argument), argument) for argument in arguments),
+    )  # fmt: skip
+    assert outcome.status in (1, 2)
+    assert message in outcome.err and "Traceback" not in outcome.err
+
+
+def test_a_single_file_needs_a_place_to_write(fastmunit: Command, trained: Path) -> None:
+    outcome = fastmunit("evaluate", "--checkpoint", trained / "checkpoints/gen_00000002.pt")
+    assert outcome.status == 1 and "give --output" in outcome.err
+
+
+def test_classifier_from_training_to_scores(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        for k in range(12):
+            Image.new("RGB", (36, 36), tuple(c + k for c in colour)).save(tmp_path / "classes" / name / f"{k}.png")
+    file = tmp_path / "classifier.pt"
+    outcome = fastmunit(
+        "train-classifier", "--data", tmp_path / "classes", "-o", file, "--size", 32, "--architecture", "small",
+        "--epochs", 8, "--device", "cpu",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert "2 classes, 100.0 % right on 4 held-out images (small)" in outcome.out
+    outcome = fastmunit(
+        "evaluate", "--checkpoint", trained, "--metrics", "is-cis", "--classifier", file, "-o", tmp_path / "out", *FAST
+    )
+    assert outcome.status == 0, outcome.err
+    figures = json.loads((tmp_path / "out/evaluation.json").read_text())["evaluations"][0]["figures"]
+    assert [figure["name"] for figure in figures] == ["CIS (KL)", "IS (KL)"]
+    assert all("accuracy 100.0 % on 4 held-out images" in figure["note"] for figure in figures)
+    outcome = fastmunit(
+        "evaluate", "--checkpoint", trained, "--metrics", "is-cis", "--classifier", file, "--direction", "both",
+        "-o", tmp_path / "out", *FAST,
+    )  # fmt: skip
+    assert outcome.status == 1 and "one --direction at a time" in outcome.err
+
+
+def test_classifier_without_weights(fastmunit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(imagenet.WEIGHTS_VARIABLE, raising=False)
+
+    def unreachable(*_: object) -> None:
+        raise imagenet.WeightsNotFoundError("no network")
+
+    monkeypatch.setattr(imagenet, "_download", unreachable)
+    for name in "ab":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for k in range(10):
+            Image.new("RGB", (36, 36), (10 * k, 0, 0)).save(tmp_path / "data" / name / f"{k}.png")
+    arguments = ("train-classifier", "--data", tmp_path / "data", "-o", tmp_path / "c.pt", "--size", 32, "--epochs", 1)
+    outcome = fastmunit(*arguments)
+    assert outcome.status == 0, outcome.err
+    assert "no network" in outcome.err and "small network from scratch" in outcome.err and "(small)" in outcome.out
+    for more in (("--architecture", "alexnet"), ("--weights", tmp_path)):
+        outcome = fastmunit(*arguments, *more)
+        assert outcome.status == 1 and "Traceback" not in outcome.err
+    outcome = fastmunit("train-classifier", "--data", tmp_path / "data/a", "-o", tmp_path / "c.pt")
+    assert outcome.status == 1 and "at least 2" in outcome.err

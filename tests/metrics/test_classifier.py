@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastmunit.errors import CheckpointError, DataError
+from fastmunit.metrics.classifier import (
+    Classifier,
+    accuracy_on,
+    labelled_images,
+    load_classifier,
+    save_classifier,
+    split_by_blocks,
+    train_classifier,
+)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bright and dark images with noise, 20 of each."""
+    root = tmp_path_factory.mktemp("shapes")
+    random = np.random.default_rng(0)
+    for name, level in (("bright", 170), ("dark", 80)):
+        (root / name).mkdir()
+        for k in range(20):
+            pixels = random.normal(level, 30, (36, 40, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"frame_{k}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(shapes: Path) -> Classifier:
+    return train_classifier(shapes, size=32, epochs=8, batch_size=8, architecture="small")
+
+
+def test_learns_and_knows_how_well(trained: Classifier) -> None:
+    assert trained.classes == ("bright", "dark")
+    assert trained.accuracy == 1 and trained.held_out == 8
+    p = trained.probabilities(torch.stack([torch.full((3, 32, 32), 0.3), torch.full((3, 32, 32), -0.4)]))
+    assert p.shape == (2, 2) and p.dtype == torch.float64
+    assert p.sum(1).tolist() == pytest.approx([1, 1])
+    assert p[0, 0] > 0.5 and p[1, 1] > 0.5
+
+
+def test_the_accuracy_is_of_images_it_has_not_seen(shapes: Path, tmp_path: Path) -> None:
+    """Labels without meaning: what is learned by heart does not show in the accuracy."""
+    random = np.random.default_rng(1)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for k in range(60):
+            pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{k}.png")
+    model = train_classifier(tmp_path, size=32, epochs=3, architecture="small")
+    assert model.accuracy is not None and 0.15 < model.accuracy < 0.85 and model.held_out == 24
+
+
+def test_the_seed_decides(shapes: Path) -> None:
+    before = torch.get_rng_state()
+    models = [train_classifier(shapes, size=32, epochs=1, architecture="small", seed=seed) for seed in (3, 3, 4)]
+    assert torch.equal(before, torch.get_rng_state())
+    first, same, other = (model.head[1].weight for model in models)
+    assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+def test_whole_blocks_of_neighbours_are_held_out(shapes: Path) -> None:
+    data = labelled_images(shapes)
+    names = [path.stem for path in data.paths[:20]]
+    assert names == [f"frame_{k}" for k in range(20)], "frame 9 comes before frame 10"
+    training, held_out = split_by_blocks(data)
+    assert sorted(training + held_out) == list(range(40))
+    assert held_out == [8, 9, 18, 19, 28, 29, 38, 39]
+
+
+def test_saved_and_loaded(trained: Classifier, tmp_path: Path) -> None:
+    save_classifier(trained, tmp_path / "c.pt")
+    loaded = load_classifier(tmp_path / "c.pt")
+    images = torch.rand(4, 3, 48, 48) * 2 - 1
+    assert torch.equal(loaded.probabilities(images), trained.probabilities(images))
+    assert (loaded.classes, loaded.accuracy, loaded.held_out) == (trained.classes, trained.accuracy, trained.held_out)
+
+
+def test_accuracy_on_other_data(trained: Classifier, shapes: Path, tmp_path: Path) -> None:
+    assert accuracy_on(trained, shapes) == (1, 40)
+    (tmp_path / "bright").mkdir()
+    (tmp_path / "grey").mkdir()
+    for name in ("bright", "grey"):
+        Image.new("RGB", (40, 40)).save(tmp_path / name / "0.png")
+    with pytest.raises(DataError, match=r"other classes than .* \(dark, grey, …\).*train-classifier"):
+        accuracy_on(trained, tmp_path)
+
+
+def test_alexnet_is_fine_tuned(shapes: Path, tmp_path: Path, alexnet: torch.nn.Sequential) -> None:
+    torch.save({f"features.{k}": v for k, v in alexnet.state_dict().items()}, tmp_path / "alexnet_features.pth")
+    model = train_classifier(shapes, size=32, epochs=1, weights=tmp_path)
+    assert model.architecture == "alexnet"
+    change = (model.features[0].weight - alexnet[0].weight).abs().max()
+    assert 0 < change < 0.02
+    save_classifier(model, tmp_path / "c.pt")
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(load_classifier(tmp_path / "c.pt").probabilities(images), model.probabilities(images))
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ({}, "has 0 class folders: a classifier needs at least 2"),
+        ({"a": 12}, "has 1 class folders"),
+        ({"a": 12, "b": 0}, "b holds no images"),
+        ({"a": 12, "b": 9}, "class b has 9 images: a classifier needs 10"),
+    ],
+)
+def test_unusable_folders(folders: dict[str, int], message: str, tmp_path: Path) -> None:
+    for name, count in folders.items():
+        (tmp_path / name).mkdir()
+        for k in range(count):
+            Image.new("RGB", (40, 40)).save(tmp_path / name / f"{k}.png")
+    with pytest.raises(DataError, match=message):
+        train_classifier(tmp_path, size=32, architecture="small")
+
+
+def test_no_folder_and_a_tiny_size(tmp_path: Path, shapes: Path) -> None:
+    with pytest.raises(DataError, match="is not a folder"):
+        train_classifier(tmp_path / "absent")
+    with pytest.raises(DataError, match="at least 31 pixels"):
+        train_classifier(shapes, size=16)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for name in "ab":
+        for k in range(10):
+            (tmp_path / name / f"{k}.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"\.png is damaged"):
+        train_classifier(tmp_path, size=32, architecture="small")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "another"}, "is no classifier: give a file that `fastmunit train-classifier` wrote"),
+        ({"classes": ["bright"]}, "no list of at least 2 class names"),
+        ({"classes": ["bright", "dark", "grey"]}, "do not fit 3 classes"),
+        ({"architecture": "vit"}, "no known architecture"),
+        ({"size": 3}, "no known architecture"),
+        ({"state": {}}, "do not fit 2 classes"),
+    ],
+)
+def test_unusable_files(trained: Classifier, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    save_classifier(trained, tmp_path / "c.pt")
+    content = torch.load(tmp_path / "c.pt", weights_only=True)
+    torch.save({**content, **change}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=message):
+        load_classifier(tmp_path / "c.pt")
+
+
+def test_other_files(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_classifier(tmp_path / "absent.pt")
+    (tmp_path / "c.pt").write_text("text")
+    with pytest.raises(CheckpointError):
+        load_classifier(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 32, 32), (3, 32, 32)])
+def test_grey_images(trained: Classifier, shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match="takes images"):
+        trained.probabilities(torch.zeros(shape))

@@ -1,0 +1,266 @@
+"""Whole evaluations of translators whose figures are known."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fastmunit.config import Config
+from fastmunit.errors import CheckpointError, ConfigError, DataError, FastmunitError
+from fastmunit.metrics import measures as measures_module
+from fastmunit.metrics.classifier import Classifier
+from fastmunit.metrics.evaluation import Evaluation, Figure, evaluate
+from fastmunit.metrics.features import FeatureNet
+from fastmunit.metrics.lpips import LPIPS
+from fastmunit.metrics.measures import Measures, load_measures
+from fastmunit.models.translator import Translator
+from tests.metrics.test_lpips import random_heads
+
+CPU = torch.device("cpu")
+
+
+class Same(Translator):
+    """Hands the image on."""
+
+    def __init__(self, channels: tuple[int, int] = (3, 3)) -> None:
+        super().__init__(CPU, multiple=1, least=1, channels=channels, style_dim=0)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+    def decode(self, content: Tensor, styles: Tensor) -> Tensor:
+        return content.expand(len(styles), self.target_channels, -1, -1)
+
+
+class Tinted(Translator):
+    """Content: the image at half its size. Style: a colour, added."""
+
+    def __init__(self, strength: float = 0.2) -> None:
+        super().__init__(CPU, multiple=2, least=2, channels=(3, 3), style_dim=3)
+        self.strength = strength
+
+    def encode(self, images: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(images, 2)
+
+    def decode(self, content: Tensor, styles: Tensor) -> Tensor:
+        return nn.functional.interpolate(content, scale_factor=2) + self.strength * styles
+
+    def encode_style(self, images: Tensor) -> Tensor:
+        return torch.zeros(len(images), 3, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Squares on white, in pairs; 12 of each."""
+    root = tmp_path_factory.mktemp("squares")
+    random = np.random.default_rng(0)
+    for part in ("trainA", "trainB", "testA", "testB"):
+        (root / part).mkdir()
+        for k in range(12):
+            pixels = np.full((40, 40, 3), 255, np.uint8)
+            top, left = random.integers(2, 20, 2)
+            pixels[top : top + 16, left : left + 16] = random.integers(0, 200, 3)
+            Image.fromarray(pixels).save(root / part / f"{k:02d}.png")
+    return root
+
+
+@pytest.fixture
+def config(folder: Path) -> Config:
+    return Config.from_dict({"data_root": str(folder), "new_size": 40, "crop_image_height": 40, "crop_image_width": 40})
+
+
+@pytest.fixture(scope="module")
+def lpips(alexnet: nn.Sequential) -> LPIPS:
+    return LPIPS("alex", backbone=alexnet, heads=random_heads("alex"))
+
+
+@pytest.fixture(scope="module")
+def everything(alexnet: nn.Sequential, lpips: LPIPS) -> Measures:
+    torch.manual_seed(0)
+    classifier = Classifier(["one", "two", "three"], "small", 40).eval()
+    classifier.accuracy, classifier.held_out = 0.75, 8
+    return Measures(
+        lpips=(lpips,),
+        features={"AlexNet": FeatureNet("AlexNet", backbone=alexnet)},
+        frechet=("AlexNet",),
+        kernel=("AlexNet",),
+        classifier=classifier,
+        edge_agreement=True,
+        content_code=True,
+        reconstruction=True,
+    )
+
+
+def named(evaluation: Evaluation, name: str) -> Figure:
+    return next(figure for figure in evaluation.figures if figure.name == name)
+
+
+def test_a_translator_that_hands_images_on(config: Config, everything: Measures) -> None:
+    pytest.importorskip("torchmetrics", reason="needs torchmetrics")
+    result = evaluate(Same(), config, everything, backward=Same(), inputs=9, samples=4)
+    diversity = named(result, "LPIPS-alex-v0.1 diversity")
+    assert diversity.estimate.value == 0
+    assert diversity.references["real pairs"].value > 0
+    assert named(result, "CIS (KL)").estimate.value == 0
+    assert named(result, "IS (KL)").estimate.value > 0
+    assert (
+        "exp(KL) = 1; 9 inputs × 4 outputs; classifier of 3 classes: accuracy 75.0 % on 8 held-out"
+        in named(result, "CIS (KL)").note
+    )
+    edges = named(result, "edge agreement")
+    assert edges.estimate.value == pytest.approx(1, abs=1e-5)
+    assert edges.references["outputs of other inputs"].value < 0.9
+    assert named(result, "cycle L1 A → B → A").estimate.value == 0
+    assert "no content code" in result.skipped["content-code"]
+    for name in ("FD-AlexNet", "KID-AlexNet"):
+        assert math.isfinite(named(result, name).estimate.value)
+        assert "real training images" in named(result, name).references
+    assert "biased upward" in named(result, "FD-AlexNet").note
+    assert [sheet.caption.split(" by ")[0] for sheet in result.sheets[:2]] == [
+        "Most diverse inputs",
+        "Least diverse inputs",
+    ]
+    # The first column of each row is an input, and all others are equal to it here.
+    assert all(torch.equal(row[0], image) for sheet in result.sheets[:2] for row in sheet.rows for image in row)
+    assert len(result.per_input) == 9 and result.per_input[3]["CIS (KL)"] == 0
+    json.dumps(result.to_dict())
+
+
+def test_a_translator_with_styles(config: Config, everything: Measures) -> None:
+    pytest.importorskip("torchmetrics", reason="needs torchmetrics")
+    result = evaluate(Tinted(), config, everything, direction="b2a", backward=Tinted(), inputs=9, samples=4)
+    weak = evaluate(Tinted(0.01), config, everything, direction="b2a", backward=Tinted(), inputs=9, samples=4)
+    name = "LPIPS-alex-v0.1 diversity"
+    assert named(result, name).estimate.value > 5 * named(weak, name).estimate.value > 0
+    assert result.skipped == {}
+    # The tint is the only thing that the code of an output has of its own: |0.2 z| over mean|c|.
+    distance = named(result, "content code distance").estimate.value
+    assert 0.05 < distance < 0.5
+    assert named(weak, "content code distance").estimate.value == pytest.approx(distance / 20, rel=0.5)
+    back = named(result, "reconstruction L1 B → B").estimate.value
+    assert 0 < back < 0.05  # what halving the size loses
+    assert named(result, "cycle L1 B → A → B").estimate.value > back
+    values = [row[name] for row in result.per_input]
+    most = [row[0] for row in result.sheets[0].rows]
+    order = sorted(range(9), key=lambda k: -values[k])
+    assert len(most) == 4
+    shown = result.sheets[0].caption
+    assert f"({values[order[0]]:.3g}," in shown
+
+
+def test_inputs_keep_their_styles_whatever_their_number(config: Config, lpips: LPIPS) -> None:
+    measures = Measures(lpips=(lpips,))
+    rows = {n: evaluate(Tinted(), config, measures, inputs=n, samples=4).per_input for n in (4, 100)}
+    assert len(rows[100]) == 12 and len(rows[4]) == 4
+    assert all(row in rows[100] for row in rows[4])
+    other = evaluate(Tinted(), config, measures, inputs=4, samples=4, seed=1).per_input
+    assert other != rows[4]
+
+
+def test_the_global_random_state_is_left_alone(config: Config, everything: Measures) -> None:
+    pytest.importorskip("torchmetrics", reason="needs torchmetrics")
+    before = torch.get_rng_state()
+    evaluate(Tinted(), config, everything, backward=Tinted(), inputs=3, samples=2)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_one_way_models_and_grey_outputs(config: Config, lpips: LPIPS) -> None:
+    measures = Measures(lpips=(lpips,), edge_agreement=True, content_code=True, reconstruction=True)
+    grey = Config.from_dict({**config.to_dict(), "input_dim_a": 1, "input_dim_b": 1})
+    result = evaluate(Same((1, 1)), grey, measures, samples=2)
+    assert set(result.skipped) == {"content-code", "reconstruction"}
+    assert "does not translate back" in result.skipped["reconstruction"]
+    assert named(result, "edge agreement").estimate.value == pytest.approx(1, abs=1e-5)
+
+
+def test_neighbours_are_the_nearest(config: Config, everything: Measures) -> None:
+    """Test images that are in the training set find themselves."""
+    same = Config.from_dict({**config.to_dict(), "data_root": None, **{
+        f"data_folder_{part}_{domain}": f"{config.data_root}/testB" for part in ("train", "test") for domain in "ab"
+    }})  # fmt: skip
+    sheet = evaluate(Same(), same, Measures(), samples=2).sheets[-1]
+    assert "nearest training images in 16x16 pixels" in sheet.caption
+    found = sum(torch.equal(x, y) or torch.equal(x, y.flip(2)) for x, y in zip(*sheet.rows[:2], strict=True))
+    assert found >= 4  # training images are shown as training shows them, and half of those are flipped
+
+
+def test_classes_of_the_test_images(config: Config, everything: Measures, tmp_path: Path) -> None:
+    for part in ("testA", "testB"):
+        for name in ("one", "two"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for k in range(3):
+                Image.new("RGB", (40, 40), (40 * k, 90, 20)).save(tmp_path / part / name / f"{k}.png")
+    settings = Config.from_dict({**config.to_dict(), "data_root": str(tmp_path)})
+    measures = Measures(classifier=everything.classifier)
+    with pytest.raises(DataError, match=r"knows other classes than .*testB has \(three, …\)"):
+        evaluate(Same(), settings, measures, samples=2)
+    classifier = Classifier(["one", "two"], "small", 40).eval()
+    result = evaluate(Same(), settings, Measures(classifier=classifier), samples=2)
+    assert "accuracy not known, 50.0 % on 6 test images" in named(result, "CIS (KL)").note
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        ({}, {"samples": 1}, "at least 2 outputs"),
+        ({"data_root": "ONE"}, {}, "at least 2 target test images, 1 found"),
+        ({"data_root": "EMPTY"}, {}, "testB holds no images"),
+        ({"data_root": "ABSENT"}, {}, "does not exist"),
+        ({"new_size": 24, "crop_image_height": 24, "crop_image_width": 24}, {}, "at least 31 pixels, got 24x24"),
+    ],
+)
+def test_unusable_data(
+    change: dict[str, Any], arguments: dict[str, Any], message: str, config: Config, lpips: LPIPS, tmp_path: Path
+) -> None:
+    for part, counts in (("testA", 3), ("testB", {"ONE": 1, "EMPTY": 0}.get(str(change.get("data_root")), 3))):
+        (tmp_path / part).mkdir()
+        for k in range(counts):
+            Image.new("RGB", (40, 40), (80 * k, 0, 0)).save(tmp_path / part / f"{k}.png")
+    if "data_root" in change:
+        change = {"data_root": str(tmp_path if change["data_root"] != "ABSENT" else tmp_path / "absent")}
+    settings = Config.from_dict({**config.to_dict(), **change})
+    with pytest.raises(FastmunitError, match=message):
+        evaluate(Same(), settings, Measures(lpips=(lpips,)), **{"samples": 2, **arguments})
+
+
+def test_models_of_many_channels(config: Config, lpips: LPIPS) -> None:
+    with pytest.raises(DataError, match="makes images of 5 channels"):
+        evaluate(Same((3, 5)), config, Measures(lpips=(lpips,)), samples=2)
+
+
+def test_test_images_of_several_sizes(config: Config, lpips: LPIPS, tmp_path: Path) -> None:
+    for part in ("testA", "testB"):
+        (tmp_path / part).mkdir()
+        for k in range(3):
+            Image.new("RGB", (40 + 8 * k, 40), (80 * k, 0, 0)).save(tmp_path / part / f"{k}.png")
+    settings = Config.from_dict({**config.to_dict(), "data_root": str(tmp_path)})
+    result = evaluate(Same(), settings, Measures(lpips=(lpips,)), samples=2)  # new_size: all are cropped to squares
+    assert result.per_input[0]["LPIPS-alex-v0.1 diversity"] == 0
+
+
+def test_names_of_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(measures_module.DEFAULT) <= set(measures_module.NAMES)
+    with pytest.raises(ConfigError, match=r"did you mean lpips-alex-v0\.1"):
+        load_measures(["lpips-alex"])
+    with pytest.raises(ConfigError, match=r"is-cis needs a classifier.*train-classifier"):
+        load_measures(["is-cis"])
+    with pytest.raises(CheckpointError, match=r"put torchvision's features as alexnet_features\.pth there"):
+        load_measures(["fd-alexnet"], weights=tmp_path)
+    loaded = load_measures(["edge-agreement", "reconstruction"])
+    assert (loaded.lpips, loaded.features, loaded.edge_agreement, loaded.content_code) == ((), {}, True, False)
+
+
+def test_networks_are_loaded_once(alexnet: nn.Sequential, tmp_path: Path) -> None:
+    pytest.importorskip("lpips", reason="needs the package lpips")
+    torch.save({f"features.{k}": v for k, v in alexnet.state_dict().items()}, tmp_path / "alexnet_features.pth")
+    loaded = load_measures(["lpips-alex-v0.0", "fd-alexnet", "kid-alexnet"], weights=tmp_path)
+    assert [measure.name for measure in loaded.lpips] == ["LPIPS-alex-v0.0"]
+    assert (list(loaded.features), loaded.frechet, loaded.kernel) == (["AlexNet"], ("AlexNet",), ("AlexNet",))
