@@ -1,10 +1,14 @@
 """A whole MUNIT iteration at 256² with the public configuration, against the step as the public trainer runs it."""
 
 import importlib
+import subprocess
+import sys
 
+import profile_step
 import pytest
 import torch
 from harness import Count, StepTimes
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,9 +21,9 @@ from fastmunit.testing import saved_bytes
 SIZE = 256
 
 
-def trainer_of(precision="float32", **options):
+def trainer_of(precision="float32", *overrides, **options):
     torch.manual_seed(0)
-    return MUNIT(Config.load("edges2shoes", [f"precision={precision}"]), **options)
+    return MUNIT(Config.load("edges2shoes", [f"precision={precision}", *overrides]), **options)
 
 
 def images(batch=1):
@@ -87,15 +91,25 @@ def check_losses(precision):
         assert found["ours"][name] == pytest.approx(loss, rel=tolerance), name
 
 
+def multiply_adds(step, trainer):
+    """Of an iteration, by torch's counter."""
+    with FlopCounterMode(display=False) as flops:
+        step(trainer, *images())
+    return flops.get_total_flops() // 2
+
+
 @pytest.mark.slow
 def bench_step_multiply_adds(count):
     check_losses("float32")
-    macs = {}
-    for name, step, trainer in competitors():
-        with FlopCounterMode(display=False) as flops:
-            step(trainer, *images())
-        macs[name] = flops.get_total_flops() // 2
+    macs = {name: multiply_adds(step, trainer) for name, step, trainer in competitors()}
     count(Count("multiply-adds of an iteration, default configuration, 256², batch 1", macs["ours"], macs["eager"]))
+
+
+@pytest.mark.slow
+def bench_step_multiply_adds_with_shared_fakes(count):
+    plain = multiply_adds(plain_step, trainer_of(fused_adam=False))
+    shared = multiply_adds(our_step, trainer_of("float32", "share_fakes=true"))
+    count(Count("multiply-adds of an iteration with share_fakes", shared, plain))
 
 
 @pytest.mark.slow
@@ -134,6 +148,68 @@ def bench_step_time(step_times):
     x_a, x_b = images()
     calls = {name: lambda step=step, t=t: step(t, x_a, x_b) for name, (step, t) in trainers.items()}
     step_times(StepTimes("iteration, 256², batch 1", calls, baseline="reference_step float32"))
+
+
+@pytest.mark.slow
+def bench_step_limit(step_times):
+    """How far a step is from its convolutions alone, at the rate of the most frequent one."""
+    macs = multiply_adds(our_step, trainer_of("bfloat16"))
+    x = torch.randn(2, 256, 66, 66, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(256, 256, 3, 3, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    macs_of_one = 2 * 256 * 256 * 9 * 64 * 64
+    trainer = trainer_of("bfloat16")
+    x_a, x_b = images()
+    calls = {
+        "bfloat16": lambda: our_step(trainer, x_a, x_b),
+        f"its {macs / 1e9:.0f} GMAC at the rate of a 3x3 convolution of 256 channels, forward": lambda: [
+            torch.nn.functional.conv2d(x, weight) for _ in range(20)
+        ],
+    }
+    share = {list(calls)[1]: macs / macs_of_one / 20}
+    step_times(StepTimes("iteration, 256², batch 1", calls, "bfloat16", share))
+
+
+@pytest.mark.slow
+def bench_step_rest(count):
+    """Time outside convolutions and matrix products."""
+    trainer = trainer_of("bfloat16")
+    x_a, x_b = images()
+    our_step(trainer, x_a, x_b)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        our_step(trainer, x_a, x_b)
+    times = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
+    products = sum(t for key, t in times.items() if any(name in key for name in profile_step.PRODUCTS))
+    total = sum(times.values())
+    count(Count("µs of a bfloat16 step outside convolutions and products, and all", int(total - products), int(total)))
+
+
+TRAINING = """
+import resource, sys
+import torch
+from fastmunit.config import Config
+from fastmunit.models.munit import MUNIT
+from fastmunit.models.reference_step import reference_step
+precision, plain = sys.argv[1], sys.argv[2] == "plain"
+trainer = MUNIT(Config.load("edges2shoes", [f"precision={precision}"]), fused_adam=not plain)
+x_a, x_b = (torch.rand(1, 3, 256, 256) * 2 - 1 for _ in range(2))
+for _ in range(2):
+    reference_step(trainer, x_a, x_b) if plain else trainer.step(x_a, x_b)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def peak_memory(precision, form):
+    """Peak resident bytes of a process that trains two iterations."""
+    run = subprocess.run([sys.executable, "-c", TRAINING, precision, form], capture_output=True, text=True, check=True)
+    return int(run.stdout)
+
+
+@pytest.mark.slow
+def bench_step_peak_memory(count):
+    plain = peak_memory("float32", "plain")
+    for precision in ("float32", "bfloat16"):
+        ours = peak_memory(precision, "ours")
+        count(Count(f"peak resident bytes of training in {precision}; eager in float32", ours, plain))
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ from fastmunit.models.munit import MUNIT
 
 _CONVOLUTIONS = ("convolution", "mkldnn_convolution", "thnn_conv", "slow_conv", "cudnn_conv")
 _PRODUCTS = ("addmm", "aten::mm", "linear", "bmm")
+PRODUCTS = (*_CONVOLUTIONS, *_PRODUCTS)
+"""Parts of the names of ops that are convolutions and matrix products."""
 
 
 def main() -> None:
@@ -53,7 +55,7 @@ def _report(implementation: str, config: Config, batch: int, size: int, rows: in
     total = sum(times.values())
     convolutions = sum(t for key, t in times.items() if any(name in key for name in _CONVOLUTIONS))
     products = sum(t for key, t in times.items() if any(name in key for name in _PRODUCTS))
-    rest = {key: t for key, t in times.items() if not any(name in key for name in (*_CONVOLUTIONS, *_PRODUCTS))}
+    rest = {key: t for key, t in times.items() if not any(name in key for name in PRODUCTS)}
     print(f"{implementation}: {seconds:.2f} s an iteration (least of 2), {total:.2f} s under the profiler")
     for name, t in (("convolutions", convolutions), ("matrix products", products), ("the rest", sum(rest.values()))):
         print(f"  {name:<42} {t:8.3f} s {t / total:6.1%}")

@@ -169,8 +169,16 @@ def seconds_trained(run: RunFolder) -> float:
         return max((float(row["seconds"]) for row in csv.DictReader(file)), default=0.0)
 
 
-def adapt(config: Config, source: Digits, target: Digits, held_out: Digits, folder: Path, epochs: int, time_limit: float,
-          device: str) -> dict[str, Any] | None:
+def adapt(
+    config: Config,
+    source: Digits,
+    target: Digits,
+    held_out: Digits,
+    folder: Path,
+    epochs: int,
+    time_limit: float,
+    device: str,
+) -> dict[str, Any] | None:
     """Train UNIT, then the classifiers, of one seed.
 
     Args:

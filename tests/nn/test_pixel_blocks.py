@@ -82,4 +82,6 @@ def test_under_autocast_it_is_the_plain_convolution_rounded() -> None:
         found.append([y, *gradients(y, [x, weight])])
     for ours, theirs in zip(*found, strict=True):
         assert ours.dtype == theirs.dtype
-        torch.testing.assert_close(ours.float(), theirs.float(), rtol=2e-2, atol=2e-2 * float(theirs.detach().abs().max()))
+        torch.testing.assert_close(
+            ours.float(), theirs.float(), rtol=2e-2, atol=2e-2 * float(theirs.detach().abs().max())
+        )
