@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmunit
 from fastmunit import functional
+from fastmunit.nn.recompute import recompute
 from tests.acceleration import lookalike
 from tests.acceleration.lookalike import (
     AdaINGen,
@@ -144,7 +145,8 @@ def test_the_work_goes_through_the_fused_ops() -> None:
     generator = AdaINGen(3, GEN).double()
     before = ops_of(generator, images(1), call_generator)
     fastmunit.accelerate(generator)
-    after = ops_of(generator, images(1), call_generator)
+    with recompute(False):  # in backward
+        after = ops_of(generator, images(1), call_generator)
     assert before["reflection_pad2d"] == 5 + 3 + 4 + 4 + 3 and before["upsample_nearest2d"] == 2
     slow = ("reflection_pad2d", "reflection_pad2d_backward", "native_batch_norm", "std", "upsample_nearest2d")
     assert not [name for name in slow if after[name]]
