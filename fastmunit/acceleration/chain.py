@@ -23,6 +23,7 @@ from fastmunit.acceleration.layers import (
 from fastmunit.functional import PadMode
 from fastmunit.nn.cancelled_bias import with_zero_gradients
 from fastmunit.nn.padded import FusedForm, Pad, PaddedMap, fused_form, run_form
+from fastmunit.nn.pixel_blocks import convolve
 from fastmunit.nn.recompute import kept_as
 
 _Kind = TypeVar("_Kind")
@@ -69,7 +70,7 @@ class Convolve:
         bias = conv.bias if self.left_out is None else None
         with kept_as(state.map.recipe, x):
             if self.upsampled is None:
-                y = conv._conv_forward(x, conv.weight, bias)
+                y = convolve(conv, x, bias)
             elif self.phases and functional.upsamples_in_phases(x):
                 y = functional.upsample_conv2d_phases(x, conv.weight, bias, self.upsampled)
                 state.phases = True
