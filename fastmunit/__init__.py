@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastmunit import functional, info
+    from fastmunit.acceleration.accelerate import accelerate
     from fastmunit.config import Config
     from fastmunit.inference import load_translator, translate
     from fastmunit.models.munit import MUNIT
@@ -22,6 +23,7 @@ __all__ = [
     "UNIT",
     "Config",
     "__version__",
+    "accelerate",
     "functional",
     "info",
     "load_generators",
@@ -34,6 +36,7 @@ _HOMES = {
     "MUNIT": "fastmunit.models.munit",
     "UNIT": "fastmunit.models.unit",
     "Config": "fastmunit.config",
+    "accelerate": "fastmunit.acceleration.accelerate",
     "load_translator": "fastmunit.inference",
     "translate": "fastmunit.inference",
     "load_generators": "fastmunit.models.registry",

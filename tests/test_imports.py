@@ -19,6 +19,7 @@ LAYERS = {
     "metrics": {"data", "models", "nn", "functional"} | LEAVES,
     "data": LEAVES,
     "models": {"nn", "functional"} | LEAVES,
+    "acceleration": {"nn", "functional"} | LEAVES,
     "nn": {"functional"} | LEAVES,
     "functional": {"ops", "reference"} | LEAVES,
     "ops": {"kernels", "_C"} | LEAVES,

@@ -12,7 +12,7 @@ from fastmunit.functional import PadMode
 from fastmunit.nn.cancelled_bias import with_zero_gradients
 from fastmunit.nn.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
 from fastmunit.nn.padded import Pad, PaddedMap, normalise, pad_map
-from fastmunit.nn.pixel_blocks import conv2d_from_few, conv2d_to_few, has_few_inputs, has_few_outputs
+from fastmunit.nn.pixel_blocks import convolve
 from fastmunit.nn.recompute import kept_as
 from fastmunit.nn.spectral_norm import SpectralNorm
 
@@ -117,12 +117,7 @@ class Conv2dBlock(nn.Module):
         if not _is_plain(self.conv) or functional.default_implementation() == "reference":
             return self.conv(x)
         conv = cast(nn.Conv2d, self.conv)
-        bias = None if without_bias else conv.bias
-        if has_few_outputs(conv, x):
-            return conv2d_to_few(x, conv.weight, bias)
-        if has_few_inputs(conv, x):
-            return conv2d_from_few(x, conv.weight, bias)
-        return conv._conv_forward(x, conv.weight, bias)
+        return convolve(conv, x, None if without_bias else conv.bias)
 
     def cancelled_biases(self, x: Tensor) -> list[Tensor]:
         """The convolution's bias where `run` on x leaves it out, as the norm would cancel it."""

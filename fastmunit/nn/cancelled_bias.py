@@ -19,7 +19,7 @@ class _ZeroGradients(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *biases: Tensor) -> Tensor:
         ctx.sizes = [len(bias) for bias in biases]
         ctx.options = {"dtype": biases[0].dtype, "device": biases[0].device}
-        return x.view_as(x)
+        return x.detach()  # not x or a view of it: those could not be written in place by what follows
 
     @staticmethod
     def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, ...]:

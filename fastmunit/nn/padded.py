@@ -108,27 +108,9 @@ def normalise(
         bias: that of the convolution, (C,), where it was left out and there is no norm.
     """
     pad = pad or Pad()
-    if residual is not None:
-        residual = residual.to(x.dtype)
-    elif norm is None and activation is None and not phases:
-        return pad_map(x, pad)
     form = fused_form(norm, activation, style)
-    if form is not None and bias is not None:
-        form = form._replace(bias=bias)
     if form is not None:
-        run = partial(
-            functional.fused_norm,
-            statistics=form.statistics,
-            activation=form.activation,
-            negative_slope=form.negative_slope,
-            pad=pad.pixels,
-            pad_mode=pad.mode,
-            eps=form.eps,
-            phases=phases,
-        )
-        padded, interior = run(x, form.weight, form.bias, residual=residual)
-        recipe = _recipe(run, x, form) if residual is None and recomputes() and x.requires_grad else None
-        return PaddedMap(padded, interior, recipe)
+        return run_form(x, form if bias is None else form._replace(bias=bias), residual, pad, phases)
     if phases:
         x = nn.functional.pixel_shuffle(x, 2)
     if norm is not None:
@@ -136,8 +118,32 @@ def normalise(
     if activation is not None:
         x = activation(x)
     if residual is not None:
-        x = x + residual
+        x = x + residual.to(x.dtype)
     return pad_map(x, pad)
+
+
+def run_form(
+    x: Tensor, form: FusedForm, residual: Tensor | None = None, pad: Pad | None = None, phases: bool = False
+) -> PaddedMap:
+    """One `functional.fused_norm`, if there is anything for it to do. Arguments as in `normalise`."""
+    pad = pad or Pad()
+    changes = form.statistics != "none" or form.activation != "none" or form.weight is not None or form.bias is not None
+    if not changes and residual is None and not phases:
+        return pad_map(x, pad)
+    run = partial(
+        functional.fused_norm,
+        statistics=form.statistics,
+        activation=form.activation,
+        negative_slope=form.negative_slope,
+        pad=pad.pixels,
+        pad_mode=pad.mode,
+        eps=form.eps,
+        phases=phases,
+    )
+    residual = None if residual is None else residual.to(x.dtype)
+    padded, interior = run(x, form.weight, form.bias, residual=residual)
+    recipe = _recipe(run, x, form) if residual is None and recomputes() and x.requires_grad else None
+    return PaddedMap(padded, interior, recipe)
 
 
 def _recipe(run: Callable[..., tuple[Tensor, Tensor]], x: Tensor, form: FusedForm) -> Recipe | None:

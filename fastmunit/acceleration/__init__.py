@@ -1,0 +1,1 @@
+"""Fused ops in networks that someone else wrote: `fastmunit.accelerate`."""
