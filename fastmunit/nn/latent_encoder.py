@@ -53,7 +53,7 @@ class LatentEncoder(nn.Module):
         input_dim: channels of the images.
         latent_dim: length of the latent vector.
         dim: channels of the first layer.
-        n_blocks: residual blocks; images need 2^(n_blocks + 2) pixels a side.
+        n_blocks: residual blocks; images need 2^(n_blocks + 1) pixels a side.
     """
 
     def __init__(self, input_dim: int, latent_dim: int, dim: int = 64, n_blocks: int = 4) -> None:

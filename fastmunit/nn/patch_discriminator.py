@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastmunit.config import DiscriminatorConfig
 from fastmunit.nn.blocks import Conv2dBlock, run_blocks
+from fastmunit.nn.discriminator import judge_together
 
 # Channels grow up to this many times those of the first layer.
 _WIDEST = 8
@@ -29,19 +30,23 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, input_dim: int, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.gan_type = config.gan_type
-        self.judges_samples_apart = config.norm in ("none", "in", "ln")
+        self._norm = config.norm
         self.downsample = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
-        self.scales = nn.ModuleList(
+        self.cnns = nn.ModuleList(
             [_patch_discriminator(input_dim, max(1, config.dim >> scale), config) for scale in range(config.num_scales)]
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         outputs = []
-        for scale, blocks in enumerate(self.scales):
+        for scale, blocks in enumerate(self.cnns):
             if scale:
                 images = self.downsample(images)
             outputs.append(run_blocks([*cast(nn.ModuleList, blocks)], images).interior)
         return outputs
+
+    def judge_both(self, fake: Tensor, real: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Outputs for fake and real images; see `judge_together`."""
+        return judge_together(self, self._norm, fake, real)
 
 
 def least_size(config: DiscriminatorConfig) -> int:
