@@ -13,7 +13,6 @@ from fastmunit import data
 from fastmunit.config import Config
 from fastmunit.data import TrainingPairs, sampling
 from fastmunit.errors import ConfigError, DataError
-
 from tests.data.conftest import photo
 
 COUNT = 5
