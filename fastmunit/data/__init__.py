@@ -3,7 +3,7 @@
 from fastmunit.data.checks import check
 from fastmunit.data.crop_size import minimum_crop
 from fastmunit.data.datasets import ImageDataset, display_images, test_datasets, training_datasets
-from fastmunit.data.demo import unpack_demo
+from fastmunit.data.demo import unpack_demo, unpack_paired_demo
 from fastmunit.data.images import read_image, save_image
 from fastmunit.data.paths import list_images
 from fastmunit.data.sampling import TrainingPairs
@@ -20,4 +20,5 @@ __all__ = [
     "test_datasets",
     "training_datasets",
     "unpack_demo",
+    "unpack_paired_demo",
 ]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from fastmunit.config import Config
 from fastmunit.data.crop_size import check_crop
-from fastmunit.data.datasets import test_crop
+from fastmunit.data.datasets import differing_sizes, odd_width, test_crop
 from fastmunit.data.images import check_bands, read_header
 from fastmunit.data.paths import Domain, DomainFiles, Part, domain_files
 from fastmunit.data.transforms import resized_shape
-from fastmunit.errors import DataError
+from fastmunit.errors import ConfigError, DataError
 
 # Offending files that a message lists.
 _SHOWN = 3
@@ -27,19 +27,28 @@ def check(config: Config) -> None:
         config: the configuration of a training.
 
     Raises:
-        ConfigError: no data are named, or the crop does not fit the networks.
+        ConfigError: no data are named, the crop does not fit the networks, or pairs are resized to different sizes.
         DataError: a folder, list or listed file is missing or empty; there are fewer training images than batch_size,
             or fewer images than display_size; headers are damaged; images have other bands than input_dim, or are
-            smaller than the crop after the resize. The first few files are named, with the number of them.
+            smaller than the crop after the resize; images of pairs have no partner, another size than their partner, or
+            an odd width where they hold both. The first few files are named, with the number of them.
     """
     check_crop(config)
+    if config.pairs != "unpaired" and config.size_a != config.size_b:
+        raise ConfigError(
+            f"new_size_a {config.size_a} and new_size_b {config.size_b} would crop the images of a pair differently: "
+            "set new_size alone, or pairs to unpaired."
+        )
     parts: tuple[Part, ...] = ("train", "test")
     domains: tuple[Domain, ...] = ("a", "b")
     found = {(part, domain): domain_files(config, part, domain) for part in parts for domain in domains}
     for (part, _), files in found.items():
         _check_count(config, part, files)
-    for (part, domain), files in found.items():
-        _check_headers(config, part, domain, files)
+    shapes = {(part, domain): _check_headers(config, part, domain, files) for (part, domain), files in found.items()}
+    if config.pairs == "folders":
+        for part in parts:
+            a, b = (found[part, domain].paths for domain in domains)
+            _check_sizes(a, shapes[part, "a"], b, shapes[part, "b"])
 
 
 def _check_count(config: Config, part: Part, files: DomainFiles) -> None:
@@ -56,27 +65,32 @@ def _check_count(config: Config, part: Part, files: DomainFiles) -> None:
         )
 
 
-def _check_headers(config: Config, part: Part, domain: Domain, files: DomainFiles) -> None:
+def _check_headers(config: Config, part: Part, domain: Domain, files: DomainFiles) -> list[tuple[int, int]]:
+    """Height and width after the resize of each image."""
     size = config.size_a if domain == "a" else config.size_b
     channels = config.input_dim_a if domain == "a" else config.input_dim_b
     train_crop = (config.crop_image_height, config.crop_image_width)
     crop = train_crop if part == "train" else test_crop(config, domain)
 
-    def examine(path: Path) -> tuple[str | None, str | None]:
+    def examine(path: Path) -> tuple[str | None, str | None, tuple[int, int]]:
         try:
             header = read_header(path)
             check_bands(path, header, channels)
+            if files.half is not None and header.width % 2:
+                raise DataError(odd_width(path, header.width))
         except DataError as error:
-            return str(error), None
-        height, width = resized_shape(header.height, header.width, size)
+            return str(error), None, (0, 0)
+        wide = header.width if files.half is None else header.width // 2
+        height, width = resized_shape(header.height, wide, size)
         if height < crop[0] or width < crop[1]:
-            return None, f"{path} ({header.height}x{header.width}, {height}x{width} after the resize)"
-        return None, None
+            half = "" if files.half is None else f"the {files.half} half "
+            return None, f"{path} ({half}{header.height}x{wide}, {height}x{width} after the resize)", (height, width)
+        return None, None, (height, width)
 
     with ThreadPoolExecutor(_READERS) as readers:
         results = list(readers.map(examine, files.paths))
-    unusable = [problem for problem, _ in results if problem is not None]
-    small = [problem for _, problem in results if problem is not None]
+    unusable = [problem for problem, _, _ in results if problem is not None]
+    small = [problem for _, problem, _ in results if problem is not None]
     if unusable:
         raise DataError(
             f"{files.source}: {len(unusable)} of {len(results)} images cannot be used. {_first(unusable, ' ')}"
@@ -88,6 +102,16 @@ def _check_headers(config: Config, part: Part, domain: Domain, files: DomainFile
             f"(height x width) {rule}: {_first(small, ', ')}. Set new_size to at least {max(crop)}, lower "
             "crop_image_height and crop_image_width, or remove them."
         )
+    return [shape for _, _, shape in results]
+
+
+def _check_sizes(
+    a: Sequence[Path], shapes_a: Sequence[tuple[int, int]], b: Sequence[Path], shapes_b: Sequence[tuple[int, int]]
+) -> None:
+    pairs = zip(a, shapes_a, b, shapes_b, strict=True)
+    problems = [differing_sizes(*pair) for pair in pairs if pair[1] != pair[3]]
+    if problems:
+        raise DataError(f"{len(problems)} of {len(a)} pairs differ in size. {_first(problems, ' ')}")
 
 
 def _first(problems: Sequence[str], separator: str) -> str:

@@ -1,9 +1,16 @@
-"""The smallest training crop that the networks of a configuration can take."""
+"""The smallest training crop that the networks of MUNIT and UNIT can take."""
 
 from __future__ import annotations
 
 from fastmunit.config import STYLE_DOWNSAMPLE, Config
 from fastmunit.errors import ConfigError
+
+_ANY_SIZE = ("munit", "unit")
+
+
+def takes_any_size(config: Config) -> bool:
+    """Whether `minimum_crop` is right for the networks of `config.system`; others check their crops themselves."""
+    return config.system in _ANY_SIZE
 
 
 def minimum_crop(config: Config) -> int:
@@ -28,7 +35,9 @@ def minimum_crop(config: Config) -> int:
 
 
 def check_crop(config: Config) -> None:
-    """Raises ConfigError when crop_image_height or crop_image_width does not fit the networks."""
+    """Raises ConfigError when crop_image_height or crop_image_width does not fit the networks of MUNIT or UNIT."""
+    if not takes_any_size(config):
+        return
     least, multiple = minimum_crop(config), 2**config.gen.n_downsample
     for key in ("crop_image_height", "crop_image_width"):
         crop: int = getattr(config, key)

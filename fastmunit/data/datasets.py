@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastmunit.config import Config
+from fastmunit.data.crop_size import takes_any_size
 from fastmunit.data.images import decode_image
-from fastmunit.data.paths import Domain, Part, domain_files
+from fastmunit.data.paths import Domain, Half, Part, domain_files
 from fastmunit.data.seeding import named_generator
 from fastmunit.data.transforms import TestTransform, TrainTransform
 from fastmunit.errors import DataError
@@ -31,7 +32,9 @@ class ImageDataset(Dataset[Tensor]):
         channels: channels of the tensors; see `decode_image`.
         train: random flip (if `flip`) and crop; else no flip and a centre crop.
         seed: seed of the random draws.
-        stream: number that tells apart datasets with the same seed (0 for domain A, 1 for domain B).
+        stream: number that tells apart datasets with the same seed (0 for domain A, 1 for domain B; 0 for both where
+            they are pairs, whose flips and crops are the same).
+        half: take the left or the right half of each image alone.
     """
 
     def __init__(
@@ -44,11 +47,14 @@ class ImageDataset(Dataset[Tensor]):
         seed: int = 0,
         stream: int = 0,
         flip: bool = True,
+        half: Half | None = None,
     ) -> None:
         self.paths = list(paths)
+        self.size = size
         self.channels = channels
         self.seed = seed
         self.stream = stream
+        self.half = half
         self.train_transform = TrainTransform(size, crop, flip) if train else None
         self.test_transform = TestTransform(size, crop)
 
@@ -64,8 +70,24 @@ class ImageDataset(Dataset[Tensor]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of a dataset of {len(self)}")
         index %= len(self)
+        return self.transform(self.decode(index), index, epoch)
+
+    def decode(self, index: int) -> Tensor:
+        """The image as it is stored, or its half: (C, H, W) as `decode_image` gives it."""
+        return self.take_half(decode_image(self.paths[index], self.channels), index)
+
+    def take_half(self, image: Tensor, index: int) -> Tensor:
+        """The half of a decoded image that the dataset is of, or all of it. Raises DataError on an odd width."""
+        if self.half is None:
+            return image
+        width = image.shape[2]
+        if width % 2:
+            raise DataError(odd_width(self.paths[index], width))
+        return image[:, :, : width // 2] if self.half == "left" else image[:, :, width // 2 :]
+
+    def transform(self, image: Tensor, index: int, epoch: int) -> Tensor:
+        """What `sample` makes of the decoded image."""
         path = self.paths[index]
-        image = decode_image(path, self.channels)
         if self.train_transform is None:
             return self.test_transform(image, path)
         return self.train_transform(image, named_generator("transform", self.seed, self.stream, epoch, index), path)
@@ -93,8 +115,11 @@ def test_datasets(config: Config) -> tuple[ImageDataset, ImageDataset]:
 def test_crop(config: Config, domain: Domain) -> tuple[int, int]:
     """(height, width) of test images: `new_size` squared as in MUNIT, the training crop when nothing is resized.
 
-    Rounded down to a multiple of the generators' downsampling, without which outputs are smaller than inputs.
+    Rounded down to a multiple of the generators' downsampling, without which outputs are smaller than inputs. Systems
+    whose networks do not take any such size have the training crop.
     """
+    if not takes_any_size(config):
+        return config.crop_image_height, config.crop_image_width
     size = config.size_a if domain == "a" else config.size_b
     height, width = (config.crop_image_height, config.crop_image_width) if size is None else (size, size)
     multiple = 2**config.gen.n_downsample
@@ -114,13 +139,29 @@ def display_images(dataset: ImageDataset, count: int) -> Tensor:
     return torch.stack([dataset[index] for index in range(count)])
 
 
+def odd_width(path: str | os.PathLike[str], width: int) -> str:
+    """What is wrong with an image that cannot be halved."""
+    return f"{path} is {width} pixels wide, which is odd: with pairs side_by_side an image holds two of equal width."
+
+
+def differing_sizes(a: os.PathLike[str] | str, shape_a: Sequence[int], b: object, shape_b: Sequence[int]) -> str:
+    """What is wrong with a pair whose images differ in size after the resize; shapes are (height, width)."""
+    (height_a, width_a), (height_b, width_b) = shape_a, shape_b
+    return (
+        f"{a} and {b} are a pair, but {height_a}x{width_a} and {height_b}x{width_b} (height x width) after the resize: "
+        "give both one size, so that they can be cropped alike."
+    )
+
+
 def _dataset(config: Config, part: Part, domain: Domain, crop: tuple[int, int]) -> ImageDataset:
+    files = domain_files(config, part, domain)
     return ImageDataset(
-        domain_files(config, part, domain).paths,
+        files.paths,
         size=config.size_a if domain == "a" else config.size_b,
         crop=crop,
         channels=config.input_dim_a if domain == "a" else config.input_dim_b,
         train=part == "train",
         seed=config.seed,
-        stream="ab".index(domain),
+        stream="ab".index(domain) if config.pairs == "unpaired" else 0,
+        half=files.half,
     )

@@ -1,4 +1,4 @@
-"""Which files make up a domain: folders, and lists of paths."""
+"""Which files make up a domain: folders, lists of paths, and pairs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from fastmunit.errors import ConfigError, DataError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".tif", ".tiff")
 
+# Named files without partner that a message lists.
+_SHOWN = 3
+
 Part = Literal["train", "test"]
 Domain = Literal["a", "b"]
+Half = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,12 @@ class DomainFiles:
     Attributes:
         source: the folder or list file they come from, for messages.
         paths: the images, in the order of the dataset.
+        half: the half of each image that shows this domain; None where the whole image does.
     """
 
     source: Path
     paths: list[Path]
+    half: Half | None = None
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -86,10 +92,27 @@ def domain_files(config: Config, part: Part, domain: Domain) -> DomainFiles:
     With `data_root`: the folder trainA, trainB, testA or testB in it. Otherwise `data_folder_{part}_{domain}`, with
     `data_list_{part}_{domain}` naming files in it, or all its images when there is no list.
 
+    With `pairs: folders`, image k of A and image k of B have the same name but for its suffix, below their folders.
+    With `pairs: side_by_side`, A is the left and B the right half of the images of the folders train, and test or val,
+    in `data_root`, or of `data_folder_{part}_a`, with `data_list_{part}_a`.
+
     Raises:
         ConfigError: the configuration names neither.
-        DataError: as `list_images` and `read_image_list`.
+        DataError: as `list_images` and `read_image_list`; or an image has no partner, or more than one.
     """
+    match config.pairs:
+        case "side_by_side":
+            files = _joined_files(config, part)
+            return DomainFiles(files.source, files.paths, "left" if domain == "a" else "right")
+        case "folders":
+            a, b = _single_files(config, part, "a"), _single_files(config, part, "b")
+            paths_a, paths_b = _partners(a, b)
+            return DomainFiles(a.source, paths_a) if domain == "a" else DomainFiles(b.source, paths_b)
+    return _single_files(config, part, domain)
+
+
+def _single_files(config: Config, part: Part, domain: Domain) -> DomainFiles:
+    """The images of one domain, whatever the other one holds."""
     if config.data_root is not None:
         folder = Path(config.data_root)
         if not folder.is_dir():
@@ -98,16 +121,61 @@ def domain_files(config: Config, part: Part, domain: Domain) -> DomainFiles:
             )
         folder /= f"{part}{domain.upper()}"
         return DomainFiles(folder, list_images(folder))
+    return _folder_or_list(config, part, domain, "trainA, trainB, testA, testB")
+
+
+def _folder_or_list(config: Config, part: Part, domain: Domain, in_root: str) -> DomainFiles:
     folder_key, list_key = f"data_folder_{part}_{domain}", f"data_list_{part}_{domain}"
     folder_name: str | None = getattr(config, folder_key)
     list_name: str | None = getattr(config, list_key)
     if folder_name is None:
-        raise ConfigError(
-            f"no data: set data_root (a folder with trainA, trainB, testA, testB), or {folder_key} and {list_key}."
-        )
+        raise ConfigError(f"no data: set data_root (a folder with {in_root}), or {folder_key} and {list_key}.")
     if list_name is None:
         return DomainFiles(Path(folder_name), list_images(folder_name))
     return DomainFiles(Path(list_name), read_image_list(list_name, folder_name))
+
+
+def _joined_files(config: Config, part: Part) -> DomainFiles:
+    """The images whose left half shows A and whose right half shows B."""
+    if config.data_root is None:
+        return _folder_or_list(config, part, "a", "train, and test or val")
+    root = Path(config.data_root)
+    if not root.is_dir():
+        raise DataError(
+            f"data_root {root} does not exist or is not a folder: with pairs side_by_side it must hold train, and test "
+            "or val."
+        )
+    folder = root / part
+    if part == "test" and not folder.is_dir() and (root / "val").is_dir():
+        folder = root / "val"
+    return DomainFiles(folder, list_images(folder))
+
+
+def _partners(a: DomainFiles, b: DomainFiles) -> tuple[list[Path], list[Path]]:
+    """The images of A in their order, and those of B with the same names."""
+    named_a, named_b = _by_name(a), _by_name(b)
+    alone = [(named_a[name], b) for name in named_a if name not in named_b]
+    alone += [(named_b[name], a) for name in named_b if name not in named_a]
+    if alone:
+        shown = ", ".join(f"{path} (none in {other.source})" for path, other in alone[:_SHOWN])
+        more = f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else ""
+        raise DataError(
+            f"pairs folders: {len(alone)} images have no partner of the same name: {shown}{more}. Add or remove "
+            "images, or set pairs to unpaired."
+        )
+    return list(named_a.values()), [named_b[name] for name in named_a]
+
+
+def _by_name(files: DomainFiles) -> dict[str, Path]:
+    """Paths below the folder, without suffix, to images."""
+    folder = files.source if files.source.is_dir() else Path(os.path.commonpath([path.parent for path in files.paths]))
+    named: dict[str, Path] = {}
+    for path in files.paths:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            raise DataError(f"pairs folders: {named[name]} and {path} have one name but for the suffix: remove one.")
+        named[name] = path
+    return named
 
 
 def _raise_unreadable(error: OSError) -> None:

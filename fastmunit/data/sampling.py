@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fastmunit.config import Config
-from fastmunit.data.datasets import ImageDataset, training_datasets
+from fastmunit.data.datasets import ImageDataset, differing_sizes, training_datasets
+from fastmunit.data.images import decode_image
 from fastmunit.data.seeding import named_generator
+from fastmunit.data.transforms import resized_shape
 from fastmunit.errors import DataError
 
 
@@ -26,9 +28,10 @@ class _Position(NamedTuple):
 
 
 class TrainingPairs:
-    """Unpaired training batches, as a pure function of their number.
+    """Training batches, as a pure function of their number.
 
-    An epoch goes through both domains, each newly shuffled, until the shorter one has no full batch left. Batch k
+    An epoch goes through both domains, each newly shuffled, until the shorter one has no full batch left; where they
+    are pairs (`config.pairs`), in one order, with the same flip and crop for both images of a pair. Batch k
     depends on `config.seed` and k alone: not on `num_workers`, nor on where the stream was started. So a training
     resumed at iteration k sees what the uninterrupted one would have. The global random state is neither read nor
     changed.
@@ -47,6 +50,7 @@ class TrainingPairs:
         self.datasets = training_datasets(config)
         self.batch_size = config.batch_size
         self.seed = config.seed
+        self.paired = config.pairs != "unpaired"
         self.num_workers = min(config.num_workers, _usable_processors())
         self.batches_per_epoch = min(len(dataset) for dataset in self.datasets) // self.batch_size
         if self.batches_per_epoch == 0:
@@ -69,7 +73,7 @@ class TrainingPairs:
         if start < 0:
             raise ValueError(f"start is {start}; batches are counted from 0")
         loader = DataLoader(
-            _Pairs(*self.datasets),
+            _Pairs(*self.datasets, paired=self.paired),
             batch_sampler=_Positions(self, start),
             num_workers=self.num_workers,
             collate_fn=_stack,
@@ -124,15 +128,30 @@ class _Pairs(Dataset[tuple[Tensor, Tensor] | DataError]):
     A DataError is handed on as a value: raised, it would reach the user inside a worker's traceback.
     """
 
-    def __init__(self, a: ImageDataset, b: ImageDataset) -> None:
+    def __init__(self, a: ImageDataset, b: ImageDataset, paired: bool) -> None:
         self.a = a
         self.b = b
+        self.paired = paired
 
     def __getitem__(self, position: _Position) -> tuple[Tensor, Tensor] | DataError:
         try:
+            if self.paired:
+                return self._pair(position.index_a, position.epoch)
             return self.a.sample(position.index_a, position.epoch), self.b.sample(position.index_b, position.epoch)
         except DataError as error:
             return DataError(str(error))
+
+    def _pair(self, index: int, epoch: int) -> tuple[Tensor, Tensor]:
+        in_one_file = self.a.paths[index] == self.b.paths[index] and self.a.channels == self.b.channels
+        if in_one_file:
+            image = decode_image(self.a.paths[index], self.a.channels)
+            a, b = self.a.take_half(image, index), self.b.take_half(image, index)
+        else:
+            a, b = self.a.decode(index), self.b.decode(index)
+        shapes = [resized_shape(x.shape[1], x.shape[2], of.size) for x, of in ((a, self.a), (b, self.b))]
+        if shapes[0] != shapes[1]:
+            raise DataError(differing_sizes(self.a.paths[index], shapes[0], self.b.paths[index], shapes[1]))
+        return self.a.transform(a, index, epoch), self.b.transform(b, index, epoch)
 
 
 def _stack(items: list[tuple[Tensor, Tensor] | DataError]) -> tuple[Tensor, Tensor] | DataError:

@@ -64,7 +64,7 @@ class System(nn.Module):
     paired: ClassVar[bool] = False
     """Whether x_a[i] and x_b[i] must belong together."""
     directions: ClassVar[tuple[str, ...]] = ("a2b", "b2a")
-    rows: ClassVar[tuple[str, ...]] = ("input", "reconstruction", "translation")
+    rows: tuple[str, ...] = ("input", "reconstruction", "translation")
     """What the rows of a sample grid show, in each direction."""
 
     gen_opt: torch.optim.Optimizer

@@ -76,7 +76,8 @@ class Conv2dBlock(nn.Module):
         super().__init__()
         if pad_type not in get_args(PadMode):
             raise ValueError(f"unknown pad_type {pad_type!r}: use reflect, replicate or zero.")
-        self.pad = Pad(padding, pad_type)  # type: ignore[arg-type]
+        zeros = pad_type == "zero"  # which the convolution puts there itself: the map before it is written without
+        self.pad = Pad(0 if zeros else padding, pad_type)  # type: ignore[arg-type]
         self.norm: nn.Module | None
         match norm:
             case "bn":
@@ -92,7 +93,7 @@ class Conv2dBlock(nn.Module):
             case _:
                 raise ValueError(f"unknown norm {norm!r}: use none, bn, in, ln, adain or sn.")
         self.activation = make_activation(activation)
-        conv = nn.Conv2d(input_dim, output_dim, kernel_size, stride)
+        conv = nn.Conv2d(input_dim, output_dim, kernel_size, stride, padding if zeros else 0)
         self.conv: nn.Module = SpectralNorm(conv) if norm == "sn" else conv
 
     def forward(self, x: Tensor, adain: AdaINParameters | None = None) -> Tensor:

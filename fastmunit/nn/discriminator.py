@@ -35,15 +35,20 @@ class MsImageDis(nn.Module):
         return outputs
 
     def judge_both(self, fake: Tensor, real: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Outputs for fake and real images, in one batch off the reference path where no norm tells batches apart.
+        """Outputs for fake and real images; see `judge_together`."""
+        return judge_together(self, self._norm, fake, real)
 
-        Batch norm does by its statistics, spectral norm by its power iteration, a step for each call.
-        """
-        together = self._norm in ("none", "in", "ln") and fake.shape == real.shape
-        if functional.default_implementation() == "reference" or not together:
-            return self(fake), self(real)
-        outputs = [output.chunk(2) for output in self(torch.cat([fake, real.to(fake.dtype)]))]
-        return [fake for fake, _ in outputs], [real for _, real in outputs]
+
+def judge_together(dis: nn.Module, norm: str, fake: Tensor, real: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs of `dis` for fake and real images, in one batch off the reference path where no norm tells batches apart.
+
+    Batch norm does by its statistics, spectral norm by its power iteration, a step for each call.
+    """
+    together = norm in ("none", "in", "ln") and fake.shape == real.shape
+    if functional.default_implementation() == "reference" or not together:
+        return dis(fake), dis(real)
+    outputs = [output.chunk(2) for output in dis(torch.cat([fake, real.to(fake.dtype)]))]
+    return [fake for fake, _ in outputs], [real for _, real in outputs]
 
 
 def _patch_discriminator(input_dim: int, config: DiscriminatorConfig) -> nn.Sequential:
