@@ -61,7 +61,8 @@ def demo(
     place = resolve_device(device)
     settings = Config.load(config or registry.system_named(system).demo_recipe)
     _make_way(output, minutes, seed)
-    root = data.unpack_demo(output / "data")
+    unpack = data.unpack_demo if settings.pairs == "unpaired" else data.unpack_paired_demo
+    root = unpack(output / "data")
     settings.data_root, settings.seed = str(root), seed
     settings.precision = "bfloat16" if has_fast_bfloat16(place) else "float32"
 
