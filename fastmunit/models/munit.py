@@ -378,7 +378,7 @@ class StyleTranslator(Translator):
         return self._source.enc_content(images)
 
     def decode(self, content: Tensor, styles: Tensor) -> Tensor:
-        return self._target.decode(content.expand(len(styles), -1, -1, -1), styles)
+        return self._target.decode(content, styles)
 
     def encode_style(self, images: Tensor) -> Tensor:
         return self._target.enc_style(images)

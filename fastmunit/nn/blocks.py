@@ -106,7 +106,12 @@ class Conv2dBlock(nn.Module):
         bias = self._bias_for_the_op(x.padded)
         with kept_as(x.recipe, x.padded):
             y = self._convolve(x.padded, without_bias=bias is not None or bool(self.cancelled_biases(x.padded)))
-        return normalise(y, self.norm, self.activation, self._style(adain), residual, pad, bias=bias)
+        style = self._style(adain)
+        if style is not None and len(y) == 1 < len(style[0]):  # many styles of one content code
+            y = y.expand(len(style[0]), -1, -1, -1)
+        if residual is not None and len(residual) < len(y):
+            residual = residual.expand_as(y)
+        return normalise(y, self.norm, self.activation, style, residual, pad, bias=bias)
 
     def _bias_for_the_op(self, x: Tensor) -> Tensor | None:
         """The convolution's bias where bias, activation and pad are one op: its gradient comes out of the same pass."""

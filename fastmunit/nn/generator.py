@@ -67,8 +67,13 @@ class AdaINGen(nn.Module):
         return content, style
 
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
-        """Return the images (N, input_dim, H, W) in [-1, 1] with this content code and this style code."""
-        return self.dec(content, AdaINParameters(self.mlp(style)))
+        """Return the images (N, input_dim, H, W) in [-1, 1] with this content code and this style code.
+
+        One content code (1, C, H, W) goes with any number of style codes: what comes before the first AdaIN is then
+        computed once.
+        """
+        images = self.dec(content, AdaINParameters(self.mlp(style)))
+        return images if len(images) == len(style) else images.expand(len(style), -1, -1, -1)
 
 
 class VAEGen(nn.Module):
