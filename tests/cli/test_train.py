@@ -129,3 +129,43 @@ def test_ctrl_c_saves_and_says_how_to_resume(config_file: Path, tmp_path: Path) 
     saved = newest(folder.root)
     assert saved is not None
     assert f"after iteration {saved:,}" in out
+
+
+def test_system_alone_is_its_recipe(fastmunit: Command, images: Path, tmp_path: Path) -> None:
+    small = ["gen.dim=4", "dis.dim=4", "dis.n_layer=2", "dis.num_scales=1", "new_size=32", "crop_image_height=32"]
+    small += ["crop_image_width=32", "display_size=2", "num_workers=0"]
+    overrides = [part for override in small for part in ("--set", override)]
+    outcome = fastmunit(
+        "train",
+        "--system",
+        "unit",
+        "--data",
+        images,
+        "-o",
+        tmp_path / "run",
+        "--max-iter",
+        1,
+        "--device",
+        "cpu",
+        *overrides,
+    )
+    assert outcome.status == 0, outcome.err
+    config = Config.load(tmp_path / "run/config.yaml")
+    assert (config.system, config.gen.dim, config.recon_kl_w) == ("unit", 4, 0.01)
+
+
+def test_a_system_that_is_not_there_is_named(fastmunit: Command, images: Path, tmp_path: Path) -> None:
+    outcome = fastmunit("train", "--system", "cyclgan", "--data", images, "-o", tmp_path / "run")
+    assert outcome.status == 1
+    assert "system 'cyclgan' is none of bicyclegan, cyclegan, munit, unit; did you mean 'cyclegan'?" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_ablate_leaves_terms_out(fastmunit: Command, config_file: Path, tmp_path: Path) -> None:
+    outcome = fastmunit(
+        "train", "--config", config_file, "-o", tmp_path / "run", "--max-iter", 1, "--ablate", "x", "--ablate", "s",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    config = Config.load(tmp_path / "run/config.yaml")
+    assert (config.recon_x_w, config.recon_c_w, config.recon_s_w) == (0, 1, 0)
