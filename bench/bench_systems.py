@@ -1,0 +1,77 @@
+"""An iteration of every system with its public recipe at 256², by the kernels and by the reference path."""
+
+import pytest
+import torch
+from harness import Count, StepTimes
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastmunit import functional
+from fastmunit.config import Config
+from fastmunit.models import registry
+from fastmunit.testing import saved_bytes
+
+SIZE = 256
+
+
+def made(name):
+    """A trainer of the recipe and a batch."""
+    system = registry.system_named(name)
+    config = Config.load(system.recipe, ["vgg_w=0"])
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    batch = [
+        torch.rand(config.batch_size, channels, SIZE, SIZE, generator=generator) * 2 - 1
+        for channels in config.channels("a2b")
+    ]
+    return system(config), batch
+
+
+def step_by(implementation, trainer, batch):
+    torch.manual_seed(2)
+    with functional.use_implementation(implementation):
+        trainer.step(*batch)
+
+
+def check_losses(name):
+    """A wrong step gets no figure."""
+    found = []
+    for implementation in ("reference", "auto"):
+        trainer, batch = made(name)
+        step_by(implementation, trainer, batch)
+        found.append({key: float(loss) for key, loss in trainer.losses().items()})
+    assert found[1] == pytest.approx(found[0], rel=1e-3), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry.names())
+def bench_system_counts(count, name):
+    check_losses(name)
+    macs, saved = {}, {}
+    for implementation in ("reference", "auto"):
+        trainer, batch = made(name)
+        with FlopCounterMode(display=False) as flops:
+            step_by(implementation, trainer, batch)
+        macs[implementation] = flops.get_total_flops() // 2
+        saved[implementation] = saved_bytes(
+            lambda i=implementation, t=trainer, b=batch: step_by(i, t, b), [*trainer.parameters(), *batch]
+        )
+    count(
+        Count(f"{name}: multiply-adds of an iteration", macs["auto"], macs["reference"]),
+        Count(f"{name}: bytes saved for backward in an iteration", saved["auto"], saved["reference"]),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry.names())
+def bench_system_time(step_times, name):
+    check_losses(name)
+    trainer, batch = made(name)
+    fast, _ = made(name)
+    fast.config.precision = "bfloat16"
+    fast.to(memory_format=torch.channels_last)
+    calls = {
+        "reference path": lambda: step_by("reference", trainer, batch),
+        "float32": lambda: step_by("auto", trainer, batch),
+        "bfloat16": lambda: step_by("auto", fast, batch),
+    }
+    step_times(StepTimes(f"{name}, an iteration at 256²", calls, "reference path"))
