@@ -10,7 +10,7 @@ from torch import nn
 from fastmunit.acceleration.chain import Chain, chain_of
 from fastmunit.acceleration.check import difference, signature
 from fastmunit.acceleration.fast_forward import FastForward, fast_forward_of, has_foreign_forward
-from fastmunit.acceleration.layers import containers_of, has_hooks, is_container, layers_of, norm_kind
+from fastmunit.acceleration.layers import has_hooks, is_container, layers_of, norm_kind, passed_over
 from fastmunit.acceleration.report import Entry, Report
 
 _NORMS = (
@@ -35,7 +35,8 @@ def accelerate(module: object) -> Report:
     were there; copies and pickles are accelerated too. The bias of a convolution whose norm cancels it gets a gradient
     of exact zeros. Inside `functional.use_implementation("reference")`, and after a change to a replaced part (a hook,
     another layer or option), the module's own forward runs. The fused ops have first derivatives only: gradient
-    penalties need the reference implementation. Calling it again changes nothing.
+    penalties need the reference implementation. `nn.DataParallel`, whose replicas share attributes, does not go with it;
+    DistributedDataParallel does. Calling it again changes nothing.
 
     Args:
         module: a module, or a trainer: an object whose attributes are modules.
@@ -91,9 +92,9 @@ def _install(module: nn.Module, refused: set[nn.Module], checked: dict[Hashable,
 
 
 def _pick(module: nn.Module, refused: set[nn.Module]) -> tuple[Chain, list[nn.Module]]:
-    """The chain of a module, and the modules that it does not call."""
+    """The chain of a module, and the modules inside that it does not call."""
     chain = chain_of(layers_of(module, refused.__contains__))
-    return chain, list(containers_of(module, refused.__contains__))
+    return chain, list(passed_over(module, refused.__contains__))
 
 
 def _why_unknown(module: nn.Module) -> str | None:

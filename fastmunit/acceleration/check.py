@@ -30,8 +30,8 @@ def difference(module: nn.Module, layers: Sequence[Layer], kept: Iterable[nn.Mod
         module: what is to be replaced.
         layers: its layers.
         kept: modules inside that are called as they are.
-        pick: makes the chain, and names the modules that it does not call, for a copy of the module and the copies of
-            `kept`.
+        pick: makes the chain, and names the modules inside that it does not call, for a copy of the module and the
+            copies of `kept`.
 
     Returns:
         The reason why they are not the same, or None.
@@ -45,7 +45,7 @@ def difference(module: nn.Module, layers: Sequence[Layer], kept: Iterable[nn.Mod
             copies = dict(zip(module.modules(), ours.modules(), strict=True))
             chain, bypassed = pick(ours, {copies[inner] for inner in kept if inner in copies})
             originals = dict(zip(ours.modules(), theirs.modules(), strict=True))
-            return _difference(theirs, chain, ours, [originals[inner] for inner in bypassed], channels)
+            return _difference(theirs, chain, ours, [theirs, *(originals[inner] for inner in bypassed)], channels)
     except Exception as error:  # whatever code of others raises on an input that it may not be made for
         return f"it cannot be checked on a small random map: {type(error).__name__}: {_first_line(error)}"
 

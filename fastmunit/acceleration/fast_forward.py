@@ -61,7 +61,6 @@ class FastForward:
         self.bypassed = [
             _Bypassed(inner, type(inner), dict(inner._modules), {k: v for k, v in vars(inner).items() if k in _OPTIONS})
             for inner in bypassed
-            if inner is not module
         ]
         self.children = dict(module._modules)
 

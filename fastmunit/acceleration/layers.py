@@ -121,12 +121,14 @@ def layers_of(module: nn.Module, keep: Callable[[nn.Module], bool]) -> list[Laye
     return [ResidualBegin(), *inner, ResidualEnd()] if _is_called(module, _RESIDUAL_BLOCKS) else inner
 
 
-def containers_of(module: nn.Module, keep: Callable[[nn.Module], bool]) -> Iterator[nn.Module]:
-    """The modules that `layers_of` takes apart or whose layers it names: those that are not called any more."""
-    yield module
+def passed_over(module: nn.Module, keep: Callable[[nn.Module], bool]) -> Iterator[nn.Module]:
+    """The modules inside of one that its layers stand for: those that `OtherLayer` does not call."""
     for part in _parts(module) or ():
-        if not (keep(part) or has_hooks(part)):
-            yield from containers_of(part, keep)
+        if keep(part) or has_hooks(part):
+            continue
+        if norm_kind(part) is not None or is_container(part) or not isinstance(_leaf(part), OtherLayer):
+            yield part
+            yield from passed_over(part, keep)
 
 
 def _layers_inside(module: nn.Module, keep: Callable[[nn.Module], bool]) -> list[Layer]:
