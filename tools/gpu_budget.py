@@ -2,6 +2,7 @@
 
     python tools/gpu_budget.py    # compiles csrc/cuda, prints what each kernel uses, and what is over budget
     python tools/gpu_budget.py --arch 90 --source csrc/cuda/weighted_l1.cu
+    python tools/gpu_budget.py --markdown    # the table of docs/gpu.md
 
 tests/cuda/budget.yaml has the budget; tests/cuda/test_budget.py holds the kernels to it.
 """
@@ -217,15 +218,58 @@ def table(kernels: list[Kernel], budgets: list[Budget]) -> str:
     return "\n".join(lines)
 
 
+def nvcc_release() -> str | None:
+    """Such as "13.0", or None where there is no nvcc."""
+    nvcc = find_nvcc()
+    match = None if nvcc is None else re.search(r"release (\d+\.\d+)", _output(nvcc, "--version"))
+    return match[1] if match else None
+
+
+def markdown_cells(kernels: list[Kernel], budget: Budget) -> list[str]:
+    """What the kernels of one architecture that a budget is for use at most (of accesses of 128 bits: at least)."""
+    mine = [kernel for kernel in kernels if re.fullmatch(budget.kernel, kernel.name)]
+    narrow = [sum(count for bits, count in kernel.accesses.items() if bits < 128) for kernel in mine]
+    return [
+        str(max(kernel.registers for kernel in mine)),
+        f"{min(kernel.occupancy(budget.threads, budget.dynamic_shared_bytes) for kernel in mine):.2f}",
+        str(min(kernel.accesses[128] for kernel in mine)),
+        str(max(narrow)),
+    ]
+
+
+def markdown_name(budget: Budget) -> str:
+    """A budget's kernels in a table."""
+    return "`" + budget.kernel.replace("|", "\\|") + "`"
+
+
+def markdown(found: dict[str, dict[int, list[Kernel]]], budgets: dict[str, list[Budget]]) -> str:
+    """The table of docs/gpu.md: in each cell, what is used on each architecture."""
+    lines = [
+        "| kernel | threads | registers | occupancy | accesses of 128 bits | narrower |",
+        "|---|---|---|---|---|---|",
+    ]
+    for source, of_arch in found.items():
+        for budget in budgets[source]:
+            cells = zip(*(markdown_cells(kernels, budget) for kernels in of_arch.values()), strict=True)
+            lines.append(
+                f"| {markdown_name(budget)} | {budget.threads} | "
+                + " | ".join(" / ".join(cell) for cell in cells)
+                + " |"
+            )
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Print the kernels and what is over budget."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, nargs="*", default=[])
     parser.add_argument("--arch", type=int, nargs="*", default=[80, 90, 100])
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/gpu.md instead of all kernels")
     arguments = parser.parse_args()
     budgets = read_budget()
     sources = arguments.source or [ROOT / "csrc" / "cuda" / f"{name}.cu" for name in budgets]
     broken: list[str] = []
+    found: dict[str, dict[int, list[Kernel]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for source in sources:
             for arch in arguments.arch:
@@ -233,8 +277,12 @@ def main() -> int:
                 compile_cubin(source, arch, cubin)
                 kernels = kernels_of(cubin, arch)
                 rows = budgets.get(source.stem, [])
-                print(table(kernels, rows))
+                found.setdefault(source.stem, {})[arch] = kernels
+                if not arguments.markdown:
+                    print(table(kernels, rows))
                 broken += check(kernels, rows)
+    if arguments.markdown:
+        print(markdown(found, budgets))
     print("\n".join(broken))
     return 1 if broken else 0
 

@@ -20,7 +20,7 @@
 #define FASTMUNIT_AVX2(...)
 #endif
 
-#define FASTMUNIT_DISPATCH(kernel, Arguments)                                                      \
+#define FASTMUNIT_DISPATCH(kernel, Arguments, isa)                                                 \
   FASTMUNIT_AVX512BF16(namespace avx512bf16 { void kernel(const Arguments&, ParallelFor); })       \
   FASTMUNIT_AVX512(namespace avx512 { void kernel(const Arguments&, ParallelFor); })               \
   FASTMUNIT_AVX2(namespace avx2 { void kernel(const Arguments&, ParallelFor); })                   \
@@ -28,7 +28,7 @@
   void kernel(const Arguments&, ParallelFor);                                                      \
   }                                                                                                \
   void kernel(const Arguments& arguments, ParallelFor parallel_for) {                              \
-    switch (isa()) {                                                                               \
+    switch (isa) {                                                                                 \
       FASTMUNIT_AVX512BF16(case Isa::avx512bf16 : return avx512bf16::kernel(arguments, parallel_for);) \
       FASTMUNIT_AVX512(case Isa::avx512 : return avx512::kernel(arguments, parallel_for);)         \
       FASTMUNIT_AVX2(case Isa::avx2 : return avx2::kernel(arguments, parallel_for);)               \
@@ -38,12 +38,20 @@
   }
 
 namespace fastmunit::cpu {
+namespace {
 
-FASTMUNIT_DISPATCH(fused_norm, FusedNorm)
-FASTMUNIT_DISPATCH(fused_norm_backward, FusedNormBackward)
-FASTMUNIT_DISPATCH(instance_norm_stats, InstanceNormStats)
-FASTMUNIT_DISPATCH(instance_norm_stats_backward, InstanceNormStatsBackward)
-FASTMUNIT_DISPATCH(weighted_l1, WeightedL1)
-FASTMUNIT_DISPATCH(weighted_l1_backward, WeightedL1Backward)
+// avx512bf16 is compiled for bfloat16 alone (storage.h).
+Isa isa_for(DataType dtype) {
+  return isa() == Isa::avx512bf16 && dtype != DataType::bfloat16 ? Isa::avx512 : isa();
+}
+
+}  // namespace
+
+FASTMUNIT_DISPATCH(fused_norm, FusedNorm, isa_for(arguments.dtype))
+FASTMUNIT_DISPATCH(fused_norm_backward, FusedNormBackward, isa_for(arguments.dtype))
+FASTMUNIT_DISPATCH(instance_norm_stats, InstanceNormStats, isa_for(arguments.dtype))
+FASTMUNIT_DISPATCH(instance_norm_stats_backward, InstanceNormStatsBackward, isa_for(arguments.dtype))
+FASTMUNIT_DISPATCH(weighted_l1, WeightedL1, isa())
+FASTMUNIT_DISPATCH(weighted_l1_backward, WeightedL1Backward, isa())
 
 }  // namespace fastmunit::cpu

@@ -326,7 +326,7 @@ class Forward {
 }  // namespace
 
 void fused_norm(const FusedNorm& arguments, ParallelFor parallel_for) {
-  with_storage(arguments.dtype, [&](auto type) { Forward<decltype(type)>(arguments, parallel_for).run(); });
+  with_storage_of_map(arguments.dtype, [&](auto type) { Forward<decltype(type)>(arguments, parallel_for).run(); });
 }
 
 }  // namespace fastmunit::cpu::FASTMUNIT_ISA

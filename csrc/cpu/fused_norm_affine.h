@@ -7,24 +7,10 @@
 #include "fastmunit/fused_norm.h"
 #include "fastmunit/fused_norm_formulas.h"
 #include "simd.h"
+#include "storage.h"
 
 namespace fastmunit::cpu {
 namespace {
-
-// Calls function with a value of the storage type that `dtype` names.
-template <class Function>
-void with_storage(DataType dtype, const Function& function) {
-  switch (dtype) {
-    case DataType::float32:
-      return function(float{});
-    case DataType::float64:
-      return function(double{});
-    case DataType::bfloat16:
-      return function(bfloat16{});
-    case DataType::float16:
-      return function(float16{});
-  }
-}
 
 // Calls function with the activation as a constant.
 template <class Function>

@@ -609,7 +609,7 @@ class Backward {
 }  // namespace
 
 void fused_norm_backward(const FusedNormBackward& arguments, ParallelFor parallel_for) {
-  with_storage(arguments.dtype, [&](auto type) { Backward<decltype(type)>(arguments, parallel_for).run(); });
+  with_storage_of_map(arguments.dtype, [&](auto type) { Backward<decltype(type)>(arguments, parallel_for).run(); });
 }
 
 }  // namespace fastmunit::cpu::FASTMUNIT_ISA

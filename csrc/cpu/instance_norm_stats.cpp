@@ -5,6 +5,7 @@
 #include "block_moments.h"
 #include "segments.h"
 #include "simd.h"
+#include "storage.h"
 
 namespace fastmunit::cpu::FASTMUNIT_ISA {
 namespace {
@@ -139,29 +140,11 @@ void backward(const InstanceNormStatsBackward& a, ParallelFor parallel_for) {
 }  // namespace
 
 void instance_norm_stats(const InstanceNormStats& arguments, ParallelFor parallel_for) {
-  switch (arguments.dtype) {
-    case DataType::float32:
-      return forward<float>(arguments, parallel_for);
-    case DataType::float64:
-      return forward<double>(arguments, parallel_for);
-    case DataType::bfloat16:
-      return forward<bfloat16>(arguments, parallel_for);
-    case DataType::float16:
-      return forward<float16>(arguments, parallel_for);
-  }
+  with_storage_of_map(arguments.dtype, [&](auto type) { forward<decltype(type)>(arguments, parallel_for); });
 }
 
 void instance_norm_stats_backward(const InstanceNormStatsBackward& arguments, ParallelFor parallel_for) {
-  switch (arguments.dtype) {
-    case DataType::float32:
-      return backward<float>(arguments, parallel_for);
-    case DataType::float64:
-      return backward<double>(arguments, parallel_for);
-    case DataType::bfloat16:
-      return backward<bfloat16>(arguments, parallel_for);
-    case DataType::float16:
-      return backward<float16>(arguments, parallel_for);
-  }
+  with_storage_of_map(arguments.dtype, [&](auto type) { backward<decltype(type)>(arguments, parallel_for); });
 }
 
 }  // namespace fastmunit::cpu::FASTMUNIT_ISA

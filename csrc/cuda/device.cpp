@@ -3,10 +3,11 @@
 #include <atomic>
 
 #include "fastmunit/fused_norm_tiles.h"
-#include "fastmunit/launch.cuh"
 
 namespace fastmunit::cuda {
 namespace {
+
+const char* message_of(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
 
 // Stands for the kernels that are launched in clusters, of which a multiprocessor has room for one block.
 __global__ void __launch_bounds__(most_threads, 1) any_block() {}
@@ -14,20 +15,25 @@ __global__ void __launch_bounds__(most_threads, 1) any_block() {}
 // The largest cluster of blocks that a launch finds room for: GPUs, and parts of one that is shared, differ in how many
 // multiprocessors lie together.
 int largest_cluster(int shared_bytes) {
-  constexpr unsigned most = 16;
-  for (unsigned cluster = most; cluster > 1; cluster /= 2) {
-    const LaunchShape shape = {cluster, most_threads, static_cast<unsigned>(shared_bytes), cluster};
+  cudaFuncSetAttribute(any_block, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  cudaFuncSetAttribute(any_block, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  cudaLaunchConfig_t configuration = {};
+  configuration.blockDim = dim3(most_threads);
+  configuration.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+  configuration.attrs = &cluster;
+  configuration.numAttrs = 1;
+  int size = 16;  // the most that any GPU has
+  for (; size > 1; size /= 2) {
+    cluster.val.clusterDim.x = static_cast<unsigned>(size);
+    configuration.gridDim = dim3(static_cast<unsigned>(size));
     int clusters = 0;
-    if (allow(any_block, shape) == nullptr &&
-        with_configuration(shape, nullptr, [&](const cudaLaunchConfig_t& configuration) {
-          return cudaOccupancyMaxActiveClusters(&clusters, any_block, &configuration);
-        }) == cudaSuccess &&
-        clusters > 0) {
-      return static_cast<int>(cluster);
-    }
-    cudaGetLastError();  // that of a size that the GPU does not know is no error
+    if (cudaOccupancyMaxActiveClusters(&clusters, any_block, &configuration) == cudaSuccess && clusters > 0) break;
+    cudaGetLastError();  // a size that the GPU does not have is no error
   }
-  return 1;
+  return size;
 }
 
 }  // namespace

@@ -73,22 +73,25 @@ class EmulationError(Exception):
 
 
 @cache
-def executable(name: str, sanitize: str = "") -> Path:
+def executable(name: str, sanitize: str = "", include: Path | None = None) -> Path:
     """Build the executable of csrc/cuda/`name`.cu, or of `name`.cpp beside this file.
 
     Args:
         name: Of the executable.
         sanitize: What -fsanitize is given: "", "address,undefined" or "thread".
+        include: Folder of other headers than those of csrc/include.
     """
     cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
     if cmake is None or ninja is None or shutil.which("c++") is None:
         pytest.skip("the emulated kernels need CMake, Ninja and a C++ compiler")
-    folder = ROOT / "build" / "-".join(filter(None, ["emulator", *sanitize.split(",")]))
+    kind = "emulator" if include is None else include.parent.name
+    folder = ROOT / "build" / "-".join(filter(None, [kind, *sanitize.split(",")]))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:  # tests run in several processes
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "build.ninja").exists():
             options = ["-DFASTMUNIT_EMULATOR=ON", f"-DFASTMUNIT_SANITIZE={sanitize}", "-G", "Ninja"]
+            options += [] if include is None else [f"-DFASTMUNIT_INCLUDE={include}"]
             _run([cmake, "-S", ROOT, "-B", folder, *options])
         _run([cmake, "--build", folder, "--target", name])
     return folder / "tests" / "cuda" / name
@@ -127,14 +130,19 @@ def request(
     return b"".join([*parts, b"run\n"])
 
 
-def send(program: Path, data: bytes) -> Reply:
-    """Run `program` on a request.
+def send(program: Path, data: bytes, environment: Mapping[str, str] | None = None) -> Reply:
+    """Run `program` on a request, with `environment` beside what it inherits.
 
     Raises:
         EmulationError: It stopped.
     """
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "report_bugs=1"}
-    run = subprocess.run([program], input=data, capture_output=True, check=False, env=environment)
+    everything = {
+        **os.environ,
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "TSAN_OPTIONS": "report_bugs=1",
+        **(environment or {}),
+    }
+    run = subprocess.run([program], input=data, capture_output=True, check=False, env=everything)
     if run.returncode != 0:
         raise EmulationError(run.stderr.decode(errors="replace"))
     reply = Reply()
@@ -165,6 +173,8 @@ def emulate(
     schedule: str = "forward",
     sanitize: str = "",
     count: bool = False,
+    include: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Reply:
     """Run the launcher of `op` and fill `outputs`, which start as NaN whatever they hold.
 
@@ -178,6 +188,8 @@ def emulate(
         schedule: One of `SCHEDULES`.
         sanitize: See `executable`.
         count: Whether to count traffic.
+        include: See `executable`.
+        environment: Beside that of this process.
 
     Returns:
         What the launcher wrote and did.
@@ -186,7 +198,8 @@ def emulate(
         EmulationError: The emulator or a sanitizer stopped it.
     """
     texts = {**texts, "schedule": schedule, "count": "traffic" if count else "no"}
-    reply = send(executable(op, sanitize), request(values, texts, inputs, outputs, shifts))
+    program = executable(op, sanitize, include)
+    reply = send(program, request(values, texts, inputs, outputs, shifts), environment)
     for name, tensor in outputs.items():
         if tensor.numel():
             flat = torch.frombuffer(bytearray(reply.outputs[name]), dtype=torch.uint8).view(tensor.dtype)

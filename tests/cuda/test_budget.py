@@ -1,5 +1,6 @@
 """The machine code of the CUDA kernels: no warning, no spill, no local memory, and within tests/cuda/budget.yaml."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from gpu_budget import Budget, Kernel, check, compile_cubin, find_cuobjdump, find_nvcc, kernels_of, read_budget  # noqa: E402
+from gpu_budget import (  # noqa: E402
+    Budget,
+    Kernel,
+    check,
+    compile_cubin,
+    find_cuobjdump,
+    find_nvcc,
+    kernels_of,
+    markdown_cells,
+    markdown_name,
+    nvcc_release,
+    read_budget,
+)
 
 ARCHITECTURES = (80, 90, 100)
 # A source without a launch has no kernels.
@@ -35,8 +48,32 @@ def test_kernels_are_within_their_budget(source, arch, tmp_path):
         pytest.skip("compiled without a warning; there is no cuobjdump to read more from it")
     kernels = kernels_of(cubin, arch)
     assert kernels
-    broken = check(kernels, read_budget()[source.stem])
+    budgets = read_budget()[source.stem]
+    broken = check(kernels, budgets)
     assert not broken, "\n".join(broken)
+    # The documented figures are those of one compiler.
+    text = (ROOT / "docs" / "gpu.md").read_text()
+    if f"nvcc {nvcc_release()}" in text:
+        for budget in budgets:
+            cells = documented(text, budget)
+            assert [cell.split(" / ")[ARCHITECTURES.index(arch)] for cell in cells] == markdown_cells(
+                kernels, budget
+            ), "docs/gpu.md is not up to date: python tools/gpu_budget.py --markdown"
+
+
+def documented(text, budget):
+    """The cells of a row of the table in docs/gpu.md, behind the threads."""
+    rows = [line for line in text.splitlines() if line.startswith(f"| {markdown_name(budget)} |")]
+    assert len(rows) == 1, f"docs/gpu.md has {len(rows)} rows for {budget.kernel}"
+    return rows[0].removeprefix(f"| {markdown_name(budget)} |").strip(" |").split(" | ")[1:]
+
+
+def test_each_budget_is_documented():
+    text = (ROOT / "docs" / "gpu.md").read_text()
+    assert re.search(r"nvcc \d+\.\d+", text)
+    for budgets in read_budget().values():
+        for budget in budgets:
+            assert [len(cell.split(" / ")) for cell in documented(text, budget)] == [len(ARCHITECTURES)] * 4
 
 
 def test_each_source_has_a_budget():

@@ -58,7 +58,7 @@ def fits_on_chip(
         sector = 32 // value_bytes
         channels = 8 * sector if statistics == "layer" else sector
         row_tiles = device.cluster // -(-c // channels) if statistics == "layer" else device.cluster
-    if row_tiles == 0 or (channels > 1 and row_tiles > 1 and layout == "nchw"):
+    if row_tiles == 0 or (layout == "nchw" and channels > 1 and row_tiles > 1):
         return False
     steps = h // step
     if row_tiles > 1 and reflect and steps // row_tiles * step <= pad:

@@ -126,7 +126,7 @@ CASES |= {
     for backward in (False, True)
 }
 CASES |= {
-    f"fused_norm {'back' if backward else 'for'}ward {SMALL} {layout} instance residual {device} {name_of(dtype)}": (
+    f"fused_norm {'backward' if backward else 'forward'} {SMALL} {layout} residual {device} {name_of(dtype)}": (
         partial(fused_norm_traffic, SMALL, layout, "instance", device, dtype, backward, residual=True),
         *limits[backward],
     )

@@ -16,9 +16,9 @@ struct LaunchShape {
 
 inline const char* message_of(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
 
-// Lets a kernel have the shared memory and the cluster of `shape`.
-template <class... Parameters>
-const char* allow(void (*kernel)(Parameters...), const LaunchShape& shape) {
+// Returns null, or what CUDA says went wrong. `stream` is a cudaStream_t.
+template <class... Parameters, class... Arguments>
+const char* launch(void (*kernel)(Parameters...), const LaunchShape& shape, void* stream, Arguments... arguments) {
   constexpr unsigned shared_bytes_for_all = 48 * 1024, cluster_for_all = 8;
   if (shape.shared_bytes > shared_bytes_for_all) {
     const char* error = message_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -29,12 +29,6 @@ const char* allow(void (*kernel)(Parameters...), const LaunchShape& shape) {
     const char* error = message_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
     if (error != nullptr) return error;
   }
-  return nullptr;
-}
-
-// Calls use(configuration) with `shape` as CUDA wants it; `stream` is a cudaStream_t.
-template <class Use>
-cudaError_t with_configuration(const LaunchShape& shape, void* stream, Use use) {
   cudaLaunchAttribute cluster = {};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.x = shape.cluster;
@@ -46,16 +40,7 @@ cudaError_t with_configuration(const LaunchShape& shape, void* stream, Use use) 
   configuration.stream = static_cast<cudaStream_t>(stream);
   configuration.attrs = &cluster;
   configuration.numAttrs = shape.cluster > 1 ? 1 : 0;
-  return use(configuration);
-}
-
-// Returns null, or what CUDA says went wrong.
-template <class... Parameters, class... Arguments>
-const char* launch(void (*kernel)(Parameters...), const LaunchShape& shape, void* stream, Arguments... arguments) {
-  if (const char* error = allow(kernel, shape)) return error;
-  const cudaError_t error = with_configuration(shape, stream, [&](const cudaLaunchConfig_t& configuration) {
-    return cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...);
-  });
+  const cudaError_t error = cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...);
   return error == cudaSuccess ? message_of(cudaGetLastError()) : message_of(error);
 }
 
