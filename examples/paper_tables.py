@@ -19,7 +19,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +46,23 @@ class Recipe:
 
     Attributes:
         config: name of the shipped configuration.
-        changes: keys that differ from it.
+        changes: "key=value" for keys that differ from it.
         paired: whether it learns from pairs.
     """
 
     config: str
-    changes: dict[str, Any] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()
     paired: bool = False
 
 
+# The paper's UNIT is random by the noise of its latent code.
 RECIPES: dict[str, Recipe] = {
-    "UNIT": Recipe("demo_unit"),
+    "UNIT": Recipe("demo_unit", ("options.noise_at_test=true",)),
     "CycleGAN": Recipe("demo_cyclegan"),
     "CycleGAN* with noise": Recipe("demo_cyclegan_noise"),
-    "MUNIT without x reconstruction": Recipe("demo", {"recon_x_w": 0}),
-    "MUNIT without c reconstruction": Recipe("demo", {"recon_c_w": 0}),
-    "MUNIT without s reconstruction": Recipe("demo", {"recon_s_w": 0}),
+    "MUNIT without x reconstruction": Recipe("demo", ("recon_x_w=0",)),
+    "MUNIT without c reconstruction": Recipe("demo", ("recon_c_w=0",)),
+    "MUNIT without s reconstruction": Recipe("demo", ("recon_s_w=0",)),
     "MUNIT": Recipe("demo"),
     "BicycleGAN (paired)": Recipe("demo_bicyclegan", paired=True),
 }
@@ -162,9 +163,7 @@ class Program:
                 print(f"no configuration {recipe.config} is shipped: rows that need it are left out.", file=sys.stderr)
                 self.missing.append(recipe.config)
             return None
-        config = Config.load(recipe.config)
-        for key, value in recipe.changes.items():
-            setattr(config, key, value)
+        config = Config.load(recipe.config, recipe.changes)
         config.seed = seed
         config.precision = "bfloat16" if has_fast_bfloat16(self.device) else "float32"
         return config

@@ -31,7 +31,7 @@ SAMPLES = 2 * PAIRS
 
 # Outputs of each input that go into distances between sets: more of one input add little.
 _SET_SAMPLES = 10
-_MOST_REAL, _MOST_PAIRED = 2000, 400
+_MOST_REAL, _MOST_PAIRED = 1000, 400
 _SHEET_INPUTS, _SHEET_OUTPUTS, _NEIGHBOURS = 5, 8, 3
 
 Progress = Callable[[float, str], None]
@@ -390,7 +390,7 @@ class _Run:
         known = self._training_images()
         kind = "training" if known is not None else "test"
         pool = known if known is not None else self.target_set
-        indices = _spread(len(pool), _MOST_REAL // 2)
+        indices = _spread(len(pool), _MOST_REAL)
         outputs = [_rgb(self._outputs(index)[:1])[0] for index in self.chosen[: 2 * _SHEET_INPUTS]]
         if self.measures.features:
             name, network = next(iter(self.measures.features.items()))

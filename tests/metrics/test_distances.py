@@ -101,13 +101,13 @@ def test_interval_of_the_kernel_distance_covers() -> None:
     truth = 4 + 32 - 14
     generator = torch.Generator().manual_seed(0)
     covered = 0
-    for trial in range(100):
+    for trial in range(60):
         real = torch.randn(80, 1, generator=generator).double()
         outputs = torch.randn(80, 1, 1, generator=generator).double() + 1
         estimate = kernel_estimate(real, outputs, seed=trial)
         assert estimate.low is not None and estimate.high is not None
         covered += estimate.low <= truth <= estimate.high
-    assert 82 <= covered <= 100
+    assert 49 <= covered <= 60
 
 
 @pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
