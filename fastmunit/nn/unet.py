@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmunit.nn.blocks import Conv2dBlock
+from fastmunit.nn.cancelled_bias import with_zero_gradients
 from fastmunit.nn.dropout import Dropout
 from fastmunit.nn.latent import append_latent
 from fastmunit.nn.padded import PaddedMap
@@ -100,7 +101,8 @@ class UNet(nn.Module):
             current = cast(Dropout, dropout).run(cast(TransposedConv2dBlock, up).run(current, None))
             if skips:
                 current = _joined(current, skips.pop())
-        return current.interior
+        blocks = [cast(Conv2dBlock, block) for block in (*self.downs, *self.ups)]
+        return with_zero_gradients(current.interior, [bias for b in blocks for bias in b.cancelled_biases(x)])
 
 
 def _with_latent(x: PaddedMap, z: Tensor, latent_dim: int) -> PaddedMap:
