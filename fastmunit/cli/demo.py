@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _IMAGES, _STYLES = 8, 8
 _MARKER = "demo.json"
-_OWN = ("data", _MARKER)
+_OWN = ("data", "pairs", _MARKER)
 
 
 def demo(
@@ -61,8 +61,10 @@ def demo(
     place = resolve_device(device)
     settings = Config.load(config or registry.system_named(system).demo_recipe)
     _make_way(output, minutes, seed)
-    unpack = data.unpack_demo if settings.pairs == "unpaired" else data.unpack_paired_demo
-    root = unpack(output / "data")
+    if settings.pairs == "unpaired":
+        root = data.unpack_demo(output / "data")
+    else:
+        root = data.unpack_paired_demo(output / "pairs")
     settings.data_root, settings.seed = str(root), seed
     settings.precision = "bfloat16" if has_fast_bfloat16(place) else "float32"
 

@@ -92,6 +92,7 @@ class BicycleGAN(System):
     latent vectors, and pairs must not be "unpaired".
     """
 
+    recipe, demo_recipe = "bicyclegan", "demo_bicyclegan"
     Options = BicycleGANOptions
     paired = True
     directions = ("a2b",)

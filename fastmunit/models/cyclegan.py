@@ -33,7 +33,11 @@ class CycleGANOptions(GeneratorOptions):
 
     identity: float = Field(0.5, ge=0, description="weight of the identity loss, as a part of recon_x_cyc_w")
     pool_size: int = Field(50, ge=0, description="translated images kept for the discriminators")
-    noise_dim: int = Field(0, ge=0, description="length of the generators' noise; 0: none, as published")
+    noise_dim: int = Field(
+        0,
+        ge=0,
+        description="length of the generators' noise; 0: none. A resnet cancels it",
+    )
 
 
 @register("cyclegan")
@@ -53,6 +57,7 @@ class CycleGAN(System):
     Args and errors: as `System`; hyperparameters has `options` of `CycleGANOptions`.
     """
 
+    recipe, demo_recipe = "cyclegan", "demo_cyclegan"
     Options = CycleGANOptions
     rows: tuple[str, ...] = ("input", "translation", "reconstruction")
 

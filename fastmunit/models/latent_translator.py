@@ -38,6 +38,7 @@ class LatentTranslator(Translator):
         device = next(generator.parameters()).device
         super().__init__(device, multiple, least, channels, latent_dim or int(self._drops))
         self._generator, self._latent_dim, self._encoder = generator, latent_dim, encoder
+        self.takes_references = encoder is not None
 
     def encode(self, images: Tensor) -> Tensor:
         """The image itself: the latent vector enters with it."""

@@ -12,7 +12,7 @@ from fastmunit.errors import ConfigError
 from fastmunit.models.system import SystemOptions
 from fastmunit.nn.patch_discriminator import least_size
 from fastmunit.nn.resnet import ResNetGenerator
-from fastmunit.nn.unet import Injection, UNet, Upsampling
+from fastmunit.nn.unet import FEWEST_DOWNS_WITH_DROPOUT, Injection, UNet, Upsampling
 
 
 class GeneratorOptions(SystemOptions):
@@ -92,6 +92,16 @@ def check_generators(config: Config, options: GeneratorOptions, others_need: Pos
             raise ConfigError(f"{key} is {crop}, not a multiple of {multiple}, as {why} needs: use {nearest}.")
     if options.generator == "resnet" and options.inject == "all":
         raise ConfigError("options.inject all needs options.generator unet: a resnet takes noise at its first layer.")
+    if options.dropout and options.generator == "unet" and options.num_downs < FEWEST_DOWNS_WITH_DROPOUT:
+        raise ConfigError(
+            f"options.dropout is {options.dropout:g}, but a U-Net of options.num_downs {options.num_downs} has no "
+            f"layer for it: use num_downs {FEWEST_DOWNS_WITH_DROPOUT} or more, or dropout 0."
+        )
+    if options.dropout and options.generator == "resnet" and config.gen.n_res == 0:
+        raise ConfigError(
+            f"options.dropout is {options.dropout:g}, but without residual blocks (gen.n_res 0) there is no layer for "
+            "it: use dropout 0."
+        )
     if options.dropout and config.checkpointing:
         raise ConfigError(
             "checkpointing would draw other dropout masks in backward: set checkpointing to false or options.dropout "

@@ -115,26 +115,26 @@ class Conv2dBlock(nn.Module):
 
     def _bias_for_the_op(self, x: Tensor) -> Tensor | None:
         """The convolution's bias where bias, activation and pad are one op: its gradient comes out of the same pass."""
-        if not _is_plain(self.conv) or self.norm is not None or not isinstance(self.activation, nn.ReLU | nn.LeakyReLU):
+        if not is_plain(self.conv) or self.norm is not None or not isinstance(self.activation, nn.ReLU | nn.LeakyReLU):
             return None
         return None if functional.implementation_of("fused_norm", x) == "reference" else cast(nn.Conv2d, self.conv).bias
 
     def _convolve(self, x: Tensor, *, without_bias: bool) -> Tensor:
-        if not _is_plain(self.conv) or functional.default_implementation() == "reference":
+        if not is_plain(self.conv) or functional.default_implementation() == "reference":
             return self.conv(x)
         conv = cast(nn.Conv2d, self.conv)
         return convolve(conv, x, None if without_bias else conv.bias)
 
     def cancelled_biases(self, x: Tensor) -> list[Tensor]:
         """The convolution's bias where `run` on x leaves it out, as the norm would cancel it."""
-        if not _is_plain(self.conv) or type(self.norm) not in (InstanceNorm2d, AdaptiveInstanceNorm2d):
+        if not is_plain(self.conv) or type(self.norm) not in (InstanceNorm2d, AdaptiveInstanceNorm2d):
             return []
         bias = cast(nn.Conv2d, self.conv).bias
         return [] if bias is None or functional.implementation_of("fused_norm", x) == "reference" else [bias]
 
     def run_upsampled(self, x: PaddedMap, pad: Pad | None = None) -> PaddedMap:
         """Run on a map without pad, upsampled by 2 to its nearest pixels, and pad the result for the next block."""
-        if not _is_plain(self.conv):
+        if not is_plain(self.conv):
             upsampled = nn.functional.interpolate(x.padded, scale_factor=2)
             return run_blocks([self], upsampled, pad=pad)
         phases = functional.upsamples_in_phases(x.padded)
@@ -152,10 +152,10 @@ class Conv2dBlock(nn.Module):
         return adain.take(self.norm.num_features)
 
 
-def _is_plain(conv: nn.Module) -> bool:
+def is_plain(conv: nn.Module, kind: type[nn.Module] = nn.Conv2d) -> bool:
     """Whether a convolution may run without its module being called: it is torch's own, and nothing is hooked to it."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return type(conv) is nn.Conv2d and not any(getattr(conv, name) for name in hooks)
+    return type(conv) is kind and not any(getattr(conv, name) for name in hooks)
 
 
 class LinearBlock(nn.Module):

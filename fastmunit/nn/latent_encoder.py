@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmunit import functional
+from fastmunit.nn.blocks import Conv2dBlock
+from fastmunit.nn.cancelled_bias import with_zero_gradients
 from fastmunit.nn.norm import InstanceNorm2d
 from fastmunit.nn.padded import normalise
 from fastmunit.nn.recompute import kept_as
@@ -29,17 +31,16 @@ class PooledResBlock(nn.Module):
         super().__init__()
         self.norm = InstanceNorm2d(input_dim)
         self.activation = nn.LeakyReLU(0.2, inplace=True)
-        self.conv1 = nn.Conv2d(input_dim, input_dim, 3, 1, 1)
+        self.conv1 = Conv2dBlock(input_dim, input_dim, 3, 1, 1, norm="in", activation="lrelu", pad_type="zero")
         self.conv2 = nn.Conv2d(input_dim, output_dim, 3, 1, 1)
         self.shortcut = nn.Conv2d(input_dim, output_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = normalise(x, self.norm, self.activation)
-        with kept_as(hidden.recipe, hidden.padded):
-            y = self.conv1(hidden.padded)
-        hidden = normalise(y, self.norm, self.activation)
+        hidden = self.conv1.run(hidden, None)
         with kept_as(hidden.recipe, hidden.padded):
             y = _convolve_and_average(hidden.padded, self.conv2)
+        y = with_zero_gradients(y, self.conv1.cancelled_biases(x))
         return y + self.shortcut(F.avg_pool2d(x, 2))
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmunit.nn.blocks import Conv2dBlock
+from fastmunit.nn.cancelled_bias import with_zero_gradients
 from fastmunit.nn.dropout import Dropout
 from fastmunit.nn.latent import append_latent
 from fastmunit.nn.padded import PaddedMap
@@ -20,6 +21,9 @@ Upsampling = Literal["transposed", "bilinear"]
 # Channels grow up to this many times those of the first layer.
 _WIDEST = 8
 
+FEWEST_DOWNS_WITH_DROPOUT = 6
+"""A shallower U-Net has no layer that dropout follows."""
+
 
 class UNet(nn.Module):
     """Image (N, input_dim, H, W) to image (N, output_dim, H, W) in [-1, 1]; H and W multiples of 2^num_downs.
@@ -27,8 +31,8 @@ class UNet(nn.Module):
     num_downs 4x4 stride-2 convolutions, and as many upsampling layers, each of which but the innermost also reads the
     map of its size on the way down. Channels dim, 2 dim, 4 dim, then 8 dim. Leaky ReLU(0.2) on the way down, ReLU on
     the way up, instance norm without parameters after all but the first, the innermost and the last convolution.
-    Dropout follows the upsampling layers inside the widest part. Source: Isola et al. 2017, appendix 6.1.1; Zhu et al.
-    2017 (BicycleGAN), section 4.
+    Dropout follows the upsampling layers between the innermost and the first of 8 dim channels. Source: Isola et al.
+    2017, appendix 6.1.1; Zhu et al. 2017 (BicycleGAN), section 4.
 
     Args:
         input_dim: channels of the input image.
@@ -100,7 +104,8 @@ class UNet(nn.Module):
             current = cast(Dropout, dropout).run(cast(TransposedConv2dBlock, up).run(current, None))
             if skips:
                 current = _joined(current, skips.pop())
-        return current.interior
+        blocks = [cast(Conv2dBlock, block) for block in (*self.downs, *self.ups)]
+        return with_zero_gradients(current.interior, [bias for b in blocks for bias in b.cancelled_biases(x)])
 
 
 def _with_latent(x: PaddedMap, z: Tensor, latent_dim: int) -> PaddedMap:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastmunit.nn.blocks import AdaINParameters, Conv2dBlock, make_activation
+from fastmunit import functional
+from fastmunit.nn.blocks import AdaINParameters, Conv2dBlock, is_plain, make_activation
+from fastmunit.nn.cancelled_bias import with_zero_gradients
 from fastmunit.nn.norm import InstanceNorm2d
 from fastmunit.nn.padded import Pad, PaddedMap, normalise, pad_map
 from fastmunit.nn.recompute import kept_as
@@ -36,13 +38,23 @@ class TransposedConv2dBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.run(PaddedMap(x, x), None).interior
+        return with_zero_gradients(self.run(PaddedMap(x, x), None).interior, self.cancelled_biases(x))
 
     def run(self, x: PaddedMap, adain: AdaINParameters | None, pad: Pad | None = None) -> PaddedMap:
         """Run on a map without pad, and write the result with the pad of the next block."""
+        conv = self.conv
         with kept_as(x.recipe, x.padded):
-            y = self.conv(x.padded)
+            if self.cancelled_biases(x.padded):
+                y = F.conv_transpose2d(x.padded, conv.weight, None, 2, 1, conv.output_padding)
+            else:
+                y = conv(x.padded)
         return normalise(y, self.norm, self.activation, pad=pad)
+
+    def cancelled_biases(self, x: Tensor) -> list[Tensor]:
+        """The convolution's bias where `run` on x leaves it out, as the norm would cancel it."""
+        if self.norm is None or self.conv.bias is None or not is_plain(self.conv, nn.ConvTranspose2d):
+            return []
+        return [] if functional.implementation_of("fused_norm", x) == "reference" else [self.conv.bias]
 
 
 class BilinearConv2dBlock(Conv2dBlock):
