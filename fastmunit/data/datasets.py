@@ -164,4 +164,5 @@ def _dataset(config: Config, part: Part, domain: Domain, crop: tuple[int, int]) 
         seed=config.seed,
         stream="ab".index(domain) if config.pairs == "unpaired" else 0,
         half=files.half,
+        flip=config.flip,
     )

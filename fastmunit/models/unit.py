@@ -34,6 +34,10 @@ class UNITOptions(SystemOptions):
     share_latent_blocks: int = Field(
         0, ge=0, description="last residual blocks of the encoders and first of the decoders that both domains share"
     )
+    equal_start: bool = Field(
+        False,
+        description="start both generators from the same weights, which keeps the content in short trainings",
+    )
     noise_at_test: bool = Field(False, description="translate samples of the latent code instead of its mean")
 
 
@@ -92,6 +96,8 @@ class UNIT(System):
         self.apply(weights_init(config.init))
         self.dis_a.apply(weights_init("gaussian"))
         self.dis_b.apply(weights_init("gaussian"))
+        if self.options.equal_start:
+            self.gen_b.load_state_dict(self.gen_a.state_dict())
         self.finish()
 
         self.loss_dis_a: Loss = 0
@@ -118,6 +124,11 @@ class UNIT(System):
             raise ConfigError(
                 f"share_latent_blocks = {options.share_latent_blocks} is more than the gen.n_res = {config.gen.n_res} "
                 "residual blocks that encoders and decoders have: lower it, or raise gen.n_res."
+            )
+        if options.equal_start and config.input_dim_a != config.input_dim_b:
+            raise ConfigError(
+                f"equal_start needs input_dim_a = input_dim_b, not {config.input_dim_a} and {config.input_dim_b}: "
+                "generators of other sizes cannot have the same weights."
             )
         return options
 

@@ -43,6 +43,22 @@ def test_training_draws_flips_and_crops_of_the_resized_image() -> None:
     assert 0.4 < np.mean([flip for flip, _, _ in seen]) < 0.6
 
 
+def test_flips_can_be_switched_off_and_leave_the_crops_as_they_are(make_config: Callable[..., Config]) -> None:
+    levels = torch.arange(12 * 10, dtype=torch.uint8).reshape(1, 12, 10)
+    crops = {flip: transforms.TrainTransform(None, (4, 6), flip) for flip in (True, False)}
+    flipped = 0
+    for index in range(50):
+        with_flip, without = (crops[flip](levels, named_generator("t", index)) for flip in (True, False))
+        assert bool((without.diff(dim=-1) > 0).all())
+        if bool((with_flip.diff(dim=-1) < 0).all()):
+            flipped += 1
+        else:
+            assert torch.equal(with_flip, without)
+    assert 10 < flipped < 40
+    for flip in (True, False):
+        assert datasets.training_datasets(make_config(flip=flip))[0].train_transform.flip is flip
+
+
 def test_test_images_are_centre_crops_without_flip() -> None:
     levels = torch.arange(12 * 10, dtype=torch.uint8).reshape(1, 12, 10)
     out = transforms.TestTransform(None, (4, 6))(levels)

@@ -461,6 +461,20 @@ def test_more_shared_blocks_than_there_are(hyperparameters: dict[str, Any]) -> N
         build({**hyperparameters, "options": {"share_blocks": 1}})
 
 
+def test_equal_start(hyperparameters: dict[str, Any], images: Pair) -> None:
+    ordinary = build(hyperparameters)
+    trainer = build({**hyperparameters, "options": {"equal_start": True}})
+    states = [gen.state_dict() for gen in (trainer.gen_a, trainer.gen_b, ordinary.gen_a, ordinary.gen_b)]
+    for key, value in states[0].items():
+        assert torch.equal(states[1][key], value) and torch.equal(states[2][key], value)
+    assert any(not torch.equal(states[2][key], states[3][key]) for key in states[2])
+    iterate(trainer, images)
+    weights = [gen.enc.model[0].conv.weight for gen in (trainer.gen_a, trainer.gen_b)]
+    assert not torch.equal(*weights), "they are equal at the start only"
+    with pytest.raises(ConfigError, match="equal_start needs input_dim_a = input_dim_b, not 1 and 3"):
+        build({**hyperparameters, "input_dim_a": 1, "options": {"equal_start": True}})
+
+
 def test_checkpoints_of_another_system_are_named(hyperparameters: dict[str, Any], tmp_path: Path) -> None:
     build(hyperparameters).save(tmp_path / "unit", 0)
     MUNIT({**hyperparameters, "system": "munit"}).save(tmp_path / "munit", 0)
