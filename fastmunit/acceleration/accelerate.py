@@ -35,8 +35,8 @@ def accelerate(module: object) -> Report:
     were there; copies and pickles are accelerated too. The bias of a convolution whose norm cancels it gets a gradient
     of exact zeros. Inside `functional.use_implementation("reference")`, and after a change to a replaced part (a hook,
     another layer or option), the module's own forward runs. The fused ops have first derivatives only: gradient
-    penalties need the reference implementation. `nn.DataParallel`, whose replicas share attributes, does not go with it;
-    DistributedDataParallel does. Calling it again changes nothing.
+    penalties need the reference implementation. `nn.DataParallel`, whose replicas share attributes, does not go with
+    it; DistributedDataParallel does. Calling it again changes nothing.
 
     Args:
         module: a module, or a trainer: an object whose attributes are modules.
