@@ -10,7 +10,7 @@ import typer
 from fastmunit.cli.options import ConfigName, Device
 
 if TYPE_CHECKING:
-    from fastmunit.metrics.evaluation import Evaluation
+    from fastmunit.metrics.results import Evaluation
 
 
 class Directions(str, Enum):

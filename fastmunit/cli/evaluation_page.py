@@ -12,7 +12,7 @@ from fastmunit.training.grids import grid, jpeg
 from fastmunit.training.page import STYLE
 
 if TYPE_CHECKING:
-    from fastmunit.metrics.evaluation import Evaluation, Figure, Sheet
+    from fastmunit.metrics.results import Evaluation, Figure, Sheet
 
 _OWN_STYLE = """
 table.figures { width: 100%; } table.figures td, table.figures th { padding: 6px 14px 6px 0; text-align: left; }

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastmunit import data
@@ -24,6 +22,8 @@ from fastmunit.metrics.inception_score import conditional_inception_score, incep
 from fastmunit.metrics.intervals import Estimate, mean_estimate
 from fastmunit.metrics.measures import Measures
 from fastmunit.metrics.reconstruction import reconstruction_l1
+from fastmunit.metrics.results import Evaluation, Figure, Sheet
+from fastmunit.metrics.sheets import most, neighbour_sheet
 from fastmunit.models.translator import Translator
 
 SAMPLES = 2 * PAIRS
@@ -31,75 +31,11 @@ SAMPLES = 2 * PAIRS
 
 # Outputs of each input that go into distances between sets: more of one input add little.
 _SET_SAMPLES = 10
-_MOST_REAL, _MOST_PAIRED = 1000, 400
-_SHEET_INPUTS, _SHEET_OUTPUTS, _NEIGHBOURS = 5, 8, 3
+# Real images: for features, for pairs, to look for neighbours among; evenly spread where there are more.
+_MOST_REAL, _MOST_PAIRED, _MOST_SHOWN = 1000, 400, 400
+_SHEET_INPUTS, _SHEET_OUTPUTS = 5, 8
 
 Progress = Callable[[float, str], None]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured figure.
-
-    Attributes:
-        name: with the network and version it depends on.
-        estimate: value and interval.
-        better: "higher" or "lower"; empty where neither is.
-        references: what the value is to be compared with, for example the diversity of real images.
-        note: what a reader has to know.
-    """
-
-    name: str
-    estimate: Estimate
-    better: str = ""
-    references: dict[str, Estimate] = field(default_factory=dict)
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name, for JSON."""
-        return {
-            "name": self.name,
-            **self.estimate.to_dict(),
-            "better": self.better,
-            "references": {name: estimate.to_dict() for name, estimate in self.references.items()},
-            "note": self.note,
-        }
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """Rows of images (C, H, W) in [-1, 1] that belong side by side, and what they show."""
-
-    caption: str
-    rows: list[list[Tensor]]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured of one direction.
-
-    Attributes:
-        direction: "a2b" or "b2a".
-        figures: in the order of the report.
-        skipped: measure → why this model has none.
-        per_input: for each input its file and its values.
-        sheets: most and least diverse inputs, nearest real neighbours.
-    """
-
-    direction: str
-    figures: list[Figure]
-    skipped: dict[str, str]
-    per_input: list[dict[str, Any]]
-    sheets: list[Sheet]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the pictures, for JSON."""
-        return {
-            "direction": self.direction,
-            "figures": [figure.to_dict() for figure in self.figures],
-            "skipped": self.skipped,
-            "per_input": self.per_input,
-        }
 
 
 @torch.inference_mode()
@@ -367,47 +303,25 @@ class _Run:
         return rows
 
     def _sheets(self) -> list[Sheet]:
-        order = list(range(len(self.chosen)))
-        sheets = []
+        half = min(_SHEET_INPUTS, len(self.chosen) // 2)
         if self.lpips:
             name, values = next(iter(self.lpips.items()))
-            order.sort(key=lambda place: -values[place])
-            half = min(_SHEET_INPUTS, len(order) // 2)
-            for kind, places in (("Most", order[:half]), ("Least", order[len(order) - half :][::-1])):
-                rows = [self._row(self.chosen[place]) for place in places]
+            sheets = []
+            for kind, places in (("Most", most(values, half)), ("Least", most([-v for v in values], half))):
                 shown = ", ".join(f"{values[place]:.3g}" for place in places)
+                rows = [self._row(self.chosen[place]) for place in places]
                 sheets.append(Sheet(f"{kind} diverse inputs by {name} ({shown}): input, then outputs", rows))
         else:
-            sheets.append(Sheet("Inputs, then outputs", [self._row(index) for index in self.chosen[:_SHEET_INPUTS]]))
-        sheets.append(self._neighbours())
-        return sheets
+            sheets = [Sheet("Inputs, then outputs", [self._row(index) for index in self.chosen[:_SHEET_INPUTS]])]
+        known = self._training_images()
+        kind, pool = ("training", known) if known is not None else ("test", self.target_set)
+        outputs = [_rgb(self._outputs(index)[:1])[0] for index in self.chosen[: 2 * _SHEET_INPUTS]]
+        real = [_rgb(pool[index][None])[0] for index in _spread(len(pool), _MOST_SHOWN)]
+        network = next(iter(self.measures.features.values()), None)
+        return [*sheets, neighbour_sheet(outputs, real, f"{kind} images", network, self.forward.device)]
 
     def _row(self, index: int) -> list[Tensor]:
         return [_rgb(self.source_set[index][None])[0], *_rgb(self._outputs(index)[:_SHEET_OUTPUTS])]
-
-    def _neighbours(self) -> Sheet:
-        """Outputs beside the real images that are nearest to them: memorised training images would show."""
-        known = self._training_images()
-        kind = "training" if known is not None else "test"
-        pool = known if known is not None else self.target_set
-        indices = _spread(len(pool), _MOST_REAL)
-        outputs = [_rgb(self._outputs(index)[:1])[0] for index in self.chosen[: 2 * _SHEET_INPUTS]]
-        if self.measures.features:
-            name, network = next(iter(self.measures.features.items()))
-            space = f"{name} features"
-            describe = lambda image: features_of(network, image[None].to(self.forward.device))[0]  # noqa: E731
-        else:
-            space = "16x16 pixels"
-            describe = lambda image: F.adaptive_avg_pool2d(image, 16).flatten()  # noqa: E731
-        real = torch.stack([describe(_rgb(pool[index][None])[0]) for index in indices])
-        distances = torch.cdist(torch.stack([describe(image) for image in outputs]), real)
-        nearest = distances.topk(min(_NEIGHBOURS, len(indices)), largest=False).indices.tolist()
-        rows = [
-            [output, *(_rgb(pool[indices[k]][None])[0] for k in found)]
-            for output, found in zip(outputs, nearest, strict=True)
-        ]
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        return Sheet(f"Outputs (first row), and below each the nearest {kind} images in {space}", columns)
 
     def _training_images(self) -> data.ImageDataset | None:
         try:

@@ -17,10 +17,11 @@ from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, ConfigError, DataError, FastmunitError
 from fastmunit.metrics import measures as measures_module
 from fastmunit.metrics.classifier import Classifier
-from fastmunit.metrics.evaluation import Evaluation, Figure, evaluate
+from fastmunit.metrics.evaluation import evaluate
 from fastmunit.metrics.features import FeatureNet
 from fastmunit.metrics.lpips import LPIPS
 from fastmunit.metrics.measures import Measures, load_measures
+from fastmunit.metrics.results import Evaluation, Figure
 from fastmunit.models.translator import Translator
 from tests.metrics.test_lpips import random_heads
 
