@@ -11,9 +11,10 @@ from importlib import resources
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from fastmunit.data.drawing import draw_edges
-from fastmunit.data.images import decode_image, normalize, save_image
+from fastmunit.data.images import decode_image
 from fastmunit.errors import DataError, FastmunitError
 
 _DRAWN_AT_ONCE = 16
@@ -91,7 +92,10 @@ def _unpack_and_draw(
         some = photos[start : start + _DRAWN_AT_ONCE]
         images = draw_edges(torch.stack([decode_image(whole / photo, 3) for photo in some]))
         for photo, image in zip(some, images, strict=True):
-            save_image(normalize(image), whole / drawings[photo])
+            # Not `save_image`, which waits for the disk after every file: the folder is renamed when all are there.
+            path = whole / drawings[photo]
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(path)
 
 
 def _write(target: Path, fill: Callable[[Path], None]) -> None:

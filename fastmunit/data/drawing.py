@@ -61,9 +61,11 @@ def _silhouettes(photos: Tensor) -> Tensor:
 
 
 def _lightness(images: Tensor) -> Tensor:
-    """CIELAB lightness over 100 of sRGB images (N, 3, H, W) in [0, 1]: (N, H, W)."""
-    linear = torch.where(images > 0.04045, ((images + 0.055) / 1.055) ** 2.4, images / 12.92)
-    luminance = (linear * torch.tensor([0.212671, 0.715160, 0.072169]).view(3, 1, 1)).sum(dim=1)
+    """CIELAB lightness over 100 of sRGB images (N, 3, H, W) in [0, 1], rounded to eight bits: (N, H, W)."""
+    levels = torch.arange(256) / 255
+    linear = torch.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
+    red, green, blue = linear[(images * 255).round().int()].unbind(dim=1)
+    luminance = 0.212671 * red + 0.715160 * green + 0.072169 * blue
     cube_root = torch.where(luminance > 0.008856, luminance.clamp_min(1e-6) ** (1 / 3), 7.787 * luminance + 16 / 116)
     return 1.16 * cube_root - 0.16
 
@@ -127,8 +129,7 @@ def _blur_matrix(size: int, sigma: float, mode: str) -> Tensor:
 def _squared_distance(marked: Tensor, most: float) -> Tensor:
     """Squared distance of each pixel (N, H, W) to the nearest marked one, where it is at most `most`; else more."""
     reach = math.floor(most)
-    far = float((reach + 1) ** 2)
-    distance = torch.where(marked, 0.0, far)
+    distance = torch.where(marked, 0, (reach + 1) ** 2).to(torch.int16)
     for axis in (1, 2):
         size = distance.shape[axis]
         nearest = distance.clone()
