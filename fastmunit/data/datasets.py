@@ -34,6 +34,7 @@ class ImageDataset(Dataset[Tensor]):
         seed: seed of the random draws.
         stream: number that tells apart datasets with the same seed (0 for domain A, 1 for domain B; 0 for both where
             they are pairs, whose flips and crops are the same).
+        flip: False for images that mean something else in a mirror.
         half: take the left or the right half of each image alone.
     """
 
