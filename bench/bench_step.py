@@ -1,4 +1,4 @@
-"""A whole MUNIT iteration at 256² with the public configuration, against the step as the public trainer runs it."""
+"""A whole MUNIT iteration and translation at 256² with the public configuration, against the public trainer's way."""
 
 import importlib
 import subprocess
@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastmunit import functional
+from fastmunit import functional, translate
 from fastmunit.config import Config
 from fastmunit.models.munit import MUNIT
 from fastmunit.models.reference_step import reference_step
@@ -221,3 +221,32 @@ def bench_step_batch(step_times):
     one, four = images(1), images(4)
     calls = {"batch 1": lambda: our_step(trainer, *one), "batch 4, a quarter": lambda: our_step(trainer, *four)}
     step_times(StepTimes("iteration in bfloat16, time an image", calls, "batch 1", {"batch 4, a quarter": 0.25}))
+
+
+STYLES = 10
+
+
+@torch.inference_mode()
+def one_by_one(trainer, image, styles):
+    """As the public test.py does: encode once, then decode each style."""
+    with functional.use_implementation("reference"):
+        content, _ = trainer.gen_a.encode(image[None])
+        return torch.cat([trainer.gen_b.decode(content, style[None]) for style in styles])
+
+
+@pytest.mark.slow
+def bench_step_translations(step_times):
+    torch.manual_seed(0)
+    trainer = MUNIT(Config.load("edges2shoes"))
+    fast = MUNIT(Config.load("edges2shoes", ["precision=bfloat16"]))
+    fast.load_state_dict(trainer.state_dict())
+    image, styles = torch.rand(3, 256, 256) * 2 - 1, torch.randn(STYLES, 8, 1, 1)
+    expected = one_by_one(trainer, image, styles)
+    for precision, tolerance in (("float32", 1e-4), ("bfloat16", 0.1)):  # a wrong result gets no figure
+        assert (translate(fast, image, styles, precision=precision) - expected).abs().max() <= tolerance
+    calls = {
+        "one by one, float32": lambda: one_by_one(trainer, image, styles),
+        "translate, float32": lambda: translate(trainer, image, styles),
+        "translate, bfloat16": lambda: translate(fast, image, styles, precision="bfloat16"),
+    }
+    step_times(StepTimes(f"1 image in {STYLES} styles, 256²", calls, "one by one, float32"))

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from fastmunit.acceleration.accelerate import accelerate
     from fastmunit.config import Config
     from fastmunit.inference import load_translator, translate
+    from fastmunit.models.bicyclegan import BicycleGAN
+    from fastmunit.models.cyclegan import CycleGAN
     from fastmunit.models.munit import MUNIT
     from fastmunit.models.registry import load_generators
     from fastmunit.models.unit import UNIT
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = [
     "MUNIT",
     "UNIT",
+    "BicycleGAN",
     "Config",
+    "CycleGAN",
     "__version__",
     "accelerate",
     "functional",
@@ -35,6 +39,8 @@ _MODULES = ("functional", "info")
 _HOMES = {
     "MUNIT": "fastmunit.models.munit",
     "UNIT": "fastmunit.models.unit",
+    "CycleGAN": "fastmunit.models.cyclegan",
+    "BicycleGAN": "fastmunit.models.bicyclegan",
     "Config": "fastmunit.config",
     "accelerate": "fastmunit.acceleration.accelerate",
     "load_translator": "fastmunit.inference",
