@@ -42,8 +42,8 @@ def demo(
 
     fastmunit demo --minutes 20 --output runs/longer
 
-    Learns edge drawings ↔ photos (64x64; only BicycleGAN sees pairs), then draws [bold]samples.png[/bold]: held-out drawings,
-    eight random styles, and the styles of held-out photos. Open [bold]report.html[/bold] to watch it train.
+    Learns edge drawings ↔ photos (64x64; only BicycleGAN sees pairs), then draws [bold]samples.png[/bold]: held-out
+    drawings, eight random styles, and the styles of held-out photos. Open [bold]report.html[/bold] to watch it train.
 
     Ctrl-C saves; `fastmunit train --output runs/demo --resume` continues. A new demo replaces an earlier one in the
     same folder, and nothing else.
