@@ -194,11 +194,11 @@ class MUNIT(System):
             return
         weight = self.reader(hyperparameters)
         first = self.draw_styles(x_a, x_b)
-        second = first if self.config.share_fakes else self.draw_styles(x_a, x_b)
+        second = () if self.config.share_fakes else self.draw_styles(x_a, x_b)
 
         def both(x_a: Tensor, x_b: Tensor, *styles: Tensor) -> None:
             self.step_discriminators(x_a, x_b, (styles[0], styles[1]), weight)
-            self.step_generators(x_a, x_b, (styles[2], styles[3]), weight)
+            self.step_generators(x_a, x_b, (styles[-2], styles[-1]), weight)
 
         weights = tuple(weight(key) for key in _LOSS_WEIGHTS)
         self._captured.run(both, (x_a, x_b, *first, *second), self.optimizers().values(), weights)
