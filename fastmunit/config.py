@@ -126,7 +126,7 @@ class Config(_Section):
     cuda_graph: bool = Field(False, description="replay whole iterations as one CUDA graph")
     checkpointing: bool = Field(False, description="keep only the inputs of networks for backward: less memory")
     micro_batches: PositiveInt = Field(1, description="equal parts that a batch is computed in, gradients added up")
-    share_fakes: bool = Field(False, description="MUNIT: one style draw for both halves of an iteration")
+    share_fakes: bool = Field(False, description="MUNIT, UNIT: one draw for both halves of an iteration")
     ema_decay: float = Field(0, ge=0, lt=1, description="moving average of generator weights; 0: none")
 
     @model_validator(mode="after")
@@ -215,7 +215,9 @@ class Config(_Section):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the configuration as YAML, leaving out keys that are not set. Raises FastmunitError if it cannot."""
-        write_text(path, yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False))
+        fields = type(self).model_fields
+        values = {k: v for k, v in self.model_dump().items() if v is not None or fields[k].default is not None}
+        write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
 def unknown_keys(values: Mapping[str, Any]) -> dict[str, str]:

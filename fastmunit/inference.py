@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -51,8 +51,16 @@ def translate(
 
     Raises:
         FastmunitError: the model or an image cannot be used, or there is not enough memory.
-        ValueError: images are not of these shapes.
+        ValueError: an argument is none of these.
     """
+    if direction not in ("a2b", "b2a"):
+        raise ValueError(f"direction is {direction!r}: use a2b or b2a")
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}: use one of {', '.join(get_args(Precision))}")
+    if isinstance(styles, int) and styles < 1:
+        raise ValueError(f"styles is {styles}: ask for at least 1")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: use at least 1, or None")
     if isinstance(model, Translator):
         translator = model
     elif isinstance(model, System):
@@ -121,11 +129,15 @@ def _translate(
         images = data.read_image(images, translator.channels)
     if images.dim() not in (3, 4):
         raise ValueError(f"images must be (C, H, W) or (N, C, H, W), not of shape {tuple(images.shape)}")
+    if images.numel() == 0 or not images.is_floating_point():
+        raise ValueError(f"images must hold values in [-1, 1], not {tuple(images.shape)} in {images.dtype}")
     if isinstance(styles, int):
         count = styles if translator.style_dim else 1
         codes = translator.random_styles(count, torch.Generator().manual_seed(seed))
     elif isinstance(styles, Tensor):
         codes = styles.to(translator.device)
+        if codes.dim() != 4 or not len(codes) or tuple(codes.shape[1:]) != (translator.style_dim, 1, 1):
+            raise ValueError(f"styles must be (S, {translator.style_dim}, 1, 1), not of shape {tuple(codes.shape)}")
     else:
         codes = translator.style_of(data.read_image(styles, translator.target_channels))
     if images.dim() == 3:

@@ -147,3 +147,8 @@ def test_any_valid_mapping_survives_yaml(values: dict[str, object]) -> None:
     config = Config.from_dict(yaml.safe_load(yaml.safe_dump(values)))
     assert config == Config.from_dict(values)
     assert all(config.to_dict()[key] == value for key, value in values.items() if key != "gen")
+
+
+def test_a_switched_off_schedule_is_saved(tmp_path: Path) -> None:
+    Config(lr_policy=None).save(tmp_path / "config.yaml")
+    assert Config.load(tmp_path / "config.yaml") == Config(lr_policy=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,3 +101,23 @@ def test_mistakes_are_named(run_folder: Path, image: torch.Tensor, tmp_path: Pat
         fastmunit.translate(lonely, image, config=Config(system="munitt"))
     with pytest.raises(ValueError, match=r"must be \(C, H, W\) or \(N, C, H, W\)"):
         fastmunit.translate(run_folder, image[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"direction": "a2a"}, "direction is 'a2a': use a2b or b2a"),
+        ({"precision": "fp16"}, "precision is 'fp16': use one of float32, bfloat16, float16"),
+        ({"styles": 0}, "styles is 0: ask for at least 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"styles": torch.zeros(2, 5, 1, 1)}, r"styles must be \(S, 8, 1, 1\), not of shape \(2, 5, 1, 1\)"),
+        ({"styles": torch.zeros(0, 8, 1, 1)}, r"styles must be \(S, 8, 1, 1\)"),
+        ({"images": torch.zeros(0, 1, 32, 32)}, r"not \(0, 1, 32, 32\) in torch.float32"),
+        ({"images": torch.zeros(1, 32, 32, dtype=torch.uint8)}, "in torch.uint8"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    trainer: fastmunit.MUNIT, image: torch.Tensor, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastmunit.translate(trainer, **{"images": image, **arguments})

@@ -26,7 +26,7 @@ def demo(
     minutes: Annotated[
         float, typer.Option(min=0.1, help="Time for everything, start to report.", metavar="MINUTES")
     ] = 5.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.", metavar="N")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of every random draw.", metavar="N")] = 0,
     device: Device = "auto",
     system: Annotated[str, typer.Option(help="munit, unit, cyclegan or bicyclegan.", metavar="NAME")] = "munit",
     config: Annotated[

@@ -56,7 +56,7 @@ def evaluate(
     ] = None,
     inputs: Annotated[int, typer.Option(min=2, help="How many test images.", metavar="N")] = 100,
     samples: Annotated[int, typer.Option(min=2, help="Outputs of each, in pairs for diversity.", metavar="N")] = 38,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random styles.", metavar="N")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random styles.", metavar="N")] = 0,
     device: Device = "auto",
 ) -> None:
     """Measure a trained model: diversity, distance to real images, content, reconstruction, IS and CIS.

@@ -12,7 +12,7 @@ SystemName = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="munit, unit, cyclegan or bicyclegan; without --config, its usual recipe.", metavar="NAME"),
 ]
-Seed = Annotated[Optional[int], typer.Option(min=0, help="Seed of every random draw.", metavar="N")]  # noqa: UP045
+Seed = Annotated[Optional[int], typer.Option(min=0, max=2**63 - 1, help="Seed of every random draw.", metavar="N")]  # noqa: UP045
 ConfigName = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--config", "-c", help="A YAML file, or a name that `fastmunit configs` lists.", metavar="NAME|FILE"),

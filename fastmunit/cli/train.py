@@ -107,6 +107,11 @@ def train(
     if system is not None and system != settings.system:
         registry.system_named(system)
         settings.system, settings.options = system, {}
+    if ablate and settings.system != "munit":
+        raise FastmunitError(
+            f"--ablate is for munit, and the system is {settings.system}: set its loss weights with --set, for example "
+            "--set recon_x_w=0."
+        )
     for term in ablate or ():
         setattr(settings, f"recon_{term.value}_w", 0.0)
     if data is not None:

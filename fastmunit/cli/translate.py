@@ -48,7 +48,7 @@ def translate(
         typer.Option(min=1, help="How many random styles for each image [10].", metavar="N", rich_help_panel="Style"),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the random styles.", metavar="N", rich_help_panel="Style")
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random styles.", metavar="N", rich_help_panel="Style")
     ] = 0,
     same_styles: Annotated[
         bool, typer.Option("--same-styles", help="Use the same random styles for every image.", rich_help_panel="Style")

@@ -17,7 +17,12 @@ from fastmunit.models.latent_translator import LatentTranslator
 from fastmunit.models.losses import discriminator_loss, generator_loss, widen
 from fastmunit.models.registry import register
 from fastmunit.models.system import Hyperparameters, Loss, System, Weight, frozen
-from fastmunit.models.translation_networks import GeneratorOptions, check_generators, make_generator
+from fastmunit.models.translation_networks import (
+    FREE_GENERATOR_OPTIONS,
+    GeneratorOptions,
+    check_generators,
+    make_generator,
+)
 from fastmunit.models.translator import Translator
 from fastmunit.nn.init import weights_init
 from fastmunit.nn.latent_encoder import LatentEncoder
@@ -94,6 +99,7 @@ class BicycleGAN(System):
 
     recipe, demo_recipe = "bicyclegan", "demo_bicyclegan"
     Options = BicycleGANOptions
+    free_options = FREE_GENERATOR_OPTIONS | {"gan_random_w"}
     paired = True
     directions = ("a2b",)
     rows: tuple[str, ...] = (

@@ -18,7 +18,12 @@ from fastmunit.models.latent_translator import LatentTranslator
 from fastmunit.models.losses import discriminator_loss, generator_loss
 from fastmunit.models.registry import register
 from fastmunit.models.system import Hyperparameters, Loss, System, Weight, frozen
-from fastmunit.models.translation_networks import GeneratorOptions, check_generators, make_generator
+from fastmunit.models.translation_networks import (
+    FREE_GENERATOR_OPTIONS,
+    GeneratorOptions,
+    check_generators,
+    make_generator,
+)
 from fastmunit.models.translator import Translator
 from fastmunit.nn.init import weights_init
 from fastmunit.nn.patch_discriminator import PatchDiscriminator
@@ -59,6 +64,7 @@ class CycleGAN(System):
 
     recipe, demo_recipe = "cyclegan", "demo_cyclegan"
     Options = CycleGANOptions
+    free_options = FREE_GENERATOR_OPTIONS | {"identity", "pool_size"}
     rows: tuple[str, ...] = ("input", "translation", "reconstruction")
 
     def __init__(self, hyperparameters: Hyperparameters, *, compat: bool = False, fused_adam: bool = True) -> None:

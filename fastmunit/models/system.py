@@ -61,6 +61,8 @@ class System(nn.Module):
     demo_recipe: ClassVar[str]
     """The shipped configuration of `fastmunit demo`."""
     Options: ClassVar[type[SystemOptions]] = SystemOptions
+    free_options: ClassVar[frozenset[str]] = frozenset()
+    """Options that may change when a run is resumed: they decide neither which weights there are nor what they mean."""
     paired: ClassVar[bool] = False
     """Whether x_a[i] and x_b[i] must belong together."""
     directions: ClassVar[tuple[str, ...]] = ("a2b", "b2a")
@@ -212,7 +214,10 @@ class System(nn.Module):
                 scheduler.step()
 
     def update_averages(self) -> None:
-        """Move the averages of the generators towards their weights; nothing where ema_decay is 0."""
+        """Move the averages of the generators towards their weights; nothing where ema_decay is 0.
+
+        `step` calls it. A script that calls the two updates itself calls it after them.
+        """
         if self.averages is not None:
             self.averages.update(self.generators())
 

@@ -14,6 +14,9 @@ from fastmunit.nn.patch_discriminator import least_size
 from fastmunit.nn.resnet import ResNetGenerator
 from fastmunit.nn.unet import FEWEST_DOWNS_WITH_DROPOUT, Injection, UNet, Upsampling
 
+FREE_GENERATOR_OPTIONS = frozenset({"dropout", "dropout_at_test", "init_gain"})
+"""Those of `GeneratorOptions` that may change when a run is resumed."""
+
 
 class GeneratorOptions(SystemOptions):
     """Options of the generators; `gen.dim` of the configuration is the channel count of their first layer."""
@@ -106,6 +109,11 @@ def check_generators(config: Config, options: GeneratorOptions, others_need: Pos
         raise ConfigError(
             "checkpointing would draw other dropout masks in backward: set checkpointing to false or options.dropout "
             "to 0."
+        )
+    if config.share_fakes:
+        raise ConfigError(
+            f"in system {config.system!r} both halves of an iteration see the same images anyway: set share_fakes to "
+            "false."
         )
     if config.vgg_w > 0:
         raise ConfigError(f"system {config.system!r} has no perceptual loss: set vgg_w to 0.")

@@ -68,6 +68,7 @@ class UNIT(System):
 
     recipe, demo_recipe = "unit_edges2shoes", "demo_unit"
     Options = UNITOptions
+    free_options = frozenset({"equal_start", "noise_at_test"})
     options: UNITOptions
 
     def __init__(

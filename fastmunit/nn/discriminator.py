@@ -14,7 +14,7 @@ class MsImageDis(nn.Module):
     """`num_scales` PatchGANs, each on the image halved once more by average pooling.
 
     images: (N, C, H, W) to a list of maps (N, 1, h, w), finest first; h = H / 2^(n_layer + scale). The nets share
-    nothing. `gan_type` ("lsgan" | "nsgan") names the loss that these outputs are trained with.
+    nothing. `gan_type` ("lsgan" | "nsgan" | "hinge") names the loss that these outputs are trained with.
     Source: MUNIT paper, appendix B.2; Wang et al. 2018.
     """
 

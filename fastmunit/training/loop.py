@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastmunit import data
 from fastmunit.config import Config
-from fastmunit.errors import DataError, FastmunitError, TrainingError
+from fastmunit.errors import ConfigError, DataError, FastmunitError, TrainingError
 from fastmunit.models import registry
 from fastmunit.models.system import System
 from fastmunit.training import snapshot, state
@@ -97,6 +97,8 @@ def train(
         folder.require_unused(allow_in_output)
     system = registry.system_of(config)
     system.check(config)
+    if config.cuda_graph and place.type != "cuda":
+        raise ConfigError(f"cuda_graph: true needs a CUDA GPU, not device {place}: set cuda_graph to false.")
     data.check(config)
     folder.create()
     with folder.lock():

@@ -12,7 +12,7 @@ import torch
 from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, TrainingError
 from fastmunit.files import load_tensors, save_tensors
-from fastmunit.models import checkpoint
+from fastmunit.models import checkpoint, registry
 from fastmunit.models.system import System
 from fastmunit.training import state
 from fastmunit.training.run_folder import RunFolder, remove
@@ -104,24 +104,27 @@ def resume(
 
 
 class Change:
-    """One configuration key whose value differs between two runs."""
+    """One configuration key whose value differs between two runs.
 
-    def __init__(self, key: str, before: object, after: object) -> None:
-        self.key, self.before, self.after = key, before, after
+    Attributes:
+        key: "gen.dim" for nested ones.
+        alters_training: whether the run computes something else than it would have without the change.
+    """
+
+    def __init__(self, key: str, before: object, after: object, alters_training: bool) -> None:
+        self.key, self.before, self.after, self.alters_training = key, before, after, alters_training
 
     def __str__(self) -> str:
         return f"{self.key} {self.before} → {self.after}"
 
-    @property
-    def alters_training(self) -> bool:
-        """Whether the run computes something else than it would have without the change."""
-        return self.key not in _PLACE_KEYS
-
 
 def differences(config: Config, previous: Config) -> list[Change]:
-    """Keys whose values differ, "gen.dim" for nested ones."""
+    """Keys whose values differ, "gen.dim" for nested ones; options that are not set count with their defaults."""
     before, after = _flat(previous), _flat(config)
-    return [Change(key, before[key], after[key]) for key in after if before[key] != after[key]]
+    keys = [*after, *(key for key in before if key not in after)]
+    place = _PLACE_KEYS - {"max_iter"} if config.lr_policy == "linear" else _PLACE_KEYS  # that schedule ends there
+    changed = [key for key in keys if before.get(key) != after.get(key)]
+    return [Change(key, before.get(key), after.get(key), key not in place) for key in changed]
 
 
 def require_same_networks(config: Config, previous: Config) -> None:
@@ -130,11 +133,11 @@ def require_same_networks(config: Config, previous: Config) -> None:
     Raises:
         CheckpointError: a key that shapes the networks differs.
     """
+    free = _FREE_NETWORK_KEYS | {f"options.{name}" for name in registry.system_of(config).free_options}
     fatal = [
         str(change)
         for change in differences(config, previous)
-        if change.key.startswith(("system", "options", "gen.", "dis.", "input_dim_"))
-        and change.key not in _FREE_NETWORK_KEYS
+        if change.key.startswith(("system", "options", "gen.", "dis.", "input_dim_")) and change.key not in free
     ]
     if fatal:
         raise CheckpointError(
@@ -156,7 +159,8 @@ def _remove(folder: RunFolder, number: int) -> None:
 
 def _flat(config: Config) -> dict[str, object]:
     flat: dict[str, object] = {}
-    for key, value in config.to_dict().items():
+    options = registry.system_of(config).check(config).model_dump()
+    for key, value in {**config.to_dict(), "options": options}.items():
         if isinstance(value, dict):
             flat.update({f"{key}.{inner}": v for inner, v in value.items()})
         else:

@@ -251,6 +251,7 @@ def test_a_code_fixes_the_dropout_of_a_translation(noise_dim: int) -> None:
         (["options.dropout=0.5", "gen.n_res=0"], r"without residual blocks \(gen.n_res 0\)"),
         (["options.dropout=0.5", "checkpointing=true"], "checkpointing would draw other dropout masks"),
         (["vgg_w=1"], "has no perceptual loss: set vgg_w to 0"),
+        (["share_fakes=true"], "see the same images anyway: set share_fakes to false"),
     ],
 )
 def test_wrong_configurations_say_what_to_do(overrides: list[str], message: str) -> None:

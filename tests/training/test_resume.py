@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from fastmunit.config import Config
-from fastmunit.errors import CheckpointError
+from fastmunit.errors import CheckpointError, ConfigError
 from fastmunit.files import load_tensors
 from fastmunit.training import RunFolder, grids, train
 from fastmunit.training.run_folder import with_absolute_paths
@@ -266,3 +266,37 @@ def test_state_of_another_snapshot_is_refused(images: Path, tmp_path: Path) -> N
     (checkpoints / "state_00000004.pt").write_bytes((checkpoints / "state_00000002.pt").read_bytes())
     with pytest.raises(CheckpointError, match=r"state_00000004\.pt"):
         train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")
+
+
+CYCLEGAN = {
+    "system": "cyclegan",
+    "gen": {"dim": 4, "n_res": 1, "n_downsample": 1},
+    "dis": {"dim": 4, "n_layer": 1, "num_scales": 1},
+}
+
+
+def test_options_that_shape_no_network_may_change(images: Path, tmp_path: Path) -> None:
+    train(tiny_config(images, max_iter=1, **CYCLEGAN), tmp_path / "run", device="cpu")
+    recorder = Recorder()
+    config = tiny_config(images, max_iter=2, options={"identity": 0.1}, **CYCLEGAN)
+    train(config, tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    assert any(
+        "options.identity 0.5 → 0.1" in message and "not bit for bit" in message for message in recorder.messages
+    )
+    config = tiny_config(images, max_iter=3, options={"noise_dim": 2}, **CYCLEGAN)
+    with pytest.raises(CheckpointError, match=r"options\.noise_dim 0 → 2"):
+        train(config, tmp_path / "run", resume=True, device="cpu")
+
+
+def test_a_graph_on_the_processor_is_refused_before_anything_is_written(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cuda_graph: true needs a CUDA GPU, not device cpu"):
+        train(tiny_config(images, cuda_graph=True), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_linear_schedule_ends_elsewhere_when_training_is_longer(images: Path, tmp_path: Path) -> None:
+    train(tiny_config(images, max_iter=2, lr_policy="linear"), tmp_path / "run", device="cpu")
+    recorder = Recorder()
+    config = tiny_config(images, max_iter=3, lr_policy="linear")
+    train(config, tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    assert any("not bit for bit" in message and "max_iter 2 → 3" in message for message in recorder.messages)
