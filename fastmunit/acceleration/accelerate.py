@@ -34,9 +34,11 @@ def accelerate(module: object) -> Report:
     Outputs and gradients are the same but for rounding. Modules, parameters, state_dict and optimizers are those that
     were there; copies and pickles are accelerated too. The bias of a convolution whose norm cancels it gets a gradient
     of exact zeros. Inside `functional.use_implementation("reference")`, and after a change to a replaced part (a hook,
-    another layer or option), the module's own forward runs. The fused ops have first derivatives only: gradient
-    penalties need the reference implementation. `nn.DataParallel`, whose replicas share attributes, does not go with
-    it; DistributedDataParallel does. Calling it again changes nothing.
+    another layer, another value of an attribute), the module's own forward runs. Calling it again changes nothing.
+
+    The fused ops have first derivatives only: gradient penalties need the reference implementation. `nn.DataParallel`,
+    whose replicas share attributes, does not go with them; DistributedDataParallel does. torch.jit.script and
+    torch.export want a plain forward: `restore` it first.
 
     Args:
         module: a module, or a trainer: an object whose attributes are modules.
@@ -117,13 +119,23 @@ def _roots(module: object) -> list[tuple[str, nn.Module]]:
 
 
 def _inside_first(roots: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module]]:
-    """All modules once, each after those inside it."""
-    seen: set[nn.Module] = set()
+    """All modules once, each after those inside it, by the path that comes first."""
+    paths: dict[nn.Module, str] = {}
     for name, root in roots:
-        for path, inner in reversed(list(root.named_modules(prefix=name))):
-            if inner not in seen:
-                seen.add(inner)
-                yield path, inner
+        for path, inner in root.named_modules(prefix=name):
+            paths.setdefault(inner, path)
+    seen: set[nn.Module] = set()
+
+    def visit(module: nn.Module) -> Iterator[nn.Module]:
+        if module not in seen:
+            seen.add(module)
+            for child in module.children():
+                yield from visit(child)
+            yield module
+
+    for _, root in roots:
+        for inner in visit(root):
+            yield paths[inner], inner
 
 
 def _path(entry: Entry) -> str:

@@ -111,12 +111,12 @@ def _run(module: nn.Module, forward: Callable[[Tensor], Any], x: Tensor) -> dict
 
 
 def _exact_copy(module: nn.Module) -> nn.Module:
-    """A copy in float64 on the CPU, with its own forward, random weights near the module's, and no hooks to be seen."""
+    """A copy in float64 on the CPU, with its own forward, random tensors near the module's, and no hooks to be seen."""
     memo: dict[int, Any] = {}
     for inner in module.modules():
         for value in vars(inner).values():
             if isinstance(value, Tensor):  # such as AdaIN parameters with a graph, which cannot be copied
-                memo[id(value)] = value.detach()
+                memo[id(value)] = _varied(value.detach().to("cpu", _exact(value.dtype), copy=True))
     twin: nn.Module = copy.deepcopy(module, memo).to("cpu", torch.float64)
     for inner in twin.modules():
         inner._forward_hooks.clear()
@@ -127,7 +127,18 @@ def _exact_copy(module: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        for buffer in twin.buffers():
+            _varied(buffer)
     return twin
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype.is_floating_point else dtype
+
+
+def _varied(value: Tensor) -> Tensor:
+    """Add random numbers, so that a forward that uses the value shows; positive ones, as it may be a variance."""
+    return value.add_(torch.rand_like(value), alpha=0.1) if value.is_floating_point() else value
 
 
 def _adain_parameters(module: nn.Module) -> list[tuple[str, Tensor]]:

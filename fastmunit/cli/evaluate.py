@@ -133,14 +133,15 @@ def evaluate(
                     progress=show,
                 )
             )
+    measured = max(len(evaluation.per_input) for evaluation in found)  # fewer than asked for where there are fewer
     facts = {
         "checkpoint": str(file),
         "system": settings.system,
-        "inputs": str(max(len(evaluation.per_input) for evaluation in found)),
+        "inputs": str(measured),
         "outputs of each": str(samples),
         "seed": str(seed),
     }
-    report = {**facts, "inputs": inputs, "outputs of each": samples, "seed": seed}
+    report = {**facts, "inputs": measured, "outputs of each": samples, "seed": seed}
     report["evaluations"] = [evaluation.to_dict() for evaluation in found]
     write_text(output / "evaluation.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     write_text(output / "evaluation.html", render(f"Evaluation of {checkpoint.name}", facts, found))

@@ -428,6 +428,83 @@ def test_what_differs_is_left_with_a_reason(case: str) -> None:
     assert_same(run(module, x), run(plain, x))
 
 
+class WithOptions(ResBlock):
+    """Its forward reads attributes, whose values at first are those of a plain block."""
+
+    def __init__(self) -> None:
+        super().__init__(4, "in", "relu", "reflect")
+        self.scale, self.after = 1.0, [nn.functional.relu6]
+        self.is_used = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.scale * self.model(x) + x
+        return self.after[0](y) if self.is_used else y
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["itself", "inside"])
+@pytest.mark.parametrize(
+    "change", [{"scale": 0.3}, {"scale": torch.tensor([0.3, 0.4]).view(2, 1, 1, 1)}, {"is_used": True}]
+)
+def test_another_value_of_an_attribute_counts(change: dict[str, Any], inside: bool) -> None:
+    torch.manual_seed(0)
+    block = WithOptions().double()
+    chain = nn.Sequential(block) if inside else block
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    before = chain(x)
+    report = fastmunit.accelerate(chain)
+    assert "" in {entry.path for entry in report.replaced}
+    torch.testing.assert_close(chain(x), before)
+    for module in (chain, copy.deepcopy(chain)):
+        for name, value in change.items():
+            setattr(module[0] if inside else module, name, value)  # type: ignore[index]
+        found = module(x)
+        fastmunit.accelerate(module).restore()
+        torch.testing.assert_close(found, module(x))
+        assert not torch.allclose(found, before)
+
+
+def test_a_norm_that_begins_to_keep_statistics() -> None:
+    norm = nn.InstanceNorm2d(4)
+    fastmunit.accelerate(norm)
+    norm.register_buffer("running_mean", torch.full((4,), 2.0))
+    norm.register_buffer("running_var", torch.ones(4))
+    norm.track_running_stats = True
+    x = torch.randn(2, 4, 5, 6)
+    torch.testing.assert_close(norm.eval()(x), (x - 2) * (1 + norm.eps) ** -0.5)
+
+
+@pytest.mark.parametrize("registered", [True, False], ids=["buffer", "attribute"])
+def test_a_tensor_that_happens_to_be_one_is_seen(registered: bool) -> None:
+    """It may change later, so a forward that uses it is another one. The user's tensor is not written to."""
+
+    class Gated(ResBlock):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.gate * self.model(x) + x
+
+    block = Gated(4, "in", "relu", "reflect").double()
+    gate = torch.ones(1, dtype=torch.float64)
+    if registered:
+        block.register_buffer("gate", gate)
+    else:
+        block.gate = gate
+    report = fastmunit.accelerate(block)
+    assert [entry.path for entry in report.left] == [""] and "another result" in report.left[0].text
+    assert gate.item() == 1
+
+
+def test_a_module_that_two_others_share_is_looked_at_first() -> None:
+    norm = norm_block(PlusOneNorm(4)).norm
+    norm.weight, norm.bias = torch.rand(2, 8)
+    chain = nn.Sequential(nn.Sequential(norm), nn.Sequential(norm, nn.ReflectionPad2d(1), nn.Conv2d(4, 4, 3)))
+    report = fastmunit.accelerate(chain)
+    assert [entry.path for entry in report.left] == ["0.0"]
+    assert {entry.path for entry in report.replaced} == {"", "1"}  # pads are fused, the norm is called
+    x = torch.randn(2, 4, 9, 8)
+    found = chain(x)
+    report.restore()
+    torch.testing.assert_close(found, chain(x))
+
+
 def test_forward_set_on_the_module_is_kept() -> None:
     norm = nn.InstanceNorm2d(4)
     norm.forward = lambda x: x + 1  # type: ignore[method-assign]
