@@ -15,8 +15,8 @@ _WARM_UP = 3
 class CapturedIteration:
     """Runs iterations on a CUDA device: a few as they are, then by replaying what they launched.
 
-    Every call is one iteration; capturing computes nothing by itself. Other shapes, dtypes or another `key` start
-    anew. Copies and pickles of it are empty.
+    Every call is one iteration; capturing computes nothing by itself. Other shapes, dtypes, learning rate
+    tensors or another `key` start anew. Copies and pickles of it are empty.
     """
 
     def __init__(self) -> None:
@@ -45,12 +45,13 @@ class CapturedIteration:
         """
         if any(tensor.device.type != "cuda" for tensor in tensors):
             raise ConfigError("cuda_graph: true needs a CUDA GPU: set cuda_graph to false to train on another device.")
-        signature = (key, tuple((tensor.shape, tensor.dtype, tensor.stride(), tensor.device) for tensor in tensors))
+        rates = _rates_on(tensors[0].device, optimizers)
+        forms = tuple((tensor.shape, tensor.dtype, tensor.stride(), tensor.device) for tensor in tensors)
+        signature = (key, rates, forms)
         if signature != self._signature:
             self._signature, self._calls, self._graph, self._inputs = signature, 0, None, []
         self._calls += 1
         if self._calls <= _WARM_UP:
-            _rates_on(tensors[0].device, optimizers)
             _on_side_stream(body, tensors)
             return
         if self._graph is None:
@@ -67,11 +68,17 @@ class CapturedIteration:
         return CapturedIteration, ()
 
 
-def _rates_on(device: torch.device, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-    """Bring the learning rates to the device: from the host they would be copied inside the graph."""
+def _rates_on(device: torch.device, optimizers: Iterable[torch.optim.Optimizer]) -> tuple[int, ...]:
+    """Bring the learning rates to the device, from where a graph reads them, and say which tensors they are.
+
+    A resumed optimizer, or a rate that a script has assigned, has new ones.
+    """
+    found = []
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = torch.as_tensor(group["lr"], device=device)
+            found.append(id(group["lr"]))
+    return tuple(found)
 
 
 def _on_side_stream(body: Callable[..., None], tensors: Sequence[Tensor]) -> None:

@@ -141,7 +141,7 @@ class UNIT(System):
 
     @classmethod
     def translator(cls, generators: Mapping[str, nn.Module], config: Config, direction: str) -> Translator:
-        return LatentTranslator(generators, config, direction, cls.check(config).noise_at_test)
+        return VAETranslator(generators, config, direction, cls.check(config).noise_at_test)
 
     def generators(self) -> dict[str, nn.Module]:
         return {"a": self.gen_a, "b": self.gen_b}
@@ -355,7 +355,7 @@ class UNIT(System):
         return x_a, x_a_recon, x_ab, x_b, x_b_recon, x_ba
 
 
-class LatentTranslator(Translator):
+class VAETranslator(Translator):
     """One direction of a trained UNIT, decoding the mean of the latent code, or samples of it.
 
     With `noise_at_test` a style is the seed of the noise that is added to the code. Without it there are no styles, and
