@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +23,13 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     folder = tmp_path_factory.mktemp("demo")
 
     def root_of(name: str) -> Path:
-        paired = registry.system_named(name).paired
-        return data.unpack_paired_demo(folder / "pairs") if paired else data.unpack_demo(folder / "unpaired")
+        root, pairs = data.unpack_demo(folder / "unpaired"), folder / "pairs"
+        if not registry.system_named(name).paired:
+            return root
+        for part in ("train", "test"):  # held-out drawings have the names of their photos
+            for domain in "AB":
+                shutil.copytree(root / f"test{domain}", pairs / f"{part}{domain}", dirs_exist_ok=True)
+        return pairs
 
     return root_of
 
