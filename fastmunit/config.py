@@ -124,6 +124,10 @@ class Config(_Section):
     )
     compile: bool = Field(False, description="compile the networks with torch.compile")
     cuda_graph: bool = Field(False, description="replay whole iterations as one CUDA graph")
+    recompute: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="compute padded maps again in backward; auto: where precision is float32, whose maps are large",
+    )
     checkpointing: bool = Field(False, description="keep only the inputs of networks for backward: less memory")
     micro_batches: PositiveInt = Field(1, description="equal parts that a batch is computed in, gradients added up")
     share_fakes: bool = Field(False, description="MUNIT, UNIT: one draw for both halves of an iteration")

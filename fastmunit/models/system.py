@@ -248,7 +248,8 @@ class System(nn.Module):
         scaler = self._scaler(name) if self.config.precision == "float16" else None
         totals, terms = [], []
         for part in zip(*(tensor.chunk(parts) for tensor in images), strict=True):
-            total, values = loss_of(*(images if parts == 1 else part))
+            with recompute(self._recomputes()):
+                total, values = loss_of(*(images if parts == 1 else part))
             mean = total if parts == 1 else total / parts
             (mean if scaler is None else scaler.scale(mean)).backward()
             totals.append(total.detach())
@@ -365,6 +366,12 @@ class System(nn.Module):
         checkpoint.load_optimizers(folder / checkpoint.OPTIMIZER_FILE, self.optimizers())
         self._make_schedulers(self.config if hyperparameters is None else as_config(hyperparameters), iterations)
         return iterations
+
+    def _recomputes(self) -> bool:
+        """Whether layers keep their convolution's result alone: less memory for a percent of a step's time."""
+        return self.config.recompute == "always" or (
+            self.config.recompute == "auto" and self.config.precision == "float32"
+        )
 
     def _make_schedulers(self, config: Config, iterations: int = 0) -> None:
         for name, optimizer in self.optimizers().items():

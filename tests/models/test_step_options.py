@@ -319,3 +319,17 @@ def test_sample_in_one_batch_is_the_same() -> None:
             results.append(trainer.sample(x_a, x_b))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+def test_recompute_changes_memory_alone() -> None:
+    trainers = {form: trainer_of(f"recompute={form}") for form in ("always", "never", "auto")}
+    kept = {
+        form: saved_bytes(lambda t=t: run(t, steps=1), [*t.parameters()])  # type: ignore[misc]
+        for form, t in trainers.items()
+    }
+    assert kept["always"] == kept["auto"] < 0.8 * kept["never"]
+    assert largest_difference(trainers["always"], trainers["never"]) == 0.0
+    low = trainer_of("precision=bfloat16")
+    never = trainer_of("precision=bfloat16", "recompute=never")
+    kept_low = [saved_bytes(lambda t=t: run(t, steps=1), [*t.parameters()]) for t in (low, never)]  # type: ignore[misc]
+    assert kept_low[0] == kept_low[1]
