@@ -246,7 +246,7 @@ class BicycleGAN(System):
             return self._gen_loss(x_a, x_b, dict(zip(self._codes(), codes, strict=True)), weight)
 
         total, losses = self.descend("gen", (x_a, x_b, *codes), loss_of)
-        self._publish("gen", total, losses)
+        self.publish("gen", total, losses)
 
     def step_discriminators(self, *branches: _Branch) -> None:
         """The discriminators' half: a branch for each of `_codes`."""
@@ -264,7 +264,7 @@ class BicycleGAN(System):
             return torch.stack([*terms.values()]).sum(), {name: term.detach() for name, term in terms.items()}
 
         total, losses = self.descend("dis", [tensor for branch in branches for tensor in branch], loss_of)
-        self._publish("dis", total, losses)
+        self.publish("dis", total, losses)
 
     def _codes(self) -> tuple[str, ...]:
         """The codes that images are translated with: those of their targets, random ones."""
@@ -353,7 +353,3 @@ class BicycleGAN(System):
                     codes.insert(0, self.encoder(target)[0])
                 columns.append([image, target, *(self.gen(image, code).to(image.dtype) for code in codes)])
         return tuple(torch.cat(row) for row in zip(*columns, strict=True))
-
-    def _publish(self, half: str, total: Tensor, losses: Mapping[str, Loss]) -> None:
-        for name, loss in {**losses, "total": total}.items():
-            setattr(self, f"loss_{half}_{name}", loss)

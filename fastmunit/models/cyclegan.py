@@ -171,7 +171,7 @@ class CycleGAN(System):
             return self._gen_loss(x_a, x_b, dict(zip(_NOISES, noises, strict=False)), weight)
 
         total, losses = self.descend("gen", (x_a, x_b, *noises), loss_of)
-        self._publish("gen", total, losses)
+        self.publish("gen", total, losses)
 
     def step_discriminators(self, fake_a: Tensor, fake_b: Tensor, x_a: Tensor, x_b: Tensor) -> None:
         """The discriminators' half on given translated images."""
@@ -185,7 +185,7 @@ class CycleGAN(System):
             return loss_a + loss_b, {"a": loss_a.detach(), "b": loss_b.detach()}
 
         total, losses = self.descend("dis", (fake_a, fake_b, x_a, x_b), loss_of)
-        self._publish("dis", total, losses)
+        self.publish("dis", total, losses)
 
     def _gen_loss(
         self, x_a: Tensor, x_b: Tensor, noises: Mapping[str, Tensor], weight: Weight
@@ -268,7 +268,3 @@ class CycleGAN(System):
     def _with_new_noise(self, gen: nn.Module, x: Tensor) -> Tensor:
         noise = self.options.noise_dim
         return gen(x, torch.randn(len(x), noise).to(x) if noise else None)
-
-    def _publish(self, half: str, total: Tensor, losses: Mapping[str, Loss]) -> None:
-        for name, loss in {**losses, "total": total}.items():
-            setattr(self, f"loss_{half}_{name}", loss)

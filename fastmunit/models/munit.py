@@ -217,7 +217,7 @@ class MUNIT(System):
             return total, {"a": loss_a.detach(), "b": loss_b.detach()}
 
         total, losses = self.descend("dis", (x_a, x_b, *styles), loss_of)
-        self._publish("dis", total, losses)
+        self.publish("dis", total, losses)
 
     def step_generators(self, x_a: Tensor, x_b: Tensor, styles: tuple[Tensor, Tensor], weight: Weight) -> None:
         """`gen_update` with given styles: nothing in it is random or waits for the device."""
@@ -226,7 +226,7 @@ class MUNIT(System):
             return self._gen_loss(x_a, x_b, s_a, s_b, weight)
 
         total, losses = self.descend("gen", (x_a, x_b, *styles), loss_of)
-        self._publish("gen", total, losses)
+        self.publish("gen", total, losses)
 
     def _gen_loss(
         self, x_a: Tensor, x_b: Tensor, s_a: Tensor, s_b: Tensor, weight: Weight
@@ -298,10 +298,6 @@ class MUNIT(System):
         c_a, c_b = self._codes.without_graph((x_a, x_b), encoders, keep=self.reuse_codes and whole, run=self.run)
         with torch.no_grad():
             return self.gen_a.decode(c_b, s_a), self.gen_b.decode(c_a, s_b)
-
-    def _publish(self, half: str, total: Tensor, losses: dict[str, Loss]) -> None:
-        for name, loss in {**losses, "total": total}.items():
-            setattr(self, f"loss_{half}_{name}", loss)
 
     @torch.no_grad()
     def sample(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:

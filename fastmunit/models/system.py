@@ -263,6 +263,11 @@ class System(nn.Module):
             return totals[0], terms[0]
         return torch.stack(totals).mean(), {key: _mean([values[key] for values in terms]) for key in terms[0]}
 
+    def publish(self, half: str, total: Tensor, losses: Mapping[str, Loss]) -> None:
+        """Set loss_{half}_total and loss_{half}_NAME for each of `losses`; half is "gen" or "dis"."""
+        for name, loss in {**losses, "total": total}.items():
+            setattr(self, f"loss_{half}_{name}", loss)
+
     def autocast(self) -> AbstractContextManager[object]:
         """The autocast region of the configured precision; nothing for float32."""
         dtype = _DTYPES[self.config.precision]

@@ -236,7 +236,7 @@ class UNIT(System):
             return total, {"a": loss_a.detach(), "b": loss_b.detach()}
 
         total, losses = self.descend("dis", (x_a, x_b, *noise), loss_of)
-        self._publish("dis", total, losses)
+        self.publish("dis", total, losses)
 
     def step_generators(self, x_a: Tensor, x_b: Tensor, noise: tuple[Tensor, ...], weight: Weight) -> None:
         """`gen_update` with given noise of x_a, x_b and, for the cycles, of x_ba and x_ab."""
@@ -245,7 +245,7 @@ class UNIT(System):
             return self._gen_loss(x_a, x_b, noise, weight)
 
         total, losses = self.descend("gen", (x_a, x_b, *noise), loss_of)
-        self._publish("gen", total, losses)
+        self.publish("gen", total, losses)
 
     def _gen_loss(
         self, x_a: Tensor, x_b: Tensor, noise: tuple[Tensor, ...], weight: Weight
@@ -315,10 +315,6 @@ class UNIT(System):
         h_a, h_b = self._codes.without_graph((x_a, x_b), encoders, keep=self.reuse_codes and whole, run=self.run)
         with torch.no_grad():
             return self.gen_a.decode(_noisy(h_b, n_b)), self.gen_b.decode(_noisy(h_a, n_a))
-
-    def _publish(self, half: str, total: Tensor, losses: dict[str, Loss]) -> None:
-        for name, loss in {**losses, "total": total}.items():
-            setattr(self, f"loss_{half}_{name}", loss)
 
     @torch.no_grad()
     def sample(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:
