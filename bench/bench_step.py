@@ -8,7 +8,7 @@ from pathlib import Path
 import profile_step
 import pytest
 import torch
-from harness import Count, StepTimes
+from harness import DEVICE, Count, StepTimes
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,12 +24,12 @@ SIZE = 256
 
 def trainer_of(precision="float32", *overrides, **options):
     torch.manual_seed(0)
-    return MUNIT(Config.load("edges2shoes", [f"precision={precision}", *overrides]), **options)
+    return MUNIT(Config.load("edges2shoes", [f"precision={precision}", *overrides]), **options).to(DEVICE)
 
 
 def images(batch=1):
     generator = torch.Generator().manual_seed(1)
-    return [torch.rand(batch, 3, SIZE, SIZE, generator=generator) * 2 - 1 for _ in range(2)]
+    return [(torch.rand(batch, 3, SIZE, SIZE, generator=generator) * 2 - 1).to(DEVICE) for _ in range(2)]
 
 
 upsample_ops = importlib.import_module("fastmunit.ops.upsample_conv2d")  # the package has the function of that name

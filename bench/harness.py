@@ -20,6 +20,8 @@ COMPARISON_SECONDS = 6.0
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # More than any level-two cache holds: writing it leaves nothing of the inputs there.
 FLUSH_BYTES = 256 * 2**20
+GPU_STEPS = 10
+WARM_UP_STEPS = 1 if DEVICE == "cpu" else 5
 
 
 def keep_freed_memory() -> None:
@@ -37,9 +39,8 @@ def keep_freed_memory() -> None:
 
 def copy_of(bytes_moved: int) -> Callable[[], object]:
     """A tensor copy that reads half of `bytes_moved` and writes the other half: the floor of an op bound by memory."""
-    source = torch.ones(
-        max(1, bytes_moved // 2), dtype=torch.uint8
-    )  # zeros would be one page of memory, read over and over
+    # Zeros would be one page of memory, read over and over.
+    source = torch.ones(max(1, bytes_moved // 2), dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 
@@ -50,6 +51,23 @@ def seconds_on_cpu(call: Callable[[], object], repeats: int) -> float:
     for _ in range(repeats):
         call()
     return (time.perf_counter() - start) / repeats
+
+
+def captured(call: Callable[[], object]) -> Callable[[], object]:
+    """What a call launches, as a CUDA graph, so that the GPU's time is measured and not that of Python and torch.
+
+    What is compiled at the first call is compiled here.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def seconds_on_gpu(call: Callable[[], object], repeats: int) -> float:
@@ -114,6 +132,8 @@ class Comparison:
             "compiled": self.compiled,
             "copy": copy_of(self.bytes_moved),
         }
+        if DEVICE == "cuda":
+            calls = {name: captured(call) for name, call in calls.items()}
         repeats = {}
         of_a_round = 0.0
         for name, call in calls.items():
@@ -189,6 +209,18 @@ def count_table(counts: Sequence[Count]) -> str:
     return "\n".join(lines)
 
 
+def seconds_of_step(call: Callable[[], object]) -> float:
+    """Time of a call, host and device; on a GPU the mean of a few in a row."""
+    if DEVICE == "cpu":
+        return seconds_on_cpu(call, 1)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(GPU_STEPS):
+        call()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / GPU_STEPS
+
+
 @dataclass
 class StepTimes:
     """Whole steps of seconds each, run in turn.
@@ -207,20 +239,19 @@ class StepTimes:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def time(self, rounds: int = 3) -> None:
-        """Run each once unmeasured, then `rounds` times in turn; the least time of each counts."""
+        """Run each a few times unmeasured (a graph is captured at the fourth), then `rounds` times in turn; the least time of each counts."""
         for call in self.calls.values():
-            call()
+            for _ in range(WARM_UP_STEPS):
+                call()
         self.seconds = dict.fromkeys(self.calls, math.inf)
         for _ in range(rounds):
             for name, call in self.calls.items():
-                start = time.perf_counter()
-                call()
-                seconds = (time.perf_counter() - start) * self.share.get(name, 1.0)
+                seconds = seconds_of_step(call) * self.share.get(name, 1.0)
                 self.seconds[name] = min(self.seconds[name], seconds)
 
     def lines(self) -> list[str]:
         """A line for each competitor: seconds, and the baseline's over them."""
         least = self.seconds[self.baseline]
         return [
-            f"{self.name}: {name} {s:.2f} s, {self.baseline} / this {least / s:.2f}" for name, s in self.seconds.items()
+            f"{self.name}: {name} {s:.3g} s, {self.baseline} / this {least / s:.2f}" for name, s in self.seconds.items()
         ]

@@ -123,7 +123,9 @@ class Config(_Section):
         "auto", description="of maps and weights; auto: channels_last unless precision is float32"
     )
     compile: bool = Field(False, description="compile the networks with torch.compile")
-    cuda_graph: bool = Field(False, description="replay whole iterations as one CUDA graph")
+    cuda_graph: bool | Literal["auto"] = Field(
+        "auto", description="replay whole iterations as one CUDA graph; auto: on a GPU, unless precision is float16"
+    )
     recompute: Literal["auto", "always", "never"] = Field(
         "auto",
         description="compute padded maps again in backward; auto: where precision is float32, whose maps are large",

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fastmunit import ops, reference
 from fastmunit.errors import ImplementationError
+from fastmunit.ops.autocast import autocast_dtype
 from fastmunit.ops.availability import IMPLEMENTATIONS, automatic, unavailable
 from fastmunit.ops.weighted_l1 import MAX_PAIRS
 
@@ -49,6 +50,9 @@ Activation = Literal["none", "relu", "leaky_relu"]
 PadMode = Literal["reflect", "replicate", "zero"]
 
 _default: ContextVar[Implementation] = ContextVar("fastmunit_implementation", default="auto")
+# torch.compile of torch 2.10 and 2.11 cannot read a ContextVar: what it traces reads the last open with-block of any thread.
+_open: list[Implementation] = []
+_traced_default: Implementation = "auto"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -56,8 +60,8 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def use_implementation(implementation: Implementation) -> Iterator[None]:
     """Make "auto" stand for `implementation` inside a with-block, in this thread (or asyncio task) alone.
 
-    A function compiled by `torch.compile` is compiled once for each implementation that it is called under. Backward
-    runs what its forward chose.
+    A function compiled by `torch.compile` is compiled once for each implementation that it is called under; there the
+    with-block that was entered last counts, in whichever thread. Backward runs what its forward chose.
 
     Args:
         implementation: "auto", "native", "triton" or "reference".
@@ -67,10 +71,19 @@ def use_implementation(implementation: Implementation) -> Iterator[None]:
     """
     _check_name(implementation)
     token = _default.set(implementation)
+    _open.append(implementation)
+    _set_traced_default()
     try:
         yield
     finally:
         _default.reset(token)
+        del _open[len(_open) - 1 - _open[::-1].index(implementation)]
+        _set_traced_default()
+
+
+def _set_traced_default() -> None:
+    global _traced_default
+    _traced_default = _open[-1] if _open else "auto"
 
 
 def _check_name(implementation: str) -> None:
@@ -83,7 +96,7 @@ def _choose(function: str, implementation: str, x: Tensor, op: str | None = None
     """The implementation that `function`, by means of `op`, runs on x and others: "native", "triton" or "reference"."""
     _check_name(implementation)
     if implementation == "auto":
-        implementation = _default.get()
+        implementation = default_implementation()
     device_type = x.device.type
     float64 = any(tensor.dtype == torch.float64 for tensor in (x, *others))
     if implementation == "auto":
@@ -547,7 +560,7 @@ def upsample_conv2d_phases(
 
 def default_implementation() -> Implementation:
     """What `use_implementation` has chosen here; "auto" outside of it."""
-    return _default.get()
+    return _traced_default if torch.compiler.is_compiling() else _default.get()
 
 
 def implementation_of(function: str, x: Tensor) -> str:
@@ -564,7 +577,7 @@ def _is_plain_chain(implementation: str, x: Tensor) -> bool:
     """The choice of `upsample_conv2d`, which does not depend on what was built."""
     _check_name(implementation)
     if implementation == "auto":
-        implementation = _default.get()
+        implementation = default_implementation()
     return implementation == "reference" or x.device.type not in ("cpu", "cuda", "meta")
 
 
@@ -587,8 +600,7 @@ def _check_upsample_conv2d(function: str, x: Tensor, weight: Tensor, bias: Tenso
             f"{function}: reflect padding should be less than the height and width of the upsampled map, but it is "
             f"{k // 2} and the upsampled map is {2 * h} x {2 * w}"
         )
-    device_type = x.device.type
-    if not (torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)):
+    if autocast_dtype(x.device.type) is None:
         for name, parameter in (("weight", weight), ("bias", bias)):
             if parameter is not None and parameter.dtype != x.dtype:
                 raise TypeError(f"{function}: {name} must be {x.dtype} as x, not {parameter.dtype}")

@@ -33,7 +33,10 @@ def tile_moments(tile, inside, count):
 
 @triton.jit
 def reciprocal_deviation(squares, count, eps, LAYER: tl.constexpr):
-    """Rstd from a sum of squared deviations in float64: of instance norm, or of MUNIT's layer norm."""
+    """Rstd from a sum of squared deviations in float64: of instance norm, or of MUNIT's layer norm.
+
+    Where x is float64, eps must be a constant: a number that is passed at run time has been rounded to float32.
+    """
     if LAYER:
         deviation = tl.sqrt(squares / (count - 1.0)) + eps
     else:
@@ -47,13 +50,13 @@ def _moments_kernel(
     mean,
     rstd,
     partials,
-    eps,
     channels,
     pixels,
     sample_stride,
     channel_stride,
     pixel_stride,
     segments,
+    EPS: tl.constexpr,
     LAYER: tl.constexpr,
     WHOLE: tl.constexpr,
     ACCUMULATE: tl.constexpr,
@@ -79,7 +82,7 @@ def _moments_kernel(
     out = n * channels + first_channel + c
     if WHOLE:
         exact = center.to(tl.float64) + lost
-        deviation = reciprocal_deviation(squares.to(tl.float64), count.to(tl.float64), eps, LAYER)
+        deviation = reciprocal_deviation(squares.to(tl.float64), count.to(tl.float64), EPS, LAYER)
         tl.store(mean + out, exact.to(mean.dtype.element_ty), mask=in_channels)
         tl.store(rstd + out, deviation.to(rstd.dtype.element_ty), mask=in_channels)
     else:
@@ -104,10 +107,10 @@ def _combine_kernel(
     partials,
     mean,
     rstd,
-    eps,
     of_each_group,
     segments,
     pixels,
+    EPS: tl.constexpr,
     LAYER: tl.constexpr,
     PIXELS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -129,7 +132,7 @@ def _combine_kernel(
         count, tile_mean, tile_squares = _partial(partials, group, k, of_each_group, segments, pixels, PIXELS)
         difference = tile_mean - group_mean
         squares += tile_squares + tl.where(count > 0.0, count * difference * difference, 0.0)
-    deviation = reciprocal_deviation(tl.sum(squares, axis=0), values, eps, LAYER)
+    deviation = reciprocal_deviation(tl.sum(squares, axis=0), values, EPS, LAYER)
     tl.store(mean + group, group_mean.to(mean.dtype.element_ty))
     tl.store(rstd + group, deviation.to(rstd.dtype.element_ty))
 
@@ -181,11 +184,11 @@ def moments(
         mean,
         rstd,
         partials,
-        eps,
         channels,
         pixels,
         *strides,
         segments,
+        EPS=eps,
         LAYER=layer,
         WHOLE=of_each_group == 1,
         ACCUMULATE=tl.float64 if double else tl.float32,
@@ -200,10 +203,10 @@ def moments(
         partials,
         mean,
         rstd,
-        eps,
         of_each_group,
         segments,
         pixels,
+        EPS=eps,
         LAYER=layer,
         PIXELS=tile_pixels,
         BLOCK=block,

@@ -3,6 +3,7 @@
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include "tensors.h"
 
@@ -18,7 +19,7 @@ void on_device_of(const Tensor& tensor, Launch launch) {
   const torch::stable::accelerator::DeviceGuard guard(tensor.get_device_index());
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "this torch has no CUDA");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
   const char* error = launch(stream);
   STD_TORCH_CHECK(error == nullptr, "fastmunit CUDA kernel: ", error == nullptr ? "" : error);
 }

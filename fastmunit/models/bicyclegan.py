@@ -216,10 +216,10 @@ class BicycleGAN(System):
             self.step_discriminators(*(_Branch(*tensors[i : i + 4]) for i in range(0, len(tensors), 4)))
 
         key = tuple(weight(name) for name in _LOSS_WEIGHTS)
-        captured = self.config.cuda_graph
+        captured = self.replays
         tensors = (inputs[0], targets[0], *codes)
         if captured:
-            self._captured_gen.run(generators, tensors, [self.gen_opt], key)
+            self.replay(self._captured_gen, generators, tensors, [self.gen_opt], key)
         else:
             generators(*tensors)
         fakes = [torch.cat(parts) for parts in zip(*self._fakes, strict=True)]
@@ -227,7 +227,7 @@ class BicycleGAN(System):
         branches = [_Branch(fake, inputs[0], *reals[name]) for name, fake in zip(self._codes(), fakes, strict=True)]
         tensors = tuple(tensor for branch in branches for tensor in branch)
         if captured:
-            self._captured_dis.run(discriminators, tensors, [self.dis_opt])
+            self.replay(self._captured_dis, discriminators, tensors, [self.dis_opt])
         else:
             discriminators(*tensors)
 

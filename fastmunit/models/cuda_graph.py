@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from fastmunit.errors import ConfigError
+from fastmunit.errors import ConfigError, TrainingError
 
 _WARM_UP = 3
 
@@ -15,8 +15,8 @@ _WARM_UP = 3
 class CapturedIteration:
     """Runs iterations on a CUDA device: a few as they are, then by replaying what they launched.
 
-    Every call is one iteration; capturing computes nothing by itself. Other shapes, dtypes, learning rate
-    tensors or another `key` start anew. Copies and pickles of it are empty.
+    Every call is one iteration; capturing computes nothing by itself. Other shapes, dtypes, parameters, settings of an
+    optimizer or another `key` start anew. Copies and pickles of it are empty.
     """
 
     def __init__(self) -> None:
@@ -24,6 +24,7 @@ class CapturedIteration:
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
+        self._results: dict[str, Tensor] = {}
 
     def run(
         self,
@@ -31,54 +32,90 @@ class CapturedIteration:
         tensors: Sequence[Tensor],
         optimizers: Iterable[torch.optim.Optimizer],
         key: Hashable = None,
-    ) -> None:
+        results: Callable[[], Mapping[str, Tensor]] = dict,
+    ) -> dict[str, Tensor]:
         """Run one iteration.
 
         Args:
             body: computes it from `tensors`; must not wait for the device or draw from the CPU's random stream.
             tensors: what `body` takes: images, random codes.
-            optimizers: those that it steps: made by torch with capturable=True.
+            optimizers: those that it steps, made by torch; their settings become those that a capture needs.
             key: whatever else the launches depend on, such as loss weights.
+            results: what `body` has left by name, tensors without dimensions of one dtype.
+
+        Returns:
+            Copies of `results`, which the next iteration leaves alone; empty where `body` itself has run.
 
         Raises:
             ConfigError: a tensor is not on a CUDA device.
+            TrainingError: `body` does what cannot be captured.
         """
         if any(tensor.device.type != "cuda" for tensor in tensors):
             raise ConfigError("cuda_graph: true needs a CUDA GPU: set cuda_graph to false to train on another device.")
-        rates = _rates_on(tensors[0].device, optimizers)
+        optimizers = list(optimizers)
+        make_capturable(optimizers, tensors[0].device)
         forms = tuple((tensor.shape, tensor.dtype, tensor.stride(), tensor.device) for tensor in tensors)
-        signature = (key, rates, forms)
+        signature = (key, forms, tuple(_settings(optimizer) for optimizer in optimizers))
         if signature != self._signature:
-            self._signature, self._calls, self._graph, self._inputs = signature, 0, None, []
+            self._signature, self._calls = signature, 0
+            self._graph, self._inputs, self._results = None, [], {}
         self._calls += 1
         if self._calls <= _WARM_UP:
             _on_side_stream(body, tensors)
-            return
+            return {}
         if self._graph is None:
             self._inputs = [tensor.clone() for tensor in tensors]
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                body(*self._inputs)
+            self._graph = _capture(body, self._inputs)
+            self._results = dict(results())
         else:
             torch._foreach_copy_(self._inputs, list(tensors))
         self._graph.replay()
+        if not self._results:
+            return {}
+        return dict(zip(self._results, torch.stack(list(self._results.values())).unbind(), strict=True))
 
     def __reduce__(self) -> tuple[type[CapturedIteration], tuple[()]]:
         """Copy and pickle as an empty one."""
         return CapturedIteration, ()
 
 
-def _rates_on(device: torch.device, optimizers: Iterable[torch.optim.Optimizer]) -> tuple[int, ...]:
-    """Bring the learning rates to the device, from where a graph reads them, and say which tensors they are.
+def make_capturable(optimizers: Iterable[torch.optim.Optimizer], device: torch.device) -> None:
+    """Have optimizers read their learning rate and count their steps on `device`, where a graph can follow them.
 
-    A resumed optimizer, or a rate that a script has assigned, has new ones.
+    A resumed optimizer, or a rate that a script has assigned, is brought there again.
     """
-    found = []
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = torch.as_tensor(group["lr"], device=device)
-            found.append(id(group["lr"]))
-    return tuple(found)
+            group["capturable"] = True
+        for state in optimizer.state.values():
+            if "step" in state:
+                state["step"] = torch.as_tensor(state["step"], device=device)
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> Hashable:
+    """What a graph of an optimizer's step holds fast: addresses, and numbers that the host passes."""
+    groups = []
+    for group in optimizer.param_groups:
+        parameters = tuple((p.data_ptr(), p.requires_grad) for p in group["params"])
+        numbers = tuple((k, v) for k, v in group.items() if k not in ("params", "lr", "initial_lr"))
+        groups.append((id(group["lr"]), parameters, numbers))
+    return tuple(groups)
+
+
+def _capture(body: Callable[..., None], inputs: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            body(*inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise TrainingError(
+            f"an iteration cannot be captured as a CUDA graph: {error}\nSet cuda_graph to false, or leave out what "
+            "reads values on the host (hooks, printing, anomaly detection)."
+        ) from error
+    return graph
 
 
 def _on_side_stream(body: Callable[..., None], tensors: Sequence[Tensor]) -> None:

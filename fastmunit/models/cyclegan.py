@@ -151,15 +151,16 @@ class CycleGAN(System):
         def generators(*tensors: Tensor) -> None:
             self.step_generators(*tensors, weight=weight)
 
-        if self.config.cuda_graph:
+        if self.replays:
             key = tuple(weight(name) for name in _LOSS_WEIGHTS)
-            self._captured_gen.run(generators, (x_a, x_b, *noises), [self.gen_opt], key)
+            self.replay(self._captured_gen, generators, (x_a, x_b, *noises), [self.gen_opt], key)
         else:
             generators(x_a, x_b, *noises)
         fakes = [torch.cat(parts) for parts in zip(*self._fakes, strict=True)]
         images = [self.pools[name].exchange(fake) for name, fake in zip("ab", fakes, strict=True)]
-        if self.config.cuda_graph:
-            self._captured_dis.run(self.step_discriminators, (images[0], images[1], x_a, x_b), [self.dis_opt])
+        if self.replays:
+            tensors = (images[0], images[1], x_a, x_b)
+            self.replay(self._captured_dis, self.step_discriminators, tensors, [self.dis_opt])
         else:
             self.step_discriminators(images[0], images[1], x_a, x_b)
 

@@ -188,7 +188,7 @@ class MUNIT(System):
 
     def update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
         """`dis_update`, then `gen_update`; with cuda_graph both in one graph, on the same draws."""
-        if not self.config.cuda_graph:
+        if not self.replays:
             self.dis_update(x_a, x_b, hyperparameters)
             self.gen_update(x_a, x_b, hyperparameters)
             return
@@ -201,7 +201,7 @@ class MUNIT(System):
             self.step_generators(x_a, x_b, (styles[-2], styles[-1]), weight)
 
         weights = tuple(weight(key) for key in _LOSS_WEIGHTS)
-        self._captured.run(both, (x_a, x_b, *first, *second), self.optimizers().values(), weights)
+        self.replay(self._captured, both, (x_a, x_b, *first, *second), self.optimizers().values(), weights)
 
     def step_discriminators(self, x_a: Tensor, x_b: Tensor, styles: tuple[Tensor, Tensor], weight: Weight) -> None:
         """`dis_update` with given styles: nothing in it is random or waits for the device."""

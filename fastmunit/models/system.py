@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from fastmunit.config import Config, explain, unknown_keys
 from fastmunit.errors import CheckpointError, ConfigError
 from fastmunit.models import checkpoint
 from fastmunit.models.averages import GeneratorAverages
+from fastmunit.models.cuda_graph import CapturedIteration
 from fastmunit.models.perceptual import PerceptualLoss
 from fastmunit.models.schedule import make_scheduler
 from fastmunit.models.translator import Translator
@@ -89,7 +90,7 @@ class System(nn.Module):
         Raises:
             ConfigError: an option is unknown or wrong, or the system needs pairs and the data are unpaired.
         """
-        if config.cuda_graph and config.precision == "float16":
+        if config.cuda_graph is True and config.precision == "float16":
             raise ConfigError(
                 "cuda_graph does not go with precision float16, whose loss scale is kept by the host: use bfloat16."
             )
@@ -109,8 +110,7 @@ class System(nn.Module):
         parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
         return torch.optim.Adam(
             parameters.values(),
-            lr=torch.tensor(config.lr) if config.cuda_graph else config.lr,
-            capturable=config.cuda_graph,
+            lr=config.lr,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             fused=True if self.fused_adam else None,
@@ -262,6 +262,38 @@ class System(nn.Module):
         if parts == 1:
             return totals[0], terms[0]
         return torch.stack(totals).mean(), {key: _mean([values[key] for values in terms]) for key in terms[0]}
+
+    @property
+    def replays(self) -> bool:
+        """Whether `step` replays CUDA graphs here: where `cuda_graph` says so, or is auto and they can be had.
+
+        Auto leaves out the CPU, float16, whose loss scale is kept by the host, and compat, whose noise is the CPU's.
+        """
+        if self.config.cuda_graph == "auto":
+            return self.device.type == "cuda" and self.config.precision != "float16" and not self.compat
+        return self.config.cuda_graph
+
+    def replay(
+        self,
+        captured: CapturedIteration,
+        body: Callable[..., None],
+        tensors: Sequence[Tensor],
+        optimizers: Iterable[torch.optim.Optimizer],
+        key: Hashable = None,
+    ) -> None:
+        """Run `body`, which steps `optimizers` and publishes losses, through `captured`; see `CapturedIteration.run`.
+
+        The loss_* attributes are new tensors each time, as without a graph.
+        """
+        before = self.losses()
+
+        def results() -> dict[str, Tensor]:
+            now = self.losses()
+            return {name: loss for name, loss in now.items() if isinstance(loss, Tensor) and loss is not before[name]}
+
+        key = (key, self.training, functional.default_implementation())
+        for name, loss in captured.run(body, tensors, optimizers, key, results).items():
+            setattr(self, name, loss)
 
     def publish(self, half: str, total: Tensor, losses: Mapping[str, Loss]) -> None:
         """Set loss_{half}_total and loss_{half}_NAME for each of `losses`; half is "gen" or "dis"."""

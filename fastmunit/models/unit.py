@@ -198,7 +198,7 @@ class UNIT(System):
 
     def update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
         """`dis_update`, then `gen_update`; with cuda_graph both in one graph, on the same draws."""
-        if not self.config.cuda_graph:
+        if not self.replays:
             self.dis_update(x_a, x_b, hyperparameters)
             self.gen_update(x_a, x_b, hyperparameters)
             return
@@ -212,7 +212,7 @@ class UNIT(System):
             self.step_generators(x_a, x_b, (*(() if second else (n_a, n_b)), *others), weight)
 
         weights = tuple(weight(key) for key in _LOSS_WEIGHTS)
-        self._captured.run(both, (x_a, x_b, *noise, *second, *cycles), self.optimizers().values(), weights)
+        self.replay(self._captured, both, (x_a, x_b, *noise, *second, *cycles), self.optimizers().values(), weights)
 
     def draw_noise(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
         """New noise from N(0, I) for the latent codes of x_a and of x_b, drawn in this order; see `VAEGen`."""

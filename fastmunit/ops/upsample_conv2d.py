@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from fastmunit.ops import library
+from fastmunit.ops.autocast import autocast_dtype
 from fastmunit.ops.layout import dense_format
 from fastmunit.ops.phase_convolution import convolve, convolve_backward
 
@@ -130,10 +131,8 @@ def upsample_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode
     Returns:
         The result, in the layout of x.
     """
-    device_type = x.device.type
-    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-    if autocast and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(x.device.type)
+    dtype = autocast_dtype(x.device.type)
+    if dtype is not None and x.dtype != torch.float64:
         x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
     y: Tensor = _OP(x, weight, bias, padding_mode, phases)
     return y

@@ -24,6 +24,8 @@ def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None =
         return x.clone()
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     scale, shift = (None if p is None else p.to(wide).expand(n, c).reshape(-1) for p in (weight, bias))
+    if scale is None and shift is not None:
+        scale = torch.ones_like(shift)  # CUDA's backward of torch 2.11 fails on a bias without a weight
     # Three dimensions, not four: with four, torch 2.14 gives wrong gradients where N is 1 and one of x and the gradient
     # lies in NCHW and the other in channels_last.
     flat = x.to(wide).reshape(1, n * c, h * w)

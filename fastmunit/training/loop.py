@@ -97,7 +97,7 @@ def train(
         folder.require_unused(allow_in_output)
     system = registry.system_of(config)
     system.check(config)
-    if config.cuda_graph and place.type != "cuda":
+    if config.cuda_graph is True and place.type != "cuda":
         raise ConfigError(f"cuda_graph: true needs a CUDA GPU, not device {place}: set cuda_graph to false.")
     data.check(config)
     folder.create()

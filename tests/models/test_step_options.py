@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastmunit import functional
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
-from fastmunit.models.cuda_graph import CapturedIteration
+from fastmunit.models.cuda_graph import CapturedIteration, make_capturable
 from fastmunit.models.munit import MUNIT
 from fastmunit.testing import saved_bytes
 
@@ -259,6 +259,7 @@ def test_optimizers_of_cuda_graphs_write_public_files() -> None:
     from fastmunit.models.checkpoint import _as_public, _run_as
 
     plain, graphed = trainer_of(), trainer_of("cuda_graph=true")
+    make_capturable([graphed.gen_opt], torch.device("cpu"))
     run(plain, steps=1)
     graphed.gen_opt.load_state_dict(_run_as(graphed.gen_opt, plain.gen_opt.state_dict()))
     group = graphed.gen_opt.param_groups[0]

@@ -319,9 +319,13 @@ class Replayed:
     def __init__(self) -> None:
         self.keys: list[Any] = []
 
-    def run(self, body: Callable[..., None], tensors: Sequence[Tensor], optimizers: Any, key: Any = None) -> None:
+    def run(
+        self, body: Callable[..., None], tensors: Sequence[Tensor], optimizers: Any, key: Any, results: Any
+    ) -> dict[str, Tensor]:
         self.keys.append(key)
         body(*[tensor.clone() for tensor in tensors])
+        assert {"loss_dis_total", "loss_gen_total"} <= set(results())
+        return {name: loss.clone() for name, loss in results().items()}
 
 
 @pytest.mark.parametrize("changes", [{}, {"share_fakes": True}, {"recon_x_cyc_w": 0}])
