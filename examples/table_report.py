@@ -62,7 +62,7 @@ class Table:
 def write_report(output: Path, settings: Mapping[str, Any], results: Results) -> None:
     """Write tables.md and tables.html into `output`."""
     tables = [table for table in (_table_1(results), _table_2(results)) if table is not None]
-    tables.append(_orders(results))
+    tables += [_orders(results), _models(results)]
     seeds = len(settings["seeds"])
     spread = "± is the standard deviation over them" if seeds > 1 else "one seed shows no spread between trainings"
     facts = [
@@ -71,6 +71,10 @@ def write_report(output: Path, settings: Mapping[str, Any], results: Results) ->
         f" (lower is better), diversity {settings['diversity']} (higher is more diverse).",
         "Fruits-360 by Mihai Oltean (CC BY-SA 4.0), 64x64; test images are held-out blocks of frames.",
     ]
+    if settings["changed keys"]:
+        facts.append(f"Changed in every configuration: {', '.join(settings['changed keys'])}.")
+    if settings["untrained"]:
+        facts.append(f"Left out, as not trained: {'; '.join(settings['untrained'])}.")
     if settings["missing"]:
         facts.append(f"Left out, as no such configuration is shipped: {', '.join(settings['missing'])}.")
     write_text(output / "tables.md", _markdown(tables, facts, settings["command"]))
@@ -202,6 +206,25 @@ def _orders(results: Results) -> Table:
         f"{held} of {judged} hold. A difference below twice the spread (over seeds, or of the measurement where there "
         "is one seed) is called small.",
         ["table", "measure", "in the paper", "here"],
+        rows,
+    )
+
+
+def _models(results: Results) -> Table:
+    """What each model was trained on, and how far."""
+    rows = []
+    for result in results:
+        pair = "edges → fruit" if result["table"] == 1 else " ↔ ".join(sorted(result["direction"].split(" to ")))
+        record = result["training"]
+        row = [str(result["table"]), pair, result["system"], str(result["seed"]), f"{record['iterations']:,}",
+               f"{record['seconds'] / 60:.1f}", "; ".join(record["devices"])]  # fmt: skip
+        if row not in rows:  # both directions of a pair are of one model
+            rows.append(row)
+    devices = "; ".join(dict.fromkeys(result["measuring"]["device"] for result in results))
+    return Table(
+        "Models",
+        f"Trained for a time, not for a number of iterations. Measured on: {devices}.",
+        ["table", "data", "system", "seed", "iterations", "minutes", "trained on"],
         rows,
     )
 

@@ -1,8 +1,8 @@
 """Training: the loop, snapshots with exact resume, logs, sample grids and the HTML report."""
 
-from fastmunit.training.device import resolve_device
+from fastmunit.training.device import describe_device, resolve_device
 from fastmunit.training.loop import TrainingResult, train
 from fastmunit.training.progress import Progress, Status
 from fastmunit.training.run_folder import RunFolder
 
-__all__ = ["Progress", "RunFolder", "Status", "TrainingResult", "resolve_device", "train"]
+__all__ = ["Progress", "RunFolder", "Status", "TrainingResult", "describe_device", "resolve_device", "train"]

@@ -33,6 +33,13 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def describe_device(device: torch.device) -> str:
+    """The device in words, for reports: a GPU's name, or the number of threads on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+
+
 def available_devices() -> list[str]:
     """Names that `resolve_device` accepts here, without "auto"."""
     names = ["cpu"]

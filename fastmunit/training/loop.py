@@ -19,7 +19,7 @@ from fastmunit.errors import ConfigError, DataError, FastmunitError, TrainingErr
 from fastmunit.models import registry
 from fastmunit.models.system import System
 from fastmunit.training import snapshot, state
-from fastmunit.training.device import resolve_device
+from fastmunit.training.device import describe_device, resolve_device
 from fastmunit.training.progress import Progress, Status
 from fastmunit.training.reporter import Reporter
 from fastmunit.training.run_folder import RunFolder, with_absolute_paths
@@ -317,14 +317,10 @@ class _Session:
     def _facts(self) -> Mapping[str, str]:
         gen = _count(self.trainer.generators())
         dis = _count(self.trainer.discriminators())
-        if self.device.type == "cuda":
-            name = torch.cuda.get_device_name(self.device)
-        else:
-            name = f"{self.device.type}, {torch.get_num_threads()} threads" if self.device.type == "cpu" else "mps"
         counts = " + ".join(f"{len(dataset):,}" for dataset in self.pairs.datasets)
         return {
             "system": self.config.system,
-            "device": name,
+            "device": describe_device(self.device),
             "precision": self.config.precision,
             "generator parameters": f"{gen / 1e6:.2f} M",
             "discriminator parameters": f"{dis / 1e6:.2f} M",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from PIL import Image, ImageDraw
 from fastmunit.config import Config
 from fastmunit.data import list_images
 from fastmunit.errors import FastmunitError
+from fastmunit.files import save_tensors
 from fastmunit.models import registry
 
 
@@ -59,8 +61,15 @@ def test_edges_data(photos: Path, tmp_path: Path) -> None:
     made = (unpaired / "made.json").stat().st_mtime_ns
     fruit_data.edges_data(photos, tmp_path, per_variety=6, test_pairs=12, seed=0)
     assert (unpaired / "made.json").stat().st_mtime_ns == made
-    with pytest.raises(SystemExit, match="made with other settings"):
+    with pytest.raises(SystemExit, match="made with other settings \\(per_variety 6, not 5\\)"):
         fruit_data.edges_data(photos, tmp_path, per_variety=5, test_pairs=12, seed=0)
+    # Elsewhere the photos may be absent; other photos are refused.
+    assert fruit_data.edges_data(None, tmp_path, per_variety=6, test_pairs=12, seed=0) == (unpaired, paired)
+    with pytest.raises(SystemExit, match="made with other settings \\(photos 360, not 0"):
+        fruit_data.edges_data(tmp_path / "absent", tmp_path, per_variety=6, test_pairs=12, seed=0)
+    (unpaired / "made.json").unlink()
+    with pytest.raises(SystemExit, match="not made by this program"):
+        fruit_data.edges_data(photos, tmp_path, per_variety=6, test_pairs=12, seed=0)
 
 
 def test_family_data(photos: Path, tmp_path: Path) -> None:
@@ -76,8 +85,26 @@ def test_family_data(photos: Path, tmp_path: Path) -> None:
             )
             assert len(train) > 40 and len(test) >= 5
             assert not train & {(frame + d) % 60 for frame in test for d in (-1, 0, 1)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["apple", "cherry", "tomato"]
     with pytest.raises(SystemExit, match="no photos"):
         fruit_data.family_data(tmp_path / "nothing", tmp_path / "other", seed=0)
+    with pytest.raises(SystemExit, match="give --data"):
+        fruit_data.family_data(None, tmp_path / "other", seed=0)
+
+
+def test_data_made_by_two_processes_at_once(photos: Path, tmp_path: Path) -> None:
+    import fruit_data
+
+    root = tmp_path / "data" / "apple"
+    with fruit_data._whole(root, photos, {"seed": 0}) as slow:
+        (slow / "of").write_text("the slow one")
+        with fruit_data._whole(root, photos, {"seed": 0}) as fast:
+            (fast / "of").write_text("the fast one")
+        assert (root / "of").read_text() == "the fast one"
+    assert (root / "of").read_text() == "the fast one" and fruit_data.facts(root)["photos"] == 360
+    with pytest.raises(KeyboardInterrupt), fruit_data._whole(tmp_path / "data" / "cherry", photos, {}):
+        raise KeyboardInterrupt
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["apple"]
 
 
 def test_the_papers_figures() -> None:
@@ -101,21 +128,33 @@ def figure(name: str, value: float, half: float | None = None, reference: float 
     return {"name": name, "value": value, **ends, "count": 100, "references": references, "note": "a; b; accuracy 9 %"}
 
 
+def report_settings(**changes: Any) -> dict[str, Any]:
+    settings = {"minutes a model": 10, "seeds": [0, 1], "inputs": 100, "outputs of each": 38, "quality": "kid-vgg16",
+                "diversity": "lpips-alex-v0.1", "changed keys": [], "missing": [], "untrained": [],
+                "command": ""}  # fmt: skip
+    return settings | changes
+
+
+def made(iterations: int = 9) -> dict[str, Any]:
+    """How a result came about."""
+    record = {"settings": {}, "devices": ["a GPU, bfloat16"], "seconds": 600.0, "iterations": iterations}
+    return {"training": record, "measuring": {"device": "cpu, 2 threads"}}
+
+
 def row(system: str, seed: int, quality: float, diversity: float) -> dict[str, Any]:
     figures = [figure("KID-VGG16", quality, 0.1, 0.01), figure("LPIPS-alex-v0.1 diversity", diversity, 0.004, 0.3)]
-    return {"table": 1, "system": system, "seed": seed, "figures": figures}
+    return {"table": 1, "system": system, "seed": seed, "figures": figures, **made(1234)}
 
 
 def cell(system: str, seed: int, direction: str, cis: float, score: float) -> dict[str, Any]:
     figures = [figure("CIS (KL)", cis), figure("IS (KL)", score)]
-    return {"table": 2, "system": system, "seed": seed, "direction": direction, "figures": figures}
+    return {"table": 2, "system": system, "seed": seed, "direction": direction, "figures": figures, **made()}
 
 
 def test_tables(tmp_path: Path) -> None:
     from table_report import write_report
 
-    settings = {"minutes a model": 10, "seeds": [0, 1], "inputs": 100, "outputs of each": 38, "quality": "kid-vgg16",
-                "diversity": "lpips-alex-v0.1", "missing": ["demo_unit"], "command": "python <that>"}  # fmt: skip
+    settings = report_settings(missing=["demo_unit"], command="python <that>", untrained=["table 1, some model"])
     results = [
         row("MUNIT", 0, 1.0, 0.20), row("MUNIT", 1, 1.2, 0.22),
         row("UNIT", 0, 3.0, 0.01), row("UNIT", 1, 3.4, 0.01),
@@ -133,7 +172,10 @@ def test_tables(tmp_path: Path) -> None:
     assert "| 1 | diversity | MUNIT before CycleGAN | does not hold (0.210 ± 0.014 and 0.310 ± 0.014) |" in text
     assert "MUNIT before CycleGAN | holds (1.100 ± 0.141 and 1.200 ± 0.071, a small difference) |" in text
     assert "| 1 | diversity | real data before MUNIT | holds" in text
-    assert "BicycleGAN" not in text and "demo_unit" in text
+    assert "BicycleGAN" not in text and "demo_unit" in text and "not trained: table 1, some model." in text
+    assert "Measured on: cpu, 2 threads." in text
+    assert "| 1 | edges → fruit | UNIT | 1 | 1,234 | 10.0 | a GPU, bfloat16 |" in text
+    assert text.count("| 2 | apple ↔ tomato | MUNIT | 0 | 9 | 10.0 |") == 1
     page = (tmp_path / "tables.html").read_text()
     assert "python &lt;that&gt;" in page and "<table>" in page and "http" not in page
 
@@ -141,8 +183,7 @@ def test_tables(tmp_path: Path) -> None:
 def test_one_seed_shows_no_spread(tmp_path: Path) -> None:
     from table_report import values, write_report
 
-    settings = {"minutes a model": 0.5, "seeds": [0], "inputs": 9, "outputs of each": 2, "quality": "kid-vgg16",
-                "diversity": "lpips-alex-v0.1", "missing": [], "command": ""}  # fmt: skip
+    settings = report_settings(seeds=[0])
     results = [row("MUNIT", 0, 1.0, 0.2), row("UNIT", 0, 1.05, 0.1)]
     write_report(tmp_path, settings, results)
     text = (tmp_path / "tables.md").read_text()
@@ -151,46 +192,172 @@ def test_one_seed_shows_no_spread(tmp_path: Path) -> None:
     assert values(results, 1, "KID")["MUNIT"].spread == pytest.approx(0.1 / 1.96)
 
 
-def test_what_is_done_is_not_done_again(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("skimage", reason="drawing edges needs scikit-image")
-    import paper_tables
+class Work:
+    """Stands in for training and measuring, and writes down what was asked for."""
 
-    trained: list[tuple[str, bool, float]] = []
-    measured: list[str] = []
+    def __init__(self, photos: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import paper_tables
+        import table_model
 
-    def train(config: Config, folder: Path, *, resume: bool, time_limit: float, **_: Any) -> SimpleNamespace:
-        trained.append((str(Path(folder).relative_to(tmp_path)), resume, time_limit))
+        self.trained: list[str] = []
+        self.limits: list[float] = []
+        self.measured: list[str] = []
+        self.output, self.photos, self.program = output, photos, paper_tables
+        monkeypatch.setattr(table_model, "train", self._train)
+        monkeypatch.setattr(paper_tables, "evaluate", self._evaluate)
+        monkeypatch.setattr(paper_tables, "load_measures", lambda names, **_: names)
+        monkeypatch.setattr(paper_tables.registry, "load_translator", lambda *_: None)
+        monkeypatch.setattr(
+            paper_tables.Program, "_scores", lambda self, family, name: (["is-cis"], {"classifier accuracy": 0.9})
+        )
+
+    def __call__(self, *more: str) -> Work:
+        """Run the program; returns what it did."""
+        self.trained, self.limits, self.measured = [], [], []
+        given = ["--data", str(self.photos), "--output", str(self.output), "--minutes", "0.5", "--train-per-variety",
+                 "2", "--test-pairs", "6", "--systems", "MUNIT", "MUNIT without x reconstruction",
+                 *more]  # fmt: skip
+        self.program.Program(self.program.arguments(given)).run()
+        return self
+
+    def _train(self, config: Config, folder: Path, *, time_limit: float, **_: Any) -> SimpleNamespace:
+        self.trained.append(str(folder.relative_to(self.output)))
+        self.limits.append(time_limit)
         assert config.data_root is None or Path(config.data_root, "trainA").is_dir()
-        return SimpleNamespace(interrupted=False)
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "gen_00000007.pt").touch()
+        config.save(folder / "config.yaml")
+        return SimpleNamespace(interrupted=False, iterations=7, seconds=29.0)
 
-    def measure(self: Any, config: Config, folder: Path, direction: str, measures: Any, place: Any = None) -> None:
-        measured.append(direction)
-        (place or folder).mkdir(parents=True, exist_ok=True)
-        report = {"figures": [figure("KID-VGG16", 1.0), figure("LPIPS-alex-v0.1 diversity", 0.1)]}
-        if place is not None:
-            report = {"figures": [figure("CIS (KL)", 1.0), figure("IS (KL)", 0.1)]}
-        ((place or folder) / "result.json").write_text(json.dumps(report))
+    def _evaluate(self, translator: Any, config: Config, measures: list[str], *, direction: str, **_: Any) -> Any:
+        self.measured.append(direction)
+        names = ["CIS (KL)", "IS (KL)"] if "is-cis" in measures else ["KID-VGG16", "LPIPS-alex-v0.1 diversity"]
+        return SimpleNamespace(to_dict=lambda: {"figures": [figure(name, 1.0) for name in names]})
 
-    monkeypatch.setattr(paper_tables, "train", train)
-    monkeypatch.setattr(paper_tables.Program, "_measure", measure)
-    monkeypatch.setattr(paper_tables.Program, "_classifier", lambda self, family, name: Path(name))
-    monkeypatch.setattr(paper_tables, "load_measures", lambda *_, **__: None)
-    given = ["--data", str(photos), "--output", str(tmp_path), "--minutes", "0.5", "--train-per-variety", "2",
-             "--test-pairs", "6", "--systems", "MUNIT", "MUNIT without x reconstruction"]  # fmt: skip
-    paper_tables.Program(paper_tables.arguments(given)).run()
-    assert [name for name, _, _ in trained][:2] == [
-        "table_1/munit_without_x_reconstruction/seed_0",
-        "table_1/munit/seed_0",
-    ]
-    # Table 2 has no ablations: three pairs of families, trained once for each direction that lacks a result.
-    assert len(trained) == 2 + 6 and measured == ["a2b", "a2b", *["a2b", "b2a"] * 3]
-    assert all(limit == 30 and not resume for _, resume, limit in trained)
+
+@pytest.fixture(scope="module")
+def prepared(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("skimage", reason="drawing edges needs scikit-image")
+    import fruit_data
+
+    data = tmp_path_factory.mktemp("prepared") / "data"
+    fruit_data.edges_data(photos, data, per_variety=2, test_pairs=6, seed=0)
+    fruit_data.family_data(photos, data, seed=0)
+    return data
+
+
+@pytest.fixture
+def work(photos: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
+    shutil.copytree(prepared, tmp_path / "data")
+    return Work(photos, tmp_path, monkeypatch)
+
+
+def test_what_is_done_is_not_done_again(work: Work, tmp_path: Path) -> None:
+    assert work().trained[:2] == ["table_1/munit_without_x_reconstruction/seed_0", "table_1/munit/seed_0"]
+    # Table 2 has no ablations: three pairs of families, both directions of each by one model.
+    assert len(work.trained) == 2 + 3 and work.measured == ["a2b", "a2b", *["a2b", "b2a"] * 3]
+    assert work.limits == [30] * 5
     before = (tmp_path / "tables.md").read_text()
-    trained.clear()
-    paper_tables.Program(paper_tables.arguments(given)).run()
-    assert trained == [] and (tmp_path / "tables.md").read_text() == before
-    paper_tables.Program(paper_tables.arguments([*given, "--seeds", "0", "1", "--tables", "1"])).run()
-    assert [name.rpartition("/")[2] for name, _, _ in trained] == ["seed_1", "seed_1"]
+    assert work().trained == [] == work.measured and (tmp_path / "tables.md").read_text() == before
+    result = json.loads(
+        (tmp_path / "table_2" / "apple_cherry" / "munit" / "seed_0" / "b2a" / "result.json").read_text()
+    )
+    assert result["training"]["iterations"] == 7 and result["training"]["seconds"] == 29
+    assert result["training"]["settings"]["minutes"] == 0.5 and "precision" not in result["training"]["settings"]
+    assert result["training"]["settings"]["data"]["apple"]["photos"] == 360
+    assert result["training"]["devices"][0].startswith("cpu, ")
+    assert result["measuring"]["classifier accuracy"] == 0.9 and result["measuring"]["inputs"] == 100
+    assert work("--seeds", "0", "1", "--tables", "1").trained == [
+        "table_1/munit_without_x_reconstruction/seed_1",
+        "table_1/munit/seed_1",
+    ]
+
+
+def test_work_is_shared_and_measured_elsewhere(work: Work, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert work("--prepare").trained == []
+    assert work("--train-only", "--tables", "1").trained[1] == "table_1/munit/seed_0"
+    assert work.measured == [] and not (tmp_path / "tables.md").exists()
+    assert work("--train-only", "--pairs", "tomato_cherry", "--tables", "2").trained == [
+        "table_2/tomato_cherry/munit/seed_0"
+    ]
+    assert work("--train-only", "--pairs", "tomato_cherry").trained == []
+    there = tmp_path / "elsewhere"
+    for file in [*tmp_path.glob("table_*/**/*.json"), *tmp_path.glob("table_*/**/config.yaml"),
+                 *tmp_path.glob("table_*/**/gen_*.pt")]:  # fmt: skip
+        target = there / file.relative_to(tmp_path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    shutil.move(tmp_path / "data", there / "data")
+    work.output = there
+    assert work("--measure-only").trained == [] and work.measured == ["a2b", "a2b", "a2b", "b2a"]
+    assert "apple and tomato, MUNIT, seed 0: not trained" in capsys.readouterr().err
+    assert "Left out, as not trained: table 2, apple and tomato, MUNIT" in (there / "tables.md").read_text()
+    with pytest.raises(FastmunitError, match="no trained model"):
+        work("--measure-only", "--tables", "1", "--seeds", "3")
+
+
+def test_other_settings(work: Work, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert work("--tables", "1").measured == ["a2b", "a2b"]
+    for more, told in (
+        (("--minutes", "1"), r"minutes 0\.5, not 1\.0"),
+        (("--set", "lr=0.5"), r"changes \['recon_x_w=0'\], not \['recon_x_w=0', 'lr=0\.5'\]"),
+    ):
+        for part in ((), ("--train-only",)):
+            with pytest.raises(FastmunitError, match=told):
+                work("--tables", "1", *more, *part)
+    with pytest.raises(SystemExit, match="made with other settings"):
+        work("--test-pairs", "7")
+    # What is measured in another way is measured again, and not trained again.
+    assert work("--tables", "1", "--inputs", "50").measured == ["a2b", "a2b"] and work.trained == []
+    assert "measured with other settings" in capsys.readouterr().out
+    assert work("--tables", "1", "--inputs", "50").measured == []
+    folder = tmp_path / "table_1" / "munit" / "seed_0"
+    (folder / "checkpoints" / "gen_00000007.pt").rename(folder / "checkpoints" / "gen_00000008.pt")
+    with pytest.raises(FastmunitError, match=r"7 iterations, but .* holds gen_00000008"):
+        work("--tables", "1")
+    for name, content, told in (
+        ("result.json", '{"figures": []}', "no result of this program"),
+        ("result.json", '{"figures": [', "cannot be read"),
+        ("training.json", "{}", "no record of a training"),
+        ("training.json", "[]", "does not hold"),
+    ):
+        (folder / "result.json").unlink(missing_ok=True)
+        (folder / name).write_text(content)
+        with pytest.raises(FastmunitError, match=told):
+            work("--tables", "1", "--inputs", "50")
+
+
+def test_a_stopped_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import table_model
+
+    config = Config.load("demo")
+    limits: list[float] = []
+
+    def train(config: Config, folder: Path, *, time_limit: float, resume: bool, **_: Any) -> SimpleNamespace:
+        """Stopped after 20 seconds, the first time."""
+        limits.append(time_limit)
+        run = table_model.RunFolder(folder)
+        assert resume == (len(limits) > 1)
+        if not resume:
+            run.create()
+            config.save(run.config)
+            for kind in ("gen", "dis"):
+                save_tensors({}, run.checkpoints / f"{kind}_00000005.pt")
+            save_tensors({"seconds": 20.0}, run.state(5))
+            save_tensors({"iterations": 5}, run.checkpoints / "optimizer.pt")
+        return SimpleNamespace(interrupted=not resume, iterations=9, seconds=31.0)
+
+    monkeypatch.setattr(table_model, "train", train)
+    model = table_model.Model("a model", tmp_path / "run", config, {"minutes": 0.5}, "cpu")
+    assert not model.trained
+    with pytest.raises(SystemExit, match="goes on from here"):
+        model.train()
+    assert not model.trained
+    with pytest.raises(FastmunitError, match="made with other settings"):
+        table_model.Model("a model", tmp_path / "run", config, {"minutes": 1}, "cpu").train()
+    model.train()
+    assert limits == [30, 10] and model.trained
+    assert (model.record["iterations"], model.record["seconds"], len(model.record["devices"])) == (9, 31, 1)
 
 
 def test_recipes_change_what_they_name() -> None:
@@ -204,7 +371,16 @@ def test_recipes_change_what_they_name() -> None:
             assert (config.crop_image_height, config.crop_image_width) == (64, 64)
 
 
-@pytest.mark.parametrize("given", [["--minutes", "1"], ["--data", "x", "--output", "y", "--systems", "DRIT"]])
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--minutes", "1"],
+        ["--data", "x", "--output", "y", "--systems", "DRIT"],
+        ["--output", "y", "--pairs", "tomato_apple"],
+        ["--output", "y", "--minutes", "0"],
+        ["--output", "y", "--train-only", "--measure-only"],
+    ],
+)
 def test_wrong_arguments(given: list[str]) -> None:
     import paper_tables
 
