@@ -155,8 +155,8 @@ def bench_step_time(step_times):
 def bench_step_limit(step_times):
     """How far a step is from its convolutions alone, at the rate of the most frequent one."""
     macs = multiply_adds(our_step, trainer_of("bfloat16"))
-    x = torch.randn(2, 256, 66, 66, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(256, 256, 3, 3, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    x, weight = (torch.randn(shape) for shape in ((2, 256, 66, 66), (256, 256, 3, 3)))
+    x, weight = (t.to(DEVICE, torch.bfloat16, memory_format=torch.channels_last) for t in (x, weight))
     macs_of_one = 2 * 256 * 256 * 9 * 64 * 64
     trainer = trainer_of("bfloat16")
     x_a, x_b = images()
@@ -237,13 +237,14 @@ def one_by_one(trainer, image, styles):
 @pytest.mark.slow
 def bench_step_translations(step_times):
     torch.manual_seed(0)
-    trainer = MUNIT(Config.load("edges2shoes"))
-    fast = MUNIT(Config.load("edges2shoes", ["precision=bfloat16"]))
+    trainer = MUNIT(Config.load("edges2shoes")).to(DEVICE)
+    fast = MUNIT(Config.load("edges2shoes", ["precision=bfloat16"])).to(DEVICE)
     fast.load_state_dict(trainer.state_dict())
-    image, styles = torch.rand(3, 256, 256) * 2 - 1, torch.randn(STYLES, 8, 1, 1)
+    image, styles = (t.to(DEVICE) for t in (torch.rand(3, 256, 256) * 2 - 1, torch.randn(STYLES, 8, 1, 1)))
     expected = one_by_one(trainer, image, styles)
     for precision, tolerance in (("float32", 1e-4), ("bfloat16", 0.1)):  # a wrong result gets no figure
-        assert (translate(fast, image, styles, precision=precision) - expected).abs().max() <= tolerance
+        found = translate(fast, image, styles, precision=precision).to(DEVICE)
+        assert (found - expected).abs().max() <= tolerance
     calls = {
         "one by one, float32": lambda: one_by_one(trainer, image, styles),
         "translate, float32": lambda: translate(trainer, image, styles),

@@ -68,14 +68,15 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor, batch_size: int = 64) -> Tensor:
-        """(N, K) probabilities, float64 on the CPU.
+        """(N, K) probabilities of images on any device; float64, on the CPU.
 
         Raises:
             DataError: the images are not (N, 3, H, W).
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise DataError(f"the classifier takes images (N, 3, H, W), got {tuple(images.shape)}: make them RGB.")
-        logits = torch.cat([self(batch.float()).cpu() for batch in images.split(batch_size)])
+        device = self.head[-1].weight.device
+        logits = torch.cat([self(batch.to(device, torch.float32)).cpu() for batch in images.split(batch_size)])
         return logits.double().softmax(dim=1)
 
 

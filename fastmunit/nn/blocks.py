@@ -105,7 +105,7 @@ class Conv2dBlock(nn.Module):
         """Run on a map that has this block's pad; add `residual`, and write the result with the pad of the next one."""
         bias = self._bias_for_the_op(x.padded)
         with kept_as(x.recipe, x.padded):
-            y = self._convolve(x.padded, without_bias=bias is not None or bool(self.cancelled_biases(x.padded)))
+            y = self._convolve(x.padded, without_bias=bias is not None or len(self.cancelled_biases(x.padded)) > 0)
         style = self._style(adain)
         if style is not None and len(y) == 1 < len(style[0]):  # many styles of one content code
             y = y.expand(len(style[0]), -1, -1, -1)

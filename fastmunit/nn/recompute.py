@@ -32,7 +32,7 @@ def recompute(enabled: bool) -> Iterator[None]:
 
 def recomputes() -> bool:
     """Whether maps are to be computed again; under torch.compile, which decides itself what to keep, they are not."""
-    return _enabled.get() and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and torch.is_grad_enabled() and _enabled.get()
 
 
 @contextmanager

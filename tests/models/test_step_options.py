@@ -273,7 +273,7 @@ def test_optimizers_of_cuda_graphs_write_public_files() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("overrides", [[], ["precision=bfloat16"], ["share_fakes=true"]])
 def test_a_graph_is_the_same_training(overrides: list[str]) -> None:
-    trainers = [trainer_of(*overrides).cuda(), trainer_of("cuda_graph=true", *overrides).cuda()]
+    trainers = [trainer_of(f"cuda_graph={on}", *overrides).cuda() for on in ("false", "true")]
     for trainer in trainers:
         torch.manual_seed(3)
         for index in range(8):
