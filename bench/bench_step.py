@@ -8,7 +8,7 @@ from pathlib import Path
 import profile_step
 import pytest
 import torch
-from harness import DEVICE, Count, StepTimes
+from harness import DEVICE, Count, StepTimes, without_tf32
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -85,7 +85,8 @@ def check_losses(precision):
     for name, step in (("eager", plain_step), ("ours", our_step)):
         trainer = trainer_of(precision, fused_adam=name == "ours")
         torch.manual_seed(2)
-        step(trainer, *images())
+        with without_tf32():
+            step(trainer, *images())
         found[name] = losses_of(trainer)
     tolerance = 2e-5 if precision == "float32" else 2e-2
     for name, loss in found["eager"].items():
@@ -241,10 +242,11 @@ def bench_step_translations(step_times):
     fast = MUNIT(Config.load("edges2shoes", ["precision=bfloat16"])).to(DEVICE)
     fast.load_state_dict(trainer.state_dict())
     image, styles = (t.to(DEVICE) for t in (torch.rand(3, 256, 256) * 2 - 1, torch.randn(STYLES, 8, 1, 1)))
-    expected = one_by_one(trainer, image, styles)
-    for precision, tolerance in (("float32", 1e-4), ("bfloat16", 0.1)):  # a wrong result gets no figure
-        found = translate(fast, image, styles, precision=precision).to(DEVICE)
-        assert (found - expected).abs().max() <= tolerance
+    with without_tf32():
+        expected = one_by_one(trainer, image, styles)
+        for precision, tolerance in (("float32", 1e-4), ("bfloat16", 0.1)):  # a wrong result gets no figure
+            found = translate(fast, image, styles, precision=precision).to(DEVICE)
+            assert (found - expected).abs().max() <= tolerance
     calls = {
         "one by one, float32": lambda: one_by_one(trainer, image, styles),
         "translate, float32": lambda: translate(trainer, image, styles),

@@ -1,6 +1,7 @@
 """The benchmarks' fixtures and the tables of their ratios."""
 
 import pytest
+import torch
 from harness import Comparison, Count, StepTimes, count_table, keep_freed_memory, table
 
 _comparisons = pytest.StashKey[list[Comparison]]()
@@ -13,6 +14,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_counts] = []
     config.stash[_step_times] = []
     keep_freed_memory()
+    torch.backends.cudnn.benchmark = True  # as the public trainer and `fastmunit train` have it
 
 
 @pytest.fixture

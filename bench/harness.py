@@ -4,7 +4,8 @@ import ctypes
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -20,8 +21,20 @@ COMPARISON_SECONDS = 6.0
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # More than any level-two cache holds: writing it leaves nothing of the inputs there.
 FLUSH_BYTES = 256 * 2**20
+MOST_REPEATS = 1_000_000 if DEVICE == "cpu" else 50  # each also writes FLUSH_BYTES
 GPU_STEPS = 10
 WARM_UP_STEPS = 1 if DEVICE == "cpu" else 5
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """For comparisons of float32: torch's default lets a GPU's convolutions round their inputs to TF32's 10 bits."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def keep_freed_memory() -> None:
@@ -139,7 +152,7 @@ class Comparison:
         for name, call in calls.items():
             call()  # compiles, and warms caches
             seconds = seconds_of(call, 1)
-            repeats[name] = max(1, int(ROUND_SECONDS / seconds))
+            repeats[name] = min(MOST_REPEATS, max(1, int(ROUND_SECONDS / seconds)))
             of_a_round += repeats[name] * seconds
             self.seconds[name] = []
         for _ in range(max(LEAST_ROUNDS, min(ROUNDS, int(COMPARISON_SECONDS / of_a_round)))):
@@ -239,7 +252,7 @@ class StepTimes:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def time(self, rounds: int = 3) -> None:
-        """Run each a few times unmeasured (a graph is captured at the fourth), then `rounds` times in turn; the least time of each counts."""
+        """Run each unmeasured, on a GPU until its graph is captured, then `rounds` times in turn; the least counts."""
         for call in self.calls.values():
             for _ in range(WARM_UP_STEPS):
                 call()

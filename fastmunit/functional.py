@@ -50,7 +50,7 @@ Activation = Literal["none", "relu", "leaky_relu"]
 PadMode = Literal["reflect", "replicate", "zero"]
 
 _default: ContextVar[Implementation] = ContextVar("fastmunit_implementation", default="auto")
-# torch.compile of torch 2.10 and 2.11 cannot read a ContextVar: what it traces reads the last open with-block of any thread.
+# torch.compile of torch 2.10 and 2.11 cannot read a ContextVar: what it traces reads the with-block opened last.
 _open: list[Implementation] = []
 _traced_default: Implementation = "auto"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

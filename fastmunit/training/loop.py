@@ -169,8 +169,8 @@ class _Session:
         self.reporter = Reporter(self.folder, self.config, displays, self._facts(), self.trainer.rows, self.iterations)
 
     def run(self) -> TrainingResult:
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
+        if self.device.type == "cuda" and not torch.backends.cudnn.deterministic:
+            torch.backends.cudnn.benchmark = True  # shapes stay the same; the search may choose otherwise next time
         self.session_start = time.monotonic()
         try:
             if not self.reporter.scalars.available:

@@ -47,6 +47,15 @@ def test_learns_and_knows_how_well(trained: Classifier) -> None:
     assert p[0, 0] > 0.5 and p[1, 1] > 0.5
 
 
+@pytest.mark.gpu
+def test_a_classifier_on_a_gpu_takes_images_of_any_device(shapes: Path) -> None:
+    model = train_classifier(shapes, size=32, epochs=8, batch_size=8, architecture="small", device="cuda")
+    assert model.accuracy == 1
+    images = torch.rand(3, 3, 32, 32) * 2 - 1
+    torch.testing.assert_close(model.probabilities(images), model.probabilities(images.cuda()))
+    assert accuracy_on(model, shapes)[0] == 1
+
+
 def test_the_accuracy_is_of_images_it_has_not_seen(shapes: Path, tmp_path: Path) -> None:
     """Labels without meaning: what is learned by heart does not show in the accuracy."""
     random = np.random.default_rng(1)
