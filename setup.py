@@ -63,16 +63,23 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Build the module and put it where setuptools expects it."""
+        import pybind11
+
         torch = find_torch()
         compiler = find_compiler()
         nvcc = find_nvcc()
         folder = ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        # A copy that stays: an isolated build has pybind11 in another place, with new dates, each time.
+        pybind11_include = folder / f"pybind11-{pybind11.__version__}"
+        if not pybind11_include.is_dir():
+            shutil.copytree(pybind11.get_include(), pybind11_include)
         definitions = {
             "CMAKE_CXX_COMPILER": compiler,
             "CMAKE_MAKE_PROGRAM": shutil.which("ninja"),
             "FASTMUNIT_TORCH_ROOT": torch,
             "FASTMUNIT_TORCH_VERSION": runpy.run_path(str(torch / "version.py"))["__version__"],
             "FASTMUNIT_PYTHON_INCLUDE": sysconfig.get_path("include"),
+            "FASTMUNIT_PYBIND11_INCLUDE": pybind11_include,
             "FASTMUNIT_MODULE_SUFFIX": sysconfig.get_config_var("EXT_SUFFIX"),
             "FASTMUNIT_CUDA_COMPILER": nvcc or "",
             "FASTMUNIT_CUDA_ARCHS": os.environ.get("FASTMUNIT_CUDA_ARCHS", "").replace(",", ";"),

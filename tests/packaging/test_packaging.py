@@ -50,7 +50,8 @@ def test_kernels_are_importable_from_this_installation():
 
 @pytest.fixture(scope="module")
 def build_backend():
-    pytest.importorskip("setuptools", reason="setuptools is not installed")
+    for module in ("setuptools", "pybind11"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
     if shutil.which("cmake") is None or shutil.which("ninja") is None:
         pytest.skip("cmake or ninja is not installed")
 
