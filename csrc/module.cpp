@@ -1,20 +1,18 @@
 // The Python module fastmunit._C. Loading it registers the kernels of csrc/torch; it offers what it was built with.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "cpu/isa.h"
 
 namespace {
 
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts;
+pybind11::list split(const std::string& text, char separator) {
+  pybind11::list parts;
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t end = text.find(separator, begin);
-    parts.push_back(text.substr(begin, end - begin));
+    parts.append(text.substr(begin, end - begin));
     if (end == std::string::npos) break;
     begin = end + 1;
   }
@@ -38,7 +36,7 @@ pybind11::dict build_config() {
   config["cuda_architectures"] = split(FASTMUNIT_CUDA_ARCHITECTURES, ',');
 #else
   config["cuda"] = pybind11::none();
-  config["cuda_architectures"] = std::vector<std::string>();
+  config["cuda_architectures"] = pybind11::list();
 #endif
   config["compiler"] = FASTMUNIT_COMPILER;
   config["build_type"] = FASTMUNIT_BUILD_TYPE;

@@ -132,8 +132,6 @@ __global__ void pad_rows(const float* x, float* y, int n, int row_stride, Bug bu
 }
 
 __global__ void centre_rows(const float* x, float* y, int n, Bug bug) {
-  namespace cg = cooperative_groups;
-  const cg::cluster_group blocks = cg::this_cluster();
   SMEM_ARRAY(float, sum, 1);
   const int part = n / cluster, thread = static_cast<int>(threadIdx.x);
   const long begin = static_cast<long>(blockIdx.x) * part;
@@ -141,11 +139,11 @@ __global__ void centre_rows(const float* x, float* y, int n, Bug bug) {
   for (int i = thread; i < part; i += threads) own += ld_global(x + begin + i);
   own = block_sum(own, Bug::none);
   if (thread == 0) sum[0] = own;
-  if (bug != Bug::missing_cluster_barrier) blocks.sync();
+  if (bug != Bug::missing_cluster_barrier) cluster_sync();
   float all = 0.0f;
-  if (bug == Bug::exits_while_others_read && blocks.block_rank() == 0) return;
-  for (int rank = 0; rank < cluster; ++rank) all += *blocks.map_shared_rank(&sum[0], rank);
-  if (bug != Bug::exits_while_others_read) blocks.sync();
+  if (bug == Bug::exits_while_others_read && cluster_rank() == 0) return;
+  for (int rank = 0; rank < cluster; ++rank) all += *of_cluster_block(&sum[0], rank);
+  if (bug != Bug::exits_while_others_read) cluster_sync();
   for (int i = thread; i < part; i += threads) {
     st_global(y + begin + i, ld_global(x + begin + i) - all / static_cast<float>(n));
   }

@@ -36,9 +36,10 @@ struct ForwardArguments {
 
 // How many values tile `index` of a group has that go into its statistic.
 __device__ inline double values_of(const FusedNormOptions& a, const Tiling& tiling, int index) {
-  const int row_tile = index % tiling.row_tiles, channel = index / tiling.row_tiles * tiling.channels;
-  const double rows = first_row(a, tiling, row_tile + 1) - first_row(a, tiling, row_tile);
-  const double pixels = rows * static_cast<double>(a.width);
+  const unsigned channel_tile = static_cast<unsigned>(index) / static_cast<unsigned>(tiling.row_tiles);
+  const int channel = static_cast<int>(channel_tile) * tiling.channels;
+  const int row_tile = index - static_cast<int>(channel_tile) * tiling.row_tiles;
+  const double pixels = static_cast<double>(rows_of_tile(a, tiling, row_tile).count) * static_cast<double>(a.width);
   if (a.statistics != Statistics::layer) return pixels;
   const int left = static_cast<int>(a.channels) - channel;
   return pixels * (left < tiling.channels ? left : tiling.channels);

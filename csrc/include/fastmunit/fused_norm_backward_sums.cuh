@@ -104,18 +104,15 @@ __device__ inline void set_lines(const BackwardArguments& arguments, const Tile&
   blocks.sync();
 #pragma unroll 1
   for (int c = thread; c < tile.channels; c += threads) {
-    if (none) {
-      lines[c] = {static_cast<float>(weight_of(c)), 0.0f, 0.0f};
-      continue;
-    }
     GradientSums total = {0.0, 0.0};
     GradientSums* const mine = sums + (layer ? arguments.tiling.channels : c);
-    for (int rank = 0; rank < blocks.count; ++rank) {
+    for (int rank = 0; !none && rank < blocks.count; ++rank) {
       const GradientSums part = blocks.of(mine, rank);
       total.dz += part.dz;
       total.product += part.product;
     }
-    lines[c] = line_of(a, groups[c], weight_of(c), total);
+    const double weight = weight_of(c);
+    lines[c] = none ? Line<float>{static_cast<float>(weight), 0.0f, 0.0f} : line_of(a, groups[c], weight, total);
   }
   blocks.sync();  // no block may end while another one reads its shared memory
 }

@@ -6,22 +6,26 @@
 
 namespace fastmunit::cuda {
 
-// Which channels and pixels of a tile a thread takes: vector `vector` of pixels first, first + step, ...
+__device__ inline int log2_of(int power_of_2) { return __ffs(power_of_2) - 1; }
+
+// Which channels and pixels of a tile a thread takes: vector `vector` of pixels first, first + step, ... There are a power of 2
+// of vectors.
 struct Columns {
   int vectors, vector, first, step;
 
   __device__ explicit Columns(int vectors_of_pixel)
       : vectors(vectors_of_pixel),
         vector(static_cast<int>(threadIdx.x) & (vectors_of_pixel - 1)),
-        first(static_cast<int>(threadIdx.x) / vectors_of_pixel),
-        step(static_cast<int>(blockDim.x) / vectors_of_pixel) {}
+        first(static_cast<int>(threadIdx.x) >> log2_of(vectors_of_pixel)),
+        step(static_cast<int>(blockDim.x) >> log2_of(vectors_of_pixel)) {}
 };
 
 // Calls visit(y, x) with a thread's pixels of `rows` rows.
 template <class Visit>
 __device__ inline void for_pixels(const Columns& columns, int rows, int width, Visit visit) {
-  int y = columns.first / width, x = columns.first % width;
-  const int step_rows = columns.step / width, step_columns = columns.step % width;
+  const auto rows_of = [&](int pixels) { return static_cast<int>(static_cast<unsigned>(pixels) / static_cast<unsigned>(width)); };
+  int y = rows_of(columns.first), x = columns.first - y * width;
+  const int step_rows = rows_of(columns.step), step_columns = columns.step - step_rows * width;
 #pragma unroll 1
   while (y < rows) {
     visit(y, x);
@@ -64,14 +68,14 @@ struct InputPixels {
   bool phases;
 
   __device__ InputPixels(const FusedNormOptions& a, const Tiling& tiling, const Tile& tile, const Storage* map, Room& room) {
-    const int per_pixel = a.phases ? 2 : 1, per_channel = per_pixel * per_pixel;
+    const int halves = a.phases ? 1 : 0, per_channel = a.phases ? 4 : 1;
     phases = a.phases;
-    rows = tile.rows / per_pixel;
-    width = static_cast<int>(a.width) / per_pixel;
+    rows = tile.rows >> halves;
+    width = static_cast<int>(a.width) >> halves;
     pixel = tiling.channels * per_channel;
     kept_ = tile.channels * per_channel;
     const std::int64_t pitch = a.channels * per_channel;
-    const std::int64_t row = tile.sample * (a.height / per_pixel) + tile.row / per_pixel;
+    const std::int64_t row = tile.sample * (a.height >> halves) + (tile.row >> halves);
     from_.data = map + row * width * pitch + static_cast<std::int64_t>(tile.channel) * per_channel;
     from_.row_pitch = width * pitch;
     from_.column_pitch = pitch;

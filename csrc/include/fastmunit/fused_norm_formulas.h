@@ -16,8 +16,9 @@ struct Group {
 };
 
 FASTMUNIT_HOST_DEVICE inline Group group_of(Moments moments, double values, Statistics statistics, double eps) {
-  if (statistics == Statistics::instance) return {moments.mean, 1.0 / std::sqrt(moments.squares / values + eps)};
-  return {moments.mean, 1.0 / (std::sqrt(moments.squares / (values - 1.0)) + eps)};
+  const bool layer = statistics == Statistics::layer;
+  const double variance = moments.squares / (layer ? values - 1.0 : values);
+  return {moments.mean, 1.0 / (std::sqrt(layer ? variance : variance + eps) + (layer ? eps : 0.0))};
 }
 
 // mean - center, where center is the mean as Lane holds it.

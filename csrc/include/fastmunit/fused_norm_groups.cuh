@@ -14,7 +14,7 @@ class GroupBlocks {
 
   __device__ int rank() const {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-    if (count > 1) return static_cast<int>(cooperative_groups::this_cluster().block_rank());
+    if (count > 1) return cluster_rank();
 #endif
     return 0;
   }
@@ -23,7 +23,7 @@ class GroupBlocks {
   __device__ void sync() const {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
     if (count > 1) {
-      cooperative_groups::this_cluster().sync();
+      cluster_sync();
       return;
     }
 #endif
@@ -34,7 +34,7 @@ class GroupBlocks {
   template <class Value>
   __device__ Value of(Value* mine, [[maybe_unused]] int rank) const {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-    if (count > 1) return *cooperative_groups::this_cluster().map_shared_rank(mine, rank);
+    if (count > 1) return *of_cluster_block(mine, rank);
 #endif
     return *mine;
   }

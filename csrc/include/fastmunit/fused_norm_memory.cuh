@@ -184,7 +184,8 @@ class Room {
   template <class Value>
   __device__ Value* take(std::int64_t count) {
     Value* const room = reinterpret_cast<Value*>(next_);
-    next_ += rounded_up(count * static_cast<std::int64_t>(sizeof(Value)), vector_bytes);
+    const unsigned bytes = static_cast<unsigned>(count) * static_cast<unsigned>(sizeof(Value));
+    next_ += (bytes + vector_bytes - 1) / vector_bytes * vector_bytes;
     return room;
   }
 

@@ -28,23 +28,35 @@ struct Tile {
   int row_tile;
 };
 
-FASTMUNIT_HOST_DEVICE inline int first_row(const FusedNormOptions& a, const Tiling& tiling, int row_tile) {
-  const int step = a.phases ? 2 : 1;
-  const std::int64_t steps = a.height / step;
-  return step * static_cast<int>(steps * row_tile / tiling.row_tiles);
+struct TileRows {
+  int first, count;
+};
+
+// From steps * row_tile / row_tiles to where the next tile begins, in steps of a row, or of two with phases. In 32 bits, as there
+// are at most 2^16 row tiles.
+FASTMUNIT_HOST_DEVICE inline TileRows rows_of_tile(const FusedNormOptions& a, const Tiling& tiling, int row_tile) {
+  const unsigned step = a.phases ? 2 : 1, steps = static_cast<unsigned>(a.height) / step;
+  const unsigned tile = static_cast<unsigned>(row_tile), tiles = static_cast<unsigned>(tiling.row_tiles);
+  const unsigned each = steps / tiles, rest = steps - each * tiles;
+  const unsigned longer_before = rest * tile / tiles;  // tiles that have a step more
+  const unsigned longer = rest * tile - longer_before * tiles + rest >= tiles ? 1 : 0;
+  return {static_cast<int>(step * (each * tile + longer_before)), static_cast<int>(step * (each + longer))};
 }
 
 // Tile `index`; those of a sample, and of the channels in it, lie one behind the other.
-FASTMUNIT_HOST_DEVICE inline Tile tile_of(const FusedNormOptions& a, const Tiling& tiling, std::int64_t index) {
+FASTMUNIT_HOST_DEVICE inline Tile tile_of(const FusedNormOptions& a, const Tiling& tiling, unsigned index) {
+  const unsigned row_tiles = static_cast<unsigned>(tiling.row_tiles);
+  const unsigned channel_tiles = static_cast<unsigned>(tiling.channel_tiles);
   Tile tile;
-  tile.row_tile = static_cast<int>(index % tiling.row_tiles);
-  index /= tiling.row_tiles;
-  tile.channel = static_cast<int>(index % tiling.channel_tiles) * tiling.channels;
-  tile.sample = index / tiling.channel_tiles;
+  tile.row_tile = static_cast<int>(index % row_tiles);
+  index /= row_tiles;
+  tile.channel = static_cast<int>(index % channel_tiles) * tiling.channels;
+  tile.sample = index / channel_tiles;
   const int left = static_cast<int>(a.channels) - tile.channel;
   tile.channels = left < tiling.channels ? left : tiling.channels;
-  tile.row = first_row(a, tiling, tile.row_tile);
-  tile.rows = first_row(a, tiling, tile.row_tile + 1) - tile.row;
+  const TileRows rows = rows_of_tile(a, tiling, tile.row_tile);
+  tile.row = rows.first;
+  tile.rows = rows.count;
   return tile;
 }
 

@@ -2,10 +2,11 @@
 // the same source on the CPU.
 //
 // SMEM_ARRAY(T, name, count) and SMEM_DYNAMIC(T, name) declare shared memory; ld_global and st_global are the accesses to
-// global memory, which the emulator counts and checks.
+// global memory, which the emulator counts and checks. cluster_rank, cluster_sync and of_cluster_block are for the blocks of a
+// cluster, from compute capability 9.0 on. They are what cooperative groups are made of, whose own header takes each source
+// three seconds more to compile.
 #pragma once
 
-#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -38,4 +39,22 @@ __device__ __forceinline__ void st_global(T* to, const T& value) {
   }
 }
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+
+// This block's number in its cluster.
+__device__ __forceinline__ int cluster_rank() { return static_cast<int>(__clusterRelativeBlockRank()); }
+
+// Waits for all threads of the cluster; then each sees what the others wrote.
+__device__ __forceinline__ void cluster_sync() {
+  __cluster_barrier_arrive();
+  __cluster_barrier_wait();
+}
+
+// What lies in the shared memory of block `rank` of the cluster where `mine` lies in this one's.
+template <class T>
+__device__ __forceinline__ T* of_cluster_block(T* mine, int rank) {
+  return static_cast<T*>(__cluster_map_shared_rank(mine, static_cast<unsigned>(rank)));
+}
+
+#endif
 #endif

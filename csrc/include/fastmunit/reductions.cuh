@@ -52,6 +52,7 @@ __device__ inline void column_sum(float (&lanes)[count], int vectors, float* scr
     for (int k = 0; k < count; ++k) scratch[warp * columns + lane * count + k] = lanes[k];
   }
   __syncthreads();
+#pragma unroll 1
   for (int column = static_cast<int>(threadIdx.x); column < columns; column += static_cast<int>(blockDim.x)) {
     float sum = 0.0f;
     for (int w = 0; w < warps; ++w) sum += scratch[w * columns + column];

@@ -68,6 +68,12 @@ inline void __syncthreads(EMULATOR_CALLER) { emulator::barrier(false, file, line
 inline int __syncthreads_count(int vote, EMULATOR_CALLER) { return emulator::barrier(vote != 0, file, line); }
 inline int __syncthreads_or(int vote, EMULATOR_CALLER) { return emulator::barrier(vote != 0, file, line) != 0; }
 inline int __syncthreads_and(int vote, EMULATOR_CALLER) { return emulator::barrier(vote == 0, file, line) == 0; }
+inline void cluster_sync(EMULATOR_CALLER) { emulator::cluster_barrier(file, line); }
+inline int cluster_rank() { return static_cast<int>(emulator::running().block->rank); }
+template <class T>
+T* of_cluster_block(T* mine, int rank) {
+  return emulator::shared_memory_of(static_cast<unsigned>(rank), mine);
+}
 inline void __syncwarp(unsigned mask = 0xffffffffu, EMULATOR_CALLER) { emulator::collective(mask, 0, 0, true, file, line); }
 
 namespace emulator {
