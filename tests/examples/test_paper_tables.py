@@ -174,6 +174,7 @@ def test_tables(tmp_path: Path) -> None:
     assert "| 1 | diversity | real data before MUNIT | holds" in text
     assert "BicycleGAN" not in text and "demo_unit" in text and "not trained: table 1, some model." in text
     assert "Measured on: cpu, 2 threads." in text
+    assert "The paper's figures, and the orders among them, are unchecked" in text
     assert "| 1 | edges → fruit | UNIT | 1 | 1,234 | 10.0 | a GPU, bfloat16 |" in text
     assert text.count("| 2 | apple ↔ tomato | MUNIT | 0 | 9 | 10.0 |") == 1
     page = (tmp_path / "tables.html").read_text()
