@@ -19,6 +19,8 @@ from typing import Any
 
 from PIL import Image
 
+from fastmunit.metrics.classifier import labelled_images, split_by_blocks
+
 FAMILIES = ("apple", "tomato", "cherry")
 SIZE = 64
 _MARKER = "made.json"
@@ -30,6 +32,9 @@ def edges_data(photos: Path | None, output: Path, per_variety: int, test_pairs: 
 
     Unpaired, the drawings are of other photos than those of trainB. Paired, trainA has the drawings of trainB, under
     equal names. The test pairs are the same. Data that are there already need neither photos nor scikit-image.
+
+    Raises:
+        SystemExit: the photos are missing, damaged, too few or named otherwise, or others made what is there.
     """
     unpaired, paired = output / "edges_unpaired", output / "edges_paired"
     settings = {"per_variety": per_variety, "test_pairs": test_pairs, "seed": seed}
@@ -57,6 +62,10 @@ def family_data(photos: Path | None, output: Path, seed: int, families: Iterable
     """Photos by family and variety: FAMILY/train/VARIETY/… and FAMILY/test/VARIETY/…, for table 2 and classifiers.
 
     Data that are there already need neither photos nor scikit-image.
+
+    Raises:
+        SystemExit: there are no photos of a family, or as of `edges_data`.
+        DataError: too few varieties or photos for a classifier of them.
     """
     roots = {family: output / family for family in families}
     settings = {"seed": seed}
@@ -75,6 +84,8 @@ def family_data(photos: Path | None, output: Path, seed: int, families: Iterable
                 parts = rule.arcs([photo for photo in members if photo.variety == variety], rng)
                 _write(rule, partial / "train" / variety, [*parts.train_a, *parts.train_b])
                 _write(rule, partial / "test" / variety, parts.test)
+            split_by_blocks(labelled_images(partial / "train"))
+            labelled_images(partial / "test")
     return roots
 
 

@@ -70,6 +70,7 @@ def write_report(output: Path, settings: Mapping[str, Any], results: Results) ->
         f"{settings['inputs']} inputs, {settings['outputs of each']} outputs of each; quality is {settings['quality']}"
         f" (lower is better), diversity {settings['diversity']} (higher is more diverse).",
         "Fruits-360 by Mihai Oltean (CC BY-SA 4.0), 64x64; test images are held-out blocks of frames.",
+        "The paper's figures, and the orders among them, are unchecked: see examples/paper_figures.py.",
     ]
     if settings["changed keys"]:
         facts.append(f"Changed in every configuration: {', '.join(settings['changed keys'])}.")

@@ -55,6 +55,35 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
                 Path(partial).unlink()
 
 
+def require_writable(*paths: str | os.PathLike[str]) -> None:
+    """Check that files can be written, before the work whose result they are. Leaves nothing behind.
+
+    Raises:
+        FastmunitError: as `atomic_write` does for these paths, or there is a folder in the place of one.
+    """
+    for path in map(Path, paths):
+        made: list[Path] = []
+        try:
+            if path.is_dir():
+                raise OSError(None, "it is a folder")
+            made = [folder for folder in path.parents if not folder.exists()]
+            nearest = path.parents[len(made)]
+            if not nearest.is_dir():
+                raise OSError(None, f"{nearest} is not a folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent) as file:
+                file.write(bytes(4096))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise FastmunitError(
+                f"cannot write {path}: {reason}. Free some space or choose a folder you can write to."
+            ) from error
+        finally:
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` (UTF-8) to `path`, whole or not at all. Raises FastmunitError as `atomic_write` does."""
     with atomic_write(path, "w") as file:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastmunit.errors import CheckpointError, FastmunitError
-from fastmunit.files import atomic_write, load_tensors, save_tensors, write_text
+from fastmunit.files import atomic_write, load_tensors, require_writable, save_tensors, write_text
 
 
 def test_a_failing_block_keeps_the_old_file(tmp_path: Path) -> None:
@@ -52,6 +52,25 @@ def test_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         write_text(tmp_path / "x.pt", "new")
     assert (tmp_path / "x.pt").read_text() == "old"
     assert os.listdir(tmp_path) == ["x.pt"]
+
+
+def test_what_cannot_be_written_is_found_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_writable(tmp_path / "deep" / "deeper" / "x.json", tmp_path / "y.html")
+    assert os.listdir(tmp_path) == [], "nothing is left behind"
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(FastmunitError, match=r"cannot write .*file/x\.json: .*file is not a folder\. .*choose a"):
+        require_writable(tmp_path / "y.html", tmp_path / "file" / "x.json")
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(FastmunitError, match=r"x\.json: it is a folder"):
+        require_writable(tmp_path / "x.json")
+
+    def full(**_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(FastmunitError, match="No space left on device"):
+        require_writable(tmp_path / "deep" / "x.json")
+    assert sorted(os.listdir(tmp_path)) == ["file", "x.json"] and (tmp_path / "file").read_text() == "kept"
 
 
 def test_read_only_folder(tmp_path: Path) -> None:

@@ -121,6 +121,8 @@ def arcs(photos: list[Photo], rng: np.random.Generator) -> Split:
         turns[photo.rotation].append(photo)
     split = Split([], [], [])
     for _, turn in sorted(turns.items()):
+        if len(turn) < 2:
+            raise SystemExit(f"{turn[0].path}: the only photo of its turn; a turn of the turntable is cut into arcs")
         start = rng.random()
         # The last frame of a turn is a step before its first.
         length = max(photo.frame for photo in turn) * len(turn) / (len(turn) - 1)
@@ -171,8 +173,11 @@ def shuffled(photos: list[Photo], rng: np.random.Generator) -> list[Photo]:
 
 def padded(photo: Photo) -> Image.Image:
     """The photo with its white frame."""
-    with Image.open(photo.path) as image:
-        return ImageOps.expand(image.convert("RGB"), border=PADDING, fill=(255, 255, 255))
+    try:
+        with Image.open(photo.path) as image:
+            return ImageOps.expand(image.convert("RGB"), border=PADDING, fill=(255, 255, 255))
+    except OSError as error:
+        raise SystemExit(f"{photo.path} cannot be read as an image ({error}): get it again") from error
 
 
 def silhouette(image: Image.Image, side: int) -> np.ndarray:

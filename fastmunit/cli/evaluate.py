@@ -78,10 +78,11 @@ def evaluate(
 
     from fastmunit.cli.evaluation_page import render
     from fastmunit.errors import ConfigError, FastmunitError
-    from fastmunit.files import write_text
+    from fastmunit.files import require_writable, write_text
     from fastmunit.inference import model_files
     from fastmunit.metrics.evaluation import evaluate as run_evaluation
-    from fastmunit.metrics.measures import NAMES, load_measures
+    from fastmunit.metrics.evaluation import require_possible
+    from fastmunit.metrics.measures import NAMES, check_names, load_measures
     from fastmunit.models import registry
     from fastmunit.models.translator import Translator
     from fastmunit.training import resolve_device
@@ -97,19 +98,29 @@ def evaluate(
             names = [name for name in NAMES if name != "is-cis" or classifier is not None]
         if not names:
             raise ConfigError(f"--metrics names none: give some of {', '.join(NAMES)}.")
+        check_names(names)
+        if classifier is not None and "is-cis" not in names:
+            raise ConfigError("--classifier is for is-cis, which --metrics leaves out: add is-cis, or no --classifier.")
+    run = checkpoint.parent if checkpoint.name == "checkpoints" else checkpoint
     if output is None:
         if not checkpoint.is_dir():
             raise FastmunitError("give --output: the folder to write evaluation.json and evaluation.html into.")
-        output = (checkpoint.parent if checkpoint.name == "checkpoints" else checkpoint) / "evaluation"
+        output = run / "evaluation"
+    figures_file, page_file = output / "evaluation.json", output / "evaluation.html"
+    require_writable(figures_file, page_file)
 
     possible = registry.system_of(settings).directions
     wanted = list(possible) if direction is Directions.both else [direction.value]
+    if classifier is not None and len(wanted) > 1:
+        raise FastmunitError("IS and CIS are of one target domain's classes: measure one --direction at a time.")
     translators: dict[str, Translator] = {
         name: registry.load_translator(file, settings, name, place) for name in dict.fromkeys([*wanted, *possible])
     }
     measures = load_measures(names, weights=weights, classifier=classifier, device=place)
-    if measures.classifier is not None and len(wanted) > 1:
-        raise FastmunitError("IS and CIS are of one target domain's classes: measure one --direction at a time.")
+    backward = {name: translators.get("b2a" if name == "a2b" else "a2b") for name in wanted}
+    if len(wanted) > 1:
+        for name in wanted:
+            require_possible(translators[name], settings, measures, direction=name, backward=backward[name])
 
     found: list[Evaluation] = []
     for name in wanted:
@@ -126,7 +137,7 @@ def evaluate(
                     settings,
                     measures,
                     direction=name,
-                    backward=translators.get("b2a" if name == "a2b" else "a2b"),
+                    backward=backward[name],
                     inputs=inputs,
                     samples=samples,
                     seed=seed,
@@ -143,14 +154,16 @@ def evaluate(
     }
     report = {**facts, "inputs": measured, "outputs of each": samples, "seed": seed}
     report["evaluations"] = [evaluation.to_dict() for evaluation in found]
-    write_text(output / "evaluation.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    write_text(output / "evaluation.html", render(f"Evaluation of {checkpoint.name}", facts, found))
+    write_text(figures_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_text(page_file, render(f"Evaluation of {run.name}", facts, found))
     for evaluation in found:
         for figure in evaluation.figures:
             typer.echo(f"{evaluation.direction}  {figure.name}: {figure.estimate}" + _references(figure.references))
         for name, reason in evaluation.skipped.items():
             typer.echo(f"{evaluation.direction}  {name}: not measured, {reason}.")
-    typer.echo(f"Look at {output / 'evaluation.html'}; all figures are in {output / 'evaluation.json'}.")
+    if metrics is not None and metrics.strip() == "all" and classifier is None:
+        typer.echo("is-cis: not measured, it needs --classifier.")
+    typer.echo(f"Look at {page_file}; all figures are in {figures_file}.")
 
 
 def _references(references: Mapping[str, object]) -> str:

@@ -18,10 +18,12 @@ _OWN_STYLE = """
 table.figures { width: 100%; } table.figures td, table.figures th { padding: 6px 14px 6px 0; text-align: left; }
 table.figures th { color: var(--soft); font-weight: 600; font-size: 12px; border-bottom: 1px solid var(--line); }
 table.figures td { border-bottom: 1px solid var(--line); color: var(--ink); }
-table.figures td.value { font-weight: 600; white-space: nowrap; } table.figures td.low { color: var(--soft); }
+table.figures td.value { font-weight: 600; white-space: nowrap; } table.figures td.interval { white-space: nowrap; }
+table.figures td.low { color: var(--soft); }
 td.bar { width: 22%; min-width: 120px; } td.bar svg { height: 22px; }
-.interval { stroke: var(--c0); stroke-width: 2; } .dot { fill: var(--c0); }
-.mark { stroke: var(--c1); stroke-width: 2; }
+line.interval { stroke: var(--c0); stroke-width: 2; } .dot { fill: var(--c0); }
+.mark { stroke: var(--c1); stroke-width: 2; } .facts dd { overflow-wrap: anywhere; }
+.facts div:first-child { grid-column: span 2; }
 """
 
 
@@ -71,7 +73,8 @@ def _row(figure: Figure) -> str:
     note = f'<br><span class="note">{html.escape(figure.note)}</span>' if figure.note else ""
     return (
         f'<tr><td>{html.escape(figure.name)} {better}{note}</td><td class="value">{estimate.value:.4g}</td>'
-        f'<td>{interval}</td><td class="bar">{_drawing(figure)}</td><td class="low">{references}</td></tr>'
+        f'<td class="interval">{interval}</td><td class="bar">{_drawing(figure)}</td>'
+        f'<td class="low">{references}</td></tr>'
     )
 
 

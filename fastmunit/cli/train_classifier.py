@@ -46,10 +46,12 @@ def train_classifier(
 
     from tqdm import tqdm
 
+    from fastmunit.files import require_writable
     from fastmunit.metrics import classifier
     from fastmunit.models.imagenet import WeightsNotFoundError
     from fastmunit.training import resolve_device
 
+    require_writable(output)
     place = resolve_device(device)
     chosen: classifier.Architecture = "small" if architecture is Architecture.small else "alexnet"
     with tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar}|{postfix}", disable=None) as bar:

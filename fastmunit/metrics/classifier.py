@@ -19,6 +19,7 @@ from fastmunit.data.paths import list_images
 from fastmunit.data.transforms import TestTransform
 from fastmunit.errors import CheckpointError, DataError
 from fastmunit.files import load_tensors, save_tensors
+from fastmunit.metrics.checks import check_images
 from fastmunit.models import imagenet
 
 Architecture = Literal["alexnet", "small"]
@@ -71,10 +72,9 @@ class Classifier(nn.Module):
         """(N, K) probabilities of images on any device; float64, on the CPU.
 
         Raises:
-            DataError: the images are not (N, 3, H, W).
+            DataError: the images are not (N, 3, H, W), or hold NaN.
         """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise DataError(f"the classifier takes images (N, 3, H, W), got {tuple(images.shape)}: make them RGB.")
+        check_images(images, "the classifier")
         device = self.head[-1].weight.device
         logits = torch.cat([self(batch.to(device, torch.float32)).cpu() for batch in images.split(batch_size)])
         return logits.double().softmax(dim=1)
@@ -95,6 +95,11 @@ class LabelledImages:
     labels: tuple[int, ...]
 
 
+def class_folders(folder: str | os.PathLike[str]) -> list[Path]:
+    """The folders in `folder`, sorted, hidden ones left out: one a class where it is a class-per-folder data set."""
+    return sorted(path for path in Path(folder).iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def labelled_images(folder: str | os.PathLike[str]) -> LabelledImages:
     """Images of a data set with one folder a class: FOLDER/CLASS/….jpg, sorted with numbers in numeric order.
 
@@ -104,7 +109,7 @@ def labelled_images(folder: str | os.PathLike[str]) -> LabelledImages:
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: give a folder with one folder of images for each class.")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = class_folders(root)
     if len(folders) < 2:
         raise DataError(
             f"{root} has {len(folders)} class folders: a classifier needs at least 2, each a folder of images."
@@ -231,7 +236,15 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     Raises:
         CheckpointError: the file is missing, damaged, or no classifier, or its parts do not fit each other.
     """
-    content = load_tensors(path)
+    if not Path(path).is_file():
+        kind = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise CheckpointError(f"classifier {path} {kind}: give a file that `fastmunit train-classifier` wrote.")
+    try:
+        content = load_tensors(path)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a classifier: give a file that `fastmunit train-classifier` wrote. ({error})"
+        ) from error
     if not isinstance(content, Mapping) or content.get("kind") != _KIND:
         raise CheckpointError(f"{path} is no classifier: give a file that `fastmunit train-classifier` wrote.")
     classes = content.get("classes")
@@ -263,10 +276,9 @@ def accuracy_on(model: Classifier, folder: str | os.PathLike[str], limit: int = 
     """
     data = labelled_images(folder)
     if set(data.classes) != set(model.classes):
-        shown = ", ".join(sorted(set(data.classes) ^ set(model.classes))[:4])
         raise DataError(
-            f"the classifier knows other classes than {folder} has ({shown}, …): train one on this data set with "
-            "`fastmunit train-classifier`."
+            f"the classifier and {folder} have different classes: {_difference(model.classes, data.classes)}. Give a "
+            "classifier that `fastmunit train-classifier` trained on the classes of this domain."
         )
     order = {name: index for index, name in enumerate(model.classes)}
     chosen = random.Random(0).sample(range(len(data.paths)), min(limit, len(data.paths)))
@@ -277,6 +289,17 @@ def accuracy_on(model: Classifier, folder: str | os.PathLike[str], limit: int = 
         truth = torch.tensor([order[data.classes[data.labels[index]]] for index in part])
         right += int((model.probabilities(images.batch(torch.tensor(part))).argmax(1) == truth).sum())
     return right / len(chosen), len(chosen)
+
+
+def _difference(known: Sequence[str], found: Sequence[str]) -> str:
+    """Which classes one has and the other has not, in words."""
+    unknown, absent = sorted(set(found) - set(known)), sorted(set(known) - set(found))
+    parts = [("it does not know", unknown), ("the folder has no", absent)]
+    return "; ".join(f"{text} {_listed(names)}" for text, names in parts if names)
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _small_features() -> nn.Sequential:

@@ -71,7 +71,8 @@ def diversity(distance: Distance, outputs: Iterable[Tensor]) -> Diversity:
 def real_diversity(distance: Distance, images: Tensor, pairs: int = INPUTS * PAIRS, seed: int = 0) -> Estimate:
     """Mean distance of random pairs of different real images (N, C, H, W): the papers' row "real data".
 
-    The interval takes images as independent, not pairs: an image is resampled with all its pairs.
+    The interval takes images as independent, not pairs: an image is resampled with all its pairs, and a resample that
+    holds no pair is drawn again. Images that are in no pair do not count.
 
     Args:
         distance: as in `diversity`.
@@ -80,10 +81,10 @@ def real_diversity(distance: Distance, images: Tensor, pairs: int = INPUTS * PAI
         seed: of the choice of pairs.
 
     Raises:
-        DataError: fewer than two images.
+        DataError: fewer than two images, or no pair.
     """
-    if len(images) < 2:
-        raise DataError(f"pairs of real images need at least 2 images, got {len(images)}.")
+    if len(images) < 2 or pairs < 1:
+        raise DataError(f"pairs of real images need at least 2 images and 1 pair, got {len(images)} and {pairs}.")
     generator = torch.Generator().manual_seed(seed)
     # Rounds of random cycles through all images use each equally often, and pair none with itself.
     rounds = -(-pairs // len(images))
@@ -93,8 +94,10 @@ def real_diversity(distance: Distance, images: Tensor, pairs: int = INPUTS * PAI
     distances = torch.cat([distance(images[a], images[b]).cpu() for a, b in chosen.split(batch, dim=1)]).double()
 
     def resampled(random: torch.Generator) -> float:
-        drawn = counts_of_resample(len(images), random)
-        weights = drawn[chosen[0]] * drawn[chosen[1]]
-        return float((weights * distances).sum() / weights.sum())
+        while True:
+            drawn = counts_of_resample(len(images), random)
+            weights = drawn[chosen[0]] * drawn[chosen[1]]
+            if weights.any():
+                return float((weights * distances).sum() / weights.sum())
 
-    return resampled_estimate(float(distances.mean()), len(images), resampled, seed=seed)
+    return resampled_estimate(float(distances.mean()), len(chosen.unique()), resampled, seed=seed)

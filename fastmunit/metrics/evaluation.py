@@ -12,8 +12,9 @@ from fastmunit import data
 from fastmunit.config import Config
 from fastmunit.data.paths import Domain, domain_files
 from fastmunit.data.seeding import named_generator
-from fastmunit.errors import DataError, FastmunitError
-from fastmunit.metrics.classifier import Classifier, accuracy_on
+from fastmunit.errors import ConfigError, DataError, FastmunitError
+from fastmunit.metrics.checks import check_images
+from fastmunit.metrics.classifier import Classifier, accuracy_on, class_folders
 from fastmunit.metrics.content import content_code_distance, edge_agreement
 from fastmunit.metrics.distances import frechet_distance, frechet_estimate, kernel_distance, kernel_estimate
 from fastmunit.metrics.diversity import INPUTS, PAIRS, pair_distances, real_diversity
@@ -32,8 +33,9 @@ SAMPLES = 2 * PAIRS
 # Outputs of each input that go into distances between sets: more of one input add little.
 _SET_SAMPLES = 10
 # Real images: for features, for pairs, to look for neighbours among; evenly spread where there are more.
-_MOST_REAL, _MOST_PAIRED, _MOST_SHOWN = 1000, 400, 400
+_MOST_REAL, _MOST_PAIRED, _MOST_SEARCHED = 1000, 400, 1000
 _SHEET_INPUTS, _SHEET_OUTPUTS = 5, 8
+_UNBIASED = "; unbiased, so around 0, and below it too, where sets are alike"
 
 Progress = Callable[[float, str], None]
 
@@ -66,9 +68,26 @@ def evaluate(
 
     Raises:
         DataError: there are too few images for a measure, or images or outputs that it cannot take.
+        ConfigError: the model has nothing of what is to be measured.
         FastmunitError: a package is missing, or there is not enough memory.
     """
     return _Run(forward, backward, config, measures, direction, inputs, samples, seed, progress).evaluate()
+
+
+@torch.inference_mode()
+def require_possible(
+    forward: Translator,
+    config: Config,
+    measures: Measures,
+    *,
+    direction: str = "a2b",
+    backward: Translator | None = None,
+) -> None:
+    """Raise what `evaluate` would raise before its first figure, for callers that have other work to do before it.
+
+    Arguments and errors as of `evaluate`.
+    """
+    _Run(forward, backward, config, measures, direction, 2, 2, 0, None).refuse_what_cannot_work()
 
 
 class _Run:
@@ -97,6 +116,8 @@ class _Run:
         self.source_set, self.target_set = (test_a, test_b) if direction == "a2b" else (test_b, test_a)
         self.chosen = _spread(len(self.source_set), inputs)
         self.skipped: dict[str, str] = {}
+        self.real_pairs: dict[str, Estimate] = {}
+        self.real_features: dict[FeatureName, tuple[Tensor, Tensor | None]] = {}
         self.lpips: dict[str, list[float]] = {measure.name: [] for measure in measures.lpips}
         self.features: dict[FeatureName, list[Tensor]] = {name: [] for name in measures.features}
         self.probabilities: list[Tensor] = []
@@ -107,10 +128,11 @@ class _Run:
         self.cycled: list[float] = []
 
     def evaluate(self) -> Evaluation:
-        self._refuse_what_cannot_work()
+        self.refuse_what_cannot_work()
+        self._measure_real_images()
         previous: Tensor | None = None
         for place, index in enumerate(self.chosen):
-            self._tell(0.7 * place / len(self.chosen), f"input {place + 1}/{len(self.chosen)}")
+            self._tell(0.15 + 0.65 * place / len(self.chosen), f"input {place + 1}/{len(self.chosen)}")
             previous = self._one_input(self.source_set[index], self._outputs(index), previous)
         figures = [*self._diversity(), *self._set_distances(), *self._scores(), *self._content(), *self._ways_back()]
         self._tell(0.97, "sheets")
@@ -118,7 +140,8 @@ class _Run:
         self._tell(1.0, "done")
         return Evaluation(self.direction, figures, self.skipped, self._per_input(), sheets)
 
-    def _refuse_what_cannot_work(self) -> None:
+    def refuse_what_cannot_work(self) -> None:
+        """Raise for what would fail later, or leave nothing to measure; fill in what is skipped, and why."""
         for name, images in (("input", self.source_set), ("target", self.target_set)):
             if len(images) < 2:
                 raise DataError(f"an evaluation needs at least 2 {name} test images, {len(images)} found: add some.")
@@ -140,22 +163,49 @@ class _Run:
                     self.skipped["content-code"] = reason
                 if self.measures.reconstruction:
                     self.skipped["reconstruction within the domain"] = reason
+        if self.skipped and not self._left_to_measure():
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
+            raise ConfigError(f"nothing is left to measure ({reasons}): name other metrics.")
         classifier = self.measures.classifier
         if classifier is not None:
             self.accuracy = self._accuracy(classifier)
 
+    def _left_to_measure(self) -> bool:
+        """Whether anything that is wanted is not skipped."""
+        wanted = self.measures
+        return bool(
+            wanted.lpips
+            or wanted.features
+            or wanted.classifier is not None
+            or wanted.edge_agreement
+            or (wanted.content_code and "content-code" not in self.skipped)
+            or (wanted.reconstruction and "reconstruction" not in self.skipped)
+        )
+
     def _accuracy(self, classifier: Classifier) -> str:
         """How good the classifier is, in words. Raises DataError when the test images have other classes than it."""
+        source: Domain = "a" if self.target == "b" else "b"
+        classes, others = self._class_names(self.target), self._class_names(source)
+        if classes and classes != others == set(classifier.classes):
+            raise DataError(
+                f"{self.direction} makes images of domain {self.target.upper()}, and the classifier is of the classes "
+                f"of domain {source.upper()}: give one of domain {self.target.upper()}, or measure the other direction."
+            )
         known = (
             f"accuracy {100 * classifier.accuracy:.1f} % on {classifier.held_out} held-out images"
             if classifier.accuracy is not None
             else "accuracy not known"
         )
-        folder = domain_files(self.config, "test", self.target).source
-        if folder.is_dir() and sum(path.is_dir() for path in folder.iterdir()) >= 2:
-            here, count = accuracy_on(classifier, folder)
+        if classes:
+            here, count = accuracy_on(classifier, domain_files(self.config, "test", self.target).source)
             known += f", {100 * here:.1f} % on {count} test images"
         return f"classifier of {len(classifier.classes)} classes: {known}"
+
+    def _class_names(self, domain: Domain) -> set[str]:
+        """Of the class folders that the domain's test images lie in; empty where they lie in none."""
+        folder = domain_files(self.config, "test", domain).source
+        names = {path.name for path in class_folders(folder)} if folder.is_dir() else set()
+        return names if len(names) >= 2 else set()
 
     def _has_content_code(self) -> bool:
         """An encoder whose result has the form of an image hands the image on: it is no code."""
@@ -164,6 +214,22 @@ class _Run:
         assert self.backward is not None
         back = self._code(self.backward, self._outputs(self.chosen[0])[0])
         return code.shape == back.shape and code.shape[2:] != x.shape[1:]
+
+    def _measure_real_images(self) -> None:
+        """What the outputs are compared with. Before them, as images that a measure cannot take are found here."""
+        count = len(self.chosen) * min(_SET_SAMPLES, self.samples)
+        if self.measures.lpips:
+            images = self._images(self.target_set, _spread(len(self.target_set), _MOST_PAIRED))
+        for measure in self.measures.lpips:
+            self._tell(0.0, f"{measure.name} of real pairs")
+            self.real_pairs[measure.name] = real_diversity(measure, images, seed=self.seed)
+        for name in self.measures.features:
+            self._tell(0.1, f"{name} features of real images")
+            seen = self._training_images()
+            self.real_features[name] = (
+                self._features(name, self.target_set, _MOST_REAL),
+                self._features(name, seen, count) if seen is not None else None,
+            )
 
     def _outputs(self, index: int) -> Tensor:
         """(samples, C, H, W) for the test image `index`, on the CPU."""
@@ -178,6 +244,7 @@ class _Run:
         """Measure one input; returns one of its outputs."""
         device = self.forward.device
         shown = _rgb(outputs).to(device)
+        check_images(shown, "an evaluation")
         for measure in self.measures.lpips:
             self.lpips[measure.name].append(float(pair_distances(measure, shown).mean()))
         for name, network in self.measures.features.items():
@@ -215,14 +282,12 @@ class _Run:
     def _diversity(self) -> list[Figure]:
         figures = []
         for measure in self.measures.lpips:
-            self._tell(0.7, f"{measure.name} of real pairs")
-            images = self._images(self.target_set, _spread(len(self.target_set), _MOST_PAIRED))
             figures.append(
                 Figure(
                     f"{measure.name} diversity",
                     mean_estimate(self.lpips[measure.name], seed=self.seed),
                     "higher",
-                    {"real pairs": real_diversity(measure, images, seed=self.seed)},
+                    {"real pairs": self.real_pairs[measure.name]},
                     f"{self.samples // 2} random pairs of outputs for each of {len(self.chosen)} inputs",
                 )
             )
@@ -231,18 +296,15 @@ class _Run:
     def _set_distances(self) -> list[Figure]:
         figures = []
         for name, network in self.measures.features.items():
-            self._tell(0.8, f"{name} features of real images")
             outputs = torch.stack(self.features[name])
-            real = self._real_features(name, self.target_set, _MOST_REAL)
-            seen = self._training_images()
-            known = self._real_features(name, seen, len(outputs) * outputs.shape[1]) if seen is not None else None
+            real, known = self.real_features[name]
             counts = f"{len(outputs)} inputs × {outputs.shape[1]} outputs against {len(real)} real test images"
             few = min(len(real), outputs.shape[0] * outputs.shape[1]) <= network.num_features
             biased = f"; fewer images than the {network.num_features} features, so biased upward" if few else ""
             self._tell(0.85, f"distances in {name} features")
             for prefix, wanted, estimate, distance, note in (
                 ("FD", self.measures.frechet, frechet_estimate, frechet_distance, counts + biased),
-                ("KID", self.measures.kernel, kernel_estimate, kernel_distance, counts),
+                ("KID", self.measures.kernel, kernel_estimate, kernel_distance, counts + _UNBIASED),
             ):
                 if name not in wanted:
                     continue
@@ -312,13 +374,17 @@ class _Run:
                 rows = [self._row(self.chosen[place]) for place in places]
                 sheets.append(Sheet(f"{kind} diverse inputs by {name} ({shown}): input, then outputs", rows))
         else:
-            sheets = [Sheet("Inputs, then outputs", [self._row(index) for index in self.chosen[:_SHEET_INPUTS]])]
+            sheets = [Sheet("Inputs, then outputs", [self._row(index) for index in self._some_inputs(_SHEET_INPUTS)])]
         known = self._training_images()
         kind, pool = ("training", known) if known is not None else ("test", self.target_set)
-        outputs = [_rgb(self._outputs(index)[:1])[0] for index in self.chosen[: 2 * _SHEET_INPUTS]]
-        real = [_rgb(pool[index][None])[0] for index in _spread(len(pool), _MOST_SHOWN)]
+        outputs = [_rgb(self._outputs(index)[:1])[0] for index in self._some_inputs(2 * _SHEET_INPUTS)]
+        real = [_rgb(pool[index][None])[0] for index in _spread(len(pool), _MOST_SEARCHED)]
+        some = f"of {len(real)} of the {len(pool)} " if len(real) < len(pool) else ""
         network = next(iter(self.measures.features.values()), None)
-        return [*sheets, neighbour_sheet(outputs, real, f"{kind} images", network, self.forward.device)]
+        return [*sheets, neighbour_sheet(outputs, real, f"{some}{kind} images", network, self.forward.device)]
+
+    def _some_inputs(self, count: int) -> list[int]:
+        return [self.chosen[place] for place in _spread(len(self.chosen), count)]
 
     def _row(self, index: int) -> list[Tensor]:
         return [_rgb(self.source_set[index][None])[0], *_rgb(self._outputs(index)[:_SHEET_OUTPUTS])]
@@ -330,7 +396,7 @@ class _Run:
             return None
         return b if self.target == "b" else a
 
-    def _real_features(self, name: FeatureName, images: data.ImageDataset, most: int) -> Tensor:
+    def _features(self, name: FeatureName, images: data.ImageDataset, most: int) -> Tensor:
         network = self.measures.features[name]
         parts = _spread(len(images), most)
         return torch.cat(

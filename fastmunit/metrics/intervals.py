@@ -59,12 +59,14 @@ def mean_estimate(
         seed: of the resampling; the global random state is not touched.
 
     Raises:
-        ValueError: no values, or a level outside (0, 1).
+        ValueError: no values, NaN or infinite ones, or a level outside (0, 1).
     """
     data = torch.as_tensor(values, dtype=torch.float64).flatten().cpu()
     count = len(data)
     if count == 0 or not 0 < level < 1:
         raise ValueError(f"{count} values, level {level}: at least one value and a level in (0, 1) are needed")
+    if not bool(torch.isfinite(data).all()):
+        raise ValueError("values with NaN or infinity have no mean")
     if bool((data == data[0]).all()):
         same = float(data[0])
         end = same if count >= FEWEST else None

@@ -88,6 +88,8 @@ def load_measures(
             "is-cis needs a classifier of the target domain's classes: make one with `fastmunit train-classifier` and "
             "give it with --classifier."
         )
+    # First, because it is a small file of the user's, while the other networks may have to be downloaded.
+    judge = load_classifier(cast(str, classifier)).to(device) if "is-cis" in chosen else None
     kinds: dict[str, list[FeatureName]] = {"fd": [], "kid": []}
     for name in chosen:
         kind, _, network = name.partition("-")
@@ -99,7 +101,7 @@ def load_measures(
         features={name: FeatureNet(name, weights).to(device) for name in wanted},
         frechet=tuple(kinds["fd"]),
         kernel=tuple(kinds["kid"]),
-        classifier=load_classifier(cast(str, classifier)).to(device) if "is-cis" in chosen else None,
+        classifier=judge,
         edge_agreement="edge-agreement" in chosen,
         content_code="content-code" in chosen,
         reconstruction="reconstruction" in chosen,

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastmunit.models import imagenet
+from fastmunit.errors import DataError
+from fastmunit.metrics import classifier, evaluation, measures
+from fastmunit.models import imagenet, registry
 from tests.cli.conftest import Command
 from tests.metrics.conftest import random_backbone
 
@@ -82,7 +84,10 @@ def test_written_into_the_run_folder(fastmunit: Command, trained: Path, tmp_path
         (("--metrics", "lpips"), "did you mean"),
         (("--metrics", ","), "--metrics names none"),
         (("--metrics", "is-cis"), "train-classifier"),
+        (("--metrics", "edge-agreement", "--classifier", "ABSENT"), "--classifier is for is-cis"),
+        (("--classifier", "ABSENT", "--direction", "both"), "one --direction at a time"),
         (("--metrics", "edge-agreement", "--data", "ABSENT"), "does not exist"),
+        (("--metrics", "is-cis", "--classifier", "EMPTY"), "is a folder: give a file that"),
         (("--metrics", "edge-agreement", "--data", "EMPTY"), "testA"),
         (("--classifier", "ABSENT"), "does not exist"),
         (("--samples", 1), "Invalid value"),
@@ -100,6 +105,46 @@ def test_wrong_use(
     )  # fmt: skip
     assert outcome.status in (1, 2)
     assert message in outcome.err and "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train-classifier"])
+def test_an_output_that_cannot_be_written_is_refused_at_once(
+    fastmunit: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(registry, "load_translator", None)
+    monkeypatch.setattr(classifier, "train_classifier", None)
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "out" / "evaluation.html").mkdir(parents=True)
+    for output, told in (("file/out", "file is not a folder"), ("out", "is a folder")):
+        given = ("--checkpoint", trained) if command == "evaluate" else ("--data", tmp_path)
+        outcome = fastmunit(command, *given, "--output", tmp_path / output)
+        assert outcome.status == 1, outcome.out
+        assert "cannot write" in outcome.err and told in outcome.err and "Traceback" not in outcome.err
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_both_directions_are_checked_before_the_first_is_measured(
+    fastmunit: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, direction: str, **__: object) -> None:
+        if direction == "b2a":
+            raise DataError("b2a cannot be measured")
+
+    monkeypatch.setattr(evaluation, "require_possible", refuse)
+    monkeypatch.setattr(evaluation, "evaluate", None)
+    outcome = fastmunit(
+        "evaluate", "--checkpoint", trained, "--metrics", "edge-agreement", "--direction", "both", "-o", tmp_path
+    )
+    assert outcome.status == 1 and "b2a cannot be measured" in outcome.err
+
+
+def test_all_metrics_without_a_classifier(
+    fastmunit: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measures, "NAMES", ("edge-agreement", "is-cis"))
+    outcome = fastmunit("evaluate", "--checkpoint", trained, "--metrics", "all", "-o", tmp_path, *FAST)
+    assert outcome.status == 0, outcome.err
+    assert "edge agreement" in outcome.out and "is-cis: not measured, it needs --classifier." in outcome.out
 
 
 def test_a_single_file_needs_a_place_to_write(fastmunit: Command, trained: Path) -> None:

@@ -174,6 +174,7 @@ def test_tables(tmp_path: Path) -> None:
     assert "| 1 | diversity | real data before MUNIT | holds" in text
     assert "BicycleGAN" not in text and "demo_unit" in text and "not trained: table 1, some model." in text
     assert "Measured on: cpu, 2 threads." in text
+    assert "The paper's figures, and the orders among them, are unchecked" in text
     assert "| 1 | edges → fruit | UNIT | 1 | 1,234 | 10.0 | a GPU, bfloat16 |" in text
     assert text.count("| 2 | apple ↔ tomato | MUNIT | 0 | 9 | 10.0 |") == 1
     page = (tmp_path / "tables.html").read_text()
@@ -388,10 +389,65 @@ def test_wrong_arguments(given: list[str]) -> None:
         paper_tables.arguments(given)
 
 
-def test_no_photos(tmp_path: Path) -> None:
-    pytest.importorskip("skimage", reason="drawing edges needs scikit-image")
-    import paper_tables
+def change_photos(root: Path, change: str) -> Path:
+    """Make a folder of photos unusable; returns what to give as --data."""
+    apples = sorted((root / "apple").iterdir())
+    match change:
+        case "absent":
+            return root / "absent"
+        case "file":
+            return apples[0]
+        case "folder above":
+            return root.parent
+        case "one family missing":
+            shutil.rmtree(root / "cherry")
+        case "other names":
+            apples[0].rename(apples[0].with_name("r0_4_100.jpg"))
+        case "damaged":
+            apples[0].write_bytes(apples[0].read_bytes()[:200])
+        case "one photo of a turn":
+            shutil.copy(apples[0], root / "apple" / "Apple_1__r7_3_100.jpg")
+        case "one variety":
+            for path in (root / "apple").glob("Apple_2__*"):
+                path.unlink()
+        case "few to learn from":
+            for path in apples:
+                if path.name.startswith("Apple_2__") and int(path.stem.split("_")[-2]) % 6:
+                    path.unlink()
+    return root
 
-    given = ["--data", str(tmp_path / "absent"), "--output", str(tmp_path / "out"), "--systems", "MUNIT"]
-    with pytest.raises((SystemExit, FastmunitError), match="no photos"):
-        paper_tables.Program(paper_tables.arguments(given)).run()
+
+@pytest.mark.parametrize(
+    ("table", "change", "told"),
+    [
+        ("1", "absent", "no photos"),
+        ("2", "absent", "no photos"),
+        ("1", "file", "no photos"),
+        ("1", "folder above", "no photos"),
+        ("2", "one family missing", "no photos of cherry"),
+        ("1", "other names", r"r0_4_100\.jpg: expected a name like"),
+        ("2", "damaged", "cannot be read as an image"),
+        ("1", "one photo of a turn", "the only photo of its turn"),
+        ("1", "nothing", r"variety \w+: \d+ photos, 40 needed"),
+        ("2", "one variety", "has 1 class folders"),
+        ("2", "few to learn from", "class Apple_2 has . images: a classifier needs 10"),
+    ],
+)
+def test_unusable_photos_are_refused_before_anything_is_trained(
+    table: str, change: str, told: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("skimage", reason="drawing edges needs scikit-image")
+    root = shutil.copytree(photos, tmp_path / "deep" / "photos")
+    work = Work(change_photos(root, change), tmp_path / "out", monkeypatch)
+    with pytest.raises((SystemExit, FastmunitError), match=told):
+        work("--tables", table, "--train-per-variety", "40" if change == "nothing" else "2")
+    assert work.trained == []
+    unusable = ("edges_unpaired", "edges_paired") if table == "1" else ("cherry" if "family" in change else "apple",)
+    assert not any((tmp_path / "out" / "data" / name).exists() for name in unusable), "what is prepared is whole"
+
+
+def test_other_photos_than_those_of_prepared_data(work: Work, photos: Path, tmp_path: Path) -> None:
+    assert work("--tables", "1").measured == ["a2b", "a2b"]
+    work.photos = change_photos(shutil.copytree(photos, tmp_path / "photos"), "one variety")
+    with pytest.raises(SystemExit, match=r"made with other settings \(photos 360, not 300; names .*remove it"):
+        work("--tables", "1")

@@ -99,7 +99,7 @@ def test_accuracy_on_other_data(trained: Classifier, shapes: Path, tmp_path: Pat
     (tmp_path / "grey").mkdir()
     for name in ("bright", "grey"):
         Image.new("RGB", (40, 40)).save(tmp_path / name / "0.png")
-    with pytest.raises(DataError, match=r"other classes than .* \(dark, grey, …\).*train-classifier"):
+    with pytest.raises(DataError, match=r"it does not know grey; the folder has no dark\. .*train-classifier"):
         accuracy_on(trained, tmp_path)
 
 
@@ -166,14 +166,25 @@ def test_unusable_files(trained: Classifier, change: dict[str, Any], message: st
 
 
 def test_other_files(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="does not exist"):
+    """None of the messages speaks of snapshots or checkpoints alone, which a classifier is not."""
+    wanted = "give a file that `fastmunit train-classifier` wrote"
+    with pytest.raises(CheckpointError, match=rf"classifier .*absent\.pt does not exist: {wanted}"):
         load_classifier(tmp_path / "absent.pt")
+    with pytest.raises(CheckpointError, match=f"is a folder: {wanted}"):
+        load_classifier(tmp_path)
     (tmp_path / "c.pt").write_text("text")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=rf"c\.pt cannot be read as a classifier: {wanted}"):
         load_classifier(tmp_path / "c.pt")
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 32, 32), (3, 32, 32)])
-def test_grey_images(trained: Classifier, shape: tuple[int, ...]) -> None:
-    with pytest.raises(DataError, match="takes images"):
-        trained.probabilities(torch.zeros(shape))
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(1, 1, 32, 32), "takes RGB images, got grey"),
+        (torch.zeros(3, 32, 32), "takes images"),
+        (torch.full((2, 3, 32, 32), float("nan")), "NaN .*has diverged"),
+    ],
+)
+def test_unusable_images(trained: Classifier, images: torch.Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=f"the classifier .*{message}"):
+        trained.probabilities(images)

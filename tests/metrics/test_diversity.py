@@ -12,6 +12,7 @@ from fastmunit.data import transforms
 from fastmunit.data.images import decode_image
 from fastmunit.errors import DataError
 from fastmunit.metrics.diversity import diversity, pair_distances, real_diversity
+from fastmunit.metrics.intervals import FEWEST
 from fastmunit.metrics.lpips import LPIPS
 from tests.metrics.test_lpips import random_heads
 
@@ -53,6 +54,19 @@ def test_real_pairs_are_all_pairs_on_average() -> None:
     assert real_diversity(difference, levels(*range(20)), pairs=19).count == 20
 
 
+@pytest.mark.parametrize("pairs", [1, 8, 10, 12, 30])
+def test_few_real_pairs(pairs: int) -> None:
+    """Many images in few pairs: resamples that hold none of the pairs have no mean."""
+    images = torch.rand(200, generator=torch.Generator().manual_seed(0)).view(-1, 1, 1, 1)
+    estimate = real_diversity(difference, images, pairs=pairs)
+    assert estimate.count == pairs + 1  # a chain: each pair shares an image with the next
+    if estimate.count < FEWEST:
+        assert estimate.low is None and estimate.high is None
+    else:
+        assert estimate.low is not None and estimate.high is not None
+        assert estimate.low < estimate.value < estimate.high < 2
+
+
 def test_interval_of_real_pairs_covers() -> None:
     """Mean |x - y| of two uniform numbers is 1/3."""
     generator = torch.Generator().manual_seed(0)
@@ -74,8 +88,10 @@ def test_too_few_outputs(shape: tuple[int, ...]) -> None:
 def test_nothing_to_measure() -> None:
     with pytest.raises(DataError, match="at least one input"):
         diversity(difference, [])
-    with pytest.raises(DataError, match="at least 2 images, got 1"):
+    with pytest.raises(DataError, match="at least 2 images and 1 pair, got 1 and"):
         real_diversity(difference, torch.zeros(1, 3, 64, 64))
+    with pytest.raises(DataError, match="1 pair, got 5 and 0"):
+        real_diversity(difference, torch.zeros(5, 3, 64, 64), pairs=0)
 
 
 def test_real_pairs_of_the_demo_photos(weights: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, ConfigError, DataError, FastmunitError
 from fastmunit.metrics import measures as measures_module
 from fastmunit.metrics.classifier import Classifier
-from fastmunit.metrics.evaluation import evaluate
+from fastmunit.metrics.evaluation import evaluate, require_possible
 from fastmunit.metrics.features import FeatureNet
 from fastmunit.metrics.lpips import LPIPS
 from fastmunit.metrics.measures import Measures, load_measures
@@ -182,7 +183,44 @@ def test_one_way_models_and_grey_outputs(config: Config, lpips: LPIPS) -> None:
     assert named(result, "edge agreement").estimate.value == pytest.approx(1, abs=1e-5)
 
 
-def test_neighbours_are_the_nearest(config: Config, everything: Measures) -> None:
+class Counting(Same):
+    """Knows how many images it has translated."""
+
+    translated = 0
+
+    def decode(self, content: Tensor, styles: Tensor) -> Tensor:
+        self.translated += 1
+        return super().decode(content, styles)
+
+
+def test_what_cannot_be_measured_is_refused_before_any_work(config: Config, lpips: LPIPS, tmp_path: Path) -> None:
+    forward = Counting()
+    for measures, told in (
+        (Measures(content_code=True), r"nothing is left to measure \(content-code: .* does not translate back\)"),
+        (Measures(content_code=True, reconstruction=True), "content-code: .*; reconstruction: .*name other metrics"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            evaluate(forward, config, measures, samples=2)
+        with pytest.raises(ConfigError, match=told):
+            require_possible(forward, config, measures)
+    # A damaged image of the other domain is met before the inputs are translated.
+    for part in ("testA", "testB"):
+        shutil.copytree(f"{config.data_root}/{part}", tmp_path / part)
+    (tmp_path / "testB" / "11.png").write_bytes(b"no image")
+    settings = Config.from_dict({**config.to_dict(), "data_root": str(tmp_path)})
+    with pytest.raises(DataError, match=r"11\.png"):
+        evaluate(forward, settings, Measures(lpips=(lpips,)), samples=2)
+    assert forward.translated == 0
+    assert evaluate(forward, config, Measures(reconstruction=True), backward=Same(), inputs=2, samples=2).figures
+
+
+def test_outputs_with_nan(config: Config, everything: Measures) -> None:
+    for measures in (Measures(classifier=everything.classifier), Measures(content_code=True)):
+        with pytest.raises(DataError, match=r"NaN .*has diverged"):
+            evaluate(Tinted(float("nan")), config, measures, backward=Tinted(), inputs=2, samples=2)
+
+
+def test_neighbours_are_the_nearest(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Test images that are in the training set find themselves."""
     same = Config.from_dict({**config.to_dict(), "data_root": None, **{
         f"data_folder_{part}_{domain}": f"{config.data_root}/testB" for part in ("train", "test") for domain in "ab"
@@ -191,6 +229,9 @@ def test_neighbours_are_the_nearest(config: Config, everything: Measures) -> Non
     assert "nearest training images in 16x16 pixels" in sheet.caption
     found = sum(torch.equal(x, y) or torch.equal(x, y.flip(2)) for x, y in zip(*sheet.rows[:2], strict=True))
     assert found >= 4  # training images are shown as training shows them, and half of those are flipped
+    monkeypatch.setattr("fastmunit.metrics.evaluation._MOST_SEARCHED", 5)
+    sheet = evaluate(Same(), same, Measures(), samples=2).sheets[-1]
+    assert "nearest of 5 of the 12 training images in" in sheet.caption
 
 
 def test_classes_of_the_test_images(config: Config, everything: Measures, tmp_path: Path) -> None:
@@ -201,11 +242,18 @@ def test_classes_of_the_test_images(config: Config, everything: Measures, tmp_pa
                 Image.new("RGB", (40, 40), (40 * k, 90, 20)).save(tmp_path / part / name / f"{k}.png")
     settings = Config.from_dict({**config.to_dict(), "data_root": str(tmp_path)})
     measures = Measures(classifier=everything.classifier)
-    with pytest.raises(DataError, match=r"knows other classes than .*testB has \(three, …\)"):
+    with pytest.raises(DataError, match=r"testB have different classes: the folder has no three\. "):
         evaluate(Same(), settings, measures, samples=2)
     classifier = Classifier(["one", "two"], "small", 40).eval()
     result = evaluate(Same(), settings, Measures(classifier=classifier), samples=2)
     assert "accuracy not known, 50.0 % on 6 test images" in named(result, "CIS (KL)").note
+    (tmp_path / "testA" / "one").rename(tmp_path / "testA" / "four")
+    with pytest.raises(DataError, match="images of domain B, and the classifier is of the classes of domain A"):
+        evaluate(Same(), settings, Measures(classifier=Classifier(["two", "four"], "small", 40).eval()), samples=2)
+    # One folder, and one that the system hides, are no classes: the classifier is taken at its word.
+    (tmp_path / "testB" / "two").rename(tmp_path / "testB" / ".thumbnails")
+    result = evaluate(Same(), settings, Measures(classifier=classifier), samples=2)
+    assert named(result, "CIS (KL)").note.endswith("classifier of 2 classes: accuracy not known")
 
 
 @pytest.mark.parametrize(

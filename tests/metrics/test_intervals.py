@@ -64,6 +64,9 @@ def test_too_few_values_for_an_interval() -> None:
     assert str(mean_estimate([3.0])) == "3"
     with pytest.raises(ValueError, match="0 values"):
         mean_estimate([])
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="no mean"):
+            mean_estimate([bad] * 10)
     with pytest.raises(ValueError, match="level 1"):
         mean_estimate([1.0, 2.0], level=1)
 
