@@ -19,6 +19,7 @@ from fastmunit import functional
 from fastmunit.config import Config, explain, unknown_keys
 from fastmunit.errors import CheckpointError, ConfigError
 from fastmunit.models import checkpoint
+from fastmunit.models.adam import Adam
 from fastmunit.models.averages import GeneratorAverages
 from fastmunit.models.cuda_graph import CapturedIteration
 from fastmunit.models.perceptual import PerceptualLoss
@@ -108,7 +109,7 @@ class System(nn.Module):
         """Adam over the trained parameters of `modules`, each once, in order, with coupled weight decay."""
         config = self.config
         parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-        return torch.optim.Adam(
+        return Adam(
             parameters.values(),
             lr=config.lr,
             betas=(config.beta1, config.beta2),
