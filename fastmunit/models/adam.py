@@ -19,7 +19,7 @@ class Adam(torch.optim.Adam):
     """
 
     def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
-        has_complex: bool = super()._init_group(group, *lists)  # type: ignore[misc]
+        has_complex: bool = super()._init_group(group, *lists)
         if group["fused"]:
             parameters, gradients, *averages, _ = lists
             for i, parameter in enumerate(parameters):

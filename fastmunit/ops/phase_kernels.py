@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastmunit.ops.layout import dense_format
+
 
 def reach(k: int) -> int:
     """How many pixels the low-resolution map is padded on each side."""
@@ -64,44 +66,58 @@ def summed(
     Args:
         weight: The kernel on the upsampled map; sums are taken in its dtype.
         dtype: Of the results.
-        memory_format: Of the kernels of the phases.
+        memory_format: Of the results.
         phases_first: Whether output channels of the phases are (2, 2, O) instead of (O, 2, 2).
         edges: Whether rows and columns are needed.
     """
     o, c, k, _ = weight.shape
     matrix, sizes = _matrix(k, weight.dtype, weight.device, edges)
-    sums = (weight.reshape(o * c, k * k) @ matrix).to(dtype)
-    phases, *others = _parts(sums, sizes, o, c, k, phases_first)
-    if memory_format == torch.channels_last:
-        phases = phases.movedim(3, 5).flatten(0, 2).permute(0, 3, 1, 2)
+    if _channels_last(weight):
+        sums = (matrix.t() @ weight.permute(0, 2, 3, 1).reshape(o, k * k, c)).transpose(1, 2)
     else:
-        phases = phases.flatten(0, 2)
-    if not edges:
-        return Kernels(phases, None, None)
-    rows, columns = others
-    return Kernels(phases, rows.flatten(0, 2), columns.flatten(0, 3))
+        sums = (weight.reshape(o * c, k * k) @ matrix).view(o, c, -1)
+    parts = _parts(sums, sizes, k, phases_first)
+    kernels = [part.flatten(0, part.dim() - 4) for part in (_copy(part, dtype, memory_format) for part in parts)]
+    return Kernels(kernels[0], *(kernels[1:] if edges else (None, None)))
 
 
 def summed_backward(dkernels: Kernels, weight: Tensor, *, phases_first: bool) -> Tensor:
-    """The gradient of weight, given those of its kernels."""
+    """The gradient of weight, given those of its kernels; in the layout of weight."""
     o, c, k, _ = weight.shape
     matrix, sizes = _matrix(k, weight.dtype, weight.device, dkernels.rows is not None)
-    dsums = weight.new_empty(o * c, matrix.shape[1])
+    taps = matrix.shape[1]
+    channels_last = _channels_last(weight)
+    dsums = weight.new_empty((o, taps, c) if channels_last else (o, c, taps))
     gradients = [gradient for gradient in dkernels if gradient is not None]
-    for part, gradient in zip(_parts(dsums, sizes, o, c, k, phases_first), gradients, strict=True):
+    views = _parts(dsums.transpose(1, 2) if channels_last else dsums, sizes, k, phases_first)
+    for part, gradient in zip(views, gradients, strict=True):
         part.copy_(gradient.unflatten(0, part.shape[: part.dim() - 3]))
-    return (dsums @ matrix.t()).view(o, c, k, k)
+    if channels_last:
+        return (matrix @ dsums).view(o, k, k, c).permute(0, 3, 1, 2)
+    return (dsums.view(o * c, taps) @ matrix.t()).view(o, c, k, k)
 
 
-def _parts(sums: Tensor, sizes: list[int], o: int, c: int, k: int, phases_first: bool) -> list[Tensor]:
-    """The views of sums (O · C, all taps) that are the kernels, with the parts of their output channels apart."""
+def _channels_last(weight: Tensor) -> bool:
+    return dense_format(weight) == torch.channels_last
+
+
+def _copy(part: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
+    """A copy of (..., C, taps, taps) whose last three dimensions lie in memory as `memory_format` says."""
+    if memory_format != torch.channels_last:
+        return torch.empty(part.shape, dtype=dtype, device=part.device).copy_(part)
+    last = part.movedim(-3, -1)
+    return torch.empty(last.shape, dtype=dtype, device=part.device).copy_(last).movedim(-1, -3)
+
+
+def _parts(sums: Tensor, sizes: list[int], k: int, phases_first: bool) -> list[Tensor]:
+    """The views of sums (O, C, all taps) that are the kernels, with the parts of their output channels apart."""
     r, d, u = ring(k), depth(k), (k + 1) // 2
-    phases, *others = sums.split(sizes, dim=1)
+    phases, *others = sums.split(sizes, dim=2)
     order = (2, 3, 0, 1, 4, 5) if phases_first else (0, 2, 3, 1, 4, 5)
-    views = [phases.view(o, c, 2, 2, u, u).permute(order)]
+    views = [phases.unflatten(2, (2, 2, u, u)).permute(order)]
     if others:
-        views.append(others[0].view(o, c, 2, r, d, k).permute(2, 0, 3, 1, 4, 5))
-        views.append(others[1].view(o, c, 2, 2, r, d, u).permute(2, 0, 3, 4, 1, 5, 6))
+        views.append(others[0].unflatten(2, (2, r, d, k)).permute(2, 0, 3, 1, 4, 5))
+        views.append(others[1].unflatten(2, (2, 2, r, d, u)).permute(2, 0, 3, 4, 1, 5, 6))
     return views
 
 

@@ -32,7 +32,7 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
         torch.empty_like(x, memory_format=dense_format(x)) if wanted[0] else x.new_empty(0),
-        torch.empty_like(weight, memory_format=torch.contiguous_format) if wanted[1] else weight.new_empty(0),
+        torch.empty_like(weight, memory_format=dense_format(weight)) if wanted[1] else weight.new_empty(0),
         x.new_empty(weight.shape[0]) if wanted[2] else x.new_empty(0),
     )
 
