@@ -159,14 +159,21 @@ class Forward {
       for_each(parallel_for, first * segments.count, last * segments.count, segments.rows * a.width * a.channels,
                [&](std::int64_t piece) { column_segment_moments(piece / segments.count, piece % segments.count); });
     }
-    for_ranges(parallel_for, first * a.height, last * a.height, a.width * a.channels, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t rows = a.phases ? 2 : 1;  // with phases two rows of y are one of x
+    const std::int64_t turns = a.height / rows, values = a.width * a.channels;
+    for_ranges(parallel_for, first * turns, last * turns, rows * values, [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
       Lane* affines = scratch<3, Lane>(3 * a.channels);
-      for (std::int64_t row = end; row-- > begin;) {
-        const std::int64_t n = row / a.height;
-        if (n != sample) set_affines(n, begin <= n * a.height, affines);
+      Storage* shuffled = a.phases ? scratch<0, Storage>(2 * values) : nullptr;
+      for (std::int64_t turn = end; turn-- > begin;) {
+        const std::int64_t n = turn / turns, y = turn % turns * rows;
+        if (n != sample) set_affines(n, begin <= n * turns, affines);
         sample = n;
-        apply_pixel_row(n, row % a.height, affines);
+        const Storage* from = x + n * pixels * a.channels;
+        if (a.phases) shuffle_pixel_rows(from, y / 2, a.width, a.channels, shuffled);
+        for (std::int64_t k = rows; k-- > 0;) {
+          apply_pixel_row(a.phases ? shuffled + k * values : from + y * values, n, y + k, affines);
+        }
       }
     });
   }
@@ -279,17 +286,9 @@ class Forward {
     });
   }
 
-  // The same for one row of all channels in channels_last.
-  void apply_pixel_row(std::int64_t n, std::int64_t y, const Lane* affines) const {
+  // The same for one row of all channels in channels_last, whose values of x are given.
+  void apply_pixel_row(const Storage* from, std::int64_t n, std::int64_t y, const Lane* affines) const {
     const Lane *centers = affines, *scales = centers + a.channels, *shifts = scales + a.channels;
-    const Storage* from = x + n * pixels * a.channels;
-    if (a.phases) {
-      Storage* shuffled = scratch<0, Storage>(a.width * a.channels);
-      shuffle_pixels(from, y, a.width, a.channels, shuffled);
-      from = shuffled;
-    } else {
-      from += y * a.width * a.channels;
-    }
     Storage* sample = padded + n * padded_pixels * a.channels;
     Storage* row = sample + (y + a.pad) * padded_width * a.channels;
     const Storage* residual = row_of<Storage>(a.residual, n, 0, y);

@@ -386,6 +386,8 @@ class Backward {
   void run_channels_last(std::int64_t first, std::int64_t last) const {
     const bool none = a.statistics == Statistics::none;
     const std::int64_t work = a.width * a.channels;
+    const std::int64_t rows = a.phases ? 2 : 1;  // with phases two rows of y are one of x
+    const std::int64_t turns = a.height / rows;
     for_ranges(parallel_for, first * segments.count, last * segments.count, segments.rows * work, [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
       ChannelArrays<Lane> arrays = channel_arrays();
@@ -396,26 +398,21 @@ class Backward {
         double* dz = partial_dz + piece * a.channels;
         double* product = partial_product + piece * a.channels;
         for (std::int64_t c = 0; c < a.channels; ++c) dz[c] = product[c] = 0.0;
-        for (std::int64_t y = segments.begin(s); y < segments.end(s); ++y) {
-          for (std::int64_t c = 0; c < a.channels; ++c) arrays.sums_dz[c] = arrays.sums_product[c] = 0;
-          pixel_row(none ? Pass::sums_and_apply : Pass::sums, n, y, arrays);
-          for (std::int64_t c = 0; c < a.channels; ++c) {
-            dz[c] += arrays.sums_dz[c];
-            product[c] += arrays.sums_product[c];
-          }
+        for (std::int64_t y = segments.begin(s); y < segments.end(s); y += rows) {
+          pixel_rows(none ? Pass::sums_and_apply : Pass::sums, n, y, rows, arrays, dz, product);
         }
       }
     });
     if (none) return;
     // Backwards: what the first pass read last is still in cache.
-    for_ranges(parallel_for, first * a.height, last * a.height, work, [&](std::int64_t begin, std::int64_t end) {
+    for_ranges(parallel_for, first * turns, last * turns, rows * work, [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
       ChannelArrays<Lane> arrays = channel_arrays();
-      for (std::int64_t row = end; row-- > begin;) {
-        const std::int64_t n = row / a.height;
+      for (std::int64_t turn = end; turn-- > begin;) {
+        const std::int64_t n = turn / turns;
         if (n != sample) set_arrays(n, true, arrays);
         sample = n;
-        pixel_row(Pass::apply, n, row % a.height, arrays);
+        pixel_rows(Pass::apply, n, turn % turns * rows, rows, arrays, nullptr, nullptr);
       }
     });
   }
@@ -444,25 +441,43 @@ class Backward {
     }
   }
 
-  // One row of pixels in channels_last; the sums over it are added to those of `arrays`.
-  void pixel_row(Pass pass, std::int64_t n, std::int64_t y, const ChannelArrays<Lane>& arrays) const {
-    constexpr int block = 4;
-    const auto backward_pixel = pixels_function<1, Lane, Storage>(relu, pass);
-    const auto backward_block = pixels_function<block, Storage, Storage>(relu, pass);
-    const std::int64_t channels = a.channels;
-    const std::int64_t values = a.width * channels;
-    const Storage* from = x + n * pixels * channels;
-    Storage* to = dx + n * pixels * channels;
-    Storage* const phases_of_dx = to;
+  // One pass over rows y to y + rows in channels_last, two with phases and else one; its sums are added to dz and product.
+  void pixel_rows(Pass pass, std::int64_t n, std::int64_t y, std::int64_t rows, const ChannelArrays<Lane>& arrays, double* dz,
+                  double* product) const {
+    const std::int64_t values = a.width * a.channels;
+    const Storage* from = x + n * pixels * a.channels;
+    Storage* const phases_of_dx = dx + n * pixels * a.channels;
+    Storage* to = phases_of_dx;
     if (a.phases) {
-      Storage* shuffled = scratch<2, Storage>(2 * values);
-      shuffle_pixels(from, y, a.width, channels, shuffled);
+      Storage* shuffled = scratch<2, Storage>(4 * values);
+      shuffle_pixel_rows(from, y / 2, a.width, a.channels, shuffled);
       from = shuffled;
-      to = shuffled + values;
+      to = shuffled + 2 * values;
     } else {
       from += y * values;
       to += y * values;
     }
+    for (std::int64_t k = 0; k < rows; ++k) {
+      if (sums_up(pass)) {
+        for (std::int64_t c = 0; c < a.channels; ++c) arrays.sums_dz[c] = arrays.sums_product[c] = 0;
+      }
+      pixel_row(pass, from + k * values, to + k * values, n, y + k, arrays);
+      if (!sums_up(pass)) continue;
+      for (std::int64_t c = 0; c < a.channels; ++c) {
+        dz[c] += arrays.sums_dz[c];
+        product[c] += arrays.sums_product[c];
+      }
+    }
+    if (a.phases && applies(pass)) unshuffle_pixel_rows(to, y / 2, a.width, a.channels, phases_of_dx);
+  }
+
+  // One row of pixels in channels_last, from x to dx; the sums over it are added to those of `arrays`.
+  void pixel_row(Pass pass, const Storage* from, Storage* to, std::int64_t n, std::int64_t y,
+                 const ChannelArrays<Lane>& arrays) const {
+    constexpr int block = 4;
+    const auto backward_pixel = pixels_function<1, Lane, Storage>(relu, pass);
+    const auto backward_block = pixels_function<block, Storage, Storage>(relu, pass);
+    const std::int64_t channels = a.channels;
     Storage* residual = dresidual == nullptr ? nullptr : dresidual + (n * pixels + y * a.width) * channels;
     const RowGradient<Storage> gradient = row_gradient(n, 0, y);
     const std::int64_t outer_stride = a.dpadded.data == nullptr ? 0 : a.dpadded.column_stride;
@@ -489,7 +504,6 @@ class Backward {
                                          to + j * channels, at(residual, j), channels, arrays, slope);
     }
     for (; j < a.width; ++j) any_pixel(j);
-    if (applies(pass) && a.phases) unshuffle_pixels(to, y, a.width, channels, phases_of_dx);
   }
 
   // The gradient of pixel j of a row in channels_last.
