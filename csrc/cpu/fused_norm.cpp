@@ -185,9 +185,10 @@ class Forward {
       group = sample_group(n);
       if (keeps) keep(n, group);
     }
+    const double* plane_means = a.statistics == Statistics::instance ? all_plane_moments(n) : nullptr;
     for (std::int64_t c = 0; c < a.channels; ++c) {
       if (a.statistics == Statistics::instance) {
-        group = group_of(plane_moments(n, c), pixels);
+        group = group_of({plane_means[c], plane_means[a.channels + c]}, pixels);
         if (keeps) keep(n * a.channels + c, group);
       }
       const Affine<Lane> affine = affine_of<Lane>(a, n, c, group);
@@ -234,21 +235,41 @@ class Forward {
     return combine(all, segments.begin(s) * a.width, segment, (segments.end(s) - segments.begin(s)) * a.width);
   }
 
-  // The moments of a plane from those of its segments.
+  // The moments of a plane from those of its segments, in NCHW.
   Moments plane_moments(std::int64_t n, std::int64_t c) const {
     Moments plane = {0.0, 0.0};
     for (std::int64_t s = 0; s < segments.count; ++s) {
-      const std::int64_t at = a.layout == Layout::nchw ? (n * a.channels + c) * segments.count + s
-                                                       : (n * segments.count + s) * a.channels + c;
+      const std::int64_t at = (n * a.channels + c) * segments.count + s;
       plane = add(plane, s, {means[at], squares[at]});
     }
     return plane;
   }
 
+  // The means, then the squares, of the planes of sample n in channels_last; segment by segment, as their moments lie.
+  const double* all_plane_moments(std::int64_t n) const {
+    double* plane_means = scratch<5, double>(2 * a.channels);
+    double* plane_squares = plane_means + a.channels;
+    for (std::int64_t s = 0; s < segments.count; ++s) {
+      const double* segment_means = means + (n * segments.count + s) * a.channels;
+      const double* segment_squares = squares + (n * segments.count + s) * a.channels;
+      for (std::int64_t c = 0; c < a.channels; ++c) {
+        const Moments plane = add({plane_means[c], plane_squares[c]}, s, {segment_means[c], segment_squares[c]});
+        plane_means[c] = plane.mean;
+        plane_squares[c] = plane.squares;
+      }
+    }
+    return plane_means;
+  }
+
   // The statistics of all values of a sample.
   Group sample_group(std::int64_t n) const {
     Moments sample = {0.0, 0.0};
-    for (std::int64_t c = 0; c < a.channels; ++c) sample = combine(sample, c * pixels, plane_moments(n, c), pixels);
+    const double* plane_means = a.layout == Layout::nchw ? nullptr : all_plane_moments(n);
+    for (std::int64_t c = 0; c < a.channels; ++c) {
+      const Moments plane =
+          a.layout == Layout::nchw ? plane_moments(n, c) : Moments{plane_means[c], plane_means[a.channels + c]};
+      sample = combine(sample, c * pixels, plane, pixels);
+    }
     return group_of(sample, a.channels * pixels);
   }
 
