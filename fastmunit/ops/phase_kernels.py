@@ -76,8 +76,8 @@ def summed(
         sums = (matrix.t() @ weight.permute(0, 2, 3, 1).reshape(o, k * k, c)).transpose(1, 2)
     else:
         sums = (weight.reshape(o * c, k * k) @ matrix).view(o, c, -1)
-    parts = _parts(sums, sizes, k, phases_first)
-    kernels = [part.flatten(0, part.dim() - 4) for part in (_copy(part, dtype, memory_format) for part in parts)]
+    parts = (part.to(dtype) for part in _parts(sums, sizes, k, phases_first))
+    kernels = [_flat(part, memory_format) for part in parts]
     return Kernels(kernels[0], *(kernels[1:] if edges else (None, None)))
 
 
@@ -101,12 +101,12 @@ def _channels_last(weight: Tensor) -> bool:
     return dense_format(weight) == torch.channels_last
 
 
-def _copy(part: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
-    """A copy of (..., C, taps, taps) whose last three dimensions lie in memory as `memory_format` says."""
-    if memory_format != torch.channels_last:
-        return torch.empty(part.shape, dtype=dtype, device=part.device).copy_(part)
-    last = part.movedim(-3, -1)
-    return torch.empty(last.shape, dtype=dtype, device=part.device).copy_(last).movedim(-1, -3)
+def _flat(part: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """(..., C, taps, taps) as one kernel (O, C, taps, taps), which lies in memory as `memory_format` says."""
+    last = part.dim() - 4
+    if memory_format == torch.channels_last:
+        return part.movedim(-3, -1).flatten(0, last).permute(0, 3, 1, 2)
+    return part.flatten(0, last)
 
 
 def _parts(sums: Tensor, sizes: list[int], k: int, phases_first: bool) -> list[Tensor]:

@@ -32,7 +32,7 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
         torch.empty_like(x, memory_format=dense_format(x)) if wanted[0] else x.new_empty(0),
-        torch.empty_like(weight, memory_format=dense_format(weight)) if wanted[1] else weight.new_empty(0),
+        torch.empty_like(weight, memory_format=torch.contiguous_format) if wanted[1] else weight.new_empty(0),
         x.new_empty(weight.shape[0]) if wanted[2] else x.new_empty(0),
     )
 
@@ -56,7 +56,8 @@ def _run_backward(
     dx, dweight, dbias = (x.new_empty(0) if gradient is None else gradient for gradient in gradients)
     if wanted[0]:
         dx = dx.contiguous(memory_format=dense_format(x))
-    return dx, dweight if wanted[1] else weight.new_empty(0), dbias
+    # Whatever the layout of weight: a compiler may give it another one than it was traced with.
+    return dx, dweight.contiguous() if wanted[1] else weight.new_empty(0), dbias
 
 
 # The one implementation has the name without a suffix.
