@@ -20,9 +20,12 @@ bool takes_chunks(const void* data, std::int64_t count) {
 
 template <class Storage>
 auto segment_moments_of(const InstanceNormStats& a) {
-  if (a.layout == Layout::channels_last) return segment_moments_channels_last<Storage>;
-  return takes_chunks<Storage>(a.x, a.pixels) ? segment_moments_nchw<Storage, 16 / sizeof(Storage)>
-                                              : segment_moments_nchw<Storage, 1>;
+  constexpr int chunk = 16 / sizeof(Storage);
+  if (a.layout == Layout::channels_last) {
+    return takes_chunks<Storage>(a.x, a.channels) ? segment_moments_channels_last<Storage, chunk>
+                                                  : segment_moments_channels_last<Storage, 1>;
+  }
+  return takes_chunks<Storage>(a.x, a.pixels) ? segment_moments_nchw<Storage, chunk> : segment_moments_nchw<Storage, 1>;
 }
 
 template <class Storage>

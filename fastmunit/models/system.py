@@ -289,8 +289,8 @@ class System(nn.Module):
         before = self.losses()
 
         def results() -> dict[str, Tensor]:
-            now = self.losses()
-            return {name: loss for name, loss in now.items() if isinstance(loss, Tensor) and loss is not before[name]}
+            new = {name: loss for name, loss in self.losses().items() if loss is not before.get(name)}
+            return {name: loss for name, loss in new.items() if isinstance(loss, Tensor)}
 
         key = (key, self.training, functional.default_implementation())
         for name, loss in captured.run(body, tensors, optimizers, key, results).items():

@@ -15,9 +15,8 @@ namespace fastmunit::cuda {
 constexpr int threads = 256;
 constexpr int values_per_thread = 16;  // kept in registers at a time
 constexpr int columns = 32;            // channels of a block in channels_last
-constexpr int rows = threads / columns;
 // channels_last: pixels that a block keeps in registers at a time, and how often it does.
-constexpr int tile_pixels = rows * values_per_thread;
+constexpr int tile_pixels = threads * values_per_thread / columns;
 constexpr int tiles = 4;
 
 constexpr __host__ __device__ int planes_of_block(Layout layout) { return layout == Layout::nchw ? 1 : columns; }
@@ -64,6 +63,24 @@ __device__ Lane block_sum(Lane value, Lane* shared) {
   const Lane total = shared[threadIdx.x % stride];
   __syncthreads();
   return total;
+}
+
+// The same of several values of each thread, to all threads; `shared` has room for those of all.
+template <unsigned stride, int count, class Lane>
+__device__ void block_sums(Lane (&values)[count], Lane* shared) {
+#pragma unroll
+  for (int v = 0; v < count; ++v) shared[v * threads + threadIdx.x] = values[v];
+  __syncthreads();
+  for (unsigned half = threads / 2; half >= stride; half /= 2) {
+    if (threadIdx.x < half) {
+#pragma unroll
+      for (int v = 0; v < count; ++v) shared[v * threads + threadIdx.x] += shared[v * threads + threadIdx.x + half];
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int v = 0; v < count; ++v) values[v] = shared[v * threads + threadIdx.x % stride];
+  __syncthreads();
 }
 
 // Where the moments of a segment lie among the partial ones: neighbouring planes side by side.
@@ -115,43 +132,63 @@ __global__ void segment_moments_nchw(const Storage* __restrict__ x, std::int64_t
   }
 }
 
-// The same for channels_last. Deviations are from the mean of the segment's first tile, which is near that of the segment.
-template <class Storage>
+// The same for channels_last, in chunks of channels. Deviations are from the mean of the segment's first tile, which is near
+// that of the segment.
+template <class Storage, int chunk>
 __global__ void segment_moments_channels_last(const Storage* __restrict__ x, std::int64_t channels, std::int64_t pixels,
                                               std::int64_t planes, std::int64_t segments, double* __restrict__ partials) {
   using Lane = Compute<Storage>;
-  SMEM_ARRAY(Lane, shared, threads);
+  constexpr int across = columns / chunk, rows = threads / across;  // threads that have a pixel, or a channel, between them
+  SMEM_ARRAY(Lane, shared, chunk * threads);
   const Segment segment = segment_of_block<Layout::channels_last>(channels, pixels, segments);
-  const int column = static_cast<int>(threadIdx.x) % columns, row = static_cast<int>(threadIdx.x) / columns;
-  const bool has_plane = column < segment.planes;
+  const int column = static_cast<int>(threadIdx.x) % across * chunk, row = static_cast<int>(threadIdx.x) / across;
+  const bool has_planes = column < segment.planes;
   const Storage* from = x + segment.first + column;
-  Lane shift = 0, deviations = 0, squares = 0;
+  Lane shift[chunk] = {}, deviations[chunk] = {}, squares[chunk] = {};
   for (int tile = 0; tile * tile_pixels < segment.count; ++tile) {
     const int first = tile * tile_pixels + row;
-    const int kept = has_plane ? (segment.count - first + rows - 1) / rows : 0;  // values of this thread
-    Lane values[values_per_thread];
-    Lane sum = 0;
+    const int kept = has_planes ? (segment.count - first + rows - 1) / rows : 0;  // pixels of this thread
+    Chunk<Storage, chunk> values[values_per_thread / chunk];
 #pragma unroll
-    for (int k = 0; k < values_per_thread; ++k) {
-      values[k] = k < kept ? load(from + (first + k * rows) * channels) : Lane(0);
-      sum += values[k];
+    for (int k = 0; k < values_per_thread / chunk; ++k) {
+      values[k] = {};
+      if (k < kept) values[k] = ld_global(reinterpret_cast<const Chunk<Storage, chunk>*>(from + (first + k * rows) * channels));
     }
     if (tile == 0) {
-      const int pixels_of_tile = segment.count < tile_pixels ? segment.count : tile_pixels;
-      shift = block_sum<columns>(sum, shared) / static_cast<Lane>(pixels_of_tile);
+#pragma unroll
+      for (int k = 0; k < values_per_thread / chunk; ++k) {
+#pragma unroll
+        for (int v = 0; v < chunk; ++v) shift[v] += widen(values[k].values[v]);
+      }
+      block_sums<across>(shift, shared);
+#pragma unroll
+      for (int v = 0; v < chunk; ++v) shift[v] /= static_cast<Lane>(segment.count < tile_pixels ? segment.count : tile_pixels);
     }
 #pragma unroll
-    for (int k = 0; k < values_per_thread; ++k) {
-      const Lane deviation = k < kept ? values[k] - shift : Lane(0);
-      deviations += deviation;
-      squares += deviation * deviation;
+    for (int k = 0; k < values_per_thread / chunk; ++k) {
+#pragma unroll
+      for (int v = 0; v < chunk; ++v) {
+        const Lane deviation = k < kept ? widen(values[k].values[v]) - shift[v] : Lane(0);
+        deviations[v] += deviation;
+        squares[v] += deviation * deviation;
+      }
     }
   }
-  deviations = block_sum<columns>(deviations, shared);
-  squares = block_sum<columns>(squares, shared);
-  if (row == 0 && has_plane) {
-    store_moments(partials, partial_at(segment.index, segment.plane + column, planes), planes * segments,
-                  from_shifted(shift, deviations, squares, segment.count));
+  block_sums<across>(deviations, shared);
+  block_sums<across>(squares, shared);
+  if (row == 0) {
+#pragma unroll
+    for (int v = 0; v < chunk; ++v) {
+      shared[column + v] = shift[v];
+      shared[columns + column + v] = deviations[v];
+      shared[2 * columns + column + v] = squares[v];
+    }
+  }
+  __syncthreads();
+  const int plane = static_cast<int>(threadIdx.x);
+  if (plane < segment.planes) {  // side by side, so that they are written together
+    store_moments(partials, partial_at(segment.index, segment.plane + plane, planes), planes * segments,
+                  from_shifted(shared[plane], shared[columns + plane], shared[2 * columns + plane], segment.count));
   }
 }
 
