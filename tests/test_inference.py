@@ -71,6 +71,16 @@ def test_styles_may_be_codes_or_an_image(trainer: fastmunit.MUNIT, image: torch.
     torch.testing.assert_close(guided, fastmunit.translate(trainer, image, style), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_images_and_codes_of_any_type_are_taken_as_float32(
+    trainer: fastmunit.MUNIT, image: torch.Tensor, dtype: torch.dtype
+) -> None:
+    image, codes = image.to(dtype), torch.randn(2, 8, 1, 1).to(dtype)
+    assert torch.equal(
+        fastmunit.translate(trainer, image, codes), fastmunit.translate(trainer, image.float(), codes.float())
+    )
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_low_precision_is_close(trainer: fastmunit.MUNIT, image: torch.Tensor, precision: str) -> None:
     exact = fastmunit.translate(trainer, image, 3)

@@ -52,12 +52,15 @@ def demo(
     from fastmunit import data
     from fastmunit.cli.bar import Bar
     from fastmunit.config import Config
+    from fastmunit.errors import ConfigError
     from fastmunit.models import registry
     from fastmunit.training import resolve_device, train
     from fastmunit.training.device import has_fast_bfloat16
     from fastmunit.training.grids import save
     from fastmunit.training.report import Picture, duration
 
+    if config is not None and system != "munit":
+        raise ConfigError(f"--config {config} says which system is trained: leave out --system {system}.")
     place = resolve_device(device)
     settings = Config.load(config or registry.system_named(system).demo_recipe)
     _make_way(output, minutes, seed)

@@ -75,8 +75,8 @@ class Translator(ABC):
         """Translate one image with many styles; it is encoded once.
 
         Args:
-            image: (C, H, W) in [-1, 1], of the source domain.
-            styles: (S, style_dim, 1, 1).
+            image: (C, H, W) in [-1, 1], of the source domain; any floating point type, taken as float32.
+            styles: (S, style_dim, 1, 1), likewise.
             batch_size: styles decoded at once; None chooses by the image's size (about a megapixel).
 
         Returns:
@@ -91,6 +91,7 @@ class Translator(ABC):
                 "other direction."
             )
         height, width = image.shape[1:]
+        styles = styles.to(self.device, torch.float32)
         with _memory_errors(image), self._autocast():
             padded = self._padded(image)
             batch = batch_size or max(1, _PIXELS_PER_BATCH // (padded.shape[-1] * padded.shape[-2]))
@@ -104,7 +105,7 @@ class Translator(ABC):
         return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
 
     def _padded(self, image: Tensor) -> Tensor:
-        x = image[None].to(self.device)
+        x = image[None].to(self.device, torch.float32)
         for axis in (-1, -2):
             size = x.shape[axis]
             wanted = max(-(-size // self._multiple) * self._multiple, self._least)
