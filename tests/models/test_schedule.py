@@ -68,6 +68,6 @@ def test_constant_policy(hyperparameters: dict[str, Any], policy: str | None) ->
 def test_weight_decay_is_coupled(hyperparameters: dict[str, Any]) -> None:
     trainer = MUNIT({**hyperparameters, "weight_decay": 0.25})
     for optimizer in (trainer.gen_opt, trainer.dis_opt):
-        assert type(optimizer) is torch.optim.Adam
+        assert isinstance(optimizer, torch.optim.Adam) and not isinstance(optimizer, torch.optim.AdamW)
         (group,) = optimizer.param_groups
         assert group["weight_decay"] == 0.25 and not group["decoupled_weight_decay"]
