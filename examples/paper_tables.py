@@ -285,7 +285,12 @@ class Program:
                     progress=show,
                 )
             save_classifier(model, file)
-        accuracy = load_classifier(file).accuracy
+        classifier = load_classifier(file)
+        if self.options.weights is not None and classifier.architecture == "small":
+            raise FastmunitError(
+                f"{file} was trained without ImageNet weights: delete it to train one with {self.options.weights}."
+            )
+        accuracy = classifier.accuracy
         assert accuracy is not None
         print(f"classifier of {name} varieties: {100 * accuracy:.1f} % right on held-out frames", flush=True)
         measures = load_measures(["is-cis"], classifier=file, device=self.device)

@@ -124,7 +124,7 @@ class Config(_Section):
     )
     compile: bool = Field(False, description="compile the networks with torch.compile")
     cuda_graph: bool | Literal["auto"] = Field(
-        "auto", description="replay whole iterations as one CUDA graph; auto: on a GPU, unless precision is float16"
+        "auto", description="replay whole iterations as CUDA graphs; auto: on a GPU, but not in float16 or with compat"
     )
     recompute: Literal["auto", "always", "never"] = Field(
         "auto",

@@ -14,6 +14,7 @@ A named implementation that cannot run raises `fastmunit.errors.ImplementationEr
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Lock
 from typing import Literal
 
 import torch
@@ -51,7 +52,8 @@ PadMode = Literal["reflect", "replicate", "zero"]
 
 _default: ContextVar[Implementation] = ContextVar("fastmunit_implementation", default="auto")
 # torch.compile of torch 2.10 and 2.11 cannot read a ContextVar: what it traces reads the with-block opened last.
-_open: list[Implementation] = []
+_open: dict[object, Implementation] = {}
+_open_lock = Lock()
 _traced_default: Implementation = "auto"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -70,20 +72,17 @@ def use_implementation(implementation: Implementation) -> Iterator[None]:
         ValueError: `implementation` is none of these.
     """
     _check_name(implementation)
-    token = _default.set(implementation)
-    _open.append(implementation)
-    _set_traced_default()
+    global _traced_default
+    token, key = _default.set(implementation), object()
+    with _open_lock:
+        _open[key] = _traced_default = implementation
     try:
         yield
     finally:
         _default.reset(token)
-        del _open[len(_open) - 1 - _open[::-1].index(implementation)]
-        _set_traced_default()
-
-
-def _set_traced_default() -> None:
-    global _traced_default
-    _traced_default = _open[-1] if _open else "auto"
+        with _open_lock:
+            del _open[key]
+            _traced_default = next(reversed(_open.values()), "auto")
 
 
 def _check_name(implementation: str) -> None:

@@ -1,6 +1,8 @@
 """What all public functions share: the choice of the implementation and the checks of their arguments."""
 
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -45,6 +47,23 @@ def test_use_implementation_ends_with_an_error():
     with pytest.raises(KeyError), use_implementation("reference"):
         raise KeyError
     assert functional._default.get() == "auto"
+
+
+def test_with_blocks_of_many_threads_leave_nothing_open():
+    def enter(name):
+        for _ in range(300):
+            with use_implementation(name), use_implementation("auto"):
+                pass
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(enter, ["native", "reference"] * 2))
+    finally:
+        sys.setswitchinterval(interval)
+    assert functional._open == {}
+    assert functional._traced_default == "auto"
 
 
 def test_use_implementation_is_of_one_thread():

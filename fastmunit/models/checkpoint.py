@@ -135,13 +135,13 @@ def _run_as(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[
 
 
 def _as_public(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's state with plain learning rates: CUDA graphs need them as tensors."""
+    """An optimizer's state as one that knows nothing of CUDA graphs has it: with plain learning rates."""
     state = optimizer.state_dict()
     groups = [
         {key: float(value) if isinstance(value, Tensor) and value.dim() == 0 else value for key, value in group.items()}
         for group in state["param_groups"]
     ]
-    return {**state, "param_groups": groups}
+    return {**state, "param_groups": [{**group, "capturable": False} for group in groups]}
 
 
 def _numbers(folder: Path, kind: str) -> list[int]:

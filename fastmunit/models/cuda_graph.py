@@ -48,11 +48,24 @@ class CapturedIteration:
 
         Raises:
             ConfigError: a tensor is not on a CUDA device.
-            TrainingError: `body` does what cannot be captured.
+            TrainingError: `body` does what cannot be captured, or there is not enough memory for it.
         """
         if any(tensor.device.type != "cuda" for tensor in tensors):
-            raise ConfigError("cuda_graph: true needs a CUDA GPU: set cuda_graph to false to train on another device.")
-        optimizers = list(optimizers)
+            raise ConfigError(
+                "iterations are replayed as CUDA graphs, but an image is not on a CUDA GPU: bring the images to the "
+                "model's device; or cuda_graph: true was set for another device: set it to false."
+            )
+        with torch.cuda.device(tensors[0].device):
+            return self._run(body, tensors, list(optimizers), key, results)
+
+    def _run(
+        self,
+        body: Callable[..., None],
+        tensors: Sequence[Tensor],
+        optimizers: Sequence[torch.optim.Optimizer],
+        key: Hashable,
+        results: Callable[[], Mapping[str, Tensor]],
+    ) -> dict[str, Tensor]:
         make_capturable(optimizers, tensors[0].device)
         forms = tuple((tensor.shape, tensor.dtype, tensor.stride(), tensor.device) for tensor in tensors)
         signature = (key, forms, tuple(_settings(optimizer) for optimizer in optimizers))
@@ -86,7 +99,7 @@ def make_capturable(optimizers: Iterable[torch.optim.Optimizer], device: torch.d
     """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = torch.as_tensor(group["lr"], device=device)
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
             group["capturable"] = True
         for state in optimizer.state.values():
             if "step" in state:
@@ -94,22 +107,31 @@ def make_capturable(optimizers: Iterable[torch.optim.Optimizer], device: torch.d
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> Hashable:
-    """What a graph of an optimizer's step holds fast: addresses, and numbers that the host passes."""
+    """What a graph of an optimizer's step holds fast: addresses, and numbers that the host passes.
+
+    The first step makes an optimizer's state, so it does not have the settings of the second.
+    """
     groups = []
     for group in optimizer.param_groups:
         parameters = tuple((p.data_ptr(), p.requires_grad) for p in group["params"])
         numbers = tuple((k, v) for k, v in group.items() if k not in ("params", "lr", "initial_lr"))
-        groups.append((id(group["lr"]), parameters, numbers))
-    return tuple(groups)
+        groups.append((group["lr"].data_ptr(), parameters, numbers))
+    states = optimizer.state.values()
+    return (*groups, *(v.data_ptr() for state in states for v in state.values() if isinstance(v, Tensor)))
 
 
 def _capture(body: Callable[..., None], inputs: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.Stream()  # torch's own is of the device that was captured on first
     try:
-        with torch.cuda.graph(graph):
+        # Other threads, such as those that load images into pinned memory, may go on.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             body(*inputs)
-    except torch.OutOfMemoryError:
-        raise
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "there is not enough GPU memory to capture an iteration as a CUDA graph, whose memory stays its own: set "
+            f"cuda_graph to false, or use smaller batches or checkpointing: true. ({error})"
+        ) from error
     except RuntimeError as error:
         raise TrainingError(
             f"an iteration cannot be captured as a CUDA graph: {error}\nSet cuda_graph to false, or leave out what "

@@ -201,6 +201,8 @@ class MUNIT(System):
             self.step_generators(x_a, x_b, (styles[-2], styles[-1]), weight)
 
         weights = tuple(weight(key) for key in _LOSS_WEIGHTS)
+        self._codes.clear()  # a replay writes weights without leaving a trace
+        self._generated.clear()
         self.replay(self._captured, both, (x_a, x_b, *first, *second), self.optimizers().values(), weights)
 
     def step_discriminators(self, x_a: Tensor, x_b: Tensor, styles: tuple[Tensor, Tensor], weight: Weight) -> None:

@@ -268,7 +268,8 @@ class System(nn.Module):
     def replays(self) -> bool:
         """Whether `step` replays CUDA graphs here: where `cuda_graph` says so, or is auto and they can be had.
 
-        Auto leaves out the CPU, float16, whose loss scale is kept by the host, and compat, whose noise is the CPU's.
+        Auto leaves out the CPU, float16, whose loss scale is kept by the host, and `compat`, which is for comparisons
+        with the public trainer.
         """
         if self.config.cuda_graph == "auto":
             return self.device.type == "cuda" and self.config.precision != "float16" and not self.compat

@@ -76,7 +76,7 @@ class Translator(ABC):
 
         Args:
             image: (C, H, W) in [-1, 1], of the source domain; any floating point type, taken as float32.
-            styles: (S, style_dim, 1, 1), likewise.
+            styles: (S, style_dim, 1, 1).
             batch_size: styles decoded at once; None chooses by the image's size (about a megapixel).
 
         Returns:
@@ -91,7 +91,6 @@ class Translator(ABC):
                 "other direction."
             )
         height, width = image.shape[1:]
-        styles = styles.to(self.device, torch.float32)
         with _memory_errors(image), self._autocast():
             padded = self._padded(image)
             batch = batch_size or max(1, _PIXELS_PER_BATCH // (padded.shape[-1] * padded.shape[-2]))

@@ -212,6 +212,8 @@ class UNIT(System):
             self.step_generators(x_a, x_b, (*(() if second else (n_a, n_b)), *others), weight)
 
         weights = tuple(weight(key) for key in _LOSS_WEIGHTS)
+        self._codes.clear()  # a replay writes weights without leaving a trace
+        self._generated.clear()
         self.replay(self._captured, both, (x_a, x_b, *noise, *second, *cycles), self.optimizers().values(), weights)
 
     def draw_noise(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -193,6 +193,20 @@ def test_one_seed_shows_no_spread(tmp_path: Path) -> None:
     assert values(results, 1, "KID")["MUNIT"].spread == pytest.approx(0.1 / 1.96)
 
 
+def test_averages_over_directions_have_an_error_and_only_shared_directions(tmp_path: Path) -> None:
+    from table_report import _average_over_directions
+
+    def result(system: str, direction: str, value: float) -> dict[str, Any]:
+        figure = {"name": "IS", "value": value, "low": value - 0.196, "high": value + 0.196}
+        return {"table": 2, "system": system, "seed": 0, "direction": direction, "figures": [figure]}
+
+    results = [result("MUNIT", d, v) for d, v in (("a to b", 1.0), ("b to a", 2.0), ("a to c", 9.0))]
+    results += [result("UNIT", d, v) for d, v in (("a to b", 1.1), ("b to a", 2.0))]
+    found = _average_over_directions(results, "IS")
+    assert (found["MUNIT"].mean, found["UNIT"].mean) == (1.5, pytest.approx(1.55))
+    assert found["MUNIT"].error == pytest.approx(0.1 / 2**0.5)
+
+
 class Work:
     """Stands in for training and measuring, and writes down what was asked for."""
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastmunit import functional
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
-from fastmunit.models.cuda_graph import CapturedIteration, make_capturable
+from fastmunit.models.cuda_graph import CapturedIteration, _settings, make_capturable
 from fastmunit.models.munit import MUNIT
 from fastmunit.testing import saved_bytes
 
@@ -248,7 +248,7 @@ def test_an_iteration_reads_no_value() -> None:
 
 
 def test_cuda_graph_needs_cuda_and_a_fixed_scale() -> None:
-    with pytest.raises(ConfigError, match="cuda_graph: true needs a CUDA GPU"):
+    with pytest.raises(ConfigError, match="bring the images to the model's device"):
         trainer_of("cuda_graph=true").step(*images())
     with pytest.raises(ConfigError, match="use bfloat16"):
         trainer_of("cuda_graph=true", "precision=float16")
@@ -267,6 +267,7 @@ def test_optimizers_of_cuda_graphs_write_public_files() -> None:
     assert group["capturable"]
     public = _as_public(graphed.gen_opt)["param_groups"][0]
     assert isinstance(public["lr"], float)
+    assert public["capturable"] is False
     assert public["lr"] == pytest.approx(plain.gen_opt.param_groups[0]["lr"])
 
 
@@ -287,6 +288,41 @@ def test_a_graph_is_the_same_training(overrides: list[str], monkeypatch: pytest.
     for name, loss in trainers[0].losses().items():
         assert float(trainers[1].losses()[name]) == float(loss), name
     assert largest_difference(trainers[1], trainers[0]) == 0.0
+
+
+def test_a_graph_is_of_one_state_of_its_optimizers() -> None:
+    """Averages that lie elsewhere, as those of a loaded state do, are another capture."""
+    trainer = run(trainer_of(), steps=1)
+    optimizer = trainer.gen_opt
+    make_capturable([optimizer], torch.device("cpu"))
+    before = _settings(optimizer)
+    assert _settings(optimizer) == before
+    held = [state["exp_avg"] for state in optimizer.state.values()]  # so that no address is used again
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert _settings(optimizer) != before
+    optimizer.state.clear()
+    assert _settings(optimizer) != before
+    assert len(held) > 0
+    optimizer.param_groups[0]["lr"] = 1
+    make_capturable([optimizer], torch.device("cpu"))
+    assert optimizer.param_groups[0]["lr"].dtype == torch.float32
+
+
+@pytest.mark.gpu
+def test_another_optimizer_state_or_rate_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a capture, too."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    trainers = [trainer_of(f"cuda_graph={on}").cuda() for on in ("false", "true")]
+    for trainer in trainers:
+        torch.manual_seed(3)
+        for index in range(24):
+            if index == 8:
+                trainer.gen_opt.load_state_dict(copy.deepcopy(trainer.gen_opt.state_dict()))
+            if index == 16:
+                trainer.dis_opt.param_groups[0]["lr"] = 5e-4
+            trainer.step(*(x.cuda() for x in images(seed=index)))
+    for name, loss in trainers[0].losses().items():
+        assert float(trainers[1].losses()[name]) == pytest.approx(float(loss), rel=1e-4), name
 
 
 @pytest.mark.gpu
