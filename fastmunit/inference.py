@@ -135,9 +135,7 @@ def _translate(
         count = styles if translator.style_dim else 1
         codes = translator.random_styles(count, torch.Generator().manual_seed(seed))
     elif isinstance(styles, Tensor):
-        codes = (
-            styles.to(translator.device, torch.float32) if styles.is_floating_point() else styles.to(translator.device)
-        )
+        codes = styles.to(translator.device, translator.dtype if styles.is_floating_point() else None)
         if codes.dim() != 4 or not len(codes) or tuple(codes.shape[1:]) != (translator.style_dim, 1, 1):
             raise ValueError(f"styles must be (S, {translator.style_dim}, 1, 1), not of shape {tuple(codes.shape)}")
     else:

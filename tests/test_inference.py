@@ -72,7 +72,7 @@ def test_styles_may_be_codes_or_an_image(trainer: fastmunit.MUNIT, image: torch.
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_images_and_codes_of_any_type_are_taken_as_float32(
+def test_images_and_codes_of_any_type_are_brought_to_that_of_the_weights(
     trainer: fastmunit.MUNIT, image: torch.Tensor, dtype: torch.dtype
 ) -> None:
     image, codes = image.to(dtype), torch.randn(2, 8, 1, 1).to(dtype)

@@ -35,8 +35,7 @@ class LatentTranslator(Translator):
         encoder: LatentEncoder | None = None,
     ) -> None:
         self._drops = any(isinstance(m, Dropout) and m.rate > 0 and m.at_test for m in generator.modules())
-        device = next(generator.parameters()).device
-        super().__init__(device, multiple, least, channels, latent_dim or int(self._drops))
+        super().__init__(generator, multiple, least, channels, latent_dim or int(self._drops))
         self._generator, self._latent_dim, self._encoder = generator, latent_dim, encoder
         self.takes_references = encoder is not None
 

@@ -367,9 +367,7 @@ class StyleTranslator(Translator):
         # Each stride-2 convolution of the style encoder, and the content encoder's residual blocks, pad a map of at
         # least 2 by reflection.
         least = max(2**STYLE_DOWNSAMPLE, 2 * multiple)
-        super().__init__(
-            next(target.parameters()).device, multiple, least, config.channels(direction), config.gen.style_dim
-        )
+        super().__init__(target, multiple, least, config.channels(direction), config.gen.style_dim)
         self._source, self._target = source, target
 
     def encode(self, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastmunit.errors import FastmunitError
 
@@ -22,7 +22,7 @@ class Translator(ABC):
     the result is cropped back. A subclass gives `encode` and `decode` and, where it has style codes, `encode_style`.
 
     Args:
-        device: where the networks are.
+        network: one of the networks: all are on its device, in its type.
         multiple: what the sides of a network's input must be multiples of.
         least: the least side that the networks take.
         channels: of the images to translate, and of those that come out.
@@ -33,9 +33,10 @@ class Translator(ABC):
     """
 
     def __init__(
-        self, device: torch.device, multiple: int, least: int, channels: tuple[int, int], style_dim: int
+        self, network: nn.Module, multiple: int, least: int, channels: tuple[int, int], style_dim: int
     ) -> None:
-        self.device = device
+        weight = next(network.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
         self.channels, self.target_channels = channels
         self.style_dim = style_dim
         self.precision: str = "float32"
@@ -58,7 +59,7 @@ class Translator(ABC):
 
     def random_styles(self, count: int, generator: torch.Generator) -> Tensor:
         """Style codes drawn from N(0, 1), (count, style_dim, 1, 1); `generator` is a CPU one."""
-        return torch.randn(count, self.style_dim, 1, 1, generator=generator).to(self.device)
+        return torch.randn(count, self.style_dim, 1, 1, generator=generator).to(self.device, self.dtype)
 
     @torch.inference_mode()
     def style_of(self, image: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ class Translator(ABC):
         """Translate one image with many styles; it is encoded once.
 
         Args:
-            image: (C, H, W) in [-1, 1], of the source domain; any floating point type, taken as float32.
+            image: (C, H, W) in [-1, 1], of the source domain; any floating point type.
             styles: (S, style_dim, 1, 1).
             batch_size: styles decoded at once; None chooses by the image's size (about a megapixel).
 
@@ -104,7 +105,7 @@ class Translator(ABC):
         return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
 
     def _padded(self, image: Tensor) -> Tensor:
-        x = image[None].to(self.device, torch.float32)
+        x = image[None].to(self.device, self.dtype)
         for axis in (-1, -2):
             size = x.shape[axis]
             wanted = max(-(-size // self._multiple) * self._multiple, self._least)

@@ -372,9 +372,7 @@ class VAETranslator(Translator):
         source, target = (cast(VAEGen, generators[domain]) for domain in direction.split("2"))
         multiple = 2**config.gen.n_downsample
         # The encoder's residual blocks pad a map of at least 2 by reflection.
-        super().__init__(
-            next(target.parameters()).device, multiple, 2 * multiple, config.channels(direction), int(noise_at_test)
-        )
+        super().__init__(target, multiple, 2 * multiple, config.channels(direction), int(noise_at_test))
         self._source, self._target = source, target
 
     def random_styles(self, count: int, generator: torch.Generator) -> Tensor:

@@ -26,14 +26,12 @@ from fastmunit.metrics.results import Evaluation, Figure
 from fastmunit.models.translator import Translator
 from tests.metrics.test_lpips import random_heads
 
-CPU = torch.device("cpu")
-
 
 class Same(Translator):
     """Hands the image on."""
 
     def __init__(self, channels: tuple[int, int] = (3, 3)) -> None:
-        super().__init__(CPU, multiple=1, least=1, channels=channels, style_dim=0)
+        super().__init__(nn.PReLU(), multiple=1, least=1, channels=channels, style_dim=0)
 
     def encode(self, images: Tensor) -> Tensor:
         return images
@@ -46,7 +44,7 @@ class Tinted(Translator):
     """Content: the image at half its size. Style: a colour, added."""
 
     def __init__(self, strength: float = 0.2) -> None:
-        super().__init__(CPU, multiple=2, least=2, channels=(3, 3), style_dim=3)
+        super().__init__(nn.PReLU(), multiple=2, least=2, channels=(3, 3), style_dim=3)
         self.strength = strength
 
     def encode(self, images: Tensor) -> Tensor:
