@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -82,8 +83,9 @@ class TrainingPairs:
             # The loader draws a number at its start: not from the global generator.
             generator=torch.Generator(),
         )
+        loaded = iter(loader)
         try:
-            for batch in loader:
+            for batch in loaded:
                 if isinstance(batch, DataError):
                     raise batch
                 yield batch
@@ -92,6 +94,9 @@ class TrainingPairs:
             if self.num_workers == 0 or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
+            # torch raises a second time, wherever the program is, when it hears of the death only now.
+            with suppress(RuntimeError):
+                cast(Any, loaded)._shutdown_workers()
             raise DataError(
                 f"loading images in worker processes failed ({reason}): lower num_workers (0 uses none) "
                 "or batch_size; there may be too little (shared) memory, or too few open files allowed."
