@@ -101,6 +101,8 @@ class TrainingPairs:
                 f"loading images in worker processes failed ({reason}): lower num_workers (0 uses none) "
                 "or batch_size; there may be too little (shared) memory, or too few open files allowed."
             ) from error
+        finally:
+            del loaded  # ends its workers, also where a traceback holds this frame
 
 
 class _Positions(Sampler[list[_Position]]):
