@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fastmunit import ops, reference
 from fastmunit.errors import ImplementationError
-from fastmunit.ops.autocast import autocast_dtype
+from fastmunit.ops.autocast import autocast_dtype as autocast_dtype
 from fastmunit.ops.availability import IMPLEMENTATIONS, automatic, unavailable
 from fastmunit.ops.weighted_l1 import MAX_PAIRS
 

@@ -88,10 +88,4 @@ def _versions(images: tuple[Tensor, ...], networks: Iterable[nn.Module]) -> tupl
     parameters = [p for network in networks for p in network.parameters()]
     written = tuple((p.data_ptr(), p._version, p.requires_grad) for p in parameters)
     modes = (*(network.training for network in networks), functional.default_implementation())
-    return (*(image._version for image in images), written, modes, _autocast_dtype(images[0].device.type))
-
-
-def _autocast_dtype(device_type: str) -> torch.dtype | None:
-    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
-        return None
-    return torch.get_autocast_dtype(device_type)
+    return (*(image._version for image in images), written, modes, functional.autocast_dtype(images[0].device.type))

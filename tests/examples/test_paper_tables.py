@@ -207,6 +207,22 @@ def test_averages_over_directions_have_an_error_and_only_shared_directions(tmp_p
     assert found["MUNIT"].error == pytest.approx(0.1 / 2**0.5)
 
 
+def test_a_classifier_without_weights_is_not_taken_for_one_with(tmp_path: Path) -> None:
+    import paper_tables
+
+    from fastmunit.metrics.classifier import Classifier, save_classifier
+
+    model = Classifier(["a", "b"], "small", 64)
+    model.accuracy, model.held_out = 0.5, 4
+    (tmp_path / "classifiers").mkdir()
+    save_classifier(model, tmp_path / "classifiers" / "apple_12_epochs.pt")
+    given = ["--output", str(tmp_path), "--device", "cpu", "--weights", str(tmp_path / "weights")]
+    with pytest.raises(FastmunitError, match=r"apple_12_epochs\.pt was trained without ImageNet weights: delete it"):
+        paper_tables.Program(paper_tables.arguments(given))._scores(tmp_path / "apple", "apple")
+    measures, about = paper_tables.Program(paper_tables.arguments(given[:-2]))._scores(tmp_path / "apple", "apple")
+    assert measures.classifier is not None and about == {"classifier accuracy": 0.5}
+
+
 class Work:
     """Stands in for training and measuring, and writes down what was asked for."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastmunit import functional
 from fastmunit.config import Config
+from fastmunit.models.codes import ContentCodes
 from fastmunit.models.munit import MUNIT
 from fastmunit.models.reference_step import reference_step
 
@@ -86,6 +87,15 @@ def test_other_tensors_are_encoded_again() -> None:
     trainer.dis_update(*images())
     trainer.gen_update(*images())
     assert len(counts) == 6
+
+
+def test_codes_of_another_precision_are_not_used() -> None:
+    images, network = torch.rand(1, 3, 8, 8), torch.nn.Conv2d(3, 4, 3)
+    for autocast, used in ((False, True), (True, False)):
+        codes = ContentCodes()
+        codes.without_graph([images], [network])
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            assert (codes.take([images], [network]) is not None) == used
 
 
 def test_a_trainer_can_be_copied_between_its_halves() -> None:
