@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,6 +54,40 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         if partial is not None:
             with suppress(OSError):
                 Path(partial).unlink()
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """Return a path as printable text, with bytes that are not UTF-8 escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def require_regular_file(path: str | os.PathLike[str], what: str, error: type[FastmunitError]) -> None:
+    """Check that `path` is a regular file, without opening it: opening a FIFO or a device may block forever.
+
+    Args:
+        path: Path to check; links are followed.
+        what: What the file is, as the first words of the message ("image", "configuration").
+        error: Class of the error to raise.
+
+    Raises:
+        FastmunitError: Of class `error`, if the file is missing, is not a regular file, or its name is not usable.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError as cause:
+        raise error(f"{what} {shown(path)} does not exist: check the path.") from cause
+    except (OSError, ValueError) as cause:  # ValueError: a null byte in the name
+        reason = cause.strerror if isinstance(cause, OSError) else str(cause)
+        raise error(f"{what} {shown(path)} cannot be read ({reason}): check the path.") from cause
+    if not stat.S_ISREG(mode):
+        kind = {
+            stat.S_IFDIR: "a folder",
+            stat.S_IFIFO: "a FIFO",
+            stat.S_IFSOCK: "a socket",
+            stat.S_IFCHR: "a device",
+            stat.S_IFBLK: "a device",
+        }.get(stat.S_IFMT(mode), "a special file")
+        raise error(f"{what} {shown(path)} is {kind}, not a regular file: give the path of a file.")
 
 
 def require_writable(*paths: str | os.PathLike[str]) -> None:

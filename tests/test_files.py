@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 import torch
 
-from fastmunit.errors import CheckpointError, FastmunitError
-from fastmunit.files import atomic_write, load_tensors, require_writable, save_tensors, write_text
+from fastmunit.errors import CheckpointError, DataError, FastmunitError
+from fastmunit.files import (
+    atomic_write,
+    load_tensors,
+    require_regular_file,
+    require_writable,
+    save_tensors,
+    shown,
+    write_text,
+)
 
 
 def test_a_failing_block_keeps_the_old_file(tmp_path: Path) -> None:
@@ -104,3 +113,30 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("this is not a checkpoint")
     with pytest.raises(CheckpointError, match=r"text\.pt"):
         load_tensors(tmp_path / "text.pt")
+
+
+def test_only_regular_files_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # socket paths are short
+    Path("file").write_text("x")
+    Path("link").symlink_to("file")
+    os.mkfifo("fifo")
+    Path("folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        for name in ("file", "link"):
+            require_regular_file(name, "image", DataError)
+        for name, reason in {
+            "fifo": "is a FIFO, not a regular file",
+            "folder": "is a folder, not a regular file",
+            "socket": "is a socket, not a regular file",
+            "/dev/zero": "is a device, not a regular file",
+            "absent": "does not exist",
+            "x" * 300: "File name too long",
+            "nul\0byte": "null byte",
+        }.items():
+            with pytest.raises(DataError, match=f"^image .*{reason}"):
+                require_regular_file(name, "image", DataError)
+
+
+def test_names_that_are_not_utf8_are_shown_escaped() -> None:
+    assert shown(os.fsdecode(b"caf\xe9/\xc3\xbc.png")) == "caf\\xe9/ü.png"
