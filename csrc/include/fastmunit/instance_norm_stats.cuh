@@ -50,22 +50,8 @@ __device__ Segment segment_of_block(std::int64_t channels, std::int64_t pixels, 
           static_cast<int>(channels - channel < together ? channels - channel : together)};
 }
 
-// The sum of `value` over the threads with the same index modulo `stride`, in an order fixed by the thread index. Every
-// thread of the block gets it.
-template <unsigned stride, class Lane>
-__device__ Lane block_sum(Lane value, Lane* shared) {
-  shared[threadIdx.x] = value;
-  __syncthreads();
-  for (unsigned half = threads / 2; half >= stride; half /= 2) {
-    if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
-    __syncthreads();
-  }
-  const Lane total = shared[threadIdx.x % stride];
-  __syncthreads();
-  return total;
-}
-
-// The same of several values of each thread, to all threads; `shared` has room for those of all.
+// The sums of `values` over the threads with the same index modulo `stride`, in an order fixed by the thread index, to every
+// thread of the block; `shared` has room for the values of all.
 template <unsigned stride, int count, class Lane>
 __device__ void block_sums(Lane (&values)[count], Lane* shared) {
 #pragma unroll
@@ -81,6 +67,14 @@ __device__ void block_sums(Lane (&values)[count], Lane* shared) {
 #pragma unroll
   for (int v = 0; v < count; ++v) values[v] = shared[v * threads + threadIdx.x % stride];
   __syncthreads();
+}
+
+// The sum of one value over all threads.
+template <class Lane>
+__device__ Lane block_sum(Lane value, Lane* shared) {
+  Lane values[] = {value};
+  block_sums<1>(values, shared);
+  return values[0];
 }
 
 // Where the moments of a segment lie among the partial ones: neighbouring planes side by side.
@@ -116,7 +110,7 @@ __global__ void segment_moments_nchw(const Storage* __restrict__ x, std::int64_t
       sum += values[k * chunk + v];
     }
   }
-  const Lane shift = block_sum<1>(sum, shared) / static_cast<Lane>(segment.count);
+  const Lane shift = block_sum(sum, shared) / static_cast<Lane>(segment.count);
   Lane deviations = 0, squares = 0;
 #pragma unroll
   for (int k = 0; k < values_per_thread; ++k) {
@@ -124,8 +118,8 @@ __global__ void segment_moments_nchw(const Storage* __restrict__ x, std::int64_t
     deviations += deviation;
     squares += deviation * deviation;
   }
-  deviations = block_sum<1>(deviations, shared);
-  squares = block_sum<1>(squares, shared);
+  deviations = block_sum(deviations, shared);
+  squares = block_sum(squares, shared);
   if (threadIdx.x == 0) {
     store_moments(partials, partial_at(segment.index, segment.plane, planes), planes * segments,
                   from_shifted(shift, deviations, squares, segment.count));
