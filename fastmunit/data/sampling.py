@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from fastmunit.config import Config
+from fastmunit.data import workers
+from fastmunit.data.background import Background
 from fastmunit.data.datasets import ImageDataset, differing_sizes, training_datasets
 from fastmunit.data.images import decode_image
+from fastmunit.data.memory import first_line, is_out_of_memory
 from fastmunit.data.seeding import named_generator
 from fastmunit.data.transforms import resized_shape
 from fastmunit.errors import DataError
+
+Batch = tuple[Tensor, Tensor]
 
 
 class _Position(NamedTuple):
@@ -52,7 +57,7 @@ class TrainingPairs:
         self.batch_size = config.batch_size
         self.seed = config.seed
         self.paired = config.pairs != "unpaired"
-        self.num_workers = min(config.num_workers, _usable_processors())
+        self.num_workers = min(config.num_workers, workers.usable_processors())
         self.batches_per_epoch = min(len(dataset) for dataset in self.datasets) // self.batch_size
         if self.batches_per_epoch == 0:
             counts = " and ".join(str(len(dataset)) for dataset in self.datasets)
@@ -61,46 +66,74 @@ class TrainingPairs:
                 "add images or lower batch_size."
             )
 
-    def batches(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches `start`, `start` + 1, ... without end; skipped batches are not loaded.
+    def batches(self, start: int = 0, tell: Callable[[str], None] | None = None) -> Background[Batch]:
+        """Return batches `start`, `start` + 1, ... without end; skipped batches are not loaded.
 
         Each is (images of A, images of B), both (N, C, H, W) float32 in [-1, 1], in pinned memory where CUDA is there.
-        Closing the iterator ends its worker processes.
+        They are loaded in a thread or, with workers, in processes: `ready` of the result waits for the next one for a
+        limited time. Closing it ends its thread and processes, also those that hang.
+
+        Args:
+            start: Number of the first batch.
+            tell: Called once with a sentence for the user when there is too little shared memory.
 
         Raises:
-            DataError: an image cannot be used, or a worker process was killed.
+            DataError: By `next`: an image cannot be used, or a worker process was killed.
             ValueError: `start` is negative.
         """
         if start < 0:
             raise ValueError(f"start is {start}; batches are counted from 0")
+        processes: list[BaseProcess] = []
+        gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
+        return Background(self._load(start, gpu, tell, processes), lambda: workers.end(processes))
+
+    def _load(
+        self, start: int, gpu: int | None, tell: Callable[[str], None] | None, processes: list[BaseProcess]
+    ) -> Generator[Batch, None, None]:
+        """Load batches in the calling thread, which is not the main one.
+
+        torch's handler of SIGCHLD, which raises an error wherever the main thread is, is set in the main thread only.
+
+        Args:
+            start: Number of the first batch.
+            gpu: GPU to pin memory for, which is otherwise the first one in each new thread.
+            tell: See `batches`.
+            processes: Worker processes are added to it.
+        """
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
         loader = DataLoader(
             _Pairs(*self.datasets, paired=self.paired),
             batch_sampler=_Positions(self, start),
             num_workers=self.num_workers,
             collate_fn=_stack,
-            worker_init_fn=_ignore_interrupts,
-            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=workers.start,
+            pin_memory=gpu is not None,
             # The loader draws a number at its start: not from the global generator.
             generator=torch.Generator(),
         )
-        loaded = iter(loader)
+        loaded: Iterator[Any] | None = None
         try:
+            loaded = iter(loader)
+            processes += getattr(loaded, "_workers", ())
             for batch in loaded:
                 if isinstance(batch, DataError):
                     raise batch
+                if isinstance(batch, _Unshared):
+                    if tell is not None:
+                        tell(batch.explanation())
+                        tell = None
+                    batch = batch.tensors(pin=gpu is not None)
                 yield batch
         except (RuntimeError, EOFError, OSError) as error:
-            # A worker that dies shows as any of these, depending on what it was doing.
-            if self.num_workers == 0 or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
+            explained = workers.explain_failure(error, processes) if self.num_workers else None
+            if explained is None:
                 raise
-            reason = " ".join(str(error).split()) or type(error).__name__
             # torch raises a second time, wherever the program is, when it hears of the death only now.
             with suppress(RuntimeError):
-                cast(Any, loaded)._shutdown_workers()
-            raise DataError(
-                f"loading images in worker processes failed ({reason}): lower num_workers (0 uses none) "
-                "or batch_size; there may be too little (shared) memory, or too few open files allowed."
-            ) from error
+                if loaded is not None:
+                    cast(Any, loaded)._shutdown_workers()
+            raise explained from error
         finally:
             del loaded  # ends its workers, also where a traceback holds this frame
 
@@ -147,6 +180,14 @@ class _Pairs(Dataset[tuple[Tensor, Tensor] | DataError]):
             return self.a.sample(position.index_a, position.epoch), self.b.sample(position.index_b, position.epoch)
         except DataError as error:
             return DataError(str(error))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return DataError(
+                f"there is too little memory to load {self.a.paths[position.index_a]} and "
+                f"{self.b.paths[position.index_b]} ({first_line(error)}): lower new_size, the crop size, batch_size or "
+                "num_workers."
+            )
 
     def _pair(self, index: int, epoch: int) -> tuple[Tensor, Tensor]:
         in_one_file = self.a.paths[index] == self.b.paths[index] and self.a.channels == self.b.channels
@@ -161,22 +202,37 @@ class _Pairs(Dataset[tuple[Tensor, Tensor] | DataError]):
         return self.a.transform(a, index, epoch), self.b.transform(b, index, epoch)
 
 
-def _stack(items: list[tuple[Tensor, Tensor] | DataError]) -> tuple[Tensor, Tensor] | DataError:
+class _Unshared(NamedTuple):
+    """A batch that goes through a pipe, as shared memory does not take it for this reason."""
+
+    a: np.ndarray
+    b: np.ndarray
+    reason: str
+
+    def tensors(self, pin: bool) -> Batch:
+        a, b = torch.from_numpy(self.a), torch.from_numpy(self.b)
+        return (a.pin_memory(), b.pin_memory()) if pin else (a, b)
+
+    def explanation(self) -> str:
+        size = (self.a.nbytes + self.b.nbytes) / 1e6
+        return (
+            f"Note: shared memory (/dev/shm) does not take another batch of {size:.3g} MB ({self.reason}), so worker "
+            "processes send batches through pipes, which is slower. Give it more room (docker run --shm-size=1g), or "
+            "lower num_workers or batch_size."
+        )
+
+
+def _stack(items: list[tuple[Tensor, Tensor] | DataError]) -> Batch | _Unshared | DataError:
     pairs = []
     for item in items:
         if isinstance(item, DataError):
             return item
         pairs.append(item)
-    a, b = zip(*pairs, strict=True)
-    return torch.stack(a), torch.stack(b)
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Leaves Ctrl-C to the main process, which saves first and then ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _usable_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    a, b = (list(images) for images in zip(*pairs, strict=True))
+    if get_worker_info() is None:
+        return torch.stack(a), torch.stack(b)
+    try:
+        # Straight into shared memory, and here: torch would move it there in another thread, where errors are lost.
+        return default_collate(a), default_collate(b)
+    except RuntimeError as error:  # no room, or no more files may be open
+        return _Unshared(torch.stack(a).numpy(), torch.stack(b).numpy(), first_line(error))

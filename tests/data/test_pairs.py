@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastmunit import data
 from fastmunit.config import Config
-from fastmunit.data import TrainingPairs, sampling
+from fastmunit.data import TrainingPairs, workers
 from fastmunit.errors import ConfigError, DataError
 from tests.data.conftest import photo
 
@@ -93,7 +93,7 @@ def test_both_kinds_of_folders_hold_the_same_pairs(
 def test_batches_do_not_depend_on_workers_or_start(
     paired: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "_usable_processors", lambda: 2)
+    monkeypatch.setattr(workers, "usable_processors", lambda: 2)
     whole = take(paired(), 5)
     for other, expected in ((take(paired(num_workers=2), 2, start=3), whole[3:]), (take(paired(), 2, 1), whole[1:3])):
         for pair, again in zip(other, expected, strict=True):

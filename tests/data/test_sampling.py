@@ -1,5 +1,10 @@
+import multiprocessing
 import os
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -10,16 +15,17 @@ from torch import Tensor
 
 from fastmunit import data
 from fastmunit.config import Config
-from fastmunit.data import TrainingPairs, sampling
+from fastmunit.data import TrainingPairs, sampling, workers
 from fastmunit.errors import DataError
 
+ROOT = Path(__file__).parents[2]
 Batch = tuple[Tensor, Tensor]
 
 
 def take(pairs: TrainingPairs, count: int, start: int = 0) -> list[Batch]:
     stream = pairs.batches(start)
     taken = list(islice(stream, count))
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     return taken
 
 
@@ -31,7 +37,7 @@ def equal(one: list[Batch], other: list[Batch]) -> bool:
 
 @pytest.fixture
 def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "_usable_processors", lambda: 2)
+    monkeypatch.setattr(workers, "usable_processors", lambda: 2)
 
 
 def test_shapes_and_epoch_length(make_config: Callable[..., Config]) -> None:
@@ -98,15 +104,102 @@ def test_corrupt_file_is_named_without_a_worker_traceback(
     assert "Traceback" not in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch joins the dead worker
 def test_killed_worker_is_explained(make_config: Callable[..., Config], two_processors: None) -> None:
     stream = TrainingPairs(make_config(num_workers=1)).batches()
     next(stream)
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    if not children.exists():
-        pytest.skip("this system does not list child processes in /proc")
-    for child in children.read_text().split():
-        if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes():
-            os.kill(int(child), signal.SIGKILL)
-    with pytest.raises(DataError, match=r"loading images in worker processes failed .* lower num_workers"):
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(DataError, match=r"loading images in worker processes failed .*SIGKILL.* lower num_workers"):
         list(islice(stream, 100))
+
+
+def test_death_of_a_worker_raises_nothing_elsewhere(make_config: Callable[..., Config]) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    stream = TrainingPairs(make_config(num_workers=1)).batches()
+    next(stream)
+    assert signal.getsignal(signal.SIGCHLD) is before  # torch's handler raises wherever the main thread is
+    stream.close()
+    assert not multiprocessing.active_children()
+
+
+def refused(_images: object) -> Tensor:
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+
+def test_batches_without_room_in_shared_memory(make_config: Callable[..., Config], two_processors: None) -> None:
+    whole = take(TrainingPairs(make_config()), 5)
+    told: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "default_collate", refused)
+        stream = TrainingPairs(make_config(num_workers=2)).batches(tell=told.append)
+        assert equal(list(islice(stream, 5)), whole)
+        stream.close()
+    (message,) = told
+    assert "batch of 0.197 MB (unable to allocate shared memory" in message
+    assert "--shm-size" in message
+
+
+IN_SMALL_SHARED_MEMORY = """
+import sys
+from itertools import islice
+from fastmunit.config import Config
+from fastmunit.data import TrainingPairs
+pairs = TrainingPairs(Config.load(sys.argv[1]))
+assert pairs.num_workers > 0
+stream = pairs.batches(tell=print)
+print(len(list(islice(stream, 20))))
+stream.close()
+"""
+
+
+def test_small_shared_memory_of_a_container(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    inside = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    mount = "mount -t tmpfs -o size=500k tmpfs /dev/shm"
+    if shutil.which("unshare") is None or subprocess.run([*inside, mount], capture_output=True, check=False).returncode:
+        pytest.skip("this system does not let a test have a /dev/shm of its own")
+    make_config(num_workers=2).save(tmp_path / "config.yaml")
+    script = shlex.join([sys.executable, "-c", IN_SMALL_SHARED_MEMORY, str(tmp_path / "config.yaml")])
+    child = subprocess.run(
+        [*inside, f"{mount} && exec {script}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert child.returncode == 0, child.stderr
+    note, count = child.stdout.splitlines()
+    assert "No space left on device" in note
+    assert count == "20"
+
+
+def test_batch_that_cannot_be_sent_is_an_error(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_stack", lambda items: lambda: items)  # a lambda cannot be pickled
+    stream = TrainingPairs(make_config(num_workers=1)).batches()
+    with pytest.raises(DataError, match="loading images in worker processes failed"):
+        next(stream)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_image_that_does_not_fit_in_memory(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    monkeypatch.setattr(data.datasets, "decode_image", lambda path, channels: torch.empty(channels, 2**25, 2**25))
+    with pytest.raises(
+        DataError, match=r"too little memory to load .*trainA.*\(.*allocate \d+ bytes.*lower new_size"
+    ) as caught:
+        take(TrainingPairs(make_config(num_workers=num_workers)), 1)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_other_errors_in_workers_keep_their_traceback(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(path: Path, channels: int) -> Tensor:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(data.datasets, "decode_image", defect)
+    with pytest.raises(RuntimeError, match=r"(?s)in DataLoader worker process 0.*Traceback.*a defect"):
+        take(TrainingPairs(make_config(num_workers=1)), 1)

@@ -1,0 +1,101 @@
+"""An iterator that runs in a thread of its own, so that whoever waits for its next item can stop waiting."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+_SECONDS_TO_END = 0.5
+_SECONDS_BETWEEN_CHECKS = 0.5
+
+
+class Background(Iterator[Item], Generic[Item]):
+    """Iterate over a generator that runs in a daemon thread, which computes an item when it is asked for.
+
+    Where the generator hangs (a stalled disk), the caller's thread does not: `ready` returns after its time, and
+    `close` gives the generator up. Errors of the generator are raised by `next`.
+
+    Args:
+        items: Generator to run; nothing else may use it.
+        unblock: Called by `close` when the generator does not end by itself; ends what it may be waiting for.
+    """
+
+    def __init__(self, items: Generator[Item, None, None], unblock: Callable[[], None]) -> None:
+        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[Item | None, BaseException | None]] = queue.SimpleQueue()
+        self._result: tuple[Item | None, BaseException | None] | None = None
+        self._requested = self._over = False
+        self._thread = threading.Thread(
+            target=_serve, args=(items, self._requests, self._results), name="fastmunit batches", daemon=True
+        )
+        # At the end of the process the thread ends by itself, and multiprocessing ends the workers.
+        self._end = weakref.finalize(self, _end, self._thread, self._requests, unblock)
+        self._end.atexit = False
+
+    def ready(self, seconds: float) -> bool:
+        """Wait for the next item.
+
+        Args:
+            seconds: How long to wait at most.
+
+        Returns:
+            Whether `next` returns, or raises, at once.
+        """
+        if self._over or self._result is not None:
+            return True
+        if not self._requested:
+            if not self._thread.ident:
+                self._thread.start()
+            self._requests.put(True)
+            self._requested = True
+        try:
+            self._result = self._results.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        return True
+
+    def __next__(self) -> Item:
+        while not self.ready(_SECONDS_BETWEEN_CHECKS):
+            pass
+        if self._result is None:
+            raise StopIteration
+        (item, error), self._result, self._requested = self._result, None, False
+        if error is not None:
+            self._over = True
+            raise error
+        return item  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """End the thread and its generator; give them up when they do not end."""
+        self._over, self._result = True, None
+        self._end()
+
+
+def _serve(
+    items: Generator[Item, None, None],
+    requests: queue.SimpleQueue[bool],
+    results: queue.SimpleQueue[tuple[Item | None, BaseException | None]],
+) -> None:
+    with closing(items):
+        while requests.get():
+            try:
+                results.put((next(items), None))
+            except BaseException as error:  # any at all: `Background.__next__` raises it where the item was asked for
+                results.put((None, error))
+                return
+
+
+def _end(thread: threading.Thread, requests: queue.SimpleQueue[bool], unblock: Callable[[], None]) -> None:
+    if not thread.is_alive():
+        return
+    requests.put(False)
+    thread.join(_SECONDS_TO_END)
+    if thread.is_alive():
+        unblock()
+        thread.join(_SECONDS_TO_END)
