@@ -27,8 +27,9 @@ class Background(Iterator[Item], Generic[Item]):
     """
 
     def __init__(self, items: Generator[Item, None, None], unblock: Callable[[], None]) -> None:
-        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._results: queue.SimpleQueue[tuple[Item | None, BaseException | None]] = queue.SimpleQueue()
+        # Not SimpleQueue, whose `get` forgets its timeout where a signal interrupts it late (CPython 3.11).
+        self._requests: queue.Queue[bool] = queue.Queue()
+        self._results: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue()
         self._result: tuple[Item | None, BaseException | None] | None = None
         self._requested = self._over = False
         self._thread = threading.Thread(
@@ -79,8 +80,8 @@ class Background(Iterator[Item], Generic[Item]):
 
 def _serve(
     items: Generator[Item, None, None],
-    requests: queue.SimpleQueue[bool],
-    results: queue.SimpleQueue[tuple[Item | None, BaseException | None]],
+    requests: queue.Queue[bool],
+    results: queue.Queue[tuple[Item | None, BaseException | None]],
 ) -> None:
     with closing(items):
         while requests.get():
@@ -91,7 +92,7 @@ def _serve(
                 return
 
 
-def _end(thread: threading.Thread, requests: queue.SimpleQueue[bool], unblock: Callable[[], None]) -> None:
+def _end(thread: threading.Thread, requests: queue.Queue[bool], unblock: Callable[[], None]) -> None:
     if not thread.is_alive():
         return
     requests.put(False)

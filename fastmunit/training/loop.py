@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import deque
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
@@ -15,17 +14,22 @@ from torch import Tensor, nn
 
 from fastmunit import data
 from fastmunit.config import Config
+from fastmunit.data.background import Background
 from fastmunit.errors import ConfigError, DataError, FastmunitError, TrainingError
 from fastmunit.models import registry
 from fastmunit.models.system import System
 from fastmunit.training import snapshot, state
 from fastmunit.training.device import describe_device, resolve_device
+from fastmunit.training.failures import explained
+from fastmunit.training.pace import Pace
 from fastmunit.training.progress import Progress, Status
 from fastmunit.training.reporter import Reporter
 from fastmunit.training.run_folder import RunFolder, with_absolute_paths
 from fastmunit.training.stop_signal import StopSignal
 
-_SPEED_WINDOW = 50
+# A stop leaves a batch this long to arrive, so that it comes after the iteration in hand; then the wait is given up.
+_SECONDS_FOR_A_BATCH = 3.0
+_SECONDS_BETWEEN_CHECKS = 0.1
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,9 @@ def train(
 ) -> TrainingResult:
     """Train the system of `config` and write snapshots, logs, sample grids and a report into one folder.
 
-    Each iteration is `System.step`. SIGINT and SIGTERM end it
-    after the iteration in hand, with a snapshot. A resumed run computes the same weights as one that never stopped
-    (bit for bit on the CPU with the same number of threads).
+    Each iteration is `System.step`. SIGINT, SIGTERM and the time limit end training after the iteration in hand, or
+    while it waits for images that do not come, with a snapshot. A resumed run computes the same weights as one that
+    never stopped (bit for bit on the CPU with the same number of threads).
 
     Args:
         config: what to train; its `max_iter` counts resumed iterations too.
@@ -87,7 +91,8 @@ def train(
 
     Raises:
         FastmunitError: data, configuration, device or output folder cannot be used, found before training starts
-            where it can be known; or a loss or weight is NaN or infinite, with the last good snapshot kept.
+            where it can be known; or a loss or weight is NaN or infinite, or memory runs out, with the last good
+            snapshot kept.
     """
     started = time.monotonic()
     progress = progress or Progress()
@@ -101,7 +106,7 @@ def train(
         raise ConfigError(f"cuda_graph: true needs a CUDA GPU, not device {place}: set cuda_graph to false.")
     data.check(config)
     folder.create()
-    with folder.lock():
+    with folder.lock(), explained(place, lambda: "No iteration was trained."):
         folder.remove_partial_files()
         torch.manual_seed(config.seed)
         trainer = system(config).to(place)
@@ -128,15 +133,11 @@ class _Session:
     ) -> None:
         self.config, self.folder, self.trainer, self.device = config, folder, trainer, device
         self.keep, self.progress = keep, progress
-        self.started, self.time_limit = started, time_limit
+        self.pace = Pace(config, started, time_limit)
         self.iterations = 0
-        self.first = 0
-        self.seconds_before = 0.0
         self.saved_at: int | None = None
         self.losses: dict[str, float] = {}
         self.learning_rate = config.lr
-        self.moments: deque[float] = deque(maxlen=_SPEED_WINDOW + 1)
-        self.session_start = time.monotonic()
 
     def prepare(self, previous: Config, resume_at: int | None) -> None:
         """Load the data and the snapshot, whose random streams nothing may use before the first iteration.
@@ -159,8 +160,8 @@ class _Session:
                 exact = "" if not any(c.alters_training for c in changes) else " (so not bit for bit the earlier run)"
                 self.progress.message(f"Resuming with a changed configuration{exact}: {'; '.join(map(str, changes))}.")
             done, seconds, notes = snapshot.resume(self.trainer, self.folder, self.config, previous, self.images)
-            self.iterations = self.first = self.saved_at = done
-            self.seconds_before = seconds
+            self.iterations = self.pace.first = self.saved_at = done
+            self.pace.seconds_before = seconds
             for note in notes:
                 self.progress.message(f"Note: {note}")
             self.progress.message(f"Resuming after iteration {done:,}.")
@@ -171,29 +172,32 @@ class _Session:
     def run(self) -> TrainingResult:
         if self.device.type == "cuda" and not torch.backends.cudnn.deterministic:
             torch.backends.cudnn.benchmark = True  # shapes stay the same; the search may choose otherwise next time
-        self.session_start = time.monotonic()
+        self.pace.start()
         try:
             if not self.reporter.scalars.available:
                 self.progress.message("TensorBoard logs are off: `pip install tensorboard` turns them on.")
             self.progress.started(self._status())
-            with StopSignal() as stop, closing(self._batches()) as batches:
+            with (
+                StopSignal() as stop,
+                explained(self.device, self._kept),
+                closing(self.pairs.batches(self.iterations, self.progress.message)) as batches,
+            ):
                 self.reporter.write(self._status(), "running")
                 ended = self._loop(stop, batches)
-                status = self._status()
+                status = self._status(ended=True)
                 self.reporter.write(status, "stopped" if ended.startswith("SIG") else "finished")
         except BaseException as error:
             problem = str(error) or type(error).__name__
             with suppress(FastmunitError):  # the first error is the one to tell
-                self.reporter.write(self._status(), "failed", problem)
+                self.reporter.write(self._status(ended=True), "failed", problem)
             raise
         finally:
             self.progress.finished()
             self.reporter.close()
-        session_seconds = max(time.monotonic() - self.session_start, 1e-9)
         return TrainingResult(
             iterations=self.iterations,
             seconds=status.seconds,
-            iterations_per_second=(self.iterations - self.first) / session_seconds,
+            iterations_per_second=self.pace.session_speed(self.iterations),
             ended=ended,
             folder=self.folder,
             trainer=self.trainer,
@@ -201,35 +205,37 @@ class _Session:
             status=status,
         )
 
-    def _loop(self, stop: StopSignal, batches: Iterator[tuple[Tensor, Tensor]]) -> str:
+    def _loop(self, stop: StopSignal, batches: Background[tuple[Tensor, Tensor]]) -> str:
         config, trainer = self.config, self.trainer
         displayed_at = -1
         ended = "finished"
         while self.iterations < config.max_iter:
             try:
-                x_a, x_b = next(batches)
+                given_up = self._wait(batches, stop)
+                if given_up is not None:
+                    self._save_unless_saved()
+                    ended = given_up
+                    break
+                x_a, x_b = (x.to(self.device, non_blocking=True) for x in next(batches))
             except DataError as error:
-                self._save_after_failure()
+                self._save_unless_saved()
                 if stop.received is not None:  # the signal ended the processes that load images as well
                     return stop.received
                 raise DataError(f"{error} {self._kept()}") from error
             trainer.step(x_a, x_b)
             self.iterations += 1
-            self.moments.append(time.monotonic())
+            self.pace.iteration()
 
             logging = self.iterations % config.log_iter == 0
             saving = self.iterations % config.snapshot_save_iter == 0
             keeping = self.iterations % config.image_save_iter == 0
             displaying = keeping or self.iterations % config.image_display_iter == 0
-            if stop.received is not None:
-                ended = stop.received
-            elif self.time_limit is not None and time.monotonic() - self.started >= self.time_limit:
-                ended = "time"
+            ended = self._reason_to_stop(stop) or ended
             ending = ended != "finished" or self.iterations == config.max_iter
             # Except on the CPU, reading a loss waits for the device to finish.
             if logging or saving or ending or self.device.type == "cpu":
                 self._read_losses()
-            status = self._status()
+            status = self._status(ended=ending)
             if logging:
                 self.reporter.log(status)
             if displaying:
@@ -245,10 +251,18 @@ class _Session:
             self.reporter.display(trainer, self.iterations, keep=False)
         return ended
 
-    def _batches(self) -> Generator[tuple[Tensor, Tensor], None, None]:
-        with closing(self.pairs.batches(self.iterations)) as batches:  # type: ignore[type-var]
-            for x_a, x_b in batches:
-                yield x_a.to(self.device, non_blocking=True), x_b.to(self.device, non_blocking=True)
+    def _wait(self, batches: Background[tuple[Tensor, Tensor]], stop: StopSignal) -> str | None:
+        """Wait until `next(batches)` needs no time; return why the run ends instead where no batch comes."""
+        began = time.monotonic()
+        while not batches.ready(_SECONDS_BETWEEN_CHECKS):
+            reason = self._reason_to_stop(stop)
+            if reason is not None and time.monotonic() - began >= _SECONDS_FOR_A_BATCH:
+                self.progress.message("No images came for the next iteration: stopping without it.")
+                return reason
+        return None
+
+    def _reason_to_stop(self, stop: StopSignal) -> str | None:
+        return stop.received or ("time" if self.pace.time_is_up else None)
 
     def _read_losses(self) -> None:
         """Bring the losses and the learning rate to the CPU, and stop when a loss is not finite."""
@@ -265,13 +279,13 @@ class _Session:
 
     def _save(self) -> None:
         try:
-            snapshot.save(self.trainer, self.folder, self.iterations, self._seconds(), self.images, self.keep)
+            snapshot.save(self.trainer, self.folder, self.iterations, self.pace.seconds, self.images, self.keep)
         except TrainingError as error:
             raise TrainingError(f"{error} {self._advice()}") from error
         self.saved_at = self.iterations
 
-    def _save_after_failure(self) -> None:
-        if self.iterations > self.first and self.saved_at != self.iterations:
+    def _save_unless_saved(self) -> None:
+        if self.iterations > self.pace.first and self.saved_at != self.iterations:
             self._read_losses()
             self._save()
 
@@ -288,31 +302,8 @@ class _Session:
             hints.append(f"a smaller perceptual loss (--set vgg_w={self.config.vgg_w / 10:g})")
         return f"{self._kept()} Try {' or '.join(hints)}."
 
-    def _seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.session_start
-
-    def _status(self) -> Status:
-        speed = 0.0
-        if len(self.moments) > 1:
-            speed = (len(self.moments) - 1) / max(self.moments[-1] - self.moments[0], 1e-9)
-        left = (self.config.max_iter - self.iterations) / speed if speed else None
-        fraction = self.iterations / self.config.max_iter
-        if self.time_limit is not None:
-            elapsed = time.monotonic() - self.started
-            remaining = max(0.0, self.time_limit - elapsed)
-            left = remaining if left is None else min(left, remaining)
-            fraction = max(fraction, min(1.0, elapsed / max(self.time_limit, 1e-9)))
-        return Status(
-            iterations=self.iterations,
-            max_iter=self.config.max_iter,
-            seconds=self._seconds(),
-            iterations_per_second=speed,
-            images_per_second=speed * 2 * self.config.batch_size,
-            seconds_left=left,
-            fraction=fraction,
-            losses=dict(self.losses),
-            learning_rate=self.learning_rate,
-        )
+    def _status(self, *, ended: bool = False) -> Status:
+        return self.pace.status(self.iterations, self.losses, self.learning_rate, ended=ended)
 
     def _facts(self) -> Mapping[str, str]:
         gen = _count(self.trainer.generators())

@@ -15,6 +15,7 @@ from fastmunit.files import write_text
 
 _LOCK = ".lock"
 _PATH_KEYS = ("data_root", "vgg_model_path")
+_held: set[IO[str]] = set()  # files of the locks that this process holds
 
 
 class RunFolder:
@@ -93,6 +94,8 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Hold the folder for this process; the system lets go of it when the process ends in whatever way.
 
+        Processes that this one forks do not hold it, so that they may outlive it.
+
         Raises:
             TrainingError: another process is training in this folder.
             FastmunitError: the folder cannot be written to.
@@ -109,7 +112,11 @@ class RunFolder:
                 raise TrainingError(
                     f"another process is training in {self.root}: wait for it, or give another --output folder."
                 )
-            yield
+            _held.add(file)
+            try:
+                yield
+            finally:
+                _held.discard(file)
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -136,6 +143,17 @@ def remove(path: Path) -> None:
 
 def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
+
+
+def _let_go_in_child() -> None:
+    """Close the locks that a forked process has inherited: a lock ends when its file is closed everywhere."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def _try_lock(file: IO[str]) -> bool:

@@ -1,0 +1,42 @@
+"""What torch raises when memory runs out or a process dies, as errors that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from fastmunit.data.memory import first_line, is_out_of_memory
+from fastmunit.data.workers import explain_failure
+from fastmunit.errors import TrainingError
+
+_LESS_MEMORY = (
+    "Lower batch_size, or crop_image_height and crop_image_width (and new_size); or keep them and set micro_batches=2 "
+    "or more (the same step in parts) or checkpointing=true (the same step, slower), each with --set KEY=VALUE."
+)
+
+
+@contextmanager
+def explained(device: torch.device, kept: Callable[[], str]) -> Iterator[None]:
+    """Context in which errors of torch that a user can mend become errors of fastmunit.
+
+    Args:
+        device: Where the training runs.
+        kept: Says which snapshot is kept.
+
+    Raises:
+        TrainingError: Memory ran out.
+        DataError: A process that loads images died; torch says so wherever the main thread is.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise TrainingError(
+                f"there is too little memory on device {device} ({first_line(error)}). {kept()} {_LESS_MEMORY}"
+            ) from error
+        died = explain_failure(error)
+        if died is None:
+            raise
+        raise type(died)(f"{died} {kept()}") from error
