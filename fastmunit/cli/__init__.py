@@ -12,6 +12,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: without the program's name; None takes those of the process.
     """
-    from fastmunit.cli.app import app
+    from fastmunit.cli import interrupt
 
-    app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="fastmunit")
+    installed = interrupt.install()
+    try:
+        from fastmunit.cli.app import app
+
+        app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="fastmunit")
+    finally:
+        if installed and arguments is not None:  # else the process ends here, and Ctrl-C may still come
+            interrupt.uninstall()

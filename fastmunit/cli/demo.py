@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from fastmunit.cli.errors import INTERRUPTED
+from fastmunit.cli.interrupt import INTERRUPTED
 from fastmunit.cli.options import Device
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from fastmunit.cli.errors import INTERRUPTED
+from fastmunit.cli.interrupt import INTERRUPTED
 from fastmunit.cli.options import ConfigName, Device, OutputFolder, Seed, SystemName
 
 
