@@ -69,7 +69,8 @@ class Pace:
             learning_rate: Latest learning rate.
             ended: Whether the run has ended: its speed is then its mean instead of that of the last iterations.
         """
-        speed = self._mean_speed(iterations) if ended else self._recent_speed()
+        seconds = self.seconds
+        speed = self._mean_speed(iterations, seconds) if ended else self._recent_speed()
         left = (self._config.max_iter - iterations) / speed if speed else None
         fraction = iterations / self._config.max_iter
         if self._time_limit is not None:
@@ -80,7 +81,7 @@ class Pace:
         return Status(
             iterations=iterations,
             max_iter=self._config.max_iter,
-            seconds=self.seconds,
+            seconds=seconds,
             iterations_per_second=speed,
             images_per_second=speed * 2 * self._config.batch_size,
             seconds_left=left,
@@ -94,6 +95,6 @@ class Pace:
             return 0.0
         return (len(self._moments) - 1) / max(self._moments[-1] - self._moments[0], 1e-9)
 
-    def _mean_speed(self, iterations: int) -> float:
+    def _mean_speed(self, iterations: int, seconds: float) -> float:
         """Mean of the run, or of this session where the time of earlier ones is not known."""
-        return iterations / self.seconds if self.seconds_before else self.session_speed(iterations)
+        return (iterations if self.seconds_before else iterations - self.first) / seconds
