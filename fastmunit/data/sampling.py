@@ -129,13 +129,13 @@ class TrainingPairs:
             explained = workers.explain_failure(error, processes) if self.num_workers else None
             if explained is None:
                 raise
-            # torch raises a second time, wherever the program is, when it hears of the death only now.
-            with suppress(RuntimeError):
-                if loaded is not None:
-                    cast(Any, loaded)._shutdown_workers()
             raise explained from error
         finally:
-            del loaded  # ends its workers, also where a traceback holds this frame
+            if processes:
+                # A traceback may hold the loader, so it is ended here. torch raises a second time, wherever the program
+                # is, when it hears of a death only now.
+                with suppress(RuntimeError):
+                    cast(Any, loaded)._shutdown_workers()
 
 
 class _Positions(Sampler[list[_Position]]):
