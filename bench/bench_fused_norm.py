@@ -2,14 +2,9 @@
 
 import pytest
 import torch
-from harness import DEVICE, Comparison
 
-from fastmunit import functional, reference
-from fastmunit.testing import BATCHES, make_map, munit_maps
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+from bench.problems import FusedNormCase, name_of
+from fastmunit.testing import BATCHES, munit_maps
 
 
 def shapes(statistics: str) -> list[tuple[int, int, int]]:
@@ -35,57 +30,24 @@ def cases(statistics: str):
     )
 
 
-def compare_op(compare, op, shape, dtype, layout, statistics, *, backward, weight=None, bias=None):
-    """Compare one pass of fused_norm + relu + pad 1 with its reference."""
-    n, c, h, w = shape
-    x = make_map(shape, dtype, layout, device=DEVICE)
-    wide = x.double()
-    upstream = make_map((n, c, h + 2, w + 2), dtype, layout, seed=1, device=DEVICE)
+def compare_op(compare, name, shape, dtype, layout, statistics, *, backward, parameters=(None, None)):
+    """Compare a pass of fused_norm + relu + pad 1 with its reference."""
     options = {"statistics": statistics, "activation": "relu", "pad": 1}
-
-    def run(function, x):
-        double = x.dtype == torch.float64
-        parameters = [None if p is None else p.double() if double else p for p in (weight, bias)]
-        if not backward:
-            with torch.no_grad():
-                return [function(x, *parameters, **options)[0]]
-        x = x.detach().requires_grad_()
-        padded = function(x, *parameters, **options)[0]
-        return [padded.detach(), *torch.autograd.grad(padded, x, upstream.to(x.dtype))]
-
-    def padded_reference(x, weight, bias, **options):
-        return reference.fused_norm(x, weight, bias, **options)
-
-    compiled = torch.compile(padded_reference, dynamic=False)
-    element = x.element_size()
-    moved = (x.numel() + upstream.numel()) * element
-    compare(
-        Comparison(
-            op=op,
-            case=f"{shape} {layout} {name_of(dtype)}",
-            group=name_of(dtype),
-            ours=lambda: run(functional.fused_norm, x),
-            reference=lambda: run(reference.fused_norm, x),
-            exact=lambda: run(reference.fused_norm, wide),
-            compiled=lambda: run(compiled, x),
-            bytes_moved=moved if not backward else 2 * moved + x.numel() * element,
-        )
-    )
+    compare(FusedNormCase(name, shape, dtype, layout, options, backward, parameters).problem().comparison())
     torch.compiler.reset()
 
 
 @cases("instance")
 def bench_instance_forward(compare, shape, dtype, layout):
-    compare_op(compare, "instance + relu + pad forward", shape, dtype, layout, "instance", backward=False)
+    compare_op(compare, "instance + relu + pad", shape, dtype, layout, "instance", backward=False)
 
 
 @cases("instance")
 def bench_instance_forward_backward(compare, shape, dtype, layout):
-    compare_op(compare, "instance + relu + pad forward+backward", shape, dtype, layout, "instance", backward=True)
+    compare_op(compare, "instance + relu + pad", shape, dtype, layout, "instance", backward=True)
 
 
 @cases("layer")
 def bench_layer_forward_backward(compare, shape, dtype, layout):
-    weight, bias = torch.rand(shape[1], device=DEVICE), torch.zeros(shape[1], device=DEVICE)
-    op = "MUNIT layer norm + relu + pad forward+backward"
-    compare_op(compare, op, shape, dtype, layout, "layer", backward=True, weight=weight, bias=bias)
+    name, channels = "MUNIT layer norm + relu + pad", (shape[1],)
+    compare_op(compare, name, shape, dtype, layout, "layer", backward=True, parameters=(channels, channels))

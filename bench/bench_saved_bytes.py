@@ -2,17 +2,14 @@
 
 import pytest
 import torch
-from harness import Count
 
+from bench.harness import Count
+from bench.problems import name_of
 from fastmunit import functional
 from fastmunit.nn.blocks import AdaINParameters, Conv2dBlock, run_blocks
 from fastmunit.testing import make_map, saved_bytes
 
 SHAPE = (1, 256, 64, 64)
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name_of)

@@ -5,32 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import profile_step
 import pytest
 import torch
-from harness import DEVICE, Count, StepTimes, without_tf32
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import profile_step
+from bench.harness import DEVICE, Count, StepTimes, without_tf32
+from bench.steps import check_losses, images, our_step, plain_step, trainer_of
 from fastmunit import functional, translate
 from fastmunit.config import Config
 from fastmunit.models.munit import MUNIT
-from fastmunit.models.reference_step import reference_step
 from fastmunit.testing import saved_bytes
-
-SIZE = 256
-
-
-def trainer_of(precision="float32", *overrides, **options):
-    torch.manual_seed(0)
-    return MUNIT(Config.load("edges2shoes", [f"precision={precision}", *overrides]), **options).to(DEVICE)
-
-
-def images(batch=1):
-    generator = torch.Generator().manual_seed(1)
-    return [(torch.rand(batch, 3, SIZE, SIZE, generator=generator) * 2 - 1).to(DEVICE) for _ in range(2)]
-
 
 upsample_ops = importlib.import_module("fastmunit.ops.upsample_conv2d")  # the package has the function of that name
 DISSOLVED = {
@@ -60,37 +47,11 @@ class DispatchedOps(TorchDispatchMode):
         return results
 
 
-def plain_step(trainer, x_a, x_b):
-    reference_step(trainer, x_a, x_b)
-
-
-def our_step(trainer, x_a, x_b):
-    trainer.step(x_a, x_b)
-
-
 def competitors():
     return (
         ("eager", plain_step, trainer_of(fused_adam=False)),
         ("ours", our_step, trainer_of()),
     )
-
-
-def losses_of(trainer):
-    return {name: float(loss) for name, loss in trainer.losses().items()}
-
-
-def check_losses(precision):
-    """A wrong step gets no figure: the losses of the first iteration are the reference's."""
-    found = {}
-    for name, step in (("eager", plain_step), ("ours", our_step)):
-        trainer = trainer_of(precision, fused_adam=name == "ours")
-        torch.manual_seed(2)
-        with without_tf32():
-            step(trainer, *images())
-        found[name] = losses_of(trainer)
-    tolerance = 2e-5 if precision == "float32" else 2e-2
-    for name, loss in found["eager"].items():
-        assert found["ours"][name] == pytest.approx(loss, rel=tolerance), name
 
 
 def multiply_adds(step, trainer):

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from harness import Count, StepTimes
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.harness import Count, StepTimes
 from fastmunit import functional
 from fastmunit.config import Config
 from fastmunit.models import registry

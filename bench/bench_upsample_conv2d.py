@@ -2,17 +2,14 @@
 
 import pytest
 import torch
-from harness import Comparison
 
+from bench.harness import Comparison
+from bench.problems import name_of
 from fastmunit import functional, reference
 from fastmunit.testing import BATCHES, make_map
 
 BLOCKS = ((256, 128, 64), (128, 64, 128))
 KERNEL_SIZE = 5
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def compare_forward_backward(compare, name, block, batch, layout, dtype):

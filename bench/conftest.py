@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from harness import Comparison, Count, StepTimes, count_table, keep_freed_memory, table
+
+from bench.harness import Comparison, Count, StepTimes, count_table, keep_freed_memory, table
 
 _comparisons = pytest.StashKey[list[Comparison]]()
 _counts = pytest.StashKey[list[Count]]()

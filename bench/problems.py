@@ -1,0 +1,240 @@
+"""The fused ops as benchmarks run them: inputs, what runs on them, and the bytes that have to move."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.harness import DEVICE, Comparison
+from fastmunit import functional, reference
+from fastmunit.testing import make_map
+
+Function = Callable[..., Any]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Return a dtype's name without "torch."."""
+    return str(dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One pass of an op on one set of inputs.
+
+    Attributes:
+        op: Name of the op and pass, for tables.
+        case: Shape, layout and dtype, for tables.
+        group: Cases of one group are summed up by the geometric mean of their ratios.
+        ours: The public function.
+        reference: The function of plain PyTorch with the same signature.
+        tensors: Inputs and gradients of the results; None where absent.
+        run: Runs a function with that signature on tensors such as `tensors` and returns its results, gradients
+            included.
+        bytes_moved: Bytes that the pass has to read and write: each input once, each output once.
+        scales: What the errors of the results are relative to; see `fastmunit.testing.assert_as_exact_as`.
+    """
+
+    op: str
+    case: str
+    group: str
+    ours: Function
+    reference: Function
+    tensors: Sequence[Tensor | None]
+    run: Callable[[Function, Sequence[Tensor | None]], Sequence[Tensor]]
+    bytes_moved: int
+    scales: Sequence[float | None] | None = None
+
+    def results(self, function: Function) -> Sequence[Tensor]:
+        """Return the results of `function`."""
+        return self.run(function, self.tensors)
+
+    def exact(self) -> Sequence[Tensor]:
+        """Return the results of plain PyTorch in float64."""
+        return self.run(self.reference, [None if t is None else t.double() for t in self.tensors])
+
+    def fresh(self) -> "Problem":
+        """Return the same problem in other memory."""
+        return replace(self, tensors=[None if t is None else t.clone() for t in self.tensors])
+
+    def comparison(self) -> Comparison:
+        """Return the comparison of the public function with its reference, eager and compiled."""
+        compiled = torch.compile(self.reference, dynamic=False)
+        return Comparison(
+            op=self.op,
+            case=self.case,
+            group=self.group,
+            ours=lambda: self.results(self.ours),
+            reference=lambda: self.results(self.reference),
+            exact=self.exact,
+            compiled=lambda: self.results(compiled),
+            bytes_moved=self.bytes_moved,
+            scales=self.scales,
+        )
+
+
+@dataclass(frozen=True)
+class FusedNormCase:
+    """A map and the `fused_norm` on it.
+
+    Attributes:
+        name: What the op does, for tables.
+        shape: (N, C, H, W) of the result before the pad.
+        dtype: Of x, the residual and the gradients.
+        layout: "nchw" or "channels_last".
+        options: Keywords of `fused_norm`: statistics, activation, pad, phases.
+        backward: Whether the backward pass runs too.
+        parameters: Shapes of weight and bias; None where absent.
+        parameters_learn: Whether their gradients are taken too.
+        residual: Whether there is a residual: the interior of a map with a pad of 1, as a block before writes it.
+    """
+
+    name: str
+    shape: tuple[int, int, int, int]
+    dtype: torch.dtype
+    layout: str
+    options: dict[str, Any] = field(default_factory=dict)
+    backward: bool = False
+    parameters: tuple[tuple[int, ...] | None, tuple[int, ...] | None] = (None, None)
+    parameters_learn: bool = False
+    residual: bool = False
+
+    @property
+    def passes(self) -> str:
+        """Return "forward" or "forward+backward"."""
+        return "forward+backward" if self.backward else "forward"
+
+    def problem(self, device: str = DEVICE) -> Problem:
+        """Return the case with random inputs on `device`."""
+        n, c, h, w = self.shape
+        pad = self.options.get("pad", 0)
+        phases = self.options.get("phases", False)
+        x = self._map((n, 4 * c, h // 2, w // 2) if phases else self.shape, 0, device)
+        upstream = self._map((n, c, h + 2 * pad, w + 2 * pad), 1, device)
+        residual = self._map((n, c, h + 2, w + 2), 2, device) if self.residual else None
+        generator = torch.Generator().manual_seed(3)
+        weight, bias = (
+            None if size is None else torch.randn(size, generator=generator).to(device) for size in self.parameters
+        )
+        return Problem(
+            op=f"{self.name} {self.passes}",
+            case=f"{self.shape} {self.layout} {name_of(self.dtype)}",
+            group=name_of(self.dtype),
+            ours=self._padded(functional.fused_norm),
+            reference=self._padded(reference.fused_norm),
+            tensors=(x, weight, bias, residual, upstream),
+            run=self._run,
+            bytes_moved=self._bytes_moved(x, upstream),
+            scales=self._scales(upstream),
+        )
+
+    def _map(self, shape: tuple[int, int, int, int], seed: int, device: str) -> Tensor:
+        return make_map(shape, self.dtype, self.layout, seed=seed, device=device)
+
+    def _padded(self, function: Function) -> Function:
+        """Return `function` with the case's options and the padded map as its only result.
+
+        A compiled reference would have to write the map before the pad as well if it were a result.
+        """
+
+        def padded(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, **more: Any) -> Any:
+            return function(x, weight, bias, residual=residual, **self.options, **more)[0]
+
+        return padded
+
+    def _run(self, function: Function, tensors: Sequence[Tensor | None]) -> Sequence[Tensor]:
+        x, weight, bias, residual, upstream = tensors
+        assert x is not None
+        if residual is not None:
+            residual = residual[:, :, 1:-1, 1:-1]
+        if not self.backward:
+            with torch.no_grad():
+                return [function(x, weight, bias, residual)]
+        x = x.detach().requires_grad_()
+        weight, bias = (None if t is None else t.detach().requires_grad_(self.parameters_learn) for t in (weight, bias))
+        residual = None if residual is None else residual.detach().requires_grad_()
+        padded = function(x, weight, bias, residual)
+        learning = [t for t in (x, weight, bias, residual) if t is not None and t.requires_grad]
+        return [padded.detach(), *torch.autograd.grad(padded, learning, upstream)]
+
+    def _bytes_moved(self, x: Tensor, upstream: Tensor) -> int:
+        """Return the bytes of the maps; weight and bias are too small to count."""
+        values = x.numel() + upstream.numel() + (x.numel() if self.residual else 0)
+        if self.backward:
+            values += 2 * x.numel() + upstream.numel() + (x.numel() if self.residual else 0)
+        return values * x.element_size()
+
+    def _scales(self, upstream: Tensor) -> list[float | None]:
+        """Return no scale but for gradients of weight and bias, whose terms cancel: four times their number."""
+        if not self.backward:
+            return [None]
+        learning = [size for size in self.parameters if size is not None] if self.parameters_learn else []
+        of_parameters = [4.0 * upstream.numel() / math.prod(size) for size in learning]
+        return [None, None, *of_parameters, *([None] if self.residual else [])]
+
+
+def instance_norm_stats_problem(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, layout: str, *, backward: bool, device: str = DEVICE
+) -> Problem:
+    """Return `instance_norm_stats` on a random map."""
+    x = make_map(shape, dtype, layout, device=device)
+    upstream = [make_map((*shape[:2], 1, 1), seed=seed, device=device).flatten(1) for seed in (1, 2)]
+
+    def run(function: Function, tensors: Sequence[Tensor | None]) -> Sequence[Tensor]:
+        x, *gradients = tensors
+        assert x is not None
+        if not backward:
+            return function(x)
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(function(x), x, gradients)
+
+    return Problem(
+        op=f"instance_norm_stats forward{'+backward' if backward else ''}",
+        case=f"{shape} {layout} {name_of(dtype)}",
+        group=name_of(dtype),
+        ours=functional.instance_norm_stats,
+        reference=reference.instance_norm_stats,
+        tensors=(x, *upstream),
+        run=run,
+        bytes_moved=(3 if backward else 1) * x.numel() * x.element_size(),
+        scales=None if backward else (float(x.double().abs().max()), None),
+    )
+
+
+# The pairs of a MUNIT step at 256²: images, content codes and style codes of both domains.
+L1_SHAPES = ((3, 256, 256), (3, 256, 256), (256, 64, 64), (256, 64, 64), (8, 1, 1), (8, 1, 1))
+_L1_WEIGHTS = [10.0, 10.0, 1.0, 1.0, 1.0, 1.0]
+# Reconstructed against encoded content: both sides learn. Images and drawn styles do not.
+_L1_TARGETS_LEARN = (False, False, True, True, False, False)
+
+
+def weighted_l1_problem(
+    shapes: Sequence[tuple[int, int, int]], batch: int, dtype: torch.dtype, layout: str, device: str = DEVICE
+) -> Problem:
+    """Return `weighted_l1`, forward and backward, over six random pairs of `shapes` (C, H, W)."""
+    pairs = len(_L1_WEIGHTS)
+    tensors = [
+        make_map((batch, *shape), dtype, layout, seed=seed + k, device=device)
+        for seed in (0, 10)
+        for k, shape in enumerate(shapes)
+    ]
+    learns = (*(True,) * pairs, *_L1_TARGETS_LEARN)
+
+    def run(function: Function, tensors: Sequence[Tensor | None]) -> Sequence[Tensor]:
+        leaves = [t.detach().requires_grad_(learn) for t, learn in zip(tensors, learns, strict=True) if t is not None]
+        values, total = function(leaves[:pairs], leaves[pairs:], _L1_WEIGHTS)
+        return values.detach(), total.detach(), *torch.autograd.grad(total, [t for t in leaves if t.requires_grad])
+
+    sizes = [t.numel() * t.element_size() for t in tensors]
+    return Problem(
+        op="weighted_l1 forward+backward",
+        case=f"batch {batch} {layout} {name_of(dtype)}",
+        group=name_of(dtype),
+        ours=functional.weighted_l1,
+        reference=reference.weighted_l1,
+        tensors=tensors,
+        run=run,
+        bytes_moved=sum(sizes) + sum(size for size, learn in zip(sizes, learns, strict=True) if learn),
+    )

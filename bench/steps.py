@@ -1,0 +1,61 @@
+"""Whole MUNIT iterations as benchmarks run them: the public trainer's way, in plain PyTorch, and ours."""
+
+import torch
+from torch import Tensor
+
+from bench.harness import DEVICE, without_tf32
+from fastmunit.config import Config
+from fastmunit.models.munit import MUNIT
+from fastmunit.models.reference_step import reference_step
+
+SIZE = 256
+LOSS_TOLERANCES = {"float32": 2e-5, "bfloat16": 2e-2}
+
+
+def trainer_of(precision: str = "float32", *overrides: str, fused_adam: bool = True) -> MUNIT:
+    """Return a trainer of the public configuration; the same weights each time."""
+    torch.manual_seed(0)
+    config = Config.load("edges2shoes", [f"precision={precision}", *overrides])
+    return MUNIT(config, fused_adam=fused_adam).to(DEVICE)
+
+
+def images(batch: int = 1, size: int = SIZE) -> list[Tensor]:
+    """Return a random image, or batch, of each domain; the same ones each time."""
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.rand(batch, 3, size, size, generator=generator) * 2 - 1).to(DEVICE) for _ in range(2)]
+
+
+def plain_step(trainer: MUNIT, x_a: Tensor, x_b: Tensor) -> None:
+    """Run an iteration as the public trainer does."""
+    reference_step(trainer, x_a, x_b)
+
+
+def our_step(trainer: MUNIT, x_a: Tensor, x_b: Tensor) -> None:
+    """Run an iteration."""
+    trainer.step(x_a, x_b)
+
+
+def check_losses(precision: str, *overrides: str, size: int = SIZE) -> float:
+    """Check that the losses of our first iteration are the reference's: a wrong step gets no figure.
+
+    Returns:
+        The largest relative difference.
+
+    Raises:
+        AssertionError: A loss differs by more than its precision allows.
+    """
+    found = {}
+    for name, step in (("eager", plain_step), ("ours", our_step)):
+        trainer = trainer_of(precision, *overrides, fused_adam=name == "ours")
+        torch.manual_seed(2)
+        with without_tf32():
+            step(trainer, *images(size=size))
+        found[name] = {loss: float(value) for loss, value in trainer.losses().items()}
+    worst = 0.0
+    for loss, expected in found["eager"].items():
+        actual = found["ours"][loss]
+        error = abs(actual - expected) / abs(expected) if expected else abs(actual)
+        allowed = LOSS_TOLERANCES[precision]
+        assert error <= allowed, f"{loss}: expected {expected}, got {actual}, relative difference {error:.3g}"
+        worst = max(worst, error)
+    return worst
