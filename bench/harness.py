@@ -101,6 +101,30 @@ def seconds_of(call: Callable[[], object], repeats: int) -> float:
     return seconds_on_gpu(call, repeats) if DEVICE == "cuda" else seconds_on_cpu(call, repeats)
 
 
+def check_results(
+    name: str,
+    ours: Sequence[Tensor],
+    reference: Sequence[Tensor],
+    exact: Sequence[Tensor],
+    scales: Sequence[float | None] | None = None,
+) -> None:
+    """Assert that each of our results is as exact as plain PyTorch's.
+
+    Args:
+        name: What is compared, for the message.
+        ours: Our results.
+        reference: Those of plain PyTorch in the same dtype.
+        exact: Those of plain PyTorch in float64.
+        scales: What errors are relative to; see `fastmunit.testing.assert_as_exact_as`.
+
+    Raises:
+        AssertionError: One is not, or there are more or fewer of them.
+    """
+    results = zip(ours, reference, exact, scales or [None] * len(exact), strict=True)
+    for index, (*of_each, scale) in enumerate(results):
+        assert_as_exact_as(*of_each, f"{name}, result {index}", scale=scale)
+
+
 @dataclass
 class Comparison:
     """One op on one input, beside its reference.
@@ -130,12 +154,8 @@ class Comparison:
 
     def check(self) -> None:
         """Assert that ours is as exact as the reference. A wrong result gets no ratio."""
-        results = self.ours()
-        scales = self.scales or [None] * len(results)
-        for index, (ours, reference, exact, scale) in enumerate(
-            zip(results, self.reference(), self.exact(), scales, strict=True)
-        ):
-            assert_as_exact_as(ours, reference, exact, f"{self.op}, {self.case}, result {index}", scale=scale)
+        name = f"{self.op}, {self.case}"
+        check_results(name, self.ours(), self.reference(), self.exact(), self.scales)
 
     def time(self) -> None:
         """Time ours, the reference, the compiled reference and the copy, one round of each in turn."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -111,9 +112,10 @@ class FusedNormCase:
         n, c, h, w = self.shape
         pad = self.options.get("pad", 0)
         phases = self.options.get("phases", False)
-        x = self._map((n, 4 * c, h // 2, w // 2) if phases else self.shape, 0, device)
-        upstream = self._map((n, c, h + 2 * pad, w + 2 * pad), 1, device)
-        residual = self._map((n, c, h + 2, w + 2), 2, device) if self.residual else None
+        padded = (n, c, h + 2 * pad, w + 2 * pad)
+        x = _map((n, 4 * c, h // 2, w // 2) if phases else self.shape, self.dtype, self.layout, 0, device)
+        upstream = _map(padded, self.dtype, self.layout, 1, device) if self.backward else None
+        residual = _map((n, c, h + 2, w + 2), self.dtype, self.layout, 2, device) if self.residual else None
         generator = torch.Generator().manual_seed(3)
         weight, bias = (
             None if size is None else torch.randn(size, generator=generator).to(device) for size in self.parameters
@@ -126,12 +128,9 @@ class FusedNormCase:
             reference=self._padded(reference.fused_norm),
             tensors=(x, weight, bias, residual, upstream),
             run=self._run,
-            bytes_moved=self._bytes_moved(x, upstream),
-            scales=self._scales(upstream),
+            bytes_moved=self._bytes_moved(math.prod(self.shape), math.prod(padded)),
+            scales=self._scales(math.prod(padded)),
         )
-
-    def _map(self, shape: tuple[int, int, int, int], seed: int, device: str) -> Tensor:
-        return make_map(shape, self.dtype, self.layout, seed=seed, device=device)
 
     def _padded(self, function: Function) -> Function:
         """Return `function` with the case's options and the padded map as its only result.
@@ -159,20 +158,26 @@ class FusedNormCase:
         learning = [t for t in (x, weight, bias, residual) if t is not None and t.requires_grad]
         return [padded.detach(), *torch.autograd.grad(padded, learning, upstream)]
 
-    def _bytes_moved(self, x: Tensor, upstream: Tensor) -> int:
-        """Return the bytes of the maps; weight and bias are too small to count."""
-        values = x.numel() + upstream.numel() + (x.numel() if self.residual else 0)
+    def _bytes_moved(self, inner: int, padded: int) -> int:
+        """Return the bytes of the maps, of `inner` or `padded` values; weight and bias are too small to count."""
+        values = inner + padded + (inner if self.residual else 0)
         if self.backward:
-            values += 2 * x.numel() + upstream.numel() + (x.numel() if self.residual else 0)
-        return values * x.element_size()
+            values += 2 * inner + padded + (inner if self.residual else 0)
+        return values * self.dtype.itemsize
 
-    def _scales(self, upstream: Tensor) -> list[float | None]:
+    def _scales(self, padded: int) -> list[float | None]:
         """Return no scale but for gradients of weight and bias, whose terms cancel: four times their number."""
         if not self.backward:
             return [None]
         learning = [size for size in self.parameters if size is not None] if self.parameters_learn else []
-        of_parameters = [4.0 * upstream.numel() / math.prod(size) for size in learning]
+        of_parameters = [4.0 * padded / math.prod(size) for size in learning]
         return [None, None, *of_parameters, *([None] if self.residual else [])]
+
+
+@lru_cache(maxsize=2)
+def _map(shape: tuple[int, int, int, int], dtype: torch.dtype, layout: str, seed: int, device: str) -> Tensor:
+    """Return a random map; the same one for the passes of a case, as it takes long to make."""
+    return make_map(shape, dtype, layout, seed=seed, device=device)
 
 
 def instance_norm_stats_problem(

@@ -1,0 +1,196 @@
+"""Stages of the fused ops: each one correct first, then timed cold and warm beside a copy of the same bytes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bench.harness import check_results, copy_of
+from bench.on_gpu.stage import Context, Row, Task, first_line
+from bench.on_gpu.timer import Launches, Times
+from bench.problems import L1_SHAPES, Function, FusedNormCase, Problem, instance_norm_stats_problem, name_of
+from bench.problems import weighted_l1_problem as weighted_l1
+from fastmunit.errors import ImplementationError
+from fastmunit.testing import Map, munit_maps, uninitialised_memory_is_nan
+
+FORMS = ((torch.float32, "nchw"), (torch.bfloat16, "channels_last"))
+"""The two ways in which systems train."""
+
+
+def tasks(context: Context, *, implementations: Sequence[str], with_compiled: bool = False) -> list[Task]:
+    """Return a task for each op, map, layout and pass: fused_norm's first.
+
+    Args:
+        context: What to run with.
+        implementations: Those of ours to check and to time.
+        with_compiled: Whether plain PyTorch, eager and under torch.compile, is timed too, in the same rounds.
+    """
+    problems: list[tuple[str, Callable[[], Problem]]] = [
+        (
+            f"{case.name} {case.passes} {case.shape} {case.layout} {name_of(case.dtype)}",
+            partial(case.problem, context.device),
+        )
+        for case in _cases(context)
+    ]
+    problems += _other_problems(context)
+    measure = partial(rows, context, implementations=implementations, with_compiled=with_compiled)
+    return [Task(name, partial(measure, problem)) for name, problem in problems]
+
+
+def _cases(context: Context) -> list[FusedNormCase]:
+    """Return the cases of fused_norm; a dry run does with one map of each name, which is what its op does."""
+    cases = fused_norm_cases(context.size)
+    if not context.dry_run:
+        return list(cases)
+    return list({(case.name, case.layout, case.passes): case for case in cases}.values())
+
+
+def fused_norm_cases(size: int) -> Iterator[FusedNormCase]:
+    """Yield the cases that the kernels are judged by, for images of `size`²: by map, then pass, for each form."""
+    for dtype, layout in FORMS:
+        for each in _judged(munit_maps(size)):
+            for backward in (False, True):
+                yield _case(each, dtype, layout, backward)
+
+
+def _judged(maps: Sequence[Map]) -> list[Map]:
+    """Return the maps with statistics, and of the discriminators' maps those of the largest scale."""
+    plain = [m for m in maps if m.statistics == "instance" and m.weight == "none" and not m.residual]
+    layer = [m for m in maps if m.statistics == "layer"]
+    discriminators = [m for m in maps if m.network == "discriminator" and m.pad][:3]
+    residual = [m for m in maps if m.weight == "style" and m.residual and m.pad]
+    return [*plain, *layer, *discriminators, *residual]
+
+
+def _case(each: Map, dtype: torch.dtype, layout: str, backward: bool) -> FusedNormCase:
+    channels = (each.channels,)
+    of_samples = (1, each.channels)
+    parameters: dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]] = {
+        "none": (None, None),
+        "channel": (channels, channels),
+        "style": (of_samples, of_samples),
+    }
+    phases = each.statistics == "layer"  # written by an upsampling convolution
+    name = f"{'bias' if each.statistics == 'none' else each.statistics} + {each.activation} + pad {each.pad}"
+    return FusedNormCase(
+        name=name + " + residual" * each.residual + " of phases" * phases,
+        shape=(1, each.channels, each.height, each.width),
+        dtype=dtype,
+        layout=layout,
+        options={"statistics": each.statistics, "activation": each.activation, "pad": each.pad, "phases": phases},
+        backward=backward,
+        parameters=(None, channels) if each.statistics == "none" else parameters[each.weight],
+        parameters_learn=True,
+        residual=each.residual,
+    )
+
+
+def _other_problems(context: Context) -> list[tuple[str, Callable[[], Problem]]]:
+    size = context.size
+    shapes = [(c, -(-h * size // 256), -(-w * size // 256)) for c, h, w in L1_SHAPES]
+    found: list[tuple[str, Callable[[], Problem]]] = []
+    for dtype, layout in FORMS:
+        name = f"weighted_l1 forward+backward {layout} {name_of(dtype)}"
+        found.append((name, partial(weighted_l1, shapes, 1, dtype, layout, context.device)))
+    for dtype, layout in FORMS:
+        for backward in (False, True):
+            shape = (1, 64, size, size)
+            name = f"instance_norm_stats forward{'+backward' * backward} {shape} {layout} {name_of(dtype)}"
+            problem = partial(
+                instance_norm_stats_problem, shape, dtype, layout, backward=backward, device=context.device
+            )
+            found.append((name, problem))
+    return found
+
+
+def rows(
+    context: Context, make: Callable[[], Problem], *, implementations: Sequence[str], with_compiled: bool
+) -> Iterator[Row]:
+    """Check and time an op; yield a row for each competitor that was timed, and for each of ours that was not."""
+    problem = make()
+    functions: dict[str, Function] = {}
+    errors: dict[str, float] = {}
+    for implementation in implementations:
+        function = partial(problem.ours, implementation=implementation)
+        status, reason = None, None
+        try:
+            errors[implementation] = error_of(problem, function)
+        except ImplementationError as error:
+            status, reason = "skipped", first_line(error)
+        except AssertionError as error:
+            status, reason = "wrong", first_line(error)
+        if status is None:
+            functions[implementation] = function
+        else:
+            yield {"implementation": implementation, "status": status, "reason": reason}
+    if with_compiled:
+        torch.compiler.reset()
+        functions["eager"] = problem.reference
+        compiled = torch.compile(problem.reference, **context.compile_options())
+        try:
+            problem.results(compiled)
+            functions["compiled"] = compiled
+        except Exception as error:  # a compiler may fail in any way; the others are timed all the same
+            yield {"implementation": "compiled", "status": "failed", "reason": first_line(error)}
+    if functions:
+        yield from _timed(context, problem, functions, errors)
+
+
+def error_of(problem: Problem, function: Function) -> float:
+    """Return the largest error of the results of `function`, relative to float64.
+
+    Raises:
+        AssertionError: A result is less exact than plain PyTorch allows, has values that were never written, or differs
+            from one run to the next.
+    """
+    with uninitialised_memory_is_nan():
+        results = problem.results(function)
+    again = problem.results(function)
+    exact = problem.exact()
+    check_results(problem.op, results, problem.results(problem.reference), exact, problem.scales)
+    for index, (first, second) in enumerate(zip(results, again, strict=True)):
+        assert torch.equal(first, second), f"{problem.op}, result {index}: two runs differ"
+    scales = problem.scales or [None] * len(exact)
+    return max(_relative(*each) for each in zip(results, exact, scales, strict=True))
+
+
+def _relative(result: Tensor, exact: Tensor, scale: float | None) -> float:
+    scale = float(exact.abs().max()) if scale is None else scale
+    return float((result.double() - exact).abs().max()) / max(scale, torch.finfo(result.dtype).tiny)
+
+
+def _timed(
+    context: Context, problem: Problem, functions: dict[str, Function], errors: dict[str, float]
+) -> Iterator[Row]:
+    """Time competitors and the copy in the same rounds."""
+    sets = [problem] + [problem.fresh() for _ in range(context.timer.sets(problem.bytes_moved) - 1)]
+    launches = {
+        name: Launches([partial(each.results, function) for each in sets], problem.bytes_moved)
+        for name, function in functions.items()
+    }
+    launches["copy"] = Launches([copy_of(problem.bytes_moved) for _ in sets], problem.bytes_moved)
+    times = context.timer.times(launches)
+    for name, seconds in times.items():
+        yield {
+            "implementation": name,
+            "us_cold": seconds.cold * 1e6,
+            "us_warm": seconds.warm * 1e6,
+            **_ratios(seconds, times),
+            "error": errors.get(name),
+            "bytes_moved": problem.bytes_moved,
+            "buffer_sets": len(sets),
+        }
+
+
+def _ratios(seconds: Times, times: dict[str, Times]) -> Row:
+    """Return ours / copy, and compiled and eager / ours."""
+    row: Row = {
+        "times_copy_cold": seconds.cold / times["copy"].cold,
+        "times_copy_warm": seconds.warm / times["copy"].warm,
+    }
+    for other in ("compiled", "eager"):
+        if other in times:
+            row[f"{other}_over_this_cold"] = times[other].cold / seconds.cold
+            row[f"{other}_over_this_warm"] = times[other].warm / seconds.warm
+    return row

@@ -1,0 +1,16 @@
+"""The stages of a run, in order of value. To add one, add a line: its name, its seconds, its tasks."""
+
+from functools import partial
+
+from bench.on_gpu import floor, kernel_profile, ops, step
+from bench.on_gpu.stage import Stage
+
+STAGES = (
+    Stage("floor", 20, floor.tasks),
+    Stage("native kernels", 45, partial(ops.tasks, implementations=["native"])),
+    Stage("triton kernels", 60, partial(ops.tasks, implementations=["triton"])),
+    Stage("compiled and copy", 95, partial(ops.tasks, implementations=["native", "triton"], with_compiled=True)),
+    Stage("step", 75, step.tasks),
+    Stage("profile", 25, kernel_profile.tasks),
+    Stage("compiled step", 90, step.compiled_tasks, task_seconds=300),
+)
