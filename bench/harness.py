@@ -121,8 +121,8 @@ def check_results(
         AssertionError: One is not, or there are more or fewer of them.
     """
     results = zip(ours, reference, exact, scales or [None] * len(exact), strict=True)
-    for index, (*of_each, scale) in enumerate(results):
-        assert_as_exact_as(*of_each, f"{name}, result {index}", scale=scale)
+    for index, (result, plain, wide, scale) in enumerate(results):
+        assert_as_exact_as(result, plain, wide, f"{name}, result {index}", scale=scale)
 
 
 @dataclass

@@ -4,6 +4,7 @@ Runs the stages of bench/on_gpu/stages.py in order of value and writes FOLDER/on
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ def main() -> int:
     """Run the stages. Returns 0 if each one is done, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for on_gpu.json")
-    parser.add_argument("--minutes", type=float, default=7.0, help="the run ends by itself within them")
+    parser.add_argument("--minutes", type=minutes, default=7.0, help="the run ends by itself within them")
     parser.add_argument("--stages", nargs="*", choices=[s.name for s in STAGES], help="only these")
     parser.add_argument(
         "--dry-run", action="store_true", help="on the CPU, tiny, with made-up times: a check of itself"
@@ -56,6 +57,13 @@ def main() -> int:
     if runner.immortal:
         os._exit(status)  # an ordinary end would wait for that process
     return status
+
+
+def minutes(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)
+    return value
 
 
 def _tell(stage: str, row: Row) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -62,7 +62,7 @@ def _rows(context: Context) -> Iterator[Row]:
         yield {"kind": "kernel", "category": category_of(name), **row}
 
 
-def _kernels(context: Context, step: partial[None]) -> tuple[dict[str, int], dict[str, float]]:
+def _kernels(context: Context, step: Callable[[], None]) -> tuple[dict[str, int], dict[str, float]]:
     """Return how often each kernel ran in a step, and its microseconds, by name.
 
     A dry run has ops of the CPU instead, of a microsecond each.

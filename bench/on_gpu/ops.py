@@ -47,20 +47,20 @@ def _cases(context: Context) -> list[FusedNormCase]:
 
 
 def fused_norm_cases(size: int) -> Iterator[FusedNormCase]:
-    """Yield the cases that the kernels are judged by, for images of `size`²: by map, then pass, for each form."""
-    for dtype, layout in FORMS:
-        for each in _judged(munit_maps(size)):
+    """Yield the cases that the kernels are judged by, for images of `size`²: each map in both forms and passes."""
+    for each in _judged(munit_maps(size)):
+        for dtype, layout in FORMS:
             for backward in (False, True):
                 yield _case(each, dtype, layout, backward)
 
 
 def _judged(maps: Sequence[Map]) -> list[Map]:
-    """Return the maps with statistics, and of the discriminators' maps those of the largest scale."""
+    """Return maps with statistics and the discriminators' largest, in order of value: there may be no time for all."""
     plain = [m for m in maps if m.statistics == "instance" and m.weight == "none" and not m.residual]
     layer = [m for m in maps if m.statistics == "layer"]
-    discriminators = [m for m in maps if m.network == "discriminator" and m.pad][:3]
+    discriminators = [m for m in maps if m.network == "discriminator" and m.pad][:3]  # of the first scale
     residual = [m for m in maps if m.weight == "style" and m.residual and m.pad]
-    return [*plain, *layer, *discriminators, *residual]
+    return [*plain, *layer, *discriminators[:1], *residual, *discriminators[1:]]
 
 
 def _case(each: Map, dtype: torch.dtype, layout: str, backward: bool) -> FusedNormCase:

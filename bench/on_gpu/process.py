@@ -2,12 +2,12 @@
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from itertools import islice
 from multiprocessing.connection import Connection
-from typing import Any
 
 from bench.on_gpu.clock import Clock
-from bench.on_gpu.stage import Context, SkippedError, Stage, Task, first_line
+from bench.on_gpu.stage import Context, Row, SkippedError, Stage, Task, first_line
 
 TASKS, BEGIN, ROW, END = "tasks", "begin", "row", "end"
 """The first items of the messages: ("tasks", names), ("begin", index), ("row", row), ("end", status, reason)."""
@@ -35,22 +35,18 @@ def _run(
     except Exception as error:  # whatever a stage raises is its result
         return "failed", first_line(error)
     connection.send((TASKS, [task.name for task in tasks]))
-    for index, task in _from(tasks, first):
+    for index, task in islice(enumerate(tasks), first, None):
         if clock.now() >= deadline:
             return "out of time", None
         connection.send((BEGIN, index))
-        for row in _rows(task, context):
+        for row in _rows(task):
             connection.send((ROW, {"task": task.name, **row, "seconds_left": round(deadline - clock.now(), 3)}))
         if context.device_is_lost():
             return LOST_DEVICE, f"the device is of no use to a process after task {task.name!r}"
     return "done", None
 
 
-def _from(tasks: Sequence[Task], first: int) -> list[tuple[int, Task]]:
-    return list(enumerate(tasks))[first:]
-
-
-def _rows(task: Task, context: Context) -> Any:
+def _rows(task: Task) -> Iterator[Row]:
     """Yield the task's rows, and one that says why where it does not end well."""
     try:
         yield from task.rows()
