@@ -85,11 +85,12 @@ def test_a_run_ends_within_its_time(tmp_path):
 
 def test_time_is_checked_between_tasks_by_the_clock_of_the_run(tmp_path):
     clock = FakeClock(FORKING)
-    chosen = [stage("advances", "advances", "good", seconds=100), stage("good", seconds=10), stage("good", seconds=50)]
-    first, second, third = run(tmp_path, *chosen, clock=clock)
+    chosen = [stage("advances", "advances", "good", seconds=100), *(stage("good", seconds=s) for s in (10, 50, 50))]
+    first, second, third, last = run(tmp_path, *chosen, seconds=END_SECONDS + 400, clock=clock)
     assert (first["status"], first["seconds"], first["left_out"]) == ("out of time", 120.0, ["good"])
     assert (second["status"], second["seconds_allowed"]) == ("skipped", 0.0)
     assert (third["status"], third["seconds_allowed"]) == ("done", 40.0)
+    assert (last["status"], last["seconds_allowed"]) == ("done", 280.0)  # all that is left
 
 
 @pytest.mark.parametrize(
