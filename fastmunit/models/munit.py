@@ -38,7 +38,8 @@ class MUNIT(System):
     Args:
         hyperparameters: the mapping of a public YAML file, or a `Config`. Unknown keys of a mapping are ignored with a
             warning; missing ones have the values of the public recipes.
-        compat: on resuming, keep the public trainer's schedule drift (see `make_scheduler`).
+        compat: on resuming, keep the public trainer's schedule drift (see `make_scheduler`); compute the gradients of
+            spectral norms as it does (see `SpectralNorm`).
         reuse_codes: encode the contents once an iteration where `dis_update` and `gen_update` get the same tensors and
             the encoders have not changed in between; the results are the same to the last bit. Switch it off for a
             script that writes weights through `parameter.data` between the two, which leaves no trace.

@@ -26,6 +26,7 @@ from fastmunit.models.perceptual import PerceptualLoss
 from fastmunit.models.schedule import make_scheduler
 from fastmunit.models.translator import Translator
 from fastmunit.nn.recompute import recompute
+from fastmunit.nn.spectral_norm import SpectralNorm
 
 Hyperparameters = Mapping[str, Any] | Config
 Loss = Tensor | int
@@ -50,7 +51,8 @@ class System(nn.Module):
     Args:
         hyperparameters: the mapping of a YAML file, or a `Config`. Unknown keys of a mapping are ignored with a
             warning; missing ones have the values of the public recipes.
-        compat: do as the public trainer does where fastmunit does better: on resuming, keep its schedule drift.
+        compat: do as the public trainer does where fastmunit does better: on resuming, keep its schedule drift; take
+            the gradient of spectral norms from the u and v of the latest forward (such networks are not compiled).
         fused_adam: run Adam as one op for each optimizer instead of eight for each parameter; roundings differ.
 
     Raises:
@@ -120,6 +122,9 @@ class System(nn.Module):
     def finish(self) -> None:
         """What comes after networks, optimizers and initial weights: schedules, averages, scalers, perceptual loss."""
         self._make_schedulers(self.config)
+        for module in self.modules():
+            if isinstance(module, SpectralNorm):
+                module.compat = self.compat
         if self.config.vgg_w > 0:
             self.vgg = PerceptualLoss(self.config.vgg_model_path)
         if self.config.ema_decay > 0:
@@ -130,6 +135,8 @@ class System(nn.Module):
                 network.to(memory_format=torch.channels_last)
         if self.config.compile:
             for network in self.compiled_networks():
+                if self.compat and any(isinstance(module, SpectralNorm) for module in network.modules()):
+                    continue  # a compiled graph keeps the u and v of each forward, which is the right gradient
                 network.compile(fullgraph=True, dynamic=False)
 
     # What a system gives.

@@ -55,7 +55,8 @@ class UNIT(System):
         hyperparameters: the mapping of a public YAML file, or a `Config`. Unknown keys of a mapping are ignored with a
             warning; missing ones have the values of the public recipes.
         compat: draw noise on the CPU, as the public trainer does, also where the networks are on a GPU; on resuming,
-            keep its schedule drift (see `make_scheduler`).
+            keep its schedule drift (see `make_scheduler`); compute the gradients of spectral norms as the public MUNIT
+            trainer does (see `SpectralNorm`).
         reuse_codes: encode the images once an iteration where `dis_update` and `gen_update` get the same tensors and
             the encoders have not changed in between; the results are the same to the last bit. Switch it off for a
             script that writes weights through `parameter.data` between the two, which leaves no trace.

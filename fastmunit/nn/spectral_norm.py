@@ -22,7 +22,15 @@ class SpectralNorm(nn.Module):
     The wrapped `module` holds weight_u, weight_v (without gradient) and weight_bar (trained) in place of weight.
     torch's own parametrisation is not used because its state_dict has other keys and it does not iterate in eval mode.
     Source: Miyato et al. 2018, algorithm 1.
+
+    Attributes:
+        compat: Compute the gradient of sigma as the public trainer does: from u and v as they are when backward runs,
+            not as they were when sigma was computed. The two differ where the layer runs twice before backward, as
+            discriminators do on fake and real images. torch.compile cannot express it, so such a layer must not be
+            compiled.
     """
+
+    compat = False
 
     def __init__(self, module: nn.Conv2d | nn.Linear) -> None:
         super().__init__()
@@ -44,11 +52,15 @@ class SpectralNorm(nn.Module):
         weight_bar = self.module.get_parameter("weight_bar")
         matrix = weight_bar.flatten(1)
         with torch.autocast(weight_bar.device.type, enabled=False):  # u and v are kept, so they stay float32
+            # Writes through `data` are not counted: autograd then lets a backward read u and v that were written since.
+            kept_u, kept_v = (weight_u.data, weight_v.data) if self.compat else (weight_u, weight_v)
             with torch.no_grad():
-                weight_v.copy_(_l2_normalise(matrix.t() @ weight_u))
-                weight_u.copy_(_l2_normalise(matrix @ weight_v))
-            # Clones: the next forward overwrites u and v before this one's backward may have read them.
-            sigma = weight_u.clone() @ (matrix @ weight_v.clone())
+                kept_v.copy_(_l2_normalise(matrix.t() @ weight_u))
+                kept_u.copy_(_l2_normalise(matrix @ weight_v))
+            if self.compat:
+                sigma = weight_u @ (matrix @ weight_v)
+            else:  # Clones: the next forward overwrites u and v before this one's backward may have read them.
+                sigma = weight_u.clone() @ (matrix @ weight_v.clone())
             return weight_bar / sigma
 
     def forward(self, x: Tensor) -> Tensor:
