@@ -179,6 +179,13 @@ def fused_norm(
     the statistics, weight and bias for itself. The reference differentiates any number of times, and its second result
     is a tensor of its own.
 
+    Infinities and NaN in x, weight, bias, residual or incoming gradients give the same in every implementation: the
+    results, and the gradients of weight, bias, residual and (statistics "none") x, have NaN, inf and -inf at the same
+    places, those of the formula above, term by term: an infinite weight makes ±inf of all values but the mean itself.
+    The gradient of x through statistics is finite at the same places, but where it is not, it may be an infinity in one
+    and NaN in the other. This supposes that rstd * weight, which kernels multiply first, does not overflow by itself,
+    and that no value is so near to its mean that rounding decides on the sign of the difference.
+
     Args:
         x: (N, C, H, W) in float32, bfloat16, float16 or float64, N may be 0. NCHW and channels_last are read as they
             lie and the results have the same layout; other strides are copied first. With phases, (N, 4 C, H/2, W/2).

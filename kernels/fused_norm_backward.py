@@ -23,6 +23,7 @@ from fastmunit.kernels.fused_norm_maps import (
     map_offsets,
     offsets,
     pad_target,
+    product_about_mean,
     store_float64,
     tile_positions,
 )
@@ -198,7 +199,7 @@ def _backward_kernel(
             tl.store(partials + (planes + plane) * tiles + tile, sum_product, mask=in_channels)
     if PASS == "whole":
         plane_dz = sum_dz.to(tl.float64)
-        plane_product = sum_product.to(tl.float64) - (group_mean - center) * plane_dz
+        plane_product = product_about_mean(sum_product.to(tl.float64), plane_dz, group_mean, center)
         if dweight is not None:
             store_float64(dweight + plane, plane_product * group_rstd, in_channels)
         if dbias is not None:
@@ -267,7 +268,8 @@ def _combine_kernel(
             all_product += tl.load(at + planes * tiles, mask=inside, other=0.0)
         group_mean, group_rstd = group_statistics(mean, rstd, n, c, channels, in_channels, STATISTICS)
         sum_dz = tl.sum(all_dz, axis=1)
-        sum_product = tl.sum(all_product, axis=1) - (group_mean - group_mean.to(tl.float32)) * sum_dz
+        center = group_mean.to(tl.float32)
+        sum_product = product_about_mean(tl.sum(all_product, axis=1), sum_dz, group_mean, center)
         if sums is not None:
             tl.store(sums + plane, sum_dz, mask=in_channels)
             tl.store(sums + planes + plane, sum_product, mask=in_channels)

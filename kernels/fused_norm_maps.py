@@ -126,12 +126,20 @@ def coefficients(data, n, c, strides, in_channels, absent):
 def affine(mean, rstd, weight, bias):
     """Center, scale and shift of z = (x - center) * scale + shift in float32.
 
-    The center is the rounded mean, near which the difference is exact; what rounding took is part of the shift.
+    The center is the rounded mean, near which the difference is exact; what rounding took is part of the shift, unless
+    scale is infinite: then it would make NaN of a rounding of 0, or take infinities from each other.
     """
     center = mean.to(tl.float32)
     scale = rstd * weight
-    shift = bias - (mean - center) * scale
-    return center, scale.to(tl.float32), shift.to(tl.float32)
+    rounded = scale.to(tl.float32)
+    shift = tl.where(tl.abs(rounded) == float("inf"), bias, bias - (mean - center) * scale)
+    return center, rounded, shift.to(tl.float32)
+
+
+@triton.jit
+def product_about_mean(product, sum_dz, mean, center):
+    """The sum of dz * (x - mean) from that of dz * (x - center); infinite sums stay as they are."""
+    return tl.where(tl.abs(sum_dz) == float("inf"), product, product - (mean - center) * sum_dz)
 
 
 @triton.jit

@@ -537,9 +537,7 @@ class Backward {
       sums.dz += partial_dz[partial(n, c, s)];
       sums.product += partial_product[partial(n, c, s)];
     }
-    // From here on Σ dz * (x - mean): center was the rounded mean.
-    sums.product -= rounding_of_mean<Lane>(group(n, c)) * sums.dz;
-    return sums;
+    return sums_about_mean<Lane>(group(n, c), sums);
   }
 
   Group group(std::int64_t n, std::int64_t c) const {

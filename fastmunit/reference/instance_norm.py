@@ -29,5 +29,18 @@ def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None =
     # Three dimensions, not four: with four, torch 2.14 gives wrong gradients where N is 1 and one of x and the gradient
     # lies in NCHW and the other in channels_last.
     flat = x.to(wide).reshape(1, n * c, h * w)
-    y = F.batch_norm(flat, None, None, scale, shift, training=True, momentum=0.1, eps=eps)
+    if scale is not None and _makes_nan_of_infinity(scale):
+        y = F.batch_norm(flat, None, None, training=True, momentum=0.1, eps=eps) * scale[:, None]
+        y = y if shift is None else y + shift[:, None]
+    else:
+        y = F.batch_norm(flat, None, None, scale, shift, training=True, momentum=0.1, eps=eps)
     return y.view(n, c, h, w).to(x.dtype)
+
+
+def _makes_nan_of_infinity(scale: Tensor) -> bool:
+    """Whether batch norm would subtract infinities: on a CPU it computes x · scale - mean · scale."""
+    if scale.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    if type(scale) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(scale):
+        return False  # values of fake tensors and under vmap cannot be asked for
+    return bool(scale.isinf().any())

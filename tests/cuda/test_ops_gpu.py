@@ -10,6 +10,8 @@ from fastmunit.ops.availability import unavailable
 from fastmunit.testing import assert_as_exact_as, make_map
 from tests.cuda import test_fused_norm_emulated as fused_norm
 from tests.cuda import weighted_l1_requests as weighted_l1
+from tests.ops import non_finite_cases as non_finite
+from tests.ops.fused_norm_cases import Case, run
 
 pytestmark = pytest.mark.gpu
 
@@ -42,6 +44,18 @@ def run_fused_norm(function, case, inputs, dpadded, dinterior):
 
 def by_name(implementation):
     return lambda *a, **o: functional.fused_norm(*a, **o, implementation=implementation)
+
+
+@pytest.mark.parametrize("implementation", ["native", "triton", "reference"])
+@pytest.mark.parametrize("case", non_finite.all_cases(), ids=Case.id)
+def test_fused_norm_of_infinities_and_nan(case, implementation):
+    """The reference on the CPU says what there is to be."""
+    skip_where_missing(implementation, "fused_norm")
+    tensors, upstream = non_finite.all_poisons(case)
+    there = moved(tensors, device="cuda"), moved(upstream, device="cuda")
+    ours = moved(run(by_name(implementation), *there, case.options()), device="cpu")
+    plain = run(reference.fused_norm, tensors, upstream, case.options())
+    non_finite.compare(ours, plain, dx_is_exact=case.statistics == "none")
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -106,6 +106,7 @@ __device__ void gradient_of_plane(const BackwardArguments& arguments, const Tile
   const FusedNormBackward& a = arguments.map;
   const int width = static_cast<int>(a.width), count = tile.rows * width;
   const ActivationFunction activation(a);
+  const bool none = a.statistics == Statistics::none;  // then a slope of 0 would make NaN of an infinite deviation
   const std::int64_t plane = tile.sample * a.channels + tile.channel + c;
   const std::int64_t begin = (plane * a.height + tile.row) * width;
   Storage* const dx = static_cast<Storage*>(a.dx) + begin;
@@ -156,7 +157,7 @@ __device__ void gradient_of_plane(const BackwardArguments& arguments, const Tile
 #pragma unroll
       for (int k = 0; k < N; ++k) {
         const float dz = activation.gradient(dy[k], deviation[k] * affine.scale + affine.shift);
-        result[k] = line.gain * dz + (line.slope * deviation[k] + line.constant);
+        result[k] = line.gain * dz + (none ? 0.0f : line.slope * deviation[k] + line.constant);
       }
       if (dresidual != nullptr) write(dresidual, first, dy);
       if (!a.phases) {
@@ -214,7 +215,7 @@ __global__ void __launch_bounds__(most_threads, 1) backward_nchw(const __grid_co
     gradient_of_plane<false>(arguments, tile, c, x.view, gradient, affines[c], {}, dz, product);
     block_sum(dz, product, reinterpret_cast<float*>(scratch));
     if (threadIdx.x == 0) {
-      sums[c] = sums_about_mean(groups[c], {dz, product});
+      sums[c] = sums_about_mean<float>(groups[c], {dz, product});
       keep_sums(arguments, tile, c, dz, product);
     }
   }

@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(most_threads, 1)
     column_sum<N>(sum_product, columns.vectors, scratch, column_sums + lanes);
 #pragma unroll 1
     for (int c = static_cast<int>(threadIdx.x); c < tile.channels; c += static_cast<int>(blockDim.x)) {
-      sums[c] = sums_about_mean(groups[c], {column_sums[c], column_sums[lanes + c]});
+      sums[c] = sums_about_mean<float>(groups[c], {column_sums[c], column_sums[lanes + c]});
       keep_sums(arguments, tile, c, column_sums[c], column_sums[lanes + c]);
     }
   }
@@ -141,6 +141,7 @@ __global__ void __launch_bounds__(most_threads, 1)
     }
   }
   const int channel = tile.channel + columns.vector * N;
+  const bool none = a.statistics == Statistics::none;  // then a slope of 0 would make NaN of an infinite deviation
   for_gradients([&](int row, int column, const float(&dy)[N], const float(&deviation)[N], const float(&dz)[N]) {
     const std::int64_t pixel = (tile.sample * a.height + tile.row + row) * a.width + column;
     V result;
@@ -151,7 +152,7 @@ __global__ void __launch_bounds__(most_threads, 1)
     }
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      result.values[k] = narrowed<Storage>(gain[k] * dz[k] + (slope[k] * deviation[k] + constant[k]));
+      result.values[k] = narrowed<Storage>(gain[k] * dz[k] + (none ? 0.0f : slope[k] * deviation[k] + constant[k]));
     }
     if (!a.phases) {
       st_global(reinterpret_cast<V*>(static_cast<Storage*>(a.dx) + pixel * a.channels + channel), result);

@@ -36,7 +36,7 @@ __device__ inline GradientSums plane_sums(const BackwardArguments& arguments, st
     sums.product += scratch[slice * planes + thread].values[1];
   }
   const std::int64_t channels = arguments.map.channels;
-  return sums_about_mean(group_at(arguments.map, plane / channels, plane % channels), sums);
+  return sums_about_mean<float>(group_at(arguments.map, plane / channels, plane % channels), sums);
 }
 
 // What apply needs of each plane: a block for sums_planes planes, or, in MUNIT's layer norm, for a sample, of which it takes

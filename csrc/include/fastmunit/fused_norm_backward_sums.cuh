@@ -70,11 +70,6 @@ __device__ inline void set_affines(const BackwardArguments& arguments, const Til
   __syncthreads();
 }
 
-// The sums of a plane from those of deviations from the center.
-__device__ inline GradientSums sums_about_mean(Group group, GradientSums about_center) {
-  return {about_center.dz, about_center.product - rounding_of_mean<float>(group) * about_center.dz};
-}
-
 __device__ inline void keep_sums(const BackwardArguments& arguments, const Tile& tile, int c, float dz, float product) {
   if (arguments.partials == nullptr) return;
   const std::int64_t plane = tile.sample * arguments.map.channels + tile.channel + c;

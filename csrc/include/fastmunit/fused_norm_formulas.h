@@ -28,7 +28,7 @@ FASTMUNIT_HOST_DEVICE inline double rounding_of_mean(Group group) {
 }
 
 // z = (x - center) * scale + shift. x - center is exact near the mean, and what the mean lost when it was rounded to center is
-// part of shift.
+// part of shift, unless scale is infinite: then it would make NaN of a rounding of 0, or take infinities from each other.
 template <class Lane>
 struct Affine {
   Lane center, scale, shift;
@@ -37,14 +37,21 @@ struct Affine {
 template <class Lane>
 FASTMUNIT_HOST_DEVICE inline Affine<Lane> affine_of(Group group, double weight, double bias) {
   const double scale = group.rstd * weight;
-  return {static_cast<Lane>(group.mean), static_cast<Lane>(scale),
-          static_cast<Lane>(bias - rounding_of_mean<Lane>(group) * scale)};
+  const Lane rounded = static_cast<Lane>(scale);
+  const double shift = std::isinf(rounded) ? bias : bias - rounding_of_mean<Lane>(group) * scale;
+  return {static_cast<Lane>(group.mean), rounded, static_cast<Lane>(shift)};
 }
 
 // Σ dz and Σ dz * (x - mean) of a plane, or weighted by `weight` of a sample.
 struct alignas(16) GradientSums {
   double dz = 0.0, product = 0.0;
 };
+
+// The sums about the mean from those about center. Infinite sums stay as they are, as for the shift of Affine.
+template <class Lane>
+FASTMUNIT_HOST_DEVICE inline GradientSums sums_about_mean(Group group, GradientSums sums) {
+  return {sums.dz, std::isinf(sums.dz) ? sums.product : sums.product - rounding_of_mean<Lane>(group) * sums.dz};
+}
 
 // dx = gain * dz + slope * (x - center) + constant.
 template <class Lane>

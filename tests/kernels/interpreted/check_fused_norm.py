@@ -9,6 +9,7 @@ from torch.library import opcheck
 from fastmunit import functional, reference
 from fastmunit.testing import assert_same_nonfinite, make_map
 from tests.ops.fused_norm_cases import Case, check, gradients, inputs, run, sampled_cases, triton
+from tests.ops.non_finite_cases import FEW_POISONS, all_cases, all_poisons, check_non_finite
 
 FORWARD = torch.ops.fastmunit.fused_norm_triton.default
 BACKWARD = torch.ops.fastmunit.fused_norm_backward_triton.default
@@ -168,3 +169,8 @@ def test_compiles_whole():
     ours = torch.autograd.grad(compiled(*tensors), tensors)
     for gradient, expected in zip(ours, torch.autograd.grad(step(*tensors), tensors), strict=True):
         torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("case", all_cases(FEW_POISONS)[1::3], ids=Case.id)
+def test_infinities_and_nan(case):
+    check_non_finite(case, all_poisons(case, FEW_POISONS), triton)
