@@ -189,6 +189,7 @@ def fused_norm(
     Args:
         x: (N, C, H, W) in float32, bfloat16, float16 or float64, N may be 0. NCHW and channels_last are read as they
             lie and the results have the same layout; other strides are copied first. With phases, (N, 4 C, H/2, W/2).
+            C may be 0 too. Gradients of weight and bias (C,) are then zeros: sums of nothing.
         weight: Absent, (C,) or (N, C), of any of these dtypes.
         bias: Absent, (C,) or (N, C), of any of these dtypes.
         statistics: What mean and rstd are taken over.
@@ -420,6 +421,11 @@ def adain_residual_block(
             "adain_residual_block: both convolutions must have the same odd square kernel, not "
             f"{tuple(weight.shape)} and {tuple(second[0].shape)}"
         )
+    if 0 in weight.shape or 0 in second[0].shape:
+        raise ValueError(
+            "adain_residual_block: a convolution needs channels, but the weights are of shape "
+            f"{tuple(weight.shape)} and {tuple(second[0].shape)}"
+        )
     if isinstance(x, Tensor):
         x = bias_act_pad(x, pad=k // 2, pad_mode=pad_mode, implementation=implementation)
     padded, interior = x
@@ -509,8 +515,12 @@ def upsample_conv2d(
     https://arxiv.org/abs/1804.04732, appendix B.2). Each of the four positions of a pixel in the upsampled map sees
     every low-resolution pixel through several taps, whose sum is one tap of a kernel of its own: (k + 1)² / 4 instead
     of k² multiplications a value, 9 instead of 25 for k = 5. The mathematics is that of the plain chain, borders
-    included; roundings differ, as the taps are summed first. Infinities and NaN reach the same values, but may differ
-    in being one or the other.
+    included; roundings differ, as the taps are summed first.
+
+    Infinities and NaN make the same values of the result and of the gradients infinite or NaN as in the plain chain,
+    but may differ in being one or the other. Two gradients go by way of the summed taps and are coarser near the
+    border, where the plain chain leaves out what a tap does not reach: an infinity or NaN in weight[o, c] makes all of
+    the gradient of x[:, c] infinite or NaN, and one in x[:, c] all of the gradient of weight[:, c].
 
     It is built from torch's convolutions and needs no kernel, so every implementation but "reference" names it, on the
     CPU and on CUDA; other devices get the plain chain. It differentiates once, the reference any number of times.
@@ -597,6 +607,11 @@ def _check_upsample_conv2d(function: str, x: Tensor, weight: Tensor, bias: Tenso
     if weight.dim() != 4 or weight.shape[1] != c or weight.shape[2] != weight.shape[3]:
         raise ValueError(f"{function}: weight must be (O, {c}, k, k), not of shape {tuple(weight.shape)}")
     o, k = len(weight), weight.shape[3]
+    if o == 0 or c == 0:
+        raise ValueError(
+            f"{function}: a convolution needs channels, but x is of shape {tuple(x.shape)} and weight of "
+            f"{tuple(weight.shape)}"
+        )
     if k < 3 or k % 2 == 0:
         raise ValueError(f"{function}: the kernel size must be odd and at least 3, not {k}")
     if bias is not None and tuple(bias.shape) != (o,):

@@ -1,11 +1,11 @@
 """Normalisation, activation, residual and pad in plain PyTorch."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastmunit.reference.instance_norm import instance_norm
 from fastmunit.reference.layer_norm_munit import layer_norm_munit
+from fastmunit.reference.scale_and_shift import scale_and_shift
 
 _PAD_MODES = {"reflect": "reflect", "replicate": "replicate", "zero": "constant"}
 
@@ -43,28 +43,31 @@ def fused_norm(
         The padded map, and the map before the pad, in the dtype of x. The second is a tensor of its own.
     """
     if phases:
-        x = F.pixel_shuffle(x, 2)
+        x = _pixel_shuffle(x)
     if statistics == "instance":
         y = instance_norm(x, weight, bias, eps)
     elif statistics == "layer":
         y = layer_norm_munit(x, weight, bias, eps)
     else:
-        y = _scale_and_shift(x, weight, bias)
+        y = scale_and_shift(x, weight, bias)
     if activation == "relu":
         y = F.relu(y)
     elif activation == "leaky_relu":
         y = F.leaky_relu(y, negative_slope)
     if residual is not None:
         y = y + residual
-    return (F.pad(y, (pad,) * 4, mode=_PAD_MODES[pad_mode]) if pad else y), y
+    return (_pad(y, pad, pad_mode) if pad else y), y
 
 
-def _scale_and_shift(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    if weight is None and bias is None:
-        return x
-    y = x if x.dtype == torch.float64 else x.float()
-    if weight is not None:
-        y = y * weight[..., None, None]
-    if bias is not None:
-        y = y + bias[..., None, None]
-    return y.to(x.dtype)
+def _pixel_shuffle(x: Tensor) -> Tensor:
+    if x.numel() > 0:
+        return F.pixel_shuffle(x, 2)
+    n, c, h, w = x.shape
+    return x.reshape(n, c // 4, 2 * h, 2 * w)  # torch has no backward for it
+
+
+def _pad(y: Tensor, pad: int, pad_mode: str) -> Tensor:
+    if y.numel() > 0:
+        return F.pad(y, (pad,) * 4, mode=_PAD_MODES[pad_mode])
+    n, c, h, w = y.shape
+    return y.reshape(n, c, h + 2 * pad, w + 2 * pad)  # torch pads no map without channels

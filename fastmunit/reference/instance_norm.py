@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastmunit.reference.scale_and_shift import scale_and_shift
+
 
 def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias over H and W of each sample and channel, biased variance.
@@ -20,8 +22,8 @@ def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None =
         (N, C, H, W) in the dtype of x.
     """
     n, c, h, w = x.shape
-    if n == 0:
-        return x.clone()
+    if x.numel() == 0:
+        return scale_and_shift(x.clone(), weight, bias)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     scale, shift = (None if p is None else p.to(wide).expand(n, c).reshape(-1) for p in (weight, bias))
     if scale is None and shift is not None:

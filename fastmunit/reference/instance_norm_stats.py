@@ -19,5 +19,8 @@ def instance_norm_stats(x: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     """
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
+    if x.numel() == 0:  # torch warns of its variance
+        mean = x.mean((2, 3))
+        return mean, torch.rsqrt(mean.square() + eps)
     var, mean = torch.var_mean(x, dim=(2, 3), correction=0)
     return mean, torch.rsqrt(var + eps)

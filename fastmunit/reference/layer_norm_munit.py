@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fastmunit.reference.scale_and_shift import scale_and_shift
+
 
 def layer_norm_munit(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """(x - mean) / (std + eps) * weight + bias, mean and unbiased std over all but the first dimension of each sample.
@@ -18,8 +20,8 @@ def layer_norm_munit(x: Tensor, weight: Tensor | None = None, bias: Tensor | Non
     Returns:
         The shape and dtype of x; the arithmetic is in float32 at least.
     """
-    if len(x) == 0:
-        return x.clone()
+    if x.numel() == 0:
+        return scale_and_shift(x.clone(), weight, bias)
     wide = x if x.dtype == torch.float64 else x.float()
     per_sample = [-1] + [1] * (x.dim() - 1)
 

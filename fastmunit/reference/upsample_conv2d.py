@@ -27,4 +27,7 @@ def upsample_conv2d_phases(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, padding_mode: str = "reflect"
 ) -> Tensor:
     """The same as (N, 4 O, H, W), whose channels are (O, 2, 2) as `torch.nn.functional.pixel_shuffle` reads them."""
-    return F.pixel_unshuffle(upsample_conv2d(x, weight, bias, padding_mode), 2)
+    y = upsample_conv2d(x, weight, bias, padding_mode)
+    if len(x) == 0:  # which torch shuffles instead
+        return y.reshape(0, 4 * len(weight), *x.shape[2:])
+    return F.pixel_unshuffle(y, 2)

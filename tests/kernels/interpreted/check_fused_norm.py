@@ -123,6 +123,15 @@ def test_offsets_of_more_than_32_bits():
 
 
 @each_statistics
+def test_no_channels(statistics):
+    x, weight = torch.empty(2, 0, 8, 8, requires_grad=True), torch.ones(2, 0, requires_grad=True)
+    padded, _ = triton(x, weight, None, statistics=statistics, pad=1)
+    assert padded.shape == (2, 0, 10, 10)
+    dx, dweight = torch.autograd.grad(padded.sum(), (x, weight))
+    assert dx.shape == x.shape and dweight.shape == weight.shape
+
+
+@each_statistics
 def test_empty_batch(statistics):
     x = torch.empty(0, 3, 8, 8, requires_grad=True)
     weight = torch.ones(3, requires_grad=True)

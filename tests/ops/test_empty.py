@@ -1,0 +1,127 @@
+"""Batches, channels and maps of size 0 in every public op: implementations agree on results, gradients and errors."""
+
+import pytest
+import torch
+
+from fastmunit import functional
+
+IMPLEMENTATIONS = ["native", "reference"]
+each_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+each_pad_mode = pytest.mark.parametrize("pad_mode", ["reflect", "zero"])
+
+
+def run(function, *shapes):
+    """Result shapes, and the gradients of tensors of zeros that have `shapes`, by `grad` and by `backward`."""
+    leaves = [torch.zeros(shape, requires_grad=True) for shape in shapes]
+    results = function(*leaves)
+    results = results if isinstance(results, tuple) else (results,)
+    sum(result.sum() for result in results).backward(retain_graph=True)
+    found = torch.autograd.grad(sum(result.sum() for result in results), leaves)
+    for leaf, gradient in zip(leaves, found, strict=True):
+        assert leaf.grad is not None and leaf.grad.shape == leaf.shape
+        assert torch.equal(gradient, torch.zeros_like(leaf))
+    return [tuple(result.shape) for result in results]
+
+
+@each_implementation
+@each_pad_mode
+@pytest.mark.parametrize("phases", [False, True])
+@pytest.mark.parametrize("of_samples", [False, True])
+@pytest.mark.parametrize("statistics", ["instance", "layer", "none"])
+@pytest.mark.parametrize(("n", "c"), [(0, 4), (2, 0), (0, 0)])
+def test_fused_norm(n, c, statistics, of_samples, phases, pad_mode, implementation):
+    def function(x, weight, bias, residual):
+        return functional.fused_norm(
+            x, weight, bias, statistics=statistics, activation="relu", residual=residual, pad=1, pad_mode=pad_mode,
+            phases=phases, implementation=implementation,
+        )  # fmt: skip
+
+    x, y = ((n, c, 4, 4), (n, c // 4, 8, 8)) if phases else ((n, c, 4, 4), (n, c, 4, 4))
+    coefficients = y[:2] if of_samples else y[1:2]
+    assert run(function, x, coefficients, coefficients, y) == [(*y[:2], y[2] + 2, y[3] + 2), y]
+
+
+@each_implementation
+@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 0, 3, 3)])
+def test_bias_act_pad_and_statistics(shape, implementation):
+    def padded(x, bias):
+        return functional.bias_act_pad(x, bias, activation="leaky_relu", pad=2, implementation=implementation)[0]
+
+    assert run(padded, shape, shape[1:2]) == [(*shape[:2], 7, 7)]
+    found = run(lambda x: functional.instance_norm_stats(x, implementation=implementation), shape)
+    assert found == [shape[:2], shape[:2]]
+
+
+@each_implementation
+def test_weight_alone_has_a_gradient(implementation):
+    """Also where x has none, as an image has."""
+    for statistics in ("instance", "layer", "none"):
+        weight = torch.ones(3, requires_grad=True)
+        x = torch.zeros(0, 3, 4, 4)
+        y = functional.fused_norm(x, weight, statistics=statistics, implementation=implementation)[0]
+        (gradient,) = torch.autograd.grad(y.sum(), weight)
+        assert torch.equal(gradient, torch.zeros(3))
+
+
+@each_implementation
+@each_pad_mode
+@pytest.mark.parametrize("k", [3, 5])
+def test_upsample_conv2d(k, pad_mode, implementation):
+    for function, expected in (
+        (functional.upsample_conv2d, (0, 3, 8, 10)),
+        (functional.upsample_conv2d_phases, (0, 12, 4, 5)),
+    ):
+
+        def call(x, weight, bias, function=function):
+            return function(x, weight, bias, pad_mode, implementation)
+
+        assert run(call, (0, 4, 4, 5), (3, 4, k, k), (3,)) == [expected]
+        for x, weight in (((2, 0, 4, 5), (3, 0, k, k)), ((0, 0, 4, 5), (3, 0, k, k)), ((2, 4, 4, 5), (0, 4, k, k))):
+            with pytest.raises(ValueError, match=f"{function.__name__}: a convolution needs channels"):
+                call(torch.zeros(x), torch.zeros(weight), None)
+
+
+@each_implementation
+@each_pad_mode
+def test_adain_residual_block(pad_mode, implementation):
+    def function(x, weight, bias, *styles):
+        return functional.adain_residual_block(
+            x, ((weight, bias), (weight, bias)), (styles[:2], styles[2:]), pad=1, pad_mode=pad_mode,
+            implementation=implementation,
+        )  # fmt: skip
+
+    styles = [(0, 4)] * 4
+    assert run(function, (0, 4, 5, 5), (4, 4, 3, 3), (4,), *styles) == [(0, 4, 7, 7), (0, 4, 5, 5)]
+    with pytest.raises(ValueError, match="adain_residual_block: a convolution needs channels"):
+        run(function, (2, 0, 5, 5), (0, 0, 3, 3), (0,), *[(2, 0)] * 4)
+    with pytest.raises(ValueError, match=r"adain: weight must be \(4,\) or \(2, 4\), not \(0, 4\)"):  # no style at all
+        run(function, (2, 4, 5, 5), (4, 4, 3, 3), (4,), *styles)
+
+
+@each_implementation
+@pytest.mark.parametrize("shape", [(2, 4, 0, 4), (2, 4, 4, 0), (0, 4, 0, 0)])
+def test_maps_without_a_pixel_are_refused(shape, implementation):
+    x, weight = torch.zeros(shape), torch.zeros(4, 4, 3, 3)
+    styles = ((torch.zeros(shape[0], 4),) * 2,) * 2
+    how = {"implementation": implementation}
+    for call in (
+        lambda: functional.fused_norm(x, statistics="none", **how),
+        lambda: functional.bias_act_pad(x, **how),
+        lambda: functional.instance_norm_stats(x, **how),
+        lambda: functional.upsample_conv2d(x, weight, **how),
+        lambda: functional.upsample_conv2d_phases(x, weight, **how),
+        lambda: functional.adain_residual_block(x, ((weight, None),) * 2, styles, **how),
+    ):
+        with pytest.raises(ValueError, match="x needs at least one pixel"):
+            call()
+
+
+@each_implementation
+def test_weighted_l1(implementation):
+    for shape in ((0,), (0, 3), (2, 0, 4, 4)):
+        leaves = [torch.zeros(shape, requires_grad=True) for _ in range(2)]
+        values, total = functional.weighted_l1(*([leaf] for leaf in leaves), [1.0], implementation)
+        assert values.isnan().all() and total.isnan()
+        assert [g.shape for g in torch.autograd.grad(total, leaves)] == [shape, shape]
+    with pytest.raises(ValueError, match="there must be 1 to 16 pairs, not 0"):
+        functional.weighted_l1([], [], [], implementation)
