@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from fastmunit.errors import ConfigError
-from fastmunit.files import write_text
+from fastmunit.files import expand, shown, write_text
+from fastmunit.section import PathText, Section, brief, explain, nearest, plain
+from fastmunit.yaml_file import parse_yaml, read_yaml
 
 STYLE_DOWNSAMPLE = 4
 """Stride-2 convolutions of every style encoder; the public trainer fixes it."""
@@ -22,35 +23,39 @@ Activation = Literal["relu", "lrelu", "prelu", "selu", "tanh", "none"]
 Padding = Literal["reflect", "replicate", "zero"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+Iterations = Annotated[int, Field(gt=0, le=10**12)]
+Pixels = Annotated[int, Field(gt=0, le=65536)]
+Channels = Annotated[int, Field(gt=0, le=8192)]
+Levels = Annotated[int, Field(gt=0, le=16)]
+Images = Annotated[int, Field(gt=0, le=65536)]
+_SHOWN = 10
 
 
-class GeneratorConfig(_Section):
+class GeneratorConfig(Section):
     """Sizes of a generator (`gen:`). MUNIT paper, appendix B; `dim` is the channel count of the first layer."""
 
-    dim: PositiveInt = 64
-    mlp_dim: PositiveInt = 256
-    style_dim: PositiveInt = 8
+    dim: Channels = 64
+    mlp_dim: Channels = 256
+    style_dim: Channels = 8
     activ: Activation = "relu"
-    n_downsample: int = Field(default=2, ge=0)
-    n_res: int = Field(default=4, ge=0)
+    n_downsample: int = Field(default=2, ge=0, le=16)
+    n_res: int = Field(default=4, ge=0, le=1000)
     pad_type: Padding = "reflect"
 
 
-class DiscriminatorConfig(_Section):
+class DiscriminatorConfig(Section):
     """Sizes of a multi-scale discriminator (`dis:`). `n_layer` counts the stride-2 convolutions of one scale."""
 
-    dim: PositiveInt = 64
+    dim: Channels = 64
     norm: Literal["none", "bn", "in", "ln", "sn"] = "none"
     activ: Activation = "lrelu"
-    n_layer: PositiveInt = 4
+    n_layer: Levels = 4
     gan_type: Literal["lsgan", "nsgan", "hinge"] = "lsgan"
-    num_scales: PositiveInt = 3
+    num_scales: Levels = 3
     pad_type: Padding = "reflect"
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that one training run needs to know.
 
     The keys are those of the public MUNIT and UNIT configuration files, then fastmunit's own. Loss weights multiply the
@@ -58,23 +63,25 @@ class Config(_Section):
     """
 
     system: str = Field("munit", description="which system: munit, unit, cyclegan, bicyclegan")
-    options: dict[str, Any] = Field(default_factory=dict, description="keys of that system alone")
+    options: Annotated[dict[str, Any], BeforeValidator(plain)] = Field(
+        default_factory=dict, description="keys of that system alone"
+    )
 
-    image_save_iter: PositiveInt = Field(10000, description="iterations between kept sample grids")
-    image_display_iter: PositiveInt = Field(500, description="iterations between refreshed sample grids")
-    display_size: PositiveInt = Field(16, description="images in a sample grid")
-    snapshot_save_iter: PositiveInt = Field(10000, description="iterations between checkpoints")
-    log_iter: PositiveInt = Field(10, description="iterations between logged losses")
+    image_save_iter: Iterations = Field(10000, description="iterations between kept sample grids")
+    image_display_iter: Iterations = Field(500, description="iterations between refreshed sample grids")
+    display_size: Images = Field(16, description="images in a sample grid")
+    snapshot_save_iter: Iterations = Field(10000, description="iterations between checkpoints")
+    log_iter: Iterations = Field(10, description="iterations between logged losses")
 
-    max_iter: PositiveInt = Field(1000000, description="iterations of a whole training")
-    batch_size: PositiveInt = 1
+    max_iter: Iterations = Field(1000000, description="iterations of a whole training")
+    batch_size: Images = 1
     weight_decay: float = Field(0.0001, ge=0, allow_inf_nan=False, description="coupled L2 of Adam")
     beta1: float = Field(0.5, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     init: Literal["gaussian", "xavier", "kaiming", "orthogonal", "default"] = "kaiming"
     lr: float = Field(0.0001, gt=0, allow_inf_nan=False)
     lr_policy: Literal["constant", "step", "linear"] | None = "step"
-    step_size: PositiveInt = Field(
+    step_size: Iterations = Field(
         100000, description="iterations between learning rate drops; linear: before the rate falls to 0 at max_iter"
     )
     gamma: float = Field(0.5, gt=0, le=1, description="factor of a learning rate drop")
@@ -87,29 +94,29 @@ class Config(_Section):
     recon_h_w: float = Field(0, ge=0, allow_inf_nan=False, description="in public UNIT files; used by no system")
     recon_kl_w: float = Field(0.01, ge=0, allow_inf_nan=False, description="UNIT: KL of the latent code")
     recon_kl_cyc_w: float = Field(0.01, ge=0, allow_inf_nan=False, description="UNIT: KL of the re-encoded code")
-    vgg_model_path: str | None = Field(None, description="folder whose models/vgg16.weight holds VGG-16")
+    vgg_model_path: PathText | None = Field(None, description="folder whose models/vgg16.weight holds VGG-16")
 
     gen: GeneratorConfig = Field(default_factory=GeneratorConfig)
     dis: DiscriminatorConfig = Field(default_factory=DiscriminatorConfig)
 
-    input_dim_a: PositiveInt = Field(3, description="image channels of domain A")
-    input_dim_b: PositiveInt = Field(3, description="image channels of domain B")
-    num_workers: int = Field(8, ge=0)
-    new_size: PositiveInt | None = Field(None, description="shortest side after resizing, pixels")
-    new_size_a: PositiveInt | None = None
-    new_size_b: PositiveInt | None = None
-    crop_image_height: PositiveInt = 256
-    crop_image_width: PositiveInt = 256
+    input_dim_a: Channels = Field(3, description="image channels of domain A")
+    input_dim_b: Channels = Field(3, description="image channels of domain B")
+    num_workers: int = Field(8, ge=0, le=1024)
+    new_size: Pixels | None = Field(None, description="shortest side after resizing, pixels")
+    new_size_a: Pixels | None = None
+    new_size_b: Pixels | None = None
+    crop_image_height: Pixels = 256
+    crop_image_width: Pixels = 256
     flip: bool = Field(True, description="mirror half of the training images")
-    data_root: str | None = Field(None, description="folder with trainA, trainB, testA, testB")
-    data_folder_train_a: str | None = None
-    data_list_train_a: str | None = None
-    data_folder_test_a: str | None = None
-    data_list_test_a: str | None = None
-    data_folder_train_b: str | None = None
-    data_list_train_b: str | None = None
-    data_folder_test_b: str | None = None
-    data_list_test_b: str | None = None
+    data_root: PathText | None = Field(None, description="folder with trainA, trainB, testA, testB")
+    data_folder_train_a: PathText | None = None
+    data_list_train_a: PathText | None = None
+    data_folder_test_a: PathText | None = None
+    data_list_test_a: PathText | None = None
+    data_folder_train_b: PathText | None = None
+    data_list_train_b: PathText | None = None
+    data_folder_test_b: PathText | None = None
+    data_list_test_b: PathText | None = None
 
     pairs: Literal["unpaired", "folders", "side_by_side"] = Field(
         "unpaired", description="folders: equal names in A and B; side_by_side: left half A, right half B"
@@ -131,7 +138,7 @@ class Config(_Section):
         description="compute padded maps again in backward; auto: where precision is float32, whose maps are large",
     )
     checkpointing: bool = Field(False, description="keep only the inputs of networks for backward: less memory")
-    micro_batches: PositiveInt = Field(1, description="equal parts that a batch is computed in, gradients added up")
+    micro_batches: Images = Field(1, description="equal parts that a batch is computed in, gradients added up")
     share_fakes: bool = Field(False, description="MUNIT, UNIT: one draw for both halves of an iteration")
     ema_decay: float = Field(0, ge=0, lt=1, description="moving average of generator weights; 0: none")
 
@@ -180,23 +187,26 @@ class Config(_Section):
         Raises:
             ConfigError: the file is missing or not YAML, or a key or value is wrong.
         """
-        path = Path(name_or_path)
-        source = str(name_or_path)
-        if path.is_file():
-            try:
-                text = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{source} cannot be read as a text file: {error}.") from error
-        elif (name := source.removesuffix("_folder")) in cls.shipped():
-            text = (resources.files("fastmunit") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+        name = str(name_or_path)
+        try:
+            path = Path(expand(os.fspath(name_or_path)))
+        except ValueError as error:
+            raise ConfigError(f"configuration {brief(name)}: {error}.") from error
+        is_file = os.path.isfile(path)  # noqa: PTH113 - Path's raises where a folder must not be read
+        if not is_file and name.removesuffix("_folder") in cls.shipped():
+            text = (resources.files("fastmunit") / "configs" / f"{name.removesuffix('_folder')}.yaml").read_text(
+                "utf-8"
+            )
+            values = parse_yaml(text, name)
+        elif is_file or not _is_missing(path):
+            values = read_yaml(path, "configuration")
         else:
             raise ConfigError(
-                f"configuration {source!r} is neither a file nor a shipped name; shipped: {', '.join(cls.shipped())}."
+                f"configuration {brief(name)} is neither a file nor a shipped name; "
+                f"shipped: {', '.join(cls.shipped())}."
             )
-        try:
-            values = yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
+        source = shown(name)
+        values = {} if values is None else values
         if not isinstance(values, dict):
             raise ConfigError(f"{source} must hold 'key: value' lines at its top level.")
         for override in overrides:
@@ -210,10 +220,12 @@ class Config(_Section):
         Raises:
             ConfigError: an unknown key (the nearest valid one is named) or a wrong value.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{source}: expected a mapping of keys to values, got {type(values).__name__}.")
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ConfigError(explain(error, cls, source)) from error
+            raise ConfigError(explain(error, cls, source)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dict of every key: what `MUNIT` and scripts for the public trainer take."""
@@ -226,54 +238,46 @@ class Config(_Section):
         write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
+def _shipped_text(name: str) -> str:
+    return (resources.files("fastmunit") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # the reader reports it
+        return False
+    return False
+
+
 def unknown_keys(values: Mapping[str, Any]) -> dict[str, str]:
     """Keys of a public-style mapping that `Config` does not know, each with the nearest valid key ("" if none)."""
-    found = {}
+    unknown: dict[str, tuple[str, type[Section], str]] = {}
     for key, value in values.items():
+        if not isinstance(key, str):
+            continue  # wrong, not unknown
         if key not in Config.model_fields:
-            found[key] = _nearest(key, Config)
+            unknown[key] = (key, Config, "")
         elif key in ("gen", "dis") and isinstance(value, Mapping):
             section = GeneratorConfig if key == "gen" else DiscriminatorConfig
-            found.update(
-                {f"{key}.{k}": _nearest(k, section, f"{key}.") for k in value if k not in section.model_fields}
-            )
-    return found
-
-
-def _nearest(key: str, section: type[BaseModel], prefix: str = "") -> str:
-    match = difflib.get_close_matches(key, section.model_fields, n=1, cutoff=0.5)
-    return prefix + match[0] if match else ""
+            unknown |= {
+                f"{key}.{inner}": (inner, section, f"{key}.")
+                for inner in value
+                if isinstance(inner, str) and inner not in section.model_fields
+            }
+    # The search takes long where there are thousands, and a message lists a few.
+    return {name: nearest(*about) if k < _SHOWN else "" for k, (name, about) in enumerate(unknown.items())}
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"override {override!r} is not of the form key=value (for example gen.dim=32).")
+        raise ConfigError(f"override {brief(override)} is not of the form key=value (for example gen.dim=32).")
     *parents, last = key.strip().split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"override {override!r}: {parent!r} is not a section.")
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML.") from error
-
-
-def explain(error: ValidationError, root: type[BaseModel], source: str) -> str:
-    """One line for the user from what pydantic found wrong in `source`."""
-    lines = []
-    for item in error.errors():
-        location = [str(part) for part in item["loc"]]
-        name = ".".join(location)
-        if item["type"] == "extra_forbidden":
-            sections: dict[str, type[BaseModel]] = {"gen": GeneratorConfig, "dis": DiscriminatorConfig}
-            section = sections.get(location[0], root)
-            prefix = f"{location[0]}." if section is not root else ""
-            nearest = _nearest(location[-1], section, prefix)
-            lines.append(f"unknown key {name!r}" + (f"; did you mean {nearest!r}?" if nearest else ""))
-        elif not location:
-            lines.append(item["msg"].removeprefix("Value error, "))
-        else:
-            lines.append(f"{name} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
-    return f"{source}: " + "; ".join(lines) + "."
+            raise ConfigError(f"override {brief(override)}: {brief(parent)} is not a section.")
+    values[last] = parse_yaml(text, f"override {brief(override)}: the value")

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     import torch
 
 
+# Limits of Linux and macOS.
+_MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 4095
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file beside `path` for writing and rename it onto `path` when the block succeeds.
@@ -59,6 +64,35 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 def shown(path: str | os.PathLike[str]) -> str:
     """Return a path as printable text, with bytes that are not UTF-8 escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def expand(path: str) -> str:
+    """Return a path with a leading "~" and every "$VARIABLE" expanded; one that exists as written is kept.
+
+    A variable that is not set stays as it is, and the missing file is reported by whoever reads it.
+
+    Raises:
+        ValueError: No file can have this name: it has a null character, or more bytes than file systems allow.
+    """
+    if "\0" in path:
+        raise ValueError("the path has a null character: remove it")
+    _check_lengths(path)
+    if not path.startswith("~") and "$" not in path:
+        return path
+    if os.path.lexists(path):
+        return path
+    expanded = os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111 - Path's raises for unknown users
+    _check_lengths(expanded)
+    return expanded
+
+
+def _check_lengths(path: str) -> None:
+    encoded = os.fsencode(path)
+    if len(encoded) > _MAX_PATH_BYTES:
+        raise ValueError(f"the path has {len(encoded):,} bytes, more than {_MAX_PATH_BYTES:,}: shorten it")
+    longest = max(len(name) for name in encoded.split(b"/"))
+    if longest > _MAX_NAME_BYTES:
+        raise ValueError(f"the path has a name of {longest} bytes, more than {_MAX_NAME_BYTES}: shorten it")
 
 
 def require_regular_file(path: str | os.PathLike[str], what: str, error: type[FastmunitError]) -> None:

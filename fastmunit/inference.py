@@ -108,7 +108,7 @@ def model_files(
     if config is not None:
         return weights, config if isinstance(config, Config) else Config.load(config)
     for candidate in (weights.parent.parent / "config.yaml", weights.parent / "config.yaml"):
-        if candidate.is_file():
+        if candidate.exists():
             return weights, Config.load(candidate)
     raise CheckpointError(
         f"there is no config.yaml beside {weights}: give --config with the YAML file it was trained with, or a shipped "

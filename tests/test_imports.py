@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastmunit"
 
 # What each layer may import, beside itself. `functional` and `config` are single files.
-LEAVES = {"errors", "files", "config", "info"}
+LEAVES = {"errors", "files", "config", "section", "yaml_file", "info"}
 LAYERS = {
     "cli": {"inference", "training", "metrics", "data", "models", "nn", "functional"} | LEAVES,
     "inference": {"training", "data", "models"} | LEAVES,
@@ -26,7 +26,9 @@ LAYERS = {
     "kernels": set(),
     "reference": {"errors"},
     "testing": {"reference", "functional"} | LEAVES,
-    "config": {"errors", "files", "configs"},
+    "config": {"errors", "files", "section", "yaml_file", "configs"},
+    "section": {"errors", "files", "yaml_file"},
+    "yaml_file": {"errors", "files"},
     "errors": set(),
     "files": {"errors"},
     "info": {"ops", "errors"},

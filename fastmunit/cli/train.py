@@ -97,7 +97,7 @@ def train(
             raise FastmunitError(
                 "give --config (a YAML file, or a name that `fastmunit configs` lists), or --system for its recipe."
             )
-        if not folder.config.is_file():
+        if not folder.config.exists():
             raise FastmunitError(
                 f"nothing to resume in {output}: it has no config.yaml. Check --output, or give --config."
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field, PositiveInt
@@ -16,6 +16,7 @@ from fastmunit.models.cuda_graph import CapturedIteration
 from fastmunit.models.latent_translator import LatentTranslator
 from fastmunit.models.losses import discriminator_loss, generator_loss, widen
 from fastmunit.models.registry import register
+from fastmunit.models.size import Estimate, translation_networks
 from fastmunit.models.system import Hyperparameters, Loss, System, Weight, frozen
 from fastmunit.models.translation_networks import (
     FREE_GENERATOR_OPTIONS,
@@ -41,8 +42,8 @@ class BicycleGANOptions(GeneratorOptions):
     gan_random_w: float = Field(1, ge=0, description="weight of the GAN loss of translations with random codes")
     conditional_dis: bool = Field(False, description="show the discriminators the input beside the output")
     same_dis: bool = Field(False, description="one discriminator for encoded and random codes")
-    encoder_dim: PositiveInt = Field(64, description="channels of the encoder's first layer")
-    encoder_blocks: PositiveInt = Field(4, description="residual blocks of the encoder")
+    encoder_dim: PositiveInt = Field(64, le=1024, description="channels of the encoder's first layer")
+    encoder_blocks: PositiveInt = Field(4, le=16, description="residual blocks of the encoder")
 
     @property
     def encodes(self) -> bool:
@@ -156,6 +157,12 @@ class BicycleGAN(System):
     def _least(config: Config, options: BicycleGANOptions) -> int:
         encoder = 2 if options.variant == "pix2pix_noise" else 2 ** (options.encoder_blocks + 1)
         return max(encoder, options.least(config))
+
+    @classmethod
+    def parameter_estimate(cls, config: Config, options: Any) -> Estimate:
+        return translation_networks(
+            config, options.generator, options.num_downs, options.encoder_dim, options.encoder_blocks
+        )
 
     @classmethod
     def build_generators(cls, config: Config) -> dict[str, nn.Module]:

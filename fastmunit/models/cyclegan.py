@@ -17,6 +17,7 @@ from fastmunit.models.image_pool import ImagePool
 from fastmunit.models.latent_translator import LatentTranslator
 from fastmunit.models.losses import discriminator_loss, generator_loss
 from fastmunit.models.registry import register
+from fastmunit.models.size import Estimate, translation_networks
 from fastmunit.models.system import Hyperparameters, Loss, System, Weight, frozen
 from fastmunit.models.translation_networks import (
     FREE_GENERATOR_OPTIONS,
@@ -37,10 +38,11 @@ class CycleGANOptions(GeneratorOptions):
     """Keys of CycleGAN alone."""
 
     identity: float = Field(0.5, ge=0, description="weight of the identity loss, as a part of recon_x_cyc_w")
-    pool_size: int = Field(50, ge=0, description="translated images kept for the discriminators")
+    pool_size: int = Field(50, ge=0, le=65536, description="translated images kept for the discriminators")
     noise_dim: int = Field(
         0,
         ge=0,
+        le=8192,
         description="length of the generators' noise; 0: none. A resnet cancels it",
     )
 
@@ -105,6 +107,10 @@ class CycleGAN(System):
                 f"{config.input_dim_a} and input_dim_b {config.input_dim_b}: set options.identity to 0."
             )
         return options
+
+    @classmethod
+    def parameter_estimate(cls, config: Config, options: Any) -> Estimate:
+        return translation_networks(config, options.generator, options.num_downs)
 
     @classmethod
     def build_generators(cls, config: Config) -> dict[str, nn.Module]:

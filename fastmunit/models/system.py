@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -11,12 +12,12 @@ from typing import Any, ClassVar
 
 import torch
 import torch.utils.checkpoint
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from fastmunit import functional
-from fastmunit.config import Config, explain, unknown_keys
+from fastmunit.config import Config, unknown_keys
 from fastmunit.errors import CheckpointError, ConfigError
 from fastmunit.models import checkpoint
 from fastmunit.models.adam import Adam
@@ -24,21 +25,22 @@ from fastmunit.models.averages import GeneratorAverages
 from fastmunit.models.cuda_graph import CapturedIteration
 from fastmunit.models.perceptual import PerceptualLoss
 from fastmunit.models.schedule import make_scheduler
+from fastmunit.models.size import Estimate, public_networks, require_parameters
 from fastmunit.models.translator import Translator
 from fastmunit.nn.recompute import recompute
 from fastmunit.nn.spectral_norm import SpectralNorm
+from fastmunit.section import Section, brief, explain
 
 Hyperparameters = Mapping[str, Any] | Config
 Loss = Tensor | int
 Weight = Callable[[str], float]
 
+_SHOWN_KEYS = 10
 _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class SystemOptions(BaseModel):
+class SystemOptions(Section):
     """Keys of `options:` in a configuration; a system with keys of its own has a subclass."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
 
 class System(nn.Module):
@@ -103,9 +105,16 @@ class System(nn.Module):
                 "side_by_side (both in one image)."
             )
         try:
-            return cls.Options.model_validate(config.options)
+            options = cls.Options.model_validate(config.options)
         except ValidationError as error:
-            raise ConfigError(explain(error, cls.Options, f"options of system {cls.name!r}")) from error
+            raise ConfigError(explain(error, cls.Options, f"options of system {cls.name!r}")) from None
+        require_parameters(cls.parameter_estimate(config, options))
+        return options
+
+    @classmethod
+    def parameter_estimate(cls, config: Config, options: Any) -> Estimate:
+        """Return how many parameters the networks would have, about, per group of keys that decide it."""
+        return public_networks(config)
 
     def make_optimizer(self, modules: Iterable[nn.Module]) -> torch.optim.Adam:
         """Adam over the trained parameters of `modules`, each once, in order, with coupled weight decay."""
@@ -364,6 +373,7 @@ class System(nn.Module):
         Raises:
             CheckpointError: the file is missing, truncated, of another kind, or of other sizes than `config`.
         """
+        cls.check(config)
         with torch.random.fork_rng(devices=[]):
             networks = cls.build_generators(config)
         checkpoint.load_networks(checkpoint_file, networks, "gen")
@@ -433,10 +443,14 @@ def as_config(hyperparameters: Hyperparameters) -> Config:
     """A `Config` from what a script for the public trainer passes: unknown keys are dropped with a warning."""
     if isinstance(hyperparameters, Config):
         return hyperparameters
-    unknown = unknown_keys(hyperparameters)
+    unknown = unknown_keys(hyperparameters) if isinstance(hyperparameters, Mapping) else {}
     if not unknown:
         return Config.from_dict(hyperparameters)
-    hints = [f"{key!r}" + (f" (did you mean {nearest!r}?)" if nearest else "") for key, nearest in unknown.items()]
+    hints = [
+        brief(key) + (f" (did you mean {nearest!r}?)" if nearest else "")
+        for key, nearest in itertools.islice(unknown.items(), _SHOWN_KEYS)
+    ]
+    hints += [f"and {len(unknown) - _SHOWN_KEYS} more"] if len(unknown) > _SHOWN_KEYS else []
     warnings.warn(f"hyperparameters that fastmunit does not know are ignored: {', '.join(hints)}", stacklevel=4)
     known: dict[str, Any] = {}
     for key, value in hyperparameters.items():

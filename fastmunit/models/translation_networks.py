@@ -22,7 +22,9 @@ class GeneratorOptions(SystemOptions):
     """Options of the generators; `gen.dim` of the configuration is the channel count of their first layer."""
 
     generator: Literal["resnet", "unet"] = "resnet"
-    num_downs: int = Field(default=8, ge=2, description="U-Net: stride-2 convolutions; crops are multiples of 2^this")
+    num_downs: int = Field(
+        default=8, ge=2, le=16, description="U-Net: stride-2 convolutions; crops are multiples of 2^this"
+    )
     inject: Injection = Field("input", description="U-Net: where noise or style enters: the first layer, or all down")
     upsample: Upsampling = Field("transposed", description="U-Net: transposed convolutions, or bilinear upsampling")
     dropout: float = Field(0, ge=0, lt=1, description="rate of dropout in the generators")

@@ -325,7 +325,7 @@ def _count(networks: Mapping[str, nn.Module]) -> int:
 
 
 def _previous_config(folder: RunFolder, config: Config) -> Config:
-    return Config.load(folder.config) if folder.config.is_file() else config
+    return Config.load(folder.config) if folder.config.exists() else config
 
 
 def _snapshot_to_resume(folder: RunFolder, progress: Progress) -> int | None:

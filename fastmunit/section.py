@@ -1,0 +1,178 @@
+"""What every group of typed keys has in common: how values are read, and how wrong ones are explained."""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+import os
+import re
+import reprlib
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+
+from fastmunit.errors import ConfigError
+from fastmunit.files import expand
+from fastmunit.yaml_file import MAX_NODES
+
+_SHOWN = 10
+_EXPONENT = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})[eE][+-]?\d{1,2}")
+_MAX_DEPTH = 8  # less than yaml_file.MAX_DEPTH: what is saved can be read
+
+
+class Section(BaseModel):
+    """Keys with types and limits. Unknown keys are refused; wrong values raise ConfigError also on assignment.
+
+    An integer key takes every integral number: an integer, a float, or one with an exponent ("1e6", which is text in
+    YAML 1.1).
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise ConfigError(explain(error, type(self), "configuration")) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _usual_types(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str) and info.field_name in _integer_keys(cls) and _EXPONENT.fullmatch(value.strip()):
+            number = Decimal(value.strip())
+            return int(number) if number == number.to_integral_value() else float(number)
+        if isinstance(value, str) and not _is_unicode(value):
+            raise ValueError("the text is not UTF-8: rename that file or folder, or give a link to it")
+        if isinstance(value, numbers.Integral) and not isinstance(value, int):
+            return int(value)  # of numpy
+        if isinstance(value, numbers.Real) and not isinstance(value, int | float):
+            return float(value)
+        if isinstance(value, Mapping) and not isinstance(value, dict):
+            return dict(value)
+        if isinstance(value, int) and value.bit_length() > 1000:
+            raise ValueError("the number is too large")  # to convert to a float
+        return value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of a file name that are not UTF-8 are lone surrogates in Python
+        return False
+    return True
+
+
+def _integer_keys(section: type[Section]) -> frozenset[str]:
+    return frozenset(
+        name
+        for name, field in section.model_fields.items()
+        if int in (field.annotation, *_alternatives(field.annotation))
+    )
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Return the types of a union, without what `Annotated` adds to each."""
+    return [get_args(part)[0] if hasattr(part, "__metadata__") else part for part in get_args(annotation)]
+
+
+PathText = Annotated[str, AfterValidator(expand)]
+"""A path as text, with "~" and "$VARIABLE" expanded (see `fastmunit.files.expand`)."""
+
+
+def plain(value: Any) -> Any:
+    """Return a copy of nested mappings and sequences of plain values; numbers of numpy become Python's.
+
+    Raises:
+        ValueError: There is another type, a key that is not text, or too much: a value may contain itself.
+    """
+    remaining = MAX_NODES
+
+    def copy(value: Any, depth: int) -> Any:
+        nonlocal remaining
+        remaining -= 1
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"values are nested more than {_MAX_DEPTH} levels deep")
+        if remaining < 0:
+            raise ValueError(f"there are more than {MAX_NODES:,} values")
+        if isinstance(value, Mapping):
+            if not all(isinstance(key, str) for key in value):
+                raise ValueError("keys should be text")
+            return {key: copy(inner, depth + 1) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [copy(inner, depth + 1) for inner in value]
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, numbers.Integral):
+            return int(value)
+        if isinstance(value, numbers.Real):
+            return float(value)
+        raise ValueError(f"expected numbers, text, lists and mappings, got {type(value).__name__}")
+
+    return copy(value, 0)
+
+
+def brief(value: object) -> str:
+    """Return a representation of at most 80 characters, for messages; it never fails."""
+    text = _Brief().repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class _Brief(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+        self.maxstring = self.maxother = 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        if x.bit_length() > 200:  # Python refuses to print the largest
+            return f"an integer of {x.bit_length()} bits"
+        return repr(x)
+
+    def repr1(self, x: Any, level: int) -> str:
+        if isinstance(x, os.PathLike) or type(x).__module__ != "builtins":
+            return self.repr_instance(x, level)  # reprlib goes by names, and an array named list is no list
+        return super().repr1(x, level)
+
+
+def nearest(key: object, section: type[BaseModel], prefix: str = "") -> str:
+    """Return the key of `section` that resembles `key`, after `prefix`; "" if there is none."""
+    if not isinstance(key, str):
+        return ""
+    match = difflib.get_close_matches(key[:200], section.model_fields, n=1, cutoff=0.5)
+    return prefix + match[0] if match else ""
+
+
+def explain(error: ValidationError, root: type[BaseModel], source: str) -> str:
+    """Return one line for the user from what pydantic found wrong in `source`.
+
+    Raise ConfigError with it `from None`: the text of a ValidationError has the whole value, which takes hours to print
+    where its parts are shared many times.
+    """
+    items = error.errors(include_url=False, include_context=False)
+    lines = [_explained(item["type"], item["loc"], item["msg"], item["input"], root) for item in items[:_SHOWN]]
+    if len(items) > _SHOWN:
+        lines.append(f"and {len(items) - _SHOWN} more")
+    return f"{source}: " + "; ".join(lines) + "."
+
+
+def _explained(kind: str, location: tuple[int | str, ...], message: str, value: object, root: type[BaseModel]) -> str:
+    parts = [str(part) if len(str(part)) <= 60 else f"{str(part)[:60]}…" for part in location]
+    name = ".".join(parts)
+    message = message.removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        section = root
+        for part in location[:-1]:
+            section = _inner(section, part)
+        found = nearest(location[-1], section, "".join(f"{part}." for part in parts[:-1]))
+        return f"unknown key {name!r}" + (f"; did you mean {found!r}?" if found else "")
+    if not location:
+        return message
+    return f"{name} = {brief(value)}: {message[0].lower()}{message[1:]}"
+
+
+def _inner(section: type[BaseModel], key: object) -> type[BaseModel]:
+    field = section.model_fields.get(str(key))
+    annotation = None if field is None else field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else section
