@@ -17,7 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     installed = interrupt.install()
     try:
         from fastmunit.cli.app import app
+        from fastmunit.cli.output import prepare_streams
 
+        prepare_streams()
         app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="fastmunit")
     finally:
         if installed and arguments is not None:  # else the process ends here, and Ctrl-C may still come

@@ -1,6 +1,6 @@
 """`fastmunit configs`."""
 
-import typer
+from fastmunit.cli.output import echo
 
 
 def configs() -> None:
@@ -22,4 +22,4 @@ def configs() -> None:
             f"{settings.crop_image_width}x{settings.crop_image_height}, batch {settings.batch_size}, "
             f"{settings.max_iter:,} iterations"
         )
-        typer.echo(f"{name:<{width}}  {facts}" + (f"; {comment}" if comment else ""))
+        echo(f"{name:<{width}}  {facts}" + (f"; {comment}" if comment else ""))

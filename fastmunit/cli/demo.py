@@ -8,6 +8,7 @@ import typer
 
 from fastmunit.cli.interrupt import INTERRUPTED
 from fastmunit.cli.options import Device
+from fastmunit.cli.output import echo, shell_line
 
 if TYPE_CHECKING:
     import torch
@@ -72,13 +73,13 @@ def demo(
     settings.precision = "bfloat16" if has_fast_bfloat16(place) else "float32"
 
     limit = _training_seconds(minutes, time.monotonic() - started)
-    typer.echo(f"Training on {place} in {settings.precision} for {duration(limit)}; watch {output / 'report.html'}.")
+    echo(f"Training on {place} in {settings.precision} for {duration(limit)}; watch {output / 'report.html'}.")
     result = train(
         settings, output, device=device, time_limit=limit, keep=1, allow_in_output=_OWN, progress=Bar(timed=True)
     )
     if result.interrupted:
-        typer.echo(f"Stopped after iteration {result.iterations:,}; everything is saved. Continue with:")
-        typer.echo(f"  fastmunit train --output {output} --resume")
+        echo(f"Stopped after iteration {result.iterations:,}; everything is saved. Continue with:")
+        echo(f"  {shell_line(['fastmunit', 'train', '--output', str(output), '--resume'])}")
         raise typer.Exit(INTERRUPTED)
 
     result.trainer.eval()
@@ -88,11 +89,11 @@ def demo(
     caption = _caption(translator)
     result.reporter.results.append(Picture(caption, (output / "samples.png").read_bytes()))
     result.reporter.write(result.status, "finished")
-    typer.echo(
+    echo(
         f"Done in {duration(time.monotonic() - started)}: {result.iterations:,} iterations, "
         f"{result.iterations_per_second:.2f} iterations/s."
     )
-    typer.echo(f"Look at {output / 'samples.png'} and {output / 'report.html'}.")
+    echo(f"Look at {output / 'samples.png'} and {output / 'report.html'}.")
 
 
 def _training_seconds(minutes: float, spent: float) -> float:

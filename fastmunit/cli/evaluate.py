@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from fastmunit.cli.options import ConfigName, Device
+from fastmunit.cli.output import echo
 
 if TYPE_CHECKING:
     from fastmunit.metrics.results import Evaluation
@@ -158,12 +159,12 @@ def evaluate(
     write_text(page_file, render(f"Evaluation of {run.name}", facts, found))
     for evaluation in found:
         for figure in evaluation.figures:
-            typer.echo(f"{evaluation.direction}  {figure.name}: {figure.estimate}" + _references(figure.references))
+            echo(f"{evaluation.direction}  {figure.name}: {figure.estimate}" + _references(figure.references))
         for name, reason in evaluation.skipped.items():
-            typer.echo(f"{evaluation.direction}  {name}: not measured, {reason}.")
+            echo(f"{evaluation.direction}  {name}: not measured, {reason}.")
     if metrics is not None and metrics.strip() == "all" and classifier is None:
-        typer.echo("is-cis: not measured, it needs --classifier.")
-    typer.echo(f"Look at {page_file}; all figures are in {figures_file}.")
+        echo("is-cis: not measured, it needs --classifier.")
+    echo(f"Look at {page_file}; all figures are in {figures_file}.")
 
 
 def _references(references: Mapping[str, object]) -> str:

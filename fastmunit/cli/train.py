@@ -1,6 +1,5 @@
 """`fastmunit train`."""
 
-import shlex
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
@@ -9,6 +8,7 @@ import typer
 
 from fastmunit.cli.interrupt import INTERRUPTED
 from fastmunit.cli.options import ConfigName, Device, OutputFolder, Seed, SystemName
+from fastmunit.cli.output import echo, shell_line
 
 
 class Term(str, Enum):
@@ -130,14 +130,14 @@ def train(
         progress=Bar(),
     )
     if result.ended == "finished":
-        typer.echo(f"Finished: {result.iterations:,} iterations in {duration(result.seconds)}.")
-        typer.echo(f"Report: {result.folder.report}")
+        echo(f"Finished: {result.iterations:,} iterations in {duration(result.seconds)}.")
+        echo(f"Report: {result.folder.report}")
         return
     command = ["fastmunit", "train", "--output", str(output), "--resume"]
     command += ["--device", device] if device != "auto" else []
     command += ["--keep", str(keep)] if keep is not None else []
     reason = "the time is up" if result.ended == "time" else result.ended
-    typer.echo(f"Stopped ({reason}) after iteration {result.iterations:,}; everything is saved. Resume with:")
-    typer.echo(f"  {shlex.join(command)}")
+    echo(f"Stopped ({reason}) after iteration {result.iterations:,}; everything is saved. Resume with:")
+    echo(f"  {shell_line(command)}")
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)

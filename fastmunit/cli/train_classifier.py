@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from fastmunit.cli.options import Device
+from fastmunit.cli.output import echo
 
 
 class Architecture(str, Enum):
@@ -81,7 +82,7 @@ def train_classifier(
             model = run("small")
     classifier.save_classifier(model, output)
     assert model.accuracy is not None
-    typer.echo(
+    echo(
         f"Wrote {output}: {len(model.classes)} classes, {100 * model.accuracy:.1f} % right on {model.held_out} "
         f"held-out images ({model.architecture})."
     )

@@ -58,7 +58,8 @@ def test_second_run_into_the_same_folder(fastmunit: Command, trained: Path, conf
 def test_mistakes_are_named(
     fastmunit: Command, config_file: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    outcome = fastmunit("train", "--config", config_file, "--output", tmp_path / "run", *arguments)
+    config = [] if "--config" in arguments else ["--config", config_file]
+    outcome = fastmunit("train", *config, "--output", tmp_path / "run", *arguments)
     assert outcome.status == 1
     assert outcome.err.startswith("error: ")
     assert message in outcome.err

@@ -1,0 +1,71 @@
+"""What every command checks of its options before it runs."""
+
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+from typer.core import TyperCommand
+
+from fastmunit.files import expand
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+class Command(TyperCommand):
+    """A command that refuses an option given twice, unless it is a list, and one whose value is empty.
+
+    Click would keep the last value without a word, and an empty path would stand for the working folder.
+    """
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Read the command line into `ctx`. Raises BadParameter (exit status 2) naming the option."""
+        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        given: Counter[Any] = Counter(order)
+        if not ctx.resilient_parsing and not any(parameter.is_eager for parameter in given):  # --help has precedence
+            for parameter, times in given.items():
+                if times > 1 and not parameter.multiple:
+                    raise typer.BadParameter(f"given {times} times: give it once.", ctx=ctx, param=parameter)
+                _check_value(values[parameter.name], parameter, ctx)
+        return super().parse_args(ctx, args)
+
+
+def _check_value(value: Any, parameter: Any, ctx: typer.Context) -> None:
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if text == "":
+            raise typer.BadParameter("the value is empty: is a variable not set?", ctx=ctx, param=parameter)
+        if isinstance(text, str) and "\0" in text:
+            raise typer.BadParameter("the value has a null character.", ctx=ctx, param=parameter)
+
+
+def with_paths(command: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Wrap a command: "~" and "$VARIABLE" in its paths are expanded, as in `--data=~/photos`, where shells leave them.
+
+    A path that no file can have is wrong usage: BadParameter (exit status 2) names the option.
+    """
+    signature = inspect.signature(command)
+
+    @functools.wraps(command)
+    def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            if isinstance(value, list):
+                bound.arguments[name] = [_expanded(name, item) for item in value]
+            else:
+                bound.arguments[name] = _expanded(name, value)
+        return command(*bound.args, **bound.kwargs)
+
+    return run
+
+
+def _expanded(name: str, value: Any) -> Any:
+    if not isinstance(value, Path):
+        return value
+    try:
+        return Path(expand(str(value)))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint=f"'--{name.replace('_', '-')}'") from error

@@ -1,0 +1,201 @@
+"""Odd values of options: a message, an exit status, never a traceback."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from fastmunit.cli.app import app
+from fastmunit.cli.output import shell_line
+from fastmunit.config import Config
+from tests.cli.conftest import Command
+
+ROOT = Path(__file__).parents[2]
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+OPTIONS = [
+    (name, parameter) for name, command in COMMANDS.items() for parameter in command.params if parameter.name != "help"
+]
+PATHS = [
+    ("train", "--output", ("--config", "demo")),
+    ("train", "--data", ("--config", "demo", "--output", "out")),
+    ("translate", "--checkpoint", ("--input", "a.png", "--output", "out")),
+    ("translate", "--input", ("--checkpoint", "run", "--output", "out")),
+    ("translate", "--output", ("--checkpoint", "run", "--input", "a.png")),
+    ("translate", "--reference", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
+    ("evaluate", "--checkpoint", ()),
+    ("evaluate", "--data", ("--checkpoint", "run")),
+    ("evaluate", "--output", ("--checkpoint", "run")),
+    ("evaluate", "--weights", ("--checkpoint", "run")),
+    ("evaluate", "--classifier", ("--checkpoint", "run")),
+    ("train-classifier", "--data", ("--output", "c.pt")),
+    ("train-classifier", "--output", ("--data", "photos")),
+    ("train-classifier", "--weights", ("--data", "photos", "--output", "c.pt")),
+    ("demo", "--output", ()),
+]
+CONFIGS = [
+    ("train", "--config", ("--output", "out")),
+    ("translate", "--config", ("--checkpoint", "gen.pt", "--input", "a.png", "--output", "out")),
+    ("evaluate", "--config", ("--checkpoint", "gen.pt", "--output", "out")),
+    ("demo", "--config", ()),
+]
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_command_and_path_is_covered() -> None:
+    assert {name for name, _ in OPTIONS} == set(COMMANDS) - {"configs", "info"}
+    for name, parameter in OPTIONS:
+        annotation = inspect.signature(COMMANDS[name].callback).parameters[parameter.name].annotation
+        is_path = "Path" in str(annotation)
+        assert is_path == ((name, parameter.opts[0]) in {(name, option) for name, option, _ in PATHS})
+
+
+@pytest.mark.parametrize(("command", "parameter"), OPTIONS, ids=[f"{c} {p.name}" for c, p in OPTIONS])
+def test_options_are_lists_or_given_once(fastmunit: Command, command: str, parameter: Any) -> None:
+    for option in parameter.opts:
+        once = [option] if parameter.is_flag else [option, "1"]
+        outcome = fastmunit(command, *once, *([parameter.opts[0]] if parameter.is_flag else [f"{parameter.opts[0]}=1"]))
+        assert outcome.status == 2
+        assert ("given 2 times: give it once" in outcome.err) is not parameter.multiple
+        assert parameter.multiple or parameter.opts[0] in outcome.err
+    assert list(Path().iterdir()) == []
+
+
+def test_lists() -> None:
+    assert {(name, parameter.name) for name, parameter in OPTIONS if parameter.multiple} >= {
+        ("train", "overrides"),
+        ("train", "ablate"),
+        ("translate", "reference"),
+    }
+
+
+def test_help_of_a_command_line_with_repeats(fastmunit: Command) -> None:
+    assert fastmunit("train", "--output", "a", "--output", "b", "--help").status == 0
+
+
+@pytest.mark.parametrize(("command", "option", "others"), PATHS + CONFIGS)
+def test_values_that_are_no_path(fastmunit: Command, command: str, option: str, others: tuple[str, ...]) -> None:
+    Path("gen.pt").touch()
+    for value, reason in (
+        ("", "the value is empty"),
+        ("a\0b", "null character"),
+        ("x" * 256, "a name of 256 bytes"),
+        ("ü" * 128, "a name of 256 bytes"),
+        ("a/" * 2048 + "b", "the path has 4,097 bytes"),
+    ):
+        outcome = fastmunit(command, option, value, *others)
+        assert outcome.status in (1, 2), outcome
+        text = " ".join(outcome.err.replace("│", " ").split())
+        assert reason in text
+        assert option in text or outcome.status == 1
+    assert list(Path().iterdir()) == [Path("gen.pt")]
+
+
+@pytest.mark.parametrize(("command", "option", "others"), PATHS + CONFIGS)
+def test_odd_names(fastmunit: Command, command: str, option: str, others: tuple[str, ...]) -> None:
+    """Names that are not UTF-8, special files and unknown users: an error, or an error about another option."""
+    os.mkfifo("fifo")
+    for value in (
+        "b\udcff",
+        "x" * 255,
+        "~nobody-of-this-name",
+        "$NOWHERE/x",
+        "fifo",
+        "fifo/x",
+        "/dev/null",
+        "/dev/null/x",
+    ):
+        outcome = fastmunit(command, option, value, *others, *(() if command != "demo" else ("--system", "none")))
+        assert outcome.status in (1, 2)
+        assert outcome.err.startswith("error: ")
+        outcome.err.encode()
+
+
+def test_paths_of_the_command_line_are_expanded(fastmunit: Command, images: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.setenv("PHOTOS", str(images))
+        (home / "tiny.yaml").write_text("system: none\n")
+        outcome = fastmunit("train", "--config=~/tiny.yaml", "--output=~/run", "--data=$PHOTOS")
+        assert "system 'none' is none of" in outcome.err
+        outcome = fastmunit("translate", "--checkpoint=~/run", "--input=$PHOTOS", "--output=out")
+        assert f"{home}/run" in outcome.err
+        assert "~" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--max-iter", 10**17),
+        ("--device", "b\udcff"),
+        ("--device", "cuda:99999999999999999999"),
+        ("--system", "b\udcff"),
+        ("--set", "b\udcff=1"),
+        ("--set", "lr=b\udcff"),
+        ("--set", "data_root=b\udcff"),
+        ("--set", "x" * 10**5 + "=1"),
+        ("--set", "." * 10**5 + "=1"),
+        ("--set", "options." + "a." * 10**4 + "a=1"),
+        ("--set", "lr=" + "[" * 5000),
+        ("--set", "gen.dim=1e12"),
+        ("--set", "dis.num_scales=1e9"),
+        ("--set", "gen={1: 2}"),
+        ("--set", "lr=0x_"),
+        ("--ablate", "b\udcff"),
+        ("--minutes", "nan"),
+        ("--seed", 10**30),
+        ("--keep", -1),
+        ("--b\udcff",),
+    ],
+    ids=str,
+)
+def test_odd_values_of_train(fastmunit: Command, tmp_path: Path, arguments: tuple[object, ...]) -> None:
+    outcome = fastmunit("train", "--config", "demo", "--data", tmp_path, "--output", "out", *arguments)
+    assert outcome.status in (1, 2)
+    assert len(outcome.err.encode()) < 2000
+    assert not Path("out").exists()
+
+
+def shell(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    program = f"{sys.executable} -m fastmunit.cli"
+    return subprocess.run(
+        ["bash", "-c", script.replace("fastmunit", program)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        check=False,
+    )
+
+
+def test_output_that_is_closed_full_or_of_another_encoding() -> None:
+    """Closed early and before the start, a full disk, an encoding without arrows."""
+    closed_early = shell("fastmunit configs | head -1; echo ${PIPESTATUS[0]}")
+    assert closed_early.stderr == ""
+    assert closed_early.stdout.startswith("bicyclegan")
+    closed = shell("fastmunit configs >&-; echo $?")
+    assert (closed.stdout, closed.stderr) == ("0\n", "")
+    full = shell("fastmunit configs > /dev/full; echo $?")
+    assert (full.stdout, full.stderr) == ("1\n", "error: cannot write to standard output: No space left on device.\n")
+    western = shell("fastmunit configs", PYTHONIOENCODING="latin-1")
+    assert (western.returncode, western.stderr) == (0, "")
+    assert "\\u2194" in western.stdout
+    assert len(western.stdout.splitlines()) == len(Config.shipped())
+
+
+def test_shell_lines_can_be_pasted() -> None:
+    parts = ["a b", "b\udcff'\\", "ü", "$x"]
+    run = subprocess.run(["bash", "-c", f"printf '%s\\n' {shell_line(parts)}"], capture_output=True, check=True)
+    assert run.stdout == b"".join(os.fsencode(part) + b"\n" for part in parts)
