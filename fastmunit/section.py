@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from fastmunit.errors import ConfigError
-from fastmunit.files import expand
+from fastmunit.files import expand, is_unicode
 from fastmunit.yaml_file import MAX_NODES
 
 _SHOWN = 10
@@ -43,7 +43,7 @@ class Section(BaseModel):
         if isinstance(value, str) and info.field_name in _integer_keys(cls) and _EXPONENT.fullmatch(value.strip()):
             number = Decimal(value.strip())
             return int(number) if number == number.to_integral_value() else float(number)
-        if isinstance(value, str) and not _is_unicode(value):
+        if isinstance(value, str) and not is_unicode(value):
             raise ValueError("the text is not UTF-8: rename that file or folder, or give a link to it")
         if isinstance(value, numbers.Integral) and not isinstance(value, int):
             return int(value)  # of numpy
@@ -54,14 +54,6 @@ class Section(BaseModel):
         if isinstance(value, int) and value.bit_length() > 1000:
             raise ValueError("the number is too large")  # to convert to a float
         return value
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # bytes of a file name that are not UTF-8 are lone surrogates in Python
-        return False
-    return True
 
 
 def _integer_keys(section: type[Section]) -> frozenset[str]:

@@ -140,3 +140,9 @@ def test_only_regular_files_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_names_that_are_not_utf8_are_shown_escaped() -> None:
     assert shown(os.fsdecode(b"caf\xe9/\xc3\xbc.png")) == "caf\\xe9/ü.png"
+
+
+def test_longest_names_can_be_written(tmp_path: Path) -> None:
+    for name in ("x" * 255, "ü" * 127):
+        write_text(tmp_path / name, "text")
+        assert (tmp_path / name).read_text() == "text"

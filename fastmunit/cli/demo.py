@@ -25,7 +25,7 @@ def demo(
         Path, typer.Option("--output", "-o", help="Run folder; an earlier demo in it is replaced.", metavar="FOLDER")
     ] = Path("runs/demo"),
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="Time for everything, start to report.", metavar="MINUTES")
+        float, typer.Option(min=0.1, max=10**7, help="Time for everything, start to report.", metavar="MINUTES")
     ] = 5.0,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of every random draw.", metavar="N")] = 0,
     device: Device = "auto",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from fastmunit.errors import FastmunitError
+from fastmunit.files import is_unicode
 
 
 def prepare_streams() -> None:
@@ -58,9 +59,7 @@ def shell_line(parts: Sequence[str]) -> str:
 
 
 def _quoted(part: str) -> str:
-    try:
-        part.encode()
-    except UnicodeEncodeError:
-        escaped = os.fsencode(part).replace(b"\\", b"\\\\").replace(b"'", b"\\'").decode("utf-8", "backslashreplace")
-        return f"$'{escaped}'"
-    return shlex.quote(part)
+    if is_unicode(part):
+        return shlex.quote(part)
+    escaped = os.fsencode(part).replace(b"\\", b"\\\\").replace(b"'", b"\\'").decode("utf-8", "backslashreplace")
+    return f"$'{escaped}'"

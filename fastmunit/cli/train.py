@@ -55,7 +55,9 @@ def train(
     seed: Seed = None,
     minutes: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(min=0, help="Stop after this time, with a snapshot.", metavar="MINUTES", rich_help_panel="Recipe"),
+        typer.Option(
+            min=0, max=10**7, help="Stop after this time, with a snapshot.", metavar="MINUTES", rich_help_panel="Recipe"
+        ),
     ] = None,
     keep: Annotated[
         Optional[int],  # noqa: UP045

@@ -11,7 +11,7 @@ from typing import IO
 
 from fastmunit.config import Config
 from fastmunit.errors import FastmunitError, TrainingError
-from fastmunit.files import write_text
+from fastmunit.files import is_unicode, shown, write_text
 
 _LOCK = ".lock"
 _PATH_KEYS = ("data_root", "vgg_model_path")
@@ -70,8 +70,11 @@ class RunFolder:
         """Make the folders and check that they can be written to.
 
         Raises:
-            FastmunitError: read-only, disk full, or a file stands in the way.
+            FastmunitError: read-only, disk full, a file stands in the way, or a name that is not UTF-8: TensorBoard and
+                config.yaml cannot hold it.
         """
+        if not is_unicode(str(self.root)):
+            raise TrainingError(f"the name of output {shown(self.root)} is not UTF-8: choose another --output.")
         probe = self.checkpoints / ".writable"
         try:
             for folder in (self.checkpoints, self.images, self.logs):

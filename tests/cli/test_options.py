@@ -155,6 +155,7 @@ def test_paths_of_the_command_line_are_expanded(fastmunit: Command, images: Path
         ("--set", "lr=0x_"),
         ("--ablate", "b\udcff"),
         ("--minutes", "nan"),
+        ("--minutes", "1e308"),
         ("--seed", 10**30),
         ("--keep", -1),
         ("--b\udcff",),
@@ -166,6 +167,12 @@ def test_odd_values_of_train(fastmunit: Command, tmp_path: Path, arguments: tupl
     assert outcome.status in (1, 2)
     assert len(outcome.err.encode()) < 2000
     assert not Path("out").exists()
+
+
+def test_a_run_folder_whose_name_is_not_utf8(fastmunit: Command, config_file: Path) -> None:
+    outcome = fastmunit("train", "--config", config_file, "--output", "b\udcff")
+    assert (outcome.status, "the name of output b\\xff is not UTF-8" in outcome.err) == (1, True)
+    assert list(Path().iterdir()) == []
 
 
 def shell(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
