@@ -67,7 +67,7 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether a text can be written as UTF-8: bytes of a file name that are not are lone surrogates in Python."""
+    """Return whether a text can be written as UTF-8: other bytes of a file name are lone surrogates in Python."""
     try:
         text.encode()
     except UnicodeEncodeError:
