@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fastmunit.cli.command import Command, with_paths
+from fastmunit.cli.command import Command, with_usable_values
 from fastmunit.cli.configs import configs
 from fastmunit.cli.demo import demo
 from fastmunit.cli.errors import reported
@@ -43,4 +43,4 @@ def _options(
 
 
 for _command in (train, translate, evaluate, train_classifier, demo, configs, info):
-    app.command(cls=Command)(reported(with_paths(_command)))
+    app.command(cls=Command)(reported(with_usable_values(_command)))

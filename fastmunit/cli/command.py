@@ -42,10 +42,11 @@ def _check_value(value: Any, parameter: Any, ctx: typer.Context) -> None:
             raise typer.BadParameter("the value has a null character.", ctx=ctx, param=parameter)
 
 
-def with_paths(command: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+def with_usable_values(command: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Wrap a command: "~" and "$VARIABLE" in its paths are expanded, as in `--data=~/photos`, where shells leave them.
 
-    A path that no file can have is wrong usage: BadParameter (exit status 2) names the option.
+    A path that no file can have, and an integer of more than 64 bits, which torch cannot take, are wrong usage:
+    BadParameter (exit status 2) names the option.
     """
     signature = inspect.signature(command)
 
@@ -63,9 +64,12 @@ def with_paths(command: Callable[_Arguments, _Result]) -> Callable[_Arguments, _
 
 
 def _expanded(name: str, value: Any) -> Any:
+    hint = f"'--{name.replace('_', '-')}'"
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise typer.BadParameter("the number is too large.", param_hint=hint)
     if not isinstance(value, Path):
         return value
     try:
         return Path(expand(str(value)))
     except ValueError as error:
-        raise typer.BadParameter(f"{error}.", param_hint=f"'--{name.replace('_', '-')}'") from error
+        raise typer.BadParameter(f"{error}.", param_hint=hint) from error

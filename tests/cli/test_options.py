@@ -121,6 +121,28 @@ def test_odd_names(fastmunit: Command, command: str, option: str, others: tuple[
         outcome.err.encode()
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "others"),
+    [
+        ("train", "--keep", ("--config", "demo", "--output", "out")),
+        ("train", "--max-iter", ("--config", "demo", "--output", "out")),
+        ("translate", "--styles", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
+        ("translate", "--size", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
+        ("translate", "--batch-size", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
+        ("evaluate", "--inputs", ("--checkpoint", "run")),
+        ("evaluate", "--samples", ("--checkpoint", "run")),
+        ("train-classifier", "--size", ("--data", "photos", "--output", "c.pt")),
+        ("train-classifier", "--epochs", ("--data", "photos", "--output", "c.pt")),
+        ("train-classifier", "--seed", ("--data", "photos", "--output", "c.pt")),
+    ],
+)
+def test_numbers_that_torch_cannot_take(fastmunit: Command, command: str, option: str, others: tuple[str, ...]) -> None:
+    outcome = fastmunit(command, option, 10**22, *others)
+    assert outcome.status == 2
+    assert option in outcome.err
+    assert "number is too large" in outcome.err
+
+
 def test_paths_of_the_command_line_are_expanded(fastmunit: Command, images: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
