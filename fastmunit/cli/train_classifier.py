@@ -21,7 +21,9 @@ class Architecture(str, Enum):
 def train_classifier(
     data: Annotated[Path, typer.Option(help="Folder with one folder of images for each class.", metavar="FOLDER")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", metavar="FILE")],
-    size: Annotated[int, typer.Option(min=31, help="Side of the images it will judge.", metavar="PIXELS")] = 64,
+    size: Annotated[
+        int, typer.Option(min=31, max=4096, help="Side of the images it will judge.", metavar="PIXELS")
+    ] = 64,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.", metavar="N")] = 12,
     architecture: Annotated[
         Architecture,

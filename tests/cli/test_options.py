@@ -131,7 +131,6 @@ def test_odd_names(fastmunit: Command, command: str, option: str, others: tuple[
         ("translate", "--batch-size", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
         ("evaluate", "--inputs", ("--checkpoint", "run")),
         ("evaluate", "--samples", ("--checkpoint", "run")),
-        ("train-classifier", "--size", ("--data", "photos", "--output", "c.pt")),
         ("train-classifier", "--epochs", ("--data", "photos", "--output", "c.pt")),
         ("train-classifier", "--seed", ("--data", "photos", "--output", "c.pt")),
     ],
