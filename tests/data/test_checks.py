@@ -11,7 +11,8 @@ from PIL import Image
 
 from fastmunit import data
 from fastmunit.config import Config
-from fastmunit.data import images, minimum_crop
+from fastmunit.data import minimum_crop
+from fastmunit.data.opening import pillow_settings
 from fastmunit.errors import ConfigError, DataError
 from fastmunit.nn.discriminator import MsImageDis
 
@@ -170,13 +171,13 @@ def test_warnings_are_ignored_until_the_last_thread_leaves() -> None:
         entered, left = threading.Event(), threading.Event()
 
         def stay() -> None:
-            with images._warnings_ignored:
+            with pillow_settings.applied(None):
                 entered.set()
                 left.wait(10)
                 warnings.warn("still ignored", stacklevel=1)
 
         with ThreadPoolExecutor(1) as pool:
-            with images._warnings_ignored:
+            with pillow_settings.applied(None):
                 other = pool.submit(stay)
                 assert entered.wait(10)
             left.set()

@@ -1,5 +1,3 @@
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +5,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fastmunit.data import read_image, save_image
 from fastmunit.data.images import check_bands, decode_image, read_header
 from fastmunit.errors import DataError, FastmunitError
+from tests.data.deep import deep_png, stored_rows, with_changed_rows
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
 
@@ -49,46 +48,67 @@ def test_16_bit_is_scaled_not_clipped(tmp_path: Path, suffix: str, channels: int
     np.testing.assert_allclose(unit(image), np.broadcast_to(deep / 65535, (channels, 6, 4)), atol=1e-6)
 
 
-def write_deep_png(path: Path, pixels: np.ndarray, orientation: int = 1) -> None:
-    """Writes (H, W, 2 to 4) uint16 as a PNG of 16 bits a band, which Pillow cannot."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    height, width, bands = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    chunks = [(b"IHDR", header), (b"eXIf", exif.tobytes()[6:]), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in chunks))
-
-
+@pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("bands", [2, 3, 4])
-def test_16_bit_colour_png_keeps_its_depth(tmp_path: Path, bands: int) -> None:
+def test_16_bit_color_png_keeps_its_depth(tmp_path: Path, bands: int, interlaced: bool) -> None:
     path = tmp_path / "x.png"
     deep = np.random.default_rng(2).integers(0, 65536, (5, 7, bands), dtype=np.uint16)
-    write_deep_png(path, deep)
+    path.write_bytes(deep_png(deep, interlaced=interlaced))
     assert read_header(path) == (5, 7, bands, 1)
-    planes = deep.transpose(2, 0, 1) / 65535
-    np.testing.assert_allclose(unit(read_image(path, bands)), planes, atol=1e-6)
-    colours = planes if bands == 3 else planes[:-1] * planes[-1:] + 1 - planes[-1:]
-    np.testing.assert_allclose(unit(read_image(path, 3)), np.broadcast_to(colours, (3, 5, 7)), atol=1e-6)
-    grey = colours if bands == 2 else np.tensordot([[0.299, 0.587, 0.114]], colours, 1)
-    np.testing.assert_allclose(unit(read_image(path, 1)), grey, atol=1e-6)
+    planes = torch.from_numpy(deep.astype(np.float32)).permute(2, 0, 1) / 65535
+    assert torch.equal(decode_image(path, bands), planes)  # to the last bit
+    colors = planes if bands == 3 else planes[:-1] * planes[-1:] + (1 - planes[-1:])
+    assert torch.equal(decode_image(path, 3), colors.expand(3, 5, 7))
+    grey = colors if bands == 2 else (colors * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
+    assert torch.equal(decode_image(path, 1), grey)
     with pytest.raises(DataError, match=f"has {bands} bands but input_dim is 5"):
         read_image(path, 5)
 
 
-def test_16_bit_colour_png_is_turned_upright_and_damage_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_16_bit_color_png_is_turned_upright(tmp_path: Path, orientation: int) -> None:
+    path = tmp_path / "x.png"
+    deep = np.random.default_rng(2).integers(0, 65536, (5, 7, 3), dtype=np.uint16)
+    path.write_bytes(deep_png(deep, orientation=orientation))
+    with Image.open(path) as image:
+        upright = np.array(ImageOps.exif_transpose(image))  # the high bytes
+    turned = decode_image(path, 3)
+    assert np.array_equal((turned * 65535).round().to(torch.int32).permute(1, 2, 0).numpy() // 256, upright)
+    assert read_header(path)[:2] == turned.shape[1:]
+    path.write_bytes(deep_png(deep, orientation=orientation, late=True))  # after the data it is not looked for
+    assert read_header(path)[:2] == decode_image(path, 3).shape[1:] == (5, 7)
+
+
+def test_damaged_16_bit_color_png_is_named(tmp_path: Path) -> None:
+    """Cut, a wrong checksum, a filter that does not exist, too few rows: nothing decodes to something else."""
     path = tmp_path / "x.png"
     deep = np.random.default_rng(2).integers(0, 65536, (50, 70, 3), dtype=np.uint16)
-    write_deep_png(path, deep, orientation=6)
-    np.testing.assert_allclose(unit(read_image(path, 3)), np.rot90(deep, -1).transpose(2, 0, 1) / 65535, atol=1e-6)
-    assert read_header(path)[:2] == (70, 50)
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(DataError, match=r"x\.png is damaged"):
-        read_image(path, 3)
+    content, rows = deep_png(deep), stored_rows(deep)
+    flipped = bytearray(content)
+    flipped[5000] ^= 1
+    wrong_filter = rows[:421] + b"\x2a" + rows[422:]
+    for damaged in (
+        content[:5000],
+        bytes(flipped),
+        deep_png(deep, rows=wrong_filter),
+        deep_png(deep, rows=rows[: 421 * 20]),
+        deep_png(deep, rows=rows[:-1]),
+        deep_png(deep, rows=stored_rows(deep, interlaced=True)[:-1], interlaced=True),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"x\.png is damaged"):
+            read_image(path, 3)
+
+
+@pytest.mark.parametrize(("mode", "row"), [("RGB", 211), ("P", 10), ("L", 71), ("1", 10), ("I;16", 141)])
+def test_missing_rows_are_named(tmp_path: Path, mode: str, row: int) -> None:
+    """Pillow takes rows after the end of the data as zeros where that end is also the end of a row."""
+    path = tmp_path / "x.png"
+    Image.new(mode, (70, 50)).save(path)
+    assert decode_image(path, 3).shape == (3, 50, 70)  # zeros in the last row are no fault
+    path.write_bytes(with_changed_rows(path.read_bytes(), lambda rows: rows[: 20 * row]))
+    with pytest.raises(DataError, match=rf"x\.png is damaged .*its data end after {20 * row} of {50 * row} bytes"):
+        decode_image(path, 3)
 
 
 def test_big_endian_16_bit(tmp_path: Path) -> None:

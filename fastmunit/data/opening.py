@@ -1,0 +1,141 @@
+"""Opening image files with Pillow: what may be opened, up to which size, and what errors are called."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from fastmunit.data.formats import readable_formats
+from fastmunit.errors import DataError
+from fastmunit.files import require_regular_file, shown
+
+
+class PillowSettings:
+    """Pillow's settings while images are read: no warnings, and the pixel limit that was asked for.
+
+    Both settings belong to the process. The first thread to enter saves them and the last one to leave restores them,
+    since `warnings.catch_warnings` alone restores the wrong filters when threads overlap. While threads with different
+    limits are inside, Pillow has the highest one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._limits: list[float] = []
+        self._saved_limit: int | None = None
+        self._caught = warnings.catch_warnings()
+
+    @contextmanager
+    def applied(self, max_pixels: int | None) -> Iterator[float]:
+        """Apply the settings inside the block.
+
+        Args:
+            max_pixels: The pixel limit. None is Pillow's own limit, twice `Image.MAX_IMAGE_PIXELS`.
+
+        Yields:
+            The number of pixels above which an image is refused.
+        """
+        with self._lock:
+            if not self._limits:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+                self._saved_limit = Image.MAX_IMAGE_PIXELS
+            limit = self._limit(max_pixels)
+            self._limits.append(limit)
+            self._set_pillow_limit()
+        try:
+            yield limit
+        finally:
+            with self._lock:
+                self._limits.remove(limit)
+                if self._limits:
+                    self._set_pillow_limit()
+                else:
+                    self._restore()
+
+    def _limit(self, max_pixels: int | None) -> float:
+        if max_pixels is not None:
+            return max_pixels
+        return math.inf if self._saved_limit is None else 2 * self._saved_limit
+
+    def _set_pillow_limit(self) -> None:
+        """Set the limit that Pillow warns of; it refuses images of more than twice that."""
+        highest = max(self._limits)
+        Image.MAX_IMAGE_PIXELS = None if math.isinf(highest) else math.ceil(highest / 2)
+
+    def _restore(self) -> None:
+        Image.MAX_IMAGE_PIXELS = self._saved_limit
+        self._caught.__exit__(None, None, None)
+
+    def renew(self) -> None:
+        """Start afresh in a forked process, where the other threads of the parent do not exist."""
+        self._lock = threading.Lock()
+        if self._limits:
+            self._limits = []
+            self._restore()
+
+
+pillow_settings = PillowSettings()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pillow_settings.renew)
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], max_pixels: int | None = None) -> Iterator[Image.Image]:
+    """Open an image file; whatever goes wrong with it inside the block becomes a DataError.
+
+    Args:
+        path: The file.
+        max_pixels: The pixel limit; None is Pillow's.
+
+    Raises:
+        DataError: The file is missing, is not a regular file, is damaged, or has too many pixels.
+    """
+    require_regular_file(path, "image", DataError)
+    try:
+        # From a name, Pillow 13 maps uncompressed TIFFs into memory and scrambles those with an orientation.
+        with (
+            pillow_settings.applied(max_pixels) as limit,
+            Path(path).open("rb") as file,
+            Image.open(file, formats=readable_formats()) as image,
+        ):
+            if image.width * image.height > limit:
+                raise DataError(_too_many_pixels(path, image.width * image.height))
+            yield image
+    except DataError:
+        raise
+    except FileNotFoundError as error:  # removed since it was checked
+        raise DataError(f"image {shown(path)} does not exist: check the path.") from error
+    except Image.DecompressionBombError as error:
+        # Pillow says how many pixels, and raises before the image has a size to ask for.
+        pixels = re.search(r"\((\d+) pixels\)", str(error))
+        raise DataError(_too_many_pixels(path, int(pixels[1]) if pixels else None)) from error
+    except MemoryError as error:
+        raise DataError(f"image {shown(path)} does not fit in memory: make it smaller or remove it.") from error
+    except Exception as error:  # arbitrary bytes make decoders fail in arbitrary ways
+        if isinstance(error, OSError) and error.errno is not None:
+            raise DataError(
+                f"image {shown(path)} cannot be read ({error.strerror}): check the file and its folder."
+            ) from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "unknown format" if unknown else " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"image {shown(path)} is damaged or not an image that Pillow reads ({reason}): replace or remove it."
+        ) from error
+
+
+def _too_many_pixels(path: str | os.PathLike[str], pixels: int | None) -> str:
+    if pixels is None:
+        return f"image {shown(path)} has more pixels than the limit: raise --max-pixels (max_pixels), or scale it down."
+    return (
+        f"image {shown(path)} has {pixels / 1e6:,.1f} megapixels, more than the limit: if you trust the file, allow it "
+        f"with --max-pixels {pixels} (max_pixels in a configuration), or scale it down."
+    )

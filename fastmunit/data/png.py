@@ -1,0 +1,125 @@
+"""What Pillow leaves out when it decodes PNGs: low bytes of 16-bit colors, and a look for missing rows."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+# What the bands of a PNG are in its file -> layouts in which Pillow's decoder reads all of its bytes. Data are
+# big-endian, so that a decoder told that they are little-endian keeps the low byte of each band instead of the high
+# one. The two bands of LA have four bytes, as one RGBA pixel.
+_LAYOUTS = {
+    "RGB;16B": ("RGB;16B", "RGB;16L"),
+    "RGBA;16B": ("RGBA;16B", "RGBA;16L"),
+    "LA;16B": ("RGBA",),
+}
+# First column, first row, and the steps to the right and down, of the passes of an interlaced PNG.
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of the color types in a header
+_PIECE = 1 << 16
+
+
+def stored_layout(image: Image.Image) -> str:
+    """Return the layout of a PNG's bands in its file, depth included; "" for other formats and decoded images."""
+    return str(image.tile[0][3]) if isinstance(image, PngImagePlugin.PngImageFile) and image.tile else ""
+
+
+def has_deep_colors(image: Image.Image) -> bool:
+    """Return whether Pillow would cut 16-bit bands of a PNG (LA, RGB, RGBA) to 8 bits.
+
+    PNGs with one transparent color are not among them: that color is compared after the cut.
+    """
+    return stored_layout(image) in _LAYOUTS and "transparency" not in image.info
+
+
+def deep_colors(path: str | os.PathLike[str], layout: str) -> np.ndarray:
+    """Return the bands of a PNG that `has_deep_colors`, as stored: (H, W, bands) uint16, without orientation.
+
+    Args:
+        path: The file.
+        layout: What `stored_layout` says of it.
+
+    Raises:
+        Exception: Whatever Pillow raises on damaged files; wrong checksums and missing rows are errors.
+    """
+    content = Path(path).read_bytes()
+    with _opened(content) as image:
+        image.verify()
+    decoded = [_decoded(content, stored) for stored in _LAYOUTS[layout]]
+    if len(decoded) == 1:
+        return decoded[0].view(">u2").astype(np.uint16)
+    high, low = decoded
+    return high.astype(np.uint16) << 8 | low
+
+
+def require_all_rows(path: str | os.PathLike[str], image: Image.Image) -> None:
+    """Check that no row of a PNG is missing: where data end with a row, Pillow takes the others as zeros.
+
+    Args:
+        path: The file.
+        image: The file as Pillow decoded it; nothing is checked where it is of another format.
+
+    Raises:
+        ValueError: Rows are missing.
+    """
+    if isinstance(image, PngImagePlugin.PngImageFile) and _may_lack_rows(image):
+        _require_all_rows(Path(path).read_bytes())
+
+
+def _may_lack_rows(image: Image.Image) -> bool:
+    """Whether a decoded PNG may be one with missing rows: only then is it worth to decompress it once more."""
+    width, height = image.size
+    last = image.crop((0, height - 1, width, height)).tobytes()
+    return bool(image.info.get("interlace")) or not last.strip(b"\0")
+
+
+def _require_all_rows(content: bytes) -> None:
+    width, height, depth, color_type, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, 16)
+    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
+    expected = 0
+    for left, top, right, down in passes:
+        columns, rows = -(-(width - left) // right), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            expected += rows * (1 + -(-columns * _BANDS[color_type] * depth // 8))
+    found = 0
+    decompressor = zlib.decompressobj()
+    for data in _image_data(content):
+        rest = data
+        while rest and found < expected:
+            found += len(decompressor.decompress(rest, _PIECE))
+            rest = decompressor.unconsumed_tail
+    if found < expected:
+        raise ValueError(f"its data end after {found} of {expected} bytes")
+
+
+def _image_data(content: bytes) -> Iterator[bytes]:
+    """Yield the contents of the IDAT chunks."""
+    position = 8
+    while position + 8 <= len(content):
+        length, name = struct.unpack_from(">I4s", content, position)
+        if name == b"IDAT":
+            yield content[position + 8 : position + 8 + length]
+        position += 12 + length
+
+
+def _decoded(content: bytes, layout: str) -> np.ndarray:
+    """Return the bands that Pillow decodes when told that they are stored as `layout`: (H, W, bands) uint8."""
+    with _opened(content) as image:
+        decoder, extents, offset, _ = image.tile[0]
+        image.tile = cast(Any, [(decoder, extents, offset, layout)])
+        image.load()
+        if _may_lack_rows(image):
+            _require_all_rows(content)
+        return np.array(image)
+
+
+def _opened(content: bytes) -> PngImagePlugin.PngImageFile:
+    return cast(PngImagePlugin.PngImageFile, Image.open(io.BytesIO(content), formats=("PNG",)))
