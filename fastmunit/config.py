@@ -105,6 +105,9 @@ class Config(Section):
     new_size: Pixels | None = Field(None, description="shortest side after resizing, pixels")
     new_size_a: Pixels | None = None
     new_size_b: Pixels | None = None
+    max_pixels: Annotated[int, Field(gt=0, le=10**12)] | None = Field(
+        None, description="refuse images with more pixels; not set: Pillow's limit, 179 megapixels"
+    )
     crop_image_height: Pixels = 256
     crop_image_width: Pixels = 256
     flip: bool = Field(True, description="mirror half of the training images")

@@ -4,15 +4,19 @@ from fastmunit.data.checks import check
 from fastmunit.data.crop_size import minimum_crop
 from fastmunit.data.datasets import ImageDataset, display_images, test_datasets, training_datasets
 from fastmunit.data.demo import unpack_demo, unpack_paired_demo
+from fastmunit.data.folders import FoundImages, find_images, input_images, list_images
 from fastmunit.data.images import read_image, save_image
-from fastmunit.data.paths import list_images
 from fastmunit.data.sampling import TrainingPairs
+from fastmunit.data.verification import verify
 
 __all__ = [
+    "FoundImages",
     "ImageDataset",
     "TrainingPairs",
     "check",
     "display_images",
+    "find_images",
+    "input_images",
     "list_images",
     "minimum_crop",
     "read_image",
@@ -21,4 +25,5 @@ __all__ = [
     "training_datasets",
     "unpack_demo",
     "unpack_paired_demo",
+    "verify",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,28 +11,36 @@ from fastmunit.config import Config
 from fastmunit.data.crop_size import check_crop
 from fastmunit.data.datasets import differing_sizes, odd_width, test_crop
 from fastmunit.data.images import check_bands, read_header
+from fastmunit.data.memory_limit import memory_excess
 from fastmunit.data.paths import Domain, DomainFiles, Part, domain_files
-from fastmunit.data.transforms import resized_shape
+from fastmunit.data.transforms import resize_excess, resized_shape
 from fastmunit.errors import ConfigError, DataError
+from fastmunit.files import shown
 
 # Offending files that a message lists.
 _SHOWN = 3
 # Headers are read concurrently: on network disks the waiting dominates.
 _READERS = 8
+_FLOAT_BYTES = 4
 
 
-def check(config: Config) -> None:
-    """Checks the data of a configuration, reading no more than the headers of its images.
+def check(config: Config) -> list[str]:
+    """Check the data of a configuration, reading no more than the headers of its images.
 
     Args:
         config: the configuration of a training.
 
+    Returns:
+        One line for each folder with files that are left out; see `find_images`.
+
     Raises:
-        ConfigError: no data are named, the crop does not fit the networks, or pairs are resized to different sizes.
+        ConfigError: no data are named, the crop does not fit the networks, pairs are resized to different sizes, or
+            batches or sample grids do not fit in memory.
         DataError: a folder, list or listed file is missing or empty; there are fewer training images than batch_size,
             or fewer images than display_size; headers are damaged; images have other bands than input_dim, or are
-            smaller than the crop after the resize; images of pairs have no partner, another size than their partner, or
-            an odd width where they hold both. The first few files are named, with the number of them.
+            smaller than the crop after the resize, or too large for memory after it; images of pairs have no partner,
+            another size than their partner, or an odd width where they hold both. The first few files are named, with
+            the number of them.
     """
     check_crop(config)
     if config.pairs != "unpaired" and config.size_a != config.size_b:
@@ -39,6 +48,7 @@ def check(config: Config) -> None:
             f"new_size_a {config.size_a} and new_size_b {config.size_b} would crop the images of a pair differently: "
             "set new_size alone, or pairs to unpaired."
         )
+    _check_memory(config)
     parts: tuple[Part, ...] = ("train", "test")
     domains: tuple[Domain, ...] = ("a", "b")
     found = {(part, domain): domain_files(config, part, domain) for part in parts for domain in domains}
@@ -49,18 +59,39 @@ def check(config: Config) -> None:
         for part in parts:
             a, b = (found[part, domain].paths for domain in domains)
             _check_sizes(a, shapes[part, "a"], b, shapes[part, "b"])
+    return list(dict.fromkeys(files.note for files in found.values() if files.note is not None))
+
+
+def _check_memory(config: Config) -> None:
+    """Check that the images of a batch, and those of the sample grids, fit in memory."""
+    domains: tuple[Domain, ...] = ("a", "b")
+    channels = (config.input_dim_a, config.input_dim_b)
+    train_crop = (config.crop_image_height, config.crop_image_width)
+    crops = [(train_crop, test_crop(config, domain)) for domain in domains]
+    grids = sum(c * h * w for c, pair in zip(channels, crops, strict=True) for h, w in pair) * config.display_size
+    batch = sum(channels) * math.prod(train_crop) * config.batch_size
+    for what, count, (height, width), values in (
+        ("display_size", config.display_size, max(crop for pair in crops for crop in pair), grids),
+        ("batch_size", config.batch_size, train_crop, batch),
+    ):
+        excess = memory_excess(values * _FLOAT_BYTES)
+        if excess is not None:
+            raise ConfigError(
+                f"{what} {count} with images of {height}x{width} (height x width) would take {excess}: lower {what}, "
+                "new_size, or crop_image_height and crop_image_width."
+            )
 
 
 def _check_count(config: Config, part: Part, files: DomainFiles) -> None:
     count = len(files.paths)
     if part == "train" and count < config.batch_size:
         raise DataError(
-            f"{files.source} has {count} images, fewer than batch_size {config.batch_size}: "
+            f"{shown(files.source)} has {count} images, fewer than batch_size {config.batch_size}: "
             "add images or lower batch_size."
         )
     if count < config.display_size:
         raise DataError(
-            f"{files.source} has {count} images, fewer than display_size {config.display_size}: "
+            f"{shown(files.source)} has {count} images, fewer than display_size {config.display_size}: "
             f"add images or set display_size to {count} or less."
         )
 
@@ -74,31 +105,34 @@ def _check_headers(config: Config, part: Part, domain: Domain, files: DomainFile
 
     def examine(path: Path) -> tuple[str | None, str | None, tuple[int, int]]:
         try:
-            header = read_header(path)
+            header = read_header(path, config.max_pixels)
             check_bands(path, header, channels)
             if files.half is not None and header.width % 2:
                 raise DataError(odd_width(path, header.width))
         except DataError as error:
             return str(error), None, (0, 0)
         wide = header.width if files.half is None else header.width // 2
+        excess = resize_excess(path, header.height, wide, channels, size)
+        if excess is not None:
+            return excess, None, (0, 0)
         height, width = resized_shape(header.height, wide, size)
         if height < crop[0] or width < crop[1]:
             half = "" if files.half is None else f"the {files.half} half "
-            return None, f"{path} ({half}{header.height}x{wide}, {height}x{width} after the resize)", (height, width)
+            problem = f"{shown(path)} ({half}{header.height}x{wide}, {height}x{width} after the resize)"
+            return None, problem, (height, width)
         return None, None, (height, width)
 
     with ThreadPoolExecutor(_READERS) as readers:
         results = list(readers.map(examine, files.paths))
+    source = shown(files.source)
     unusable = [problem for problem, _, _ in results if problem is not None]
     small = [problem for _, problem, _ in results if problem is not None]
     if unusable:
-        raise DataError(
-            f"{files.source}: {len(unusable)} of {len(results)} images cannot be used. {_first(unusable, ' ')}"
-        )
+        raise DataError(f"{source}: {len(unusable)} of {len(results)} images cannot be used. {_first(unusable, ' ')}")
     if small:
         rule = "with no new_size set" if size is None else f"with shortest side resized to {size}"
         raise DataError(
-            f"{files.source}: {len(small)} of {len(results)} images are smaller than the crop {crop[0]}x{crop[1]} "
+            f"{source}: {len(small)} of {len(results)} images are smaller than the crop {crop[0]}x{crop[1]} "
             f"(height x width) {rule}: {_first(small, ', ')}. Set new_size to at least {max(crop)}, lower "
             "crop_image_height and crop_image_width, or remove them."
         )

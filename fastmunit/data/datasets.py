@@ -16,6 +16,7 @@ from fastmunit.data.paths import Domain, Half, Part, domain_files
 from fastmunit.data.seeding import named_generator
 from fastmunit.data.transforms import TestTransform, TrainTransform
 from fastmunit.errors import DataError
+from fastmunit.files import shown
 
 
 class ImageDataset(Dataset[Tensor]):
@@ -36,6 +37,7 @@ class ImageDataset(Dataset[Tensor]):
             they are pairs, whose flips and crops are the same).
         flip: False for images that mean something else in a mirror.
         half: take the left or the right half of each image alone.
+        max_pixels: refuse files with more pixels; see `decode_image`.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class ImageDataset(Dataset[Tensor]):
         stream: int = 0,
         flip: bool = True,
         half: Half | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         self.paths = list(paths)
         self.size = size
@@ -56,6 +59,7 @@ class ImageDataset(Dataset[Tensor]):
         self.seed = seed
         self.stream = stream
         self.half = half
+        self.max_pixels = max_pixels
         self.train_transform = TrainTransform(size, crop, flip) if train else None
         self.test_transform = TestTransform(size, crop)
 
@@ -75,7 +79,11 @@ class ImageDataset(Dataset[Tensor]):
 
     def decode(self, index: int) -> Tensor:
         """The image as it is stored, or its half: (C, H, W) as `decode_image` gives it."""
-        return self.take_half(decode_image(self.paths[index], self.channels), index)
+        return self.take_half(self.decode_whole(index), index)
+
+    def decode_whole(self, index: int) -> Tensor:
+        """The image as it is stored: (C, H, W) as `decode_image` gives it."""
+        return decode_image(self.paths[index], self.channels, self.max_pixels)
 
     def take_half(self, image: Tensor, index: int) -> Tensor:
         """The half of a decoded image that the dataset is of, or all of it. Raises DataError on an odd width."""
@@ -142,15 +150,20 @@ def display_images(dataset: ImageDataset, count: int) -> Tensor:
 
 def odd_width(path: str | os.PathLike[str], width: int) -> str:
     """What is wrong with an image that cannot be halved."""
-    return f"{path} is {width} pixels wide, which is odd: with pairs side_by_side an image holds two of equal width."
+    return (
+        f"{shown(path)} is {width} pixels wide, which is odd: with pairs side_by_side an image holds two of equal "
+        "width."
+    )
 
 
-def differing_sizes(a: os.PathLike[str] | str, shape_a: Sequence[int], b: object, shape_b: Sequence[int]) -> str:
+def differing_sizes(
+    a: os.PathLike[str] | str, shape_a: Sequence[int], b: os.PathLike[str] | str, shape_b: Sequence[int]
+) -> str:
     """What is wrong with a pair whose images differ in size after the resize; shapes are (height, width)."""
     (height_a, width_a), (height_b, width_b) = shape_a, shape_b
     return (
-        f"{a} and {b} are a pair, but {height_a}x{width_a} and {height_b}x{width_b} (height x width) after the resize: "
-        "give both one size, so that they can be cropped alike."
+        f"{shown(a)} and {shown(b)} are a pair, but {height_a}x{width_a} and {height_b}x{width_b} (height x width) "
+        "after the resize: give both one size, so that they can be cropped alike."
     )
 
 
@@ -166,4 +179,5 @@ def _dataset(config: Config, part: Part, domain: Domain, crop: tuple[int, int]) 
         stream="ab".index(domain) if config.pairs == "unpaired" else 0,
         half=files.half,
         flip=config.flip,
+        max_pixels=config.max_pixels,
     )

@@ -16,7 +16,6 @@ from fastmunit.config import Config
 from fastmunit.data import workers
 from fastmunit.data.background import Background
 from fastmunit.data.datasets import ImageDataset, differing_sizes, training_datasets
-from fastmunit.data.images import decode_image
 from fastmunit.data.memory import first_line, is_out_of_memory
 from fastmunit.data.seeding import named_generator
 from fastmunit.data.transforms import resized_shape
@@ -192,7 +191,7 @@ class _Pairs(Dataset[tuple[Tensor, Tensor] | DataError]):
     def _pair(self, index: int, epoch: int) -> tuple[Tensor, Tensor]:
         in_one_file = self.a.paths[index] == self.b.paths[index] and self.a.channels == self.b.channels
         if in_one_file:
-            image = decode_image(self.a.paths[index], self.a.channels)
+            image = self.a.decode_whole(index)
             a, b = self.a.take_half(image, index), self.b.take_half(image, index)
         else:
             a, b = self.a.decode(index), self.b.decode(index)

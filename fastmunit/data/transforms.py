@@ -11,7 +11,9 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from fastmunit.data.images import normalize
+from fastmunit.data.memory_limit import memory_excess
 from fastmunit.errors import DataError
+from fastmunit.files import shown
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class TrainTransform:
         """(C, H, W) uint8, or float in [0, 1], to float32 in [-1, 1]; every draw comes from `generator`."""
         if torch.rand((), generator=generator) < 0.5 and self.flip:
             image = F.horizontal_flip(image)
-        image = resize(image, self.size)
+        image = resize(image, self.size, name)
         if self.crop is not None:
             room = _room(image, self.crop, name)
             top, left = (int(torch.randint(pixels + 1, (), generator=generator)) for pixels in room)
@@ -54,17 +56,24 @@ class TestTransform:
 
     def __call__(self, image: Tensor, name: str | os.PathLike[str] = "image") -> Tensor:
         """(C, H, W) uint8, or float in [0, 1], to float32 in [-1, 1]."""
-        image = resize(image, self.size)
+        image = resize(image, self.size, name)
         if self.crop is not None:
             top, left = (pixels // 2 for pixels in _room(image, self.crop, name))
             image = F.crop(image, top, left, *self.crop)
         return normalize(image)
 
 
-def resize(image: Tensor, size: int | None) -> Tensor:
-    """Brings the shortest side to `size` pixels: bilinear with antialiasing, as Pillow. None keeps the size."""
+def resize(image: Tensor, size: int | None, name: str | os.PathLike[str] = "image") -> Tensor:
+    """Bring the shortest side to `size` pixels: bilinear with antialiasing, as Pillow. None keeps the size.
+
+    Raises:
+        DataError: The result would not fit in the memory of this machine. `name` names the image.
+    """
     if size is None:
         return image
+    channels, height, width = image.shape[-3:]
+    if (problem := resize_excess(name, height, width, channels * image.element_size(), size)) is not None:
+        raise DataError(problem)
     return F.resize(image, [size], interpolation=InterpolationMode.BILINEAR, antialias=True)
 
 
@@ -76,11 +85,34 @@ def resized_shape(height: int, width: int, size: int | None) -> tuple[int, int]:
     return (size, long_side) if height <= width else (long_side, size)
 
 
+def resize_excess(
+    name: str | os.PathLike[str], height: int, width: int, pixel_bytes: int, size: int | None
+) -> str | None:
+    """Return what is wrong with resizing an image, or None where the result fits in the memory of this machine.
+
+    Args:
+        name: The image, for the message.
+        height: Of the image, pixels.
+        width: Of the image, pixels.
+        pixel_bytes: Bytes per pixel; all that is known before decoding is that there is one per channel.
+        size: Shortest side after the resize, pixels; None keeps the size.
+    """
+    shape = resized_shape(height, width, size)
+    # The resize is done one direction after the other, each with a result of its own.
+    excess = memory_excess(2 * pixel_bytes * shape[0] * shape[1])
+    if excess is None:
+        return None
+    return (
+        f"{shown(name)}: {height}x{width} (height x width) resized to {shape[0]}x{shape[1]} would take {excess}: lower "
+        "the size or remove the image."
+    )
+
+
 def _room(image: Tensor, crop: tuple[int, int], name: str | os.PathLike[str]) -> tuple[int, int]:
     height, width = image.shape[-2:]
     if height < crop[0] or width < crop[1]:
         raise DataError(
-            f"{name}: {height}x{width} (height x width) after the resize is smaller than the crop {crop[0]}x{crop[1]}: "
-            "remove the image, raise new_size, or lower crop_image_height and crop_image_width."
+            f"{shown(name)}: {height}x{width} (height x width) after the resize is smaller than the crop "
+            f"{crop[0]}x{crop[1]}: remove the image, raise new_size, or lower crop_image_height and crop_image_width."
         )
     return height - crop[0], width - crop[1]

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastmunit.data.folders import list_images
 from fastmunit.data.images import decode_image
-from fastmunit.data.paths import list_images
 from fastmunit.data.transforms import TestTransform
 from fastmunit.errors import CheckpointError, DataError
 from fastmunit.files import load_tensors, save_tensors

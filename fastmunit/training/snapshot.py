@@ -21,7 +21,7 @@ from fastmunit.training.run_folder import RunFolder, remove
 _FREE_NETWORK_KEYS = frozenset({"dis.gan_type"})
 _OPTIMIZER_KEYS = frozenset({"lr", "lr_policy", "step_size", "gamma", "beta1", "beta2", "weight_decay"})
 _PLACE_KEYS = frozenset({"num_workers", "max_iter", "log_iter", "image_save_iter", "image_display_iter"})
-_PLACE_KEYS |= {"snapshot_save_iter"}
+_PLACE_KEYS |= {"snapshot_save_iter", "max_pixels"}
 
 
 def save(

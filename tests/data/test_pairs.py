@@ -130,6 +130,22 @@ def test_names_without_partner(folders: Path, make_config: Callable[..., Config]
         data.check(make_config(data_root=str(folders), pairs="folders"))
 
 
+def test_names_match_across_extensions_and_unicode_forms(folders: Path, make_config: Callable[..., Config]) -> None:
+    composed, decomposed = "caf\u00e9.v1", "cafe\u0301.v1"
+    for part in ("train", "test"):
+        photo(7).save(folders / f"{part}A" / f"{composed}.webp", lossless=True)
+        partner(photo(7)).save(folders / f"{part}B" / f"{decomposed}.GIF")
+    config = make_config(data_root=str(folders), pairs="folders")
+    data.check(config)
+    a, b = data.training_datasets(config)
+    assert len(a) == len(b) == COUNT + 1
+    assert [path.suffix for path in b.paths if path.suffix != ".bmp"] == [".GIF"]
+    assert [path.suffix for path in a.paths].index(".webp") == [path.suffix for path in b.paths].index(".GIF")
+    photo(7).save(folders / "trainA" / f"{decomposed}.png")
+    with pytest.raises(DataError, match="have one name but for the suffix or the Unicode form"):
+        data.check(config)
+
+
 def test_names_that_are_not_one(folders: Path, make_config: Callable[..., Config]) -> None:
     photo(9).save(folders / "trainA" / "0.jpg")
     with pytest.raises(DataError, match=r"0\.jpg and .*0\.png have one name but for the suffix"):

@@ -1,0 +1,164 @@
+"""Finding images in folders: by extension, through links, with an account of what is left out."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastmunit.data.formats import readable_extensions
+from fastmunit.errors import DataError
+from fastmunit.files import require_regular_file, shown
+
+# Names that a message lists.
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """What a folder holds.
+
+    Attributes:
+        folder: The folder.
+        paths: Its images, sorted by path.
+        left_out: What is not read, relative to the folder, sorted; names without reason are files whose extension is
+            not that of an image.
+    """
+
+    folder: Path
+    paths: list[Path]
+    left_out: list[str]
+
+    @property
+    def note(self) -> str | None:
+        """One line about what was left out; None where nothing was."""
+        if not self.left_out:
+            return None
+        more = f" and {len(self.left_out) - _SHOWN} more" if len(self.left_out) > _SHOWN else ""
+        files = "1 file" if len(self.left_out) == 1 else f"{len(self.left_out):,} files"
+        return f"{shown(self.folder)}: {files} left out: {', '.join(self.left_out[:_SHOWN])}{more}."
+
+
+def require_folder(folder: str | os.PathLike[str], what: str, fix: str = "create it or correct the path") -> Path:
+    """Check that a folder exists.
+
+    Args:
+        folder: The path.
+        what: What the folder is, as the first words of the message.
+        fix: What to do where it is none, as the last words of the message.
+
+    Raises:
+        DataError: It does not exist, cannot be reached, or is not a folder.
+    """
+    try:
+        is_folder = stat.S_ISDIR(Path(folder).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{what} {shown(folder)} does not exist: {fix}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(f"{what} {shown(folder)} cannot be read ({reason}): {fix}.") from error
+    if not is_folder:
+        raise DataError(f"{what} {shown(folder)} is not a folder: {fix}.")
+    return Path(folder)
+
+
+def find_images(folder: str | os.PathLike[str]) -> FoundImages:
+    """Find the image files below `folder`, recursively.
+
+    Files with an extension of `readable_extensions`, in any case, are images. Hidden files (".name") are left out
+    without being counted. Links to folders are followed after all other folders. Each folder is entered once, and those
+    that hold `folder` are not entered at all, so that links that form a loop end.
+
+    Raises:
+        DataError: The folder is missing, cannot be read, or holds no image.
+    """
+    root = require_folder(folder, "image folder")
+    paths: list[Path] = []
+    left_out: list[str] = []
+    extensions = readable_extensions()
+    for path, problem in _entries(root):
+        if problem is None and os.path.splitext(path.name)[1].lower() in extensions:  # noqa: PTH122 - many files
+            paths.append(path)
+        else:
+            name = shown(os.path.relpath(path, root))
+            left_out.append(name if problem is None else f"{name} ({problem})")
+    found = FoundImages(root, sorted(paths, key=str), sorted(left_out))
+    if not paths:
+        raise DataError(
+            f"image folder {shown(root)} holds no images: put some in it (.jpg, .png, .tif, .webp or another format "
+            f"that Pillow reads).{f' {found.note}' if found.note else ''}"
+        )
+    return found
+
+
+def input_images(path: str | os.PathLike[str]) -> FoundImages:
+    """Return the images below a folder, or the one image that `path` is.
+
+    Raises:
+        DataError: As `find_images`, or `path` does not exist or is not a regular file.
+    """
+    if os.path.isdir(path):  # noqa: PTH112 - False for names that are too long, where Path.is_dir raises
+        return find_images(path)
+    require_regular_file(path, "input", DataError)
+    return FoundImages(Path(path).parent, [Path(path)], [])
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the image files that `find_images` finds, sorted by path. Raises DataError as it does."""
+    return find_images(folder).paths
+
+
+def _entries(root: Path) -> Iterator[tuple[Path, str | None]]:
+    """Yield what is below a folder but for hidden files, each with the reason for which it cannot be read, if any."""
+    entered = {_identity(parent) for parent in root.resolve().parents}
+    folders, links = [str(root)], list[str]()
+    while folders or links:
+        linked = not folders
+        folder = heapq.heappop(links) if linked else folders.pop()
+        try:
+            identity = _identity(folder)
+            if identity in entered:
+                if linked:
+                    yield Path(folder), "a link to a folder around it or read already"
+                continue
+            entered.add(identity)
+            with os.scandir(folder) as found:
+                entries = list(found)
+        except OSError as error:
+            raise DataError(
+                f"image folder {shown(folder)} cannot be read ({error.strerror}): check its permissions."
+            ) from error
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            elif entry.name.startswith("."):
+                continue
+            elif _links_to_folder(entry):
+                heapq.heappush(links, entry.path)
+            else:
+                yield Path(folder, entry.name), _problem(entry)
+
+
+def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
+    status = Path(folder).stat()
+    return status.st_dev, status.st_ino
+
+
+def _links_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # a link to itself: reading the file names the reason
+        return False
+
+
+def _problem(entry: os.DirEntry[str]) -> str | None:
+    """Why a file cannot be an image whatever its name; links that lead nowhere stay, to be named when they are read."""
+    try:
+        if entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
+            return None
+    except OSError:
+        return None
+    return "not a regular file"

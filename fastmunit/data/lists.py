@@ -1,0 +1,90 @@
+"""Files that list images, one path per line."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+from fastmunit.data.folders import require_folder
+from fastmunit.errors import DataError
+from fastmunit.files import require_regular_file, shown
+
+
+def read_image_list(list_file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the images that a list file names: one path per line, relative to `folder`.
+
+    Empty lines are skipped and the order is kept. A name that is written in another Unicode form than the file's (a
+    letter and its accent may be one character or two) is the file's.
+
+    Raises:
+        DataError: The list or the folder is missing, the list is not a regular file, is empty or is not UTF-8, or files
+            it names do not exist or are not regular files.
+    """
+    source = Path(list_file)
+    root = require_folder(folder, "image folder", f"the list {shown(source)} names images in it; correct the path")
+    require_regular_file(source, "image list", DataError)
+    try:
+        lines = source.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(
+            f"image list {shown(source)} cannot be read as UTF-8 text ({reason}): give a text file."
+        ) from error
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
+        raise DataError(
+            f"image list {shown(source)} is empty: write one image path per line, relative to {shown(root)}."
+        )
+    for number, line in numbered:
+        if "\0" in line:
+            raise DataError(
+                f"image list {shown(source)} has a null byte in line {number}: save it as text in UTF-8, not UTF-16."
+            )
+    names = _Names()
+    paths: list[Path] = []
+    problems: list[str] = []
+    for number, line in numbered:
+        path = root / line
+        try:
+            path = names.existing(root, line)
+            require_regular_file(path, "image", DataError)
+        except DataError as error:
+            problems.append(f"line {number}: {error}")
+        paths.append(path)
+    if problems:
+        raise DataError(
+            f"image list {shown(source)} names {len(problems)} of {len(numbered)} files that do not exist or cannot be "
+            f"read; first, {problems[0]} Lines are paths relative to {shown(root)}: correct the list or the folder."
+        )
+    return paths
+
+
+class _Names:
+    """The names in folders by their Unicode normal form; each folder is read once, and only when a name is missing."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, str]] = {}
+
+    def existing(self, root: Path, line: str) -> Path:
+        """Return the path that `line` names, in the form in which it exists; as it is written where there is none."""
+        path = root / line
+        if line.isascii() or os.path.lexists(path) or path.is_absolute() != root.is_absolute():
+            return path
+        found = root
+        for part in Path(line).parts:
+            exact = found / part
+            found = exact if os.path.lexists(exact) else found / self._in(found).get(_normal(part), part)
+        return found
+
+    def _in(self, folder: Path) -> dict[str, str]:
+        if folder not in self._folders:
+            try:
+                self._folders[folder] = {_normal(name): name for name in sorted(os.listdir(folder))}
+            except OSError:  # the file is reported as missing
+                self._folders[folder] = {}
+        return self._folders[folder]
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
