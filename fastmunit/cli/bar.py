@@ -26,6 +26,18 @@ class Bar(Progress):
         self._bar: tqdm | None = None
         self._last_line = time.monotonic()
 
+    def verifying(self, done: int, total: int) -> None:
+        """See `Progress.verifying`."""
+        if self._terminal:
+            if self._bar is None:
+                self._bar = tqdm(total=total, desc="verifying images", unit="image", dynamic_ncols=True)
+            self._bar.update(done - self._bar.n)
+            if done == total:
+                self.finished()
+        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(f"verifying images: {done:,}/{total:,}", file=sys.stderr, flush=True)
+
     def started(self, status: Status) -> None:
         """See `Progress.started`."""
         if self._terminal:

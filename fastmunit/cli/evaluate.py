@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from fastmunit.cli.options import ConfigName, Device
+from fastmunit.cli.options import ConfigName, Device, MaxPixels
 from fastmunit.cli.output import echo
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=2, help="Outputs of each, in pairs for diversity.", metavar="N")] = 38,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random styles.", metavar="N")] = 0,
     device: Device = "auto",
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Measure a trained model: diversity, distance to real images, content, reconstruction, IS and CIS.
 
@@ -78,6 +79,7 @@ def evaluate(
     from tqdm import tqdm
 
     from fastmunit.cli.evaluation_page import render
+    from fastmunit.data.checks import left_out
     from fastmunit.errors import ConfigError, FastmunitError
     from fastmunit.files import require_writable, write_text
     from fastmunit.inference import model_files
@@ -92,6 +94,8 @@ def evaluate(
     file, settings = model_files(checkpoint, config)
     if data is not None:
         settings.data_root = str(data)
+    if max_pixels is not None:
+        settings.max_pixels = max_pixels
     names = None
     if metrics is not None:
         names = [name.strip() for name in metrics.split(",") if name.strip()]
@@ -109,6 +113,8 @@ def evaluate(
         output = run / "evaluation"
     figures_file, page_file = output / "evaluation.json", output / "evaluation.html"
     require_writable(figures_file, page_file)
+    for note in left_out(settings, ("test",)):
+        typer.echo(note, err=True)
 
     possible = registry.system_of(settings).directions
     wanted = list(possible) if direction is Directions.both else [direction.value]

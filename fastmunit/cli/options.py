@@ -17,4 +17,13 @@ ConfigName = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--config", "-c", help="A YAML file, or a name that `fastmunit configs` lists.", metavar="NAME|FILE"),
 ]
+MaxPixels = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        help="Refuse images with more pixels than this [179 million, or max_pixels of the configuration].",
+        metavar="N",
+    ),
+]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="The folder to write into.", metavar="FOLDER")]

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from fastmunit.cli.interrupt import INTERRUPTED
-from fastmunit.cli.options import ConfigName, Device, OutputFolder, Seed, SystemName
+from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder, Seed, SystemName
 from fastmunit.cli.output import echo, shell_line
 
 
@@ -63,6 +63,10 @@ def train(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Keep only the newest N snapshots (all by default).", metavar="N"),
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Decode every image before starting, and name all damaged ones at once.")
+    ] = False,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Train MUNIT, UNIT, CycleGAN or BicycleGAN on two folders of images.
 
@@ -122,6 +126,8 @@ def train(
         settings.max_iter = max_iter
     if seed is not None:
         settings.seed = seed
+    if max_pixels is not None:
+        settings.max_pixels = max_pixels
     result = run_training(
         settings,
         output,
@@ -129,6 +135,7 @@ def train(
         device=device,
         time_limit=None if minutes is None else 60 * minutes,
         keep=keep,
+        verify=verify,
         progress=Bar(),
     )
     if result.ended == "finished":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from fastmunit.cli.options import ConfigName, Device, OutputFolder
+from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +75,7 @@ def translate(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Styles decoded at once (by default about a megapixel's worth).", metavar="N"),
     ] = None,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Translate images with a trained model, each into many styles.
 
@@ -95,7 +96,7 @@ def translate(
 
     from fastmunit import data
     from fastmunit.data.images import check_bands, read_header
-    from fastmunit.errors import DataError, FastmunitError
+    from fastmunit.errors import FastmunitError
     from fastmunit.inference import model_files
     from fastmunit.models import registry
     from fastmunit.models.translator import value_mapping
@@ -107,14 +108,16 @@ def translate(
     place = resolve_device(device)
     weights, settings = model_files(checkpoint, config)
     source_channels, target_channels = settings.channels(direction.value)
-    if not input.exists():
-        raise DataError(f"input {input} does not exist: check the path.")
-    images = data.list_images(input) if input.is_dir() else [input]
+    limit = max_pixels or settings.max_pixels
+    found = data.input_images(input)
+    if found.note is not None:
+        typer.echo(found.note, err=True)
+    images = found.paths
     references = list(reference or ())
     for path in images:
-        check_bands(path, read_header(path), source_channels)
+        check_bands(path, read_header(path, limit), source_channels)
     for path in references:
-        check_bands(path, read_header(path), target_channels)
+        check_bands(path, read_header(path, limit), target_channels)
     translator = registry.load_translator(weights, settings, direction.value, place)
     translator.precision = precision.value
     several = 10 if translator.style_dim else 1
@@ -130,7 +133,7 @@ def translate(
 
     mapping = value_mapping(stretch)
     random = torch.Generator().manual_seed(seed)
-    reference_images = [_resized(data.read_image(path, target_channels), size) for path in references]
+    reference_images = [_resized(data.read_image(path, target_channels, limit), size) for path in references]
     codes = None
     if references:
         codes = torch.cat([translator.style_of(image) for image in reference_images])
@@ -142,7 +145,7 @@ def translate(
         cells = [_cell(image) for image in reference_images[:_SHEET_COLUMNS]]
         rows.append([torch.ones_like(cells[0]), *cells])
     for path, written in zip(tqdm(images, unit="image", disable=None), targets, strict=True):
-        image = _resized(data.read_image(path, source_channels), size)
+        image = _resized(data.read_image(path, source_channels, limit), size)
         chosen = codes if codes is not None else translator.random_styles(count, random)
         outputs = [mapping(result) for result in translator.translate(image, chosen, batch_size)]
         for result, path in zip(outputs, written, strict=True):
@@ -151,7 +154,7 @@ def translate(
             rows.append([_cell(x) for x in (image, *outputs[:_SHEET_COLUMNS])])
     save(grid(rows), sheet)
     typer.echo(f"Wrote {len(images) * count:,} images into {output}, side by side in {sheet}.")
-    _hint_at_size(settings, images[0], size)
+    _hint_at_size(settings, images[0], size, limit)
 
 
 def _output_names(images: list[Path], input: Path) -> list[str]:
@@ -182,6 +185,13 @@ def _refuse_overwriting(images: list[Path], input: Path, output: Path, targets: 
 def _resized(image: "Tensor", size: int | None) -> "Tensor":
     if size is None:
         return image
+    from fastmunit.data.transforms import resize_excess
+    from fastmunit.errors import DataError
+
+    channels, height, width = image.shape
+    problem = resize_excess("input", height, width, channels * image.element_size(), size)
+    if problem is not None:
+        raise DataError(problem)
     from torchvision.transforms.v2 import functional
 
     return functional.resize(image, [size], antialias=True).clamp(-1, 1)
@@ -199,12 +209,12 @@ def _cell(image: "Tensor") -> "Tensor":
     return functional.resize(image, shape, antialias=True).clamp(-1, 1)
 
 
-def _hint_at_size(settings: "Config", path: Path, size: int | None) -> None:
-    from PIL import Image
+def _hint_at_size(settings: "Config", path: Path, size: int | None, max_pixels: int | None) -> None:
+    from fastmunit.data.images import read_header
 
     trained = min(settings.crop_image_height, settings.crop_image_width)
-    with Image.open(path) as image:
-        shortest = min(image.size)
+    header = read_header(path, max_pixels)
+    shortest = min(header.height, header.width)
     if size is None and not trained / 1.5 <= shortest <= trained * 1.5:
         typer.echo(
             f"Hint: the model was trained on {trained} pixels and {path.name} has {shortest}; --size {trained} may "

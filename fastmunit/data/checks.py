@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,7 +59,21 @@ def check(config: Config) -> list[str]:
         for part in parts:
             a, b = (found[part, domain].paths for domain in domains)
             _check_sizes(a, shapes[part, "a"], b, shapes[part, "b"])
-    return list(dict.fromkeys(files.note for files in found.values() if files.note is not None))
+    return _notes(found.values())
+
+
+def left_out(config: Config, parts: Sequence[Part] = ("train", "test")) -> list[str]:
+    """Return one line for each folder of the data with files that are left out; see `find_images`.
+
+    Raises:
+        ConfigError, DataError: As `domain_files`.
+    """
+    domains: tuple[Domain, ...] = ("a", "b")
+    return _notes(domain_files(config, part, domain) for part in parts for domain in domains)
+
+
+def _notes(found: Iterable[DomainFiles]) -> list[str]:
+    return list(dict.fromkeys(files.note for files in found if files.note is not None))
 
 
 def _check_memory(config: Config) -> None:

@@ -67,14 +67,20 @@ def resize(image: Tensor, size: int | None, name: str | os.PathLike[str] = "imag
     """Bring the shortest side to `size` pixels: bilinear with antialiasing, as Pillow. None keeps the size.
 
     Raises:
-        DataError: The result would not fit in the memory of this machine. `name` names the image.
+        DataError: The result does not fit in memory. `name` names the image.
     """
     if size is None:
         return image
     channels, height, width = image.shape[-3:]
     if (problem := resize_excess(name, height, width, channels * image.element_size(), size)) is not None:
         raise DataError(problem)
-    return F.resize(image, [size], interpolation=InterpolationMode.BILINEAR, antialias=True)
+    try:
+        return F.resize(image, [size], interpolation=InterpolationMode.BILINEAR, antialias=True)
+    except RuntimeError as error:  # less memory is free than there is
+        raise DataError(
+            f"{shown(name)}: {height}x{width} (height x width) cannot be resized to a shortest side of {size}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
 
 
 def resized_shape(height: int, width: int, size: int | None) -> tuple[int, int]:

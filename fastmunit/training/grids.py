@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastmunit.data.opening import opened
 from fastmunit.files import atomic_write
 from fastmunit.models.system import System
 
@@ -81,8 +83,8 @@ def save(picture: Tensor, path: Path) -> None:
 def jpeg(picture: Tensor | Path, max_width: int = 1600) -> bytes:
     """A picture as JPEG bytes no wider than `max_width` pixels."""
     if isinstance(picture, Path):
-        with Image.open(picture) as opened:
-            image = opened.convert("RGB")
+        with opened(picture, max_pixels=sys.maxsize) as stored:  # of this run, whatever the number of its images
+            image = stored.convert("RGB")
     else:
         image = to_pil(picture)
     if image.width > max_width:

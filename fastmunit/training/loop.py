@@ -71,6 +71,7 @@ def train(
     time_limit: float | None = None,
     keep: int | None = None,
     allow_in_output: Collection[str] = (),
+    verify: bool = False,
     progress: Progress | None = None,
 ) -> TrainingResult:
     """Train the system of `config` and write snapshots, logs, sample grids and a report into one folder.
@@ -87,6 +88,7 @@ def train(
         time_limit: seconds after which to end, counted from this call; None for no limit.
         keep: how many snapshots to keep; None keeps all.
         allow_in_output: names that may lie in a new run's folder already.
+        verify: decode every image before starting; without it, no more than their headers are read.
         progress: is told how it goes.
 
     Raises:
@@ -104,7 +106,10 @@ def train(
     system.check(config)
     if config.cuda_graph is True and place.type != "cuda":
         raise ConfigError(f"cuda_graph: true needs a CUDA GPU, not device {place}: set cuda_graph to false.")
-    data.check(config)
+    for note in data.check(config):
+        progress.message(note)
+    if verify:
+        data.verify(config, progress.verifying)
     folder.create()
     with folder.lock(), explained(place, lambda: "No iteration was trained."):
         folder.remove_partial_files()

@@ -36,6 +36,9 @@ class Status:
 class Progress:
     """Watches a run; this one stays silent. Override what you want to see."""
 
+    def verifying(self, done: int, total: int) -> None:
+        """Called with the number of images that are verified, and of all, before a run that verifies its images."""
+
     def started(self, status: Status) -> None:
         """Called once, before the first iteration."""
 

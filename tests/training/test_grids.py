@@ -59,3 +59,11 @@ def test_saved_pictures_open(tmp_path: Path, suffix: str) -> None:
         assert image.size == (6, 5)
     data = grids.jpeg(tmp_path / f"grid{suffix}", max_width=3)
     assert Image.open(io.BytesIO(data)).size == (3, 2)
+
+
+def test_pictures_of_many_images_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grid of the last session is opened again by --resume: it may have more pixels than Pillow allows."""
+    grids.save(torch.full((3, 50, 60), 200, dtype=torch.uint8), tmp_path / "grid.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    data = grids.jpeg(tmp_path / "grid.jpg", max_width=6)
+    assert Image.open(io.BytesIO(data)).size == (6, 5)

@@ -1,0 +1,91 @@
+"""What the commands say of the images that they are given."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fastmunit.config import Config
+from tests.cli.conftest import Command
+from tests.training.tiny import make_images, tiny_config
+
+
+@pytest.fixture
+def own_images(images: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(images, tmp_path / "images"))
+
+
+def test_train_verifies_first(fastmunit: Command, own_images: Path, config_file: Path, tmp_path: Path) -> None:
+    for name in ("trainA/1.png", "testB/4.png"):
+        content = (own_images / name).read_bytes()
+        (own_images / name).write_bytes(content[:-500])
+    (own_images / "trainA" / "notes.txt").touch()
+    run = ("train", "--config", config_file, "--data", own_images, "--output", tmp_path / "run", "--device", "cpu")
+    outcome = fastmunit(*run, "--verify")
+    assert outcome.status == 1
+    assert "2 of 20 images cannot be used" in outcome.err
+    assert "trainA/1.png is damaged" in outcome.err and "testB/4.png is damaged" in outcome.err
+    assert "trainA: 1 file left out: notes.txt." in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_max_pixels_is_kept_for_a_resumed_run(
+    fastmunit: Command, own_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)  # images have 40x37 pixels
+    config = tmp_path / "tiny.yaml"
+    tiny_config(own_images, max_iter=1).save(config)
+    output = tmp_path / "run"
+    run = ("train", "--output", output, "--device", "cpu", "--config", config)
+    outcome = fastmunit(*run)
+    assert outcome.status == 1
+    assert "0.0 megapixels, more than the limit" in outcome.err and "--max-pixels 1480" in outcome.err
+    assert fastmunit(*run, "--max-pixels", 1480, "--verify").status == 0
+    assert Config.load(output / "config.yaml").max_pixels == 1480
+    outcome = fastmunit("train", "--output", output, "--resume", "--device", "cpu", "--set", "max_iter=2")
+    assert outcome.status == 0, outcome.err
+    (own_images / "testA" / "list.txt").touch()
+    translate = ("translate", "--checkpoint", output, "--device", "cpu", "--styles", 1)
+    outcome = fastmunit(*translate, "--input", own_images / "testA", "--output", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    assert "testA: 1 file left out: list.txt." in outcome.err
+    Image.new("RGB", (50, 40)).save(tmp_path / "large.png")
+    for option, status in (((), 1), (("--max-pixels", 2000), 0)):
+        outcome = fastmunit(*translate, "--input", tmp_path / "large.png", "--output", tmp_path / "out", *option)
+        assert outcome.status == status, outcome.err
+        assert ("--max-pixels 2000" in outcome.err) == (status == 1)
+    outcome = fastmunit("evaluate", "--checkpoint", output, "--max-pixels", 1479, "--metrics", "content-code")
+    assert outcome.status == 1
+    assert "--max-pixels 1480" in outcome.err and "testA: 1 file left out: list.txt." in outcome.err
+
+
+def test_inputs_that_are_not_regular_files(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, message in (("pipe.png", "is a FIFO, not a regular file"), ("x" * 300, "File name too long")):
+        outcome = fastmunit(
+            "translate", "--checkpoint", trained, "--input", tmp_path / name, "--output", tmp_path / "out"
+        )
+        assert outcome.status == 1
+        assert message in outcome.err
+        outcome = fastmunit("train", "--config", "demo", "--data", tmp_path / name, "--output", tmp_path / "run")
+        assert outcome.status == 1
+        assert "error: " in outcome.err and "Traceback" not in outcome.err
+
+
+def test_names_that_are_not_utf8(fastmunit: Command, tmp_path: Path) -> None:
+    root = make_images(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")), count=2)
+    for path in sorted(root.rglob("*.png")):
+        path.rename(path.with_name(os.fsdecode(b"\xff") + path.name))
+    config = tmp_path / "tiny.yaml"
+    tiny_config(tmp_path, max_iter=1, display_size=1).save(config)
+    run = tmp_path / "run"
+    for part in ("trainA", "trainB", "testA", "testB"):
+        (tmp_path / part).symlink_to(root / part)
+    outcome = fastmunit("train", "--config", config, "--output", run, "--device", "cpu", "--verify")
+    assert outcome.status == 0, outcome.err
+    translate = ("translate", "--checkpoint", run, "--input", tmp_path / "testA", "--output", tmp_path / "out")
+    assert fastmunit(*translate, "--styles", 1, "--device", "cpu").status == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3
