@@ -95,7 +95,7 @@ def translate(
     from tqdm import tqdm
 
     from fastmunit import data
-    from fastmunit.data.images import check_bands, read_header
+    from fastmunit.data.checks import check_image
     from fastmunit.errors import FastmunitError
     from fastmunit.inference import model_files
     from fastmunit.models import registry
@@ -114,10 +114,12 @@ def translate(
         typer.echo(found.note, err=True)
     images = found.paths
     references = list(reference or ())
+    # The first layer reads and writes maps of gen.dim channels; on other devices their memory is not this machine's.
+    planes = settings.gen.dim if place.type == "cpu" else 0
     for path in images:
-        check_bands(path, read_header(path, limit), source_channels)
+        check_image(path, source_channels, size, 4 * (source_channels + planes), limit)
     for path in references:
-        check_bands(path, read_header(path, limit), target_channels)
+        check_image(path, target_channels, size, 4 * (target_channels + planes), limit)
     translator = registry.load_translator(weights, settings, direction.value, place)
     translator.precision = precision.value
     several = 10 if translator.style_dim else 1
@@ -185,13 +187,6 @@ def _refuse_overwriting(images: list[Path], input: Path, output: Path, targets: 
 def _resized(image: "Tensor", size: int | None) -> "Tensor":
     if size is None:
         return image
-    from fastmunit.data.transforms import resize_excess
-    from fastmunit.errors import DataError
-
-    channels, height, width = image.shape
-    problem = resize_excess("input", height, width, channels * image.element_size(), size)
-    if problem is not None:
-        raise DataError(problem)
     from torchvision.transforms.v2 import functional
 
     return functional.resize(image, [size], antialias=True).clamp(-1, 1)

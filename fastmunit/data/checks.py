@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,6 +61,28 @@ def check(config: Config) -> list[str]:
             a, b = (found[part, domain].paths for domain in domains)
             _check_sizes(a, shapes[part, "a"], b, shapes[part, "b"])
     return _notes(found.values())
+
+
+def check_image(
+    path: str | os.PathLike[str], channels: int, size: int | None, pixel_bytes: int, max_pixels: int | None
+) -> None:
+    """Check an image that is to be given to a network, reading no more than its header.
+
+    Args:
+        path: The file.
+        channels: Channels that the network takes.
+        size: Shortest side after the resize, pixels; None keeps the size.
+        pixel_bytes: Bytes of the largest tensor per pixel after the resize; there are two such tensors at once.
+        max_pixels: The number of pixels above which an image is refused; None is Pillow's limit.
+
+    Raises:
+        DataError: The header is damaged, or the image has other bands, too many pixels, or does not fit in memory.
+    """
+    header = read_header(path, max_pixels)
+    check_bands(path, header, channels)
+    excess = resize_excess(path, header.height, header.width, pixel_bytes, size)
+    if excess is not None:
+        raise DataError(excess)
 
 
 def left_out(config: Config, parts: Sequence[Part] = ("train", "test")) -> list[str]:

@@ -100,7 +100,7 @@ def resize_excess(
         name: The image, for the message.
         height: Of the image, pixels.
         width: Of the image, pixels.
-        pixel_bytes: Bytes per pixel; all that is known before decoding is that there is one per channel.
+        pixel_bytes: Bytes of a tensor per pixel. Two such tensors at once must fit.
         size: Shortest side after the resize, pixels; None keeps the size.
     """
     shape = resized_shape(height, width, size)
@@ -110,7 +110,7 @@ def resize_excess(
         return None
     return (
         f"{shown(name)}: {height}x{width} (height x width) resized to {shape[0]}x{shape[1]} would take {excess}: lower "
-        "the size or remove the image."
+        "the size it is resized to, scale it down, or remove it."
     )
 
 

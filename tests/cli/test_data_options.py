@@ -5,8 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import typer
 from PIL import Image
 
+from fastmunit.cli.errors import reported
 from fastmunit.config import Config
 from tests.cli.conftest import Command
 from tests.training.tiny import make_images, tiny_config
@@ -73,6 +76,50 @@ def test_inputs_that_are_not_regular_files(fastmunit: Command, trained: Path, tm
         outcome = fastmunit("train", "--config", "demo", "--data", tmp_path / name, "--output", tmp_path / "run")
         assert outcome.status == 1
         assert "error: " in outcome.err and "Traceback" not in outcome.err
+
+
+def test_sizes_that_do_not_fit_in_memory(
+    fastmunit: Command,
+    trained: Path,
+    config_file: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fastmunit.data.memory.total_memory", lambda: 8 * 10**9)
+    translate = ("translate", "--checkpoint", trained, "--input", images / "testA", "--output", tmp_path / "out")
+    outcome = fastmunit(*translate, "--size", 30_000, "--device", "cpu")
+    assert outcome.status == 1
+    assert "0.png: 40x37 (height x width) resized to 32432x30000 would take" in outcome.err
+    train = ("train", "--config", config_file, "--output", tmp_path / "run", "--device", "cpu")
+    outcome = fastmunit(*train, "--set", "new_size=30000")
+    assert outcome.status == 1
+    assert "display_size 2 with images of 30000x30000" in outcome.err and "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "Tried to allocate 2 GiB"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "you tried"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_memory_that_runs_out_is_a_message(error: Exception, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as exit:
+        reported(fail)()
+    assert exit.value.exit_code == 1
+    message = capsys.readouterr().err
+    assert "error: out of memory: lower batch_size" in message and shown in message
+
+    def break_down() -> None:
+        raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError, match="a defect"):
+        reported(break_down)()
 
 
 def test_names_that_are_not_utf8(fastmunit: Command, tmp_path: Path) -> None:

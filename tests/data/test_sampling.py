@@ -80,7 +80,7 @@ def test_skipped_batches_are_not_loaded(make_config: Callable[..., Config], monk
     loaded = []
     decode = data.datasets.decode_image
     monkeypatch.setattr(
-        data.datasets, "decode_image", lambda path, channels: loaded.append(path) or decode(path, channels)
+        data.datasets, "decode_image", lambda path, channels, max_pixels: loaded.append(path) or decode(path, channels)
     )
     take(TrainingPairs(make_config()), 1, start=1000)
     assert len(loaded) == 4
