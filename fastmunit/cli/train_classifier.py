@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from fastmunit.cli.options import Device
+from fastmunit.cli.options import Device, MaxPixels
 from fastmunit.cli.output import echo
 
 
@@ -35,6 +35,7 @@ def train_classifier(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.", metavar="N")] = 0,
     device: Device = "auto",
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Train a small classifier of a domain's classes, for IS and CIS of `fastmunit evaluate`.
 
@@ -57,6 +58,8 @@ def train_classifier(
     require_writable(output)
     place = resolve_device(device)
     chosen: classifier.Architecture = "small" if architecture is Architecture.small else "alexnet"
+    for note in classifier.labelled_images(data).notes:
+        typer.echo(note, err=True)
     with tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar}|{postfix}", disable=None) as bar:
 
         def show(fraction: float, text: str) -> None:
@@ -72,6 +75,7 @@ def train_classifier(
                 architecture=kind,
                 seed=seed,
                 device=place,
+                max_pixels=max_pixels,
                 progress=show,
             )
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastmunit.data.folders import list_images
+from fastmunit.data.folders import find_images, require_folder
 from fastmunit.data.images import decode_image
 from fastmunit.data.transforms import TestTransform
 from fastmunit.errors import CheckpointError, DataError
@@ -88,11 +88,13 @@ class LabelledImages:
         classes: names of the class folders, sorted.
         paths: of the images.
         labels: index of the class of each.
+        notes: one line for each class folder with files that are left out.
     """
 
     classes: tuple[str, ...]
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
 
 def class_folders(folder: str | os.PathLike[str]) -> list[Path]:
@@ -106,9 +108,7 @@ def labelled_images(folder: str | os.PathLike[str]) -> LabelledImages:
     Raises:
         DataError: the folder is missing, has fewer than two class folders, or one without images.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder: give a folder with one folder of images for each class.")
+    root = require_folder(folder, "data folder", "give a folder with one folder of images for each class")
     folders = class_folders(root)
     if len(folders) < 2:
         raise DataError(
@@ -116,11 +116,13 @@ def labelled_images(folder: str | os.PathLike[str]) -> LabelledImages:
         )
     paths: list[Path] = []
     labels: list[int] = []
+    notes: list[str] = []
     for label, path in enumerate(folders):
-        found = sorted(list_images(path), key=_natural)
-        paths += found
-        labels += [label] * len(found)
-    return LabelledImages(tuple(path.name for path in folders), tuple(paths), tuple(labels))
+        found = find_images(path)
+        paths += sorted(found.paths, key=_natural)
+        labels += [label] * len(found.paths)
+        notes += [found.note] if found.note is not None else []
+    return LabelledImages(tuple(path.name for path in folders), tuple(paths), tuple(labels), tuple(notes))
 
 
 def split_by_blocks(images: LabelledImages) -> tuple[list[int], list[int]]:
@@ -154,6 +156,7 @@ def train_classifier(
     architecture: Architecture = "alexnet",
     seed: int = 0,
     device: str | torch.device = "cpu",
+    max_pixels: int | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Classifier:
     """Train a classifier on a class-per-folder data set and measure its accuracy on held-out blocks of files.
@@ -171,6 +174,7 @@ def train_classifier(
         architecture: "alexnet", or "small", which needs no weights.
         seed: of weights, order and augmentation; the global random state is not touched.
         device: to train on.
+        max_pixels: refuse images with more pixels; None is Pillow's limit.
         progress: is called with the fraction done and a line of text.
 
     Raises:
@@ -186,7 +190,7 @@ def train_classifier(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         model = Classifier(data.classes, architecture, size, backbone).to(device)
-        images = _Images(data.paths, size)
+        images = _Images(data.paths, size, max_pixels)
         labels = torch.tensor(data.labels)
         fine, new = _LR[architecture]
         optimizer = torch.optim.Adam(
@@ -268,8 +272,16 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
 
 
 @torch.inference_mode()
-def accuracy_on(model: Classifier, folder: str | os.PathLike[str], limit: int = 1000) -> tuple[float, int]:
+def accuracy_on(
+    model: Classifier, folder: str | os.PathLike[str], limit: int = 1000, max_pixels: int | None = None
+) -> tuple[float, int]:
     """Accuracy on another class-per-folder data set, and the number of images it was taken on (at most `limit`).
+
+    Args:
+        model: the classifier.
+        folder: one folder of images for each class.
+        limit: most images to take.
+        max_pixels: refuse images with more pixels; None is Pillow's limit.
 
     Raises:
         DataError: its class folders are not those of the classifier.
@@ -282,7 +294,7 @@ def accuracy_on(model: Classifier, folder: str | os.PathLike[str], limit: int = 
         )
     order = {name: index for index, name in enumerate(model.classes)}
     chosen = random.Random(0).sample(range(len(data.paths)), min(limit, len(data.paths)))
-    images = _Images(data.paths, model.size)
+    images = _Images(data.paths, model.size, max_pixels)
     right = 0
     for start in range(0, len(chosen), 64):
         part = chosen[start : start + 64]
@@ -314,8 +326,9 @@ def _small_features() -> nn.Sequential:
 class _Images:
     """Batches of files, (N, 3, size, size) in [-1, 1], decoded once while they fit into memory."""
 
-    def __init__(self, paths: Sequence[Path], size: int) -> None:
+    def __init__(self, paths: Sequence[Path], size: int, max_pixels: int | None) -> None:
         self._paths = paths
+        self._max_pixels = max_pixels
         self._transform = TestTransform(size, (size, size))
         self._keep = len(paths) * 3 * size * size <= _CACHE_BYTES
         self._kept: dict[int, Tensor] = {}
@@ -328,7 +341,7 @@ class _Images:
         found = self._kept.get(index)
         if found is None:
             path = self._paths[index]
-            image = self._transform(decode_image(path, 3), path)
+            image = self._transform(decode_image(path, 3, self._max_pixels), path)
             found = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
             if self._keep:
                 self._kept[index] = found

@@ -197,7 +197,9 @@ class _Run:
             else "accuracy not known"
         )
         if classes:
-            here, count = accuracy_on(classifier, domain_files(self.config, "test", self.target).source)
+            here, count = accuracy_on(
+                classifier, domain_files(self.config, "test", self.target).source, max_pixels=self.config.max_pixels
+            )
             known += f", {100 * here:.1f} % on {count} test images"
         return f"classifier of {len(classifier.classes)} classes: {known}"
 

@@ -133,7 +133,7 @@ def test_unusable_folders(folders: dict[str, int], message: str, tmp_path: Path)
 
 
 def test_no_folder_and_a_tiny_size(tmp_path: Path, shapes: Path) -> None:
-    with pytest.raises(DataError, match="is not a folder"):
+    with pytest.raises(DataError, match="absent does not exist: give a folder with one folder"):
         train_classifier(tmp_path / "absent")
     with pytest.raises(DataError, match="at least 31 pixels"):
         train_classifier(shapes, size=16)
