@@ -100,42 +100,55 @@ def opened(path: str | os.PathLike[str], max_pixels: int | None = None) -> Itera
         DataError: The file is missing, is not a regular file, is damaged, or has too many pixels.
     """
     require_regular_file(path, "image", DataError)
+    name = f"image {shown(path)}"
+    # From a name, Pillow 13 maps uncompressed TIFFs into memory and scrambles those with an orientation.
+    with (
+        decoding(name),
+        pillow_settings.applied(max_pixels) as limit,
+        Path(path).open("rb") as file,
+        Image.open(file, formats=readable_formats()) as image,
+    ):
+        if image.width * image.height > limit:
+            raise DataError(_too_many_pixels(name, image.width * image.height))
+        yield image
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Make a DataError of whatever Pillow raises inside the block.
+
+    Args:
+        name: What is decoded, as the first words of the message.
+
+    Raises:
+        DataError: The image cannot be read, is damaged, has too many pixels, or does not fit in memory.
+    """
     try:
-        # From a name, Pillow 13 maps uncompressed TIFFs into memory and scrambles those with an orientation.
-        with (
-            pillow_settings.applied(max_pixels) as limit,
-            Path(path).open("rb") as file,
-            Image.open(file, formats=readable_formats()) as image,
-        ):
-            if image.width * image.height > limit:
-                raise DataError(_too_many_pixels(path, image.width * image.height))
-            yield image
+        yield
     except DataError:
         raise
     except FileNotFoundError as error:  # removed since it was checked
-        raise DataError(f"image {shown(path)} does not exist: check the path.") from error
+        raise DataError(f"{name} does not exist: check the path.") from error
     except Image.DecompressionBombError as error:
         # Pillow says how many pixels, and raises before the image has a size to ask for.
         pixels = re.search(r"\((\d+) pixels\)", str(error))
-        raise DataError(_too_many_pixels(path, int(pixels[1]) if pixels else None)) from error
+        raise DataError(_too_many_pixels(name, int(pixels[1]) if pixels else None)) from error
     except MemoryError as error:
-        raise DataError(f"image {shown(path)} does not fit in memory: make it smaller or remove it.") from error
+        raise DataError(f"{name} does not fit in memory: make it smaller or remove it.") from error
     except Exception as error:  # arbitrary bytes make decoders fail in arbitrary ways
         if isinstance(error, OSError) and error.errno is not None:
-            raise DataError(
-                f"image {shown(path)} cannot be read ({error.strerror}): check the file and its folder."
-            ) from error
+            raise DataError(f"{name} cannot be read ({error.strerror}): check the file and its folder.") from error
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "unknown format" if unknown else " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"image {shown(path)} is damaged or not an image that Pillow reads ({reason}): replace or remove it."
+            f"{name} is damaged or not an image that Pillow reads ({reason}): replace or remove it."
         ) from error
 
 
-def _too_many_pixels(path: str | os.PathLike[str], pixels: int | None) -> str:
+def _too_many_pixels(name: str, pixels: int | None) -> str:
     if pixels is None:
-        return f"image {shown(path)} has more pixels than the limit: raise --max-pixels (max_pixels), or scale it down."
+        return f"{name} has more pixels than the limit: raise --max-pixels (max_pixels), or scale it down."
     return (
-        f"image {shown(path)} has {pixels / 1e6:,.1f} megapixels, more than the limit: if you trust the file, allow it "
-        f"with --max-pixels {pixels} (max_pixels in a configuration), or scale it down."
+        f"{name} has {pixels / 1e6:,.1f} megapixels, more than the limit: if you trust the file, allow it with "
+        f"--max-pixels {pixels} (max_pixels in a configuration), or scale it down."
     )

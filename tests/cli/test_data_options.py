@@ -86,7 +86,7 @@ def test_sizes_that_do_not_fit_in_memory(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fastmunit.data.memory.total_memory", lambda: 8 * 10**9)
+    monkeypatch.setattr("fastmunit.data.memory_limit.total_memory", lambda: 8 * 10**9)
     translate = ("translate", "--checkpoint", trained, "--input", images / "testA", "--output", tmp_path / "out")
     outcome = fastmunit(*translate, "--size", 30_000, "--device", "cpu")
     assert outcome.status == 1

@@ -131,7 +131,7 @@ def test_a_forked_process_starts_with_the_settings_of_its_parent(tmp_path: Path)
 def test_sizes_that_do_not_fit_in_memory(
     make_config: Callable[..., Config], data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastmunit.data.memory.total_memory", lambda: 8 * 10**9)
+    monkeypatch.setattr("fastmunit.data.memory_limit.total_memory", lambda: 8 * 10**9)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)  # nothing is decoded
     with pytest.raises(ConfigError, match=r"display_size 3 with images of 30000x30000 .* would take 65 GB of memory"):
         data.check(make_config(new_size=30_000))
