@@ -96,6 +96,7 @@ def translate(
 
     from fastmunit import data
     from fastmunit.data.checks import check_image
+    from fastmunit.data.crop_size import takes_any_size
     from fastmunit.errors import FastmunitError
     from fastmunit.inference import model_files
     from fastmunit.models import registry
@@ -114,12 +115,13 @@ def translate(
         typer.echo(found.note, err=True)
     images = found.paths
     references = list(reference or ())
-    # The first layer reads and writes maps of gen.dim channels; on other devices their memory is not this machine's.
-    planes = settings.gen.dim if place.type == "cpu" else 0
+    maps = 0  # bytes of what the first layer makes of a pixel; on other devices it is not in this machine's memory
+    if place.type == "cpu" and takes_any_size(settings):
+        maps = settings.gen.dim * (4 if precision is Precision.float32 else 2)
     for path in images:
-        check_image(path, source_channels, size, 4 * (source_channels + planes), limit)
+        check_image(path, source_channels, size, 4 * source_channels + maps, limit)
     for path in references:
-        check_image(path, target_channels, size, 4 * (target_channels + planes), limit)
+        check_image(path, target_channels, size, 4 * target_channels + maps, limit)
     translator = registry.load_translator(weights, settings, direction.value, place)
     translator.precision = precision.value
     several = 10 if translator.style_dim else 1

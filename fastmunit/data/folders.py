@@ -69,8 +69,9 @@ def find_images(folder: str | os.PathLike[str]) -> FoundImages:
     """Find the image files below `folder`, recursively.
 
     Files with an extension of `readable_extensions`, in any case, are images. Hidden files (".name") are left out
-    without being counted. Links to folders are followed after all other folders. Each folder is entered once, and those
-    that hold `folder` are not entered at all, so that links that form a loop end.
+    without being counted, and so are files of hidden folders that are not images. Links to folders are followed after
+    all other folders. Each folder is entered once, and those that hold `folder` are not entered at all, so that links
+    that form a loop end.
 
     Raises:
         DataError: The folder is missing, cannot be read, or holds no image.
@@ -82,8 +83,7 @@ def find_images(folder: str | os.PathLike[str]) -> FoundImages:
     for path, problem in _entries(root):
         if problem is None and os.path.splitext(path.name)[1].lower() in extensions:  # noqa: PTH122 - many files
             paths.append(path)
-        else:
-            name = shown(os.path.relpath(path, root))
+        elif not (name := shown(os.path.relpath(path, root))).startswith(".") and "/." not in name:
             left_out.append(name if problem is None else f"{name} ({problem})")
     found = FoundImages(root, sorted(paths, key=str), sorted(left_out))
     if not paths:
