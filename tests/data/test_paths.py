@@ -22,14 +22,14 @@ def touch(root: Path, *names: str) -> None:
 
 def test_folders_are_walked_and_sorted(tmp_path: Path) -> None:
     touch(tmp_path, "b.JPG", "a/z.png", "a/sub/y.TIFF", "c.jpeg", "d.ppm", "e.bmp", "f.tif")
-    touch(tmp_path, "g.webp", "h.gif", "i.PGM", "j.avif", "k.mpo", "l.tga")
+    touch(tmp_path, "g.webp", "h.gif", "i.PGM", "j.qoi", "k.mpo", "l.tga")
     touch(tmp_path, "notes.txt", "x.jpg.txt", "._b.jpg", "thumbs.db", "a/film.mpg", "page.ps", "noextension")
     touch(tmp_path, ".git/index", "a/.cache/entry")
     found = find_images(tmp_path)
     assert found.paths == list_images(tmp_path)
     names = [str(path.relative_to(tmp_path)) for path in found.paths]
     assert names[:7] == ["a/sub/y.TIFF", "a/z.png", "b.JPG", "c.jpeg", "d.ppm", "e.bmp", "f.tif"]
-    assert names[7:] == ["g.webp", "h.gif", "i.PGM", "j.avif", "k.mpo", "l.tga"]
+    assert names[7:] == ["g.webp", "h.gif", "i.PGM", "j.qoi", "k.mpo", "l.tga"]
     assert found.left_out == ["a/film.mpg", "noextension", "notes.txt", "page.ps", "thumbs.db", "x.jpg.txt"]
     assert found.note == f"{tmp_path}: 6 files left out: a/film.mpg, noextension, notes.txt and 3 more."
     assert find_images(tmp_path / "a" / "sub").note is None
