@@ -105,9 +105,6 @@ class Config(Section):
     new_size: Pixels | None = Field(None, description="shortest side after resizing, pixels")
     new_size_a: Pixels | None = None
     new_size_b: Pixels | None = None
-    max_pixels: Annotated[int, Field(gt=0, le=10**12)] | None = Field(
-        None, description="refuse images with more pixels; not set: Pillow's limit, 179 megapixels"
-    )
     crop_image_height: Pixels = 256
     crop_image_width: Pixels = 256
     flip: bool = Field(True, description="mirror half of the training images")
@@ -123,6 +120,10 @@ class Config(Section):
 
     pairs: Literal["unpaired", "folders", "side_by_side"] = Field(
         "unpaired", description="folders: equal names in A and B; side_by_side: left half A, right half B"
+    )
+
+    max_pixels: Annotated[int, Field(gt=0, le=10**12)] | None = Field(
+        None, description="refuse images with more pixels; not set: Pillow's limit, 179 megapixels"
     )
 
     seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, styles, order and augmentation")

@@ -5,11 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-import typer
 from PIL import Image
 
-from fastmunit.cli.errors import reported
 from fastmunit.config import Config
 from tests.cli.conftest import Command
 from tests.training.tiny import make_images, tiny_config
@@ -95,31 +92,6 @@ def test_sizes_that_do_not_fit_in_memory(
     outcome = fastmunit(*train, "--set", "new_size=30000")
     assert outcome.status == 1
     assert "display_size 2 with images of 30000x30000" in outcome.err and "Traceback" not in outcome.err
-
-
-@pytest.mark.parametrize(
-    ("error", "shown"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "Tried to allocate 2 GiB"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "you tried"),
-        (MemoryError(), "MemoryError"),
-    ],
-)
-def test_memory_that_runs_out_is_a_message(error: Exception, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
-    def fail() -> None:
-        raise error
-
-    with pytest.raises(typer.Exit) as exit:
-        reported(fail)()
-    assert exit.value.exit_code == 1
-    message = capsys.readouterr().err
-    assert "error: out of memory: lower batch_size" in message and shown in message
-
-    def break_down() -> None:
-        raise RuntimeError("a defect")
-
-    with pytest.raises(RuntimeError, match="a defect"):
-        reported(break_down)()
 
 
 def test_names_that_are_not_utf8(fastmunit: Command, tmp_path: Path) -> None:
