@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from fastmunit.data.formats import readable_formats
+from fastmunit.data.memory import is_out_of_memory
 from fastmunit.errors import DataError
 from fastmunit.files import require_regular_file, shown
 
@@ -133,9 +134,9 @@ def decoding(name: str) -> Iterator[None]:
         # Pillow says how many pixels, and raises before the image has a size to ask for.
         pixels = re.search(r"\((\d+) pixels\)", str(error))
         raise DataError(_too_many_pixels(name, int(pixels[1]) if pixels else None)) from error
-    except MemoryError as error:
-        raise DataError(f"{name} does not fit in memory: make it smaller or remove it.") from error
     except Exception as error:  # arbitrary bytes make decoders fail in arbitrary ways
+        if is_out_of_memory(error):
+            raise DataError(f"{name} does not fit in memory: make it smaller or remove it.") from error
         if isinstance(error, OSError) and error.errno is not None:
             raise DataError(f"{name} cannot be read ({error.strerror}): check the file and its folder.") from error
         unknown = isinstance(error, UnidentifiedImageError)

@@ -20,6 +20,7 @@ from fastmunit.data.memory import first_line, is_out_of_memory
 from fastmunit.data.seeding import named_generator
 from fastmunit.data.transforms import resized_shape
 from fastmunit.errors import DataError
+from fastmunit.files import shown
 
 Batch = tuple[Tensor, Tensor]
 
@@ -183,9 +184,9 @@ class _Pairs(Dataset[tuple[Tensor, Tensor] | DataError]):
             if not is_out_of_memory(error):
                 raise
             return DataError(
-                f"there is too little memory to load {self.a.paths[position.index_a]} and "
-                f"{self.b.paths[position.index_b]} ({first_line(error)}): lower new_size, the crop size, batch_size or "
-                "num_workers."
+                f"there is too little memory to load {shown(self.a.paths[position.index_a])} and "
+                f"{shown(self.b.paths[position.index_b])} ({first_line(error)}): lower new_size, the crop size, "
+                "batch_size or num_workers."
             )
 
     def _pair(self, index: int, epoch: int) -> tuple[Tensor, Tensor]:

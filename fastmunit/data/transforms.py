@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from fastmunit.data.images import normalize
+from fastmunit.data.memory import first_line, is_out_of_memory
 from fastmunit.data.memory_limit import memory_excess
 from fastmunit.errors import DataError
 from fastmunit.files import shown
@@ -76,10 +77,12 @@ def resize(image: Tensor, size: int | None, name: str | os.PathLike[str] = "imag
         raise DataError(problem)
     try:
         return F.resize(image, [size], interpolation=InterpolationMode.BILINEAR, antialias=True)
-    except RuntimeError as error:  # less memory is free than there is
+    except RuntimeError as error:
+        if not is_out_of_memory(error):  # less memory is free than there is
+            raise
         raise DataError(
             f"{shown(name)}: {height}x{width} (height x width) cannot be resized to a shortest side of {size}: "
-            f"{str(error).splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
 
 
