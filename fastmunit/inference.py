@@ -64,9 +64,7 @@ def translate(
     if isinstance(model, Translator):
         translator = model
     elif isinstance(model, System):
-        with model.evaluating():
-            made = model.translator(model.generators(), model.config, direction)
-            return _translate(made, images, styles, seed, precision, batch_size)
+        translator = model.evaluation_translator(direction)
     else:
         translator = load_translator(model, config, direction=direction, device=device)
     return _translate(translator, images, styles, seed, precision, batch_size)

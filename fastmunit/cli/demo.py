@@ -82,8 +82,7 @@ def demo(
         echo(f"  {shell_line(['fastmunit', 'train', '--output', str(output), '--resume'])}")
         raise typer.Exit(INTERRUPTED)
 
-    result.trainer.eval()
-    translator = result.trainer.translator(result.trainer.generators(), settings, "a2b")
+    translator = result.trainer.evaluation_translator("a2b")
     picture = _samples(translator, root, seed)
     save(picture, output / "samples.png")
     caption = _caption(translator)

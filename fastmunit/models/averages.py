@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -35,31 +34,25 @@ class GeneratorAverages:
         if self._averages is None:
             self._averages = [weight.clone() for weight in weights]
         else:
+            self._averages = [average.to(weight) for average, weight in zip(self._averages, weights, strict=True)]
             torch._foreach_lerp_(self._averages, weights, 1 - self.decay)
 
-    @contextmanager
-    def applied(self, generators: Mapping[str, nn.Module]) -> Iterator[None]:
-        """Let the networks compute with the averages inside the block; nothing before the first update."""
+    def values(self, generators: Mapping[str, nn.Module]) -> dict[int, Tensor]:
+        """Return the average of each parameter and buffer of the networks, by its id; empty before the first update."""
         if self._averages is None:
-            yield
-            return
-        weights = _tensors(generators)
-        kept = [weight.data for weight in weights]
-        try:
-            for weight, average in zip(weights, self._averages, strict=True):
-                weight.data = average
-            yield
-        finally:
-            for weight, own in zip(weights, kept, strict=True):
-                weight.data = own
+            return {}
+        return {id(weight): average for weight, average in zip(_tensors(generators), self._averages, strict=True)}
 
     def state_dicts(self, generators: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
-        """State dicts of the networks with the averages in them, by name."""
-        with self.applied(generators):
-            return {
-                name: {key: value.detach().clone() for key, value in network.state_dict().items()}
-                for name, network in generators.items()
+        """Return state dicts of the networks with the averages in them, by name."""
+        averages = self.values(generators)
+        return {
+            name: {
+                key: averages.get(id(value), value).to(value).detach().clone()
+                for key, value in network.state_dict(keep_vars=True).items()
             }
+            for name, network in generators.items()
+        }
 
     def load(self, path: str | os.PathLike[str], generators: Mapping[str, nn.Module]) -> None:
         """Read the averages from an ema_*.pt; where there is none, they start anew.

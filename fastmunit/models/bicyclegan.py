@@ -17,7 +17,7 @@ from fastmunit.models.latent_translator import LatentTranslator
 from fastmunit.models.losses import discriminator_loss, generator_loss, widen
 from fastmunit.models.registry import register
 from fastmunit.models.size import Estimate, translation_networks
-from fastmunit.models.system import Hyperparameters, Loss, System, Weight, frozen
+from fastmunit.models.system import Hyperparameters, Loss, System, Weight, check_batches, frozen
 from fastmunit.models.translation_networks import (
     FREE_GENERATOR_OPTIONS,
     GeneratorOptions,
@@ -25,6 +25,7 @@ from fastmunit.models.translation_networks import (
     make_generator,
 )
 from fastmunit.models.translator import Translator
+from fastmunit.nn.dropout import masks_from
 from fastmunit.nn.init import weights_init
 from fastmunit.nn.latent_encoder import LatentEncoder
 from fastmunit.nn.patch_discriminator import PatchDiscriminator
@@ -210,9 +211,9 @@ class BicycleGAN(System):
             ValueError: N is odd, or the batches differ in size.
         """
         options, weight = self.options, self.reader(hyperparameters)
-        if len(x_a) != len(x_b) or (options.regresses and len(x_a) % 2):
-            even = "an even number of pairs" if options.regresses else "pairs"
-            raise ValueError(f"system {self.name!r} needs {even}; got {len(x_a)} and {len(x_b)} images.")
+        check_batches(x_a, x_b)
+        if options.regresses and len(x_a) % 2:
+            raise ValueError(f"system {self.name!r} needs an even number of pairs, got {len(x_a)}.")
         inputs, targets = (x.chunk(2) if options.regresses else (x, x) for x in (x_a, x_b))
         codes = [torch.randn(len(inputs[0]), self.config.gen.style_dim).to(x_a) for _ in self._codes()]
 
@@ -337,12 +338,13 @@ class BicycleGAN(System):
         return list(images.chunk(len(codes)))
 
     @torch.no_grad()
-    def sample(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:
+    def sample(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Translate display images, in eval mode.
 
         Args:
             x_a: images of domain A, (N, input_dim_a, H, W).
             x_b: the images of domain B that belong to them.
+            generator: of random codes and dropout, on the CPU; None is torch's global one.
 
         Returns:
             What `rows` names.
@@ -353,10 +355,12 @@ class BicycleGAN(System):
         if len(x_a) != len(x_b):
             raise ValueError(f"sample needs pairs; got {len(x_a)} and {len(x_b)} images.")
         columns = []
-        with self.evaluating(), self.autocast():
+        generators = self.evaluation_generators()
+        gen, encoder = generators["b"], generators.get("encoder")
+        with self.inference_autocast(), masks_from(generator):
             for image, target in zip(x_a.split(1), x_b.split(1), strict=True):
-                codes = [torch.randn(1, self.config.gen.style_dim).to(image) for _ in range(2)]
-                if self.encoder is not None:
-                    codes.insert(0, self.encoder(target)[0])
-                columns.append([image, target, *(self.gen(image, code).to(image.dtype) for code in codes)])
+                codes = [torch.randn(1, self.config.gen.style_dim, generator=generator).to(image) for _ in range(2)]
+                if encoder is not None:
+                    codes.insert(0, encoder(target)[0])
+                columns.append([image, target, *(gen(image, code).to(image.dtype) for code in codes)])
         return tuple(torch.cat(row) for row in zip(*columns, strict=True))

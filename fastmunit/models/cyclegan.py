@@ -18,7 +18,7 @@ from fastmunit.models.latent_translator import LatentTranslator
 from fastmunit.models.losses import discriminator_loss, generator_loss
 from fastmunit.models.registry import register
 from fastmunit.models.size import Estimate, translation_networks
-from fastmunit.models.system import Hyperparameters, Loss, System, Weight, frozen
+from fastmunit.models.system import Hyperparameters, Loss, System, Weight, check_batches, frozen
 from fastmunit.models.translation_networks import (
     FREE_GENERATOR_OPTIONS,
     GeneratorOptions,
@@ -26,6 +26,7 @@ from fastmunit.models.translation_networks import (
     make_generator,
 )
 from fastmunit.models.translator import Translator
+from fastmunit.nn.dropout import masks_from
 from fastmunit.nn.init import weights_init
 from fastmunit.nn.patch_discriminator import PatchDiscriminator
 
@@ -151,6 +152,7 @@ class CycleGAN(System):
 
     def update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
         """One step of the generators, then one of the discriminators."""
+        check_batches(x_a, x_b)
         weight = self.reader(hyperparameters)
         noises = self._draw_noise(x_a, x_b)
 
@@ -252,26 +254,29 @@ class CycleGAN(System):
         return [torch.randn(counts[name[0]], self.options.noise_dim).to(x_a) for name in _NOISES]
 
     @torch.no_grad()
-    def sample(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:
+    def sample(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Translate display images and back, in eval mode.
 
         Args:
             x_a: images of domain A, (N, input_dim_a, H, W).
             x_b: images of domain B, (M, input_dim_b, H, W).
+            generator: of noise and dropout, on the CPU; None is torch's global one.
 
         Returns:
             For each direction what `rows` names, first a2b.
         """
         outputs: list[Tensor] = []
-        with self.evaluating(), self.autocast():
-            for images, there, back in ((x_a, self.gen_b, self.gen_a), (x_b, self.gen_a, self.gen_b)):
+        generators = self.evaluation_generators()
+        gen_a, gen_b = generators["a"], generators["b"]
+        with self.inference_autocast(), masks_from(generator):
+            for images, there, back in ((x_a, gen_b, gen_a), (x_b, gen_a, gen_b)):
                 columns = []
                 for image in images.split(1):
-                    made = [self._with_new_noise(there, image) for _ in self.rows[2:]]
-                    columns.append([image, *made, self._with_new_noise(back, made[0])])
+                    made = [self._with_new_noise(there, image, generator) for _ in self.rows[2:]]
+                    columns.append([image, *made, self._with_new_noise(back, made[0], generator)])
                 outputs += [torch.cat([x.to(images.dtype) for x in row]) for row in zip(*columns, strict=True)]
         return tuple(outputs)
 
-    def _with_new_noise(self, gen: nn.Module, x: Tensor) -> Tensor:
+    def _with_new_noise(self, gen: nn.Module, x: Tensor, generator: torch.Generator | None) -> Tensor:
         noise = self.options.noise_dim
-        return gen(x, torch.randn(len(x), noise).to(x) if noise else None)
+        return gen(x, torch.randn(len(x), noise, generator=generator).to(x) if noise else None)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmunit.models.translator import Translator
-from fastmunit.nn.dropout import Dropout
+from fastmunit.nn.dropout import Dropout, masks_from
 from fastmunit.nn.latent_encoder import LatentEncoder
 
 
@@ -47,11 +47,9 @@ class LatentTranslator(Translator):
         """Images (S, C', H, W) of one image (1, C, H, W) with latent vectors (S, style_dim, 1, 1)."""
         if not self._drops:
             return self._translated(content, styles)
-        devices = [self.device] if self.device.type == "cuda" else []
         outputs = []
-        with torch.random.fork_rng(devices=devices):
-            for style in styles.split(1):
-                torch.manual_seed(_seed(style))
+        for style in styles.split(1):
+            with masks_from(torch.Generator(self.device).manual_seed(_seed(style))):
                 outputs.append(self._translated(content, style))
         return torch.cat(outputs)
 

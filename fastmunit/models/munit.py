@@ -14,7 +14,7 @@ from fastmunit.models.codes import ContentCodes
 from fastmunit.models.cuda_graph import CapturedIteration
 from fastmunit.models.losses import discriminator_loss, generator_loss
 from fastmunit.models.registry import register
-from fastmunit.models.system import Hyperparameters, Loss, System, Weight, frozen
+from fastmunit.models.system import Hyperparameters, Loss, System, Weight, check_batches, frozen
 from fastmunit.models.translator import Translator
 from fastmunit.nn.discriminator import MsImageDis
 from fastmunit.nn.generator import AdaINGen
@@ -153,11 +153,12 @@ class MUNIT(System):
                 f"forward uses the {self.s_a.shape[0]} fixed display styles, one an image; got batches of "
                 f"{x_a.shape[0]} and {x_b.shape[0]}. Use encode and decode of gen_a and gen_b for other batches."
             )
-        with self.evaluating(), self.autocast():
-            c_a, _ = self.gen_a.encode(x_a)
-            c_b, _ = self.gen_b.encode(x_b)
-            x_ba = self.gen_a.decode(c_b, self.s_a)
-            x_ab = self.gen_b.decode(c_a, self.s_b)
+        gen_a, gen_b = self._evaluation_pair()
+        with self.inference_autocast():
+            c_a, _ = gen_a.encode(x_a)
+            c_b, _ = gen_b.encode(x_b)
+            x_ba = gen_a.decode(c_b, self.s_a)
+            x_ab = gen_b.decode(c_a, self.s_b)
         return x_ab.to(x_a.dtype), x_ba.to(x_b.dtype)
 
     def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
@@ -170,6 +171,7 @@ class MUNIT(System):
             x_b: images of domain B, (N, input_dim_b, H, W).
             hyperparameters: read for gan_w, so that a script may change it as it trains; None uses the constructor's.
         """
+        check_batches(x_a, x_b)
         styles = self.draw_styles(x_a, x_b)
         self._shared_styles = styles if self.config.share_fakes else None
         self.step_discriminators(x_a, x_b, styles, self.reader(hyperparameters))
@@ -182,6 +184,7 @@ class MUNIT(System):
         every reconstruction term is a mean absolute difference. The content codes that are reconstructed receive
         gradients too. Arguments as in `dis_update`.
         """
+        check_batches(x_a, x_b)
         styles, self._shared_styles = self._shared_styles, None
         if styles is None or (len(styles[0]), len(styles[1])) != (len(x_a), len(x_b)):
             styles = self.draw_styles(x_a, x_b)
@@ -193,6 +196,7 @@ class MUNIT(System):
             self.dis_update(x_a, x_b, hyperparameters)
             self.gen_update(x_a, x_b, hyperparameters)
             return
+        check_batches(x_a, x_b)
         weight = self.reader(hyperparameters)
         first = self.draw_styles(x_a, x_b)
         second = () if self.config.share_fakes else self.draw_styles(x_a, x_b)
@@ -303,12 +307,13 @@ class MUNIT(System):
             return self.gen_a.decode(c_b, s_a), self.gen_b.decode(c_a, s_b)
 
     @torch.no_grad()
-    def sample(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:
+    def sample(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Translate and reconstruct display images, in eval mode.
 
         Args:
             x_a: images of domain A, (N, input_dim_a, H, W), N at most display_size.
             x_b: as many images of domain B.
+            generator: of the new styles, on the CPU; None is torch's global one.
 
         Returns:
             (x_a, x_a_recon, x_ab with fixed styles, x_ab with new styles, x_b, x_b_recon, x_ba fixed, x_ba new), each
@@ -321,34 +326,41 @@ class MUNIT(System):
             raise ValueError(f"sample needs as many images of each domain; got {len(x_a)} and {len(x_b)}.")
         if len(x_a) > len(self.s_a):
             raise ValueError(f"sample has {len(self.s_a)} fixed styles (display_size); got {len(x_a)} images.")
-        new_s_a, new_s_b = self.draw_styles(x_a, x_b)
+        new_s_a, new_s_b = self.draw_styles(x_a, x_b, generator)
         at_once = 1
         if functional.default_implementation() != "reference":
             at_once = max(1, _PIXELS_PER_SAMPLE_BATCH // max(x[0, 0].numel() for x in (x_a, x_b)))
         parts: list[tuple[Tensor, ...]] = []
-        with self.evaluating(), self.autocast():
+        gen_a, gen_b = self._evaluation_pair()
+        with self.inference_autocast():
             for first in range(0, len(x_a), at_once):
                 some = slice(first, first + at_once)
-                c_a, s_a_prime = self.gen_a.encode(x_a[some])
-                c_b, s_b_prime = self.gen_b.encode(x_b[some])
+                c_a, s_a_prime = gen_a.encode(x_a[some])
+                c_b, s_b_prime = gen_b.encode(x_b[some])
                 parts.append(
                     (
-                        self.gen_a.decode(c_a, s_a_prime),
-                        self.gen_b.decode(c_a, self.s_b[some]),
-                        self.gen_b.decode(c_a, new_s_b[some]),
-                        self.gen_b.decode(c_b, s_b_prime),
-                        self.gen_a.decode(c_b, self.s_a[some]),
-                        self.gen_a.decode(c_b, new_s_a[some]),
+                        gen_a.decode(c_a, s_a_prime),
+                        gen_b.decode(c_a, self.s_b[some]),
+                        gen_b.decode(c_a, new_s_b[some]),
+                        gen_b.decode(c_b, s_b_prime),
+                        gen_a.decode(c_b, self.s_a[some]),
+                        gen_a.decode(c_b, new_s_a[some]),
                     )
                 )
         outputs = [torch.cat(row).to(x_a.dtype) for row in zip(*parts, strict=True)]
         return (x_a, *outputs[:3], x_b, *outputs[3:])
 
-    def draw_styles(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
+    def draw_styles(
+        self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """New styles s_a and s_b from N(0, I), (N, style_dim, 1, 1) each, drawn on the CPU in this order."""
-        s_a = torch.randn(x_a.size(0), self.style_dim, 1, 1).to(self.s_a)
-        s_b = torch.randn(x_b.size(0), self.style_dim, 1, 1).to(self.s_b)
+        s_a = torch.randn(x_a.size(0), self.style_dim, 1, 1, generator=generator).to(self.s_a)
+        s_b = torch.randn(x_b.size(0), self.style_dim, 1, 1, generator=generator).to(self.s_b)
         return s_a, s_b
+
+    def _evaluation_pair(self) -> tuple[AdaINGen, AdaINGen]:
+        generators = self.evaluation_generators()
+        return cast(AdaINGen, generators["a"]), cast(AdaINGen, generators["b"])
 
 
 class StyleTranslator(Translator):

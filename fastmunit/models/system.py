@@ -23,10 +23,13 @@ from fastmunit.models import checkpoint
 from fastmunit.models.adam import Adam
 from fastmunit.models.averages import GeneratorAverages
 from fastmunit.models.cuda_graph import CapturedIteration
+from fastmunit.models.evaluation_copy import evaluation_copies
+from fastmunit.models.inference_autocast import inference_autocast
 from fastmunit.models.perceptual import PerceptualLoss
 from fastmunit.models.schedule import make_scheduler
 from fastmunit.models.size import Estimate, public_networks, require_parameters
 from fastmunit.models.translator import Translator
+from fastmunit.nn.init import without_values
 from fastmunit.nn.recompute import recompute
 from fastmunit.nn.spectral_norm import SpectralNorm
 from fastmunit.section import Section, brief, explain
@@ -154,8 +157,11 @@ class System(nn.Module):
         """Both halves of an iteration: step the generators and the discriminators, and set the loss_* attributes."""
         raise NotImplementedError
 
-    def sample(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:
-        """Rows of the sample grid: those of a2b, input first, then as many of b2a where the system goes both ways."""
+    def sample(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Rows of the sample grid: those of a2b, input first, then as many of b2a where the system goes both ways.
+
+        Everything random comes from `generator`, a CPU one; None is torch's global generator.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -204,7 +210,11 @@ class System(nn.Module):
             x_b: images of domain B, (N, input_dim_b, H, W) in [-1, 1].
             hyperparameters: read for the loss weights, so that a script may change them as it trains; None uses the
                 constructor's.
+
+        Raises:
+            ValueError: the batches differ in size; nothing has changed then.
         """
+        check_batches(x_a, x_b)
         self.update_learning_rate()
         self.update(x_a, x_b, hyperparameters)
         self.update_averages()
@@ -323,6 +333,10 @@ class System(nn.Module):
         dtype = _DTYPES[self.config.precision]
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
+    def inference_autocast(self) -> AbstractContextManager[object]:
+        """Return what `autocast` is for inference, which may run in another thread than the training."""
+        return inference_autocast(self.device.type, _DTYPES[self.config.precision])
+
     def run(self, network: Callable[..., Any], *inputs: Tensor) -> Any:
         """Call a network; with `checkpointing`, keep no more than `inputs` for backward, and run it again there."""
         if not (self.config.checkpointing and torch.is_grad_enabled()):
@@ -340,16 +354,19 @@ class System(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Eval mode, with the averaged generators where there are any, and back."""
-        was_training = self.training
-        self.eval()
-        try:
-            with nullcontext() if self.averages is None else self.averages.applied(self.generators()):
-                yield
-        finally:
-            self.train(was_training)
+    def evaluation_generators(self) -> dict[str, nn.Module]:
+        """Return the generators as they translate: in eval mode, with the averages where there are any.
+
+        They are copies that share memory with the trained ones, for use now: in any thread, also during training,
+        which they do not disturb. See `evaluation_copies`.
+        """
+        generators = self.generators()
+        return evaluation_copies(generators, {} if self.averages is None else self.averages.values(generators))
+
+    @torch.no_grad()
+    def evaluation_translator(self, direction: str) -> Translator:
+        """Return what translates one way with `evaluation_generators`. Raises ConfigError as `translator` does."""
+        return self.translator(self.evaluation_generators(), self.config, direction)
 
     def perceptual_loss(self, translated: Tensor, source: Tensor) -> Tensor:
         """Distance of the instance-normalised VGG-16 features of two images (N, 3, H, W); see `PerceptualLoss`."""
@@ -374,8 +391,7 @@ class System(nn.Module):
             CheckpointError: the file is missing, truncated, of another kind, or of other sizes than `config`.
         """
         cls.check(config)
-        with torch.random.fork_rng(devices=[]):
-            networks = cls.build_generators(config)
+        networks = without_values(lambda: cls.build_generators(config))
         checkpoint.load_networks(checkpoint_file, networks, "gen")
         return {name: network.to(device).eval() for name, network in networks.items()}
 
@@ -462,6 +478,14 @@ def as_config(hyperparameters: Hyperparameters) -> Config:
     return Config.from_dict(known)
 
 
+def check_batches(x_a: Tensor, x_b: Tensor) -> None:
+    """Raise ValueError where a batch of domain A and one of domain B differ in size."""
+    if len(x_a) != len(x_b):
+        raise ValueError(
+            f"x_a has {_images(len(x_a))}, x_b {len(x_b)}: give batches of equal size, one image of each domain per pair."
+        )
+
+
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
     """Spare the weight gradients of `networks` inside the block; gradients to their inputs still flow."""
@@ -473,6 +497,10 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _mean(values: Sequence[Loss]) -> Loss:

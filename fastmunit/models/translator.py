@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmunit.errors import FastmunitError
+from fastmunit.models.inference_autocast import inference_autocast
 
 _PIXELS_PER_BATCH = 1 << 20
 
@@ -29,7 +30,7 @@ class Translator(ABC):
         style_dim: values of a style code; 0 for a system with one output an image.
 
     Attributes:
-        precision: of convolutions and matrix products: "float32", "bfloat16" or "float16".
+        precision: of convolutions and matrix products where a call names none: "float32", "bfloat16" or "float16".
     """
 
     def __init__(
@@ -61,24 +62,31 @@ class Translator(ABC):
         """Style codes drawn from N(0, 1), (count, style_dim, 1, 1); `generator` is a CPU one."""
         return torch.randn(count, self.style_dim, 1, 1, generator=generator).to(self.device, self.dtype)
 
-    @torch.inference_mode()
-    def style_of(self, image: Tensor) -> Tensor:
+    @torch.no_grad()
+    def style_of(self, image: Tensor, *, precision: str | None = None) -> Tensor:
         """Style code (1, style_dim, 1, 1) of an image (C', H, W) of the target domain.
+
+        Args:
+            image: in [-1, 1].
+            precision: for this call; None is the translator's own.
 
         Raises:
             FastmunitError: the system has no style codes, or there is not enough memory.
         """
-        with _memory_errors(image), self._autocast():
+        with _memory_errors(image), self._autocast(precision):
             return self.encode_style(self._padded(image)).float()
 
-    @torch.inference_mode()
-    def translate(self, image: Tensor, styles: Tensor, batch_size: int | None = None) -> Tensor:
+    @torch.no_grad()
+    def translate(
+        self, image: Tensor, styles: Tensor, batch_size: int | None = None, *, precision: str | None = None
+    ) -> Tensor:
         """Translate one image with many styles; it is encoded once.
 
         Args:
             image: (C, H, W) in [-1, 1], of the source domain; any floating point type.
             styles: (S, style_dim, 1, 1).
             batch_size: styles decoded at once; None chooses by the image's size (about a megapixel).
+            precision: for this call; None is the translator's own.
 
         Returns:
             (S, C', H, W) in [-1, 1], on the CPU.
@@ -92,17 +100,16 @@ class Translator(ABC):
                 "other direction."
             )
         height, width = image.shape[1:]
-        with _memory_errors(image), self._autocast():
+        with _memory_errors(image), self._autocast(precision):
             padded = self._padded(image)
             batch = batch_size or max(1, _PIXELS_PER_BATCH // (padded.shape[-1] * padded.shape[-2]))
             content = self.encode(padded)
             outputs = [self.decode(content, part).float().cpu() for part in styles.split(batch)]
-            return torch.cat(outputs)[..., :height, :width]
+            return torch.cat([output[..., :height, :width] for output in outputs])
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+    def _autocast(self, precision: str | None) -> AbstractContextManager[object]:
+        chosen = self.precision if precision is None else precision
+        return inference_autocast(self.device.type, None if chosen == "float32" else getattr(torch, chosen))
 
     def _padded(self, image: Tensor) -> Tensor:
         x = image[None].to(self.device, self.dtype)

@@ -16,7 +16,7 @@ from fastmunit.models.codes import ContentCodes
 from fastmunit.models.cuda_graph import CapturedIteration
 from fastmunit.models.losses import discriminator_loss, generator_loss, widen
 from fastmunit.models.registry import register
-from fastmunit.models.system import Hyperparameters, Loss, System, SystemOptions, Weight, frozen
+from fastmunit.models.system import Hyperparameters, Loss, System, SystemOptions, Weight, check_batches, frozen
 from fastmunit.models.translator import Translator
 from fastmunit.nn.blocks import ResBlocks
 from fastmunit.nn.discriminator import MsImageDis
@@ -163,9 +163,10 @@ class UNIT(System):
         Returns:
             x_ab (N, input_dim_b, H, W) and x_ba (M, input_dim_a, H', W').
         """
-        with self.evaluating(), self.autocast():
-            x_ba = self.gen_a.decode(self.gen_b.enc(x_b))
-            x_ab = self.gen_b.decode(self.gen_a.enc(x_a))
+        gen_a, gen_b = self._evaluation_pair()
+        with self.inference_autocast():
+            x_ba = gen_a.decode(gen_b.enc(x_b))
+            x_ab = gen_b.decode(gen_a.enc(x_a))
         return x_ab.to(x_a.dtype), x_ba.to(x_b.dtype)
 
     def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
@@ -178,6 +179,7 @@ class UNIT(System):
             x_b: images of domain B, (N, input_dim_b, H, W).
             hyperparameters: read for gan_w, so that a script may change it as it trains; None uses the constructor's.
         """
+        check_batches(x_a, x_b)
         noise = self.draw_noise(x_a, x_b)
         self._shared_noise = noise if self.config.share_fakes else None
         self.step_discriminators(x_a, x_b, noise, self.reader(hyperparameters))
@@ -191,6 +193,7 @@ class UNIT(System):
         recon_x and cyc_x are mean absolute differences; the KL terms are mean(h²), proportional to the divergence of
         N(h, I) from N(0, I). Arguments as in `dis_update`.
         """
+        check_batches(x_a, x_b)
         weight = self.reader(hyperparameters)
         noise, self._shared_noise = self._shared_noise, None
         if noise is None or any(n.shape[0] != len(x) for n, x in zip(noise, (x_a, x_b), strict=True)):
@@ -203,6 +206,7 @@ class UNIT(System):
             self.dis_update(x_a, x_b, hyperparameters)
             self.gen_update(x_a, x_b, hyperparameters)
             return
+        check_batches(x_a, x_b)
         weight = self.reader(hyperparameters)
         noise = self.draw_noise(x_a, x_b)
         second = () if self.config.share_fakes else self.draw_noise(x_a, x_b)
@@ -217,9 +221,15 @@ class UNIT(System):
         self._generated.clear()
         self.replay(self._captured, both, (x_a, x_b, *noise, *second, *cycles), self.optimizers().values(), weights)
 
-    def draw_noise(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
+    def draw_noise(
+        self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """New noise from N(0, I) for the latent codes of x_a and of x_b, drawn in this order; see `VAEGen`."""
-        return self.gen_a.draw_noise(x_a), self.gen_b.draw_noise(x_b)
+        return self.gen_a.draw_noise(x_a, generator), self.gen_b.draw_noise(x_b, generator)
+
+    def _evaluation_pair(self) -> tuple[VAEGen, VAEGen]:
+        generators = self.evaluation_generators()
+        return cast(VAEGen, generators["a"]), cast(VAEGen, generators["b"])
 
     def _noise_of_cycles(self, x_a: Tensor, x_b: Tensor, weight: Weight) -> tuple[Tensor, ...]:
         """Noise for the latent codes of x_ba, by gen_a, and of x_ab; none where there are no cycles."""
@@ -320,12 +330,13 @@ class UNIT(System):
             return self.gen_a.decode(_noisy(h_b, n_b)), self.gen_b.decode(_noisy(h_a, n_a))
 
     @torch.no_grad()
-    def sample(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:
+    def sample(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Translate and reconstruct display images, in eval mode; without noise unless noise_at_test is on.
 
         Args:
             x_a: images of domain A, (N, input_dim_a, H, W).
             x_b: as many images of domain B.
+            generator: of the noise, on the CPU; None is torch's global one.
 
         Returns:
             (x_a, x_a_recon, x_ab, x_b, x_b_recon, x_ba), each (N, C, H, W).
@@ -338,18 +349,17 @@ class UNIT(System):
         at_once = 1
         if functional.default_implementation() != "reference":
             at_once = max(1, _PIXELS_PER_SAMPLE_BATCH // max(x[0, 0].numel() for x in (x_a, x_b)))
-        n_a, n_b = self.draw_noise(x_a, x_b)
+        n_a, n_b = self.draw_noise(x_a, x_b, generator)
         parts: list[tuple[Tensor, ...]] = []
-        with self.evaluating(), self.autocast():
+        gen_a, gen_b = self._evaluation_pair()
+        with self.inference_autocast():
             for first in range(0, len(x_a), at_once):
                 some = slice(first, first + at_once)
-                h_a, h_b = self.gen_a.enc(x_a[some]), self.gen_b.enc(x_b[some])
+                h_a, h_b = gen_a.enc(x_a[some]), gen_b.enc(x_b[some])
                 z_a, z_b = h_a, h_b
                 if self.options.noise_at_test:
                     z_a, z_b = _noisy(h_a, n_a[some]), _noisy(h_b, n_b[some])
-                parts.append(
-                    (self.gen_a.decode(h_a), self.gen_b.decode(z_a), self.gen_b.decode(h_b), self.gen_a.decode(z_b))
-                )
+                parts.append((gen_a.decode(h_a), gen_b.decode(z_a), gen_b.decode(h_b), gen_a.decode(z_b)))
         x_a_recon, x_ab, x_b_recon, x_ba = (torch.cat(row).to(x_a.dtype) for row in zip(*parts, strict=True))
         return x_a, x_a_recon, x_ab, x_b, x_b_recon, x_ba
 

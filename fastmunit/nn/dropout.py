@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmunit.nn.padded import PaddedMap
 
 
+_generator: ContextVar[torch.Generator | None] = ContextVar("fastmunit_dropout_generator", default=None)
+
+
+@contextmanager
+def masks_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Draw the masks of `Dropout` inside from a generator, in this thread alone.
+
+    torch's global generator, which other threads may be using for a training, is then left alone.
+
+    Args:
+        generator: On any device. It draws the masks for the tensors on its own device itself; for those on another,
+            it draws the seed of a generator there. None is torch's global generator.
+    """
+    token = _generator.set(generator)
+    try:
+        yield
+    finally:
+        _generator.reset(token)
+
+
+def _dropped(x: Tensor, rate: float) -> Tensor:
+    """Return dropout of x with a mask from the generator of `masks_from`; on a CPU that is what torch computes."""
+    generator = _generator.get()
+    if generator is None:
+        return F.dropout(x, rate)
+    if generator.device.type != x.device.type:
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        generator = torch.Generator(x.device).manual_seed(seed)
+    mask = torch.empty_like(x).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+    return x * mask
+
+
 class Dropout(nn.Module):
     """Zeroes each value with probability `rate` and scales the others by 1 / (1 - rate); x of any shape.
 
-    Masks come from torch's global generator of x's device. Source: Srivastava et al. 2014; Isola et al. 2017, section
+    Masks come from torch's global generator of x's device, or from that of `masks_from`. Source: Srivastava et al. 2014; Isola et al. 2017, section
     3.2.1, which leaves it on at test time as the only source of noise.
 
     Args:
@@ -25,7 +62,7 @@ class Dropout(nn.Module):
         self.at_test = at_test
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.rate) if self.active else x
+        return _dropped(x, self.rate) if self.active else x
 
     @property
     def active(self) -> bool:

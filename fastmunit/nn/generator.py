@@ -70,9 +70,19 @@ class AdaINGen(nn.Module):
         """Return the images (N, input_dim, H, W) in [-1, 1] with this content code and this style code.
 
         One content code (1, C, H, W) goes with any number of style codes: what comes before the first AdaIN is then
-        computed once.
+        computed once. One style code goes with any number of content codes.
+
+        Raises:
+            ValueError: The numbers of content and style codes differ, and neither is 1.
         """
-        images = self.dec(content, AdaINParameters(self.mlp(style)))
+        if len(content) != len(style) and 1 not in (len(content), len(style)):
+            raise ValueError(
+                f"content has {len(content)} codes, style {len(style)}: give equal numbers, or one of either."
+            )
+        parameters = self.mlp(style)
+        if len(style) < len(content):
+            style, parameters = (codes.expand(len(content), *codes.shape[1:]) for codes in (style, parameters))
+        images = self.dec(content, AdaINParameters(parameters))
         return images if len(images) == len(style) else images.expand(len(style), -1, -1, -1)
 
 
@@ -123,12 +133,15 @@ class VAEGen(nn.Module):
         """Return the images (N, input_dim, H, W) in [-1, 1] of latent codes."""
         return self.dec(latent)
 
-    def draw_noise(self, images: Tensor) -> Tensor:
-        """Noise from N(0, I) for the latent codes of images (N, ..., H, W), in float32 whatever their dtype."""
+    def draw_noise(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Noise from N(0, I) for the latent codes of images (N, ..., H, W), in float32 whatever their dtype.
+
+        With a `generator` it is drawn from that, on the CPU.
+        """
         height, width = (side >> self._n_downsample for side in images.shape[-2:])
         shape = (len(images), self.enc.output_dim, height, width)
-        if self.noise_on_cpu:
-            return torch.randn(shape).to(images.device)
+        if self.noise_on_cpu or generator is not None:
+            return torch.randn(shape, generator=generator).to(images.device)
         return torch.randn(shape, device=images.device)
 
 

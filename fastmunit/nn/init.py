@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import init
 
@@ -39,3 +40,22 @@ def weights_init(init_type: str, gain: float = _GAIN) -> Callable[[nn.Module], N
                 init.zeros_(module.bias)
 
     return initialise
+
+
+def without_values(build: Callable[[], dict[str, nn.Module]]) -> dict[str, nn.Module]:
+    """Return new networks on the CPU whose parameters are still to be loaded: they hold arbitrary values.
+
+    Nothing is drawn: threads that train keep their random stream, which `torch.random.fork_rng` would take draws out
+    of. Buffers have the values that norms start with: variances are 1, all others 0.
+
+    Args:
+        build: Makes the networks by name.
+    """
+    with torch.device("meta"):
+        networks = build()
+    for network in networks.values():
+        network.to_empty(device="cpu")
+    for network in networks.values():
+        for name, buffer in network.named_buffers():
+            buffer.fill_(1 if name.rpartition(".")[2] == "running_var" else 0)
+    return networks

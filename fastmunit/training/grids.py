@@ -28,10 +28,7 @@ def sample_grids(trainer: System, x_a: Tensor, x_b: Tensor, seed: int) -> dict[s
     Returns:
         Direction → uint8 (3, height, width): a row for each of the results of `sample`, one column an image.
     """
-    devices = [x_a.device] if x_a.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
-        torch.manual_seed(seed)
-        outputs = trainer.sample(x_a, x_b)
+    outputs = trainer.sample(x_a, x_b, torch.Generator().manual_seed(seed))
     rows = len(outputs) // len(trainer.directions)
     return {
         direction: grid(outputs[index * rows : (index + 1) * rows])

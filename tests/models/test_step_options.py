@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmunit import functional
@@ -41,7 +41,7 @@ def run(trainer: MUNIT, steps: int = 2, batch: int = 2, dtype: torch.dtype = tor
     return trainer
 
 
-def largest_difference(ours: MUNIT, theirs: MUNIT) -> float:
+def largest_difference(ours: nn.Module, theirs: nn.Module) -> float:
     """Of weights, relative to the largest weight of each tensor."""
     expected = dict(theirs.named_parameters())
     return max(
@@ -357,17 +357,15 @@ def test_averages_follow_the_weights(tmp_path) -> None:  # type: ignore[no-untyp
     for name, value in expected.items():
         torch.testing.assert_close(averaged[name].double(), value, rtol=1e-5, atol=1e-7)
     assert all(torch.equal(weights[name], value) for name, value in trainer.gen_b.state_dict().items())
-    with trainer.evaluating():
-        inside = trainer.gen_b.state_dict()
-        assert all(torch.equal(inside[name], value) for name, value in averaged.items())
+    inside = trainer.evaluation_generators()["b"].state_dict()
+    assert all(torch.equal(inside[name], value) for name, value in averaged.items())
     other = trainer_of("ema_decay=0.75")
     assert other.resume(tmp_path) == 4
     torch.manual_seed(9)
     trainer.step(*images())
     torch.manual_seed(9)
     other.step(*images())
-    with trainer.evaluating(), other.evaluating():
-        assert largest_difference(other, trainer) == 0.0
+    assert largest_difference(*(nn.ModuleDict(t.evaluation_generators()) for t in (other, trainer))) == 0.0
 
 
 def test_sample_in_one_batch_is_the_same() -> None:
