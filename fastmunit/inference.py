@@ -2,72 +2,120 @@
 
 from __future__ import annotations
 
+import operator
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastmunit import data
 from fastmunit.config import Config
+from fastmunit.data.values import ImageLike, image_tensor
 from fastmunit.errors import CheckpointError
 from fastmunit.models import registry
 from fastmunit.models.system import System
 from fastmunit.models.translator import Translator
 from fastmunit.training import RunFolder, resolve_device, snapshot
+from fastmunit.translation.styles import StylesLike, style_codes
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Model = str | os.PathLike[str] | System | Translator
 
 
+@overload
 def translate(
-    model: str | os.PathLike[str] | System | Translator,
-    images: Tensor | str | os.PathLike[str],
-    styles: int | Tensor | str | os.PathLike[str] = 10,
+    model: Model,
+    images: ImageLike,
+    styles: StylesLike = 10,
     *,
     direction: str = "a2b",
     seed: int = 0,
-    precision: Precision = "float32",
+    precision: Precision | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     config: str | os.PathLike[str] | Config | None = None,
-) -> Tensor:
+) -> Tensor: ...
+
+
+@overload
+def translate(
+    model: Model,
+    images: Sequence[ImageLike],
+    styles: StylesLike = 10,
+    *,
+    direction: str = "a2b",
+    seed: int = 0,
+    precision: Precision | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    config: str | os.PathLike[str] | Config | None = None,
+) -> Tensor | list[Tensor]: ...
+
+
+def translate(
+    model: Model,
+    images: ImageLike | Sequence[ImageLike],
+    styles: StylesLike = 10,
+    *,
+    direction: str = "a2b",
+    seed: int = 0,
+    precision: Precision | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    config: str | os.PathLike[str] | Config | None = None,
+) -> Tensor | list[Tensor]:
     """Translate images into many styles; each image is encoded once.
+
+    It is safe in any thread, also beside a training of `model`: neither the model nor torch's random state is changed.
 
     Args:
         model: a run folder, a gen_*.pt, a trained system such as `fastmunit.MUNIT`, or what `load_translator` gave.
-        images: (C, H, W) or (N, C, H, W) in [-1, 1], or the path of an image; of any size.
-        styles: how many random styles S, style codes (S, style_dim, 1, 1), or the path of an image of the target domain
-            whose style is to be taken. A system without style codes gives one output an image.
+        images: an image of any size, or several: a tensor (C, H, W) or (N, C, H, W) in [-1, 1], a path, a PIL image,
+            a NumPy array (H, W) or (H, W, C) of uint8 or uint16, or a list of any of these.
+        styles: how many random styles S; style codes (S, style_dim, 1, 1), or the path of a .safetensors file with such
+            a tensor named `styles`; or an image of the target domain whose style is to be taken, or a list of S of
+            them, in the forms that `images` has. A system without style codes gives one output per image.
         direction: "a2b" or "b2a".
         seed: of the random styles, the same ones for every image.
-        precision: of convolutions and matrix products.
+        precision: of convolutions and matrix products; None is that of `model` where it is a translator, else float32.
         device: of a model that is loaded; see `fastmunit.training.resolve_device`.
         batch_size: styles decoded at once; None chooses by the image's size.
         config: of a gen_*.pt without a config.yaml beside it: a `Config`, a YAML file or a shipped name.
 
     Returns:
-        (S, C', H, W) in [-1, 1] for one image, (N, S, C', H, W) for a batch; float32, on the CPU.
+        (S, C', H, W) in [-1, 1] for one image, (N, S, C', H, W) for a batch and for a list of images of equal size;
+        for a list of images of several sizes, a list of (S, C', H, W). float32, on the CPU.
 
     Raises:
         FastmunitError: the model or an image cannot be used, or there is not enough memory.
-        ValueError: an argument is none of these.
+        TypeError: an argument is of a type that is not listed here.
+        ValueError: an argument has a wrong value or shape.
     """
     if direction not in ("a2b", "b2a"):
         raise ValueError(f"direction is {direction!r}: use a2b or b2a")
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision is {precision!r}: use one of {', '.join(get_args(Precision))}")
-    if isinstance(styles, int) and styles < 1:
-        raise ValueError(f"styles is {styles}: ask for at least 1")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: use at least 1, or None")
-    if isinstance(model, Translator):
-        translator = model
-    elif isinstance(model, System):
-        translator = model.evaluation_translator(direction)
-    else:
-        translator = load_translator(model, config, direction=direction, device=device)
-    return _translate(translator, images, styles, seed, precision, batch_size)
+    if precision is not None and precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}: use one of {', '.join(get_args(Precision))}, or None")
+    seed = _integer("seed", seed)
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}: use a number from 0 to 2^63 - 1")
+    if isinstance(styles, int | float | complex | np.generic):
+        styles = _integer("styles", styles)
+        if styles < 1:
+            raise ValueError(f"styles is {styles}: ask for at least 1")
+    if batch_size is not None:
+        batch_size = _integer("batch_size", batch_size)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: use at least 1, or None")
+    translator = _translator_of(model, config, direction, device)
+    inputs = _images(images, translator.channels)
+    codes = style_codes(translator, styles, seed, precision)
+    outputs = [translator.translate(image, codes, batch_size, precision=precision) for image in inputs]
+    if isinstance(images, list | tuple) or (isinstance(images, Tensor) and images.dim() == 4):
+        return torch.stack(outputs) if len({output.shape for output in outputs}) == 1 else outputs
+    return outputs[0]
 
 
 def load_translator(
@@ -114,30 +162,41 @@ def model_files(
     )
 
 
-def _translate(
-    translator: Translator,
-    images: Tensor | str | os.PathLike[str],
-    styles: int | Tensor | str | os.PathLike[str],
-    seed: int,
-    precision: Precision,
-    batch_size: int | None,
-) -> Tensor:
-    translator.precision = precision
-    if not isinstance(images, Tensor):
-        images = data.read_image(images, translator.channels)
-    if images.dim() not in (3, 4):
-        raise ValueError(f"images must be (C, H, W) or (N, C, H, W), not of shape {tuple(images.shape)}")
-    if images.numel() == 0 or not images.is_floating_point():
-        raise ValueError(f"images must hold values in [-1, 1], not {tuple(images.shape)} in {images.dtype}")
-    if isinstance(styles, int):
-        count = styles if translator.style_dim else 1
-        codes = translator.random_styles(count, torch.Generator().manual_seed(seed))
-    elif isinstance(styles, Tensor):
-        codes = styles.to(translator.device, translator.dtype if styles.is_floating_point() else None)
-        if codes.dim() != 4 or not len(codes) or tuple(codes.shape[1:]) != (translator.style_dim, 1, 1):
-            raise ValueError(f"styles must be (S, {translator.style_dim}, 1, 1), not of shape {tuple(codes.shape)}")
-    else:
-        codes = translator.style_of(data.read_image(styles, translator.target_channels))
-    if images.dim() == 3:
-        return translator.translate(images, codes, batch_size)
-    return torch.stack([translator.translate(image, codes, batch_size) for image in images])
+def _translator_of(
+    model: object, config: str | os.PathLike[str] | Config | None, direction: str, device: str
+) -> Translator:
+    if isinstance(model, Translator):
+        return model
+    if isinstance(model, System):
+        return model.evaluation_translator(direction)
+    if isinstance(model, str | os.PathLike):
+        return load_translator(model, config, direction=direction, device=device)
+    raise TypeError(
+        "model: expected a run folder, a gen_*.pt, a system such as fastmunit.MUNIT, or what load_translator returned, "
+        f"got {type(model).__name__}"
+    )
+
+
+def _images(images: object, channels: int) -> list[Tensor]:
+    """Return the images to translate, each (C, H, W)."""
+    if isinstance(images, Tensor):
+        if images.dim() not in (3, 4):
+            raise ValueError(f"images must be (C, H, W) or (N, C, H, W), not of shape {tuple(images.shape)}")
+        if images.numel() == 0 or not images.is_floating_point():
+            raise ValueError(f"images must hold values in [-1, 1], not {tuple(images.shape)} in {images.dtype}")
+        return [images] if images.dim() == 3 else list(images)
+    if isinstance(images, list | tuple):
+        if not images:
+            raise ValueError("images is an empty list: give one image or more")
+        return [image_tensor(image, channels, "images") for image in images]
+    return [image_tensor(images, channels, "images")]
+
+
+def _integer(name: str, value: object) -> int:
+    """Return a Python or NumPy integer as an int; bool is none."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None

@@ -13,8 +13,9 @@ PACKAGE = ROOT / "fastmunit"
 # What each layer may import, beside itself. `functional` and `config` are single files.
 LEAVES = {"errors", "files", "config", "section", "yaml_file", "info"}
 LAYERS = {
-    "cli": {"inference", "training", "metrics", "data", "models", "nn", "functional"} | LEAVES,
-    "inference": {"training", "data", "models"} | LEAVES,
+    "cli": {"inference", "translation", "training", "metrics", "data", "models", "nn", "functional"} | LEAVES,
+    "inference": {"translation", "training", "data", "models"} | LEAVES,
+    "translation": {"training", "data", "models"} | LEAVES,
     "training": {"data", "models", "nn", "functional", "metrics"} | LEAVES,
     "metrics": {"data", "models", "nn", "functional"} | LEAVES,
     "data": LEAVES,

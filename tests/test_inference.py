@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import fastmunit
 from fastmunit.config import Config
 from fastmunit.data import read_image, save_image
-from fastmunit.errors import CheckpointError, ConfigError, FastmunitError
+from fastmunit.errors import CheckpointError, ConfigError, DataError, FastmunitError
+from fastmunit.translation.style_file import write_styles
 
 SMALL = ["gen.dim=4", "gen.mlp_dim=8", "gen.n_res=1", "dis.dim=4", "dis.n_layer=2", "display_size=2"]
 
@@ -124,6 +128,17 @@ def test_mistakes_are_named(run_folder: Path, image: torch.Tensor, tmp_path: Pat
         ({"styles": torch.zeros(0, 8, 1, 1)}, r"styles must be \(S, 8, 1, 1\)"),
         ({"images": torch.zeros(0, 1, 32, 32)}, r"not \(0, 1, 32, 32\) in torch.float32"),
         ({"images": torch.zeros(1, 32, 32, dtype=torch.uint8)}, "in torch.uint8"),
+        ({"images": []}, "images is an empty list"),
+        ({"images": [torch.zeros(1, 1, 32, 32)]}, r"images must be \(C, H, W\), not of shape \(1, 1, 32, 32\)"),
+        ({"images": np.zeros((2, 8, 8, 1), np.uint8)}, r"must be \(H, W\) or \(H, W, C\), not of shape \(2, 8, 8, 1\)"),
+        ({"images": np.zeros((0, 8), np.uint8)}, r"not of shape \(0, 8\)"),
+        (
+            {"styles": torch.zeros(2, 8, 1, 1, dtype=torch.int64)},
+            "styles must be floating point numbers",
+        ),
+        ({"styles": []}, "styles is an empty list"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**63}, "use a number from 0 to"),
     ],
 )
 def test_wrong_arguments_are_named(
@@ -131,3 +146,151 @@ def test_wrong_arguments_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         fastmunit.translate(trainer, **{"images": image, **arguments})
+
+
+def test_outputs_are_ordinary_tensors(trainer: fastmunit.MUNIT, image: torch.Tensor) -> None:
+    """They are written in place, they learn, and losses of them are differentiated."""
+    for outputs in (fastmunit.translate(trainer, image, 2), fastmunit.translate(trainer, image[:, :16, :16], 2)):
+        assert not outputs.is_inference() and outputs.is_contiguous() and not outputs.requires_grad
+        outputs.clamp_(-0.5, 0.5)
+        layer = torch.nn.Conv2d(3, 1, 1)
+        (layer(outputs).mean() * outputs.requires_grad_().mean()).backward()
+        assert layer.weight.grad is not None and outputs.grad is not None
+    code = trainer.evaluation_translator("a2b").style_of(torch.rand(3, 32, 32)).requires_grad_()
+    (code**2).sum().backward()
+
+
+def test_weights_of_a_loaded_model_get_no_gradients(run_folder: Path, image: torch.Tensor) -> None:
+    assert not fastmunit.translate(run_folder, image.requires_grad_(), 2).requires_grad
+
+
+def as_picture(channels: int, depth: type = np.uint8, height: int = 20, width: int = 24) -> np.ndarray:
+    random = np.random.default_rng(channels)
+    shape = (height, width) if channels == 0 else (height, width, channels)
+    return random.integers(0, np.iinfo(depth).max, shape, dtype=depth, endpoint=True)
+
+
+@pytest.mark.parametrize("direction", ["a2b", "b2a"])
+@pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
+def test_arrays_and_pil_images_are_what_their_files_are(
+    trainer: fastmunit.MUNIT, tmp_path: Path, channels: int, direction: str
+) -> None:
+    array = as_picture(channels)
+    picture = Image.fromarray(array[..., 0] if channels == 1 else array)
+    picture.save(tmp_path / "image.png")
+    expected = fastmunit.translate(trainer, tmp_path / "image.png", 2, direction=direction)
+    for same in (array, picture, str(tmp_path / "image.png"), np.asfortranarray(array)):
+        assert torch.equal(fastmunit.translate(trainer, same, 2, direction=direction), expected)
+    guided = fastmunit.translate(trainer, tmp_path / "image.png", tmp_path / "image.png", direction=direction)
+    for same in (array, picture, [array]):
+        assert torch.equal(fastmunit.translate(trainer, array, same, direction=direction), guided)
+
+
+@pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
+def test_deep_arrays(trainer: fastmunit.MUNIT, channels: int) -> None:
+    """Multiples of 257 are 8-bit values; a grey file of 16 bits is the same as its array."""
+    array = as_picture(channels)
+    expected = fastmunit.translate(trainer, array, 1, direction="b2a")
+    for deep in (array.astype(np.uint16) * 257, (array.astype(np.uint16) * 257).astype(">u2")):
+        outputs = fastmunit.translate(trainer, deep, 1, direction="b2a")
+        torch.testing.assert_close(
+            outputs, expected, rtol=0, atol=0.05
+        )  # 8-bit pixels are rounded on white and to grey
+    if channels == 0:
+        deep = as_picture(0, np.uint16)
+        of_file = fastmunit.translate(trainer, Image.fromarray(deep), 1)
+        torch.testing.assert_close(fastmunit.translate(trainer, deep, 1), of_file)
+
+
+def test_lists_of_anything(trainer: fastmunit.MUNIT, image: torch.Tensor, tmp_path: Path) -> None:
+    array = as_picture(3, height=30, width=41)
+    Image.fromarray(array).save(tmp_path / "image.png")
+    several = [image, array, Image.fromarray(array), tmp_path / "image.png"]
+    outputs = fastmunit.translate(trainer, several, 2)
+    assert isinstance(outputs, torch.Tensor) and outputs.shape == (4, 2, 3, 30, 41)
+    assert torch.equal(outputs[0], fastmunit.translate(trainer, image, 2))
+    assert torch.equal(outputs[1], outputs[2]) and torch.equal(outputs[1], outputs[3])
+    assert fastmunit.translate(trainer, (image,), 2).shape == (1, 2, 3, 30, 41)  # type: ignore[union-attr]
+    sizes = fastmunit.translate(trainer, [image, array[:20]], 2)
+    assert isinstance(sizes, list) and [tuple(output.shape[2:]) for output in sizes] == [(30, 41), (20, 41)]
+    guided = fastmunit.translate(trainer, image, [array, tmp_path / "image.png", Image.fromarray(array)])
+    assert guided.shape == (3, 3, 30, 41)
+    torch.testing.assert_close(guided[:1], fastmunit.translate(trainer, image, array))
+
+
+def test_numbers_of_numpy(trainer: fastmunit.MUNIT, image: torch.Tensor) -> None:
+    expected = fastmunit.translate(trainer, image, 3, seed=5)
+    outputs = fastmunit.translate(trainer, image, np.int64(3), seed=np.uint8(5), batch_size=np.int32(3))  # type: ignore[arg-type]
+    assert torch.equal(outputs, expected)
+
+
+def test_styles_of_a_file(trainer: fastmunit.MUNIT, image: torch.Tensor, tmp_path: Path) -> None:
+    codes = torch.randn(2, 8, 1, 1)
+    write_styles(tmp_path / "codes.safetensors", codes.double(), ["a", "b"])
+    outputs = fastmunit.translate(trainer, image, tmp_path / "codes.safetensors")
+    assert torch.equal(outputs, fastmunit.translate(trainer, image, codes))
+    write_styles(tmp_path / "codes.safetensors", codes[:, :4])
+    with pytest.raises(DataError, match=r"is of another model: its styles must be \(S, 8, 1, 1\)"):
+        fastmunit.translate(trainer, image, tmp_path / "codes.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images": 7}, "images: expected a path, a PIL image, a NumPy array .*, got int"),
+        ({"images": None}, "images: expected a path, .* got NoneType"),
+        ({"images": b"in.png"}, "images: expected a path, .* got bytes"),
+        ({"images": [[torch.zeros(1, 8, 8)]]}, "images: expected a path, .* got list"),
+        ({"images": np.zeros((8, 8), np.float32)}, "array of uint8 or uint16, got float32"),
+        ({"images": np.zeros((8, 8), bool)}, "array of uint8 or uint16, got bool"),
+        ({"images": np.zeros((8, 8), np.int64)}, "array of uint8 or uint16, got int64"),
+        ({"images": np.array(["a.png"])}, "array of uint8 or uint16, got <U5"),
+        ({"styles": 2.0}, "styles: expected an integer, got float"),
+        ({"styles": np.float32(2)}, "styles: expected an integer, got float32"),
+        ({"styles": True}, "styles: expected an integer, got bool"),
+        ({"styles": np.bool_(True)}, "styles: expected an integer, got bool"),
+        ({"styles": {}}, "styles: expected a number of styles, codes .*, a .safetensors file, .* got dict"),
+        ({"styles": [3]}, "styles: expected a number of styles, .* got int"),
+        ({"styles": np.zeros((2, 8, 1, 1))}, "styles: expected a NumPy array of uint8 or uint16, got float64"),
+        ({"seed": True}, "seed: expected an integer, got bool"),
+        ({"seed": 1.5}, "seed: expected an integer, got float"),
+        ({"batch_size": True}, "batch_size: expected an integer, got bool"),
+        ({"model": torch.nn.Conv2d(3, 3, 1)}, "model: expected a run folder, .* got Conv2d"),
+    ],
+)
+def test_other_types_are_named(
+    trainer: fastmunit.MUNIT, image: torch.Tensor, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message) as raised:
+        fastmunit.translate(**{"model": trainer, "images": image, **arguments})
+    assert len(str(raised.value)) < 400
+
+
+def test_a_damaged_pil_image_is_named(trainer: fastmunit.MUNIT, tmp_path: Path) -> None:
+    Image.fromarray(as_picture(3)).save(tmp_path / "image.png")
+    whole = (tmp_path / "image.png").read_bytes()
+    (tmp_path / "image.png").write_bytes(whole[: len(whole) // 2])
+    with Image.open(tmp_path / "image.png") as opened, pytest.raises(DataError, match="the PIL image is damaged"):
+        fastmunit.translate(trainer, opened, 1)
+    with pytest.raises(DataError, match="a PIL image of 0x4 pixels"):
+        fastmunit.translate(trainer, Image.new("RGB", (0, 4)), 1)
+
+
+def test_precision_is_of_a_call(run_folder: Path, image: torch.Tensor) -> None:
+    """None is the translator's own; requests of other threads do not matter."""
+    translator = fastmunit.load_translator(run_folder)
+    exact, rounded = (fastmunit.translate(translator, image, 2, precision=p) for p in ("float32", "bfloat16"))  # type: ignore[arg-type]
+    assert translator.precision == "float32"
+    assert not torch.equal(exact, rounded)
+    assert torch.equal(fastmunit.translate(translator, image, 2), exact)
+    translator.precision = "bfloat16"
+    assert torch.equal(fastmunit.translate(translator, image, 2), rounded)
+    assert torch.equal(fastmunit.translate(translator, image, 2, precision="float32"), exact)
+
+    def ask(index: int) -> bool:
+        wanted, expected = [(None, rounded), ("bfloat16", rounded), ("float32", exact)][index % 3]
+        return torch.equal(fastmunit.translate(translator, image, 2, precision=wanted), expected)  # type: ignore[arg-type]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(ask, range(40)))
+    assert translator.precision == "bfloat16"

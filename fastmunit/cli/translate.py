@@ -1,8 +1,6 @@
 """`fastmunit translate`."""
 
-from collections import Counter
 from enum import Enum
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -11,11 +9,9 @@ import typer
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fastmunit.config import Config
-
-_SHEET_ROWS, _SHEET_COLUMNS, _SHEET_CELL = 40, 20, 256
+    from fastmunit.models.translator import Translator
+    from fastmunit.translation.batch import Looks
 
 
 class Direction(str, Enum):
@@ -38,7 +34,8 @@ def translate(
         Path, typer.Option(help="A gen_*.pt (ours or the public trainer's), or a run folder.", metavar="FILE|FOLDER")
     ],
     input: Annotated[
-        Path, typer.Option("--input", "-i", help="An image, or a folder of images.", metavar="IMAGE|FOLDER")
+        list[Path],
+        typer.Option("--input", "-i", help="An image, or a folder of images; repeat for more.", metavar="IMAGE|FOLDER"),
     ],
     output: OutputFolder,
     direction: Annotated[Direction, typer.Option(help="a2b translates domain A to B, b2a back.")] = Direction.a2b,
@@ -56,8 +53,27 @@ def translate(
     reference: Annotated[
         Optional[list[Path]],  # noqa: UP045
         typer.Option(
-            help="Take the style of this image of the target domain instead; repeat for more.",
-            metavar="IMAGE",
+            help="Take the style of this image of the target domain instead, or of each image of this folder; repeat "
+            "for more.",
+            metavar="IMAGE|FOLDER",
+            rich_help_panel="Style",
+        ),
+    ] = None,
+    styles_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Take the style codes of this safetensors file instead: a tensor `styles` (S, style_dim, 1, 1); names "
+            "in the metadata, a JSON list under `names`, become part of the outputs' names.",
+            metavar="FILE",
+            rich_help_panel="Style",
+        ),
+    ] = None,
+    interpolate: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=2,
+            help="Take N styles evenly from the first of two references, or codes of a styles file, to the second.",
+            metavar="N",
             rich_help_panel="Style",
         ),
     ] = None,
@@ -87,123 +103,109 @@ def translate(
 
     fastmunit translate --checkpoint runs/shoes --input drawings/ --output out --reference boot.jpg
 
-    Writes NAME_style00.png, … (NAME_reference00.png, … with --reference) and sheet.png, which shows them side by side.
-    Images of any size and of any usual format work. Outputs are (x+1)/2 of what the network gives; the public test.py
-    stretches each image from its darkest to its brightest value instead: --stretch does the same.
+    fastmunit translate --checkpoint runs/shoes --input a.png --output out --reference two_boots/ --interpolate 8
+
+    Writes NAME_style00.png, … (NAME_reference00.png, … with --reference, NAME_interpolated00.png, … with --interpolate)
+    and sheet.png, which shows them side by side. Images of any size and of any usual format work; of an animated GIF,
+    PNG or WebP, every frame is translated into the same styles, and outputs are animated files of that format. Images
+    that cannot be read are left out and named at the end. What an earlier call has written for an image, and this one
+    does not write anew (as with fewer styles), is removed. Outputs are (x+1)/2 of what the network gives; the public
+    test.py stretches each image from its darkest to its brightest value instead: --stretch does the same.
     """
-    import torch
     from tqdm import tqdm
 
-    from fastmunit import data
-    from fastmunit.data.checks import check_image
     from fastmunit.data.crop_size import takes_any_size
     from fastmunit.errors import FastmunitError
     from fastmunit.inference import model_files
     from fastmunit.models import registry
-    from fastmunit.models.translator import value_mapping
     from fastmunit.training import resolve_device
-    from fastmunit.training.grids import grid, save
+    from fastmunit.translation.batch import FileTranslator, Rendering, raise_failures
+    from fastmunit.translation.inputs import Limits, checked_inputs, list_inputs, list_references
 
-    if reference and (styles is not None or same_styles):
-        raise FastmunitError("give either --reference or --styles and --same-styles: a reference decides the style.")
+    if styles_file is not None and reference:
+        raise FastmunitError("give either --reference or --styles-file: both decide the style.")
+    if (reference or styles_file is not None) and (styles is not None or same_styles):
+        given = "--reference" if reference else "--styles-file"
+        raise FastmunitError(f"give either {given} or --styles and --same-styles: {given} decides the style.")
+    if interpolate is not None and not reference and styles_file is None:
+        raise FastmunitError("--interpolate goes from one style to another: give two --reference, or --styles-file.")
     place = resolve_device(device)
     weights, settings = model_files(checkpoint, config)
     source_channels, target_channels = settings.channels(direction.value)
     limit = max_pixels or settings.max_pixels
-    found = data.input_images(input)
-    if found.note is not None:
-        typer.echo(found.note, err=True)
-    images = found.paths
-    references = list(reference or ())
+    every, notes = list_inputs(input)
+    references, more = list_references(reference or ())
+    for note in (*notes, *more):
+        typer.echo(note, err=True)
     maps = 0  # bytes of what the first layer makes of a pixel; on other devices it is not in this machine's memory
     if place.type == "cpu" and takes_any_size(settings):
         maps = settings.gen.dim * (4 if precision is Precision.float32 else 2)
-    for path in images:
-        check_image(path, source_channels, size, 4 * source_channels + maps, limit)
     for path in references:
-        check_image(path, target_channels, size, 4 * target_channels + maps, limit)
+        Limits(target_channels, size, 4 * target_channels + maps, limit).check(path)
+    inputs, failures = checked_inputs(every, Limits(source_channels, size, 4 * source_channels + maps, limit))
+    if not inputs:
+        raise_failures(failures, len(every), "translated")
     translator = registry.load_translator(weights, settings, direction.value, place)
     translator.precision = precision.value
-    several = 10 if translator.style_dim else 1
-    if not translator.style_dim and (styles or 1) > 1:
-        raise FastmunitError(f"a {settings.system} model gives one output for each image: leave --styles out.")
-    kind, count = ("reference", len(references)) if references else ("style", styles or several)
-    suffix = ".png" if target_channels <= 4 else ".tif"
-    targets = [
-        [output / f"{name}_{kind}{k:02d}{suffix}" for k in range(count)] for name in _output_names(images, input)
-    ]
-    sheet = output / "sheet.png"
-    _refuse_overwriting([*images, *references], input, output, [*chain.from_iterable(targets), sheet])
+    if not translator.style_dim and ((styles or 1) > 1 or styles_file is not None):
+        option = "--styles" if styles_file is None else "--styles-file"
+        raise FastmunitError(f"a {settings.system} model gives one output for each image: leave {option} out.")
+    if references or styles_file is not None:
+        looks = _given_looks(translator, references, styles_file, interpolate, size, limit)
+    else:
+        looks = _random_looks(translator, styles or (10 if translator.style_dim else 1), seed, same_styles)
+    rendering = Rendering(size, stretch, batch_size, precision.value, limit)
+    work = FileTranslator(translator, output, looks, rendering)
+    read = [*references, *([] if styles_file is None else [styles_file])]
+    work.require_free_targets(every, input, read)
 
-    mapping = value_mapping(stretch)
-    random = torch.Generator().manual_seed(seed)
-    reference_images = [_resized(data.read_image(path, target_channels, limit), size) for path in references]
-    codes = None
-    if references:
-        codes = torch.cat([translator.style_of(image) for image in reference_images])
-    elif same_styles:
-        codes = translator.random_styles(count, random)
-
-    rows: list[list[Tensor]] = []
-    if reference_images:
-        cells = [_cell(image) for image in reference_images[:_SHEET_COLUMNS]]
-        rows.append([torch.ones_like(cells[0]), *cells])
-    for path, written in zip(tqdm(images, unit="image", disable=None), targets, strict=True):
-        image = _resized(data.read_image(path, source_channels, limit), size)
-        chosen = codes if codes is not None else translator.random_styles(count, random)
-        outputs = [mapping(result) for result in translator.translate(image, chosen, batch_size)]
-        for result, path in zip(outputs, written, strict=True):
-            data.save_image(result, path)
-        if len(rows) < _SHEET_ROWS:
-            rows.append([_cell(x) for x in (image, *outputs[:_SHEET_COLUMNS])])
-    save(grid(rows), sheet)
-    typer.echo(f"Wrote {len(images) * count:,} images into {output}, side by side in {sheet}.")
-    _hint_at_size(settings, images[0], size, limit)
+    with tqdm(total=len(inputs), unit="image", disable=None) as bar:
+        summary = work.run(inputs, [*(item.path for item in every), *read], lambda: bar.update(1))
+    failures += summary.failures
+    if summary.images:
+        typer.echo(f"Wrote {summary.written:,} images into {output}, side by side in {work.sheet}.")
+        if summary.removed:
+            typer.echo(f"Removed {len(summary.removed):,} outputs of an earlier call for the same images.")
+        _hint_at_size(settings, inputs[0].path, size, limit)
+    raise_failures(failures, len(every), "translated")
 
 
-def _output_names(images: list[Path], input: Path) -> list[str]:
-    """Names without suffix, with subfolders; the suffix is kept in where two images differ in nothing else."""
-    relative = [path.relative_to(input) if input.is_dir() else Path(path.name) for path in images]
-    stems = [str(path.with_suffix("")) for path in relative]
-    return [
-        stem if stems.count(stem) == 1 else f"{stem}_{path.suffix[1:]}"
-        for stem, path in zip(stems, relative, strict=True)
-    ]
+def _random_looks(translator: "Translator", count: int, seed: int, same: bool) -> "Looks":
+    import torch
+
+    from fastmunit.translation.batch import Looks
+
+    codes = translator.random_styles(count, torch.Generator().manual_seed(seed)) if same else None
+    return Looks("style", count, codes, seed=seed)
 
 
-def _refuse_overwriting(images: list[Path], input: Path, output: Path, targets: list[Path]) -> None:
+def _given_looks(
+    translator: "Translator",
+    references: list[Path],
+    styles_file: Path | None,
+    interpolate: int | None,
+    size: int | None,
+    max_pixels: int | None,
+) -> "Looks":
+    """The styles of references, or of a file, or between two of them."""
+    import torch
+
+    from fastmunit import data
     from fastmunit.errors import FastmunitError
+    from fastmunit.translation.batch import Looks
+    from fastmunit.translation.sheet import resized
+    from fastmunit.translation.styles import between, styles_from_file
 
-    place = output.resolve()
-    inputs = {path.resolve() for path in images}
-    if input.is_dir() and (place == input.resolve() or input.resolve() in place.parents):
-        raise FastmunitError(f"output {output} lies in the input folder {input}: choose a folder outside it.")
-    for path in targets:
-        if path.resolve() in inputs:
-            raise FastmunitError(f"{path} is an input and would be overwritten: choose another --output.")
-    path, times = Counter(targets).most_common(1)[0]
-    if times > 1:
-        raise FastmunitError(f"{times} images would be written to {path}: rename some inputs so that names differ.")
-
-
-def _resized(image: "Tensor", size: int | None) -> "Tensor":
-    if size is None:
-        return image
-    from torchvision.transforms.v2 import functional
-
-    return functional.resize(image, [size], antialias=True).clamp(-1, 1)
-
-
-def _cell(image: "Tensor") -> "Tensor":
-    """An image no larger than a cell of the sheet."""
-    from torchvision.transforms.v2 import functional
-
-    height, width = image.shape[1:]
-    scale = _SHEET_CELL / max(height, width)
-    if scale >= 1:
-        return image
-    shape = [max(1, round(height * scale)), max(1, round(width * scale))]
-    return functional.resize(image, shape, antialias=True).clamp(-1, 1)
+    images = [resized(data.read_image(path, translator.target_channels, max_pixels), size) for path in references]
+    if styles_file is not None:
+        kind, (codes, names) = "style", styles_from_file(translator, styles_file)
+    else:
+        kind, codes, names = "reference", torch.cat([translator.style_of(image) for image in images]), []
+    if interpolate is None:
+        return Looks(kind, len(codes), codes, names, images)
+    if len(codes) != 2 or not codes.is_floating_point():
+        raise FastmunitError(f"--interpolate goes between two styles, and {len(codes)} are given: give two of them.")
+    return Looks("interpolated", interpolate, between(codes[:1], codes[1:], interpolate), (), images)
 
 
 def _hint_at_size(settings: "Config", path: Path, size: int | None, max_pixels: int | None) -> None:

@@ -79,14 +79,30 @@ def decode_image(path: str | os.PathLike[str], channels: int, max_pixels: int | 
         else:
             image.load()
             require_all_rows(path, image)
-            planes = _bands(_converted(ImageOps.exif_transpose(image), channels), path)
-            if planes.shape[0] == 1 and channels == 3:
-                planes = planes.expand(3, -1, -1)
+            planes = pillow_planes(image, channels, path)
     if deep is not None:
-        planes = _scaled(deep, channels)
+        planes = deep_planes(deep, channels)
     if planes.shape[0] != channels:
         raise DataError(_band_mismatch(path, planes.shape[0], channels))
     return planes
+
+
+def pillow_planes(image: Image.Image, channels: int, name: str | os.PathLike[str]) -> Tensor:
+    """Return the bands of a PIL image, upright, converted between grey and RGB where `channels` is 1 or 3.
+
+    Args:
+        image: Its current frame is taken.
+        channels: Wanted; another number of bands is returned where the image has others and they cannot be converted.
+        name: What the image is, for messages.
+
+    Returns:
+        (C, H, W): uint8, or float32 in [0, 1] for deeper images.
+
+    Raises:
+        DataError: Values are out of range. What Pillow raises on damaged files is left to `decoding`.
+    """
+    planes = _bands(_converted(ImageOps.exif_transpose(image), channels), name)
+    return planes.expand(3, -1, -1) if planes.shape[0] == 1 and channels == 3 else planes
 
 
 def read_image(path: str | os.PathLike[str], channels: int, max_pixels: int | None = None) -> Tensor:
@@ -246,8 +262,8 @@ def _bands(image: Image.Image, path: str | os.PathLike[str]) -> Tensor:
     return planes[None] if planes.ndim == 2 else planes.permute(2, 0, 1)
 
 
-def _scaled(pixels: np.ndarray, channels: int) -> Tensor:
-    """16-bit bands, (H, W, bands), as (C, H, W) float32 in [0, 1], converted as `_converted` does."""
+def deep_planes(pixels: np.ndarray, channels: int) -> Tensor:
+    """Return 16-bit bands, (H, W, bands), as (C, H, W) float32 in [0, 1], converted as `pillow_planes` does."""
     planes = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1).contiguous() / _WORD
     if channels not in (1, 3):
         return planes

@@ -350,9 +350,7 @@ class MUNIT(System):
         outputs = [torch.cat(row).to(x_a.dtype) for row in zip(*parts, strict=True)]
         return (x_a, *outputs[:3], x_b, *outputs[3:])
 
-    def draw_styles(
-        self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def draw_styles(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """New styles s_a and s_b from N(0, I), (N, style_dim, 1, 1) each, drawn on the CPU in this order."""
         s_a = torch.randn(x_a.size(0), self.style_dim, 1, 1, generator=generator).to(self.s_a)
         s_b = torch.randn(x_b.size(0), self.style_dim, 1, 1, generator=generator).to(self.s_b)

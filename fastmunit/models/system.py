@@ -481,9 +481,7 @@ def as_config(hyperparameters: Hyperparameters) -> Config:
 def check_batches(x_a: Tensor, x_b: Tensor) -> None:
     """Raise ValueError where a batch of domain A and one of domain B differ in size."""
     if len(x_a) != len(x_b):
-        raise ValueError(
-            f"x_a has {_images(len(x_a))}, x_b {len(x_b)}: give batches of equal size, one image of each domain per pair."
-        )
+        raise ValueError(f"x_a has {_images(len(x_a))}, x_b {len(x_b)}: give batches of equal size.")
 
 
 @contextmanager

@@ -221,9 +221,7 @@ class UNIT(System):
         self._generated.clear()
         self.replay(self._captured, both, (x_a, x_b, *noise, *second, *cycles), self.optimizers().values(), weights)
 
-    def draw_noise(
-        self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def draw_noise(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """New noise from N(0, I) for the latent codes of x_a and of x_b, drawn in this order; see `VAEGen`."""
         return self.gen_a.draw_noise(x_a, generator), self.gen_b.draw_noise(x_b, generator)
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from fastmunit.nn.padded import PaddedMap
 
-
 _generator: ContextVar[torch.Generator | None] = ContextVar("fastmunit_dropout_generator", default=None)
 
 
@@ -48,8 +47,8 @@ def _dropped(x: Tensor, rate: float) -> Tensor:
 class Dropout(nn.Module):
     """Zeroes each value with probability `rate` and scales the others by 1 / (1 - rate); x of any shape.
 
-    Masks come from torch's global generator of x's device, or from that of `masks_from`. Source: Srivastava et al. 2014; Isola et al. 2017, section
-    3.2.1, which leaves it on at test time as the only source of noise.
+    Masks come from torch's global generator of x's device, or from that of `masks_from`. Source: Srivastava et al.
+    2014; Isola et al. 2017, section 3.2.1, which leaves it on at test time as the only source of noise.
 
     Args:
         rate: 0 for none.

@@ -17,6 +17,7 @@ from fastmunit.models.munit import StyleTranslator
 from fastmunit.models.registry import load_generators
 from fastmunit.models.translator import value_mapping
 from fastmunit.nn.generator import AdaINGen
+from fastmunit.translation.record import RECORD_FILE
 from tests.cli.conftest import Command
 
 
@@ -52,7 +53,7 @@ def test_odd_sizes_in_both_directions(
         "--direction", direction, "--styles", 3,
     )  # fmt: skip
     assert outcome.status == 0, outcome.err
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    names = sorted(path.name for path in (tmp_path / "out").iterdir() if path.name != RECORD_FILE)
     assert names == ["in_style00.png", "in_style01.png", "in_style02.png", "sheet.png"]
     for name in names[:3]:
         assert shape(tmp_path / "out" / name) == (height, width, mode)
@@ -189,15 +190,36 @@ def test_truncated_checkpoint(fastmunit: Command, trained: Path, images: Path, t
     assert "truncated" in outcome.err
 
 
-def test_unreadable_image_is_found_before_anything_is_written(
-    fastmunit: Command, trained: Path, tmp_path: Path
-) -> None:
-    picture(tmp_path / "in/a.png", 16, 16)
-    (tmp_path / "in/b.png").write_text("no image")
+def test_unreadable_images_alone_write_nothing(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_text("no image")
     outcome = fastmunit("translate", "--checkpoint", trained, "-i", tmp_path / "in", "-o", tmp_path / "out")
     assert outcome.status == 1
-    assert "b.png" in outcome.err
+    assert "2 of 2 images could not be translated" in outcome.err
+    assert "a.png" in outcome.err and "b.png" in outcome.err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_others_are_translated_where_images_are_damaged(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    """A header that cannot be read, data that end too early, bands that the model does not take."""
+    for name in "acf":
+        picture(tmp_path / f"in/{name}.png", 16, 16)
+    (tmp_path / "in/b.png").write_text("no image")
+    whole = picture(tmp_path / "in/d.png", 40, 40).read_bytes()
+    (tmp_path / "in/d.png").write_bytes(whole[: len(whole) // 2])
+    pages = [Image.new("L", (16, 16))] * 2
+    pages[0].save(tmp_path / "in/e.tif", save_all=True, append_images=pages[1:])
+    arguments = ["translate", "--checkpoint", trained, "--styles", 1]
+    outcome = fastmunit(*arguments, "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert outcome.status == 1
+    assert "3 of 6 images could not be translated:" in outcome.err
+    assert all(name in outcome.err for name in ("b.png", "d.png is damaged", "e.tif has 2 bands"))
+    assert "Wrote 3 images" in outcome.out
+    assert sorted(path.name for path in (tmp_path / "out").glob("?_*")) == [f"{k}_style00.png" for k in "acf"]
+    assert shape(tmp_path / "out/sheet.png")[0] == 3 * 18 + 2
+    one = fastmunit(*arguments, "-i", tmp_path / "in/d.png", "-o", tmp_path / "one")
+    assert (one.status, "d.png is damaged" in one.err, "1 of 1" in one.err) == (1, True, False)
 
 
 def test_inputs_are_never_overwritten(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
@@ -245,7 +267,7 @@ def test_generators_alone_are_enough(fastmunit: Command, trained: Path, images: 
 
 
 def test_bands_are_checked_before_anything_is_written(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
-    picture(tmp_path / "in/a.png", 16, 16)
+    (tmp_path / "in").mkdir()
     pages = [Image.new("L", (16, 16)), Image.new("L", (16, 16))]
     pages[0].save(tmp_path / "in/b.tif", save_all=True, append_images=pages[1:])
     outcome = fastmunit("translate", "--checkpoint", trained, "-i", tmp_path / "in", "-o", tmp_path / "out")

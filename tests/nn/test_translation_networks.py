@@ -290,7 +290,7 @@ def test_latent_vectors_of_the_wrong_shape() -> None:
         UNet(3, 3, 2, 4, 4)(x)
     with pytest.raises(ValueError, match="z is \\(2, 4\\), but it should be absent"):
         UNet(3, 3, 2, 4)(x, torch.rand(2, 4))
-    with pytest.raises(ValueError, match=r"z is \(1, 4\) for a batch of 2"):
-        UNet(3, 3, 2, 4, 4)(x, torch.rand(1, 4))
+    with pytest.raises(ValueError, match=r"z is \(3, 4\) for a batch of 2"):
+        UNet(3, 3, 2, 4, 4)(x, torch.rand(3, 4))
     with pytest.raises(ValueError, match="num_downs is 1"):
         UNet(3, 3, 2, 1)

@@ -1,0 +1,85 @@
+"""Images as Python programs have them: tensors, PIL images, NumPy arrays, paths."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastmunit.data.images import deep_planes, normalize, pillow_planes, read_image
+from fastmunit.data.opening import decoding
+from fastmunit.errors import DataError
+
+ImageLike: TypeAlias = Tensor | Image.Image | np.ndarray | str | os.PathLike[str]
+IMAGE_TYPES = (Tensor, Image.Image, np.ndarray, str, os.PathLike)
+
+ACCEPTED = "a path, a PIL image, a NumPy array (H, W) or (H, W, C) of uint8 or uint16, or a tensor (C, H, W) in [-1, 1]"
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+
+
+def image_tensor(value: object, channels: int, what: str) -> Tensor:
+    """Return an image as the networks take it: (C, H, W) in [-1, 1].
+
+    Paths, PIL images and arrays are converted between grey and RGB as `read_image` does, transparent parts are on
+    white; 8-bit values are divided by 255, 16-bit values by 65535. Tensors are returned as they are.
+
+    Args:
+        value: The image.
+        channels: What the model takes; an image of other channels that cannot be converted keeps its own.
+        what: What the image is, as the first words of a message ("images", "styles").
+
+    Raises:
+        TypeError: `value` is none of `ACCEPTED`.
+        ValueError: A tensor or an array has the wrong shape, a tensor the wrong dtype.
+        DataError: A file or a PIL image cannot be read.
+    """
+    if isinstance(value, Tensor):
+        return checked(value, what)
+    if isinstance(value, Image.Image):
+        return normalize(_planes(value, channels))
+    if isinstance(value, np.ndarray):
+        return normalize(_from_array(value, channels, what))
+    if isinstance(value, str | os.PathLike):
+        return read_image(value, channels)
+    raise TypeError(f"{what}: expected {ACCEPTED}, got {type(value).__name__}.")
+
+
+def checked(image: Tensor, what: str) -> Tensor:
+    """Return a tensor of floating point values and of three dimensions as it is, and raise ValueError for others."""
+    if image.dim() != 3:
+        raise ValueError(f"{what} must be (C, H, W), not of shape {tuple(image.shape)}")
+    if image.numel() == 0 or not image.is_floating_point():
+        raise ValueError(f"{what} must hold values in [-1, 1], not {tuple(image.shape)} in {image.dtype}")
+    return image
+
+
+def _planes(image: Image.Image, channels: int) -> Tensor:
+    if 0 in image.size:
+        raise DataError(f"a PIL image of {image.width}x{image.height} pixels has no content: give another one.")
+    with decoding("the PIL image"):  # it may be a file that is still to be decoded
+        return pillow_planes(image, channels, "the PIL image")
+
+
+def _from_array(array: np.ndarray, channels: int, what: str) -> Tensor:
+    """Return the bands of an array: uint8, or float32 in [0, 1] for 16-bit ones."""
+    if array.dtype.kind != "u" or array.dtype.itemsize > 2:
+        raise TypeError(
+            f"{what}: expected a NumPy array of uint8 or uint16, got {array.dtype}. Give values in [-1, 1] as a tensor "
+            "(C, H, W)."
+        )
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise ValueError(
+            f"{what}: an array must be (H, W) or (H, W, C), not of shape {array.shape}; give a list of them."
+        )
+    pixels = np.atleast_3d(np.asarray(array))
+    bands = pixels.shape[2]
+    pixels = np.ascontiguousarray(pixels, dtype=np.uint8 if array.dtype.itemsize == 1 else np.uint16)
+    if pixels.dtype == np.uint16:
+        return deep_planes(pixels, channels if bands in _MODES else bands)
+    if bands == channels or bands not in _MODES or channels not in (1, 3):
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    return _planes(Image.fromarray(pixels[..., 0] if bands == 1 else pixels), channels)

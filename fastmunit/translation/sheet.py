@@ -1,0 +1,54 @@
+"""The picture that shows images and their outputs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from fastmunit.training.grids import grid, save
+
+_ROWS, _COLUMNS, _CELL = 40, 20, 256
+
+
+class OutputSheet:
+    """Rows of an image and its outputs, as many as fit; with references, those are the first row.
+
+    Args:
+        references: (C', H, W) each.
+    """
+
+    def __init__(self, references: Sequence[Tensor] = ()) -> None:
+        self._rows: list[list[Tensor]] = []
+        if references:
+            cells = [_cell(image) for image in references[:_COLUMNS]]
+            self._rows.append([torch.ones_like(cells[0]), *cells])
+
+    def add(self, image: Tensor, outputs: Sequence[Tensor]) -> None:
+        """Add a row where there is room."""
+        if len(self._rows) < _ROWS:
+            self._rows.append([_cell(x) for x in (image, *outputs[:_COLUMNS])])
+
+    def save(self, path: Path) -> None:
+        """Write the sheet."""
+        save(grid(self._rows), path)
+
+
+def resized(image: Tensor, size: int | None) -> Tensor:
+    """Return an image with its shortest side resized to `size`; as it is for None."""
+    if size is None:
+        return image
+    return functional.resize(image, [size], antialias=True).clamp(-1, 1)
+
+
+def _cell(image: Tensor) -> Tensor:
+    """Return an image no larger than a cell of the sheet."""
+    height, width = image.shape[1:]
+    scale = _CELL / max(height, width)
+    if scale >= 1:
+        return image
+    shape = [max(1, round(height * scale)), max(1, round(width * scale))]
+    return functional.resize(image, shape, antialias=True).clamp(-1, 1)

@@ -1,0 +1,74 @@
+"""Where style codes come from: random draws, images, files, interpolation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastmunit.data.values import ACCEPTED, IMAGE_TYPES, ImageLike, image_tensor
+from fastmunit.errors import DataError
+from fastmunit.files import shown
+from fastmunit.models.translator import Translator
+from fastmunit.translation.style_file import SUFFIX, Styles, as_codes, read_styles
+
+StylesLike = int | ImageLike | Sequence[ImageLike]
+
+
+def styles_from_file(translator: Translator, path: str | os.PathLike[str]) -> Styles:
+    """Read the style codes of a file for a model.
+
+    Raises:
+        DataError: The file cannot be used, or its codes are not of this model.
+    """
+    found = read_styles(path)
+    try:
+        codes = as_codes(found.codes, translator.style_dim, _example(translator), "its styles")
+    except ValueError as error:
+        raise DataError(f"styles file {shown(path)} is of another model: {error}.") from error
+    return Styles(codes, found.names)
+
+
+def style_codes(translator: Translator, styles: object, seed: int, precision: str | None) -> Tensor:
+    """Return style codes from what `fastmunit.translate` takes as `styles`; see there.
+
+    Raises:
+        TypeError: `styles` is nothing of that.
+        ValueError: Codes or images have a wrong shape.
+        FastmunitError: A file cannot be used, or the model takes no references.
+    """
+    if isinstance(styles, int):
+        count = styles if translator.style_dim else 1
+        return translator.random_styles(count, torch.Generator().manual_seed(seed))
+    if isinstance(styles, Tensor):
+        return as_codes(styles, translator.style_dim, _example(translator), "styles")
+    if isinstance(styles, str | os.PathLike) and Path(styles).suffix.lower() == SUFFIX:
+        return styles_from_file(translator, styles).codes
+    if isinstance(styles, list | tuple):
+        if not styles:
+            raise ValueError("styles is an empty list: give one reference or more")
+        return torch.cat([_code_of(translator, reference, precision) for reference in styles])
+    return _code_of(translator, styles, precision)
+
+
+def between(first: Tensor, second: Tensor, count: int) -> Tensor:
+    """Return `count` codes evenly from the first to the second code, each (1, style_dim, 1, 1), ends included."""
+    weights = torch.linspace(0, 1, count, dtype=first.dtype, device=first.device).view(-1, 1, 1, 1)
+    return torch.lerp(first, second, weights)
+
+
+def _code_of(translator: Translator, reference: object, precision: str | None) -> Tensor:
+    if not isinstance(reference, IMAGE_TYPES):
+        raise TypeError(
+            f"styles: expected a number of styles, codes (S, style_dim, 1, 1), a {SUFFIX} file, or reference images "
+            f"({ACCEPTED}, or a list of them), got {type(reference).__name__}."
+        )
+    image = image_tensor(reference, translator.target_channels, "styles")
+    return translator.style_of(image, precision=precision)
+
+
+def _example(translator: Translator) -> Tensor:
+    return translator.random_styles(1, torch.Generator().manual_seed(0))

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fastmunit.errors import DataError, FastmunitError
+from fastmunit.translation.style_file import read_styles, write_styles
+
+CODES = torch.randn(3, 4, 1, 1, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("names", [["a", "b/c", "…"], []])
+def test_codes_and_names_come_back(tmp_path: Path, names: list[str]) -> None:
+    write_styles(tmp_path / "s.safetensors", CODES, names)
+    codes, found = read_styles(tmp_path / "s.safetensors")
+    assert torch.equal(codes, CODES)
+    assert found == names
+
+
+def test_wrong_arguments_write_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected 3 names, one per code, got 1"):
+        write_styles(tmp_path / "s.safetensors", CODES, ["a"])
+    with pytest.raises(ValueError, match=r"must be \(S, style_dim, 1, 1\), not of shape \(3, 4\)"):
+        write_styles(tmp_path / "s.safetensors", CODES.flatten(1))
+    with pytest.raises(FastmunitError, match="cannot write"):
+        write_styles("/proc/none/s.safetensors", CODES)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        ({"codes": CODES}, None, "has no tensor 'styles' \\(it holds 'codes'\\)"),
+        ({"styles": CODES.flatten(1)}, None, r"must be \(S, style_dim, 1, 1\), not \(3, 4\)"),
+        ({"styles": CODES[:0]}, None, r"must be \(S, style_dim, 1, 1\)"),
+        ({"styles": CODES / 0}, None, "not finite"),
+        ({"styles": CODES}, {"names": "a, b, c"}, "is not a JSON list"),
+        ({"styles": CODES}, {"names": "[" * 100_000}, "is not a JSON list"),
+        ({"styles": CODES}, {"names": json.dumps(["a"])}, "must be a JSON list of 3 strings"),
+        ({"styles": CODES}, {"names": json.dumps(["a", "b", 3])}, "must be a JSON list of 3 strings"),
+    ],
+)
+def test_wrong_files_are_named(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None, message: str
+) -> None:
+    save_file(tensors, tmp_path / "s.safetensors", metadata)
+    with pytest.raises(DataError, match=rf"s\.safetensors.*{message}"):
+        read_styles(tmp_path / "s.safetensors")
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    write_styles(path, CODES, ["a", "b", "c"])
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    damaged = [b"", b"\xff" * 8, whole[:20], whole[:-1], b"\xff\xff\xff\xff\xff\xff\xff\x7f" + whole[8:]]
+    for _ in range(200):
+        changed = bytearray(whole)
+        changed[random.integers(len(whole) - CODES.numel() * 4)] ^= 1 << random.integers(8)
+        damaged.append(bytes(changed))
+    refused = []
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            read_styles(path)
+        except DataError as error:
+            refused.append(str(error))
+    assert len(refused) > 100
+    assert all("s.safetensors" in message for message in refused)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="is a FIFO"):
+        read_styles(path)
+    with pytest.raises(DataError, match="does not exist"):
+        read_styles(tmp_path / "none.safetensors")
