@@ -72,7 +72,8 @@ def evaluate(
     fastmunit evaluate --checkpoint gen_01000000.pt --config edges2shoes --data datasets/edges2shoes --output out
 
     Writes evaluation.json and evaluation.html (figures with intervals, the most and least diverse inputs, the nearest
-    real images). The defaults are the papers' protocol: 19 pairs of outputs for each of 100 test images.
+    real images). The defaults are the papers' protocol: 19 pairs of outputs for each of 100 test images. Images that
+    cannot be read are left out and named at the end.
     """
     import json
 
@@ -80,6 +81,7 @@ def evaluate(
 
     from fastmunit.cli.evaluation_page import render
     from fastmunit.data.checks import left_out
+    from fastmunit.data.failures import raise_failures
     from fastmunit.errors import ConfigError, FastmunitError
     from fastmunit.files import require_writable, write_text
     from fastmunit.inference import model_files
@@ -171,6 +173,8 @@ def evaluate(
     if metrics is not None and metrics.strip() == "all" and classifier is None:
         echo("is-cis: not measured, it needs --classifier.")
     echo(f"Look at {page_file}; all figures are in {figures_file}.")
+    failures = list(dict.fromkeys(failure for evaluation in found for failure in evaluation.failures))
+    raise_failures(failures, f"{len(failures)} images could not be read, and the figures are of the others")
 
 
 def _references(references: Mapping[str, object]) -> str:

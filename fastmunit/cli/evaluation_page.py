@@ -14,6 +14,7 @@ from fastmunit.training.page import STYLE
 if TYPE_CHECKING:
     from fastmunit.metrics.results import Evaluation, Figure, Sheet
 
+_NAMED_FAILURES = 5
 _OWN_STYLE = """
 table.figures { width: 100%; } table.figures td, table.figures th { padding: 6px 14px 6px 0; text-align: left; }
 table.figures th { color: var(--soft); font-weight: 600; font-size: 12px; border-bottom: 1px solid var(--line); }
@@ -55,6 +56,11 @@ def _direction(evaluation: Evaluation) -> str:
         f'<p class="note">{html.escape(name)}: not measured, {html.escape(reason)}.</p>'
         for name, reason in evaluation.skipped.items()
     )
+    if evaluation.failures:
+        listed = "; ".join(str(failure) for failure in evaluation.failures[:_NAMED_FAILURES])
+        more = len(evaluation.failures) - _NAMED_FAILURES
+        text = f"{len(evaluation.failures)} images could not be read and were left out: {listed}"
+        skipped += f'<p class="note">{html.escape(text)}{f" and {more} more" if more > 0 else ""}</p>'
     head = "<tr><th>measure</th><th>value</th><th>95 % interval</th><th></th><th>compare with</th></tr>"
     sheets = "".join(_sheet(sheet) for sheet in evaluation.sheets)
     return (

@@ -115,11 +115,12 @@ def translate(
     from tqdm import tqdm
 
     from fastmunit.data.crop_size import takes_any_size
+    from fastmunit.data.failures import raise_failures
     from fastmunit.errors import FastmunitError
     from fastmunit.inference import model_files
     from fastmunit.models import registry
     from fastmunit.training import resolve_device
-    from fastmunit.translation.batch import FileTranslator, Rendering, raise_failures
+    from fastmunit.translation.batch import FileTranslator, Rendering
     from fastmunit.translation.inputs import Limits, checked_inputs, list_inputs, list_references
 
     if styles_file is not None and reference:
@@ -144,7 +145,7 @@ def translate(
         Limits(target_channels, size, 4 * target_channels + maps, limit).check(path)
     inputs, failures = checked_inputs(every, Limits(source_channels, size, 4 * source_channels + maps, limit))
     if not inputs:
-        raise_failures(failures, len(every), "translated")
+        raise_failures(failures, _left_out(len(failures), len(every)))
     translator = registry.load_translator(weights, settings, direction.value, place)
     translator.precision = precision.value
     if not translator.style_dim and ((styles or 1) > 1 or styles_file is not None):
@@ -167,7 +168,11 @@ def translate(
         if summary.removed:
             typer.echo(f"Removed {len(summary.removed):,} outputs of an earlier call for the same images.")
         _hint_at_size(settings, inputs[0].path, size, limit)
-    raise_failures(failures, len(every), "translated")
+    raise_failures(failures, _left_out(len(failures), len(every)))
+
+
+def _left_out(failures: int, count: int) -> str:
+    return f"{failures} of {count} images could not be translated"
 
 
 def _random_looks(translator: "Translator", count: int, seed: int, same: bool) -> "Looks":

@@ -273,7 +273,11 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
 
 @torch.inference_mode()
 def accuracy_on(
-    model: Classifier, folder: str | os.PathLike[str], limit: int = 1000, max_pixels: int | None = None
+    model: Classifier,
+    folder: str | os.PathLike[str],
+    limit: int = 1000,
+    max_pixels: int | None = None,
+    reasons: dict[Path, str] | None = None,
 ) -> tuple[float, int]:
     """Accuracy on another class-per-folder data set, and the number of images it was taken on (at most `limit`).
 
@@ -282,9 +286,10 @@ def accuracy_on(
         folder: one folder of images for each class.
         limit: most images to take.
         max_pixels: refuse images with more pixels; None is Pillow's limit.
+        reasons: is told of images that cannot be read, which are left out; None raises for the first.
 
     Raises:
-        DataError: its class folders are not those of the classifier.
+        DataError: its class folders are not those of the classifier, or no image can be read.
     """
     data = labelled_images(folder)
     if set(data.classes) != set(model.classes):
@@ -295,6 +300,10 @@ def accuracy_on(
     order = {name: index for index, name in enumerate(model.classes)}
     chosen = random.Random(0).sample(range(len(data.paths)), min(limit, len(data.paths)))
     images = _Images(data.paths, model.size, max_pixels)
+    if reasons is not None:
+        chosen = [index for index in chosen if images.is_readable(index, reasons)]
+        if not chosen:
+            raise DataError(f"no image in {folder} can be read: {next(iter(reasons.values()))}")
     right = 0
     for start in range(0, len(chosen), 64):
         part = chosen[start : start + 64]
@@ -336,6 +345,15 @@ class _Images:
     def batch(self, indices: Tensor) -> Tensor:
         levels = torch.stack([self._levels(index) for index in indices.tolist()])
         return levels.float() / 127.5 - 1
+
+    def is_readable(self, index: int, reasons: dict[Path, str]) -> bool:
+        """Whether a file can be read; `reasons` is told why where it cannot."""
+        try:
+            self._levels(index)
+        except DataError as error:
+            reasons[self._paths[index]] = str(error)
+            return False
+        return True
 
     def _levels(self, index: int) -> Tensor:
         found = self._kept.get(index)

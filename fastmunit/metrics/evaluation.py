@@ -22,6 +22,7 @@ from fastmunit.metrics.features import FeatureName, features_of
 from fastmunit.metrics.inception_score import conditional_inception_score, inception_score
 from fastmunit.metrics.intervals import Estimate, mean_estimate
 from fastmunit.metrics.measures import Measures
+from fastmunit.metrics.readable import ReadableImages
 from fastmunit.metrics.reconstruction import reconstruction_l1
 from fastmunit.metrics.results import Evaluation, Figure, Sheet
 from fastmunit.metrics.sheets import most, neighbour_sheet
@@ -65,6 +66,9 @@ def evaluate(
         samples: outputs of each, with independent styles; a system without styles has one, counted `samples` times.
         seed: of the styles: input k gets the same ones whatever the number of inputs.
         progress: is called with the fraction done and what is being done.
+
+    Returns:
+        The figures, of the images that can be read; `failures` names the others.
 
     Raises:
         DataError: there are too few images for a measure, or images or outputs that it cannot take.
@@ -114,6 +118,7 @@ class _Run:
         self.target: Domain = "b" if direction == "a2b" else "a"
         test_a, test_b = data.test_datasets(config)
         self.source_set, self.target_set = (test_a, test_b) if direction == "a2b" else (test_b, test_a)
+        self.readable = ReadableImages()
         self.chosen = _spread(len(self.source_set), inputs)
         self.skipped: dict[str, str] = {}
         self.real_pairs: dict[str, Estimate] = {}
@@ -138,13 +143,18 @@ class _Run:
         self._tell(0.97, "sheets")
         sheets = self._sheets()
         self._tell(1.0, "done")
-        return Evaluation(self.direction, figures, self.skipped, self._per_input(), sheets)
+        failures = self.readable.failures
+        return Evaluation(self.direction, figures, self.skipped, self._per_input(), sheets, failures)
 
     def refuse_what_cannot_work(self) -> None:
         """Raise for what would fail later, or leave nothing to measure; fill in what is skipped, and why."""
         for name, images in (("input", self.source_set), ("target", self.target_set)):
             if len(images) < 2:
                 raise DataError(f"an evaluation needs at least 2 {name} test images, {len(images)} found: add some.")
+        self.chosen = self.readable.inputs(self.source_set, self.chosen)
+        if len(self.chosen) < 2:
+            reason = next(iter(self.readable.reasons.values()))
+            raise DataError(f"an evaluation needs at least 2 input test images that can be read: {reason}")
         if self.forward.target_channels not in (1, 3):
             raise DataError(
                 f"the measures take RGB or grey images, and the model makes images of {self.forward.target_channels} "
@@ -197,9 +207,9 @@ class _Run:
             else "accuracy not known"
         )
         if classes:
-            here, count = accuracy_on(
-                classifier, domain_files(self.config, "test", self.target).source, max_pixels=self.config.max_pixels
-            )
+            folder = domain_files(self.config, "test", self.target).source
+            reasons = self.readable.reasons
+            here, count = accuracy_on(classifier, folder, max_pixels=self.config.max_pixels, reasons=reasons)
             known += f", {100 * here:.1f} % on {count} test images"
         return f"classifier of {len(classifier.classes)} classes: {known}"
 
@@ -220,18 +230,21 @@ class _Run:
     def _measure_real_images(self) -> None:
         """What the outputs are compared with. Before them, as images that a measure cannot take are found here."""
         count = len(self.chosen) * min(_SET_SAMPLES, self.samples)
+        images = None
         if self.measures.lpips:
             images = self._images(self.target_set, _spread(len(self.target_set), _MOST_PAIRED))
         for measure in self.measures.lpips:
+            if images is None or len(images) < 2:
+                raise self._too_few_targets()
             self._tell(0.0, f"{measure.name} of real pairs")
             self.real_pairs[measure.name] = real_diversity(measure, images, seed=self.seed)
         for name in self.measures.features:
             self._tell(0.1, f"{name} features of real images")
             seen = self._training_images()
-            self.real_features[name] = (
-                self._features(name, self.target_set, _MOST_REAL),
-                self._features(name, seen, count) if seen is not None else None,
-            )
+            real = self._features(name, self.target_set, _MOST_REAL)
+            if real is None:
+                raise self._too_few_targets()
+            self.real_features[name] = (real, self._features(name, seen, count) if seen is not None else None)
 
     def _outputs(self, index: int) -> Tensor:
         """(samples, C, H, W) for the test image `index`, on the CPU."""
@@ -380,7 +393,10 @@ class _Run:
         known = self._training_images()
         kind, pool = ("training", known) if known is not None else ("test", self.target_set)
         outputs = [_rgb(self._outputs(index)[:1])[0] for index in self._some_inputs(2 * _SHEET_INPUTS)]
-        real = [_rgb(pool[index][None])[0] for index in _spread(len(pool), _MOST_SEARCHED)]
+        read = self.readable.all(pool, _spread(len(pool), _MOST_SEARCHED))
+        real = [_rgb(image[None])[0] for image in read]
+        if not real:
+            return sheets
         some = f"of {len(real)} of the {len(pool)} " if len(real) < len(pool) else ""
         network = next(iter(self.measures.features.values()), None)
         return [*sheets, neighbour_sheet(outputs, real, f"{some}{kind} images", network, self.forward.device)]
@@ -398,22 +414,25 @@ class _Run:
             return None
         return b if self.target == "b" else a
 
-    def _features(self, name: FeatureName, images: data.ImageDataset, most: int) -> Tensor:
+    def _features(self, name: FeatureName, images: data.ImageDataset, most: int) -> Tensor | None:
+        """Features of images; None where fewer than two can be read."""
         network = self.measures.features[name]
-        parts = _spread(len(images), most)
-        return torch.cat(
-            [
-                features_of(network, self._images(images, parts[start : start + 32]))
-                for start in range(0, len(parts), 32)
-            ]
-        )
+        indices = _spread(len(images), most)
+        parts = (self._images(images, indices[start : start + 32]) for start in range(0, len(indices), 32))
+        found = [features_of(network, part) for part in parts if part is not None]
+        return torch.cat(found) if sum(map(len, found)) > 1 else None
 
-    def _images(self, images: data.ImageDataset, indices: Sequence[int]) -> Tensor:
-        stacked = [images[index] for index in indices]
+    def _images(self, images: data.ImageDataset, indices: Sequence[int]) -> Tensor | None:
+        """Those of the images that can be read, on the model's device; None where none can be."""
+        stacked = self.readable.all(images, indices)
         shapes = {tuple(image.shape) for image in stacked}
         if len(shapes) > 1:
             raise DataError(f"test images have several sizes ({sorted(shapes)[:3]}): set new_size, or crop them.")
-        return _rgb(torch.stack(stacked)).to(self.forward.device)
+        return _rgb(torch.stack(stacked)).to(self.forward.device) if stacked else None
+
+    def _too_few_targets(self) -> DataError:
+        reason = next(iter(self.readable.reasons.values()), "")
+        return DataError(f"an evaluation needs at least 2 target test images that can be read: {reason}")
 
     def _tell(self, fraction: float, text: str) -> None:
         if self._progress is not None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fastmunit.data.failures import Failure
+from fastmunit.files import shown
 from fastmunit.metrics.intervals import Estimate
 
 
@@ -57,6 +59,7 @@ class Evaluation:
         skipped: measure → why this model has none.
         per_input: for each input its file and its values.
         sheets: most and least diverse inputs, nearest real neighbours.
+        failures: images that could not be read; the figures are of the others.
     """
 
     direction: str
@@ -64,6 +67,7 @@ class Evaluation:
     skipped: dict[str, str]
     per_input: list[dict[str, Any]]
     sheets: list[Sheet]
+    failures: list[Failure] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pictures, for JSON."""
@@ -72,4 +76,5 @@ class Evaluation:
             "figures": [figure.to_dict() for figure in self.figures],
             "skipped": self.skipped,
             "per_input": self.per_input,
+            "failures": [{"file": shown(failure.path), "reason": failure.reason} for failure in self.failures],
         }

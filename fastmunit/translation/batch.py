@@ -12,15 +12,14 @@ from torch import Tensor
 
 from fastmunit import data
 from fastmunit.data.animation import SUFFIXES, frame_bytes, read_animation, save_animation
+from fastmunit.data.failures import Failure
 from fastmunit.data.images import normalize
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import shown
 from fastmunit.models.translator import Translator, value_mapping
-from fastmunit.translation.inputs import Failure, Input
+from fastmunit.translation.inputs import Input
 from fastmunit.translation.record import OutputRecord
 from fastmunit.translation.sheet import OutputSheet, resized
-
-_NAMED_FAILURES = 100
 
 
 @dataclass(frozen=True)
@@ -201,29 +200,6 @@ class FileTranslator:
 
 class _Untranslated(Exception):
     """The model cannot translate an image."""
-
-
-def raise_failures(failures: Sequence[Failure], count: int, what: str) -> None:
-    """Raise DataError that names the images that were left out; nothing where there are none.
-
-    Args:
-        failures: The images, and why.
-        count: How many images there were.
-        what: What could not be done, such as "translated".
-    """
-    if not failures:
-        return
-    lines = [f"\n  {_named(failure)}" for failure in failures[:_NAMED_FAILURES]]
-    if len(failures) > _NAMED_FAILURES:
-        lines.append(f"\n  and {len(failures) - _NAMED_FAILURES} more")
-    if count == 1:
-        raise DataError(_named(failures[0]))
-    raise DataError(f"{len(failures)} of {count} images could not be {what}:{''.join(lines)}")
-
-
-def _named(failure: Failure) -> str:
-    path = shown(failure.path)
-    return failure.reason if path in failure.reason else f"{path}: {failure.reason}"
 
 
 def _printable(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from fastmunit import data
 from fastmunit.data.animation import animated_format
 from fastmunit.data.checks import check_image
+from fastmunit.data.failures import Failure
 from fastmunit.errors import DataError
 
 
@@ -45,13 +46,6 @@ class Limits(NamedTuple):
     def check(self, path: Path) -> None:
         """Raise DataError where the image cannot be used."""
         check_image(path, *self)
-
-
-class Failure(NamedTuple):
-    """An image that was left out, and why."""
-
-    path: Path
-    reason: str
 
 
 def list_inputs(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from fastmunit.config import Config
 from fastmunit.errors import DataError
 from fastmunit.metrics import classifier, evaluation, measures
 from fastmunit.models import imagenet, registry
@@ -202,3 +203,26 @@ def test_classifier_without_weights(fastmunit: Command, tmp_path: Path, monkeypa
     outcome = fastmunit(*arguments, "--architecture", "small", "--max-pixels", 36 * 36 - 1)
     assert outcome.status == 1 and "--max-pixels 1296" in outcome.err
     assert "data/b: 1 file left out: notes.txt." in outcome.err
+
+
+def test_images_that_cannot_be_read_are_left_out(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    """Of inputs, of training images: the figures are of the others, and all of them are named at the end."""
+    folder = Path(Config.load(trained / "config.yaml").data_root or "")
+    damaged = shutil.copytree(folder, tmp_path / "data")
+    for name in ("testA/0.png", "testA/3.png", "trainB/2.png"):
+        whole = (damaged / name).read_bytes()
+        (damaged / name).write_bytes(whole[: len(whole) // 2])
+    arguments = ["evaluate", "--checkpoint", trained, "--data", damaged, "-o", tmp_path / "out"]
+    outcome = fastmunit(*arguments, "--metrics", "edge-agreement,reconstruction", "--samples", 2)
+    assert outcome.status == 1
+    assert "3 images could not be read, and the figures are of the others:" in outcome.err
+    assert all(f"{name} is damaged" in outcome.err for name in ("testA/0.png", "testA/3.png", "trainB/2.png"))
+    assert "edge agreement" in outcome.out
+    report = json.loads((tmp_path / "out/evaluation.json").read_text())["evaluations"][0]
+    assert [Path(row["file"]).name for row in report["per_input"]] == ["1.png", "2.png", "4.png"]
+    assert len(report["failures"]) == 3
+    assert "3 images could not be read" in (tmp_path / "out/evaluation.html").read_text()
+    for name in ("1.png", "2.png"):
+        (damaged / "testA" / name).write_text("no image")
+    outcome = fastmunit(*arguments, "--metrics", "edge-agreement", *FAST)
+    assert (outcome.status, "needs at least 2 input test images that can be read" in outcome.err) == (1, True)

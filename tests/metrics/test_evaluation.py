@@ -201,12 +201,13 @@ def test_what_cannot_be_measured_is_refused_before_any_work(config: Config, lpip
             evaluate(forward, config, measures, samples=2)
         with pytest.raises(ConfigError, match=told):
             require_possible(forward, config, measures)
-    # A damaged image of the other domain is met before the inputs are translated.
+    # Damaged images of the other domain are met before the inputs are translated.
     for part in ("testA", "testB"):
         shutil.copytree(f"{config.data_root}/{part}", tmp_path / part)
-    (tmp_path / "testB" / "11.png").write_bytes(b"no image")
+    for path in sorted((tmp_path / "testB").iterdir())[1:]:
+        path.write_bytes(b"no image")
     settings = Config.from_dict({**config.to_dict(), "data_root": str(tmp_path)})
-    with pytest.raises(DataError, match=r"11\.png"):
+    with pytest.raises(DataError, match=r"at least 2 target test images that can be read: .*01\.png"):
         evaluate(forward, settings, Measures(lpips=(lpips,)), samples=2)
     assert forward.translated == 0
     assert evaluate(forward, config, Measures(reconstruction=True), backward=Same(), inputs=2, samples=2).figures
@@ -311,3 +312,23 @@ def test_networks_are_loaded_once(alexnet: nn.Sequential, tmp_path: Path) -> Non
     loaded = load_measures(["lpips-alex-v0.0", "fd-alexnet", "kid-alexnet"], weights=tmp_path)
     assert [measure.name for measure in loaded.lpips] == ["LPIPS-alex-v0.0"]
     assert (list(loaded.features), loaded.frechet, loaded.kernel) == (["AlexNet"], ("AlexNet",), ("AlexNet",))
+
+
+def test_damaged_images_do_not_change_the_other_figures(
+    config: Config, everything: Measures, folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torchmetrics", reason="needs torchmetrics")
+    damaged = shutil.copytree(folder, tmp_path / "data")
+    for name in ("testA/00.png", "testB/00.png", "testB/05.png", "trainB/00.png"):
+        (damaged / name).write_text("no image")
+    config.data_root = str(damaged)
+    result = evaluate(Same(), config, everything, backward=Same(), samples=2)
+    assert [failure.path.name for failure in result.failures] == ["00.png", "00.png", "05.png", "00.png"]
+    assert len(result.per_input) == 11
+    assert named(result, "cycle L1 A → B → A").estimate.value == 0
+    assert "11 inputs × 2 outputs against 10 real test images" in named(result, "FD-AlexNet").note
+    require_possible(Same(), config, everything, backward=Same())
+    for path in (damaged / "testB").iterdir():
+        path.write_text("no image")
+    with pytest.raises(DataError, match="at least 2 target test images that can be read"):
+        evaluate(Same(), config, everything, backward=Same(), samples=2)
