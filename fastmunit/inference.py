@@ -99,8 +99,8 @@ def translate(
     if precision is not None and precision not in get_args(Precision):
         raise ValueError(f"precision is {precision!r}: use one of {', '.join(get_args(Precision))}, or None")
     seed = _integer("seed", seed)
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed is {seed}: use a number from 0 to 2^63 - 1")
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed is {seed}: use a number from -2^63 to 2^64 - 1")
     if isinstance(styles, int | float | complex | np.generic):
         styles = _integer("styles", styles)
         if styles < 1:

@@ -166,7 +166,9 @@ def translate(
     if summary.images:
         typer.echo(f"Wrote {summary.written:,} images into {output}, side by side in {work.sheet}.")
         if summary.removed:
-            typer.echo(f"Removed {len(summary.removed):,} outputs of an earlier call for the same images.")
+            count = len(summary.removed)
+            files = "1 output" if count == 1 else f"{count:,} outputs"
+            typer.echo(f"Removed {files} of an earlier call for the same images.")
         _hint_at_size(settings, inputs[0].path, size, limit)
     raise_failures(failures, _left_out(len(failures), len(every)))
 

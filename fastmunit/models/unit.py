@@ -223,6 +223,8 @@ class UNIT(System):
 
     def draw_noise(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """New noise from N(0, I) for the latent codes of x_a and of x_b, drawn in this order; see `VAEGen`."""
+        if generator is None:
+            return self.gen_a.draw_noise(x_a), self.gen_b.draw_noise(x_b)
         return self.gen_a.draw_noise(x_a, generator), self.gen_b.draw_noise(x_b, generator)
 
     def _evaluation_pair(self) -> tuple[VAEGen, VAEGen]:

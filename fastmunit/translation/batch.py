@@ -21,6 +21,9 @@ from fastmunit.translation.inputs import Input
 from fastmunit.translation.record import OutputRecord
 from fastmunit.translation.sheet import OutputSheet, resized
 
+# Of a style's name in the name of a file, in characters.
+_NAME_LENGTH = 30
+
 
 @dataclass(frozen=True)
 class Looks:
@@ -204,5 +207,5 @@ class _Untranslated(Exception):
 
 def _printable(name: str) -> str:
     """Return a style's name as a part of a file's name."""
-    kept = "".join(character if character.isalnum() or character in "-." else "_" for character in name[:60])
+    kept = "".join(character if character.isalnum() or character in "-." else "_" for character in name[:_NAME_LENGTH])
     return kept.strip("._") or "unnamed"

@@ -145,7 +145,7 @@ def test_stale_outputs_of_an_earlier_call_go(fastmunit: Command, trained: Path, 
     changed = picture(out / "a_style03.png", 6, 6)
     kept = {"a_reference00.png", "a_style07.png", "a_style03.png", *(f"b_style{k:02d}.png" for k in range(4))}
     said = translated(fastmunit, trained, out, "--styles", 2, "-i", tmp_path / "in/a.png")
-    assert "Removed 1 outputs of an earlier call" in said
+    assert "Removed 1 output of an earlier call" in said
     assert names(out) == kept | {"a_style00.png", "a_style01.png"}
     assert pixels(mine).shape == (5, 5, 3) and pixels(changed).shape == (6, 6, 3)
     assert "Removed" not in translated(fastmunit, trained, out, "--styles", 2, "-i", tmp_path / "in/a.png")

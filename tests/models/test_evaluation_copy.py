@@ -17,6 +17,7 @@ from fastmunit.models.evaluation_copy import evaluation_copies
 from fastmunit.models.system import System
 from fastmunit.nn.blocks import Conv2dBlock
 from fastmunit.nn.dropout import Dropout, masks_from
+from fastmunit.nn.init import without_values
 from fastmunit.nn.spectral_norm import SpectralNorm
 from fastmunit.training.grids import sample_grids
 
@@ -237,3 +238,17 @@ def test_one_code_goes_with_many_others() -> None:
         first = gan.generators()["b"](images()[0], z)
     with masks_from(torch.Generator().manual_seed(0)):
         assert torch.equal(first, gan.generators()["b"](images()[0], z.expand(2, -1)))
+
+
+def test_networks_without_values_draw_nothing_and_have_the_buffers_of_new_ones() -> None:
+    config = Config.load("demo", _SMALL)
+    state = torch.get_rng_state()
+    networks = without_values(lambda: fastmunit.MUNIT.build_generators(config))
+    assert torch.equal(torch.get_rng_state(), state)
+    expected = fastmunit.MUNIT.build_generators(config)
+    for name, network in networks.items():
+        assert_same(dict(expected[name].named_buffers()), dict(network.named_buffers()))
+        forms = [
+            [(n, p.shape, p.dtype, p.device) for n, p in net.named_parameters()] for net in (network, expected[name])
+        ]
+        assert forms[0] == forms[1]
