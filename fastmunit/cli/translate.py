@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder
+from fastmunit.cli.output import echo
 
 if TYPE_CHECKING:
     from fastmunit.config import Config
@@ -42,7 +43,13 @@ def translate(
     config: ConfigName = None,
     styles: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="How many random styles for each image [10].", metavar="N", rich_help_panel="Style"),
+        typer.Option(
+            min=1,
+            max=100_000,
+            help="How many random styles for each image [10].",
+            metavar="N",
+            rich_help_panel="Style",
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random styles.", metavar="N", rich_help_panel="Style")
@@ -72,6 +79,7 @@ def translate(
         Optional[int],  # noqa: UP045
         typer.Option(
             min=2,
+            max=100_000,
             help="Take N styles evenly from the first of two references, or codes of a styles file, to the second.",
             metavar="N",
             rich_help_panel="Style",
@@ -164,11 +172,11 @@ def translate(
         summary = work.run(inputs, [*(item.path for item in every), *read], lambda: bar.update(1))
     failures += summary.failures
     if summary.images:
-        typer.echo(f"Wrote {summary.written:,} images into {output}, side by side in {work.sheet}.")
+        echo(f"Wrote {summary.written:,} images into {output}, side by side in {work.sheet}.")
         if summary.removed:
             count = len(summary.removed)
             files = "1 output" if count == 1 else f"{count:,} outputs"
-            typer.echo(f"Removed {files} of an earlier call for the same images.")
+            echo(f"Removed {files} of an earlier call for the same images.")
         _hint_at_size(settings, inputs[0].path, size, limit)
     raise_failures(failures, _left_out(len(failures), len(every)))
 
@@ -222,7 +230,7 @@ def _hint_at_size(settings: "Config", path: Path, size: int | None, max_pixels: 
     header = read_header(path, max_pixels)
     shortest = min(header.height, header.width)
     if size is None and not trained / 1.5 <= shortest <= trained * 1.5:
-        typer.echo(
+        echo(
             f"Hint: the model was trained on {trained} pixels and {path.name} has {shortest}; --size {trained} may "
             "look better."
         )
