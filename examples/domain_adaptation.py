@@ -15,7 +15,6 @@ A run that was stopped goes on when the same command is given again.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import statistics
@@ -41,7 +40,7 @@ from fastmunit.config import Config
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import write_text
 from fastmunit.models.system import System
-from fastmunit.training import RunFolder, resolve_device, train
+from fastmunit.training import RunFolder, history, resolve_device, train
 
 Direction = Literal["optdigits2mnist", "mnist2optdigits"]
 
@@ -166,8 +165,10 @@ def seconds_trained(run: RunFolder) -> float:
     """Training time of a run that was stopped, from its log; 0 where there is none."""
     if not run.losses.is_file():
         return 0.0
-    with run.losses.open(newline="") as file:
-        return max((float(row["seconds"]) for row in csv.DictReader(file)), default=0.0)
+    try:
+        return max((float(row["seconds"]) for row in history.read_rows(run.losses)), default=0.0)
+    except (KeyError, ValueError) as error:
+        raise FastmunitError(f"{run.losses} is damaged ({error}): mend it, or remove it.") from error
 
 
 def adapt(

@@ -16,7 +16,7 @@ from typing import Any
 from fastmunit.cli.bar import Bar
 from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, FastmunitError
-from fastmunit.files import load_tensors, write_text
+from fastmunit.files import write_text
 from fastmunit.training import RunFolder, describe_device, resolve_device, snapshot, train
 
 _RECORD = "training.json"
@@ -72,7 +72,7 @@ class Model:
         run, device = RunFolder(self.folder), resolve_device(self.device)
         record = self.record or {"settings": dict(self.settings), "devices": []}
         newest = snapshot.latest(run)
-        spent = 0.0 if newest is None else float(load_tensors(run.state(newest))["seconds"])
+        spent = 0.0 if newest is None else snapshot.seconds(run, newest)
         left = 60 * self.settings["minutes"] - spent
         if newest is None or left >= 1:
             place = f"{describe_device(device)}, {self.config.precision}"

@@ -89,6 +89,8 @@ class LossHistory:
             FastmunitError: the file cannot be written.
         """
         header = ""
+        if not self.path.exists():
+            self._columns = []
         if self._columns != [*_LEADING, *losses]:
             if self._columns:
                 self._change_columns([*_LEADING, *losses])
@@ -97,6 +99,7 @@ class LossHistory:
             self._columns = [*_LEADING, *losses]
         row = _row([str(iteration), f"{seconds:.2f}", f"{lr:.6g}", *(f"{value:.6g}" for value in losses.values())])
         try:
+            self.path.parent.mkdir(exist_ok=True)  # logs/ may be removed at any time
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 file.write(header + row)
         except OSError as error:
@@ -105,14 +108,14 @@ class LossHistory:
 
     def _keep_until(self, iteration: int) -> None:
         rows = []
-        for row in self._read():
+        for row in read_rows(self.path):
             try:
                 number = int(row["iteration"])
                 values = {name: float(row[name]) for name in row if name not in _LEADING and row[name] != ""}
             except ValueError as error:
                 raise FastmunitError(
-                    f"{self.path}: the row {','.join(row.values())!r} is not of numbers ({error}): correct or remove "
-                    "the row, or move the file away to begin a new one."
+                    f"{self.path}: the row {','.join(row.values())[:200]!r} is not of numbers ({str(error)[:200]}): "
+                    "correct or remove the row, or move the file away to begin a new one."
                 ) from error
             if number <= iteration:
                 rows.append(row)
@@ -122,19 +125,7 @@ class LossHistory:
 
     def _change_columns(self, columns: list[str]) -> None:
         self._columns = columns
-        self._rewrite(self._read())
-
-    def _read(self) -> list[dict[str, str]]:
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FastmunitError(
-                f"{self.path} cannot be read ({error}): mend it, or move it away to begin a new one."
-            ) from error
-        whole = text[: text.rfind("\n") + 1]
-        reader = csv.DictReader(io.StringIO(whole))
-        names = reader.fieldnames or []
-        return [row for row in reader if None not in row and None not in row.values() and "iteration" in names]
+        self._rewrite(read_rows(self.path))
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         if self._columns:
@@ -142,6 +133,23 @@ class LossHistory:
             write_text(self.path, _row(self._columns) + body)
         else:
             remove(self.path)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file of losses by column; those cut short are left out.
+
+    Raises:
+        FastmunitError: the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        names = reader.fieldnames or []
+        return [row for row in reader if None not in row and None not in row.values() and "iteration" in names]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FastmunitError(
+            f"{path} cannot be read ({error}): mend it, or move it away to begin a new one."
+        ) from error
 
 
 def _row(values: list[str]) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from fastmunit.config import Config
-from fastmunit.files import write_text
+from fastmunit.files import shown, write_text
+from fastmunit.models import checkpoint
 from fastmunit.models.system import System
 from fastmunit.training import grids, report
 from fastmunit.training.history import LossHistory
@@ -33,6 +34,7 @@ class Reporter:
         facts: name → value of further facts for the report.
         rows: what the rows of a sample grid show.
         resume_at: iterations done before; later entries in the logs are dropped.
+        tell: is called with sentences for the user.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Reporter:
         facts: Mapping[str, str],
         rows: Sequence[str],
         resume_at: int = 0,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.folder, self.config = folder, config
         self.history = LossHistory(folder.losses, resume_at)
@@ -50,6 +53,7 @@ class Reporter:
         self._displays = dict(displays)
         self._facts = dict(facts)
         self._rows = rows
+        self._tell = tell
         self._grids: list[report.Picture] = []
         self._earlier_grids: dict[Path, report.Picture] = {}  # encoded once, not for every report
         self._written = -_SECONDS_BETWEEN_REPORTS
@@ -58,7 +62,16 @@ class Reporter:
         self.scalars = ScalarLog(folder.logs, resume_at)
 
     def log(self, status: Status) -> None:
-        """Log the losses of `status` and, now and then, rewrite the report."""
+        """Log the losses of `status` and, now and then, rewrite the report.
+
+        logs/ is made again where it was removed: no more is lost than what was removed.
+
+        Raises:
+            FastmunitError: the run folder is gone, or a file cannot be written.
+        """
+        self.folder.require_present()
+        if not self.folder.logs.is_dir():
+            self._tell(f"{shown(self.folder.logs)} was removed while training: logging goes on in a new one.")
         self.history.append(status.iterations, status.seconds, status.learning_rate, status.losses)
         self.scalars.scalars(status.iterations, status.losses)
         if time.monotonic() - self._written >= _SECONDS_BETWEEN_REPORTS:
@@ -66,19 +79,21 @@ class Reporter:
 
     def display(self, trainer: System, iterations: int, *, keep: bool) -> None:
         """Draw the sample grids as gen_*_current.jpg, and as numbered files too when `keep`."""
+        self.folder.require_present()
         self._grids = []
         for part in ("test", "train"):
             x_a, x_b = self._displays[part]
             for direction, picture in grids.sample_grids(trainer, x_a, x_b, self.config.seed).items():
                 grids.save(picture, self._image(direction, part, "current"))
                 if keep:
-                    grids.save(picture, self._image(direction, part, f"{iterations:08d}"))
+                    grids.save(picture, self._image(direction, part, checkpoint.digits(iterations)))
                     self.scalars.image(iterations, f"{direction}_{part}", picture)
                 caption = f"{direction}, {part} images, iteration {iterations:,}"
                 self._grids.append(report.Picture(caption, grids.jpeg(picture)))
 
     def write(self, status: Status, state: str, problem: str | None = None) -> None:
-        """Write report.html; `state` as in `report.render`."""
+        """Write report.html; `state` as in `report.render`. Raises TrainingError when the run folder is gone."""
+        self.folder.require_present()
         page = report.render(
             title=f"fastmunit · {self.folder.root.resolve().name}",
             state=state,
@@ -105,25 +120,32 @@ class Reporter:
 
     def _restore_images(self, iterations: int) -> None:
         """Drop numbered grids of iterations that will be trained again, and show what the last session drew."""
-        for path in self.folder.images.glob("gen_*_*.jpg"):
-            match = re.fullmatch(r"gen_(?:a2b|b2a)_(?:train|test)_(\d+)\.jpg", path.name)
-            if match and int(match[1]) > iterations:
-                remove(path)
+        for direction in ("a2b", "b2a"):
+            for part in ("train", "test"):
+                for number, path in self._kept(direction, part).items():
+                    if number > iterations:
+                        remove(path)
         for part in ("test", "train"):
             for direction in ("a2b", "b2a"):
                 path = self._image(direction, part, "current")
                 if path.is_file():
                     self._grids.append(report.Picture(f"{direction}, {part} images, last session", grids.jpeg(path)))
 
+    def _kept(self, direction: str, part: str) -> dict[int, Path]:
+        """Numbered grids by their iteration, ascending."""
+        pattern = re.compile(rf"gen_{direction}_{part}_({checkpoint.DIGITS})\.jpg", re.ASCII)
+        matches = (pattern.fullmatch(path.name) for path in self.folder.images.glob("gen_*_*.jpg"))
+        return dict(sorted((int(match[1]), self.folder.images / match[0]) for match in matches if match))
+
     def _earlier(self) -> list[report.Picture]:
         """Up to six kept test grids, spread evenly over the run."""
-        kept = sorted(self.folder.images.glob("gen_a2b_test_[0-9]*.jpg"))
+        kept = list(self._kept("a2b", "test").items())
         count = min(_EARLIER_GRIDS, len(kept))
         chosen = [kept[round(i * (len(kept) - 1) / max(1, count - 1))] for i in range(count)]
         self._earlier_grids = {
             path: self._earlier_grids.get(path)
-            or report.Picture(f"a2b, iteration {int(path.stem.rsplit('_', 1)[1]):,}", grids.jpeg(path, max_width=900))
-            for path in chosen
+            or report.Picture(f"a2b, iteration {number:,}", grids.jpeg(path, max_width=900))
+            for number, path in chosen
         }
         return list(self._earlier_grids.values())
 

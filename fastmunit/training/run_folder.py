@@ -11,7 +11,8 @@ from typing import IO
 
 from fastmunit.config import Config
 from fastmunit.errors import FastmunitError, TrainingError
-from fastmunit.files import is_unicode, shown, write_text
+from fastmunit.files import is_unicode, require_writable, shown
+from fastmunit.models import checkpoint
 
 _LOCK = ".lock"
 _PATH_KEYS = ("data_root", "vgg_model_path")
@@ -32,7 +33,7 @@ class RunFolder:
 
     def state(self, iterations: int) -> Path:
         """File with what exact resume needs beside the public checkpoint files."""
-        return self.checkpoints / f"state_{iterations:08d}.pt"
+        return checkpoint.snapshot_path(self.checkpoints, "state", iterations)
 
     def contents(self) -> list[str]:
         """Names of what lies in the folder, empty folders left out; nothing when it does not exist.
@@ -75,7 +76,6 @@ class RunFolder:
         """
         if not is_unicode(str(self.root)):
             raise TrainingError(f"the name of output {shown(self.root)} is not UTF-8: choose another --output.")
-        probe = self.checkpoints / ".writable"
         try:
             for folder in (self.checkpoints, self.images, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -83,8 +83,20 @@ class RunFolder:
             raise FastmunitError(
                 f"cannot make the folder {folder}: {error.strerror}. Choose an --output you can write to."
             ) from error
-        write_text(probe, "")
-        probe.unlink()
+        require_writable(self.checkpoints / checkpoint.OPTIMIZER_FILE)
+
+    def require_present(self) -> None:
+        """Check that the folder is still there, before something is written into it.
+
+        Raises:
+            TrainingError: it was removed or moved. It is not made again: whoever removed it wants the run gone, or has
+                begun another one in its place.
+        """
+        if not self.root.is_dir():
+            raise TrainingError(
+                f"the run folder {shown(self.root)} is gone: it was removed or moved while training. Nothing was "
+                "written since; if it was moved, --resume continues it in its new place."
+            )
 
     def remove_partial_files(self) -> None:
         """Remove what a killed process left of files that it was writing. Call it only while holding the lock."""

@@ -29,14 +29,26 @@ def test_curves_stay_small_and_keep_the_mean(values: list[float], capacity: int)
     assert total == pytest.approx(math.fsum(values), rel=1e-9, abs=1e-3)
 
 
-@pytest.mark.parametrize("row", [b"2,x,0.1,y\n", b"two,2.0,0.1,1.5\n", b"2,2.0,0.1,\xff\n"])
+BAD_ROWS = {
+    "text": b"2,x,0.1,y\n",
+    "iteration": b"two,2.0,0.1,1.5\n",
+    "not UTF-8": b"2,2.0,0.1,\xff\n",
+    "a long field": b"2,2.0,0.1," + b"1" * 131_073 + b"\n",
+    "a long quoted field": b'2,2.0,0.1,"' + b"1,\n" * 50_000 + b'"\n',
+    "a long text": b"2,2.0,0.1," + b"x" * 131_000 + b"\n",
+    "digits": b"1" * 5000 + b",2.0,0.1,1.5\n",
+}
+
+
+@pytest.mark.parametrize("row", BAD_ROWS.values(), ids=BAD_ROWS.keys())
 def test_damaged_rows_are_named(tmp_path: Path, row: bytes) -> None:
     history = LossHistory(tmp_path / "losses.csv")
     history.append(1, 0.5, 1e-4, {"loss_gen_total": 1})
     content = history.path.read_bytes() + row
     history.path.write_bytes(content)
-    with pytest.raises(FastmunitError, match=r"losses\.csv.* (row '.*' is not of numbers|cannot be read)"):
+    with pytest.raises(FastmunitError, match=r"losses\.csv.* (row '.*' is not of numbers|cannot be read)") as raised:
         LossHistory(history.path, resume_at=1)
+    assert len(str(raised.value)) < 800
     assert history.path.read_bytes() == content
 
 
