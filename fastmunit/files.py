@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import stat
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -134,32 +137,27 @@ def require_regular_file(path: str | os.PathLike[str], what: str, error: type[Fa
 
 
 def require_writable(*paths: str | os.PathLike[str]) -> None:
-    """Check that files can be written, before the work whose result they are. Leaves nothing behind.
+    """Check that files can be written, before the work whose result they are.
+
+    Nothing with a name is made for it: another process that checks the same paths would trip over it.
 
     Raises:
         FastmunitError: as `atomic_write` does for these paths, or there is a folder in the place of one.
     """
     for path in map(Path, paths):
-        made: list[Path] = []
         try:
             if path.is_dir():
                 raise OSError(None, "it is a folder")
-            made = [folder for folder in path.parents if not folder.exists()]
-            nearest = path.parents[len(made)]
+            nearest = next(folder for folder in path.absolute().parents if folder.exists())
             if not nearest.is_dir():
                 raise OSError(None, f"{nearest} is not a folder")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent) as file:
+            with tempfile.TemporaryFile(dir=nearest) as file:
                 file.write(bytes(4096))
         except OSError as error:
             reason = error.strerror or str(error)
             raise FastmunitError(
                 f"cannot write {path}: {reason}. Free some space or choose a folder you can write to."
             ) from error
-        finally:
-            for folder in made:
-                with suppress(OSError):
-                    folder.rmdir()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -174,13 +172,79 @@ def save_tensors(obj: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         FastmunitError: the file cannot be written.
     """
+    with staged_tensors(obj, path):
+        pass
+
+
+@contextmanager
+def staged_tensors(obj: Any, path: str | os.PathLike[str]) -> Iterator[str]:
+    """Write what `save_tensors` does beside `path`, and rename it onto `path` when the block succeeds.
+
+    Yields:
+        The `digest` of the file.
+
+    Raises:
+        FastmunitError: the file cannot be written.
+    """
     import torch
 
     with atomic_write(path) as file:
+        hashed = _Hashed(file)
+        checksums = torch.serialization.get_crc32_options()
+        torch.serialization.set_crc32_options(True)  # `require_sound` reads them
         try:
-            torch.save(obj, file)
+            torch.save(obj, hashed)  # type: ignore[arg-type]  # it asks for write and flush alone
         except RuntimeError as error:  # torch's zip writer reports a failed write (disk full) as RuntimeError
             raise OSError(None, str(error).splitlines()[0]) from error
+        finally:
+            torch.serialization.set_crc32_options(checksums)
+        yield hashed.hash.hexdigest()
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    found = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+        return found.hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{shown(path)} cannot be read ({error.strerror}): check the file.") from error
+
+
+def require_sound(path: str | os.PathLike[str]) -> None:
+    """Check the checksums in a file that `save_tensors` wrote, which `torch.load` does not look at.
+
+    Raises:
+        CheckpointError: the file is not what was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            bad = file.testzip()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(f"{shown(path)} is damaged ({error}): use another snapshot.") from error
+    if bad is not None:
+        raise CheckpointError(f"{shown(path)} is damaged (wrong checksum of {bad}): use another snapshot.")
+
+
+class _Hashed:
+    """A file for writing that keeps the hash of what goes into it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def load_tensors(path: str | os.PathLike[str], map_location: str | torch.device = "cpu") -> Any:
@@ -192,8 +256,7 @@ def load_tensors(path: str | os.PathLike[str], map_location: str | torch.device 
     import torch
 
     source = Path(path)
-    if not source.is_file():
-        raise CheckpointError(f"checkpoint {source} does not exist: check the path.")
+    require_regular_file(source, "checkpoint", CheckpointError)
     try:
         return torch.load(source, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastmunit.models import optimizer_state
+
 
 class Adam(torch.optim.Adam):
     """`torch.optim.Adam` whose fused form knows of memory layouts.
@@ -17,6 +19,15 @@ class Adam(torch.optim.Adam):
     copies each gradient that is not contiguous, and then does not use the copy: here the kernel gets views in which all
     are contiguous. Where all have one layout, results are torch's to the last bit.
     """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a copy of a state, cast to the parameters' dtype and device.
+
+        Raises:
+            ValueError: a part is missing, has the wrong type, or does not fit its parameter: the fused kernels would
+                read and write beyond the memory of a tensor of another shape.
+        """
+        super().load_state_dict(optimizer_state.checked(self, state_dict))
 
     def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
         has_complex: bool = super()._init_group(group, *lists)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastmunit.models import checkpoint
+from fastmunit.models import weights as weight_files
 
 
 class GeneratorAverages:
@@ -65,7 +65,7 @@ class GeneratorAverages:
             return
         weights = _tensors(generators)
         own = [weight.detach().clone() for weight in weights]
-        checkpoint.load_networks(path, generators, "ema")
+        weight_files.load_networks(path, generators, "ema")
         with torch.no_grad():
             self._averages = [weight.detach().clone() for weight in weights]
             torch._foreach_copy_(weights, own)

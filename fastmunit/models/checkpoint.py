@@ -1,40 +1,61 @@
-"""Checkpoint files of the public trainers: gen_%08d.pt, dis_%08d.pt, optimizer.pt."""
+"""Snapshots in a folder: gen_%08d.pt, dis_%08d.pt, optimizer.pt of the public trainers, and what fastmunit adds."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from fastmunit.errors import CheckpointError
-from fastmunit.files import load_tensors, save_tensors
+from fastmunit.files import digest, load_tensors, require_sound, shown, staged_tensors
+from fastmunit.models.optimizer_state import as_public
+from fastmunit.models.weights import describe
 
 OPTIMIZER_FILE = "optimizer.pt"
 ITERATIONS_KEY = "iterations"
 """Extra entry of our optimizer.pt: which snapshot it belongs to. The public trainer does not look at it."""
+DIGESTS_KEY = "digests"
+"""Entry of our state_%08d.pt: SHA-256 of the other files of the snapshot, by kind."""
 
-# Statistics of instance norms, which use none: pytorch 0.3 wrote them in encoders, and decoders have dummies.
-_OLD_BUFFERS = re.compile(r"^(enc|enc_content|dec)\..*\.norm\.(running_mean|running_var|num_batches_tracked)$")
+DIGITS = r"\d{8,}"
+"""Pattern of `digits`."""
+
+
+def digits(iterations: int) -> str:
+    """Return an iteration count as file names have it: eight digits, more where eight are too few."""
+    return f"{iterations:08d}"
 
 
 def snapshot_path(folder: str | os.PathLike[str], kind: str, iterations: int) -> Path:
-    """Path of the `kind` ("gen", "dis") file of the snapshot taken after `iterations` iterations."""
-    return Path(folder) / f"{kind}_{iterations:08d}.pt"
+    """Return the path of one file of the snapshot taken after `iterations` iterations.
+
+    Args:
+        folder: Where the snapshot is.
+        kind: "gen", "dis", "ema" or "state".
+        iterations: Iterations done.
+    """
+    return Path(folder) / f"{kind}_{digits(iterations)}.pt"
+
+
+def numbers(folder: str | os.PathLike[str], kind: str) -> list[int]:
+    """Return the iteration counts, ascending, of the `kind` files in `folder`."""
+    pattern = re.compile(rf"{re.escape(kind)}_({DIGITS})\.pt", re.ASCII)
+    matches = [pattern.fullmatch(entry.name) for entry in Path(folder).glob(f"{kind}_*.pt")]
+    return sorted(int(match[1]) for match in matches if match and match[1] == digits(int(match[1])))
 
 
 def snapshots(folder: str | os.PathLike[str]) -> list[int]:
-    """Iteration counts, ascending, for which both a gen_ and a dis_ file are in `folder`."""
-    found = [set(_numbers(Path(folder), kind)) for kind in ("gen", "dis")]
-    return sorted(found[0] & found[1])
+    """Return the iteration counts, ascending, for which both a gen_ and a dis_ file are in `folder`."""
+    return sorted(set(numbers(folder, "gen")) & set(numbers(folder, "dis")))
 
 
 def latest(folder: str | os.PathLike[str]) -> int | None:
-    """Iteration count of the newest complete snapshot in `folder`; None when there is none.
+    """Return the iteration count of the newest complete snapshot in `folder`; None when there is none.
 
     Complete means that gen_, dis_ and optimizer.pt belong together. optimizer.pt is written last and marked with its
     iteration, so a save that was cut short leaves the snapshot before it as the newest complete one. A public
@@ -49,16 +70,22 @@ def latest(folder: str | os.PathLike[str]) -> int | None:
     path = Path(folder) / OPTIMIZER_FILE
     content = load_tensors(path)
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} is {_describe(content)}, not an optimizer.pt: give the run's optimizer.pt.")
-    mark = content.get(ITERATIONS_KEY)
-    if not isinstance(mark, int):
+        raise CheckpointError(f"{shown(path)} is {describe(content)}, not an optimizer.pt: use that of the run.")
+    if ITERATIONS_KEY not in content:
         return counts[-1]
-    if mark not in counts:
+    mark = content[ITERATIONS_KEY]
+    if not isinstance(mark, int) or isinstance(mark, bool) or mark < 0:
         raise CheckpointError(
-            f"{path} belongs to iteration {mark}, but gen_{mark:08d}.pt or dis_{mark:08d}.pt "
-            "is missing: put them back, or remove optimizer.pt and train anew."
+            f"{shown(path)} is damaged (its iteration count is a {type(mark).__name__}, expected an int of at least 0"
+            "): use the optimizer.pt of the run."
         )
-    return int(mark)
+    if mark not in counts:
+        gen, dis = (snapshot_path(folder, kind, mark).name for kind in ("gen", "dis"))
+        raise CheckpointError(
+            f"{shown(path)} belongs to iteration {mark}, but {gen} or {dis} is missing: put them back, or remove "
+            "optimizer.pt and train anew."
+        )
+    return mark
 
 
 def save_snapshot(
@@ -66,148 +93,101 @@ def save_snapshot(
     iterations: int,
     states: Mapping[str, Mapping[str, Any]],
     optimizers: Mapping[str, torch.optim.Optimizer],
+    resume_state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write KIND_%08d.pt for each kind of `states` ({name: state_dict}), then optimizer.pt ({name: Adam state}).
+    """Write a snapshot so that a crash at any moment leaves the one before it in force.
 
-    Every file is written whole or not at all. Raises FastmunitError when one cannot be written.
-    """
-    for kind, networks in states.items():
-        save_tensors(dict(networks), snapshot_path(folder, kind, iterations))
-    content: dict[str, Any] = {name: _as_public(optimizer) for name, optimizer in optimizers.items()}
-    content[ITERATIONS_KEY] = iterations
-    save_tensors(content, Path(folder) / OPTIMIZER_FILE)
-
-
-def load_networks(path: str | os.PathLike[str], networks: Mapping[str, nn.Module], kind: str) -> None:
-    """Load {name: state_dict} from `path` into `networks`.
-
-    Dummy running statistics may be absent (they stay 0 and 1), and those that pytorch 0.3 wrote for plain instance norm
-    are dropped.
+    All files are written beside their places first. Then they are renamed, each whole or not at all: the exact-resume
+    state with the digests of the others, the networks, and at last optimizer.pt, which puts the snapshot in force.
 
     Args:
-        path: a file of the public trainer or of ours.
-        networks: by their names in the file; "a" and "b" in the public ones.
-        kind: "gen" or "dis": what the file should hold, for the error message.
+        folder: Where to write; it is created when missing.
+        iterations: Iterations done; the number in the file names.
+        states: State dicts of the networks by name, for each kind of file.
+        optimizers: Adam by name.
+        resume_state: What state_%08d.pt is to hold. None writes no such file, and removes one of the same number: it
+            would be of other weights.
 
     Raises:
-        CheckpointError: another kind of file, networks of another system or of other sizes, or several values for a
-            weight that `networks` share; the message says which.
+        FastmunitError: A file cannot be written; the snapshot before is untouched.
     """
-    content = load_tensors(path)
-    if not isinstance(content, Mapping) or not set(networks) <= set(content):
-        raise CheckpointError(f"{path} is {_describe(content)}, not a {kind}_*.pt: give the {kind}_*.pt of the run.")
-    for name, network in networks.items():
-        if not isinstance(content[name], Mapping):
-            raise CheckpointError(f"{path} has no weights under {name!r}: it is not a {kind}_*.pt of a trainer.")
-        state = _tolerate_old_keys(content[name], network)
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise CheckpointError(_mismatch(path, kind, content[name], network)) from error
-    _check_shared(path, networks, content)
+    content: dict[str, Any] = {name: as_public(optimizer) for name, optimizer in optimizers.items()}
+    content[ITERATIONS_KEY] = iterations
+    digests: dict[str, str] = {}
+    state_path = snapshot_path(folder, "state", iterations)
+    with ExitStack() as stack:  # renames what was entered last first
+        digests["optimizer"] = stack.enter_context(staged_tensors(content, Path(folder) / OPTIMIZER_FILE))
+        for kind, networks in reversed(list(states.items())):
+            path = snapshot_path(folder, kind, iterations)
+            digests[kind] = stack.enter_context(staged_tensors(dict(networks), path))
+        if resume_state is None:
+            stack.callback(state_path.unlink, missing_ok=True)
+        else:
+            stack.enter_context(staged_tensors({**resume_state, DIGESTS_KEY: digests}, state_path))
 
 
-def load_optimizers(path: str | os.PathLike[str], optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-    """Load {"gen": Adam state, "dis": Adam state} into `optimizers`. Raises CheckpointError when it does not fit.
+def verify(folder: str | os.PathLike[str], iterations: int, kinds: Collection[str]) -> None:
+    """Check that files of a snapshot are those that were saved together.
 
-    How an optimizer runs (fused, or as torch's loop) is its own, not the file's.
+    Snapshots without an exact-resume state have no digests, and those of earlier versions have none in it: they pass.
+
+    Args:
+        folder: Where the snapshot is.
+        iterations: Its number.
+        kinds: Which files to check: "gen", "dis", "ema", "optimizer". Those that the state does not list pass.
+
+    Raises:
+        CheckpointError: A file was changed, or is of another run; or the state cannot be read.
     """
-    content = load_tensors(path)
-    if not isinstance(content, Mapping) or not set(optimizers) <= set(content):
-        raise CheckpointError(f"{path} is {_describe(content)}, not an optimizer.pt: give the run's optimizer.pt.")
-    for name, optimizer in optimizers.items():
-        try:
-            optimizer.load_state_dict(_run_as(optimizer, content[name]))
-        except (ValueError, KeyError, TypeError) as error:
+    state_path = snapshot_path(folder, "state", iterations)
+    for kind, expected in _digests(state_path).items():
+        if kind not in kinds:
+            continue
+        path = Path(folder) / OPTIMIZER_FILE if kind == "optimizer" else snapshot_path(folder, kind, iterations)
+        if not path.exists():
+            raise CheckpointError(f"{shown(path)} is missing, and {state_path.name} belongs to it: put it back.")
+        if digest(path) != expected:
             raise CheckpointError(
-                f"{path} does not fit the {name} optimizer ({error}): it was written with another configuration."
-            ) from error
+                f"{shown(path)} is not the file that was saved with {state_path.name}: it is damaged, was changed, or "
+                "is of another run. Put the right one back or use another snapshot; where the change was on purpose, "
+                f"remove {state_path.name} (the run then does not continue bit for bit)."
+            )
 
 
-def _run_as(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
-    """An optimizer's state to be run as `optimizer` is."""
-    own = {key: optimizer.param_groups[0][key] for key in ("fused", "foreach", "capturable")}
-    rate = optimizer.param_groups[0]["lr"]
-    groups = [{**group, **own} for group in state["param_groups"]]
-    if isinstance(rate, Tensor):
-        groups = [{**group, "lr": torch.full_like(rate, float(group["lr"]))} for group in groups]
-    return {**state, "param_groups": groups}
+def belongs(folder: str | os.PathLike[str], iterations: int, kind: str) -> bool:
+    """Return whether the exact-resume state of a snapshot says that a `kind` file was saved with it."""
+    try:
+        return kind in _digests(snapshot_path(folder, "state", iterations))
+    except CheckpointError:  # who needs the state itself is told when it is loaded
+        return False
 
 
-def _as_public(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's state as one that knows nothing of CUDA graphs has it: with plain learning rates."""
-    state = optimizer.state_dict()
-    groups = [
-        {key: float(value) if isinstance(value, Tensor) and value.dim() == 0 else value for key, value in group.items()}
-        for group in state["param_groups"]
-    ]
-    return {**state, "param_groups": [{**group, "capturable": False} for group in groups]}
+def verify_weights(path: str | os.PathLike[str]) -> None:
+    """Check a file of networks against the exact-resume state next to it, if there is one.
+
+    Raises:
+        CheckpointError: The file was changed, or is of another run.
+    """
+    match = re.fullmatch(rf"(gen|dis|ema)_({DIGITS})\.pt", Path(path).name, re.ASCII)
+    if match is None:
+        return
+    folder, iterations = Path(path).parent, int(match[2])
+    try:
+        _digests(snapshot_path(folder, "state", iterations))
+    except CheckpointError:  # weights can be used without the state, so damage to it is no reason to refuse them
+        return
+    verify(folder, iterations, [match[1]])
 
 
-def _numbers(folder: Path, kind: str) -> list[int]:
-    pattern = re.compile(rf"{kind}_(\d{{8}})\.pt")
-    return [int(match[1]) for entry in folder.glob(f"{kind}_*.pt") if (match := pattern.fullmatch(entry.name))]
-
-
-def _tolerate_old_keys(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    expected = network.state_dict()
-    kept = {key: value for key, value in state.items() if key in expected or not _OLD_BUFFERS.search(key)}
-    for key, value in expected.items():
-        if key not in kept and _OLD_BUFFERS.search(key):
-            kept[key] = value
-    return kept
-
-
-def _describe(content: Any) -> str:
-    if not isinstance(content, Mapping):
-        return f"a file of a {type(content).__name__}"
-    keys = set(content)
-    if {"gen", "dis"} <= keys:
-        return "an optimizer file"
-    if "param_groups" in keys:
-        return "the state of a single optimizer"
-    return f"a file with the keys {', '.join(sorted(map(str, keys))[:5])}"
-
-
-def _check_shared(
-    path: str | os.PathLike[str], networks: Mapping[str, nn.Module], content: Mapping[str, Mapping[str, Tensor]]
-) -> None:
-    """Raise CheckpointError where the file has several values for a weight that networks share."""
-    first: dict[int, Tensor] = {}
-    for name, network in networks.items():
-        for key, parameter in network.named_parameters():
-            value = content[name][key]
-            if not torch.equal(first.setdefault(id(parameter), value), value):
-                raise CheckpointError(
-                    f"{path}: {key} of {name!r} differs from that of another network, and the configuration shares it: "
-                    "the file comes from a run without sharing. Give the run's own config.yaml."
-                )
-
-
-def _system_of(state: Mapping[str, Tensor]) -> str:
-    """Which system a generator's weights are of, by their names; "" for one that has no names of its own."""
-    prefixes = {"MUNIT": "enc_content.", "UNIT": "enc."}
-    found = [system for system, prefix in prefixes.items() if any(key.startswith(prefix) for key in state)]
-    return found[0] if found else ""
-
-
-def _mismatch(path: str | os.PathLike[str], kind: str, state: Mapping[str, Tensor], network: nn.Module) -> str:
-    if kind == "gen" and any(key.startswith("cnns.") for key in state):
-        return f"{path} holds discriminators (a dis_*.pt): give the gen_*.pt of the run."
-    if kind == "dis" and not any(key.startswith("cnns.") for key in state):
-        return f"{path} holds generators (a gen_*.pt): give the dis_*.pt of the run."
-    expected = network.state_dict()
-    theirs, ours = _system_of(state), _system_of(expected)
-    if kind != "dis" and theirs and ours and theirs != ours:
-        return f"{path} holds {theirs} generators, not {ours} ones: give a gen_*.pt of a {ours} run."
-    reasons = [
-        f"{key} is {tuple(state[key].shape)} in the file and {tuple(value.shape)} by the configuration"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    reasons += [
-        f"{key} is missing in the file" for key in expected if key not in state and not _OLD_BUFFERS.search(key)
-    ]
-    reasons += [f"{key} is not known" for key in state if key not in expected and not _OLD_BUFFERS.search(key)]
-    more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
-    return f"{path} does not fit the configuration: {'; '.join(reasons[:3])}{more}. Give the run's own config.yaml."
+def _digests(path: Path) -> dict[str, str]:
+    """Return the digests in an exact-resume state; none where there is no state, or one of an earlier version."""
+    if not path.exists():
+        return {}
+    content = load_tensors(path)
+    if not isinstance(content, Mapping) or DIGESTS_KEY not in content:
+        return {}
+    require_sound(path)
+    found = content[DIGESTS_KEY]
+    if not isinstance(found, Mapping) or not all(isinstance(part, str) for item in found.items() for part in item):
+        raise CheckpointError(f"{shown(path)} is damaged ({DIGESTS_KEY}): use another snapshot.")
+    return dict(found)

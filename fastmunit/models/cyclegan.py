@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastmunit import functional
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
+from fastmunit.models import resume_checks
 from fastmunit.models.cuda_graph import CapturedIteration
 from fastmunit.models.image_pool import ImagePool
 from fastmunit.models.latent_translator import LatentTranslator
@@ -140,10 +141,13 @@ class CycleGAN(System):
         return {**super().resume_state(), "pools": {name: pool.state() for name, pool in self.pools.items()}}
 
     def load_resume_state(self, state: Mapping[str, Any]) -> list[str]:
+        saved = resume_checks.part(state, "pools", Mapping)
+        channels = {"a": self.config.input_dim_a, "b": self.config.input_dim_b}
+        pools = {name: resume_checks.images(saved, name, channels[name]) for name in self.pools}
         notes = super().load_resume_state(state)
         size = (self.config.crop_image_height, self.config.crop_image_width)
         for name, pool in self.pools.items():
-            images: list[Tensor] = state["pools"][name]
+            images = pools[name]
             if any(tuple(image.shape[1:]) != size for image in images):
                 notes.append(f"the crop changed, so the pool of translated images of domain {name.upper()} is new.")
                 images = []

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastmunit.errors import CheckpointError
 from fastmunit.files import load_tensors
+from fastmunit.models.weights import is_plain
 
 WEIGHTS_VARIABLE = "FASTMUNIT_WEIGHTS"
 """Environment variable naming a folder with alexnet_features*.pth and vgg16_features*.pth in torchvision's layout."""
@@ -61,7 +62,7 @@ def convolution_weights(name: Backbone, folder: str | os.PathLike[str] | None = 
     for layer in _KNOWN[name].convolutions:
         for key in (f"{layer}.weight", f"{layer}.bias"):
             value = state.get(f"features.{key}", state.get(key)) if isinstance(state, dict) else None
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor) or not is_plain(value):
                 raise CheckpointError(f"{origin} has no features.{key}: it is not torchvision's {_KNOWN[name].title}.")
             picked[key] = value.float()
     return picked

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastmunit import functional
 from fastmunit.config import STYLE_DOWNSAMPLE, Config
+from fastmunit.models import resume_checks
 from fastmunit.models.codes import ContentCodes
 from fastmunit.models.cuda_graph import CapturedIteration
 from fastmunit.models.losses import discriminator_loss, generator_loss
@@ -126,11 +127,12 @@ class MUNIT(System):
         return {**super().resume_state(), "s_a": self.s_a.detach().cpu(), "s_b": self.s_b.detach().cpu()}
 
     def load_resume_state(self, state: Mapping[str, Any]) -> list[str]:
+        styles = {name: resume_checks.tensor(state, name, getattr(self, name).shape[1:]) for name in ("s_a", "s_b")}
         notes = super().load_resume_state(state)
-        for name in ("s_a", "s_b"):
+        for name, saved in styles.items():
             current: Tensor = getattr(self, name)
-            if current.shape == state[name].shape:
-                current.copy_(state[name])
+            if current.shape == saved.shape:
+                current.copy_(saved)
             else:
                 notes.append(f"display_size changed, so the fixed display styles {name} are new.")
         return notes

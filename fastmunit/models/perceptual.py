@@ -52,7 +52,7 @@ class PerceptualLoss(nn.Module):
         source = _find_weights(folder)
         try:
             vgg.load_state_dict(source.state)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, AttributeError) as error:  # the last two: no state dict at all, or other keys
             raise CheckpointError(
                 f"{source.origin} does not fit VGG-16 (keys conv1_1.weight … conv5_3.bias): "
                 f"{' '.join(str(error).split())}"

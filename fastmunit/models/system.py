@@ -19,7 +19,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from fastmunit import functional
 from fastmunit.config import Config, unknown_keys
 from fastmunit.errors import CheckpointError, ConfigError
-from fastmunit.models import checkpoint
+from fastmunit.files import shown
+from fastmunit.models import checkpoint, optimizer_state, resume_checks, weights
 from fastmunit.models.adam import Adam
 from fastmunit.models.averages import GeneratorAverages
 from fastmunit.models.cuda_graph import CapturedIteration
@@ -195,8 +196,14 @@ class System(nn.Module):
         return {"scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()}}
 
     def load_resume_state(self, state: Mapping[str, Any]) -> list[str]:
-        """Put `resume_state` back; returns sentences about what could not be."""
-        for name, scaler_state in state["scalers"].items():
+        """Put `resume_state` back; returns sentences about what could not be.
+
+        Raises:
+            CheckpointError: a part of the state is missing or has the wrong type.
+        """
+        scalers = resume_checks.part(state, "scalers", Mapping)
+        states = {name: resume_checks.scaler(scalers, name, self.optimizers()) for name in scalers}
+        for name, scaler_state in states.items():
             self._scaler(name).load_state_dict(scaler_state)
         return []
 
@@ -392,10 +399,16 @@ class System(nn.Module):
         """
         cls.check(config)
         networks = without_values(lambda: cls.build_generators(config))
-        checkpoint.load_networks(checkpoint_file, networks, "gen")
+        checkpoint.verify_weights(checkpoint_file)
+        weights.load_networks(checkpoint_file, networks, "gen")
         return {name: network.to(device).eval() for name, network in networks.items()}
 
-    def save(self, snapshot_dir: str | os.PathLike[str], iterations: int) -> None:
+    def save(
+        self,
+        snapshot_dir: str | os.PathLike[str],
+        iterations: int,
+        resume_state: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write gen_%08d.pt, dis_%08d.pt (numbered iterations + 1) and optimizer.pt, each whole or not at all.
 
         With ema_decay, ema_%08d.pt holds the averaged generators in the form of gen_%08d.pt.
@@ -403,6 +416,8 @@ class System(nn.Module):
         Args:
             snapshot_dir: folder, created when missing.
             iterations: zero-based number of the iteration just finished, as the public training script counts.
+            resume_state: what `fastmunit.training` adds as state_%08d.pt for exact resume. Without it, one of the same
+                number is removed: it would be of other weights.
 
         Raises:
             FastmunitError: a file cannot be written.
@@ -413,30 +428,45 @@ class System(nn.Module):
         }
         if self.averages is not None:
             states = {"ema": self.averages.state_dicts(self.generators()), **states}
-        checkpoint.save_snapshot(snapshot_dir, iterations + 1, states, self.optimizers())
+        checkpoint.save_snapshot(snapshot_dir, iterations + 1, states, self.optimizers(), resume_state)
 
     def resume(self, checkpoint_dir: str | os.PathLike[str], hyperparameters: Hyperparameters | None = None) -> int:
         """Load the newest complete snapshot, ours or the public trainer's, and return its iteration count.
+
+        Everything is checked first: when it raises, networks and optimizers are as they were.
 
         Args:
             checkpoint_dir: the folder that `save` wrote to.
             hyperparameters: for the schedule; None uses the constructor's.
 
         Raises:
-            CheckpointError: there is no complete snapshot, or it was written with another configuration.
+            CheckpointError: there is no complete snapshot, it was written with another configuration, or a file of it
+                is damaged or of another run.
         """
         folder = Path(checkpoint_dir)
+        config = self.config if hyperparameters is None else as_config(hyperparameters)
         iterations = checkpoint.latest(folder)
         if iterations is None:
             raise CheckpointError(
-                f"{folder} has no gen_*.pt with its dis_*.pt: check the path or train without resume."
+                f"{shown(folder)} has no gen_*.pt with its dis_*.pt: check the path or train without resume."
             )
-        for kind, networks in (("gen", self.generators()), ("dis", self.discriminators())):
-            checkpoint.load_networks(checkpoint.snapshot_path(folder, kind, iterations), networks, kind)
+        kinds = ["gen", "dis", "optimizer", *([] if self.averages is None else ["ema"])]
+        checkpoint.verify(folder, iterations, kinds)
+        networks = {"gen": self.generators(), "dis": self.discriminators()}
+        states = {
+            kind: weights.read_networks(checkpoint.snapshot_path(folder, kind, iterations), networks[kind], kind)
+            for kind in networks
+        }
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        moments = optimizer_state.read_optimizers(folder / checkpoint.OPTIMIZER_FILE, self.optimizers(), names)
         if self.averages is not None:
             self.averages.load(checkpoint.snapshot_path(folder, "ema", iterations), self.generators())
-        checkpoint.load_optimizers(folder / checkpoint.OPTIMIZER_FILE, self.optimizers())
-        self._make_schedulers(self.config if hyperparameters is None else as_config(hyperparameters), iterations)
+        for kind, state_dicts in states.items():
+            for name, state_dict in state_dicts.items():
+                networks[kind][name].load_state_dict(state_dict)
+        for name, state in moments.items():
+            self.optimizers()[name].load_state_dict(state)
+        self._make_schedulers(config, iterations)
         return iterations
 
     def _recomputes(self) -> bool:

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from torch import Tensor
 
 from fastmunit.data import ImageDataset
 from fastmunit.errors import CheckpointError
+from fastmunit.models import resume_checks
+from fastmunit.models.checkpoint import snapshot_path
 from fastmunit.models.system import System
 
 _FORMAT = 2
+
+
+class _Images(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    count: int = Field(ge=0)
+    names: str
+
+
+class _State(BaseModel):
+    """The parts of a state that `System.load_resume_state` does not check; what earlier versions added is ignored."""
+
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+    seconds: FiniteFloat = Field(ge=0)
+    images: dict[str, _Images]
+    torch_rng: Tensor
+    cuda_rng: list[Tensor]
+    system: dict[str, Any]
+    schedulers: dict[str, dict[str, Any] | None]
 
 
 def fingerprint(datasets: Sequence[ImageDataset]) -> dict[str, dict[str, Any]]:
@@ -54,12 +79,12 @@ def capture(
 
 def restore(
     trainer: System,
-    state: dict[str, Any],
+    state: Any,
     iterations: int,
     images: Mapping[str, Mapping[str, Any]],
     *,
     schedule: bool = True,
-) -> list[str]:
+) -> tuple[float, list[str]]:
     """Put a captured state back.
 
     Args:
@@ -70,29 +95,50 @@ def restore(
         schedule: also restore the schedulers; False where the configuration changed them.
 
     Returns:
-        Sentences about what could not be restored exactly.
+        Training time so far in seconds, and sentences about what could not be restored exactly.
 
     Raises:
-        CheckpointError: the state is of another format or another snapshot.
+        CheckpointError: the state is of another format or another snapshot, or a part of it is missing or wrong.
     """
+    name = snapshot_path("", "state", iterations).name
     if not isinstance(state, dict) or state.get("format") != _FORMAT or state.get("iterations") != iterations:
         raise CheckpointError(
-            f"state_{iterations:08d}.pt does not belong to this snapshot or is of another fastmunit version: remove it "
+            f"{name} does not belong to this snapshot or is of another fastmunit version: remove it "
             "to resume without it (the run then continues, but not bit for bit)."
         )
-    notes = _differing_images(state["images"], images)
-    notes += trainer.load_resume_state(state["system"])
-    if schedule:
-        for name, scheduler in trainer.schedulers().items():
-            if scheduler is not None and state["schedulers"][name] is not None:
-                scheduler.load_state_dict(state["schedulers"][name])
-    torch.set_rng_state(state["torch_rng"])
-    if state["cuda_rng"] and torch.cuda.is_available():
-        if len(state["cuda_rng"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+    try:
+        return _restore(trainer, state, images, schedule)
+    except (CheckpointError, ValidationError, RuntimeError, TypeError) as error:  # the last two: torch, of RNG states
+        reason = resume_checks.explain(error) if isinstance(error, ValidationError) else str(error).rstrip(".")
+        raise CheckpointError(
+            f"{name} cannot be used ({reason}): remove it to resume without it (the run then continues, but not bit "
+            "for bit), or use another snapshot."
+        ) from error
+
+
+def _restore(
+    trainer: System, state: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]], schedule: bool
+) -> tuple[float, list[str]]:
+    found = _State.model_validate(dict(state))
+    for domain in images:
+        resume_checks.part(found.images, domain, _Images)
+    torch.Generator().set_state(found.torch_rng)  # raises where set_rng_state would, and changes nothing
+    schedulers = {
+        name: _scheduler_values(found.schedulers, name, scheduler)
+        for name, scheduler in trainer.schedulers().items()
+        if schedule and scheduler is not None
+    }
+    notes = _differing_images({domain: facts.model_dump() for domain, facts in found.images.items()}, images)
+    notes += trainer.load_resume_state(found.system)
+    if found.cuda_rng and torch.cuda.is_available():
+        if len(found.cuda_rng) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(found.cuda_rng)
         else:
             notes.append("the number of GPUs changed, so the GPU random streams are new.")
-    return notes
+    for name, values in schedulers.items():
+        vars(trainer.schedulers()[name]).update(values)
+    torch.set_rng_state(found.torch_rng)
+    return found.seconds, notes
 
 
 def _differing_images(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -115,3 +161,44 @@ def _scheduler_state(scheduler: Any) -> dict[str, Any] | None:
         return None
     plain = (int, float, bool, str, list, type(None))
     return {key: value for key, value in scheduler.state_dict().items() if isinstance(value, plain)}
+
+
+def _scheduler_values(saved: Mapping[str, Mapping[str, Any] | None], name: str, scheduler: Any) -> dict[str, Any]:
+    """Return the attributes of a scheduler that a saved state has: those that are numbers, and lists of numbers.
+
+    What another version of torch keeps beside them is left out, and what it does not keep stays as it was built.
+
+    Raises:
+        CheckpointError: a value is not of the type that the scheduler has.
+    """
+    values = resume_checks.part(saved, name, object)
+    found = {}
+    for key, attribute in (_scheduler_state(scheduler) or {}).items() if values is not None else ():
+        own = _numeric(attribute)
+        if own is None or key not in values:
+            continue
+        value = _numeric(values[key])
+        if value is None or _shape(value) != _shape(own):
+            raise CheckpointError(f"{key} of the schedule of {name} is not {_shape(own)}")
+        found[key] = value
+    return found
+
+
+def _numeric(value: Any) -> Any:
+    """Return a finite number, or a list of such, with tensors of one number as that; None for anything else."""
+    if isinstance(value, list):
+        items = [None if isinstance(item, list) else _numeric(item) for item in value]
+        return None if None in items else items
+    if isinstance(value, Tensor) and value.numel() == 1:  # a learning rate that lives on the device
+        value = value.item()
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return None
+
+
+def _shape(value: Any) -> str:
+    """Return what kind of number or list a value is, for comparison and messages."""
+    if isinstance(value, list):
+        return f"a list of {len(value)} numbers"
+    kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+    return kinds[type(value)]

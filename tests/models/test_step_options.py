@@ -256,16 +256,16 @@ def test_cuda_graph_needs_cuda_and_a_fixed_scale() -> None:
 
 
 def test_optimizers_of_cuda_graphs_write_public_files() -> None:
-    from fastmunit.models.checkpoint import _as_public, _run_as
+    from fastmunit.models.optimizer_state import as_public, run_as
 
     plain, graphed = trainer_of(), trainer_of("cuda_graph=true")
     make_capturable([graphed.gen_opt], torch.device("cpu"))
     run(plain, steps=1)
-    graphed.gen_opt.load_state_dict(_run_as(graphed.gen_opt, plain.gen_opt.state_dict()))
+    graphed.gen_opt.load_state_dict(run_as(graphed.gen_opt, plain.gen_opt.state_dict()))
     group = graphed.gen_opt.param_groups[0]
     assert isinstance(group["lr"], Tensor)
     assert group["capturable"]
-    public = _as_public(graphed.gen_opt)["param_groups"][0]
+    public = as_public(graphed.gen_opt)["param_groups"][0]
     assert isinstance(public["lr"], float)
     assert public["capturable"] is False
     assert public["lr"] == pytest.approx(plain.gen_opt.param_groups[0]["lr"])
