@@ -30,6 +30,17 @@ def train(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder with trainA, trainB, testA, testB (sets data_root).", metavar="FOLDER"),
     ] = None,
+    init: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Start a new run from the trained generators in this gen_*.pt or ema_*.pt, with fresh optimizers.",
+            metavar="FILE",
+        ),
+    ] = None,
+    init_dis: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Start a new run from the trained discriminators in this dis_*.pt.", metavar="FILE"),
+    ] = None,
     device: Device = "auto",
     overrides: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -79,6 +90,8 @@ def train(
     fastmunit train --system cyclegan --data datasets/horse2zebra --output runs/zebra
 
     fastmunit train --output runs/shoes --resume
+
+    fastmunit train --config edges2shoes --data boots --output runs/boots --init runs/shoes/checkpoints/gen_01000000.pt
 
     [bold]What you get in --output[/bold]
 
@@ -137,6 +150,8 @@ def train(
         keep=keep,
         verify=verify,
         progress=Bar(),
+        init=init,
+        init_dis=init_dis,
     )
     if result.ended == "finished":
         echo(f"Finished: {result.iterations:,} iterations in {duration(result.seconds)}.")

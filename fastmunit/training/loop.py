@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastmunit import data
 from fastmunit.config import Config
 from fastmunit.data.background import Background
-from fastmunit.errors import ConfigError, DataError, FastmunitError, TrainingError
+from fastmunit.errors import CheckpointError, ConfigError, DataError, FastmunitError, TrainingError
 from fastmunit.models import registry
 from fastmunit.models.system import System
 from fastmunit.training import snapshot, state
@@ -73,6 +73,8 @@ def train(
     allow_in_output: Collection[str] = (),
     verify: bool = False,
     progress: Progress | None = None,
+    init: str | os.PathLike[str] | None = None,
+    init_dis: str | os.PathLike[str] | None = None,
 ) -> TrainingResult:
     """Train the system of `config` and write snapshots, logs, sample grids and a report into one folder.
 
@@ -90,11 +92,16 @@ def train(
         allow_in_output: names that may lie in a new run's folder already.
         verify: decode every image before starting; without it, no more than their headers are read.
         progress: is told how it goes.
+        init: trained generators to start a new run from: a gen_*.pt or ema_*.pt, or the state dict of a whole trainer.
+            Optimizers and random streams are those of any new run. A snapshot of iteration 0 is written first.
+        init_dis: trained discriminators to start a new run from: a dis_*.pt, or the state dict of a whole trainer.
 
     Raises:
         FastmunitError: data, configuration, device or output folder cannot be used, found before training starts
             where it can be known; or a loss or weight is NaN or infinite, or memory runs out, with the last good
             snapshot kept.
+        CheckpointError: `init` or `init_dis` does not fit the configuration, or there is a snapshot to resume instead;
+            nothing is written.
     """
     started = time.monotonic()
     progress = progress or Progress()
@@ -110,16 +117,25 @@ def train(
         progress.message(note)
     if verify:
         data.verify(config, progress.verifying)
-    folder.create()
-    with folder.lock(), explained(place, lambda: "No iteration was trained."):
-        folder.remove_partial_files()
+    with explained(place, lambda: "No iteration was trained."):
         torch.manual_seed(config.seed)
-        trainer = system(config).to(place)
-        previous = _previous_config(folder, config) if resume else config
-        resume_at = _snapshot_to_resume(folder, progress) if resume else None
-        session = _Session(config, folder, trainer, place, keep, progress, started, time_limit)
-        session.prepare(previous, resume_at)
-        return session.run()
+        trainer = system(config)
+        snapshot.load_initial_weights(trainer, init, init_dis)
+        trainer = trainer.to(place)
+        folder.create()
+        with folder.lock():
+            folder.remove_partial_files()
+            previous = _previous_config(folder, config) if resume else config
+            resume_at = _snapshot_to_resume(folder, progress) if resume else None
+            initialized = init is not None or init_dis is not None
+            if initialized and resume_at is not None:
+                raise CheckpointError(
+                    f"{folder.root} has a snapshot of iteration {resume_at:,} to resume, and initial weights are for "
+                    "a new run: leave out --init and --init-dis, or give another --output."
+                )
+            session = _Session(config, folder, trainer, place, keep, progress, started, time_limit)
+            session.prepare(previous, resume_at, initialized)
+            return session.run()
 
 
 class _Session:
@@ -144,7 +160,7 @@ class _Session:
         self.losses: dict[str, float] = {}
         self.learning_rate = config.lr
 
-    def prepare(self, previous: Config, resume_at: int | None) -> None:
+    def prepare(self, previous: Config, resume_at: int | None, initialized: bool) -> None:
         """Load the data and the snapshot, whose random streams nothing may use before the first iteration.
 
         Files of the run are changed only when all that has succeeded.
@@ -170,9 +186,24 @@ class _Session:
             for note in notes:
                 self.progress.message(f"Note: {note}")
             self.progress.message(f"Resuming after iteration {done:,}.")
+            if done >= self.config.max_iter:
+                self.progress.message(
+                    f"The run is finished: {done:,} of {self.config.max_iter:,} iterations are done. To train on, "
+                    "raise --max-iter."
+                )
             snapshot.discard_uncommitted(self.folder, done)
+        if initialized:  # so that resuming does not begin from random weights
+            self._save()
         with_absolute_paths(self.config).save(self.folder.config)
-        self.reporter = Reporter(self.folder, self.config, displays, self._facts(), self.trainer.rows, self.iterations)
+        self.reporter = Reporter(
+            self.folder,
+            self.config,
+            displays,
+            self._facts(),
+            self.trainer.rows,
+            self.iterations,
+            self.progress.message,
+        )
 
     def run(self) -> TrainingResult:
         if self.device.type == "cuda" and not torch.backends.cudnn.deterministic:
@@ -283,6 +314,7 @@ class _Session:
             )
 
     def _save(self) -> None:
+        self.folder.require_present()
         try:
             snapshot.save(self.trainer, self.folder, self.iterations, self.pace.seconds, self.images, self.keep)
         except TrainingError as error:

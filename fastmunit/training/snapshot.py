@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import torch
 
 from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, TrainingError
-from fastmunit.files import load_tensors, save_tensors
-from fastmunit.models import checkpoint, registry
+from fastmunit.files import load_tensors, shown
+from fastmunit.models import checkpoint, registry, weights
 from fastmunit.models.system import System
 from fastmunit.training import state
 from fastmunit.training.run_folder import RunFolder, remove
@@ -34,6 +35,8 @@ def save(
 ) -> None:
     """Write a snapshot: exact-resume state, generators, discriminators and, last, the optimizers as the commit mark.
 
+    The state has the digests of the other files, so that damage and mix-ups are found when they are loaded.
+
     Args:
         trainer: the system after `iterations` iterations.
         folder: where to write.
@@ -47,15 +50,14 @@ def save(
         FastmunitError: a file cannot be written; earlier snapshots are untouched.
     """
     _require_finite_weights(trainer, iterations)
-    save_tensors(state.capture(trainer, iterations, seconds, images), folder.state(iterations))
-    trainer.save(folder.checkpoints, iterations - 1)
+    trainer.save(folder.checkpoints, iterations - 1, state.capture(trainer, iterations, seconds, images))
     if keep is not None:
         prune(folder, iterations, keep)
 
 
 def prune(folder: RunFolder, committed: int, keep: int) -> None:
     """Remove all but the newest `keep` snapshots up to `committed`, the one that optimizer.pt belongs to."""
-    for number in [n for n in _numbers(folder, "gen") if n <= committed][:-keep]:
+    for number in [n for n in checkpoint.numbers(folder.checkpoints, "gen") if n <= committed][:-keep]:
         _remove(folder, number)
 
 
@@ -64,7 +66,7 @@ def discard_uncommitted(folder: RunFolder, committed: int) -> None:
 
     Those without our exact-resume state, which a save writes first, are another program's and stay.
     """
-    for number in _numbers(folder, "state"):
+    for number in checkpoint.numbers(folder.checkpoints, "state"):
         if number > committed:
             _remove(folder, number)
 
@@ -98,9 +100,38 @@ def resume(
             "continue, random styles start anew, so the run is not bit for bit the uninterrupted one."
         )
         return iterations, 0.0, [note]
-    loaded = load_tensors(path)
-    notes = state.restore(trainer, loaded, iterations, images, schedule=not changed & _OPTIMIZER_KEYS)
-    return iterations, float(loaded["seconds"]), notes
+    schedule = not changed & _OPTIMIZER_KEYS
+    seconds, notes = state.restore(trainer, load_tensors(path), iterations, images, schedule=schedule)
+    return iterations, seconds, notes
+
+
+def load_initial_weights(
+    trainer: System, gen: str | os.PathLike[str] | None, dis: str | os.PathLike[str] | None
+) -> None:
+    """Start from trained networks: load those of a gen_*.pt (or ema_*.pt) and of a dis_*.pt, or of a whole trainer.
+
+    Optimizers, schedules and random streams stay those of a new run.
+
+    Args:
+        trainer: freshly built.
+        gen: file with generators; None keeps the random ones.
+        dis: file with discriminators; None keeps the random ones.
+
+    Raises:
+        CheckpointError: a file does not fit `trainer`, is damaged, or has weights that are NaN or infinite.
+    """
+    for path, networks, kind in ((gen, trainer.generators(), "gen"), (dis, trainer.discriminators(), "dis")):
+        if path is None:
+            continue
+        checkpoint.verify_weights(path)
+        weights.load_networks(path, networks, kind)
+        for name, network in networks.items():
+            for key, parameter in network.named_parameters():
+                if not torch.isfinite(parameter).all():
+                    raise CheckpointError(
+                        f"{shown(path)}: {key} of {name!r} is NaN or infinite: its run had failed; use an earlier "
+                        "snapshot."
+                    )
 
 
 class Change:
@@ -146,15 +177,9 @@ def require_same_networks(config: Config, previous: Config) -> None:
         )
 
 
-def _numbers(folder: RunFolder, kind: str) -> list[int]:
-    """Iteration counts, ascending, of the `kind` ("gen", "dis", "state") files."""
-    names = (path.name for path in folder.checkpoints.glob(f"{kind}_*.pt"))
-    return sorted(int(match[1]) for name in names if (match := re.fullmatch(rf"{kind}_(\d{{8,}})\.pt", name)))
-
-
 def _remove(folder: RunFolder, number: int) -> None:
     for kind in ("dis", "gen", "ema", "state"):  # the state last: it marks the others as ours
-        remove(folder.checkpoints / f"{kind}_{number:08d}.pt")
+        remove(checkpoint.snapshot_path(folder.checkpoints, kind, number))
 
 
 def _flat(config: Config) -> dict[str, object]:
@@ -191,28 +216,77 @@ def _require_finite_weights(trainer: System, iterations: int) -> None:
             raise TrainingError(f"iteration {iterations}: weight {name} is NaN or infinite.")
 
 
+def seconds(folder: RunFolder, iterations: int) -> float:
+    """Training time of a snapshot, in seconds.
+
+    Raises:
+        CheckpointError: it has no exact-resume state, or a damaged one.
+    """
+    path = folder.state(iterations)
+    content = load_tensors(path)
+    found = content.get("seconds") if isinstance(content, Mapping) else None
+    if not isinstance(found, int | float) or not 0 <= found < math.inf:
+        raise CheckpointError(f"{shown(path)} has no training time: use another snapshot.")
+    return float(found)
+
+
 def generators(folder: RunFolder) -> Path | None:
-    """The gen_*.pt to translate with, or the ema_*.pt beside it: of the newest complete snapshot, else the newest."""
+    """The gen_*.pt to translate with, or the ema_*.pt beside it: of the newest complete snapshot, else the newest.
+
+    Raises:
+        CheckpointError: the run has averages, and their file is gone.
+    """
     try:
         newest = latest(folder)
     except CheckpointError:  # translating needs no optimizer.pt and no dis_*.pt
         newest = None
     if newest is None:
-        newest = max(_numbers(folder, "gen"), default=None)
+        newest = max(checkpoint.numbers(folder.checkpoints, "gen"), default=None)
     if newest is None:
         return None
     averaged = checkpoint.snapshot_path(folder.checkpoints, "ema", newest)
-    return averaged if averaged.is_file() else checkpoint.snapshot_path(folder.checkpoints, "gen", newest)
+    if averaged.is_file():
+        return averaged
+    last = checkpoint.snapshot_path(folder.checkpoints, "gen", newest)
+    if checkpoint.belongs(folder.checkpoints, newest, "ema"):
+        raise CheckpointError(
+            f"{shown(averaged)} is missing, whose averaged weights this run translates with: put it back, or give "
+            f"{last.name} itself as the checkpoint."
+        )
+    return last
 
 
 def latest(folder: RunFolder) -> int | None:
-    """Iterations of the newest complete snapshot in `folder`; None when there is none.
+    """Iterations of the newest complete snapshot in `folder`; None for a run that has none yet.
+
+    Its first save may have been cut short.
 
     Raises:
-        CheckpointError: snapshot files are there but cannot be used.
+        CheckpointError: checkpoint files are there but training cannot go on from them; a run that starts from the
+            beginning would in time overwrite them.
     """
-    found = checkpoint.snapshots(folder.checkpoints)
-    committed = (folder.checkpoints / checkpoint.OPTIMIZER_FILE).exists()
-    if not committed and len(found) == 1 and folder.state(found[0]).exists():
-        return None  # the process was killed during its very first save
-    return checkpoint.latest(folder.checkpoints)
+    if (folder.checkpoints / checkpoint.OPTIMIZER_FILE).exists() or len(checkpoint.snapshots(folder.checkpoints)) > 1:
+        newest = checkpoint.latest(folder.checkpoints)
+        if newest is not None:
+            return newest
+    foreign = _foreign(folder)
+    if foreign:
+        names = ", ".join(shown(path.relative_to(folder.root)) for path in foreign[:3])
+        more = ", …" if len(foreign) > 3 else ""
+        raise CheckpointError(
+            f"{shown(folder.root)} has {names}{more}, but not all of the gen_*.pt, dis_*.pt and optimizer.pt of one "
+            "snapshot, so there is nothing to resume: put the missing files back, or start a new run from trained "
+            "weights with --init FILE and another --output."
+        )
+    return None
+
+
+def _foreign(folder: RunFolder) -> list[Path]:
+    """Checkpoint files other than what our very first save leaves when it is cut short: it writes its state first."""
+    ours = {
+        checkpoint.snapshot_path(folder.checkpoints, kind, number)
+        for number in checkpoint.numbers(folder.checkpoints, "state")
+        for kind in ("state", "ema", "gen", "dis")
+    }
+    found = sorted([*folder.checkpoints.glob("*.pt"), *folder.root.glob("gen_*.pt")])
+    return [path for path in found if path not in ours and not path.name.startswith(".")]

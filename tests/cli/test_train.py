@@ -170,3 +170,33 @@ def test_ablate_leaves_terms_out(fastmunit: Command, config_file: Path, tmp_path
     assert outcome.status == 0, outcome.err
     config = Config.load(tmp_path / "run/config.yaml")
     assert (config.recon_x_w, config.recon_c_w, config.recon_s_w) == (0, 1, 0)
+
+
+def test_a_new_run_from_trained_weights(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    folder, checkpoints = tmp_path / "run", trained / "checkpoints"
+    start = ["train", "--config", trained / "config.yaml", "-o", folder, "--device", "cpu", "--max-iter", 1]
+    outcome = fastmunit(*start, "--init", checkpoints / "dis_00000002.pt")
+    assert outcome.status == 1
+    assert "dis_00000002.pt holds discriminators" in outcome.err
+    assert not folder.exists()
+    init = ["--init", checkpoints / "gen_00000002.pt", "--init-dis", checkpoints / "dis_00000002.pt"]
+    outcome = fastmunit(*start, *init)
+    assert outcome.status == 0, outcome.err
+    assert newest(folder) == 1
+    outcome = fastmunit("train", "-o", folder, "--resume", "--device", "cpu", *init)
+    assert outcome.status == 1
+    assert "leave out --init" in outcome.err
+    outcome = fastmunit("train", "-o", folder, "--resume", "--device", "cpu")
+    assert outcome.status == 0
+    assert "raise --max-iter" in outcome.err
+
+
+def test_weights_alone_are_not_resumed(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run/checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "gen_00000002.pt").write_bytes((trained / "checkpoints/gen_00000002.pt").read_bytes())
+    config = trained / "config.yaml"
+    outcome = fastmunit("train", "--config", config, "-o", tmp_path / "run", "--resume", "--device", "cpu")
+    assert outcome.status == 1
+    assert "error: " in outcome.err and "--init FILE" in outcome.err
+    assert os.listdir(folder) == ["gen_00000002.pt"]

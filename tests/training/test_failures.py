@@ -201,7 +201,7 @@ def test_kill_9_during_a_save(
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert newest(tmp_path / "run") == survivor
     partial = list((tmp_path / "run/checkpoints").glob(".*.partial"))
-    assert bool(partial) == (moment == "before")
+    assert bool(partial) == (kind != "optimizer.pt")  # the last of the files, which were all written before
     train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")
     assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
     assert not list((tmp_path / "run/checkpoints").glob(".*.partial"))
