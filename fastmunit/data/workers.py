@@ -63,7 +63,11 @@ def explain_failure(error: BaseException, workers: Collection[BaseProcess] = ())
     if not of_torch and not isinstance(error, EOFError | OSError):
         return None
     reason = " ".join(text.split()) or type(error).__name__
-    connection.wait([worker.sentinel for worker in workers], _SECONDS_TO_END)  # its pipe may close before it is gone
+    # A killed process closes its pipes first, which torch sees, then its sentinel. Its exit code comes last.
+    ended = connection.wait([worker.sentinel for worker in workers], _SECONDS_TO_END)
+    for worker in workers:
+        if worker.sentinel in ended:
+            worker.join(_SECONDS_TO_END)
     signals = sorted({signal.Signals(-w.exitcode).name for w in workers if w.exitcode is not None and w.exitcode < 0})
     ended_by = f"; ended by {', '.join(signals)}" if signals else ""
     return DataError(
