@@ -1,6 +1,12 @@
 """Options and reports that tests and benchmarks share."""
 
+import signal
+
 import pytest
+
+# Shells start background jobs with SIGINT ignored, which child processes inherit: tests of Ctrl-C need the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -25,10 +25,13 @@ OPTIONS = [
 PATHS = [
     ("train", "--output", ("--config", "demo")),
     ("train", "--data", ("--config", "demo", "--output", "out")),
+    ("train", "--init", ("--config", "demo", "--output", "out")),
+    ("train", "--init-dis", ("--config", "demo", "--output", "out")),
     ("translate", "--checkpoint", ("--input", "a.png", "--output", "out")),
     ("translate", "--input", ("--checkpoint", "run", "--output", "out")),
     ("translate", "--output", ("--checkpoint", "run", "--input", "a.png")),
     ("translate", "--reference", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
+    ("translate", "--styles-file", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
     ("evaluate", "--checkpoint", ()),
     ("evaluate", "--data", ("--checkpoint", "run")),
     ("evaluate", "--output", ("--checkpoint", "run")),
@@ -126,7 +129,6 @@ def test_odd_names(fastmunit: Command, command: str, option: str, others: tuple[
     [
         ("train", "--keep", ("--config", "demo", "--output", "out")),
         ("train", "--max-iter", ("--config", "demo", "--output", "out")),
-        ("translate", "--styles", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
         ("translate", "--size", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
         ("translate", "--batch-size", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
         ("evaluate", "--inputs", ("--checkpoint", "run")),
