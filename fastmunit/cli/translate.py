@@ -165,11 +165,11 @@ def translate(
         looks = _random_looks(translator, styles or (10 if translator.style_dim else 1), seed, same_styles)
     rendering = Rendering(size, stretch, batch_size, precision.value, limit)
     work = FileTranslator(translator, output, looks, rendering)
-    read = [*references, *([] if styles_file is None else [styles_file])]
-    work.require_free_targets(every, input, read)
+    read = [*(item.path for item in every), *references, *([] if styles_file is None else [styles_file])]
+    work.require_free_targets(inputs, input, read)
 
     with tqdm(total=len(inputs), unit="image", disable=None) as bar:
-        summary = work.run(inputs, [*(item.path for item in every), *read], lambda: bar.update(1))
+        summary = work.run(inputs, read, lambda: bar.update(1))
     failures += summary.failures
     if summary.images:
         echo(f"Wrote {summary.written:,} images into {output}, side by side in {work.sheet}.")

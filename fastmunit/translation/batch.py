@@ -103,13 +103,13 @@ class FileTranslator:
         suffix = still if item.form is None else SUFFIXES[item.form]
         return [self._output / f"{item.name}_{self._looks.label(k)}{suffix}" for k in range(self._looks.count)]
 
-    def require_free_targets(self, inputs: Sequence[Input], sources: Sequence[Path], others: Sequence[Path]) -> None:
+    def require_free_targets(self, inputs: Sequence[Input], sources: Sequence[Path], read: Sequence[Path]) -> None:
         """Check that nothing that is read would be overwritten, and no output by another.
 
         Args:
-            inputs: The images.
+            inputs: The images that are translated, with their forms, which decide the suffixes of outputs.
             sources: What the user gave as inputs: files and folders.
-            others: Other files that are read.
+            read: All files that are read, also those that cannot be translated.
 
         Raises:
             FastmunitError: Otherwise.
@@ -120,10 +120,10 @@ class FileTranslator:
                 raise FastmunitError(
                     f"output {shown(self._output)} is in the input folder {shown(folder)}: choose a folder outside it."
                 )
-        read = {path.resolve() for path in (*(item.path for item in inputs), *others)}
+        kept = {path.resolve() for path in read}
         targets = [path for item in inputs for path in self.targets(item)]
         for path in (*targets, self.sheet):
-            if path.resolve() in read:
+            if path.resolve() in kept:
                 raise FastmunitError(f"{shown(path)} is an input and would be overwritten: choose another --output.")
         for path, times in Counter([*targets, self.sheet]).most_common(1):
             if times > 1:

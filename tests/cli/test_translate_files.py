@@ -234,6 +234,16 @@ def test_animations_stay_animations(
             assert difference.mean() <= (12 if suffix == ".gif" else 1)  # a GIF has 256 colors
 
 
+def test_animations_do_not_overwrite_inputs(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    animation(tmp_path / "x.gif")
+    other = animation(tmp_path / "x_style00.gif")
+    before = other.read_bytes()
+    inputs = ["-i", tmp_path / "x.gif", "-i", other]
+    outcome = fastmunit("translate", "--checkpoint", trained, "-o", tmp_path, *inputs, "--styles", 1)
+    assert (outcome.status, "x_style00.gif is an input and would be overwritten" in outcome.err) == (1, True)
+    assert other.read_bytes() == before
+
+
 def test_a_damaged_animation_is_left_out(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
     whole = animation(tmp_path / "moving.png").read_bytes()
     (tmp_path / "moving.png").write_bytes(whole[: len(whole) // 2])
