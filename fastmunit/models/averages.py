@@ -58,10 +58,10 @@ class GeneratorAverages:
         """Read the averages from an ema_*.pt; where there is none, they start anew.
 
         Raises:
-            CheckpointError: the file does not fit the networks.
+            CheckpointError: the file does not fit the networks; the averages are as they were.
         """
-        self._averages = None
         if not Path(path).is_file():
+            self._averages = None
             return
         weights = _tensors(generators)
         own = [weight.detach().clone() for weight in weights]

@@ -110,7 +110,7 @@ def load_initial_weights(
 ) -> None:
     """Start from trained networks: load those of a gen_*.pt (or ema_*.pt) and of a dis_*.pt, or of a whole trainer.
 
-    Optimizers, schedules and random streams stay those of a new run.
+    Optimizers, schedules and random streams stay those of a new run. Averages start at the weights that are loaded.
 
     Args:
         trainer: freshly built.
@@ -132,6 +132,8 @@ def load_initial_weights(
                         f"{shown(path)}: {key} of {name!r} is NaN or infinite: its run had failed; use an earlier "
                         "snapshot."
                     )
+    if gen is not None or dis is not None:  # so that resuming the snapshot of iteration 0 has the same averages
+        trainer.update_averages()
 
 
 class Change:

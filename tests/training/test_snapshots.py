@@ -341,10 +341,11 @@ def test_a_run_killed_before_its_first_snapshot_keeps_its_initial_weights(
         raise KeyboardInterrupt
 
     gen = two_runs[1] / "checkpoints/ema_00000002.pt"
+    config = tiny_config(images, max_iter=2, ema_decay=0.9)
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_config(images), tmp_path / "run", device="cpu", init=gen, progress=Recorder({1: killed}))
-    train(tiny_config(images, max_iter=2), tmp_path / "run", device="cpu", resume=True)
-    train(tiny_config(images, max_iter=2), tmp_path / "whole", device="cpu", init=gen)
+        train(config, tmp_path / "run", device="cpu", init=gen, progress=Recorder({1: killed}))
+    train(config, tmp_path / "run", device="cpu", resume=True)
+    train(config, tmp_path / "whole", device="cpu", init=gen)
     assert_same_snapshot(tmp_path / "run", tmp_path / "whole", 2)
 
 

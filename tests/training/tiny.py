@@ -70,8 +70,12 @@ def newest(root: Path) -> int | None:
 
 
 def assert_same_snapshot(a: Path, b: Path, iterations: int) -> None:
-    """Networks, optimizers and exact-resume state of two runs are equal bit for bit."""
-    for name in (f"gen_{iterations:08d}.pt", f"dis_{iterations:08d}.pt", "optimizer.pt", f"state_{iterations:08d}.pt"):
+    """Networks, their averages, optimizers and exact-resume state of two runs are equal bit for bit."""
+    names = [f"{kind}_{iterations:08d}.pt" for kind in ("gen", "dis", "state")] + ["optimizer.pt"]
+    averages = f"ema_{iterations:08d}.pt"
+    has_averages = [(RunFolder(root).checkpoints / averages).is_file() for root in (a, b)]
+    assert has_averages[0] == has_averages[1]
+    for name in [*names, averages] if has_averages[0] else names:
         first, second = (load_tensors(RunFolder(root).checkpoints / name) for root in (a, b))
         for content in (first, second):
             for key in ("seconds", "digests"):
