@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastmunit"
 
 # What each layer may import, beside itself. `functional` and `config` are single files.
-LEAVES = {"errors", "files", "config", "section", "yaml_file", "info"}
+LEAVES = {"errors", "files", "memory", "config", "section", "yaml_file", "info"}
 LAYERS = {
     "cli": {"inference", "translation", "training", "metrics", "data", "models", "nn", "functional"} | LEAVES,
     "inference": {"translation", "training", "data", "models"} | LEAVES,
@@ -32,6 +32,7 @@ LAYERS = {
     "yaml_file": {"errors", "files"},
     "errors": set(),
     "files": {"errors"},
+    "memory": {"errors"},
     "info": {"ops", "errors"},
 }
 

@@ -30,7 +30,7 @@ def reported(command: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Re
             _show(str(error))
             raise typer.Exit(1) from error
         except (MemoryError, RuntimeError) as error:
-            from fastmunit.data.memory import first_line, is_out_of_memory
+            from fastmunit.memory import first_line, is_out_of_memory
 
             if not is_out_of_memory(error):
                 raise

@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from fastmunit.data.formats import readable_formats
-from fastmunit.data.memory import is_out_of_memory
 from fastmunit.errors import DataError
 from fastmunit.files import require_regular_file, shown
+from fastmunit.memory import is_out_of_memory
 
 
 class PillowSettings:

@@ -16,11 +16,11 @@ from fastmunit.config import Config
 from fastmunit.data import workers
 from fastmunit.data.background import Background
 from fastmunit.data.datasets import ImageDataset, differing_sizes, training_datasets
-from fastmunit.data.memory import first_line, is_out_of_memory
 from fastmunit.data.seeding import named_generator
 from fastmunit.data.transforms import resized_shape
 from fastmunit.errors import DataError
 from fastmunit.files import shown
+from fastmunit.memory import first_line, is_out_of_memory
 
 Batch = tuple[Tensor, Tensor]
 

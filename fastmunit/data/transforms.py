@@ -11,10 +11,10 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from fastmunit.data.images import normalize
-from fastmunit.data.memory import first_line, is_out_of_memory
 from fastmunit.data.memory_limit import memory_excess
 from fastmunit.errors import DataError
 from fastmunit.files import shown
+from fastmunit.memory import first_line, is_out_of_memory
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmunit.errors import FastmunitError
+from fastmunit.memory import is_out_of_memory
 from fastmunit.models.inference_autocast import inference_autocast
 
 _PIXELS_PER_BATCH = 1 << 20
@@ -138,9 +139,8 @@ def value_mapping(stretch: bool) -> Callable[[Tensor], Tensor]:
 def _memory_errors(image: Tensor) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
-        # The CPU's allocator has no exception of its own.
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         height, width = image.shape[1:]
         raise FastmunitError(

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
-from fastmunit.data.memory import first_line, is_out_of_memory
 from fastmunit.data.workers import explain_failure
 from fastmunit.errors import TrainingError
+from fastmunit.memory import first_line, is_out_of_memory
 
 _LESS_MEMORY = (
     "Lower batch_size, or crop_image_height and crop_image_width (and new_size); or keep them and set micro_batches=2 "

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -325,6 +326,10 @@ def test_memory_that_is_not_there_is_explained(monkeypatch: pytest.MonkeyPatch) 
         translator.translate(image, style)
     with pytest.raises(FastmunitError, match="not enough memory for an image of 20x28"):
         translator.style_of(image)
+    for error in (RuntimeError("MPS backend out of memory"), RuntimeError("CUDA error: out of memory"), MemoryError()):
+        monkeypatch.setattr(generator.dec, "forward", mock.Mock(side_effect=error))
+        with pytest.raises(FastmunitError, match="not enough memory for an image of 20x28"):
+            translator.translate(image, style)
     monkeypatch.setattr(generator.dec, "forward", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         translator.translate(image, style)

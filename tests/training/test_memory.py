@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch.utils.data._utils import signal_handling
 
-from fastmunit.data.memory import is_out_of_memory
 from fastmunit.errors import DataError, TrainingError
+from fastmunit.memory import is_out_of_memory
 from fastmunit.models.munit import MUNIT
 from fastmunit.training import RunFolder, train
 from fastmunit.training import loop as training_loop
