@@ -73,6 +73,9 @@ def test_styles_may_be_codes_or_an_image(trainer: fastmunit.MUNIT, image: torch.
     with torch.inference_mode():
         style = trainer.gen_b.enc_style(read_image(tmp_path / "style.png", 3)[None])
     torch.testing.assert_close(guided, fastmunit.translate(trainer, image, style), rtol=1e-4, atol=1e-5)
+    reference = read_image(tmp_path / "style.png", 3)
+    assert torch.equal(fastmunit.translate(trainer, image, reference), guided)
+    assert torch.equal(fastmunit.translate(trainer, image, [reference]), guided)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

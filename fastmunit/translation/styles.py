@@ -43,7 +43,7 @@ def style_codes(translator: Translator, styles: object, seed: int, precision: st
     if isinstance(styles, int):
         count = styles if translator.style_dim else 1
         return translator.random_styles(count, torch.Generator().manual_seed(seed))
-    if isinstance(styles, Tensor):
+    if isinstance(styles, Tensor) and styles.dim() != 3:  # of three dimensions, it is an image
         return as_codes(styles, translator.style_dim, _example(translator), "styles")
     if isinstance(styles, str | os.PathLike) and Path(styles).suffix.lower() == SUFFIX:
         return styles_from_file(translator, styles).codes
