@@ -37,6 +37,7 @@ def translate(
     device: str = "auto",
     batch_size: int | None = None,
     config: str | os.PathLike[str] | Config | None = None,
+    max_pixels: int | None = None,
 ) -> Tensor: ...
 
 
@@ -52,6 +53,7 @@ def translate(
     device: str = "auto",
     batch_size: int | None = None,
     config: str | os.PathLike[str] | Config | None = None,
+    max_pixels: int | None = None,
 ) -> Tensor | list[Tensor]: ...
 
 
@@ -66,6 +68,7 @@ def translate(
     device: str = "auto",
     batch_size: int | None = None,
     config: str | os.PathLike[str] | Config | None = None,
+    max_pixels: int | None = None,
 ) -> Tensor | list[Tensor]:
     """Translate images into many styles; each image is encoded once.
 
@@ -84,6 +87,8 @@ def translate(
         device: of a model that is loaded; see `fastmunit.training.resolve_device`.
         batch_size: styles decoded at once; None chooses by the image's size.
         config: of a gen_*.pt without a config.yaml beside it: a `Config`, a YAML file or a shipped name.
+        max_pixels: refuse files of images with more pixels; None is what the configuration of `model` has, or Pillow's
+            limit where it has none or `model` is a translator.
 
     Returns:
         (S, C', H, W) in [-1, 1] for one image, (N, S, C', H, W) for a batch and for a list of images of equal size;
@@ -109,9 +114,14 @@ def translate(
         batch_size = _integer("batch_size", batch_size)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: use at least 1, or None")
-    translator = _translator_of(model, config, direction, device)
-    inputs = _images(images, translator.channels)
-    codes = style_codes(translator, styles, seed, precision)
+    if max_pixels is not None:
+        max_pixels = _integer("max_pixels", max_pixels)
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels is {max_pixels}: use at least 1, or None")
+    translator, configured = _translator_of(model, config, direction, device)
+    limit = configured if max_pixels is None else max_pixels
+    inputs = _images(images, translator.channels, limit)
+    codes = style_codes(translator, styles, seed, precision, limit)
     outputs = [translator.translate(image, codes, batch_size, precision=precision) for image in inputs]
     if isinstance(images, list | tuple) or (isinstance(images, Tensor) and images.dim() == 4):
         return torch.stack(outputs) if len({output.shape for output in outputs}) == 1 else outputs
@@ -164,20 +174,22 @@ def model_files(
 
 def _translator_of(
     model: object, config: str | os.PathLike[str] | Config | None, direction: str, device: str
-) -> Translator:
+) -> tuple[Translator, int | None]:
+    """Return what translates, and the pixel limit of its configuration."""
     if isinstance(model, Translator):
-        return model
+        return model, None
     if isinstance(model, System):
-        return model.evaluation_translator(direction)
+        return model.evaluation_translator(direction), model.config.max_pixels
     if isinstance(model, str | os.PathLike):
-        return load_translator(model, config, direction=direction, device=device)
+        weights, settings = model_files(model, config)
+        return registry.load_translator(weights, settings, direction, resolve_device(device)), settings.max_pixels
     raise TypeError(
         "model: expected a run folder, a gen_*.pt, a system such as fastmunit.MUNIT, or what load_translator returned, "
         f"got {type(model).__name__}"
     )
 
 
-def _images(images: object, channels: int) -> list[Tensor]:
+def _images(images: object, channels: int, max_pixels: int | None) -> list[Tensor]:
     """Return the images to translate, each (C, H, W)."""
     if isinstance(images, Tensor):
         if images.dim() not in (3, 4):
@@ -188,8 +200,8 @@ def _images(images: object, channels: int) -> list[Tensor]:
     if isinstance(images, list | tuple):
         if not images:
             raise ValueError("images is an empty list: give one image or more")
-        return [image_tensor(image, channels, "images") for image in images]
-    return [image_tensor(images, channels, "images")]
+        return [image_tensor(image, channels, "images", max_pixels) for image in images]
+    return [image_tensor(images, channels, "images", max_pixels)]
 
 
 def _integer(name: str, value: object) -> int:

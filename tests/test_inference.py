@@ -150,6 +150,28 @@ def test_wrong_arguments_are_named(
         fastmunit.translate(trainer, **{"images": image, **arguments})
 
 
+def test_max_pixels_is_that_of_the_call_or_of_the_configuration(
+    trainer: fastmunit.MUNIT, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_image(torch.zeros(1, 16, 16), tmp_path / "input.png")
+    save_image(torch.zeros(3, 16, 16), tmp_path / "style.png")
+    image, style = tmp_path / "input.png", tmp_path / "style.png"
+    narrow = Config.load(run_folder / "config.yaml", ["max_pixels=255"])
+    for arguments in ({"max_pixels": 255}, {"config": narrow}):
+        for images in (image, [image]):
+            with pytest.raises(DataError, match=r"input\.png has 0\.0 megapixels, more than the limit"):
+                fastmunit.translate(run_folder, images, 1, **arguments)  # type: ignore[call-overload]
+        for styles in (style, [style]):
+            with pytest.raises(DataError, match=r"style\.png has 0\.0 megapixels, more than the limit"):
+                fastmunit.translate(run_folder, torch.zeros(1, 16, 16), styles, **arguments)  # type: ignore[call-overload]
+    assert fastmunit.translate(run_folder, image, style, config=narrow, max_pixels=256).shape == (1, 3, 16, 16)
+    monkeypatch.setattr(trainer.config, "max_pixels", 255)
+    with pytest.raises(DataError, match="more than the limit"):
+        fastmunit.translate(trainer, image, 1)
+    with pytest.raises(ValueError, match="max_pixels is 0"):
+        fastmunit.translate(trainer, image, 1, max_pixels=0)
+
+
 def test_outputs_are_ordinary_tensors(trainer: fastmunit.MUNIT, image: torch.Tensor) -> None:
     """They are written in place, they learn, and losses of them are differentiated."""
     for outputs in (fastmunit.translate(trainer, image, 2), fastmunit.translate(trainer, image[:, :16, :16], 2)):

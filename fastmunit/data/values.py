@@ -21,7 +21,7 @@ ACCEPTED = "a path, a PIL image, a NumPy array (H, W) or (H, W, C) of uint8 or u
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
-def image_tensor(value: object, channels: int, what: str) -> Tensor:
+def image_tensor(value: object, channels: int, what: str, max_pixels: int | None = None) -> Tensor:
     """Return an image as the networks take it: (C, H, W) in [-1, 1].
 
     Paths, PIL images and arrays are converted between grey and RGB as `read_image` does, transparent parts are on
@@ -31,6 +31,7 @@ def image_tensor(value: object, channels: int, what: str) -> Tensor:
         value: The image.
         channels: What the model takes; an image of other channels that cannot be converted keeps its own.
         what: What the image is, as the first words of a message ("images", "styles").
+        max_pixels: The number of pixels above which a file is refused; None is Pillow's limit.
 
     Raises:
         TypeError: `value` is none of `ACCEPTED`.
@@ -44,7 +45,7 @@ def image_tensor(value: object, channels: int, what: str) -> Tensor:
     if isinstance(value, np.ndarray):
         return normalize(_from_array(value, channels, what))
     if isinstance(value, str | os.PathLike):
-        return read_image(value, channels)
+        return read_image(value, channels, max_pixels)
     raise TypeError(f"{what}: expected {ACCEPTED}, got {type(value).__name__}.")
 
 

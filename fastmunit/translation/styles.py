@@ -32,7 +32,9 @@ def styles_from_file(translator: Translator, path: str | os.PathLike[str]) -> St
     return Styles(codes, found.names)
 
 
-def style_codes(translator: Translator, styles: object, seed: int, precision: str | None) -> Tensor:
+def style_codes(
+    translator: Translator, styles: object, seed: int, precision: str | None, max_pixels: int | None = None
+) -> Tensor:
     """Return style codes from what `fastmunit.translate` takes as `styles`; see there.
 
     Raises:
@@ -50,8 +52,8 @@ def style_codes(translator: Translator, styles: object, seed: int, precision: st
     if isinstance(styles, list | tuple):
         if not styles:
             raise ValueError("styles is an empty list: give one reference or more")
-        return torch.cat([_code_of(translator, reference, precision) for reference in styles])
-    return _code_of(translator, styles, precision)
+        return torch.cat([_code_of(translator, reference, precision, max_pixels) for reference in styles])
+    return _code_of(translator, styles, precision, max_pixels)
 
 
 def between(first: Tensor, second: Tensor, count: int) -> Tensor:
@@ -60,13 +62,13 @@ def between(first: Tensor, second: Tensor, count: int) -> Tensor:
     return torch.lerp(first, second, weights)
 
 
-def _code_of(translator: Translator, reference: object, precision: str | None) -> Tensor:
+def _code_of(translator: Translator, reference: object, precision: str | None, max_pixels: int | None) -> Tensor:
     if not isinstance(reference, IMAGE_TYPES):
         raise TypeError(
             f"styles: expected a number of styles, codes (S, style_dim, 1, 1), a {SUFFIX} file, or reference images "
             f"({ACCEPTED}, or a list of them), got {type(reference).__name__}."
         )
-    image = image_tensor(reference, translator.target_channels, "styles")
+    image = image_tensor(reference, translator.target_channels, "styles", max_pixels)
     return translator.style_of(image, precision=precision)
 
 
