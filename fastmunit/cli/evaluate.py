@@ -81,7 +81,7 @@ def evaluate(
 
     from fastmunit.cli.evaluation_page import render
     from fastmunit.data.checks import left_out
-    from fastmunit.data.failures import raise_failures
+    from fastmunit.data.failures import raise_failures, unreadable
     from fastmunit.errors import ConfigError, FastmunitError
     from fastmunit.files import require_writable, write_text
     from fastmunit.inference import model_files
@@ -174,7 +174,7 @@ def evaluate(
         echo("is-cis: not measured, it needs --classifier.")
     echo(f"Look at {page_file}; all figures are in {figures_file}.")
     failures = list(dict.fromkeys(failure for evaluation in found for failure in evaluation.failures))
-    raise_failures(failures, f"{len(failures)} images could not be read, and the figures are of the others")
+    raise_failures(failures, f"{unreadable(len(failures))}, and the figures are of the others")
 
 
 def _references(references: Mapping[str, object]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from fastmunit.data.failures import unreadable
 from fastmunit.training.grids import grid, jpeg
 from fastmunit.training.page import STYLE
 
@@ -59,7 +60,7 @@ def _direction(evaluation: Evaluation) -> str:
     if evaluation.failures:
         listed = "; ".join(str(failure) for failure in evaluation.failures[:_NAMED_FAILURES])
         more = len(evaluation.failures) - _NAMED_FAILURES
-        text = f"{len(evaluation.failures)} images could not be read and were left out: {listed}"
+        text = f"{unreadable(len(evaluation.failures))}, and the figures are of the others: {listed}"
         skipped += f'<p class="note">{html.escape(text)}{f" and {more} more" if more > 0 else ""}</p>'
     head = "<tr><th>measure</th><th>value</th><th>95 % interval</th><th></th><th>compare with</th></tr>"
     sheets = "".join(_sheet(sheet) for sheet in evaluation.sheets)

@@ -24,6 +24,11 @@ class Failure(NamedTuple):
         return self.reason if path in self.reason else f"{path}: {self.reason}"
 
 
+def unreadable(count: int) -> str:
+    """Return the beginning of a sentence about images that could not be read."""
+    return f"{'1 image' if count == 1 else f'{count:,} images'} could not be read"
+
+
 def raise_failures(failures: Sequence[Failure], summary: str) -> None:
     """Raise DataError that names the images that were left out; do nothing where there are none.
 
