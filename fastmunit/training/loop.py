@@ -113,7 +113,13 @@ def train(
     system.check(config)
     if config.cuda_graph is True and place.type != "cuda":
         raise ConfigError(f"cuda_graph: true needs a CUDA GPU, not device {place}: set cuda_graph to false.")
-    for note in data.check(config):
+    try:
+        notes = data.check(config)
+    except DataError:
+        if verify:  # which names all damaged images, where the check names the first few of one folder
+            data.verify(config, progress.verifying)
+        raise
+    for note in notes:
         progress.message(note)
     if verify:
         data.verify(config, progress.verifying)

@@ -32,6 +32,30 @@ def test_train_verifies_first(fastmunit: Command, own_images: Path, config_file:
     assert not (tmp_path / "run").exists()
 
 
+def test_verify_names_damage_of_every_kind_at_once(
+    fastmunit: Command, own_images: Path, config_file: Path, tmp_path: Path
+) -> None:
+    """Also where the check of headers, which comes first, would stop at the first folder."""
+    truncated = own_images / "trainB/2.png"
+    truncated.write_bytes(truncated.read_bytes()[:-500])
+    for index in range(4):
+        (own_images / f"trainA/{index}.png").write_text("no image")
+    outcome = fastmunit(
+        "train",
+        "--config",
+        config_file,
+        "--data",
+        own_images,
+        "--output",
+        tmp_path / "run",
+        "--device",
+        "cpu",
+        "--verify",
+    )
+    assert (outcome.status, "5 of 20 images cannot be used" in outcome.err) == (1, True), outcome.err
+    assert all(f"{index}.png is damaged" in outcome.err for index in range(4)) and "trainB/2.png" in outcome.err
+
+
 def test_max_pixels_is_kept_for_a_resumed_run(
     fastmunit: Command, own_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
