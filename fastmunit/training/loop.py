@@ -130,7 +130,6 @@ def train(
         trainer = trainer.to(place)
         folder.create()
         with folder.lock():
-            folder.remove_partial_files()
             previous = _previous_config(folder, config) if resume else config
             resume_at = _snapshot_to_resume(folder, progress) if resume else None
             initialized = init is not None or init_dis is not None
@@ -197,7 +196,8 @@ class _Session:
                     f"The run is finished: {done:,} of {self.config.max_iter:,} iterations are done. To train on, "
                     "raise --max-iter."
                 )
-            snapshot.discard_uncommitted(self.folder, done)
+        snapshot.discard_uncommitted(self.folder, -1 if resume_at is None else resume_at)
+        self.folder.remove_partial_files()
         if initialized:  # so that resuming does not begin from random weights
             self._save()
         with_absolute_paths(self.config).save(self.folder.config)

@@ -284,11 +284,15 @@ def latest(folder: RunFolder) -> int | None:
 
 
 def _foreign(folder: RunFolder) -> list[Path]:
-    """Checkpoint files other than what our very first save leaves when it is cut short: it writes its state first."""
-    ours = {
-        checkpoint.snapshot_path(folder.checkpoints, kind, number)
-        for number in checkpoint.numbers(folder.checkpoints, "state")
-        for kind in ("state", "ema", "gen", "dis")
-    }
-    found = sorted([*folder.checkpoints.glob("*.pt"), *folder.root.glob("gen_*.pt")])
+    """Return the checkpoint files other than what a first save leaves when it is cut short.
+
+    A save stages all its files, then renames them: the state first, optimizer.pt last. Where it was cut short, the
+    staged optimizer.pt is still there. Without it, weights beside a state belong to a snapshot that lost its
+    optimizer.pt.
+    """
+    numbers = checkpoint.numbers(folder.checkpoints, "state")
+    cut_short = len(numbers) == 1 and any(folder.checkpoints.glob(f".{checkpoint.OPTIMIZER_FILE}.*.partial"))
+    kinds = ("state", "ema", "gen", "dis") if cut_short else ("state",)
+    ours = {checkpoint.snapshot_path(folder.checkpoints, kind, number) for number in numbers for kind in kinds}
+    found = sorted([*folder.checkpoints.glob("*.pt"), *folder.root.glob("*.pt")])
     return [path for path in found if path not in ours and not path.name.startswith(".")]

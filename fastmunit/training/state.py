@@ -19,6 +19,7 @@ from fastmunit.models.checkpoint import snapshot_path
 from fastmunit.models.system import System
 
 _FORMAT = 2
+_MAX_COUNT = 2**53  # of the iterations that a schedule counts: all of them are exact as floats
 
 
 class _Images(BaseModel):
@@ -101,7 +102,8 @@ def restore(
         CheckpointError: the state is of another format or another snapshot, or a part of it is missing or wrong.
     """
     name = snapshot_path("", "state", iterations).name
-    if not isinstance(state, dict) or state.get("format") != _FORMAT or state.get("iterations") != iterations:
+    marks = (state.get("format"), state.get("iterations")) if isinstance(state, dict) else ()
+    if any(type(mark) is not int for mark in marks) or marks != (_FORMAT, iterations):
         raise CheckpointError(
             f"{name} does not belong to this snapshot or is of another fastmunit version: remove it "
             "to resume without it (the run then continues, but not bit for bit)."
@@ -180,6 +182,8 @@ def _scheduler_values(saved: Mapping[str, Mapping[str, Any] | None], name: str, 
         value = _numeric(values[key])
         if value is None or _shape(value) != _shape(own):
             raise CheckpointError(f"{key} of the schedule of {name} is not {_shape(own)}")
+        if type(value) is int and not (key == "step_size") <= value <= _MAX_COUNT:
+            raise CheckpointError(f"{key} of the schedule of {name} is {value:.3g}, which is out of range")
         found[key] = value
     return found
 

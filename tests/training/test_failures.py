@@ -248,10 +248,13 @@ def test_resume_that_fails_changes_no_logs(images: Path, tmp_path: Path) -> None
 
 def test_killed_during_the_very_first_save_starts_again(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
     train(tiny_config(images, max_iter=2), tmp_path / "run", device="cpu")
-    (tmp_path / "run/checkpoints/optimizer.pt").unlink()
+    folder = tmp_path / "run/checkpoints"
+    (folder / "optimizer.pt").rename(folder / ".optimizer.pt.abc.partial")  # the last file that a save renames
     recorder = Recorder()
-    train(tiny_config(images), tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    train(tiny_config(images), tmp_path / "run", resume=True, device="cpu", progress=recorder, time_limit=0.0)
     assert any("from the beginning" in message for message in recorder.messages)
+    assert not (folder / "gen_00000002.pt").exists() and not list(folder.glob(".*.partial"))
+    train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")
     assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
 
 
