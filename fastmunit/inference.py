@@ -57,6 +57,7 @@ def translate(
 ) -> Tensor | list[Tensor]: ...
 
 
+@torch.inference_mode(mode=False)
 def translate(
     model: Model,
     images: ImageLike | Sequence[ImageLike],

@@ -16,6 +16,7 @@ from fastmunit.data.failures import Failure
 from fastmunit.data.images import normalize
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import shown
+from fastmunit.memory import first_line, is_out_of_memory
 from fastmunit.models.translator import Translator, value_mapping
 from fastmunit.translation.inputs import Input
 from fastmunit.translation.record import OutputRecord
@@ -155,6 +156,10 @@ class FileTranslator:
                 image, outputs = self._translate(item, codes, targets)
             except (DataError, _Untranslated) as error:
                 summary.failures.append(Failure(item.path, str(error)))
+            except (MemoryError, RuntimeError) as error:  # around the network: the resize, frames of an animation
+                if not is_out_of_memory(error):
+                    raise
+                summary.failures.append(Failure(item.path, f"not enough memory: {first_line(error)}"))
             else:
                 record = record or OutputRecord(self._output)
                 summary.removed += record.replace(item.name, self._looks.kind, targets, kept)
