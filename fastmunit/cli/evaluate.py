@@ -28,11 +28,11 @@ def evaluate(
     ],
     data: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder with testA, testB [the one of the run].", metavar="FOLDER"),
+        typer.Option(help="Folder with testA, testB (by default that of the run).", metavar="FOLDER"),
     ] = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", help="Where to write [evaluation in the run folder].", metavar="FOLDER"),
+        typer.Option("--output", "-o", help="Where to write (by default RUN/evaluation).", metavar="FOLDER"),
     ] = None,
     direction: Annotated[Directions, typer.Option(help="What to measure.")] = Directions.a2b,
     config: ConfigName = None,

@@ -150,6 +150,10 @@ def _too_many_pixels(name: str, pixels: int | None) -> str:
     if pixels is None:
         return f"{name} has more pixels than the limit: raise --max-pixels (max_pixels), or scale it down."
     return (
-        f"{name} has {pixels / 1e6:,.1f} megapixels, more than the limit: if you trust the file, allow it with "
+        f"{name} has {_megapixels(pixels)} megapixels, more than the limit: if you trust the file, allow it with "
         f"--max-pixels {pixels} (max_pixels in a configuration), or scale it down."
     )
+
+
+def _megapixels(pixels: int) -> str:
+    return f"{pixels / 1e6:,.1f}" if pixels >= 1e6 else f"{pixels / 1e6:.3g}"

@@ -66,7 +66,7 @@ def test_max_pixels_is_kept_for_a_resumed_run(
     run = ("train", "--output", output, "--device", "cpu", "--config", config)
     outcome = fastmunit(*run)
     assert outcome.status == 1
-    assert "0.0 megapixels, more than the limit" in outcome.err and "--max-pixels 1480" in outcome.err
+    assert "0.00148 megapixels, more than the limit" in outcome.err and "--max-pixels 1480" in outcome.err
     assert fastmunit(*run, "--max-pixels", 1480, "--verify").status == 0
     assert Config.load(output / "config.yaml").max_pixels == 1480
     outcome = fastmunit("train", "--output", output, "--resume", "--device", "cpu", "--set", "max_iter=2")
