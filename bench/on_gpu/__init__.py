@@ -1,4 +1,4 @@
-"""What a machine with a GPU is asked in a few minutes: `python -m bench.on_gpu`; see docs/gpu.md."""
+"""Measurements for a machine with a GPU, in a few minutes: `python -m bench.on_gpu`; see docs/gpu.md."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Stages of the fused ops: each one correct first, then timed cold and warm beside a copy of the same bytes."""
+"""Stages of the fused ops: check each result, then time it cold and warm next to a copy of the same bytes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

@@ -15,7 +15,7 @@ FILE_NAME = "on_gpu.json"
 
 @dataclass
 class StageReport:
-    """What a stage has found.
+    """Results of a stage.
 
     Attributes:
         name: The stage.

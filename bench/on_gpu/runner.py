@@ -31,7 +31,7 @@ WRITE_SECONDS = 2.0  # between writes of the report while a stage runs
 
 @dataclass
 class _Progress:
-    """Where a stage is: its tasks' names, the task that runs, when it began, and the first one that has not."""
+    """Progress of a stage: task names, the running task, its start time, and the next task."""
 
     names: list[str] = field(default_factory=list)
     running: int | None = None
@@ -56,7 +56,7 @@ class Runner:
         self._tell = tell
         self._written = 0.0
         self.immortal = False
-        """Whether a process did not even end when it was killed."""
+        """True if a process is still alive after it was killed."""
         FORKING.set_forkserver_preload([*PRELOADED, *(PRELOADED_FOR_DRY_RUNS if dry_run else [])])
 
     def run(self, stages: Sequence[Stage], seconds: float) -> None:

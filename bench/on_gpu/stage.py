@@ -1,4 +1,4 @@
-"""What a stage is: tasks in order of value, each of which yields rows of the report."""
+"""Definition of a stage: tasks in order of value, each yielding rows of the report."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class SkippedError(Exception):
 
 @dataclass(frozen=True)
 class Context:
-    """What the tasks of a stage run with.
+    """Settings that the tasks of a stage share.
 
     Attributes:
         dry_run: Whether this is a run on the CPU with tiny inputs, without real times.

@@ -30,7 +30,7 @@ FAKE_STEP_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Launches:
-    """What is timed.
+    """A call to time.
 
     Attributes:
         calls: The same work on several sets of buffers.
