@@ -59,6 +59,10 @@ class Kernel:
         local_bytes: Stack and spilled registers of a thread.
         shared_bytes: Of a block, without dynamic shared memory.
         accesses: Instructions on global memory by bits of a thread's access.
+        doubles: Operations on float64.
+        generic: Loads and stores whose address space the compiler does not know.
+        strong: Stores that no later load may be moved ahead of.
+        in_flight: Bytes of a thread's loads from global memory before the first instruction that needs one of them.
     """
 
     name: str
@@ -67,6 +71,10 @@ class Kernel:
     local_bytes: int
     shared_bytes: int
     accesses: Counter[int] = field(default_factory=Counter)
+    doubles: int = 0
+    generic: int = 0
+    strong: int = 0
+    in_flight: int = 0
 
     def occupancy(self, threads: int, dynamic_shared_bytes: int = 0) -> float:
         """Share of a multiprocessor's threads that can be resident, in blocks of `threads`."""
@@ -98,7 +106,8 @@ def compile_cubin(source: Path, arch: int, target: Path) -> None:
     """
     nvcc = find_nvcc()
     assert nvcc is not None, "there is no nvcc"
-    command = [nvcc, *NVCC_FLAGS, f"-arch=sm_{arch}", "-cubin", "-o", target, "-I", ROOT / "csrc" / "include", source]
+    command = [nvcc, *NVCC_FLAGS, f"-arch=sm_{arch}", "-cubin", "-o", target, source]
+    command += ["-I", ROOT / "csrc", "-I", ROOT / "csrc" / "include"]
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
@@ -117,6 +126,7 @@ def _width(instruction: str) -> int:
 def _short(name: str) -> str:
     """A demangled name without namespaces, arguments and return type."""
     name = name.replace("(anonymous namespace)::", "").replace("fastmunit::cuda::", "").replace("fastmunit::", "")
+    name = name.replace("norm::", "")
     name = re.sub(r"\((Layout|int|bool|[A-Za-z]+)\)(\d+|true|false)", r"\2", name)
     name = name.removeprefix("void ")
     depth = 0
@@ -125,6 +135,37 @@ def _short(name: str) -> str:
         if character == "(" and depth == 0:
             return name[:at]
     return name
+
+
+def _bytes_in_flight(instructions: list[str]) -> int:
+    """Bytes of the loads from global memory in front of the first instruction that needs one of them."""
+    loaded: set[str] = set()
+    total = 0
+    for instruction in instructions:
+        opcode, _, operands = instruction.partition(" ")
+        registers = re.findall(r"\bR\d+\b", operands)
+        if opcode.startswith("LDG"):
+            if loaded & set(registers[1:]):
+                return total
+            width = _width(opcode) // 8
+            first = int(registers[0][1:])
+            loaded |= {f"R{first + k}" for k in range(max(1, width // 4))}
+            total += width
+        elif loaded & set(registers):
+            return total
+    return total
+
+
+def _count(kernel: Kernel, instructions: list[str]) -> None:
+    """Fill in what a kernel's instructions say."""
+    for instruction in instructions:
+        opcode = instruction.split(" ")[0]
+        if opcode.startswith(("LDG", "STG")):
+            kernel.accesses[_width(opcode)] += 1
+        kernel.doubles += bool(re.match(r"D(ADD|MUL|FMA|SETP|MNMX)\b", opcode))
+        kernel.generic += bool(re.match(r"(LD|ST)\.", opcode))
+        kernel.strong += opcode.startswith("STG") and "STRONG" in opcode
+    kernel.in_flight = _bytes_in_flight(instructions)
 
 
 def kernels_of(cubin: Path, arch: int) -> list[Kernel]:
@@ -136,13 +177,14 @@ def kernels_of(cubin: Path, arch: int) -> list[Kernel]:
         usage = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", line)}
         shared = usage["SHARED"] - (RESERVED_SHARED_BYTES if arch >= 90 else 0)
         kernels[name] = Kernel(name, arch, usage["REG"], usage["STACK"] + usage["LOCAL"], max(0, shared))
-    kernel = None
+    code: dict[str, list[str]] = {}
     for line in _output(cuobjdump, "-sass", cubin).splitlines():
         if match := re.search(r"Function : (\S+)", line):
-            kernel = kernels[match[1]]
-        elif match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?((?:LDG|STG)[A-Z0-9_.]*)", line):
-            assert kernel is not None
-            kernel.accesses[_width(match[1])] += 1
+            instructions = code.setdefault(match[1], [])
+        elif match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([^;]*);", line):
+            instructions.append(match[1])
+    for name, instructions in code.items():
+        _count(kernels[name], instructions)
     names = _output("c++filt", text="\n".join(kernels)).splitlines()
     for kernel, name in zip(kernels.values(), names, strict=True):
         kernel.name = _short(name)
@@ -161,6 +203,10 @@ class Budget:
         wide: Accesses of 128 bits to global memory, at least.
         narrow: Narrower ones, at most: those of statistics, rests and the path of maps that are not aligned.
         dynamic_shared_bytes: Of a block.
+        doubles: Operations on float64, at most; any number where it is None, as are the next.
+        generic: Loads and stores of an unknown address space, at most. A read of another block's shared memory is one.
+        strong: Stores that no later load may be moved ahead of, at most.
+        in_flight: Bytes of a thread's loads before one is needed, at least.
     """
 
     kernel: str
@@ -170,6 +216,10 @@ class Budget:
     wide: int = 0
     narrow: int = 0
     dynamic_shared_bytes: int = 0
+    doubles: int | None = None
+    generic: int | None = None
+    strong: int | None = None
+    in_flight: int = 0
 
     def broken_by(self, kernel: Kernel) -> list[str]:
         """What the kernel uses more than this."""
@@ -181,7 +231,12 @@ class Budget:
             f"occupancy {occupancy:.2f}, at least {self.occupancy}": occupancy >= self.occupancy,
             f"{kernel.accesses[128]} accesses of 128 bits, at least {self.wide}": kernel.accesses[128] >= self.wide,
             f"{narrow} narrower accesses, at most {self.narrow}": narrow <= self.narrow,
+            f"{kernel.in_flight} bytes of loads in flight, at least {self.in_flight}": kernel.in_flight
+            >= self.in_flight,
         }
+        for name in ("doubles", "generic", "strong"):
+            count, limit = getattr(kernel, name), getattr(self, name)
+            checks[f"{count} {name}, at most {limit}"] = limit is None or count <= limit
         return [f"sm_{kernel.arch} {kernel.name}: {told}" for told, holds in checks.items() if not holds]
 
 

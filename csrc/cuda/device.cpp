@@ -2,7 +2,7 @@
 
 #include <atomic>
 
-#include "fastmunit/fused_norm_tiles.h"
+#include "fastmunit/fused_norm_backward_tiles.h"
 
 namespace fastmunit::cuda {
 namespace {
@@ -49,6 +49,7 @@ const char* current_device(Device& device) {
   if (const char* error = ask(cudaDevAttrComputeCapabilityMajor, major)) return error;
   if (const char* error = ask(cudaDevAttrMultiProcessorCount, device.multiprocessors)) return error;
   if (const char* error = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin, device.shared_bytes)) return error;
+  device.dependent_launches = major >= 9;
   device.cluster = current < devices ? clusters[current].load() : 0;
   if (device.cluster == 0) {
     device.cluster = major < 9 ? 1 : largest_cluster(device.shared_bytes);

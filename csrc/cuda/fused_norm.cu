@@ -1,57 +1,74 @@
-#include "fastmunit/fused_norm_channels_last.cuh"
-#include "fastmunit/fused_norm_combine.cuh"
-#include "fastmunit/fused_norm_launch.cuh"
+#include "fused_norm/forward.cuh"
+#include "fused_norm/launch.h"
 
-namespace fastmunit::cuda {
+namespace fastmunit::cuda::norm {
 namespace {
 
-Plan plan_of(const FusedNorm& a, const Device& device) {
-  const bool vectors = aligned(a.x, a) && aligned(a.padded, a) && aligned(a.residual, a);
-  return Planner(a, {value_bytes(a.dtype)}, device, vectors).plan();
+template <class Storage, Mode mode>
+auto rows_kernel(const FusedNorm& a) {
+  switch (words_of_row(a)) {
+    case 1:
+      return forward_rows<Storage, 1, mode>;
+    case 2:
+      return forward_rows<Storage, 2, mode>;
+    case 4:
+      return forward_rows<Storage, 4, mode>;
+    case 8:
+      return forward_rows<Storage, 8, mode>;
+    default:
+      return forward_rows<Storage, largest_row_words, mode>;
+  }
 }
 
-template <class Storage>
+template <class Storage, Mode mode>
 auto kernel_of(const FusedNorm& a, const Plan& plan) {
-  constexpr int N = vector_values<Storage>;
-  if (a.layout == Layout::nchw) return plan.staged ? forward_nchw<true, Storage> : forward_nchw<false, Storage>;
-  if (!plan.staged) return forward_channels_last<false, 1, Storage>;
-  return plan.vectors ? forward_channels_last<true, N, Storage> : forward_channels_last<true, 1, Storage>;
+  if (plan.kernel == Kernel::any) return forward_any<Storage, mode>;
+  if constexpr (sizeof(Storage) == sizeof(float)) {
+    if (plan.kernel == Kernel::rows) return rows_kernel<Storage, mode>(a);
+  }
+  return a.phases ? forward_pixels<Storage, true, mode> : forward_pixels<Storage, false, mode>;
 }
 
 template <class Storage>
-const char* run(const FusedNorm& a, const Plan& plan, double* partials, void* stream) {
-  ForwardArguments arguments = {a,
-                                plan.tiling,
-                                Pass::whole,
-                                plan.cluster,
-                                partials,
-                                Division(static_cast<int>(a.width) + 2 * a.pad),
-                                Division(chunks_of_row(a.width, value_bytes(a.dtype)))};
-  const auto kernel = kernel_of<Storage>(a, plan);
-  if (plan.reads_once) return launch(kernel, shape_of(plan, Pass::whole), stream, arguments);
-  arguments.pass = Pass::reduce;
-  if (const char* error = launch(kernel, shape_of(plan, Pass::reduce), stream, arguments)) return error;
-  const bool layer = a.statistics == Statistics::layer;
-  const unsigned blocks = layer ? static_cast<unsigned>(a.batch) : blocks_of(a.batch * a.channels, combine_planes);
-  const int tiles = plan.tiling.row_tiles * (layer ? plan.tiling.channel_tiles : 1);
-  if (const char* error = launch(combine_moments, {blocks, combine_threads}, stream, arguments, tiles)) return error;
-  arguments.pass = Pass::apply;
-  return launch(kernel, shape_of(plan, Pass::apply), stream, arguments);
+const char* run(const FusedNorm& a, const Plan& plan, const Device& device, Workspace workspace, void* stream) {
+  ForwardArguments arguments = {a, Cover(plan, a), plan.split, nullptr, nullptr, plan.tiles_of_group(a)};
+  if (!plan.split) {
+    if (a.statistics == Statistics::none) return launch(kernel_of<Storage, Mode::apply>(a, plan), shape_of(plan), stream, arguments);
+    return launch(kernel_of<Storage, Mode::whole>(a, plan), shape_of(plan, plan.cluster), stream, arguments);
+  }
+  const std::int64_t moments = 2 * plan.groups(a) * arguments.tiles_of_group;
+  double* const room = workspace.allocate(moments + (3 * a.batch * a.channels + 1) / 2, workspace.context);
+  arguments.partials = reinterpret_cast<TileMoments*>(room);
+  arguments.affines = reinterpret_cast<PlaneAffine*>(room + moments);
+  if (const char* error = launch(kernel_of<Storage, Mode::reduce>(a, plan), shape_of(plan), stream, arguments)) return error;
+  const std::int64_t groups = plan.groups(a);
+  const std::int64_t blocks = a.statistics == Statistics::layer ? groups : (groups + block_warps - 1) / block_warps;
+  LaunchShape shape = {static_cast<unsigned>(blocks), block_threads};
+  shape.dependent = device.dependent_launches;
+  if (const char* error = launch(combine_moments, shape, stream, arguments)) return error;
+  shape = shape_of(plan);
+  shape.dependent = device.dependent_launches;
+  return launch(kernel_of<Storage, Mode::apply>(a, plan), shape, stream, arguments);
+}
+
+// Whether kernel `pixels` takes the map. What four threads exchange is rounded already, so nothing can be added to it.
+bool all_take_vectors(const FusedNorm& a) {
+  return takes_vectors(a.x, a) && takes_vectors(a.padded, a) && takes_vectors(a.residual, a) &&
+         !(a.phases && a.residual.data != nullptr);
 }
 
 }  // namespace
+}  // namespace fastmunit::cuda::norm
 
-std::int64_t fused_norm_partials(const FusedNorm& a, const Device& device) {
-  const Plan plan = plan_of(a, device);
-  if (plan.reads_once) return 0;
-  return 2 * a.batch * (a.statistics == Statistics::layer ? plan.tiling.channel_tiles : a.channels) * plan.tiling.row_tiles;
-}
+namespace fastmunit::cuda {
 
-const char* fused_norm(const FusedNorm& a, const Device& device, double* partials, void* stream) {
-  const Plan plan = plan_of(a, device);
+const char* fused_norm(const FusedNorm& a, const Device& device, Workspace workspace, void* stream) {
+  if (const char* error = norm::refusal(a)) return error;
+  const norm::Plan plan = norm::Planner(a, device, norm::all_take_vectors(a)).plan();
   if (plan.blocks == 0) return nullptr;
   if (plan.blocks > INT32_MAX) return "x is too large for one launch";
-  return with_storage(a.dtype, [&](auto type) { return run<decltype(type)>(a, plan, partials, stream); });
+  return norm::with_storage(
+      a.dtype, [&](auto type) { return norm::run<decltype(type)>(a, plan, device, workspace, stream); });
 }
 
 }  // namespace fastmunit::cuda

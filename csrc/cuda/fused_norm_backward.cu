@@ -1,7 +1,7 @@
 #include "fastmunit/fused_norm_backward.cuh"
 #include "fastmunit/fused_norm_backward_channels_last.cuh"
 #include "fastmunit/fused_norm_backward_combine.cuh"
-#include "fastmunit/fused_norm_launch.cuh"
+#include "fastmunit/fused_norm_backward_launch.cuh"
 
 namespace fastmunit::cuda {
 namespace {

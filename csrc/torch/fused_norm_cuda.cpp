@@ -5,6 +5,29 @@
 namespace fastmunit::bindings {
 namespace {
 
+// What a Workspace allocates, until the launcher has returned.
+struct Room {
+  const Tensor& beside;
+  Tensor tensor;
+};
+
+// Calls run(device, workspace, stream) on the device of x.
+template <class Run>
+void with_workspace(const Tensor& x, Run run) {
+  STD_TORCH_CHECK(x.scalar_type() != ScalarType::Double, "fused_norm has no CUDA kernel for float64");
+  on_device_of(x, [&](void* stream) -> const char* {
+    cuda::Device device;
+    if (const char* error = cuda::current_device(device)) return error;
+    Room room = {x, Tensor()};
+    const auto allocate = [](std::int64_t count, void* context) {
+      Room& of = *static_cast<Room*>(context);
+      of.tensor = workspace(count, of.beside);
+      return of.tensor.mutable_data_ptr<double>();
+    };
+    return run(device, Workspace{allocate, &room}, stream);
+  });
+}
+
 // Calls run(device, partials, stream) on the device of x, with as many doubles as partials(device) says.
 template <class Partials, class Run>
 void with_partials(const Tensor& x, Partials partials, Run run) {
@@ -26,11 +49,9 @@ std::tuple<Tensor, Tensor, Tensor> fused_norm_cuda(const Tensor& x, const std::o
                                                   const std::string& pad_mode, double eps, bool phases) {
   return fused_norm(x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, phases,
                     [&](const FusedNorm& arguments) {
-                      with_partials(
-                          x, [&](const cuda::Device& device) { return cuda::fused_norm_partials(arguments, device); },
-                          [&](const cuda::Device& device, double* partials, void* stream) {
-                            return cuda::fused_norm(arguments, device, partials, stream);
-                          });
+                      with_workspace(x, [&](const cuda::Device& device, Workspace workspace, void* stream) {
+                        return cuda::fused_norm(arguments, device, workspace, stream);
+                      });
                     });
 }
 

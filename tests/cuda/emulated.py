@@ -79,7 +79,7 @@ def executable(name: str, sanitize: str = "", include: Path | None = None) -> Pa
     Args:
         name: Of the executable.
         sanitize: What -fsanitize is given: "", "address,undefined" or "thread".
-        include: Folder of other headers than those of csrc/include.
+        include: Folder of other headers than those of csrc, as it is laid out.
     """
     cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
     if cmake is None or ninja is None or shutil.which("c++") is None:
@@ -91,7 +91,7 @@ def executable(name: str, sanitize: str = "", include: Path | None = None) -> Pa
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "build.ninja").exists():
             options = ["-DFASTMUNIT_EMULATOR=ON", f"-DFASTMUNIT_SANITIZE={sanitize}", "-G", "Ninja"]
-            options += [] if include is None else [f"-DFASTMUNIT_INCLUDE={include}"]
+            options += [] if include is None else [f"-DFASTMUNIT_SOURCES={include}"]
             _run([cmake, "-S", ROOT, "-B", folder, *options])
         _run([cmake, "--build", folder, "--target", name])
     return folder / "tests" / "cuda" / name

@@ -8,8 +8,13 @@
 namespace emulator {
 
 inline fastmunit::cuda::Device device(const Request& request) {
-  return {static_cast<int>(request.integer("multiprocessors")), static_cast<int>(request.integer("shared_bytes")),
-          static_cast<int>(request.integer("cluster"))};
+  const int cluster = static_cast<int>(request.integer("cluster"));
+  return {static_cast<int>(request.integer("multiprocessors")), static_cast<int>(request.integer("shared_bytes")), cluster,
+          cluster > 1, static_cast<int>(request.integer("most_steps"))};
+}
+
+inline fastmunit::Workspace workspace(Room& room) {
+  return {[](std::int64_t count, void* of) { return static_cast<Room*>(of)->allocate(count); }, &room};
 }
 
 template <class Choice>

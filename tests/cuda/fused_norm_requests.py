@@ -17,11 +17,13 @@ class Device:
         multiprocessors: How many it has.
         shared_bytes: What a block may have of shared memory.
         cluster: How many blocks may share theirs.
+        most_steps: Largest number of steps of a tile; fewer cut small maps as large ones are cut.
     """
 
     multiprocessors: int = 132
     shared_bytes: int = 227 * 1024
     cluster: int = 16
+    most_steps: int = 32
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ int main() {
     }
     InstanceNormStats arguments = {dtype, layout, batch, channels, pixels, request.number("eps"), request.array("x"),
                                    request.array("mean"), request.array("rstd"), nullptr};
-    emulator::Workspace partials(cuda::instance_norm_stats_partials(arguments));
+    emulator::Room partials(cuda::instance_norm_stats_partials(arguments));
     arguments.partials = partials.data();
     return cuda::instance_norm_stats(arguments, nullptr);
   });

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.cuda.emulated import ROOT
 
-HEADERS = ROOT / "csrc" / "include" / "fastmunit"
+SOURCES = ROOT / "csrc"
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Bug:
     """A piece of a header and what is wrong instead of it.
 
     Attributes:
-        header: Name of the file.
+        header: The file, seen from csrc.
         right: An expression, or a statement where it ends in a semicolon; occurs once.
         wrong: The same kind of thing.
         before: Text directly before `right`, to tell it from others.
@@ -33,97 +33,164 @@ class Bug:
 
 BUGS = {
     "reads past the end": Bug(
-        "fused_norm_memory.cuh",
-        "count - tail",
-        "count - tail + 1",
-        "copy.template values<1>(from, to, thread, 0);\n  if (thread < ",
-    ),
-    "writes past the end": Bug(
-        "fused_norm.cuh",
-        "first < 0 || first + N > count",
-        "first < 0",
+        "fused_norm/forward.cuh",
+        "pixel < end",
+        "pixel < end + cover.step_pixels",
         "    if (",
     ),
+    "writes past the end": Bug(
+        "fused_norm/forward.cuh",
+        "rows_left <= r * block_warps * width",
+        "rows_left + block_warps * width <= r * block_warps * width",
+        "      if (",
+    ),
     "shared memory past its end": Bug(
-        "fused_norm_plan.h",
-        "bytes_before_tiles(a.layout, tiling.channels) + values",
-        "values",
-        "    return ",
+        "fused_norm/tile.cuh",
+        "warp * columns + lane * count + k",
+        "block_warps * most_lane_sums + k",
+        "scratch[",
     ),
     "missing barrier": Bug(
-        "fused_norm.cuh",
+        "fused_norm/tile.cuh",
         "__syncthreads();",
         "",
-        "  x.stage();\n  ",
+        "] = values[k];\n  }\n  ",
     ),
-    "missing barrier before reuse": Bug(
-        "reductions.cuh",
+    "missing barrier after sums": Bug(
+        "fused_norm/tile.cuh",
         "__syncthreads();",
         "",
-        "warp = static_cast<int>(threadIdx.x) / warp_threads;\n  ",
+        "    sums[thread] = sum;\n  }\n  ",
     ),
     "missing cluster barrier": Bug(
-        "fused_norm.cuh",
+        "fused_norm/forward.cuh",
         "blocks.sync();",
         "",
-        "  if (whole) ",
+        "tile.channels);\n  ",
     ),
     "exits while others read": Bug(
-        "fused_norm.cuh",
-        "blocks.sync();  // no block may end while another one reads its shared memory",
+        "fused_norm/forward.cuh",
+        "blocks.wait();",
         "",
-        "    ",
+        "right_value);\n        }\n      }\n    }\n    ",
     ),
     "wrong mask": Bug(
-        "reductions.cuh",
+        "fused_norm/tile.cuh",
         "0xffffffffu",
         "0x0000ffffu",
         "value += __shfl_xor_sync(",
     ),
-    "unwritten output": Bug(
-        "fused_norm.cuh",
-        "first < count",
-        "first < count - N",
-        "N - shift; ",
+    "union without counts": Bug(
+        "fused_norm/tile.cuh",
+        "mine.count * difference",
+        "difference",
+        "__fdividef(sum_of_lanes<width>(",
+    ),
+    "tiles leave moments in one place": Bug(
+        "fused_norm/forward.cuh",
+        "number_in_group(a, arguments.cover, tile)",
+        "0",
+        "arguments.tiles_of_group + ",
+    ),
+    "reads before it waits": Bug(
+        "fused_norm/forward.cuh",
+        "wait_for_previous_launch();",
+        "",
+        "  if (arguments.split) ",
+    ),
+    "combines before it waits": Bug(
+        "fused_norm/forward.cuh",
+        "wait_for_previous_launch();",
+        "",
+        "  start_dependent_launch();\n  ",
+    ),
+    "does not start the next launch": Bug(
+        "fused_norm/forward.cuh",
+        "start_dependent_launch();",
+        "",
+        "  SMEM_ARRAY(float, tile_shared, block_threads * tile_values);\n  if constexpr (mode == Mode::reduce) ",
+    ),
+    "unwritten column of the pad": Bug(
+        "fused_norm/forward.cuh",
+        "lane >= 1 && lane <= a.pad",
+        "lane >= 2 && lane <= a.pad",
+        "writes_left = ",
+    ),
+    "unwritten row of the pad": Bug(
+        "fused_norm/forward.cuh",
+        "i < targets.count()",
+        "i < targets.count() - 1",
+        "for (int i = 1; ",
+    ),
+    "unwritten corner of the pad": Bug(
+        "fused_norm/tile.cuh",
+        "i == 0 ? 1 : 0",
+        "1",
+        "for (int j = ",
+    ),
+    "unwritten pad of small maps": Bug(
+        "fused_norm/tile.cuh",
+        "axis > 2 * first ? axis - 2 * first : 0",
+        "axis - 2 * first",
+        "    size = ",
     ),
     "unwritten channels": Bug(
-        "fused_norm_channels_last.cuh",
-        "columns.vector * N >= tile.channels",
-        "columns.vector * N >= tile.channels - N",
-        "  if (",
+        "fused_norm/forward.cuh",
+        "lane * C < again.channels",
+        "lane * C < again.channels - C",
+        "return ",
+    ),
+    "unwritten vector": Bug(
+        "fused_norm/forward.cuh",
+        "shown &= shown - 1",
+        "shown = 0",
+        "for (; shown != 0; ",
     ),
     "misaligned vector": Bug(
-        "fused_norm.cuh",
-        "misalignment<line_values<Storage>>(to)",
-        "0",
-        "const int shift = ",
+        "fused_norm/plan.h",
+        "reinterpret_cast<std::uintptr_t>(data) % vector_bytes == 0",
+        "true",
+        "  return ",
+    ),
+    "exchanges phases the wrong way": Bug(
+        "fused_norm/forward.cuh",
+        "upper ? words[k] : words[k + distance]",
+        "upper ? words[k + distance] : words[k]",
+        "__shfl_xor_sync(0xffffffffu, ",
+    ),
+    "reflects off by one": Bug(
+        "include/fastmunit/pad_index.h",
+        "row >= 1 && row <= pad ? 1 : 0",
+        "row >= 0 && row < pad ? 1 : 0",
+        "count_before = ",
+    ),
+    "loads twice": Bug(
+        "fused_norm/forward.cuh",
+        "widen(ld_global(x + place(pixel)))",
+        "0.5f * widen(ld_global(x + place(pixel))) + 0.5f * widen(ld_global(x + place(pixel)))",
+        "mine[u * block_threads] = ",
     ),
     "misaligned read": Bug(
-        "fused_norm_memory.cuh",
+        "include/fastmunit/fused_norm_backward_memory.cuh",
         "(i - row * chunks.divisor) * N - misalignment<N>(begin)",
         "(i - row * chunks.divisor) * N",
     ),
-    "reflects off by one": Bug(
-        "pad_index.h",
-        "-i",
-        "-i - 1",
-        "return i < 0 ? ",
+    "shared memory of the backward past its end": Bug(
+        "include/fastmunit/fused_norm_backward_plan.h",
+        "bytes_before_tiles(a.layout, tiling.channels) + values",
+        "values",
+        "    return ",
     ),
     "folds back off by one": Bug(
-        "pad_index.h",
+        "include/fastmunit/pad_index.h",
         "2 * (size - 1) - row",
         "2 * (size - 1) - row - 1",
         "behind = ",
     ),
     "tiles write one place": Bug(
-        "fused_norm_backward_sums.cuh",
+        "include/fastmunit/fused_norm_backward_sums.cuh",
         "tile.row_tile * arguments.planes() + plane",
         "plane",
-    ),
-    "stages twice": Bug(
-        "fused_norm.cuh",
-        "x.stage();",
-        "x.stage(); x.stage();",
     ),
 }
 # The copies are compiled for float32 alone, which takes a third of the time.
@@ -151,31 +218,37 @@ def plant(text: str, bug: Bug, number: int) -> str:
     return text.replace(bug.before + bug.right, bug.before + both)
 
 
+LAUNCHERS = ("fused_norm/launch.h", "include/fastmunit/fused_norm_backward_launch.cuh")
+
+
 def planted_headers() -> dict[str, str]:
-    """All headers by name, with all bugs in them."""
-    texts = {path.name: path.read_text() for path in HEADERS.iterdir()}
+    """All headers by their place in csrc, with all bugs in them."""
+    paths = [path for folder in ("fused_norm", "include/fastmunit") for path in (SOURCES / folder).iterdir()]
+    texts = {path.relative_to(SOURCES).as_posix(): path.read_text() for path in paths}
     for number, bug in enumerate(BUGS.values(), start=1):
         texts[bug.header] = plant(texts[bug.header], bug, number)
     for name in {bug.header for bug in BUGS.values()}:
         texts[name] = texts[name].replace("#pragma once\n", '#pragma once\n#include "planted.h"\n', 1)
-    launch = "fused_norm_launch.cuh"
-    assert texts[launch].count(OTHER_TYPES) == 1
-    texts[launch] = texts[launch].replace(OTHER_TYPES, "")
+    for launcher in LAUNCHERS:
+        assert texts[launcher].count(OTHER_TYPES) == 1
+        texts[launcher] = texts[launcher].replace(OTHER_TYPES, "")
     return texts
 
 
 @cache
 def planted_include() -> Path:
     """The folder to compile with, written where it is not up to date."""
-    include = ROOT / "build" / "planted" / "include"
-    folder = include / "fastmunit"
-    folder.mkdir(parents=True, exist_ok=True)
+    include = ROOT / "build" / "planted" / "sources"
+    include.mkdir(parents=True, exist_ok=True)
     with (include.parent / "lock").open("w") as lock:  # tests run in several processes
         fcntl.flock(lock, fcntl.LOCK_EX)
         texts = planted_headers()
-        for stale in {path.name for path in folder.iterdir()} - set(texts):
-            (folder / stale).unlink()
+        for path in [path for path in include.rglob("*") if path.is_file()]:
+            if path.relative_to(include).as_posix() not in texts:
+                path.unlink()
         for name, text in texts.items():
-            if not (folder / name).exists() or (folder / name).read_text() != text:
-                (folder / name).write_text(text)
+            path = include / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists() or path.read_text() != text:
+                path.write_text(text)
     return include

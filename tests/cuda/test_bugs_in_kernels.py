@@ -7,15 +7,18 @@ import torch
 
 from tests.cuda.emulated import SCHEDULES, EmulationError
 from tests.cuda.fused_norm_requests import backward, forward
-from tests.cuda.planted import BUGS, HEADERS, number_of, plant, planted_include
+from tests.cuda.planted import BUGS, SOURCES, number_of, plant, planted_include
 from tests.cuda.test_fused_norm_emulated import DEVICES, gradients_of, inputs_of, options_of, plain, plain_case
 
 NCHW = plain_case(h=10, w=11)
+ROWS = plain_case(n=1, c=1, h=5, w=32, pad=2)
 CHANNELS_LAST = plain_case(layout="channels_last", h=10, w=11)
-CLUSTERS = plain_case(device="small clusters", n=1, h=48, w=48)
-ODD_PLANES = plain_case(n=1, c=7, h=9, w=12)  # of 154 values: they begin and end within 16 bytes
+PHASES = plain_case(layout="channels_last", h=10, w=12, phases=True)
+SMALL_MAP = plain_case(n=1, c=2, h=5, w=5, pad=2)
+CLUSTERS = plain_case(device="small clusters", n=1, c=2, h=48, w=32)
+SPLIT = plain_case(device="small clusters", n=1, c=2, h=48, w=48)
 TINY = plain_case(n=1, c=2, h=6, w=6)
-TINY_CLUSTERS = plain_case(device="small clusters", n=1, c=1, h=48, w=32)
+TINY_CLUSTERS = plain_case(device="small clusters", n=1, c=1, h=20, w=20)
 
 
 def how(bug, sanitize):
@@ -24,7 +27,7 @@ def how(bug, sanitize):
 
 def forward_of(case, bug="", sanitize="", schedule="forward", count=False):
     """Padded, and the reply."""
-    options = {**how(bug, sanitize), "schedule": schedule, "count": count}
+    options = {**how(bug, sanitize), "schedule": schedule, "count": count, "shifts": case.get("shifts")}
     padded, _, _, reply = forward(*inputs_of(case), options_of(case), DEVICES[case["device"]], **options)
     return padded, reply
 
@@ -39,12 +42,12 @@ def is_right(case, bug="", **options):
     return torch.allclose(padded.double(), exact_of(case)[0], rtol=1e-4, atol=1e-4)
 
 
-def gradient_is_right(case, bug=""):
+def gradient_is_right(case, bug="", sanitize=""):
     x, weight, bias, residual = inputs_of(case)
     options, device = options_of(case), DEVICES[case["device"]]
     _, mean, rstd, _ = forward(x, weight, bias, residual, options, device)
     given = (*gradients_of(case), x, mean, rstd, weight, bias, residual is not None, options, device)
-    dx = backward(*given, **how(bug, ""))[0]
+    dx = backward(*given, **how(bug, sanitize))[0]
     return torch.allclose(dx.double(), exact_of(case)[1], rtol=1e-3, atol=1e-3)
 
 
@@ -54,17 +57,20 @@ def test_nothing_is_found_where_no_bug_is_taken(case, sanitize):
     assert is_right(case, sanitize=sanitize)
 
 
+ADDRESSES = "address,undefined"
 STOPPED = {
-    "reads past the end": (NCHW, "address,undefined", "heap-buffer-overflow"),
-    "writes past the end": (ODD_PLANES, "address,undefined", "heap-buffer-overflow"),
-    "shared memory past its end": (NCHW, "address,undefined", "heap-buffer-overflow"),
+    "reads past the end": (NCHW, ADDRESSES, "heap-buffer-overflow"),
+    "writes past the end": (ROWS, ADDRESSES, "heap-buffer-overflow"),
+    "shared memory past its end": (NCHW, ADDRESSES, "heap-buffer-overflow"),
     "missing barrier": (TINY, "thread", "data race"),
-    "missing barrier before reuse": (TINY, "thread", "data race"),
+    "missing barrier after sums": (TINY, "thread", "data race"),
     "missing cluster barrier": (TINY_CLUSTERS, "thread", "data race"),
-    "exits while others read": (CLUSTERS, "", "has exited"),
+    "exits while others read": (CLUSTERS, "", "others may still read"),
     "wrong mask": (NCHW, "", "the calling lane is not in the mask"),
-    "misaligned vector": (ODD_PLANES, "", "misaligned address"),
-    "misaligned read": ({**NCHW, "residual": "interior"}, "", "misaligned address"),
+    "misaligned vector": ({**CHANNELS_LAST, "shifts": {"x": 4}}, "", "misaligned address"),
+    "reads before it waits": (SPLIT, "", "reads what the previous one writes before it waits"),
+    "combines before it waits": (SPLIT, "", "reads what the previous one writes before it waits"),
+    "does not start the next launch": (SPLIT, "", "does not start it"),
 }
 
 
@@ -75,9 +81,29 @@ def test_the_kernel_is_stopped(bug):
         forward_of(case, bug, sanitize)
 
 
+STOPPED_IN_BACKWARD = {
+    "misaligned read": ({**NCHW, "gradient": "strided"}, "", "misaligned address"),
+    "shared memory of the backward past its end": (NCHW, ADDRESSES, "heap-buffer-overflow"),
+}
+
+
+@pytest.mark.parametrize("bug", STOPPED_IN_BACKWARD)
+def test_the_kernel_of_the_backward_is_stopped(bug):
+    case, sanitize, message = STOPPED_IN_BACKWARD[bug]
+    with pytest.raises(EmulationError, match=message):
+        gradient_is_right(case, bug, sanitize)
+
+
 WRONG = {
-    "unwritten output": partial(is_right, NCHW),
+    "union without counts": partial(is_right, SPLIT),
+    "tiles leave moments in one place": partial(is_right, SPLIT),
+    "unwritten column of the pad": partial(is_right, ROWS),
+    "unwritten row of the pad": partial(is_right, ROWS),
+    "unwritten corner of the pad": partial(is_right, NCHW),
+    "unwritten pad of small maps": partial(is_right, SMALL_MAP),
     "unwritten channels": partial(is_right, CHANNELS_LAST),
+    "unwritten vector": partial(is_right, {**CHANNELS_LAST, "device": "no tiles", "n": 1, "c": 16, "h": 60, "w": 3}),
+    "exchanges phases the wrong way": partial(is_right, PHASES),
     "reflects off by one": partial(is_right, CHANNELS_LAST),
     "folds back off by one": partial(gradient_is_right, NCHW),
     "tiles write one place": partial(gradient_is_right, {**CHANNELS_LAST, "device": "small tiles", "h": 24, "w": 24}),
@@ -105,17 +131,17 @@ def test_an_order_shows_the_missing_barrier(bug, case):
 
 
 def test_traffic_shows_what_is_read_twice():
-    (_, once), (_, twice) = forward_of(NCHW, count=True), forward_of(NCHW, "stages twice", count=True)
+    (_, once), (_, twice) = forward_of(NCHW, count=True), forward_of(NCHW, "loads twice", count=True)
     x = inputs_of(NCHW)[0]
     assert twice.bytes == once.bytes + x.numel() * x.element_size()
 
 
 def test_every_bug_is_found_by_some_check():
-    assert set(BUGS) == {*STOPPED, *WRONG, "stages twice"}
+    assert set(BUGS) == {*STOPPED, *STOPPED_IN_BACKWARD, *WRONG, "loads twice"}
 
 
 def test_a_bug_whose_place_is_gone_is_reported():
-    bug = BUGS["missing barrier"]
-    text = (HEADERS / bug.header).read_text()
+    bug = BUGS["missing cluster barrier"]
+    text = (SOURCES / bug.header).read_text()
     with pytest.raises(AssertionError, match="0 times instead of once"):
         plant(text.replace(bug.before + bug.right, ""), bug, 1)

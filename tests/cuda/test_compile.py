@@ -18,7 +18,8 @@ def nvcc():
 @pytest.mark.skipif(nvcc() is None, reason="there is no nvcc")
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_compiles_without_warnings(source, tmp_path):
-    command = [nvcc(), "-std=c++17", "-O3", "-c", source, "-o", tmp_path / "kernels.o", "-I", ROOT / "csrc" / "include"]
+    command = [nvcc(), "-std=c++17", "-O3", "-c", source, "-o", tmp_path / "kernels.o"]
+    command += ["-I", ROOT / "csrc", "-I", ROOT / "csrc" / "include"]
     command += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in (75, 86, 89, 120)]
     command += ["-Xptxas=-warn-spills,-warn-lmem-usage,-Werror"]
     command += ["-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror"]

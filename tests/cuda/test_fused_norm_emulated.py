@@ -16,16 +16,16 @@ DEVICES = {
     "H100": Device(132, 227 * 1024, 16),
     "A100": Device(108, 163 * 1024, 1),
     "RTX 4090": Device(128, 99 * 1024, 1),
-    "small clusters": Device(40, 6 * 1024, 16),
-    "small tiles": Device(8, 6 * 1024, 1),
-    "no tiles": Device(2, 1024, 1),
+    "small clusters": Device(40, 6 * 1024, 16, 1),
+    "small tiles": Device(8, 6 * 1024, 1, 1),
+    "no tiles": Device(2, 1024, 1, 2),
 }
 SIZES = (1, 2, 3, 7, 16, 33)
 AXES = {
     "n": (1, 2, 3),
     "c": (1, 3, 8, 16, 35),
     "h": SIZES,
-    "w": SIZES,
+    "w": (*SIZES, 32, 64),
     "layout": ("nchw", "channels_last"),
     "dtype": (torch.float32, torch.bfloat16, torch.float16),
     "statistics": ("instance", "layer", "none"),
@@ -146,6 +146,54 @@ def check(case, **how):
 @pytest.mark.parametrize("case", sample(160, seed=1), ids=case_id)
 def test_matches_float64(case):
     check(case)
+
+
+def check_forward(case, **how):
+    """Forward alone: its output and statistics."""
+    inputs = inputs_of(case)
+    padded = forward(*inputs, options_of(case), DEVICES[case["device"]], schedule=case["schedule"], **how)[0]
+    with torch.no_grad():
+        low = reference.fused_norm(*inputs[:3], residual=inputs[3], **asdict(options_of(case)))[0]
+        doubles = [None if t is None else t.double() for t in inputs]
+        exact = reference.fused_norm(*doubles[:3], residual=doubles[3], **asdict(options_of(case)))[0]
+    assert_as_exact_as(padded, low, exact, "padded")
+
+
+@pytest.mark.parametrize("pad_mode", ["reflect", "replicate", "zero"])
+@pytest.mark.parametrize("width", [32, 64, 128, 256, 512])
+def test_rows_of_words(width, pad_mode):
+    """NCHW float32 rows of a multiple of 32: the kernel that holds whole rows, in all of its modes."""
+    for device, statistics, height, pad in (
+        ("H100", "instance", 20, 1),
+        ("small clusters", "instance", 20, 3),
+        ("small tiles", "layer", 13, 2),
+        ("small tiles", "none", 9, 3),
+    ):
+        case = plain_case(n=1, c=2, h=height, w=width, pad=pad, pad_mode=pad_mode, statistics=statistics, device=device)
+        check_forward({**case, "activation": "leaky_relu", "residual": "interior" if pad == 1 else "absent"})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("channels", [8, 24, 40, 64])
+def test_vectors_of_phases(channels, dtype):
+    """channels_last maps whose 16 bytes hold channels of four pixels."""
+    for device, statistics, pad in (
+        ("H100", "layer", 3),
+        ("small clusters", "instance", 1),
+        ("small tiles", "layer", 2),
+    ):
+        case = plain_case(n=2, c=channels, h=10, w=14, pad=pad, statistics=statistics, device=device, dtype=dtype)
+        check_forward({**case, "layout": "channels_last", "phases": True, "activation": "relu", "parameters": "sample"})
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("size", [2, 3, 4, 7])
+def test_pad_that_reaches_across_the_map(size, layout):
+    """Maps smaller than 2 pad + 1: both sides of the pad show the same pixels."""
+    for pad in range(1, min(size, 4)):
+        for pad_mode in ("reflect", "replicate", "zero"):
+            check_forward(plain_case(h=size, w=size, pad=pad, pad_mode=pad_mode, layout=layout))
+            check_forward(plain_case(h=size, w=32, pad=pad, pad_mode=pad_mode, layout=layout))
 
 
 @pytest.mark.parametrize("device", list(DEVICES))

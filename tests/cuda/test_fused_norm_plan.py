@@ -1,4 +1,4 @@
-"""The launch table of fused_norm: every map is covered, fits, and MUNIT's are read once where a GPU can."""
+"""The launch table of fused_norm's backward: every map is covered, fits, and MUNIT's are read once where a GPU can."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ DEVICES["T4"] = Device(40, 64 * 1024, 1)
 
 @dataclass(frozen=True)
 class Plan:
-    """The launch table's answer; see csrc/include/fastmunit/fused_norm_plan.h."""
+    """The launch table's answer; see csrc/include/fastmunit/fused_norm_backward_plan.h."""
 
     channels: int
     channel_tiles: int

@@ -46,7 +46,7 @@ int main() {
     arguments.dtype = dtype;
     arguments.values = request.array("values");
     arguments.total = request.array("total");
-    emulator::Workspace partials(cuda::weighted_l1_partials(arguments));
+    emulator::Room partials(cuda::weighted_l1_partials(arguments));
     arguments.partials = partials.data();
     return cuda::weighted_l1(arguments, nullptr);
   });

@@ -87,12 +87,18 @@ void fused_norm(const FusedNorm& arguments, ParallelFor parallel_for);
 void fused_norm_backward(const FusedNormBackward& arguments, ParallelFor parallel_for);
 }  // namespace cpu
 
+// Room in the GPU's memory for what a call's kernels leave to each other: allocate(count, context) gives `count` doubles, aligned
+// to 16 bytes, that last until the kernels have ended.
+struct Workspace {
+  double* (*allocate)(std::int64_t count, void* context);
+  void* context;
+};
+
 // The launchers return null, or what CUDA says went wrong. `partials` has room for as many doubles as `..._partials` says;
 // `stream` is a cudaStream_t. float64 has no CUDA kernel.
 namespace cuda {
 struct Device;
-std::int64_t fused_norm_partials(const FusedNorm& arguments, const Device& device);
-const char* fused_norm(const FusedNorm& arguments, const Device& device, double* partials, void* stream);
+const char* fused_norm(const FusedNorm& arguments, const Device& device, Workspace workspace, void* stream);
 std::int64_t fused_norm_backward_partials(const FusedNormBackward& arguments, const Device& device);
 const char* fused_norm_backward(const FusedNormBackward& arguments, const Device& device, double* partials, void* stream);
 }  // namespace cuda

@@ -1,8 +1,8 @@
-// Backward of fused_norm for channels_last maps; tiles and threads as in fused_norm_channels_last.cuh.
+// Backward of fused_norm for channels_last maps; tiles and threads as in fused_norm_backward_pixels.cuh.
 #pragma once
 
 #include "fastmunit/fused_norm_backward_sums.cuh"
-#include "fastmunit/fused_norm_channels_last.cuh"
+#include "fastmunit/fused_norm_backward_pixels.cuh"
 
 namespace fastmunit::cuda {
 

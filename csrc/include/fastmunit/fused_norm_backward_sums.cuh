@@ -2,7 +2,7 @@
 // lines that give dx.
 #pragma once
 
-#include "fastmunit/fused_norm.cuh"
+#include "fastmunit/fused_norm_backward_runs.cuh"
 
 namespace fastmunit::cuda {
 

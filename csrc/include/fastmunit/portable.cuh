@@ -39,6 +39,34 @@ __device__ __forceinline__ void st_global(T* to, const T& value) {
   }
 }
 
+// A store that later loads may be moved ahead of, unlike those intrinsics.
+template <class T>
+__device__ __forceinline__ void st_plain(T* to, const T& value) {
+  if constexpr (sizeof(T) == 16 && alignof(T) == 16) {
+    uint4 bits;
+    memcpy(&bits, &value, sizeof(T));
+    *reinterpret_cast<uint4*>(to) = bits;
+  } else {
+    *to = value;
+  }
+}
+
+// Hides from the compiler that an index keeps its value: what is loaded from there is loaded anew instead of kept in registers.
+__device__ __forceinline__ void forget(unsigned& index) { asm volatile("" : "+r"(index)); }
+
+// Programmatic dependent launch: lets the next kernel of the stream, if it was launched as dependent, start before this one
+// ends. That kernel may read what this one writes only after wait_for_previous_launch().
+__device__ __forceinline__ void start_dependent_launch() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous_launch() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 
 // This block's number in its cluster.
@@ -49,6 +77,10 @@ __device__ __forceinline__ void cluster_sync() {
   __cluster_barrier_arrive();
   __cluster_barrier_wait();
 }
+// The same in two halves, where nothing that was written has to be seen: cluster_wait() returns once all threads have called
+// cluster_arrive().
+__device__ __forceinline__ void cluster_arrive() { __cluster_barrier_arrive_relaxed(); }
+__device__ __forceinline__ void cluster_wait() { __cluster_barrier_wait(); }
 
 // What lies in the shared memory of block `rank` of the cluster where `mine` lies in this one's.
 template <class T>

@@ -24,18 +24,21 @@ inline fastmunit::Layout layout(const std::string& name) {
   fail("unknown layout");
 }
 
-// Room for `count` doubles, as the binding allocates it: NaN at first.
-class Workspace {
+// Room for doubles, as the binding allocates it: NaN at first.
+class Room {
  public:
-  explicit Workspace(std::int64_t count) {
+  Room() = default;
+  explicit Room(std::int64_t count) { allocate(count); }
+  ~Room() { std::free(room_); }
+  Room(const Room&) = delete;
+  Room& operator=(const Room&) = delete;
+  double* data() const { return static_cast<double*>(room_); }
+  double* allocate(std::int64_t count) {
     const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(double);
     if (posix_memalign(&room_, 256, bytes > 0 ? bytes : 1) != 0) fail("out of memory");
     std::memset(room_, 0xff, bytes);
+    return data();
   }
-  ~Workspace() { std::free(room_); }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  double* data() const { return static_cast<double*>(room_); }
 
  private:
   void* room_ = nullptr;

@@ -62,13 +62,25 @@ __attribute__((noinline)) void st_global(T* to, const T& value, EMULATOR_CALLER)
   *to = value;
 }
 
+template <class T>
+__attribute__((noinline)) void st_plain(T* to, const T& value, EMULATOR_CALLER) {
+  emulator::global_access(to, sizeof(T), alignof(T), true, __builtin_return_address(0), file, line);
+  *to = value;
+}
+
+inline void forget(unsigned&) {}
+
 // --- Barriers, shuffles and votes -------------------------------------------------------------------------------------
 
 inline void __syncthreads(EMULATOR_CALLER) { emulator::barrier(false, file, line); }
 inline int __syncthreads_count(int vote, EMULATOR_CALLER) { return emulator::barrier(vote != 0, file, line); }
 inline int __syncthreads_or(int vote, EMULATOR_CALLER) { return emulator::barrier(vote != 0, file, line) != 0; }
 inline int __syncthreads_and(int vote, EMULATOR_CALLER) { return emulator::barrier(vote == 0, file, line) == 0; }
+inline void cluster_arrive() { emulator::cluster_arrive(); }
+inline void cluster_wait(EMULATOR_CALLER) { emulator::cluster_wait(file, line); }
 inline void cluster_sync(EMULATOR_CALLER) { emulator::cluster_barrier(file, line); }
+inline void start_dependent_launch() { emulator::start_dependent_launch(); }
+inline void wait_for_previous_launch() { emulator::wait_for_previous_launch(); }
 inline int cluster_rank() { return static_cast<int>(emulator::running().block->rank); }
 template <class T>
 T* of_cluster_block(T* mine, int rank) {
@@ -137,6 +149,14 @@ inline int __all_sync(unsigned mask, int vote, EMULATOR_CALLER) {
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 inline float __fdividef(float a, float b) { return a / b; }
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const std::uint64_t bytes = static_cast<std::uint64_t>(y) << 32 | x;
+  unsigned result = 0;
+  for (unsigned k = 0; k < 4; ++k) {
+    result |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * k & 7u) & 0xffu) << 8 * k;
+  }
+  return result;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -45,6 +46,9 @@ struct Fiber {
   uint3 index;
   const char* file = nullptr;  // where it waits
   int line = 0;
+  bool cluster_arrived = false;
+  unsigned cluster_round = 0;  // that it arrived in
+  bool waited_for_previous_launch = false;
   unsigned lane() const { return rank % lanes; }
   unsigned warp() const { return rank / lanes; }
 };
@@ -77,6 +81,7 @@ struct Shape {
   unsigned blocks, threads;
   std::size_t shared_bytes = 0;
   unsigned cluster = 1;
+  bool dependent = false;  // the launch may start before the previous one ends
 };
 
 struct Machine {
@@ -89,6 +94,10 @@ struct Machine {
   std::vector<Block> blocks;
   Fiber* current = nullptr;
   unsigned alive = 0, at_cluster_barrier = 0, cluster_round = 0;
+  // Whether the launch that runs lets the next one start, the places that it writes, and those of the launches before in a
+  // chain of dependent ones.
+  bool starts_dependent_launch = false;
+  std::unordered_set<std::uintptr_t> written, written_before;
   char* cluster_order = nullptr;
   char* end_order = nullptr;
   Context host;
@@ -213,15 +222,48 @@ EMULATOR_UNWATCHED inline void release_cluster() {
   ++machine.cluster_round;
 }
 
+// Comes to the cluster's barrier; cluster_wait returns once all threads have.
+EMULATOR_UNWATCHED inline void cluster_arrive() {
+  Fiber& fiber = running();
+  if (fiber.cluster_arrived) fail("a thread arrives at the barrier of its cluster twice without waiting");
+  fiber.cluster_arrived = true;
+  fiber.cluster_round = machine.cluster_round;
+  release(machine.cluster_order + machine.cluster_round % 2);
+  if (++machine.at_cluster_barrier == machine.alive) release_cluster();
+}
+
+EMULATOR_UNWATCHED inline void cluster_wait(const char* file, int line) {
+  Fiber& fiber = running();
+  if (!fiber.cluster_arrived) fail("a thread waits at the barrier of its cluster without having arrived");
+  fiber.cluster_arrived = false;
+  if (fiber.cluster_round == machine.cluster_round) wait(Waiting::at_cluster_barrier, file, line);
+  acquire(machine.cluster_order + fiber.cluster_round % 2);
+}
+
 EMULATOR_UNWATCHED inline void cluster_barrier(const char* file, int line) {
-  const unsigned round = machine.cluster_round % 2;
-  release(machine.cluster_order + round);
-  if (++machine.at_cluster_barrier == machine.alive) {
-    release_cluster();
-  } else {
-    wait(Waiting::at_cluster_barrier, file, line);
+  cluster_arrive();
+  cluster_wait(file, line);
+}
+
+// --- Dependent launches -----------------------------------------------------------------------------------------------
+
+// Launches run one after the other here. What a dependent one would read too early is found by address.
+constexpr std::uintptr_t tracked_bytes = 16;
+
+EMULATOR_UNWATCHED inline void start_dependent_launch() { machine.starts_dependent_launch = true; }
+
+EMULATOR_UNWATCHED inline void wait_for_previous_launch() { running().waited_for_previous_launch = true; }
+
+EMULATOR_UNWATCHED inline void check_dependence(const void* address, bool store, const char* file, int line) {
+  const Unwatched unwatched;
+  const std::uintptr_t place = reinterpret_cast<std::uintptr_t>(address) / tracked_bytes;
+  if (machine.shape.dependent && !running().waited_for_previous_launch &&
+      (store || machine.written_before.count(place) != 0)) {
+    std::fprintf(stderr, "emulator: %s:%d\n", file, line);
+    fail(store ? "a dependent launch writes before it waits for the previous one"
+               : "a dependent launch reads what the previous one writes before it waits");
   }
-  acquire(machine.cluster_order + round);
+  if (store && machine.starts_dependent_launch) machine.written.insert(place);
 }
 
 // Each lane of `mask` leaves a value; returns those of all, valid until the lane's next collective. Only `syncwarp` orders
@@ -318,6 +360,7 @@ EMULATOR_UNWATCHED inline void global_access(const void* address, std::size_t by
     std::fprintf(stderr, "emulator: %s:%d\n", file, line);
     fail("misaligned address");
   }
+  if (machine.shape.dependent || machine.starts_dependent_launch) check_dependence(address, store, file, line);
   if (traffic.counting) {
     const Fiber& fiber = running();
     const unsigned warp = static_cast<unsigned>(&fiber - machine.fibers.data()) / lanes;
@@ -334,6 +377,7 @@ EMULATOR_UNWATCHED inline void global_access(const void* address, std::size_t by
   Fiber& fiber = running();
   Block& block = *fiber.block;
   release(machine.end_order);
+  if (fiber.cluster_arrived) fail("a thread ends without waiting at its cluster's barrier: others may still read");
   fiber.waiting = Waiting::done;
   fiber.file = nullptr;
   --machine.alive;
@@ -363,6 +407,7 @@ inline void start_block(Block& block, unsigned rank, unsigned index) {
     fiber.block = &block;
     fiber.rank = i;
     fiber.index = {i, 0, 0};
+    fiber.cluster_arrived = fiber.waited_for_previous_launch = false;
     fiber.waiting = Waiting::no;
     fiber.file = nullptr;
 #if defined(EMULATOR_TSAN)
@@ -411,7 +456,15 @@ inline void launch(const Shape& shape, std::function<void()> kernel) {
   }
   if (shape.shared_bytes > max_shared_bytes) fail("invalid launch: more than 227 KiB of dynamic shared memory");
   const Unwatched unwatched;
+  if (shape.dependent && !m.starts_dependent_launch) fail("invalid launch: the launch before a dependent one does not start it");
   ++traffic.launches;
+  if (shape.dependent) {
+    m.written_before.merge(m.written);
+  } else {
+    m.written_before.clear();
+  }
+  m.written.clear();
+  m.starts_dependent_launch = false;
   m.shape = shape;
   m.grid = dim3(shape.blocks);
   m.block = dim3(shape.threads);

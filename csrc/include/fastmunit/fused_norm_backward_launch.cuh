@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "fastmunit/fused_norm_plan.h"
+#include "fastmunit/fused_norm_backward_plan.h"
 #include "fastmunit/launch.cuh"
 
 namespace fastmunit::cuda {

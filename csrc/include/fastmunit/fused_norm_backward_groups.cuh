@@ -1,8 +1,8 @@
-// Statistics and sums of a group from those of the tiles of a cluster, through distributed shared memory.
+// Sums of a group from those of the tiles of a cluster, through distributed shared memory.
 #pragma once
 
 #include "fastmunit/fused_norm_formulas.h"
-#include "fastmunit/fused_norm_tiles.h"
+#include "fastmunit/fused_norm_backward_tiles.h"
 #include "fastmunit/portable.cuh"
 
 namespace fastmunit::cuda {
@@ -41,21 +41,5 @@ class GroupBlocks {
 
   const int count;
 };
-
-// The moments of the union of `count` sets: moments(i), of values(i) values each.
-template <class MomentsOf, class ValuesOf>
-__device__ inline Moments union_of(int count, MomentsOf moments, ValuesOf values) {
-  double total = 0.0, sum = 0.0;
-  for (int i = 0; i < count; ++i) {
-    total += values(i);
-    sum += values(i) * moments(i).mean;
-  }
-  Moments all = {sum / total, 0.0};
-  for (int i = 0; i < count; ++i) {
-    const Moments set = moments(i);
-    all.squares += set.squares + values(i) * (set.mean - all.mean) * (set.mean - all.mean);
-  }
-  return all;
-}
 
 }  // namespace fastmunit::cuda

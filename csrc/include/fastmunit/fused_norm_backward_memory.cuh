@@ -2,7 +2,7 @@
 #pragma once
 
 #include "fastmunit/division.h"
-#include "fastmunit/fused_norm_tiles.h"
+#include "fastmunit/fused_norm_backward_tiles.h"
 #include "fastmunit/vectors.cuh"
 
 namespace fastmunit::cuda {
@@ -28,25 +28,6 @@ __device__ inline Value fetch(const Value* from) {
 template <bool staged, class Storage>
 __device__ inline float fetch_float(const Storage* from) {
   return widen(fetch<staged>(from));
-}
-
-// Calls visit(value) with each of `count` values that lie side by side, in 16-byte steps where they are aligned.
-template <bool staged, class Storage, class Visit>
-__device__ inline void for_values(const Storage* from, int count, Visit visit) {
-  constexpr int N = vector_values<Storage>;
-  using V = Chunk<Storage, N>;
-  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  int head = (N - misalignment<N>(from)) % N;
-  head = head < count ? head : count;
-  const int whole = (count - head) / N, tail = head + whole * N;
-  if (thread < head) visit(fetch_float<staged>(from + thread));
-  const V* vectors = reinterpret_cast<const V*>(from + head);
-  for (int i = thread; i < whole; i += threads) {
-    const V vector = fetch<staged>(vectors + i);
-#pragma unroll
-    for (int k = 0; k < N; ++k) visit(widen(vector.values[k]));
-  }
-  if (thread < count - tail) visit(fetch_float<staged>(from + tail + thread));
 }
 
 // Copies `count` values that lie side by side from global to shared memory, or back; `to` is as far behind a multiple of 16

@@ -11,7 +11,7 @@
 
 #include "fastmunit/device.h"
 #include "fastmunit/fused_norm.h"
-#include "fastmunit/fused_norm_tiles.h"
+#include "fastmunit/fused_norm_backward_tiles.h"
 
 namespace fastmunit::cuda {
 

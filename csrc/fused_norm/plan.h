@@ -1,0 +1,169 @@
+// The launch table of fused_norm's CUDA kernels: from a map and a GPU to kernel, tiles, clusters and grid. Host code without CUDA.
+//
+// A block of 256 threads holds a tile of one slice of channels of one sample. A group (a plane for instance norm, a sample for
+// MUNIT's layer norm) that fits in one block, or in a cluster of up to 8, is read once, by one kernel in mode `whole`. Any other
+// is read twice: `reduce` writes the moments of tiles, `combine` those of groups, `apply` the result.
+#pragma once
+
+#include <cstdint>
+
+#include "fastmunit/device.h"
+#include "fastmunit/division.h"
+#include "fastmunit/fused_norm.h"
+
+namespace fastmunit::cuda::norm {
+
+enum class Mode { whole, reduce, apply };
+
+// rows: NCHW, a warp takes rows of a multiple of 32 columns. pixels: channels_last, 16 bytes of channels per thread and access.
+// any: every other map, value by value.
+enum class Kernel { rows, pixels, any };
+
+constexpr int block_threads = 256, block_warps = block_threads / 32;
+constexpr int tile_values = 32;   // of each thread, of rows and any
+constexpr int tile_vectors = 8;   // of each thread, of pixels
+constexpr int vector_bytes = 16;
+constexpr int largest_cluster = 8;  // the largest size that every GPU with clusters supports
+constexpr int largest_row_words = 16;  // of 32 columns, in kernel `rows`
+
+// How a launch covers a map. A step is what the block's threads access at once: `step_pixels` pixels of `lanes` threads each.
+struct Plan {
+  Kernel kernel;
+  bool split;        // reduce, combine and apply instead of one launch
+  int lanes;         // threads that share a pixel
+  int channels;      // of a slice
+  int slices;        // of the channels of a sample
+  int step_pixels;
+  int steps;         // of a tile
+  int tiles;         // of a slice
+  int cluster;       // blocks that hold a group in mode whole
+  std::int64_t blocks;
+
+  std::int64_t tile_pixels() const { return static_cast<std::int64_t>(steps) * step_pixels; }
+  int tiles_of_group(const FusedNormOptions& a) const { return tiles * (a.statistics == Statistics::layer ? slices : 1); }
+  std::int64_t groups(const FusedNormOptions& a) const {
+    return a.batch * (a.statistics == Statistics::layer ? 1 : a.channels);
+  }
+};
+
+inline int value_bytes(DataType dtype) { return dtype == DataType::float32 ? 4 : 2; }
+
+// Whether 16 bytes of channels of a channels_last map may be accessed at once at every pixel. Absent maps do not matter.
+inline bool takes_vectors(const void* data, const FusedNormOptions& a) {
+  return reinterpret_cast<std::uintptr_t>(data) % vector_bytes == 0 && a.channels * value_bytes(a.dtype) % vector_bytes == 0;
+}
+inline bool takes_vectors(const StridedMap& map, const FusedNormOptions& a) {
+  const int values = vector_bytes / value_bytes(a.dtype);
+  return map.data == nullptr || (takes_vectors(map.data, a) && map.sample_stride % values == 0 &&
+                                 map.row_stride % values == 0 && map.column_stride % values == 0);
+}
+
+// Kernel `rows` counts columns in words of 32; this is how many a row has, or 0 where the kernel does not take the map.
+inline int words_of_row(const FusedNormOptions& a) {
+  if (a.layout != Layout::nchw || a.phases || a.dtype != DataType::float32 || a.width % 32 != 0) return 0;
+  const std::int64_t words = a.width / 32;
+  return words <= largest_row_words && (words & (words - 1)) == 0 ? static_cast<int>(words) : 0;
+}
+
+// Null, or why the kernels cannot take the map: they count the pixels of a plane in 32 bits.
+inline const char* refusal(const FusedNormOptions& a) {
+  constexpr std::int64_t limit = INT32_MAX - (std::int64_t{1} << 16);
+  const std::int64_t height = a.height + 2 * max_pad, width = a.width + 2 * max_pad;
+  if (width > limit || height > limit / width) return "expected planes of less than 2^31 pixels";
+  if (a.channels > limit / 4) return "expected less than 2^29 channels";
+  return nullptr;
+}
+
+class Planner {
+ public:
+  // `vectors`: takes_vectors holds for all maps, and no map but x has phases.
+  Planner(const FusedNormOptions& options, const Device& gpu, bool vectors)
+      : a(options), device(gpu), words_(words_of_row(options)), vectors_(vectors && options.layout == Layout::channels_last) {}
+
+  Plan plan() const {
+    const int limit = device.cluster < largest_cluster ? device.cluster : largest_cluster;
+    Plan best = shape(most_lanes());
+    if (a.statistics == Statistics::none) return finish(best, best.tiles, false);
+    for (int lanes = most_lanes(); lanes >= least_lanes(); lanes /= 2) {
+      Plan plan = shape(lanes);
+      if (plan.tiles_of_group(a) > limit) continue;
+      int tiles = plan.tiles;
+      const int of_group = plan.tiles_of_group(a) / plan.tiles;
+      while (a.batch * plan.slices * tiles < device.multiprocessors && 2 * tiles * of_group <= limit &&
+             2 * tiles <= all_steps(plan)) {
+        tiles *= 2;
+      }
+      plan = finish(plan, tiles, false);
+      if (best.cluster == 0 || plan.blocks > best.blocks) best = plan;
+      if (10 * best.blocks >= 9 * device.multiprocessors) break;
+    }
+    return best.cluster > 0 ? best : finish(best, best.tiles, true);
+  }
+
+ private:
+  static std::int64_t quotient_up(std::int64_t count, std::int64_t by) { return (count + by - 1) / by; }
+  static int power_of_2_up(std::int64_t count, int most) {
+    int power = 1;
+    while (power < count && power < most) power *= 2;
+    return power;
+  }
+
+  // Pixels that kernels count: with phases, `pixels` counts those of x.
+  std::int64_t pixels() const { return a.height * a.width / (vectors_ && a.phases ? 4 : 1); }
+  int lane_channels() const {
+    if (!vectors_) return 1;
+    return vector_bytes / value_bytes(a.dtype) / (a.phases ? 4 : 1);
+  }
+  int most_lanes() const {
+    if (a.layout == Layout::nchw) return 1;
+    return power_of_2_up(quotient_up(a.channels, lane_channels()), vectors_ ? (a.phases ? 8 : 4) : 32);
+  }
+  // 32 bytes of channels, a sector of memory. With phases four threads make one vector of the result.
+  int least_lanes() const {
+    if (!vectors_) return most_lanes();
+    const int least = a.phases ? 8 : 2;
+    return least < most_lanes() ? least : most_lanes();
+  }
+
+  std::int64_t all_steps(const Plan& plan) const {
+    return words_ > 0 ? quotient_up(a.height, block_warps) : quotient_up(pixels(), plan.step_pixels);
+  }
+
+  // The largest tiles. cluster is still 0.
+  Plan shape(int lanes) const {
+    Plan plan = {};
+    plan.kernel = words_ > 0 ? Kernel::rows : (vectors_ ? Kernel::pixels : Kernel::any);
+    plan.lanes = lanes;
+    plan.channels = lanes * lane_channels();
+    plan.slices = static_cast<int>(quotient_up(a.channels, plan.channels));
+    plan.step_pixels = words_ > 0 ? block_warps * static_cast<int>(a.width) : block_threads / lanes;
+    const int held = words_ > 0 ? tile_values / words_ : (vectors_ ? tile_vectors : tile_values);
+    const int most = held < device.most_steps ? held : device.most_steps;
+    plan.tiles = static_cast<int>(quotient_up(all_steps(plan), most));
+    return plan;
+  }
+
+  // Tiles of equal steps, as many as `tiles` or so; where the number is free, enough for two blocks per multiprocessor. In
+  // channels_last each tile leaves the moments of all its channels: there, one block per multiprocessor.
+  Plan finish(Plan plan, int tiles, bool split) const {
+    const std::int64_t all = all_steps(plan);
+    plan.split = split;
+    if (split || a.statistics == Statistics::none) {
+      const bool moments_of_channels = split && a.statistics == Statistics::instance && a.layout == Layout::channels_last;
+      const int blocks = (moments_of_channels ? 1 : 2) * device.multiprocessors;
+      while (a.batch * plan.slices * tiles < blocks && 2 * tiles <= all) tiles *= 2;
+    }
+    plan.steps = static_cast<int>(quotient_up(all, tiles));
+    plan.tiles = static_cast<int>(quotient_up(all, plan.steps));
+    plan.cluster = split || a.statistics == Statistics::none ? 1 : plan.tiles_of_group(a);
+    plan.blocks = a.batch * plan.slices * plan.tiles;
+    return plan;
+  }
+
+  const FusedNormOptions& a;
+  const Device device;
+  const int words_;
+  const bool vectors_;
+};
+
+}  // namespace fastmunit::cuda::norm

@@ -1,0 +1,315 @@
+// What the CUDA kernels of fused_norm share: a block's tile, 16 bytes of channels, the activation, coefficients, and the moments
+// of tiles and groups.
+#pragma once
+
+#include "fastmunit/fused_norm_formulas.h"
+#include "fastmunit/pad_index.h"
+#include "fastmunit/vectors.cuh"
+#include "fused_norm/plan.h"
+
+namespace fastmunit::cuda::norm {
+
+// --- Tiles ------------------------------------------------------------------------------------------------------------
+
+// What kernels know of a launch beside the map.
+struct Cover {
+  Division by_tiles, by_slices, by_width;  // width of the result
+  int lanes, channels, slices, step_pixels, steps, tiles, cluster;
+  unsigned in_order[2] = {0x3210, 0x3210};  // of repacked: different numbers for two uses
+  double share;  // of a squared deviation in the variance of its group
+
+  Cover(const Plan& plan, const FusedNormOptions& a)
+      : by_tiles(plan.tiles),
+        by_slices(plan.slices),
+        by_width(static_cast<int>(a.width)),
+        lanes(plan.lanes),
+        channels(plan.channels),
+        slices(plan.slices),
+        step_pixels(plan.step_pixels),
+        steps(plan.steps),
+        tiles(plan.tiles),
+        cluster(plan.cluster),
+        share(1.0 / (a.statistics == Statistics::layer ? static_cast<double>(a.channels * a.height * a.width) - 1.0
+                                                       : static_cast<double>(a.height * a.width))) {}
+};
+
+// The tile of a block: pixels [first, end) of a plane, in all channels [channel, channel + channels) of a sample.
+struct Tile {
+  int sample, channel, channels, slice, index, first, end;
+};
+
+__device__ inline Tile tile_of(const FusedNormOptions& a, const Cover& cover, int pixels) {
+  Tile tile;
+  const int slices = cover.by_tiles.quotient(static_cast<int>(blockIdx.x));
+  tile.index = static_cast<int>(blockIdx.x) - slices * cover.tiles;
+  tile.sample = cover.by_slices.quotient(slices);
+  tile.slice = slices - tile.sample * cover.slices;
+  tile.channel = tile.slice * cover.channels;
+  const int left = static_cast<int>(a.channels) - tile.channel, size = cover.steps * cover.step_pixels;
+  tile.channels = left < cover.channels ? left : cover.channels;
+  tile.first = tile.index * size;
+  tile.end = pixels - tile.first < size ? pixels : tile.first + size;
+  return tile;
+}
+
+// The first group of a tile: the others are those of its next channels.
+__device__ inline std::int64_t group_of_tile(const FusedNormOptions& a, const Tile& tile) {
+  const std::int64_t sample = tile.sample;
+  return a.statistics == Statistics::layer ? sample : sample * a.channels + tile.channel;
+}
+// The tile's number among those of its groups.
+__device__ inline int number_in_group(const FusedNormOptions& a, const Cover& cover, const Tile& tile) {
+  return a.statistics == Statistics::layer ? tile.slice * cover.tiles + tile.index : tile.index;
+}
+
+// --- Values -----------------------------------------------------------------------------------------------------------
+
+// 16 bytes of values in the registers that they were loaded into.
+struct alignas(16) Vector {
+  unsigned words[4];
+};
+
+__device__ inline __nv_bfloat162 narrowed_pair(float first, float second, __nv_bfloat16) {
+  return __floats2bfloat162_rn(first, second);
+}
+__device__ inline __half2 narrowed_pair(float first, float second, __half) { return __floats2half2_rn(first, second); }
+
+// The two values of a word, without taking the word apart: its halves would take two registers.
+__device__ inline void widen_pair(unsigned word, float& first, float& second, __nv_bfloat16) {
+  const unsigned bits[] = {word << 16, word & 0xffff0000u};
+  memcpy(&first, &bits[0], sizeof(first));
+  memcpy(&second, &bits[1], sizeof(second));
+}
+__device__ inline void widen_pair(unsigned word, float& first, float& second, __half) {
+  __half2 pair;
+  memcpy(&pair, &word, sizeof(pair));
+  first = __low2float(pair);
+  second = __high2float(pair);
+}
+
+template <class Storage>
+__device__ inline void unpack(const Vector& vector, float (&values)[vector_values<Storage>]) {
+  if constexpr (sizeof(Storage) == 4) {
+    memcpy(values, vector.words, sizeof(values));
+  } else {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) widen_pair(vector.words[k], values[2 * k], values[2 * k + 1], Storage{});
+  }
+}
+
+// The same 16 bytes. `in_order` is 0x3210, which the compiler does not know: it unpacks what comes from here anew instead of
+// keeping the values of the unpacking before, which take twice as many registers.
+template <class Storage>
+__device__ inline Vector repacked(const Vector& vector, unsigned in_order) {
+  if constexpr (sizeof(Storage) == 4) {
+    return vector;
+  } else {
+    Vector result;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) result.words[k] = __byte_perm(vector.words[k], 0, in_order);
+    return result;
+  }
+}
+
+template <class Storage>
+__device__ inline Vector pack(const float (&values)[vector_values<Storage>]) {
+  Vector vector;
+  if constexpr (sizeof(Storage) == 4) {
+    memcpy(vector.words, values, sizeof(values));
+  } else {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const auto pair = narrowed_pair(values[2 * k], values[2 * k + 1], Storage{});
+      memcpy(&vector.words[k], &pair, sizeof(unsigned));
+    }
+  }
+  return vector;
+}
+
+// Affine<float> of a plane, in memory.
+struct PlaneAffine {
+  float center, scale, shift;
+};
+
+// weight or bias of a channel.
+__device__ inline double coefficient(const Coefficients& of, std::int64_t n, std::int64_t c, double absent) {
+  if (of.data == nullptr) return absent;
+  const std::int64_t at = n * of.sample_stride + c * of.channel_stride;
+  switch (of.dtype) {
+    case DataType::float32:
+      return ld_global(static_cast<const float*>(of.data) + at);
+    case DataType::float64:
+      return ld_global(static_cast<const double*>(of.data) + at);
+    case DataType::bfloat16:
+      return widen(ld_global(static_cast<const __nv_bfloat16*>(of.data) + at));
+    case DataType::float16:
+      return widen(ld_global(static_cast<const __half*>(of.data) + at));
+  }
+  return absent;
+}
+
+// Replaces z by the activation of z. NaN stays NaN.
+template <int count>
+__device__ inline void activate(const FusedNormOptions& a, float (&z)[count]) {
+  if (a.activation == Activation::relu) {
+#pragma unroll
+    for (int k = 0; k < count; ++k) z[k] = z[k] <= 0.0f ? 0.0f : z[k];
+  } else if (a.activation == Activation::leaky_relu) {
+    const float slope = static_cast<float>(a.negative_slope);
+#pragma unroll
+    for (int k = 0; k < count; ++k) z[k] = z[k] > 0.0f ? z[k] : z[k] * slope;
+  }
+}
+
+// Whether the pad shows pixel `at` of `size` ones, seen from one axis. All of a map that is smaller than its pad's reach is.
+struct Reach {
+  int first, size;  // what the pad does not show
+
+  __device__ Reach(const FusedNormOptions& a, int axis) {
+    first = a.pad == 0 ? 0 : (a.pad_mode == PadMode::reflect ? a.pad + 1 : 1);
+    size = axis > 2 * first ? axis - 2 * first : 0;
+  }
+  __device__ bool shows(int at) const { return static_cast<unsigned>(at - first) >= static_cast<unsigned>(size); }
+};
+
+// Calls write(row, column) with the places of the pad that show a pixel or, where it is zero, that lie beside it.
+template <class Write>
+__device__ inline void for_pad_targets(const FusedNormOptions& a, int row, int column, Write write) {
+  const PadMode mode = a.pad_mode == PadMode::zero ? PadMode::replicate : a.pad_mode;
+  const PadTargets rows(row, static_cast<int>(a.height), a.pad, mode);
+  const PadTargets columns(column, static_cast<int>(a.width), a.pad, mode);
+#pragma unroll 1
+  for (int i = 0; i < rows.count(); ++i) {
+#pragma unroll 1
+    for (int j = i == 0 ? 1 : 0; j < columns.count(); ++j) write(rows[i], columns[j]);
+  }
+}
+
+// --- Sums over a block ------------------------------------------------------------------------------------------------
+
+template <int width>
+__device__ inline float sum_of_lanes(float value) {
+#pragma unroll
+  for (int offset = width / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
+  return value;
+}
+
+// The most values that lane_sums gives.
+constexpr int most_lane_sums = 128;
+
+// Sums over the threads with the same threadIdx.x % lanes, in an order that nothing but `lanes` decides: sums[lane * count + k].
+// `lanes` is a power of 2. `scratch` has room for block_warps * most_lane_sums floats.
+template <int count>
+__device__ inline void lane_sums(float (&values)[count], int lanes, float* scratch, float* sums) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32, columns = lanes * count;
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    if (offset >= lanes) {
+#pragma unroll
+      for (int k = 0; k < count; ++k) values[k] += __shfl_xor_sync(0xffffffffu, values[k], offset);
+    }
+  }
+  if (lane < lanes) {
+#pragma unroll
+    for (int k = 0; k < count; ++k) scratch[warp * columns + lane * count + k] = values[k];
+  }
+  __syncthreads();
+  if (thread < columns) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int w = 0; w < block_warps; ++w) sum += scratch[w * columns + thread];
+    sums[thread] = sum;
+  }
+  __syncthreads();
+}
+
+// --- Moments of tiles and groups --------------------------------------------------------------------------------------
+
+// The mean of a tile is center + offset: more digits than one float where it is large beside the deviations.
+struct alignas(16) TileMoments {
+  float center, offset;
+  float squares;  // sum of squared deviations from the mean
+  float count;
+};
+
+// From the sums of deviations from a center near the mean, and of their squares.
+__device__ inline TileMoments moments_about(float center, float deviations, float squares, float count) {
+  const float offset = __fdividef(deviations, count), centered = squares - deviations * offset;
+  return {center, offset, centered > 0.0f || centered != centered ? centered : 0.0f, count};
+}
+
+// The moments of the union of those of `width` neighboring lanes; a count of 0 is none.
+template <int width>
+__device__ inline TileMoments union_of_lanes(TileMoments mine) {
+  const int first = static_cast<int>(threadIdx.x) % 32 / width * width;
+  const float center = __shfl_sync(0xffffffffu, mine.center, first);
+  const float difference = mine.count > 0.0f ? mine.center - center + mine.offset : 0.0f;
+  const float count = sum_of_lanes<width>(mine.count);
+  const float offset = __fdividef(sum_of_lanes<width>(mine.count * difference), count), deviation = difference - offset;
+  const float squares = mine.count > 0.0f ? mine.squares + mine.count * deviation * deviation : 0.0f;
+  return {center, offset, sum_of_lanes<width>(squares), count};
+}
+
+// 1 / sqrt(value) and 1 / value, from those of floats by a step of Newton's method, to 1e-13: the functions for doubles are calls, which would take
+// registers from the tile.
+__device__ inline double inverse_root(double value) {
+  const float seed = rsqrtf(static_cast<float>(value));
+  double inverse = seed;
+  if (!(seed > 0.0f && seed < INFINITY)) return inverse;
+  return inverse * (1.5 - 0.5 * value * inverse * inverse);
+}
+__device__ inline double inverse_of(double value) {
+  const float seed = __fdividef(1.0f, static_cast<float>(value));
+  double inverse = seed;
+  if (!(seed > 0.0f && seed < INFINITY)) return inverse;
+  return inverse * (2.0 - value * inverse);
+}
+
+// The statistics of a group, as group_of of fused_norm_formulas.h gives them.
+__device__ inline Group group_of(const FusedNormOptions& a, const Cover& cover, const TileMoments& moments) {
+  const bool layer = a.statistics == Statistics::layer;
+  const double variance = static_cast<double>(moments.squares) * cover.share + (layer ? 0.0 : a.eps);
+  double rstd = inverse_root(variance);
+  if (layer) rstd = inverse_of((variance > 0.0 ? variance * rstd : variance) + a.eps);
+  return {static_cast<double>(moments.center) + static_cast<double>(moments.offset), rstd};
+}
+
+// The blocks that hold a group together: a cluster, or this block alone.
+class Blocks {
+ public:
+  __device__ explicit Blocks(int blocks) : count(blocks) {}
+
+  // Waits for all threads of all of them; then each sees what the others wrote.
+  __device__ void sync() const {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    if (count > 1) {
+      cluster_sync();
+      return;
+    }
+#endif
+    __syncthreads();
+  }
+  // No block may end while another reads its shared memory: arrive() after reading, wait() at the end.
+  __device__ void arrive() const {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    if (count > 1) cluster_arrive();
+#endif
+  }
+  __device__ void wait() const {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    if (count > 1) cluster_wait();
+#endif
+  }
+  // What lies in the shared memory of block `rank` where `mine` lies in this one's.
+  template <class Value>
+  __device__ Value of(const Value* mine, [[maybe_unused]] int rank) const {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    if (count > 1) return *of_cluster_block(mine, rank);
+#endif
+    return *mine;
+  }
+
+  const int count;
+};
+
+}  // namespace fastmunit::cuda::norm

@@ -1,0 +1,128 @@
+"""The launch table of fused_norm's forward: every map is covered, and MUNIT's take the kernels made for them."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmunit.testing import munit_maps
+from tests.cuda.emulated import EmulationError, emulate
+from tests.cuda.fused_norm_requests import Device
+
+H100, A100 = Device(), Device(108, 163 * 1024, 1)
+KERNELS = ("rows", "pixels", "any")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The launch table's answer; see csrc/fused_norm/plan.h."""
+
+    kernel: str
+    split: bool
+    lanes: int
+    channels: int
+    slices: int
+    step_pixels: int
+    steps: int
+    tiles: int
+    cluster: int
+    blocks: int
+
+
+def plan_of(device, layout, statistics, shape, *, dtype="float32", phases=False, vectors=True):
+    """The plan of a map of (batch, channels, height, width)."""
+    values = dict(zip(("batch", "channels", "height", "width"), shape, strict=True))
+    values |= {
+        "pad": 1,
+        "negative_slope": 0.2,
+        "eps": 1e-5,
+        "phases": int(phases),
+        "vectors": int(vectors),
+        **vars(device),
+    }
+    texts = {"dtype": dtype, "layout": layout, "statistics": statistics, "activation": "relu", "pad_mode": "reflect"}
+    reply = torch.empty(10, dtype=torch.int64)
+    emulate("fused_norm_forward_plan", values, texts, {}, {"plan": reply})
+    kernel, split, *rest = reply.tolist()
+    return Plan(KERNELS[kernel], bool(split), *rest)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.data())
+def test_tiles_cover_the_map(data):
+    draw = data.draw
+    device = Device(
+        draw(st.integers(1, 200)), 0, draw(st.sampled_from([1, 2, 8, 16])), draw(st.sampled_from([1, 2, 32]))
+    )
+    layout = draw(st.sampled_from(["nchw", "channels_last"]))
+    statistics = draw(st.sampled_from(["instance", "layer", "none"]))
+    dtype = draw(st.sampled_from(["float32", "bfloat16"]))
+    vector = 4 if dtype == "float32" else 8
+    n, c, h = draw(st.integers(1, 8)), draw(st.integers(1, 600)), draw(st.integers(1, 300))
+    w = draw(st.one_of(st.integers(1, 600), st.sampled_from([32, 64, 128, 256, 512])))
+    phases = draw(st.booleans())
+    h, w = (2 * h, 2 * w) if phases else (h, w)
+    vectors = c % vector == 0 and draw(st.booleans())
+    plan = plan_of(device, layout, statistics, (n, c, h, w), dtype=dtype, phases=phases, vectors=vectors)
+    pixels = h * w // (4 if phases and plan.kernel == "pixels" else 1)
+    tile = plan.steps * plan.step_pixels
+    assert (plan.tiles - 1) * tile < pixels <= plan.tiles * tile
+    assert (plan.slices - 1) * plan.channels < c <= plan.slices * plan.channels
+    assert plan.channels <= 32
+    assert plan.lanes in (1, 2, 4, 8, 16, 32)
+    assert plan.blocks == n * plan.slices * plan.tiles
+    words = w // 32
+    assert 1 <= plan.steps <= min(device.most_steps, {"rows": 32 // max(words, 1), "pixels": 8, "any": 32}[plan.kernel])
+    assert plan.step_pixels == (8 * w if plan.kernel == "rows" else 256 // plan.lanes)
+    if plan.kernel == "rows":
+        assert (layout, dtype, phases, w % 32) == ("nchw", "float32", False, 0)
+    if plan.kernel == "pixels":
+        assert layout == "channels_last"
+        assert vectors
+    group = plan.tiles * (plan.slices if statistics == "layer" else 1)
+    whole = statistics != "none" and not plan.split
+    assert plan.cluster == (group if whole else 1) <= min(8, device.cluster)
+    assert not (plan.split and statistics == "none")
+
+
+@pytest.mark.parametrize("device", [H100, A100], ids=["H100", "A100"])
+def test_maps_of_munit(device):
+    """NCHW float32 and channels_last bfloat16, as the systems run."""
+    for of in munit_maps():
+        shape = (1, of.channels, of.height, of.width)
+        if of.channels % 8:
+            continue  # images
+        assert plan_of(device, "channels_last", of.statistics, shape, dtype="bfloat16").kernel == "pixels"
+        if of.width % 32 == 0:
+            plan = plan_of(device, "nchw", of.statistics, shape)
+            assert plan.kernel == "rows"
+            assert plan.blocks >= device.multiprocessors or plan.steps * plan.step_pixels <= 8192
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "dtype", "cluster", "blocks"),
+    [
+        ((1, 64, 256, 256), "nchw", "float32", 8, 512),
+        ((1, 128, 128, 128), "nchw", "float32", 2, 256),
+        ((1, 256, 64, 64), "nchw", "float32", 1, 256),
+        ((1, 256, 64, 64), "channels_last", "bfloat16", 8, 128),
+    ],
+)
+def test_planes_are_read_once_on_an_h100(shape, layout, dtype, cluster, blocks):
+    plan = plan_of(H100, layout, "instance", shape, dtype=dtype)
+    assert (plan.split, plan.cluster, plan.blocks) == (False, cluster, blocks)
+
+
+def test_large_channels_last_planes_are_read_twice():
+    """Those of a sector of memory together are 2 MiB: more than the registers of eight blocks."""
+    plan = plan_of(H100, "channels_last", "instance", (1, 64, 256, 256), dtype="bfloat16")
+    assert plan.split
+    assert plan.blocks >= 2 * H100.multiprocessors - 8
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1 << 16, 1 << 15), (1, 1, 1, (1 << 31) + 1), (1, 1 << 30, 1, 1)])
+def test_maps_that_are_too_large_are_refused(shape):
+    with pytest.raises(EmulationError, match="expected"):
+        plan_of(H100, "nchw", "none", shape)
