@@ -1,7 +1,7 @@
 """What the machine code of the CUDA kernels says without a GPU: registers, spills, occupancy, width of memory accesses.
 
-    python tools/gpu_budget.py    # compiles csrc/cuda, prints what each kernel uses, and what is over budget
-    python tools/gpu_budget.py --arch 90 --source csrc/cuda/weighted_l1.cu
+    python tools/gpu_budget.py    # compiles the CUDA sources, prints what each kernel uses, and what is over budget
+    python tools/gpu_budget.py --arch 90 --source csrc/weighted_l1/weighted_l1.cu
     python tools/gpu_budget.py --markdown    # the table of docs/gpu.md
 
 tests/cuda/budget.yaml has the budget; tests/cuda/test_budget.py holds the kernels to it.
@@ -22,6 +22,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET = ROOT / "tests" / "cuda" / "budget.yaml"
+# The CUDA sources, in the folders of their ops.
+SOURCES = sorted((ROOT / "csrc").rglob("*.cu"))
 NVCC_FLAGS = ["-std=c++17", "-O3", "-Xptxas=-warn-spills,-warn-lmem-usage,-Werror", "-Werror=all-warnings"]
 # The reserved shared memory of a block, which is counted from compute capability 9.0 on as if it were the kernel's.
 RESERVED_SHARED_BYTES = 1024
@@ -107,7 +109,7 @@ def compile_cubin(source: Path, arch: int, target: Path) -> None:
     nvcc = find_nvcc()
     assert nvcc is not None, "there is no nvcc"
     command = [nvcc, *NVCC_FLAGS, f"-arch=sm_{arch}", "-cubin", "-o", target, source]
-    command += ["-I", ROOT / "csrc", "-I", ROOT / "csrc" / "include"]
+    command += ["-I", ROOT / "csrc"]
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
@@ -126,7 +128,7 @@ def _width(instruction: str) -> int:
 def _short(name: str) -> str:
     """A demangled name without namespaces, arguments and return type."""
     name = name.replace("(anonymous namespace)::", "").replace("fastmunit::cuda::", "").replace("fastmunit::", "")
-    name = name.replace("norm::", "")
+    name = re.sub(r"\b(norm|stats|l1)::", "", name)
     name = re.sub(r"\((Layout|int|bool|[A-Za-z]+)\)(\d+|true|false)", r"\2", name)
     name = name.removeprefix("void ")
     depth = 0
@@ -241,7 +243,7 @@ class Budget:
 
 
 def read_budget(path: Path = BUDGET) -> dict[str, list[Budget]]:
-    """The budgets by name of the source in csrc/cuda."""
+    """The budgets by name of the source."""
     return {source: [Budget(**row) for row in rows] for source, rows in yaml.safe_load(path.read_text()).items()}
 
 
@@ -322,7 +324,7 @@ def main() -> int:
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/gpu.md instead of all kernels")
     arguments = parser.parse_args()
     budgets = read_budget()
-    sources = arguments.source or [ROOT / "csrc" / "cuda" / f"{name}.cu" for name in budgets]
+    sources = arguments.source or [path for path in SOURCES if path.stem in budgets]
     broken: list[str] = []
     found: dict[str, dict[int, list[Kernel]]] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -6,9 +6,9 @@
 
 #include <cstdint>
 
-#include "fastmunit/moments.h"
-#include "scratch.h"
-#include "simd.h"
+#include "common/moments.h"
+#include "cpu/scratch.h"
+#include "cpu/simd.h"
 
 namespace fastmunit::cpu {
 namespace {

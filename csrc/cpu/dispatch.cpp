@@ -1,8 +1,8 @@
 // Sends each CPU kernel to the one compiled for the instruction set in use. One line for each kernel, at the bottom.
-#include "fastmunit/fused_norm.h"
-#include "fastmunit/instance_norm_stats.h"
-#include "fastmunit/weighted_l1.h"
-#include "isa.h"
+#include "cpu/isa.h"
+#include "fused_norm/fused_norm.h"
+#include "instance_norm_stats/instance_norm_stats.h"
+#include "weighted_l1/weighted_l1.h"
 
 #ifdef FASTMUNIT_HAS_AVX512BF16
 #define FASTMUNIT_AVX512BF16(...) __VA_ARGS__

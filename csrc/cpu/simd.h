@@ -13,7 +13,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "fastmunit/types.h"
+#include "common/types.h"
 
 namespace fastmunit::cpu {
 namespace {

@@ -1,7 +1,7 @@
 // From a dtype to the type that stores it.
 #pragma once
 
-#include "fastmunit/types.h"
+#include "common/types.h"
 
 namespace fastmunit::cpu {
 namespace {

@@ -1,8 +1,8 @@
-#include "fastmunit/device.h"
+#include "cuda/device.h"
 
 #include <atomic>
 
-#include "fastmunit/fused_norm_backward_tiles.h"
+#include "fused_norm/backward_tiles.h"
 
 namespace fastmunit::cuda {
 namespace {

@@ -1,4 +1,4 @@
-// The forward kernels of fused_norm; fastmunit/fused_norm.h says what they compute. All of a tile's values are loaded before the
+// The forward kernels of fused_norm; fused_norm.h says what they compute. All of a tile's values are loaded before the
 // first is used and stay in registers; the thread that has a pixel writes it to the pad too.
 #pragma once
 

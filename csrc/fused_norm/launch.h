@@ -1,7 +1,7 @@
 // What the launchers of fused_norm, forward and backward, share.
 #pragma once
 
-#include "fastmunit/launch.cuh"
+#include "cuda/launch.cuh"
 #include "fused_norm/plan.h"
 
 namespace fastmunit::cuda::norm {

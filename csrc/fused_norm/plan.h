@@ -7,9 +7,9 @@
 
 #include <cstdint>
 
-#include "fastmunit/device.h"
-#include "fastmunit/division.h"
-#include "fastmunit/fused_norm.h"
+#include "common/division.h"
+#include "cuda/device.h"
+#include "fused_norm/fused_norm.h"
 
 namespace fastmunit::cuda::norm {
 

@@ -2,9 +2,9 @@
 // of tiles and groups.
 #pragma once
 
-#include "fastmunit/fused_norm_formulas.h"
-#include "fastmunit/pad_index.h"
-#include "fastmunit/vectors.cuh"
+#include "common/pad_index.h"
+#include "cuda/vectors.cuh"
+#include "fused_norm/formulas.h"
 #include "fused_norm/plan.h"
 
 namespace fastmunit::cuda::norm {

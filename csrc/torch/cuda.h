@@ -5,7 +5,7 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/headeronly/util/shim_utils.h>
 
-#include "tensors.h"
+#include "torch/tensors.h"
 
 // It lives in libtorch_cuda. The weak reference lets the library load beside a torch without CUDA, where no tensor can bring
 // a caller here.

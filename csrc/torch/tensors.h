@@ -10,8 +10,8 @@
 
 #include <cstdint>
 
-#include "fastmunit/parallel.h"
-#include "fastmunit/types.h"
+#include "common/parallel.h"
+#include "common/types.h"
 
 namespace fastmunit::bindings {
 

@@ -74,7 +74,7 @@ class EmulationError(Exception):
 
 @cache
 def executable(name: str, sanitize: str = "", include: Path | None = None) -> Path:
-    """Build the executable of csrc/cuda/`name`.cu, or of `name`.cpp beside this file.
+    """Build the executable of the CUDA source `name`.cu, or of `name`.cpp beside this file.
 
     Args:
         name: Of the executable.
@@ -89,10 +89,12 @@ def executable(name: str, sanitize: str = "", include: Path | None = None) -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:  # tests run in several processes
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "build.ninja").exists():
-            options = ["-DFASTMUNIT_EMULATOR=ON", f"-DFASTMUNIT_SANITIZE={sanitize}", "-G", "Ninja"]
-            options += [] if include is None else [f"-DFASTMUNIT_SOURCES={include}"]
+        options = ["-DFASTMUNIT_EMULATOR=ON", f"-DFASTMUNIT_SANITIZE={sanitize}", "-G", "Ninja"]
+        options += [] if include is None else [f"-DFASTMUNIT_SOURCES={include}"]
+        configured = folder / "options.txt"  # a folder of an earlier version may lack some of them
+        if not configured.exists() or configured.read_text() != "\n".join(options):
             _run([cmake, "-S", ROOT, "-B", folder, *options])
+            configured.write_text("\n".join(options))
         _run([cmake, "--build", folder, "--target", name])
     return folder / "tests" / "cuda" / name
 

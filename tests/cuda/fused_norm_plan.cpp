@@ -1,5 +1,5 @@
 // The launch table of fused_norm: what it says of a request's map and GPU.
-#include "fastmunit/fused_norm_backward_plan.h"
+#include "fused_norm/backward_plan.h"
 
 #include "fused_norm_request.h"
 

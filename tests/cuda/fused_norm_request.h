@@ -2,8 +2,8 @@
 #pragma once
 
 #include "arguments.h"
-#include "fastmunit/device.h"
-#include "fastmunit/fused_norm.h"
+#include "cuda/device.h"
+#include "fused_norm/fused_norm.h"
 
 namespace emulator {
 

@@ -1,5 +1,5 @@
 // The CUDA launchers of instance_norm_stats on the emulator.
-#include "fastmunit/instance_norm_stats.h"
+#include "instance_norm_stats/instance_norm_stats.h"
 
 #include "arguments.h"
 

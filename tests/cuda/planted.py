@@ -159,7 +159,7 @@ BUGS = {
         "__shfl_xor_sync(0xffffffffu, ",
     ),
     "reflects off by one": Bug(
-        "include/fastmunit/pad_index.h",
+        "common/pad_index.h",
         "row >= 1 && row <= pad ? 1 : 0",
         "row >= 0 && row < pad ? 1 : 0",
         "count_before = ",
@@ -171,24 +171,24 @@ BUGS = {
         "mine[u * block_threads] = ",
     ),
     "misaligned read": Bug(
-        "include/fastmunit/fused_norm_backward_memory.cuh",
+        "fused_norm/backward_memory.cuh",
         "(i - row * chunks.divisor) * N - misalignment<N>(begin)",
         "(i - row * chunks.divisor) * N",
     ),
     "shared memory of the backward past its end": Bug(
-        "include/fastmunit/fused_norm_backward_plan.h",
+        "fused_norm/backward_plan.h",
         "bytes_before_tiles(a.layout, tiling.channels) + values",
         "values",
         "    return ",
     ),
     "folds back off by one": Bug(
-        "include/fastmunit/pad_index.h",
+        "common/pad_index.h",
         "2 * (size - 1) - row",
         "2 * (size - 1) - row - 1",
         "behind = ",
     ),
     "tiles write one place": Bug(
-        "include/fastmunit/fused_norm_backward_sums.cuh",
+        "fused_norm/backward_sums.cuh",
         "tile.row_tile * arguments.planes() + plane",
         "plane",
     ),
@@ -218,12 +218,12 @@ def plant(text: str, bug: Bug, number: int) -> str:
     return text.replace(bug.before + bug.right, bug.before + both)
 
 
-LAUNCHERS = ("fused_norm/launch.h", "include/fastmunit/fused_norm_backward_launch.cuh")
+LAUNCHERS = ("fused_norm/launch.h", "fused_norm/backward_launch.cuh")
 
 
 def planted_headers() -> dict[str, str]:
     """All headers by their place in csrc, with all bugs in them."""
-    paths = [path for folder in ("fused_norm", "include/fastmunit") for path in (SOURCES / folder).iterdir()]
+    paths = [path for folder in ("common", "cuda", "fused_norm") for path in (SOURCES / folder).glob("*.*h")]
     texts = {path.relative_to(SOURCES).as_posix(): path.read_text() for path in paths}
     for number, bug in enumerate(BUGS.values(), start=1):
         texts[bug.header] = plant(texts[bug.header], bug, number)

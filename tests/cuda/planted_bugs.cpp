@@ -2,7 +2,7 @@
 //
 // pad_rows: y = pad(x - mean(x)) of each row, one reflected value on either side; one block for each row.
 // centre_rows: y = x - mean(x); a cluster of blocks for each row.
-#include "fastmunit/launch.cuh"
+#include "cuda/launch.cuh"
 
 #include "arguments.h"
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
 from gpu_budget import (  # noqa: E402
+    SOURCES,
     Budget,
     Kernel,
     check,
@@ -25,8 +26,6 @@ from gpu_budget import (  # noqa: E402
 )
 
 ARCHITECTURES = (80, 90, 100)
-# A source without a launch has no kernels.
-SOURCES = sorted(path for path in (ROOT / "csrc" / "cuda").glob("*.cu") if "launch(" in path.read_text())
 needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="there is no nvcc")
 needs_cuobjdump = pytest.mark.skipif(find_cuobjdump() is None, reason="there is no cuobjdump, Triton's or CUDA's")
 
@@ -117,7 +116,7 @@ def test_narrow_accesses_are_found(tmp_path):
     """Eight half-precision values loaded and stored at once, and one by one."""
     source = tmp_path / "copy.cu"
     source.write_text("""
-        #include "fastmunit/convert.cuh"
+        #include "cuda/convert.cuh"
         using fastmunit::cuda::Chunk;
         template <class Value>
         __global__ void copy(const Value* x, Value* y) { st_global(y + threadIdx.x, ld_global(x + threadIdx.x)); }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+SOURCES = sorted((ROOT / "csrc").rglob("*.cu"))
 
 
 def nvcc():
@@ -19,7 +19,7 @@ def nvcc():
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_compiles_without_warnings(source, tmp_path):
     command = [nvcc(), "-std=c++17", "-O3", "-c", source, "-o", tmp_path / "kernels.o"]
-    command += ["-I", ROOT / "csrc", "-I", ROOT / "csrc" / "include"]
+    command += ["-I", ROOT / "csrc"]
     command += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in (75, 86, 89, 120)]
     command += ["-Xptxas=-warn-spills,-warn-lmem-usage,-Werror"]
     command += ["-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror"]

@@ -18,7 +18,7 @@ DEVICES["T4"] = Device(40, 64 * 1024, 1)
 
 @dataclass(frozen=True)
 class Plan:
-    """The launch table's answer; see csrc/include/fastmunit/fused_norm_backward_plan.h."""
+    """The launch table's answer; see csrc/fused_norm/backward_plan.h."""
 
     channels: int
     channel_tiles: int

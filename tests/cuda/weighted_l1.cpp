@@ -1,5 +1,5 @@
 // The CUDA launchers of weighted_l1 on the emulator.
-#include "fastmunit/weighted_l1.h"
+#include "weighted_l1/weighted_l1.h"
 
 #include "arguments.h"
 

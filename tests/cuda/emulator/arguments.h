@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "fastmunit/types.h"
+#include "common/types.h"
 #include "request.h"
 
 namespace emulator {

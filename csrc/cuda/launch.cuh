@@ -1,0 +1,69 @@
+// How launchers start kernels: on a GPU, or on the emulator, so that the launchers themselves are tested without a GPU.
+#pragma once
+
+#include "cuda/portable.cuh"
+
+namespace fastmunit::cuda {
+
+// A one-dimensional grid. `shared_bytes` is dynamic shared memory; `cluster` blocks share theirs (compute capability 9.0). A
+// `dependent` launch may start before the previous one of the stream ends; its kernel has to call wait_for_previous_launch().
+struct LaunchShape {
+  unsigned blocks, threads;
+  unsigned shared_bytes = 0;
+  unsigned cluster = 1;
+  bool dependent = false;
+};
+
+#if defined(__CUDACC__)
+
+inline const char* message_of(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
+
+// Returns null, or what CUDA says went wrong. `stream` is a cudaStream_t.
+template <class... Parameters, class... Arguments>
+const char* launch(void (*kernel)(Parameters...), const LaunchShape& shape, void* stream, Arguments... arguments) {
+  constexpr unsigned shared_bytes_for_all = 48 * 1024, cluster_for_all = 8;
+  if (shape.shared_bytes > shared_bytes_for_all) {
+    const char* error = message_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                        static_cast<int>(shape.shared_bytes)));
+    if (error != nullptr) return error;
+  }
+  if (shape.cluster > cluster_for_all) {
+    const char* error = message_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+    if (error != nullptr) return error;
+  }
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (shape.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim.x = shape.cluster;
+    attributes[count].val.clusterDim.y = attributes[count].val.clusterDim.z = 1;
+    ++count;
+  }
+  if (shape.dependent) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count].val.programmaticStreamSerializationAllowed = 1;
+    ++count;
+  }
+  cudaLaunchConfig_t configuration = {};
+  configuration.gridDim = dim3(shape.blocks);
+  configuration.blockDim = dim3(shape.threads);
+  configuration.dynamicSmemBytes = shape.shared_bytes;
+  configuration.stream = static_cast<cudaStream_t>(stream);
+  configuration.attrs = attributes;
+  configuration.numAttrs = count;
+  // Its result is that of this launch. cudaGetLastError would also report, and clear, an earlier error of another library.
+  return message_of(cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...));
+}
+
+#else
+
+template <class... Parameters, class... Arguments>
+const char* launch(void (*kernel)(Parameters...), const LaunchShape& shape, void*, Arguments... arguments) {
+  emulator::launch({shape.blocks, shape.threads, shape.shared_bytes, shape.cluster, shape.dependent},
+                   [=] { kernel(static_cast<Parameters>(arguments)...); });
+  return nullptr;
+}
+
+#endif
+
+}  // namespace fastmunit::cuda

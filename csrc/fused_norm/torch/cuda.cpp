@@ -1,0 +1,80 @@
+#include "torch/cuda.h"
+#include "cuda/device.h"
+#include "fused_norm/torch/bindings.h"
+
+namespace fastmunit::bindings {
+namespace {
+
+// What a Workspace allocates, until the launcher has returned.
+struct Room {
+  const Tensor& beside;
+  Tensor tensor;
+};
+
+// Calls run(device, workspace, stream) on the device of x.
+template <class Run>
+void with_workspace(const Tensor& x, Run run) {
+  STD_TORCH_CHECK(x.scalar_type() != ScalarType::Double, "fused_norm has no CUDA kernel for float64");
+  on_device_of(x, [&](void* stream) -> const char* {
+    cuda::Device device;
+    if (const char* error = cuda::current_device(device)) return error;
+    Room room = {x, Tensor()};
+    const auto allocate = [](std::int64_t count, void* context) {
+      Room& of = *static_cast<Room*>(context);
+      of.tensor = workspace(count, of.beside);
+      return of.tensor.mutable_data_ptr<double>();
+    };
+    return run(device, Workspace{allocate, &room}, stream);
+  });
+}
+
+// Calls run(device, partials, stream) on the device of x, with as many doubles as partials(device) says.
+template <class Partials, class Run>
+void with_partials(const Tensor& x, Partials partials, Run run) {
+  STD_TORCH_CHECK(x.scalar_type() != ScalarType::Double, "fused_norm has no CUDA kernel for float64");
+  on_device_of(x, [&](void* stream) -> const char* {
+    cuda::Device device;
+    if (const char* error = cuda::current_device(device)) return error;
+    const std::int64_t count = partials(device);
+    if (count == 0) return run(device, nullptr, stream);
+    const Tensor room = workspace(count, x);
+    return run(device, room.mutable_data_ptr<double>(), stream);
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> fused_norm_cuda(const Tensor& x, const std::optional<Tensor>& weight,
+                                                  const std::optional<Tensor>& bias,
+                                                  const std::optional<Tensor>& residual, const std::string& statistics,
+                                                  const std::string& activation, double negative_slope, std::int64_t pad,
+                                                  const std::string& pad_mode, double eps, bool phases) {
+  return fused_norm(x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, phases,
+                    [&](const FusedNorm& arguments) {
+                      with_workspace(x, [&](const cuda::Device& device, Workspace workspace, void* stream) {
+                        return cuda::fused_norm(arguments, device, workspace, stream);
+                      });
+                    });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> fused_norm_backward_cuda(
+    const std::optional<Tensor>& dpadded, const std::optional<Tensor>& dinterior, const Tensor& x, const Tensor& mean,
+    const Tensor& rstd, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, bool residual,
+    const std::string& statistics, const std::string& activation, double negative_slope, std::int64_t pad,
+    const std::string& pad_mode, double eps, bool phases) {
+  return fused_norm_backward(
+      dpadded, dinterior, x, mean, rstd, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps,
+      phases, [&](const FusedNormBackward& arguments) {
+        with_partials(
+            x, [&](const cuda::Device& device) { return cuda::fused_norm_backward_partials(arguments, device); },
+            [&](const cuda::Device& device, double* partials, void* stream) {
+              return cuda::fused_norm_backward(arguments, device, partials, stream);
+            });
+      });
+}
+
+}  // namespace
+}  // namespace fastmunit::bindings
+
+STABLE_TORCH_LIBRARY_IMPL(fastmunit, CUDA, library) {
+  library.impl("fused_norm", TORCH_BOX(&fastmunit::bindings::fused_norm_cuda));
+  library.impl("fused_norm_backward", TORCH_BOX(&fastmunit::bindings::fused_norm_backward_cuda));
+}

@@ -1,0 +1,55 @@
+// How weighted_l1 on a GPU shares its pairs out among blocks, decided on the host. No torch and no CUDA needed here.
+#pragma once
+
+#include <cstdint>
+
+#include "weighted_l1/weighted_l1.h"
+
+namespace fastmunit::cuda::l1 {
+
+constexpr int l1_threads = 256;
+constexpr int l1_values_per_thread = 16;  // kept in registers: forward, eight loads of 16 bytes are under way at once
+constexpr int l1_segment = l1_threads * l1_values_per_thread;
+
+// Values of a pair that a thread loads or stores at once. The narrowest tensor decides it: 4 float32 or 8 of a 16-bit type are
+// 16 bytes. 1 is for tensors that do not begin at a multiple of their chunk, and for float64.
+using L1Chunk = std::int8_t;
+
+struct L1Segments {
+  int terms;
+  std::int64_t first[weighted_l1_terms + 1];  // segment of each pair; the last is the number of segments
+  L1Chunk chunk[weighted_l1_terms];
+};
+
+FASTMUNIT_HOST_DEVICE constexpr bool is_wide(DataType dtype) { return dtype == DataType::float64; }
+
+constexpr int bytes_of(DataType dtype) {
+  return dtype == DataType::float64 ? 8 : dtype == DataType::float32 ? 4 : 2;
+}
+
+// Whether `chunk` values of the dtype, from `data` on, can be accessed at once; nothing can be in the way where data is null.
+inline bool takes_chunks(const void* data, int bytes, int chunk) {
+  return reinterpret_cast<std::uintptr_t>(data) % static_cast<unsigned>(bytes * chunk < 16 ? bytes * chunk : 16) == 0;
+}
+
+inline L1Chunk l1_chunk(const L1Term& term) {
+  if (is_wide(term.input_dtype) || is_wide(term.target_dtype)) return 1;
+  const int input = bytes_of(term.input_dtype), target = bytes_of(term.target_dtype);
+  const int chunk = input == 2 && target == 2 ? 8 : 4;
+  const bool aligned = takes_chunks(term.input, input, chunk) && takes_chunks(term.target, target, chunk) &&
+                       takes_chunks(term.dinput, input, chunk) && takes_chunks(term.dtarget, target, chunk) &&
+                       takes_chunks(term.signs, 1, chunk);
+  return static_cast<L1Chunk>(aligned ? chunk : 1);
+}
+
+inline L1Segments l1_segments(const L1Term* term, int terms) {
+  L1Segments segments = {};
+  segments.terms = terms;
+  for (int k = 0; k < terms; ++k) {
+    segments.first[k + 1] = segments.first[k] + (term[k].count + l1_segment - 1) / l1_segment;
+    segments.chunk[k] = l1_chunk(term[k]);
+  }
+  return segments;
+}
+
+}  // namespace fastmunit::cuda::l1

@@ -1,0 +1,145 @@
+// The bindings of weighted_l1 without their device: `run` is given the kernel's arguments.
+#pragma once
+
+#include <tuple>
+#include <vector>
+
+#include "torch/tensors.h"
+#include "weighted_l1/weighted_l1.h"
+
+namespace fastmunit::bindings {
+
+// The rule of fastmunit/ops/layout.py, for tensors of any number of dimensions.
+inline MemoryFormat dense_format(const Tensor& tensor) {
+  const bool channels_last = tensor.dim() == 4 && !tensor.is_contiguous() && is_channels_last(tensor);
+  return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+
+// Asks first: most tensors are dense already, and the dispatcher costs more than the question.
+inline Tensor dense(const Tensor& tensor, MemoryFormat format) {
+  if (format == MemoryFormat::Contiguous && tensor.is_contiguous()) return tensor;
+  return torch::stable::contiguous(tensor, format);
+}
+
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+  if (a.dim() != b.dim()) return false;
+  for (std::int64_t dim = 0; dim < a.dim(); ++dim) {
+    if (a.size(dim) != b.size(dim)) return false;
+  }
+  return true;
+}
+
+// What forward and backward take from the tensors beside their data.
+inline void set_terms(const std::vector<Tensor>& inputs, const std::vector<Tensor>& targets, const std::vector<double>& weights,
+               L1Term* term) {
+  STD_TORCH_CHECK(!inputs.empty() && inputs.size() <= weighted_l1_terms, "there must be 1 to ", weighted_l1_terms,
+                  " pairs");
+  STD_TORCH_CHECK(inputs.size() == targets.size() && inputs.size() == weights.size(),
+                  "there must be as many targets and weights as inputs");
+  for (std::size_t k = 0; k < inputs.size(); ++k) {
+    STD_TORCH_CHECK(same_shape(inputs[k], targets[k]), "input and target of a pair must be of one shape");
+    STD_TORCH_CHECK(inputs[k].device() == inputs[0].device() && targets[k].device() == inputs[0].device(),
+                    "inputs and targets must be on one device");
+    term[k] = {};
+    term[k].input_dtype = data_type(inputs[k], "inputs");
+    term[k].target_dtype = data_type(targets[k], "targets");
+    term[k].count = inputs[k].numel();
+    term[k].weight = weights[k];
+  }
+}
+
+// float64 where any tensor is.
+inline ScalarType result_type(const std::vector<Tensor>& inputs, const std::vector<Tensor>& targets) {
+  for (const auto* tensors : {&inputs, &targets}) {
+    for (const Tensor& tensor : *tensors) {
+      if (tensor.scalar_type() == ScalarType::Double) return ScalarType::Double;
+    }
+  }
+  return ScalarType::Float;
+}
+
+inline std::int64_t elements(const std::vector<Tensor>& tensors) {
+  std::int64_t count = 0;
+  for (const Tensor& tensor : tensors) count += tensor.numel();
+  return count;
+}
+
+template <class Partials, class Run>
+std::tuple<Tensor, Tensor, Tensor> weighted_l1(const std::vector<Tensor>& inputs, const std::vector<Tensor>& targets,
+                                               const std::vector<double>& weights, bool keep_signs, Partials partials,
+                                               Run run) {
+  WeightedL1 arguments = {};
+  arguments.terms = static_cast<int>(inputs.size());
+  set_terms(inputs, targets, weights, arguments.term);
+  const auto empty = [&](std::int64_t count, ScalarType dtype) {
+    return torch::stable::empty({count}, dtype, std::nullopt, inputs[0].device());
+  };
+  Tensor values = empty(arguments.terms, result_type(inputs, targets));
+  Tensor total = torch::stable::empty({}, values.scalar_type(), std::nullopt, inputs[0].device());
+  Tensor signs = empty(keep_signs ? elements(inputs) : 0, ScalarType::Char);
+  std::int8_t* next_signs = keep_signs ? static_cast<std::int8_t*>(signs.mutable_data_ptr()) : nullptr;
+  std::vector<Tensor> read;  // copies live until the kernel has run
+  for (int k = 0; k < arguments.terms; ++k) {
+    L1Term& term = arguments.term[k];
+    const MemoryFormat format = dense_format(inputs[k]);
+    read.push_back(dense(inputs[k], format));
+    term.input = read.back().const_data_ptr();
+    read.push_back(dense(targets[k], format));
+    term.target = read.back().const_data_ptr();
+    if (keep_signs) {
+      term.signs = next_signs;
+      next_signs += term.count;
+    }
+  }
+  arguments.dtype = data_type(values, "values");
+  arguments.values = values.mutable_data_ptr();
+  arguments.total = total.mutable_data_ptr();
+  const Tensor room = workspace(partials(arguments), inputs[0]);
+  arguments.partials = static_cast<double*>(room.mutable_data_ptr());
+  run(arguments);
+  return {values, total, signs};
+}
+
+template <class Run>
+std::vector<Tensor> weighted_l1_backward(const Tensor& dvalues, const Tensor& dtotal, const Tensor& signs,
+                                         const std::vector<Tensor>& inputs, const std::vector<Tensor>& targets,
+                                         const std::vector<double>& weights, const std::vector<bool>& wanted, Run run) {
+  WeightedL1Backward arguments = {};
+  arguments.terms = static_cast<int>(inputs.size());
+  set_terms(inputs, targets, weights, arguments.term);
+  const std::size_t terms = inputs.size();
+  const ScalarType dtype = result_type(inputs, targets);
+  STD_TORCH_CHECK(wanted.size() == 2 * terms, "wanted must have an entry for each input and each target");
+  STD_TORCH_CHECK(dvalues.dim() == 1 && dvalues.numel() == arguments.terms, "dvalues must be (", terms, ",)");
+  STD_TORCH_CHECK(dtotal.dim() == 0, "dtotal must have no dimension");
+  STD_TORCH_CHECK(dvalues.scalar_type() == dtype && dtotal.scalar_type() == dtype,
+                  "dvalues and dtotal must be float32, or float64 where any input or target is");
+  STD_TORCH_CHECK(dvalues.device() == inputs[0].device() && dtotal.device() == inputs[0].device() &&
+                      signs.device() == inputs[0].device(),
+                  "dvalues, dtotal and signs must be on the device of inputs");
+  STD_TORCH_CHECK(signs.scalar_type() == ScalarType::Char && signs.is_contiguous() && signs.numel() == elements(inputs),
+                  "signs must be what weighted_l1 returned with keep_signs");
+  const Tensor dense_dvalues = dense(dvalues, MemoryFormat::Contiguous);
+  arguments.dtype = data_type(dvalues, "dvalues");
+  arguments.dvalues = dense_dvalues.const_data_ptr();
+  arguments.dtotal = dtotal.const_data_ptr();
+  std::int8_t* next_signs = static_cast<std::int8_t*>(signs.mutable_data_ptr());
+  std::vector<Tensor> gradients;
+  const auto gradient_of = [&](const Tensor& tensor, std::size_t k) {
+    gradients.push_back(torch::stable::empty(tensor.sizes(), tensor.scalar_type(), std::nullopt, tensor.device(),
+                                             std::nullopt, dense_format(inputs[k])));
+    return gradients.back().mutable_data_ptr();
+  };
+  for (std::size_t k = 0; k < terms; ++k) {
+    arguments.term[k].signs = next_signs;
+    next_signs += arguments.term[k].count;
+    if (wanted[k]) arguments.term[k].dinput = gradient_of(inputs[k], k);
+  }
+  for (std::size_t k = 0; k < terms; ++k) {
+    if (wanted[terms + k]) arguments.term[k].dtarget = gradient_of(targets[k], k);
+  }
+  run(arguments);
+  return gradients;
+}
+
+}  // namespace fastmunit::bindings
