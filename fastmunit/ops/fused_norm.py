@@ -16,7 +16,7 @@ _SCHEMA = (
 )
 _BACKWARD_SCHEMA = (
     "(Tensor? dpadded, Tensor? dinterior, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, "
-    f"bool residual, {_OPTIONS}) -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dresidual)"
+    f"bool wants_weight, bool wants_bias, bool wants_residual, {_OPTIONS}) -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dresidual)"
 )
 
 
@@ -56,7 +56,9 @@ def _backward_fake(
     rstd: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    residual: bool,
+    wants_weight: bool,
+    wants_bias: bool,
+    wants_residual: bool,
     statistics: str,
     activation: str,
     negative_slope: float,
@@ -68,10 +70,12 @@ def _backward_fake(
     memory_format = dense_format(x)
     dx = torch.empty_like(x, memory_format=memory_format)
     dweight, dbias = (
-        x.new_empty((0,), dtype=torch.float64) if parameter is None else parameter.new_empty(parameter.shape)
-        for parameter in (weight, bias)
+        parameter.new_empty(parameter.shape)
+        if wanted and parameter is not None
+        else x.new_empty((0,), dtype=torch.float64)
+        for parameter, wanted in ((weight, wants_weight), (bias, wants_bias))
     )
-    if residual:
+    if wants_residual:
         shape = _result_shape(x, phases)
         dresidual = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
     else:
@@ -100,12 +104,15 @@ def _triton_backward(
     rstd: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    residual: bool,
+    wants_weight: bool,
+    wants_bias: bool,
+    wants_residual: bool,
     *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from fastmunit.kernels.fused_norm_backward import fused_norm_backward
 
-    gradients = _backward_fake(dpadded, dinterior, x, mean, rstd, weight, bias, residual, *options)
+    wants = (wants_weight, wants_bias, wants_residual)
+    gradients = _backward_fake(dpadded, dinterior, x, mean, rstd, weight, bias, *wants, *options)
     dx, dweight, dbias, dresidual = gradients
     fused_norm_backward(
         dpadded,
@@ -116,9 +123,9 @@ def _triton_backward(
         weight,
         bias,
         dx,
-        None if weight is None else dweight,
-        None if bias is None else dbias,
-        dresidual if residual else None,
+        dweight if wants_weight and weight is not None else None,
+        dbias if wants_bias and bias is not None else None,
+        dresidual if wants_residual else None,
         **dict(zip(_OPTION_NAMES, options, strict=True)),
     )
     return gradients
@@ -140,7 +147,10 @@ def _save(ctx: Any, implementation: str, inputs: tuple[Any, ...], mean: Tensor, 
     ctx.implementation = implementation
     ctx.save_for_backward(x, mean, rstd, weight, bias)
     # needs_input_grad is read here: a Function compiled by torch.compile knows it in forward alone.
-    ctx.residual = residual is not None and ctx.needs_input_grad[4]
+    parameters = (weight, bias, residual)
+    ctx.wants = tuple(
+        tensor is not None and needed for tensor, needed in zip(parameters, ctx.needs_input_grad[2:5], strict=True)
+    )
     ctx.options = options
 
 
@@ -149,18 +159,19 @@ def _gradients(ctx: Any, dpadded: Tensor | None, dinterior: Tensor | None) -> tu
     if dpadded is None and dinterior is None:
         return (None,) * (5 + len(ctx.options))
     op = _OPS[ctx.implementation][1]
-    inputs = (dpadded, dinterior, x, mean, rstd, weight, bias, ctx.residual, *ctx.options)
+    inputs = (dpadded, dinterior, x, mean, rstd, weight, bias, *ctx.wants, *ctx.options)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():  # the derivative of this derivative is asked for
         dx, dweight, dbias, dresidual = op(*inputs)
     else:
         with library.below_autograd():
             dx, dweight, dbias, dresidual = op(*inputs)
+    wanted = (
+        gradient if wants else None for gradient, wants in zip((dweight, dbias, dresidual), ctx.wants, strict=True)
+    )
     return (
         None,  # of the implementation
         dx,
-        None if weight is None else dweight,
-        None if bias is None else dbias,
-        dresidual if ctx.residual else None,
+        *wanted,
         *(None,) * len(ctx.options),
     )
 

@@ -28,7 +28,7 @@ def calls(implementation, x, weight, bias, dpadded):
     dx = op("instance_norm_stats_backward", implementation)(mean, rstd, x, mean, rstd)
     padded, fused_mean, fused_rstd = op("fused_norm", implementation)(x, weight, bias, x, *OPTIONS)
     gradients = op("fused_norm_backward", implementation)(
-        dpadded, None, x, fused_mean, fused_rstd, weight, bias, True, *OPTIONS
+        dpadded, None, x, fused_mean, fused_rstd, weight, bias, True, True, True, *OPTIONS
     )
     values, total, signs = op("weighted_l1", implementation)([x, weight], [x, bias], [1.0, 2.0], True)
     l1_gradients = op("weighted_l1_backward", implementation)(

@@ -1,6 +1,7 @@
 """fused_norm: the native kernel against float64, over shapes, layouts, dtypes, options and extreme values."""
 
 import random
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmunit import functional, reference
 from fastmunit.errors import ImplementationError
@@ -257,7 +259,46 @@ def test_opcheck(dtype, layout, requires_grad):
         dpadded = make_map(tuple(padded.shape), dtype, seed=3)
         detached = [None if t is None else t.detach() for t in inputs]
         x, weight, bias, residual = detached
-        opcheck(BACKWARD, (dpadded, None, x, mean, rstd, weight, bias, residual is not None, *options))
+        for wants in ((True, True, residual is not None), (False, True, False), (False, False, False)):
+            opcheck(BACKWARD, (dpadded, None, x, mean, rstd, weight, bias, *wants, *options))
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("statistics", ["instance", "layer", "none"])
+@pytest.mark.parametrize("parameters", ["channel", "sample"])
+@pytest.mark.parametrize("wanted", [(False, False), (True, False), (False, True)], ids=["none", "weight", "bias"])
+def test_frozen_parameters_get_no_gradient(statistics, layout, parameters, wanted):
+    """A frozen discriminator asks for dx alone: the op computes nothing else, and dx does not change by a bit."""
+    inputs = inputs_of(plain_case(layout=layout, statistics=statistics, parameters=parameters))[:3]
+    upstream = make_map((2, 5, 11, 8), torch.float32, layout, seed=7)
+
+    def gradients(wants_parameters):
+        leaves = [t.detach().requires_grad_(w) for t, w in zip(inputs, (True, *wants_parameters), strict=True)]
+        options = {"statistics": statistics, "activation": "leaky_relu", "pad": 1}
+        functional.fused_norm(*leaves, implementation="native", **options)[0].backward(upstream)
+        return [leaf.grad for leaf in leaves]
+
+    with empty_gradients_of_the_backward_op() as empty:
+        some = gradients(wanted)
+    assert empty == [tuple(not wants for wants in wanted)]
+    for ours, full, wants in zip(some, gradients((True, True)), (True, *wanted), strict=True):
+        assert torch.equal(ours, full) if wants else ours is None
+
+
+@contextmanager
+def empty_gradients_of_the_backward_op():
+    """Record for each call of the backward op whether dweight and dbias have no values."""
+    calls = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            results = func(*args, **(kwargs or {}))
+            if func is BACKWARD:
+                calls.append(tuple(result.numel() == 0 for result in results[1:3]))
+            return results
+
+    with Recorder():
+        yield calls
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])

@@ -197,8 +197,8 @@ def test_kernel_checks_its_arguments():
     _, mean, rstd = FORWARD(x, None, None, None, *good)
     gradient = torch.zeros(1, 4, 4, 4)
     with pytest.raises(RuntimeError, match="dpadded or dinterior must be given"):
-        BACKWARD(None, None, x, mean, rstd, None, None, False, *good)
+        BACKWARD(None, None, x, mean, rstd, None, None, False, False, False, *good)
     with pytest.raises(RuntimeError, match="dpadded is not of the size"):
-        BACKWARD(x, None, x, mean, rstd, None, None, False, *good)
+        BACKWARD(x, None, x, mean, rstd, None, None, False, False, False, *good)
     with pytest.raises(RuntimeError, match="mean and rstd must be those"):
-        BACKWARD(gradient, None, x, mean.float(), rstd, None, None, False, *good)
+        BACKWARD(gradient, None, x, mean.float(), rstd, None, None, False, False, False, *good)

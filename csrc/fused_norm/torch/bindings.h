@@ -93,8 +93,9 @@ inline Coefficients coefficients(const std::optional<Tensor>& given, const Fused
           given->stride(of_each_sample ? 1 : 0)};
 }
 
-inline Tensor empty_gradient(const std::optional<Tensor>& coefficients, const Map& x, CoefficientsGradient& gradient) {
-  if (!coefficients.has_value()) return empty_doubles({0}, x);
+inline Tensor empty_gradient(const std::optional<Tensor>& coefficients, bool wanted, const Map& x,
+                             CoefficientsGradient& gradient) {
+  if (!wanted || !coefficients.has_value()) return empty_doubles({0}, x);
   const Tensor result = torch::stable::empty(coefficients->sizes(), coefficients->scalar_type(), std::nullopt,
                                              x.tensor.device());
   gradient = {result.mutable_data_ptr(), data_type(*coefficients, "weight and bias"), coefficients->dim() == 2};
@@ -133,9 +134,9 @@ std::tuple<Tensor, Tensor, Tensor> fused_norm(const Tensor& x, const std::option
 template <class Run>
 std::tuple<Tensor, Tensor, Tensor, Tensor> fused_norm_backward(
     const std::optional<Tensor>& dpadded, const std::optional<Tensor>& dinterior, const Tensor& x, const Tensor& mean,
-    const Tensor& rstd, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, bool residual,
-    const std::string& statistics, const std::string& activation, double negative_slope, std::int64_t pad,
-    const std::string& pad_mode, double eps, bool phases, Run run) {
+    const Tensor& rstd, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, bool wants_weight,
+    bool wants_bias, bool wants_residual, const std::string& statistics, const std::string& activation, double negative_slope,
+    std::int64_t pad, const std::string& pad_mode, double eps, bool phases, Run run) {
   STD_TORCH_CHECK(dpadded.has_value() || dinterior.has_value(), "dpadded or dinterior must be given");
   const Map map = dense_map(x, "x");
   FusedNormBackward a;
@@ -155,15 +156,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fused_norm_backward(
   a.weight = coefficients(weight, a, map, "weight");
   a.bias = coefficients(bias, a, map, "bias");
   const Tensor dx = empty_map_like(map);
-  const Tensor dweight = empty_gradient(weight, map, a.dweight);
-  const Tensor dbias = empty_gradient(bias, map, a.dbias);
-  const Tensor dresidual = residual ? empty_beside(map, a.channels, a.height, a.width) : empty_doubles({0}, map);
+  const Tensor dweight = empty_gradient(weight, wants_weight, map, a.dweight);
+  const Tensor dbias = empty_gradient(bias, wants_bias, map, a.dbias);
+  const Tensor dresidual = wants_residual ? empty_beside(map, a.channels, a.height, a.width) : empty_doubles({0}, map);
   if (a.channels == 0) return {dx, dweight, dbias, dresidual};
   a.x = map.tensor.const_data_ptr();
   a.mean = mean.const_data_ptr<double>();
   a.rstd = rstd.const_data_ptr<double>();
   a.dx = dx.mutable_data_ptr();
-  a.dresidual = residual ? dresidual.mutable_data_ptr() : nullptr;
+  a.dresidual = wants_residual ? dresidual.mutable_data_ptr() : nullptr;
   run(a);
   return {dx, dweight, dbias, dresidual};
 }

@@ -14,12 +14,12 @@ std::tuple<Tensor, Tensor, Tensor> fused_norm_cpu(const Tensor& x, const std::op
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> fused_norm_backward_cpu(
     const std::optional<Tensor>& dpadded, const std::optional<Tensor>& dinterior, const Tensor& x, const Tensor& mean,
-    const Tensor& rstd, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, bool residual,
-    const std::string& statistics, const std::string& activation, double negative_slope, std::int64_t pad,
-    const std::string& pad_mode, double eps, bool phases) {
+    const Tensor& rstd, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, bool wants_weight,
+    bool wants_bias, bool wants_residual, const std::string& statistics, const std::string& activation, double negative_slope,
+    std::int64_t pad, const std::string& pad_mode, double eps, bool phases) {
   return fused_norm_backward(
-      dpadded, dinterior, x, mean, rstd, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps,
-      phases, [](const FusedNormBackward& arguments) { cpu::fused_norm_backward(arguments, torch_thread_pool); });
+      dpadded, dinterior, x, mean, rstd, weight, bias, wants_weight, wants_bias, wants_residual, statistics, activation,
+      negative_slope, pad, pad_mode, eps, phases, [](const FusedNormBackward& arguments) { cpu::fused_norm_backward(arguments, torch_thread_pool); });
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-#include "torch/cuda.h"
 #include "cuda/device.h"
 #include "fused_norm/torch/bindings.h"
+#include "torch/cuda.h"
 
 namespace fastmunit::bindings {
 namespace {
@@ -57,12 +57,12 @@ std::tuple<Tensor, Tensor, Tensor> fused_norm_cuda(const Tensor& x, const std::o
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> fused_norm_backward_cuda(
     const std::optional<Tensor>& dpadded, const std::optional<Tensor>& dinterior, const Tensor& x, const Tensor& mean,
-    const Tensor& rstd, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, bool residual,
-    const std::string& statistics, const std::string& activation, double negative_slope, std::int64_t pad,
-    const std::string& pad_mode, double eps, bool phases) {
+    const Tensor& rstd, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, bool wants_weight,
+    bool wants_bias, bool wants_residual, const std::string& statistics, const std::string& activation, double negative_slope,
+    std::int64_t pad, const std::string& pad_mode, double eps, bool phases) {
   return fused_norm_backward(
-      dpadded, dinterior, x, mean, rstd, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps,
-      phases, [&](const FusedNormBackward& arguments) {
+      dpadded, dinterior, x, mean, rstd, weight, bias, wants_weight, wants_bias, wants_residual, statistics, activation,
+      negative_slope, pad, pad_mode, eps, phases, [&](const FusedNormBackward& arguments) {
         with_partials(
             x, [&](const cuda::Device& device) { return cuda::fused_norm_backward_partials(arguments, device); },
             [&](const cuda::Device& device, double* partials, void* stream) {
