@@ -208,7 +208,8 @@ def fused_norm(
         twice where pad is 0. Both in the dtype of x.
 
     Raises:
-        ValueError: A shape or an option is wrong, or a statistic would be that of a single value.
+        ValueError: A shape or an option is wrong, a tensor is not on the device of x, or a statistic would be that of a
+            single value.
         TypeError: x, or the residual, is of another dtype.
         ImplementationError: The named implementation cannot run here.
     """
@@ -265,6 +266,9 @@ def _fused_norm(
             raise ValueError(f"{function}: {name} must be ({c},) or ({n}, {c}), not {tuple(parameter.shape)}")
         if parameter.dtype not in _DTYPES:
             raise TypeError(f"{function}: {name} must be float32, bfloat16, float16 or float64, not {parameter.dtype}")
+    for name, tensor in (("weight", weight), ("bias", bias), ("residual", residual)):
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{function}: {name} is on {tensor.device}, but x on {x.device}: move them to one device")
     if residual is not None:
         if tuple(residual.shape) != (n, c, h, w):
             raise ValueError(f"{function}: residual must be {(n, c, h, w)}, not {tuple(residual.shape)}")

@@ -1,60 +1,75 @@
 #include "cuda/device.h"
 
-#include <atomic>
-
-#include "fused_norm/backward_tiles.h"
+#include <mutex>
 
 namespace fastmunit::cuda {
 namespace {
 
 const char* message_of(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
 
-// Stands for the kernels that are launched in clusters, of which a multiprocessor has room for one block.
-__global__ void __launch_bounds__(most_threads, 1) any_block() {}
+constexpr int cluster_threads = 256;
 
-// The largest cluster of blocks that a launch finds room for: GPUs, and parts of one that is shared, differ in how many
-// multiprocessors lie together.
+// Stands for the kernels that are launched in clusters. Each of them leaves room for a second block in its multiprocessor
+// (__launch_bounds__). This one asks for half of the shared memory instead, which comes to the same.
+__global__ void __launch_bounds__(cluster_threads, 2) cluster_block() {}
+
+// The largest cluster that a launch finds room for. Parts of a GPU that is shared may have less room than the whole.
 int largest_cluster(int shared_bytes) {
-  cudaFuncSetAttribute(any_block, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  cudaFuncSetAttribute(any_block, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  constexpr int reserved_bytes = 1024;  // of each block, by CUDA
+  const int half = shared_bytes / 2 - reserved_bytes;
+  const bool pending = cudaPeekAtLastError() != cudaSuccess;
+  cudaFuncSetAttribute(cluster_block, cudaFuncAttributeMaxDynamicSharedMemorySize, half);
   cudaLaunchAttribute cluster = {};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
   cudaLaunchConfig_t configuration = {};
-  configuration.blockDim = dim3(most_threads);
-  configuration.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+  configuration.blockDim = dim3(cluster_threads);
+  configuration.dynamicSmemBytes = static_cast<std::size_t>(half);
   configuration.attrs = &cluster;
   configuration.numAttrs = 1;
-  int size = 16;  // the most that any GPU has
+  int size = 8;  // the largest that needs no permission, and that every GPU with clusters has
   for (; size > 1; size /= 2) {
     cluster.val.clusterDim.x = static_cast<unsigned>(size);
     configuration.gridDim = dim3(static_cast<unsigned>(size));
     int clusters = 0;
-    if (cudaOccupancyMaxActiveClusters(&clusters, any_block, &configuration) == cudaSuccess && clusters > 0) break;
-    cudaGetLastError();  // a size that the GPU does not have is no error
+    if (cudaOccupancyMaxActiveClusters(&clusters, cluster_block, &configuration) == cudaSuccess && clusters > 0) break;
   }
+  // A size that finds no room is no error; one of somebody else that waits to be seen stays.
+  if (!pending) cudaGetLastError();
   return size;
+}
+
+const char* ask(int number, Device& device) {
+  int major = 0;
+  const auto attribute = [&](cudaDeviceAttr name, int& value) {
+    return message_of(cudaDeviceGetAttribute(&value, name, number));
+  };
+  if (const char* error = attribute(cudaDevAttrComputeCapabilityMajor, major)) return error;
+  if (const char* error = attribute(cudaDevAttrMultiProcessorCount, device.multiprocessors)) return error;
+  if (const char* error = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device.shared_bytes)) return error;
+  device.dependent_launches = major >= 9;
+  device.cluster = major < 9 ? 1 : largest_cluster(device.shared_bytes);
+  return nullptr;
 }
 
 }  // namespace
 
 const char* current_device(Device& device) {
-  constexpr int devices = 64;
-  static std::atomic<int> clusters[devices];  // asked for once on each; 0 before
-  int current = 0, major = 0;
-  const auto ask = [&](cudaDeviceAttr attribute, int& value) {
-    return message_of(cudaDeviceGetAttribute(&value, attribute, current));
-  };
-  if (const char* error = message_of(cudaGetDevice(&current))) return error;
-  if (const char* error = ask(cudaDevAttrComputeCapabilityMajor, major)) return error;
-  if (const char* error = ask(cudaDevAttrMultiProcessorCount, device.multiprocessors)) return error;
-  if (const char* error = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin, device.shared_bytes)) return error;
-  device.dependent_launches = major >= 9;
-  device.cluster = current < devices ? clusters[current].load() : 0;
-  if (device.cluster == 0) {
-    device.cluster = major < 9 ? 1 : largest_cluster(device.shared_bytes);
-    if (current < devices) clusters[current] = device.cluster;
+  // Asked once for each: the driver's answers take longer than a launch. A process that is later given a smaller part of a GPU
+  // gets an error from the launch itself where a cluster finds no room.
+  constexpr int cached = 64;
+  static Device devices[cached];
+  static bool known[cached];
+  static std::mutex mutex;
+  int number = 0;
+  if (const char* error = message_of(cudaGetDevice(&number))) return error;
+  if (number >= cached) return ask(number, device);
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (!known[number]) {
+    if (const char* error = ask(number, devices[number])) return error;
+    known[number] = true;
   }
+  device = devices[number];
   return nullptr;
 }
 

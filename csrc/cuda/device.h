@@ -6,7 +6,7 @@ namespace fastmunit::cuda {
 struct Device {
   int multiprocessors;
   int shared_bytes;  // that one block may have
-  int cluster;       // blocks that may share theirs, each with all of shared_bytes: what a launch finds room for; 1 if none
+  int cluster;       // most blocks of a cluster that a launch finds room for, with two blocks in a multiprocessor; 1 if none
   bool dependent_launches = false;  // whether a launch may be dependent (launch.cuh)
   int most_steps = 32;  // of a tile of fused_norm; fewer where tests cut small maps as large ones are cut
 };

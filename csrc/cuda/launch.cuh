@@ -21,14 +21,10 @@ inline const char* message_of(cudaError_t error) { return error == cudaSuccess ?
 // Returns null, or what CUDA says went wrong. `stream` is a cudaStream_t.
 template <class... Parameters, class... Arguments>
 const char* launch(void (*kernel)(Parameters...), const LaunchShape& shape, void* stream, Arguments... arguments) {
-  constexpr unsigned shared_bytes_for_all = 48 * 1024, cluster_for_all = 8;
+  constexpr unsigned shared_bytes_for_all = 48 * 1024;
   if (shape.shared_bytes > shared_bytes_for_all) {
     const char* error = message_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                         static_cast<int>(shape.shared_bytes)));
-    if (error != nullptr) return error;
-  }
-  if (shape.cluster > cluster_for_all) {
-    const char* error = message_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
     if (error != nullptr) return error;
   }
   cudaLaunchAttribute attributes[2] = {};
@@ -51,8 +47,11 @@ const char* launch(void (*kernel)(Parameters...), const LaunchShape& shape, void
   configuration.stream = static_cast<cudaStream_t>(stream);
   configuration.attrs = attributes;
   configuration.numAttrs = count;
-  // Its result is that of this launch. cudaGetLastError would also report, and clear, an earlier error of another library.
-  return message_of(cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...));
+  // Its result is that of this launch alone, unlike cudaGetLastError, which would also report, and clear, an earlier error of
+  // another library. What is reported here is not to be reported again by whoever asks next.
+  const cudaError_t error = cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...);
+  if (error != cudaSuccess) cudaGetLastError();
+  return message_of(error);
 }
 
 #else

@@ -15,8 +15,9 @@ _WARM_UP = 3
 class CapturedIteration:
     """Runs iterations on a CUDA device: a few as they are, then by replaying what they launched.
 
-    Every call is one iteration; capturing computes nothing by itself. Other shapes, dtypes, parameters, settings of an
-    optimizer or another `key` start anew. Copies and pickles of it are empty.
+    Every call is one iteration; capturing computes nothing by itself. A replay waits for the one before it, whose
+    inputs and results it overwrites, also where that was on another stream. Other shapes, dtypes, parameters, settings
+    of an optimizer or another `key` start anew. Copies and pickles of it are empty.
     """
 
     def __init__(self) -> None:
@@ -25,6 +26,7 @@ class CapturedIteration:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
         self._results: dict[str, Tensor] = {}
+        self._replayed: torch.cuda.Event | None = None
 
     def run(
         self,
@@ -80,12 +82,15 @@ class CapturedIteration:
             self._inputs = [tensor.clone() for tensor in tensors]
             self._graph = _capture(body, self._inputs)
             self._results = dict(results())
+            self._replayed = torch.cuda.Event()
         else:
+            assert self._replayed is not None
+            self._replayed.wait()
             torch._foreach_copy_(self._inputs, list(tensors))
         self._graph.replay()
-        if not self._results:
-            return {}
-        return dict(zip(self._results, torch.stack(list(self._results.values())).unbind(), strict=True))
+        copies = torch.stack(list(self._results.values())).unbind() if self._results else ()
+        self._replayed.record()
+        return dict(zip(self._results, copies, strict=True))
 
     def __reduce__(self) -> tuple[type[CapturedIteration], tuple[()]]:
         """Copy and pickle as an empty one."""

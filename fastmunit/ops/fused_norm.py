@@ -16,7 +16,8 @@ _SCHEMA = (
 )
 _BACKWARD_SCHEMA = (
     "(Tensor? dpadded, Tensor? dinterior, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, "
-    f"bool wants_weight, bool wants_bias, bool wants_residual, {_OPTIONS}) -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dresidual)"
+    f"bool wants_weight, bool wants_bias, bool wants_residual, {_OPTIONS}) "
+    "-> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dresidual)"
 )
 
 

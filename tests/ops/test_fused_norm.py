@@ -352,6 +352,15 @@ def test_autocast_keeps_the_dtype_of_the_convolution():
     assert y.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("implementation", ["auto", "native", "reference"])
+@pytest.mark.parametrize("name", ["weight", "bias", "residual"])
+def test_tensors_on_another_device_are_named(name, implementation):
+    x = torch.randn(1, 3, 4, 4)
+    other = torch.empty(x.shape if name == "residual" else (3,), device="meta")
+    with pytest.raises(ValueError, match=f"fused_norm: {name} is on meta, but x on cpu: move them to one device"):
+        functional.fused_norm(x, **{name: other}, statistics="instance", implementation=implementation)
+
+
 def test_wrappers_are_the_same_op():
     x = torch.randn(2, 4, 6, 6)
     weight, bias = torch.randn(2, 2, 4)
