@@ -3,7 +3,7 @@
 
 #include "cuda/portable.cuh"
 #include "fused_norm/backward_tiles.h"
-#include "fused_norm/formulas.h"
+#include "fused_norm/fused_norm.h"
 
 namespace fastmunit::cuda {
 

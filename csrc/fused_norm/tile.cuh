@@ -4,7 +4,7 @@
 
 #include "common/pad_index.h"
 #include "cuda/vectors.cuh"
-#include "fused_norm/formulas.h"
+#include "fused_norm/fused_norm.h"
 #include "fused_norm/plan.h"
 
 namespace fastmunit::cuda::norm {
@@ -265,7 +265,7 @@ __device__ inline double inverse_of(double value) {
   return inverse * (2.0 - value * inverse);
 }
 
-// The statistics of a group, as group_of of fused_norm_formulas.h gives them.
+// The statistics of a group, as group_of of fused_norm.h gives them.
 __device__ inline Group group_of(const FusedNormOptions& a, const Cover& cover, const TileMoments& moments) {
   const bool layer = a.statistics == Statistics::layer;
   const double variance = static_cast<double>(moments.squares) * cover.share + (layer ? 0.0 : a.eps);

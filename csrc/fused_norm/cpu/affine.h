@@ -6,7 +6,6 @@
 
 #include "cpu/simd.h"
 #include "cpu/storage.h"
-#include "fused_norm/formulas.h"
 #include "fused_norm/fused_norm.h"
 
 namespace fastmunit::cpu {
