@@ -1,24 +1,31 @@
-"""Triton kernel of `fused_norm`: normalisation, activation, residual and pad, written once."""
+"""Triton kernels of `fused_norm`: normalization, activation, residual and pad.
 
+Where a program holds whole planes, one kernel does all. Else the moments of segments are taken, combined into a table
+of the affine map of each plane, and a third kernel reads x again and writes the result.
+"""
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastmunit.kernels.fused_norm_launch import forward_launch
+from fastmunit.kernels.fused_norm_launch import choose_launch
 from fastmunit.kernels.fused_norm_maps import (
     activate,
     affine,
     all_inside,
     coefficients,
-    group_statistics,
+    load_values,
     map_offsets,
     offsets,
-    pad_positions,
+    pad_position,
     pad_source,
+    plane_affine,
+    table_row,
     tile_positions,
 )
-from fastmunit.kernels.launch import is_channels_last, multiprocessors, needs_64_bit_offsets
-from fastmunit.kernels.moments import moments, reciprocal_deviation, tile_moments
+from fastmunit.kernels.launch import ceil_div, is_channels_last, multiprocessors, needs_64_bit_offsets
+from fastmunit.kernels.moments import Partials, combined_moments, partial_moments, reciprocal_deviation, tile_moments
 
 
 @triton.jit
@@ -27,7 +34,7 @@ def _finish(value, center, scale, shift, negative_slope, residual, at, inside, A
     z = (value - center[:, None, None]) * scale[:, None, None] + shift[:, None, None]
     y = activate(z, negative_slope, ACTIVATION)
     if residual is not None:
-        y += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+        y += load_values(residual + at, inside)
     return y
 
 
@@ -61,9 +68,9 @@ def _write_pad(
     else:
         source_i = pad_source(i, height, PAD_MODE)
         source_j = pad_source(j, width, PAD_MODE)
-        value = tl.load(x + map_offsets(c, source_i, source_j, x_strides, PHASES, INDEX), mask=inside, other=0.0)
+        value = load_values(x + map_offsets(c, source_i, source_j, x_strides, PHASES, INDEX), inside)
         at = offsets(c, source_i, source_j, residual_strides, INDEX)
-        y = _finish(value.to(tl.float32), center, scale, shift, negative_slope, residual, at, inside, ACTIVATION)
+        y = _finish(value, center, scale, shift, negative_slope, residual, at, inside, ACTIVATION)
     at = offsets(c, i + PAD, j + PAD, padded_strides, INDEX)
     tl.store(padded + at, y.to(padded.dtype.element_ty), mask=inside)
 
@@ -77,8 +84,10 @@ def _forward_kernel(
     padded,
     mean,
     rstd,
+    table,
     negative_slope,
     eps,
+    batch,
     channels,
     height,
     width,
@@ -89,6 +98,7 @@ def _forward_kernel(
     padded_strides,
     STATISTICS: tl.constexpr,
     WHOLE: tl.constexpr,
+    EXACT: tl.constexpr,
     ACTIVATION: tl.constexpr,
     PAD: tl.constexpr,
     PAD_MODE: tl.constexpr,
@@ -97,62 +107,154 @@ def _forward_kernel(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    PAD_LENGTH: tl.constexpr,
+    PAD_COLUMNS: tl.constexpr,
 ):
     """One program writes a tile, and the pads beside the map's first tiles.
 
-    WHOLE: the tile holds whole planes, whose mean and rstd it takes and writes; else it reads them.
+    WHOLE: the tile holds whole planes, whose mean and rstd it takes and writes; else it reads the table of the affine
+    maps of planes, if there are statistics. EXACT: tiles cover the map without a rest. PAD_COLUMNS: columns of the pad
+    that are written at a time; rows are written one by one.
     """
     n, first_channel, first_row, first_column = tile_positions(channels, height, width, CHANNELS, ROWS, COLUMNS)
     c = first_channel + tl.arange(0, CHANNELS)
     i = first_row + tl.arange(0, ROWS)
     j = first_column + tl.arange(0, COLUMNS)
-    in_channels, in_rows, in_columns = c < channels, i < height, j < width
+    if EXACT:
+        in_channels, in_rows, in_columns = None, None, None
+    else:
+        in_channels, in_rows, in_columns = c < channels, i < height, j < width
     inside = all_inside(in_channels, in_rows, in_columns)
     x += n * x_strides[0]
     padded += n * padded_strides[0]
     if residual is not None:
         residual += n * residual_strides[0]
 
-    value = tl.load(x + map_offsets(c, i, j, x_strides, PHASES, INDEX), mask=inside, other=0.0).to(tl.float32)
+    value = load_values(x + map_offsets(c, i, j, x_strides, PHASES, INDEX), inside)
+    plane = n * channels + c
     if WHOLE:
-        count = height * width
-        rounded, lost, squares = tile_moments(value, inside, count)
-        group_mean = rounded.to(tl.float64) + lost
-        group_rstd = reciprocal_deviation(squares.to(tl.float64), count, eps, False)
-        tl.store(mean + n * channels + c, group_mean, mask=in_channels)
-        tl.store(rstd + n * channels + c, group_rstd, mask=in_channels)
+        count = tl.cast(height * width, tl.float32)
+        rounded, rest, squares = tile_moments(value, inside, count)
+        group_mean = rounded.to(tl.float64) + rest
+        group_rstd = reciprocal_deviation(squares, count, eps, False)
+        tl.store(mean + plane, group_mean, mask=in_channels)
+        tl.store(rstd + plane, group_rstd.to(tl.float64), mask=in_channels)
+        channel_weight = coefficients(weight, n, c, weight_strides, in_channels, 1.0)
+        channel_bias = coefficients(bias, n, c, bias_strides, in_channels, 0.0)
+        center, _, scale, shift = affine(group_mean, group_rstd, channel_weight, channel_bias)
+    elif STATISTICS == "none":
+        center, _, scale, shift = plane_affine(
+            mean, rstd, weight, bias, n, c, channels, weight_strides, bias_strides, in_channels, STATISTICS
+        )
     else:
-        group_mean, group_rstd = group_statistics(mean, rstd, n, c, channels, in_channels, STATISTICS)
-    channel_weight = coefficients(weight, n, c, weight_strides, in_channels, 1.0)
-    channel_bias = coefficients(bias, n, c, bias_strides, in_channels, 0.0)
-    center, scale, shift = affine(group_mean, group_rstd, channel_weight, channel_bias)
+        planes = tl.cast(batch, tl.int64) * channels
+        center = table_row(table, 0, plane, planes, in_channels)
+        scale = table_row(table, 1, plane, planes, in_channels)
+        shift = table_row(table, 2, plane, planes, in_channels)
     at = offsets(c, i, j, residual_strides, INDEX)
     y = _finish(value, center, scale, shift, negative_slope, residual, at, inside, ACTIVATION)
     at = offsets(c, i + PAD, j + PAD, padded_strides, INDEX)
     tl.store(padded + at, y.to(padded.dtype.element_ty), mask=inside)
 
     if PAD > 0:
-        pad_i, in_pad_i = pad_positions(height, PAD, PAD_LENGTH)
-        pad_j, in_pad_j = pad_positions(width, PAD, PAD_LENGTH)
-        if first_row == 0:  # above and below the columns
-            _write_pad(
-                x, residual, padded, c, pad_i, j, all_inside(in_channels, in_pad_i, in_columns), height, width,
-                x_strides, residual_strides, padded_strides, center, scale, shift, negative_slope,
-                ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
-            )  # fmt: skip
         if first_column == 0:  # beside the rows
-            _write_pad(
-                x, residual, padded, c, i, pad_j, all_inside(in_channels, in_rows, in_pad_j), height, width,
-                x_strides, residual_strides, padded_strides, center, scale, shift, negative_slope,
-                ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+            for start in range(0, 2 * PAD, PAD_COLUMNS):
+                k = start + tl.arange(0, PAD_COLUMNS)
+                beside = pad_position(k, width, PAD)
+                in_edge = all_inside(in_channels, in_rows, k < 2 * PAD)
+                _write_pad(
+                    x, residual, padded, c, i, beside, in_edge, height, width,
+                    x_strides, residual_strides, padded_strides, center, scale, shift, negative_slope,
+                    ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                )  # fmt: skip
+        if first_row == 0:  # above and below the columns, and in the corners
+            for row in range(0, 2 * PAD):
+                above = pad_position(row + tl.arange(0, 1), height, PAD)
+                in_edge = all_inside(in_channels, above < height + PAD, in_columns)
+                _write_pad(
+                    x, residual, padded, c, above, j, in_edge, height, width,
+                    x_strides, residual_strides, padded_strides, center, scale, shift, negative_slope,
+                    ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                )  # fmt: skip
+                if first_column == 0:
+                    for start in range(0, 2 * PAD, PAD_COLUMNS):
+                        k = start + tl.arange(0, PAD_COLUMNS)
+                        beside = pad_position(k, width, PAD)
+                        in_corner = all_inside(in_channels, above < height + PAD, k < 2 * PAD)
+                        _write_pad(
+                            x, residual, padded, c, above, beside, in_corner, height, width,
+                            x_strides, residual_strides, padded_strides, center, scale, shift, negative_slope,
+                            ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                        )  # fmt: skip
+
+
+@triton.jit
+def _write_affine(table, planes, mean, rstd, weight, bias, n, c, channels, weight_strides, bias_strides, in_channels):
+    """Write the table's entries of channels: center, scale and shift."""
+    channel_weight = coefficients(weight, n, c, weight_strides, in_channels, 1.0)
+    channel_bias = coefficients(bias, n, c, bias_strides, in_channels, 0.0)
+    center, _, scale, shift = affine(mean, rstd, channel_weight, channel_bias)
+    at = table + n * channels + c
+    tl.store(at, center, mask=in_channels)
+    tl.store(at + planes, scale, mask=in_channels)
+    tl.store(at + 2 * planes, shift, mask=in_channels)
+
+
+@triton.jit
+def _forward_combine_kernel(
+    partials,
+    of_each_kind,
+    weight,
+    bias,
+    mean,
+    rstd,
+    table,
+    eps,
+    batch,
+    channels,
+    segments,
+    pixels,
+    weight_strides,
+    bias_strides,
+    LAYER: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """One program combines the partials of CHANNELS groups, or of a sample, and writes the affine maps.
+
+    A group is PARTS planes of x: the phases of a plane of the result, where these are channels next to each other.
+    """
+    planes = tl.cast(batch, tl.int64) * channels
+    if LAYER:
+        n = tl.program_id(0).to(tl.int64)
+        group = tl.arange(0, 1)
+        group_mean, squares = combined_moments(
+            partials, of_each_kind, n, group, 1, group < 1, segments, pixels, PIXELS, BLOCK, 1
+        )
+        group_rstd = reciprocal_deviation(squares.to(tl.float64), pixels, eps, True)
+        tl.store(mean + n + group, group_mean)
+        tl.store(rstd + n + group, group_rstd)
+        for first in range(0, channels, CHANNELS):
+            c = first + tl.arange(0, CHANNELS)
+            _write_affine(
+                table, planes, group_mean, group_rstd, weight, bias, n, c, channels, weight_strides, bias_strides,
+                c < channels,
             )  # fmt: skip
-        if (first_row == 0) & (first_column == 0):  # the corners
-            _write_pad(
-                x, residual, padded, c, pad_i, pad_j, all_inside(in_channels, in_pad_i, in_pad_j), height, width,
-                x_strides, residual_strides, padded_strides, center, scale, shift, negative_slope,
-                ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
-            )  # fmt: skip
+    else:
+        n = tl.program_id(0).to(tl.int64) // tl.cdiv(channels, CHANNELS)
+        c = tl.program_id(0) % tl.cdiv(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
+        in_channels = c < channels
+        group_mean, squares = combined_moments(
+            partials, of_each_kind, n, c, channels, in_channels, segments, pixels, PIXELS, BLOCK, PARTS
+        )
+        group_rstd = reciprocal_deviation(squares, tl.cast(pixels, tl.float32) * PARTS, eps, False).to(tl.float64)
+        tl.store(mean + n * channels + c, group_mean, mask=in_channels)
+        tl.store(rstd + n * channels + c, group_rstd, mask=in_channels)
+        _write_affine(
+            table, planes, group_mean, group_rstd, weight, bias, n, c, channels, weight_strides, bias_strides,
+            in_channels,
+        )  # fmt: skip
 
 
 def coefficient_strides(data: Tensor | None) -> tuple[int, int]:
@@ -173,8 +275,8 @@ def result_shape(x: Tensor, phases: bool) -> tuple[int, int, int, int]:
     return (n, c // 4, 2 * h, 2 * w) if phases else (n, c, h, w)
 
 
-def _statistics(x: Tensor, mean: Tensor, rstd: Tensor, statistics: str, eps: float, phases: bool) -> None:
-    """Write mean and rstd; groups are runs of planes as x lies in memory."""
+def _partial_moments(x: Tensor, statistics: str, phases: bool) -> Partials:
+    """Moments of segments of each group; groups are runs of planes, as x lies in memory."""
     n, c, h, w = x.shape
     if statistics == "layer":
         planes, strides = (n, 1, c * h * w), (c * h * w, c * h * w, 1)
@@ -183,10 +285,49 @@ def _statistics(x: Tensor, mean: Tensor, rstd: Tensor, statistics: str, eps: flo
     else:  # the four phases of a plane lie one behind the other
         c, pixels = (c // 4, 4 * h * w) if phases else (c, h * w)
         planes, strides = (n, c, pixels), (c * pixels, pixels, 1)
-    moments(
-        x, mean, rstd, eps, planes=planes, strides=strides, layer=statistics == "layer",
-        multiprocessors=multiprocessors(x.device),
-    )  # fmt: skip
+    return partial_moments(x, planes, strides, multiprocessors(x.device))
+
+
+def _affine_table(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    statistics: str,
+    eps: float,
+    phases: bool,
+    channels: int,
+) -> Tensor:
+    """Write mean and rstd; center, scale and shift of each plane, (3, N, C)."""
+    layer = statistics == "layer"
+    partials = _partial_moments(x, statistics, phases)
+    n = x.shape[0]
+    table = x.new_empty((3, n, channels), dtype=torch.float32)
+    of_programs = 128 if layer else partials.channels
+    _forward_combine_kernel[(n if layer else n * ceil_div(channels, of_programs),)](
+        partials.data,
+        partials.of_each_kind,
+        weight,
+        bias,
+        mean,
+        rstd,
+        table,
+        eps,
+        n,
+        channels,
+        partials.segments,
+        partials.planes[2],
+        coefficient_strides(weight),
+        coefficient_strides(bias),
+        LAYER=layer,
+        PIXELS=partials.segment_pixels,
+        CHANNELS=of_programs,
+        BLOCK=partials.block,
+        PARTS=1 if layer else partials.planes[1] // channels,
+        num_warps=partials.warps,
+    )
+    return table
 
 
 def fused_norm(
@@ -211,9 +352,10 @@ def fused_norm(
         return
     n, c, h, w = result_shape(x, phases)
     channels_last = is_channels_last(x)
-    launch = forward_launch((n, c, h, w), x.element_size(), channels_last, statistics, multiprocessors(x.device))
+    launch = choose_launch((n, c, h, w), x.element_size(), channels_last, statistics, multiprocessors(x.device))
+    table = None
     if statistics != "none" and not launch.whole:
-        _statistics(x, mean, rstd, statistics, eps, phases)
+        table = _affine_table(x, weight, bias, mean, rstd, statistics, eps, phases, c)
     _forward_kernel[(launch.programs,)](
         x,
         weight,
@@ -222,8 +364,10 @@ def fused_norm(
         padded,
         mean,
         rstd,
+        table,
         negative_slope,
         eps,
+        n,
         c,
         h,
         w,
@@ -234,6 +378,7 @@ def fused_norm(
         map_strides(padded),
         STATISTICS=statistics,
         WHOLE=launch.whole,
+        EXACT=launch.exact,
         ACTIVATION=activation,
         PAD=pad,
         PAD_MODE=pad_mode,
@@ -242,6 +387,6 @@ def fused_norm(
         CHANNELS=launch.tile.channels,
         ROWS=launch.tile.rows,
         COLUMNS=launch.tile.columns,
-        PAD_LENGTH=launch.pad_length(pad),
+        PAD_COLUMNS=launch.columns_at_a_time(2 * pad),
         num_warps=launch.tile.warps,
     )

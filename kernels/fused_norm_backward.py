@@ -2,9 +2,11 @@
 
     dz = activation'(z) * dy,  dx = gain * dz + slope * (x - center) + constant
 
-dy is the sum of the gradients of the interior and of the padded map, the latter gathered from all pixels of the pad
-that show a pixel. Gain, slope and constant of a plane follow from the sums of dz and of dz * (x - mean). Sums over
-tiles are written one by one and added up in a fixed order.
+dy is the sum of the gradients of the interior and of the padded map, of which every pixel of the pad counts for the
+pixel that it shows. Gain, slope and constant of a plane follow from the sums of dz and of dz * (x - mean). These sums
+run over the padded map: a pixel of the pad adds what it would add if the map had it there. So only dx needs the
+gradient of a pixel as a whole, and only along the edges is it more than one value: a program writes its tile, and then
+again those of its pixels that a pad shows. Sums over tiles are written one by one and added up in a fixed order.
 """
 
 import torch
@@ -13,104 +15,225 @@ import triton.language as tl
 from torch import Tensor
 
 from fastmunit.kernels.fused_norm import coefficient_strides, map_strides, result_shape
-from fastmunit.kernels.fused_norm_launch import backward_launch
+from fastmunit.kernels.fused_norm_launch import choose_launch
 from fastmunit.kernels.fused_norm_maps import (
     activation_gradient,
-    affine,
     all_inside,
     coefficients,
-    group_statistics,
+    is_shown_by_pad,
+    load_values,
     map_offsets,
     offsets,
+    pad_position,
+    pad_source,
     pad_target,
+    plane_affine,
     product_about_mean,
-    store_float64,
+    shown_position,
+    store_converted,
+    table_row,
     tile_positions,
 )
-from fastmunit.kernels.launch import ceil_div, is_channels_last, multiprocessors, needs_64_bit_offsets, power_of_two
+from fastmunit.kernels.launch import (
+    ceil_div,
+    is_channels_last,
+    multiprocessors,
+    needs_64_bit_offsets,
+    power_of_two,
+    warps_for,
+)
 from fastmunit.kernels.moments import tile_sum
+
+# Rows of the table of each plane that the last kernel reads: the affine map, and dx by dz and x.
+_TABLE = 6
+# Sums that a program of the kernel between adds up at a time.
+_COMBINED = 4096
 
 
 @triton.jit
-def _gather(
+def _pad_gradient(
     dpadded,
     c,
     i,
     j,
-    in_channels,
-    in_rows,
-    in_columns,
+    inside,
     height,
     width,
     strides,
-    at_row_edge,
-    at_column_edge,
-    TARGETS: tl.constexpr,
+    OF_ROWS: tl.constexpr,
+    OF_COLUMNS: tl.constexpr,
     PAD: tl.constexpr,
     PAD_MODE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """The adjoint of the pad: for each pixel the sum over the pixels of dpadded that show it, in a fixed order.
+    """The sum over the pixels of the pad that show pixels (i, j), in a fixed order.
 
-    TARGETS: how many rows (or columns) may show one. The flags say whether the tile reaches pixels that a pad shows.
+    OF_ROWS and OF_COLUMNS: how many rows and columns of the padded map may show one; the first is that of the map.
     """
-    inside = all_inside(in_channels, in_rows, in_columns)
-    dy = tl.load(dpadded + offsets(c, i + PAD, j + PAD, strides, INDEX), mask=inside, other=0.0).to(tl.float32)
-    if TARGETS > 1:
-        if at_column_edge:
-            for k in tl.static_range(1, TARGETS):
-                to_j, is_shown = pad_target(j, k, width, PAD, PAD_MODE)
-                at = offsets(c, i + PAD, to_j + PAD, strides, INDEX)
-                inside = all_inside(in_channels, in_rows, in_columns & is_shown)
-                dy += tl.load(dpadded + at, mask=inside, other=0.0).to(tl.float32)
-        if at_row_edge:
-            for m in tl.static_range(1, TARGETS):
-                to_i, is_shown_row = pad_target(i, m, height, PAD, PAD_MODE)
-                at = offsets(c, to_i + PAD, j + PAD, strides, INDEX)
-                inside = all_inside(in_channels, in_rows & is_shown_row, in_columns)
-                dy += tl.load(dpadded + at, mask=inside, other=0.0).to(tl.float32)
-                for k in tl.static_range(1, TARGETS):
-                    to_j, is_shown = pad_target(j, k, width, PAD, PAD_MODE)
-                    at = offsets(c, to_i + PAD, to_j + PAD, strides, INDEX)
-                    inside = all_inside(in_channels, in_rows & is_shown_row, in_columns & is_shown)
-                    dy += tl.load(dpadded + at, mask=inside, other=0.0).to(tl.float32)
+    dy = tl.zeros([c.shape[0], i.shape[0], j.shape[0]], tl.float32)
+    for m in tl.static_range(0, OF_ROWS):
+        if m == 0:
+            to_i, row_shown = i, i >= 0
+        else:
+            to_i, row_shown = pad_target(i, m, height, PAD, PAD_MODE)
+        for k in tl.static_range(0, OF_COLUMNS):
+            if k == 0:
+                to_j, shown = j, j >= 0
+            else:
+                to_j, shown = pad_target(j, k, width, PAD, PAD_MODE)
+            if m + k > 0:
+                at = offsets(c, to_i + PAD, to_j + PAD, strides, INDEX)
+                dy += load_values(dpadded + at, inside & row_shown[None, :, None] & shown[None, None, :])
     return dy
 
 
 @triton.jit
-def _line(sum_dz, sum_product, count, mean, center, rstd, weight):
-    """Gain, slope and constant of planes of instance norm from their sums, in float64.
-
-    dx = rstd * weight * (dz - mean(dz) - (x - mean) * rstd^2 * mean(dz * (x - mean)))
-    """
-    gain = rstd * weight
-    slope = -gain * rstd * rstd * sum_product / count
-    return gain, slope, -gain * sum_dz / count - slope * (mean - center)
+def _sums_of_pad(
+    dpadded,
+    x,
+    c,
+    i,
+    j,
+    inside,
+    height,
+    width,
+    dpadded_strides,
+    x_strides,
+    center,
+    scale,
+    shift,
+    negative_slope,
+    ACTIVATION: tl.constexpr,
+    PAD: tl.constexpr,
+    PAD_MODE: tl.constexpr,
+    PHASES: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """What pixels (i, j) of the pad add to the sums of dz and of dz * (x - center)."""
+    source_i = pad_source(i, height, PAD_MODE)
+    source_j = pad_source(j, width, PAD_MODE)
+    dy = load_values(dpadded + offsets(c, i + PAD, j + PAD, dpadded_strides, INDEX), inside)
+    value = load_values(x + map_offsets(c, source_i, source_j, x_strides, PHASES, INDEX), inside)
+    deviation = value - center[:, None, None]
+    z = deviation * scale[:, None, None] + shift[:, None, None]
+    dz = activation_gradient(dy, z, negative_slope, ACTIVATION)
+    return tile_sum(dz), tile_sum(tl.where(inside, dz * deviation, 0.0))
 
 
 @triton.jit
-def _layer_line(
-    sums_dz, sums_product, weight, n, channels, pixels, mean, rstd, eps, weight_strides, BLOCK: tl.constexpr
+def _store_gradients(
+    dx,
+    dresidual,
+    in_x,
+    in_dresidual,
+    dy,
+    dz,
+    deviation,
+    gain,
+    slope,
+    constant,
+    inside,
+    HAS_SUMS: tl.constexpr,
 ):
-    """Slope and constant of a sample of MUNIT's layer norm from the sums of its planes, in float64.
+    """Write dx and dresidual of a tile."""
+    dx_tile = gain[:, None, None] * dz
+    if HAS_SUMS:
+        dx_tile += slope[:, None, None] * deviation + constant[:, None, None]
+    tl.store(dx + in_x, dx_tile.to(dx.dtype.element_ty), mask=inside)
+    if dresidual is not None:
+        tl.store(dresidual + in_dresidual, dy.to(dresidual.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _store_shown(
+    dpadded,
+    dinterior,
+    x,
+    dx,
+    dresidual,
+    c,
+    i,
+    j,
+    inside,
+    height,
+    width,
+    dpadded_strides,
+    dinterior_strides,
+    x_strides,
+    dresidual_strides,
+    center,
+    scale,
+    shift,
+    gain,
+    slope,
+    constant,
+    negative_slope,
+    HAS_SUMS: tl.constexpr,
+    OF_ROWS: tl.constexpr,
+    OF_COLUMNS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    PAD: tl.constexpr,
+    PAD_MODE: tl.constexpr,
+    PHASES: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """Write dx and dresidual of pixels (i, j), which a pad shows."""
+    dy = load_values(dpadded + offsets(c, i + PAD, j + PAD, dpadded_strides, INDEX), inside)
+    if dinterior is not None:
+        dy += load_values(dinterior + offsets(c, i, j, dinterior_strides, INDEX), inside)
+    dy += _pad_gradient(
+        dpadded, c, i, j, inside, height, width, dpadded_strides, OF_ROWS, OF_COLUMNS, PAD, PAD_MODE, INDEX
+    )
+    in_x = map_offsets(c, i, j, x_strides, PHASES, INDEX)
+    deviation = load_values(x + in_x, inside) - center[:, None, None]
+    z = deviation * scale[:, None, None] + shift[:, None, None]
+    dz = activation_gradient(dy, z, negative_slope, ACTIVATION)
+    in_dresidual = offsets(c, i, j, dresidual_strides, INDEX)
+    _store_gradients(dx, dresidual, in_x, in_dresidual, dy, dz, deviation, gain, slope, constant, inside, HAS_SUMS)
+
+
+@triton.jit
+def _line(sum_dz, sum_product, count, lost, rstd, weight):
+    """Gain, slope and constant of planes of instance norm from their sums, in float32.
+
+    dx = rstd * weight * (dz - mean(dz) - (x - mean) * rstd^2 * mean(dz * (x - mean)))
+
+    The product is taken in an order in which no part is larger than rstd or the result.
+    """
+    gain = rstd * weight
+    slope = -gain * (rstd * (rstd * (sum_product / count)))
+    return gain, slope, -gain * (sum_dz / count) - slope * lost
+
+
+@triton.jit
+def _layer_factors(factors, n, pixels, channels, rstd, lost, eps):
+    """Write what slope and constant of a sample of MUNIT's layer norm are, but for the sums, in float64.
 
     dx = rstd * (dw - mean(dw)) - (x - mean) * rstd^2 / ((M - 1) * std) * sum(dw * (x - mean)) with dw = weight * dz,
-    over the M values of the sample; where std is 0 it counts as a constant, as in torch.
+    over the M values of the sample; where std is 0 it counts as a constant, as in torch, and the slope is 0.
     """
-    total_dz = tl.zeros([BLOCK], tl.float64)
-    total_product = tl.zeros([BLOCK], tl.float64)
-    for first in range(0, channels, BLOCK):
-        c = first + tl.arange(0, BLOCK)
-        in_channels = c < channels
-        channel_weight = coefficients(weight, n, c, weight_strides, in_channels, 1.0)
-        total_dz += channel_weight * tl.load(sums_dz + n * channels + c, mask=in_channels, other=0.0)
-        total_product += channel_weight * tl.load(sums_product + n * channels + c, mask=in_channels, other=0.0)
-    count = (pixels * channels).to(tl.float64)
+    count = tl.cast(pixels, tl.float64) * channels
     std = 1.0 / rstd - eps
     constant_map = std <= 1e-12 * eps
-    slope = -rstd * rstd * tl.sum(total_product, axis=0) / ((count - 1.0) * tl.where(constant_map, 1.0, std))
-    slope = tl.where(constant_map, 0.0, slope)
-    return slope, -rstd * tl.sum(total_dz, axis=0) / count - slope * (mean - mean.to(tl.float32))
+    slope = -rstd * rstd / ((count - 1.0) * tl.where(constant_map, 1.0, std))
+    tl.store(factors + 3 * n, tl.where(constant_map, 0.0, slope))
+    tl.store(factors + 3 * n + 1, -rstd / count)
+    tl.store(factors + 3 * n + 2, lost)
+
+
+@triton.jit
+def _layer_line(factors, table, n, channels, planes, BLOCK: tl.constexpr):
+    """Slope and constant of a sample of layer norm from its factors and the weighted sums of its planes."""
+    total_dz = tl.zeros([BLOCK], tl.float32)
+    total_product = tl.zeros([BLOCK], tl.float32)
+    for first in range(0, channels, BLOCK):
+        c = first + tl.arange(0, BLOCK)
+        total_dz += table_row(table, 4, n * channels + c, planes, c < channels)
+        total_product += table_row(table, 5, n * channels + c, planes, c < channels)
+    of_slope = tl.load(factors + 3 * n)
+    slope = tl.where(of_slope == 0.0, 0.0, of_slope * tl.sum(total_product, axis=0))
+    constant = tl.load(factors + 3 * n + 1) * tl.sum(total_dz, axis=0) - slope * tl.load(factors + 3 * n + 2)
+    return slope.to(tl.float32), constant.to(tl.float32)
 
 
 @triton.jit
@@ -125,11 +248,11 @@ def _backward_kernel(
     dx,
     dresidual,
     partials,
-    sums,
+    table,
+    factors,
     dweight,
     dbias,
     negative_slope,
-    eps,
     batch,
     channels,
     height,
@@ -141,7 +264,9 @@ def _backward_kernel(
     bias_strides,
     dresidual_strides,
     STATISTICS: tl.constexpr,
-    PASS: tl.constexpr,
+    SUMS: tl.constexpr,
+    APPLY: tl.constexpr,
+    EXACT: tl.constexpr,
     ACTIVATION: tl.constexpr,
     TARGETS: tl.constexpr,
     PAD: tl.constexpr,
@@ -151,138 +276,272 @@ def _backward_kernel(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    PAD_COLUMNS: tl.constexpr,
+    SHOWN: tl.constexpr,
+    SHOWN_COLUMNS: tl.constexpr,
 ):
     """One program reads a tile of x and of its gradient.
 
-    PASS "sums" writes the tile's sums to `partials`; "apply" writes dx and dresidual by the sums of whole planes;
-    "whole" does both for a tile of whole planes, as does "none", where dx needs no sums. dweight and dbias are those
-    that "whole" can write alone, of each sample.
+    SUMS: the tile's sums are taken, and written to `partials`, or to dweight and dbias, where these are given. APPLY:
+    dx and dresidual are written, by the table of planes if there is one, else by the sums of a tile of whole planes,
+    else without any. EXACT: tiles cover the map without a rest. TARGETS: how many rows (or columns) of the padded map
+    may show one; the pad is not read where it is 1. SHOWN: how many rows a pad shows at most. PAD_COLUMNS and
+    SHOWN_COLUMNS: columns that are looked at at a time.
     """
     n, first_channel, first_row, first_column = tile_positions(channels, height, width, CHANNELS, ROWS, COLUMNS)
     c = first_channel + tl.arange(0, CHANNELS)
     i = first_row + tl.arange(0, ROWS)
     j = first_column + tl.arange(0, COLUMNS)
-    in_channels, in_rows, in_columns = c < channels, i < height, j < width
+    if EXACT:
+        in_channels, in_rows, in_columns = None, None, None
+    else:
+        in_channels, in_rows, in_columns = c < channels, i < height, j < width
     inside = all_inside(in_channels, in_rows, in_columns)
-
-    dy = tl.zeros(inside.shape, tl.float32)
+    x += n * x_strides[0]
+    if APPLY:
+        dx += n * x_strides[0]
+        if dresidual is not None:
+            dresidual += n * dresidual_strides[0]
     if dpadded is not None:
-        dy += _gather(
-            dpadded + n * dpadded_strides[0], c, i, j, in_channels, in_rows, in_columns, height, width, dpadded_strides,
-            (first_row <= PAD) | (first_row + ROWS >= height - PAD),
-            (first_column <= PAD) | (first_column + COLUMNS >= width - PAD),
-            TARGETS, PAD, PAD_MODE, INDEX,
-        )  # fmt: skip
-    if dinterior is not None:
-        at = n * dinterior_strides[0] + offsets(c, i, j, dinterior_strides, INDEX)
-        dy += tl.load(dinterior + at, mask=inside, other=0.0).to(tl.float32)
+        dpadded += n * dpadded_strides[0]
+        dy = load_values(dpadded + offsets(c, i + PAD, j + PAD, dpadded_strides, INDEX), inside)
+        if dinterior is not None:
+            dinterior += n * dinterior_strides[0]
+            dy += load_values(dinterior + offsets(c, i, j, dinterior_strides, INDEX), inside)
+    else:
+        dinterior += n * dinterior_strides[0]
+        dy = load_values(dinterior + offsets(c, i, j, dinterior_strides, INDEX), inside)
+    in_x = map_offsets(c, i, j, x_strides, PHASES, INDEX)
+    value = load_values(x + in_x, inside)
 
-    group_mean, group_rstd = group_statistics(mean, rstd, n, c, channels, in_channels, STATISTICS)
-    channel_weight = coefficients(weight, n, c, weight_strides, in_channels, 1.0)
-    channel_bias = coefficients(bias, n, c, bias_strides, in_channels, 0.0)
-    center, scale, shift = affine(group_mean, group_rstd, channel_weight, channel_bias)
-    in_x = n * x_strides[0] + map_offsets(c, i, j, x_strides, PHASES, INDEX)
-    value = tl.load(x + in_x, mask=inside, other=0.0).to(tl.float32)
+    plane = n * channels + c
+    planes = tl.cast(batch, tl.int64) * channels
+    if table is None:
+        center, lost, scale, shift = plane_affine(
+            mean, rstd, weight, bias, n, c, channels, weight_strides, bias_strides, in_channels, STATISTICS
+        )
+    else:
+        center = table_row(table, 0, plane, planes, in_channels)
+        scale = table_row(table, 1, plane, planes, in_channels)
+        shift = table_row(table, 2, plane, planes, in_channels)
     deviation = value - center[:, None, None]
     z = deviation * scale[:, None, None] + shift[:, None, None]
     dz = activation_gradient(dy, z, negative_slope, ACTIVATION)
 
-    plane = n * channels + c
-    planes = tl.cast(batch, tl.int64) * channels
-    if PASS != "apply":
+    if SUMS:
         sum_dz = tile_sum(dz)
-        sum_product = tile_sum(tl.where(inside, dz * deviation, 0.0))
+        product = dz * deviation
+        if inside is not None:
+            product = tl.where(inside, product, 0.0)
+        sum_product = tile_sum(product)
+        if TARGETS > 1:
+            if first_column == 0:  # beside the rows
+                for start in range(0, 2 * PAD, PAD_COLUMNS):
+                    k = start + tl.arange(0, PAD_COLUMNS)
+                    beside = pad_position(k, width, PAD)
+                    in_edge = all_inside(in_channels, in_rows, k < 2 * PAD)
+                    more_dz, more_product = _sums_of_pad(
+                        dpadded, x, c, i, beside, in_edge, height, width,
+                        dpadded_strides, x_strides, center, scale, shift, negative_slope,
+                        ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                    )  # fmt: skip
+                    sum_dz += more_dz
+                    sum_product += more_product
+            if first_row == 0:  # above and below the columns, and in the corners
+                for row in range(0, 2 * PAD):
+                    above = pad_position(row + tl.arange(0, 1), height, PAD)
+                    in_edge = all_inside(in_channels, above < height + PAD, in_columns)
+                    more_dz, more_product = _sums_of_pad(
+                        dpadded, x, c, above, j, in_edge, height, width,
+                        dpadded_strides, x_strides, center, scale, shift, negative_slope,
+                        ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                    )  # fmt: skip
+                    sum_dz += more_dz
+                    sum_product += more_product
+                    if first_column == 0:
+                        for start in range(0, 2 * PAD, PAD_COLUMNS):
+                            k = start + tl.arange(0, PAD_COLUMNS)
+                            beside = pad_position(k, width, PAD)
+                            in_corner = all_inside(in_channels, above < height + PAD, k < 2 * PAD)
+                            more_dz, more_product = _sums_of_pad(
+                                dpadded, x, c, above, beside, in_corner, height, width,
+                                dpadded_strides, x_strides, center, scale, shift, negative_slope,
+                                ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                            )  # fmt: skip
+                            sum_dz += more_dz
+                            sum_product += more_product
         if partials is not None:
             tiles = tl.cdiv(height, ROWS) * tl.cdiv(width, COLUMNS)
             tile = first_row // ROWS * tl.cdiv(width, COLUMNS) + first_column // COLUMNS
-            tl.store(partials + plane * tiles + tile, sum_dz, mask=in_channels)
-            tl.store(partials + (planes + plane) * tiles + tile, sum_product, mask=in_channels)
-    if PASS == "whole":
-        plane_dz = sum_dz.to(tl.float64)
-        plane_product = product_about_mean(sum_product.to(tl.float64), plane_dz, group_mean, center)
-        if dweight is not None:
-            store_float64(dweight + plane, plane_product * group_rstd, in_channels)
-        if dbias is not None:
-            store_float64(dbias + plane, plane_dz, in_channels)
-    if PASS == "apply":
-        plane_dz = tl.load(sums + plane, mask=in_channels, other=0.0)
-        plane_product = tl.load(sums + planes + plane, mask=in_channels, other=0.0)
-    if PASS != "sums":
-        if STATISTICS == "instance":
-            gain, slope, constant = _line(
-                plane_dz, plane_product, height * width, group_mean, center, group_rstd, channel_weight
-            )
-            gain, slope, constant = gain.to(tl.float32), slope.to(tl.float32), constant.to(tl.float32)
-            dx_tile = gain[:, None, None] * dz + (slope[:, None, None] * deviation + constant[:, None, None])
-        elif STATISTICS == "layer":
-            sample_mean, sample_rstd = tl.load(mean + n), tl.load(rstd + n)
-            slope, constant = _layer_line(
-                sums, sums + planes, weight, n, channels, tl.cast(height, tl.int64) * width, sample_mean, sample_rstd,
-                eps, weight_strides, 128,
-            )  # fmt: skip
-            gain = (sample_rstd * channel_weight).to(tl.float32)[:, None, None]
-            dx_tile = gain * dz + (slope.to(tl.float32) * deviation + constant.to(tl.float32))
+            at = partials + (n * tiles + tile) * channels + c
+            tl.store(at, sum_dz, mask=in_channels)
+            tl.store(at + planes * tiles, sum_product, mask=in_channels)
+    if APPLY:
+        HAS_SUMS: tl.constexpr = STATISTICS != "none"
+        if table is not None:
+            gain = table_row(table, 3, plane, planes, in_channels)
+            if STATISTICS == "layer":
+                of_sample = _layer_line(factors, table, n, channels, planes, 128)
+                slope, constant = (
+                    tl.zeros(c.shape, tl.float32) + of_sample[0],
+                    tl.zeros(c.shape, tl.float32) + of_sample[1],
+                )
+            else:
+                slope = table_row(table, 4, plane, planes, in_channels)
+                constant = table_row(table, 5, plane, planes, in_channels)
+        elif HAS_SUMS:
+            plane_rstd = load_values(rstd + plane, in_channels)
+            channel_weight = coefficients(weight, n, c, weight_strides, in_channels, 1.0)
+            sum_product = product_about_mean(sum_product, sum_dz, lost)
+            count = tl.cast(height * width, tl.float32)
+            gain, slope, constant = _line(sum_dz, sum_product, count, lost, plane_rstd, channel_weight)
+            if dweight is not None:
+                store_converted(dweight + plane, sum_product * plane_rstd, in_channels)
+            if dbias is not None:
+                store_converted(dbias + plane, sum_dz, in_channels)
         else:
-            dx_tile = scale[:, None, None] * dz
-        tl.store(dx + in_x, dx_tile.to(dx.dtype.element_ty), mask=inside)
-        if dresidual is not None:
-            at = n * dresidual_strides[0] + offsets(c, i, j, dresidual_strides, INDEX)
-            tl.store(dresidual + at, dy.to(dresidual.dtype.element_ty), mask=inside)
+            gain, slope, constant = scale, scale, scale
+        in_dresidual = offsets(c, i, j, dresidual_strides, INDEX)
+        _store_gradients(dx, dresidual, in_x, in_dresidual, dy, dz, deviation, gain, slope, constant, inside, HAS_SUMS)
+        if TARGETS > 1:
+            at_rows = (first_row <= PAD) | (first_row + ROWS >= height - PAD)
+            at_columns = (first_column <= PAD) | (first_column + COLUMNS >= width - PAD)
+            if at_rows | at_columns:
+                tl.debug_barrier()  # other threads have written these pixels
+            if at_columns:
+                for start in range(0, SHOWN, SHOWN_COLUMNS):
+                    shown_j, is_column = shown_position(start + tl.arange(0, SHOWN_COLUMNS), width, PAD, PAD_MODE)
+                    is_column = is_column & (shown_j >= first_column) & (shown_j < first_column + COLUMNS)
+                    if at_rows:
+                        in_edge = all_inside(in_channels, in_rows, is_column)
+                        _store_shown(
+                            dpadded, dinterior, x, dx, dresidual, c, i, shown_j, in_edge,
+                            height, width, dpadded_strides, dinterior_strides, x_strides, dresidual_strides,
+                            center, scale, shift, gain, slope, constant, negative_slope,
+                            HAS_SUMS, TARGETS, TARGETS, ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                        )  # fmt: skip
+                    else:
+                        in_edge = all_inside(in_channels, in_rows, is_column)
+                        _store_shown(
+                            dpadded, dinterior, x, dx, dresidual, c, i, shown_j, in_edge,
+                            height, width, dpadded_strides, dinterior_strides, x_strides, dresidual_strides,
+                            center, scale, shift, gain, slope, constant, negative_slope,
+                            HAS_SUMS, 1, TARGETS, ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                        )  # fmt: skip
+            if at_rows:  # but for the columns that have just been written
+                not_yet = (j < width) & (is_shown_by_pad(j, width, PAD, PAD_MODE) == 0)
+                for k in range(0, SHOWN):
+                    row, is_row = shown_position(k, height, PAD, PAD_MODE)
+                    if is_row & (row >= first_row) & (row < first_row + ROWS):
+                        shown_i = row + tl.arange(0, 1)
+                        in_edge = all_inside(in_channels, shown_i < height, not_yet)
+                        _store_shown(
+                            dpadded, dinterior, x, dx, dresidual, c, shown_i, j, in_edge,
+                            height, width, dpadded_strides, dinterior_strides, x_strides, dresidual_strides,
+                            center, scale, shift, gain, slope, constant, negative_slope,
+                            HAS_SUMS, TARGETS, 1, ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                        )  # fmt: skip
 
 
 @triton.jit
-def _combine_kernel(
+def _plane_sums(partials, n, c, batch, channels, in_channels, tiles, TILES: tl.constexpr):
+    """The sums of dz and of dz * (x - center) of channels c of sample n."""
+    at = partials + n * tiles * channels + c
+    all_dz = tl.zeros([TILES, c.shape[0]], tl.float32)
+    all_product = tl.zeros([TILES, c.shape[0]], tl.float32)
+    for first in range(0, tiles, TILES):
+        k = first + tl.arange(0, TILES)
+        inside = (k < tiles)[:, None] & in_channels[None, :]
+        of_tiles = at[None, :] + k[:, None] * channels
+        all_dz += tl.load(of_tiles, mask=inside, other=0.0)
+        all_product += tl.load(of_tiles + tl.cast(batch, tl.int64) * tiles * channels, mask=inside, other=0.0)
+    return tl.sum(all_dz, axis=0), tl.sum(all_product, axis=0)
+
+
+@triton.jit
+def _write_table(table, plane, planes, center, scale, shift, gain, slope, constant, in_channels):
+    tl.store(table + plane, center, mask=in_channels)
+    tl.store(table + planes + plane, scale, mask=in_channels)
+    tl.store(table + 2 * planes + plane, shift, mask=in_channels)
+    tl.store(table + 3 * planes + plane, gain, mask=in_channels)
+    tl.store(table + 4 * planes + plane, slope, mask=in_channels)
+    tl.store(table + 5 * planes + plane, constant, mask=in_channels)
+
+
+@triton.jit
+def _backward_combine_kernel(
     partials,
-    sums,
+    table,
+    factors,
     mean,
     rstd,
+    weight,
+    bias,
     dweight,
     dbias,
+    eps,
     batch,
     channels,
+    height,
+    width,
     tiles,
+    weight_strides,
+    bias_strides,
     STATISTICS: tl.constexpr,
     DWEIGHT_OF_SAMPLES: tl.constexpr,
     DBIAS_OF_SAMPLES: tl.constexpr,
     CHANNELS: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """One program adds up the partial sums of CHANNELS channels of all samples, and dweight and dbias from these.
-
-    sums: of dz and of dz * (x - mean), (2, batch, channels) in float64; None where they are not needed.
-    """
+    """One program adds up the sums of CHANNELS channels of all samples: dweight, dbias, and the table of planes."""
     c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     in_channels = c < channels
     planes = tl.cast(batch, tl.int64) * channels
-    total_weight = tl.zeros([CHANNELS], tl.float64)
-    total_bias = tl.zeros([CHANNELS], tl.float64)
-    for n in range(0, batch):
-        plane = tl.cast(n, tl.int64) * channels + c
-        all_dz = tl.zeros([CHANNELS, TILES], tl.float64)
-        all_product = tl.zeros([CHANNELS, TILES], tl.float64)
-        for first in range(0, tiles, TILES):
-            k = first + tl.arange(0, TILES)
-            inside = in_channels[:, None] & (k < tiles)[None, :]
-            at = partials + plane[:, None] * tiles + k[None, :]
-            all_dz += tl.load(at, mask=inside, other=0.0)
-            all_product += tl.load(at + planes * tiles, mask=inside, other=0.0)
-        group_mean, group_rstd = group_statistics(mean, rstd, n, c, channels, in_channels, STATISTICS)
-        sum_dz = tl.sum(all_dz, axis=1)
-        center = group_mean.to(tl.float32)
-        sum_product = product_about_mean(tl.sum(all_product, axis=1), sum_dz, group_mean, center)
-        if sums is not None:
-            tl.store(sums + plane, sum_dz, mask=in_channels)
-            tl.store(sums + planes + plane, sum_product, mask=in_channels)
-        total_weight += sum_product * group_rstd
+    total_weight = tl.zeros([CHANNELS], tl.float32)
+    total_bias = tl.zeros([CHANNELS], tl.float32)
+    for sample in range(0, batch):
+        n = tl.cast(sample, tl.int64)
+        plane = n * channels + c
+        sum_dz, sum_product = _plane_sums(partials, n, c, batch, channels, in_channels, tiles, TILES)
+        center, lost, scale, shift = plane_affine(
+            mean, rstd, weight, bias, n, c, channels, weight_strides, bias_strides, in_channels, STATISTICS
+        )
+        channel_weight = coefficients(weight, n, c, weight_strides, in_channels, 1.0)
+        if STATISTICS == "instance":
+            plane_rstd = load_values(rstd + plane, in_channels)
+            sum_product = product_about_mean(sum_product, sum_dz, lost)
+            of_weight = sum_product * plane_rstd
+            if table is not None:
+                count = tl.cast(height, tl.float32) * width
+                gain, slope, constant = _line(sum_dz, sum_product, count, lost, plane_rstd, channel_weight)
+                _write_table(table, plane, planes, center, scale, shift, gain, slope, constant, in_channels)
+        elif STATISTICS == "layer":
+            sum_product = product_about_mean(sum_product, sum_dz, lost)
+            sample_mean, sample_rstd = tl.load(mean + n), tl.load(rstd + n)
+            gain = tl.cast(sample_rstd, tl.float32) * channel_weight
+            of_weight = sum_product * sample_rstd.to(tl.float32)
+            if table is not None:
+                _write_table(
+                    table, plane, planes, center, scale, shift, gain, channel_weight * sum_dz,
+                    channel_weight * sum_product, in_channels,
+                )  # fmt: skip
+                if tl.program_id(0) == 0:
+                    sample_lost = sample_mean - sample_mean.to(tl.float32)
+                    _layer_factors(
+                        factors, n, tl.cast(height, tl.int64) * width, channels, sample_rstd, sample_lost, eps
+                    )
+        else:
+            of_weight = sum_product
+        total_weight += of_weight
         total_bias += sum_dz
         if DWEIGHT_OF_SAMPLES:
-            store_float64(dweight + plane, sum_product * group_rstd, in_channels)
+            store_converted(dweight + plane, of_weight, in_channels)
         if DBIAS_OF_SAMPLES:
-            store_float64(dbias + plane, sum_dz, in_channels)
+            store_converted(dbias + plane, sum_dz, in_channels)
     if dweight is not None and not DWEIGHT_OF_SAMPLES:
-        store_float64(dweight + c, total_weight, in_channels)
+        store_converted(dweight + c, total_weight, in_channels)
     if dbias is not None and not DBIAS_OF_SAMPLES:
-        store_float64(dbias + c, total_bias, in_channels)
+        store_converted(dbias + c, total_bias, in_channels)
 
 
 def _pad_targets(pad: int, pad_mode: str) -> int:
@@ -320,23 +579,22 @@ def fused_norm_backward(
             if empty_sum is not None:
                 empty_sum.zero_()
         return
-    shape = n, c, h, w = result_shape(x, phases)
-    targets = _pad_targets(pad, pad_mode) if dpadded is not None else 1
-    launch = backward_launch(
-        shape, x.element_size(), is_channels_last(x), statistics, multiprocessors(x.device), targets
-    )
+    n, c, h, w = result_shape(x, phases)
+    launch = choose_launch((n, c, h, w), x.element_size(), is_channels_last(x), statistics, multiprocessors(x.device))
     tile = launch.tile
     _, row_blocks, column_blocks = tile.blocks(c, h, w)
     tiles = row_blocks * column_blocks
-    of_samples = [parameter is not None and (parameter.dim() == 2 or n == 1) for parameter in (weight, bias)]
-    written = [given is None or own for given, own in zip((weight, bias), of_samples, strict=True)]
-    combines = not launch.whole and (statistics != "none" or weight is not None or bias is not None)
-    combines = combines or not all(written)
+    # What a program of whole planes can write alone: a gradient for each sample.
+    of_samples = [d is not None and (d.dim() == 2 or n == 1) for d in (dweight, dbias)]
+    alone = launch.whole and all(d is None or own for d, own in zip((dweight, dbias), of_samples, strict=True))
+    needs_table = statistics != "none" and not launch.whole
+    combines = needs_table or (not alone and (dweight is not None or dbias is not None))
+    shown = 2 if pad_mode == "replicate" else 2 * pad
     partials = x.new_empty((2 * n * c * tiles,), dtype=torch.float32) if combines else None
-    sums = x.new_empty((2 * n * c,), dtype=torch.float64) if statistics != "none" and not launch.whole else None
+    table = x.new_empty((_TABLE * n * c,), dtype=torch.float32) if needs_table else None
+    factors = x.new_empty((3 * n,), dtype=torch.float64) if needs_table and statistics == "layer" else None
 
-    def run(which: str) -> None:
-        alone = which == "whole" and not combines
+    def run(sums: bool, apply: bool) -> None:
         _backward_kernel[(launch.programs,)](
             dpadded,
             dinterior,
@@ -347,12 +605,12 @@ def fused_norm_backward(
             bias,
             dx,
             dresidual,
-            partials,
-            sums,
+            partials if sums else None,
+            table if apply else None,
+            factors if apply else None,
             dweight if alone else None,
             dbias if alone else None,
             negative_slope,
-            eps,
             n,
             c,
             h,
@@ -364,9 +622,11 @@ def fused_norm_backward(
             coefficient_strides(bias),
             map_strides(dresidual),
             STATISTICS=statistics,
-            PASS=which,
+            SUMS=sums,
+            APPLY=apply,
+            EXACT=launch.exact,
             ACTIVATION=activation,
-            TARGETS=targets,
+            TARGETS=_pad_targets(pad, pad_mode) if dpadded is not None else 1,
             PAD=pad,
             PAD_MODE=pad_mode,
             PHASES=phases,
@@ -374,28 +634,40 @@ def fused_norm_backward(
             CHANNELS=tile.channels,
             ROWS=tile.rows,
             COLUMNS=tile.columns,
+            PAD_COLUMNS=launch.columns_at_a_time(2 * pad),
+            SHOWN=shown,
+            SHOWN_COLUMNS=launch.columns_at_a_time(shown),
             num_warps=tile.warps,
         )
 
-    first = "whole" if launch.whole else "none" if statistics == "none" else "sums"
-    run(first)
+    run(sums=launch.whole or combines, apply=not needs_table)
     if combines:
-        _combine_kernel[(ceil_div(c, 8),)](
+        together = min(8, power_of_two(c))
+        block = min(power_of_two(tiles), _COMBINED // together)
+        _backward_combine_kernel[(ceil_div(c, together),)](
             partials,
-            sums,
+            table,
+            factors,
             mean,
             rstd,
+            weight,
+            bias,
             dweight,
             dbias,
+            eps,
             n,
             c,
+            h,
+            w,
             tiles,
+            coefficient_strides(weight),
+            coefficient_strides(bias),
             STATISTICS=statistics,
             DWEIGHT_OF_SAMPLES=of_samples[0],
             DBIAS_OF_SAMPLES=of_samples[1],
-            CHANNELS=8,
-            TILES=min(64, power_of_two(tiles)),
-            num_warps=4,
+            CHANNELS=together,
+            TILES=block,
+            num_warps=min(8, warps_for(together * block, 16)),
         )
-    if first == "sums":
-        run("apply")
+    if needs_table:
+        run(sums=False, apply=True)

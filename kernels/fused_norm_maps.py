@@ -1,7 +1,8 @@
 """What the Triton kernels of fused_norm share: positions in maps, pads, the affine map of each plane, the activation.
 
 Positions are vectors c of channels, i of rows and j of columns, counted in the map before the pad; values are tiles
-(channels, rows, columns).
+(channels, rows, columns). A mask that is None means that all of a tile is inside: loads and stores are then free of
+predicates, which are a third of the instructions of a tile that has them.
 """
 
 import triton
@@ -53,8 +54,31 @@ def map_offsets(c, i, j, strides, PHASES: tl.constexpr, INDEX: tl.constexpr):
 
 @triton.jit
 def all_inside(in_channels, in_rows, in_columns):
-    """The mask of a tile from those of its sides."""
-    return in_channels[:, None, None] & in_rows[None, :, None] & in_columns[None, None, :]
+    """The mask of a tile from those of its sides, each of which may be None; None where all are."""
+    inside = None
+    if in_channels is not None:
+        inside = in_channels[:, None, None]
+    if in_rows is not None:
+        if inside is None:
+            inside = in_rows[None, :, None]
+        else:
+            inside = inside & in_rows[None, :, None]
+    if in_columns is not None:
+        if inside is None:
+            inside = in_columns[None, None, :]
+        else:
+            inside = inside & in_columns[None, None, :]
+    return inside
+
+
+@triton.jit
+def load_values(at, inside):
+    """Values in float32, 0 where they are not inside."""
+    if inside is None:
+        value = tl.load(at)
+    else:
+        value = tl.load(at, mask=inside, other=0.0)
+    return value.to(tl.float32)
 
 
 @triton.jit
@@ -87,75 +111,111 @@ def pad_target(i, k: tl.constexpr, size, PAD: tl.constexpr, PAD_MODE: tl.constex
 
 
 @triton.jit
-def pad_positions(size, PAD: tl.constexpr, LENGTH: tl.constexpr):
-    """The 2 PAD rows (or columns) of a pad, and which of LENGTH, a power of two, they are."""
-    k = tl.arange(0, LENGTH)
-    return tl.where(k < PAD, k - PAD, k - PAD + size), k < 2 * PAD
+def pad_position(k, size, PAD: tl.constexpr):
+    """Row (or column) k of the 2 PAD ones of a pad."""
+    return tl.where(k < PAD, k - PAD, k - PAD + size)
 
 
 @triton.jit
-def load_float64(at, mask):
-    """Values in float64, by way of float32 where they are narrower: 16-bit types convert to and from that alone."""
-    value = tl.load(at, mask=mask, other=0.0)
-    if value.dtype != tl.float64:
-        value = value.to(tl.float32).to(tl.float64)
-    return value
-
-
-@triton.jit
-def store_float64(at, value, mask):
-    """Store float64 values in the dtype of what `at` points to, by way of float32 where that is narrower."""
-    if at.dtype.element_ty == tl.float64:
-        tl.store(at, value, mask=mask)
+def is_shown_by_pad(i, size, PAD: tl.constexpr, PAD_MODE: tl.constexpr):
+    """Whether a pad shows rows (or columns) i."""
+    if PAD_MODE == "reflect":
+        shown = ((i >= 1) & (i <= PAD)) | ((i >= size - 1 - PAD) & (i <= size - 2))
     else:
-        tl.store(at, value.to(tl.float32).to(at.dtype.element_ty), mask=mask)
+        shown = (i == 0) | (i == size - 1)
+    return shown
+
+
+@triton.jit
+def shown_position(k, size, PAD: tl.constexpr, PAD_MODE: tl.constexpr):
+    """Row (or column) k of those that a pad shows, and whether there is one; each is there once.
+
+    There are 2 PAD at most in reflect mode, 2 in replicate mode.
+    """
+    if PAD_MODE == "reflect":
+        i = tl.where(k < PAD, k + 1, size - 1 - 2 * PAD + k)
+        inside = (k < PAD) | ((k < 2 * PAD) & ((i > PAD) | (i < 1)))
+    else:
+        i = tl.where(k == 0, 0, size - 1)
+        inside = (k == 0) | ((k == 1) & (size > 1))
+    return i, inside
+
+
+@triton.jit
+def store_converted(at, value, mask):
+    """Store values in the dtype of what `at` points to, by way of float32: 16-bit types convert from that alone."""
+    if at.dtype.element_ty != tl.float64:
+        value = value.to(tl.float32)
+    tl.store(at, value.to(at.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def coefficients(data, n, c, strides, in_channels, absent):
-    """Weight or bias of channels in float64; `absent` where there is none."""
+    """Weight or bias of channels in float32; `absent` where there is none."""
     if data is None:
-        value = tl.full(c.shape, absent, tl.float64)
+        value = tl.full(c.shape, absent, tl.float32)
     else:
         at = data + n * strides[0] + c.to(tl.int64) * strides[1]
-        value = load_float64(at, in_channels)
+        value = load_values(at, in_channels)
     return value
 
 
 @triton.jit
 def affine(mean, rstd, weight, bias):
-    """Center, scale and shift of z = (x - center) * scale + shift in float32.
+    """Center, what it lost, scale and shift of z = (x - center) * scale + shift in float32; mean is in float64.
 
     The center is the rounded mean, near which the difference is exact; what rounding took is part of the shift, unless
     scale is infinite: then it would make NaN of a rounding of 0, or take infinities from each other.
     """
     center = mean.to(tl.float32)
-    scale = rstd * weight
-    rounded = scale.to(tl.float32)
-    shift = tl.where(tl.abs(rounded) == float("inf"), bias, bias - (mean - center) * scale)
-    return center, rounded, shift.to(tl.float32)
+    lost = (mean - center).to(tl.float32)
+    scale = rstd.to(tl.float32) * weight
+    shift = tl.where(tl.abs(scale) == float("inf"), bias, bias - lost * scale)
+    return center, lost, scale, shift
 
 
 @triton.jit
-def product_about_mean(product, sum_dz, mean, center):
+def product_about_mean(product, sum_dz, lost):
     """The sum of dz * (x - mean) from that of dz * (x - center); infinite sums stay as they are."""
-    return tl.where(tl.abs(sum_dz) == float("inf"), product, product - (mean - center) * sum_dz)
+    return tl.where(tl.abs(sum_dz) == float("inf"), product, product - lost * sum_dz)
 
 
 @triton.jit
 def group_statistics(mean, rstd, n, c, channels, in_channels, STATISTICS: tl.constexpr):
-    """Mean and rstd of channels in float64: stored per channel, per sample, or 0 and 1."""
+    """Mean and rstd of channels in float64: stored per channel, or per sample."""
     if STATISTICS == "instance":
         at = n * channels + c
-        group_mean = tl.load(mean + at, mask=in_channels, other=0.0)
-        group_rstd = tl.load(rstd + at, mask=in_channels, other=1.0)
-    elif STATISTICS == "layer":
+        if in_channels is None:
+            group_mean, group_rstd = tl.load(mean + at), tl.load(rstd + at)
+        else:
+            group_mean = tl.load(mean + at, mask=in_channels, other=0.0)
+            group_rstd = tl.load(rstd + at, mask=in_channels, other=1.0)
+    else:
         group_mean = tl.zeros(c.shape, tl.float64) + tl.load(mean + n)
         group_rstd = tl.zeros(c.shape, tl.float64) + tl.load(rstd + n)
-    else:
-        group_mean = tl.zeros(c.shape, tl.float64)
-        group_rstd = tl.full(c.shape, 1.0, tl.float64)
     return group_mean, group_rstd
+
+
+@triton.jit
+def plane_affine(
+    mean, rstd, weight, bias, n, c, channels, weight_strides, bias_strides, in_channels, STATISTICS: tl.constexpr
+):
+    """Center, what it lost, scale and shift of channels, from the statistics and the coefficients."""
+    channel_weight = coefficients(weight, n, c, weight_strides, in_channels, 1.0)
+    channel_bias = coefficients(bias, n, c, bias_strides, in_channels, 0.0)
+    if STATISTICS == "none":
+        zero = tl.zeros(c.shape, tl.float32)
+        center, lost, scale, shift = zero, zero, channel_weight, channel_bias
+    else:
+        group_mean, group_rstd = group_statistics(mean, rstd, n, c, channels, in_channels, STATISTICS)
+        center, lost, scale, shift = affine(group_mean, group_rstd, channel_weight, channel_bias)
+    return center, lost, scale, shift
+
+
+@triton.jit
+def table_row(table, kind: tl.constexpr, plane, planes, in_channels):
+    """Float32 values of a kind for planes from a table (kinds, planes) of them."""
+    return load_values(table + kind * planes + plane, in_channels)
 
 
 @triton.jit

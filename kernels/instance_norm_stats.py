@@ -78,7 +78,6 @@ def instance_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
             eps,
             planes=(samples, channels, height * width),
             strides=_strides(x),
-            layer=False,
             multiprocessors=multiprocessors(x.device),
         )
     return mean, rstd

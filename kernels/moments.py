@@ -1,31 +1,43 @@
-"""Triton kernels for the mean and the deviation of groups of values, which every norm needs.
+"""Triton kernels for the mean and the deviation of planes, which every norm needs.
 
-A tile's mean is kept as two float32 numbers, the rounded mean and what it lost, so that a mean far from zero costs no
-digits; squares are taken of the deviations from the rounded mean. Tiles are combined in float64, in a fixed order.
+A tile's mean is kept as two numbers, the rounded mean and what it lost, so that a mean far from zero costs no digits;
+squares are taken of the deviations from the rounded mean. Tiles of a plane are combined in a fixed order, about the
+mean of the first: what they are apart from it is exact or small. All of this is in float32, and in float64 for float64
+maps; one sum per plane, its mean, is in float64.
 """
+
+from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastmunit.kernels.launch import WARP, ceil_div, power_of_two, warps_for
+from fastmunit.kernels.launch import ceil_div, power_of_two, warps_for
+
+# Channels whose partial results one program combines: a sector of memory, as partials of channels are neighbors.
+_CHANNELS = 8
+# Values of a tile, and partial results that a program combines at a time.
+_VALUES = 4096
 
 
 @triton.jit
 def tile_sum(tile):
-    """Sums over rows and columns of a tile (channels, rows, columns)."""
-    return tl.sum(tl.sum(tile, axis=2), axis=1)
+    """Sums over rows and columns of a tile (channels, rows, columns), in whatever order takes no exchange of values."""
+    flat = tl.reshape(tile, (tile.shape[0], tile.shape[1] * tile.shape[2]), can_reorder=True)
+    return tl.sum(flat, axis=1)
 
 
 @triton.jit
 def tile_moments(tile, inside, count):
     """Of each channel of a tile: the rounded mean, what it lost, and the sum of squared deviations.
 
-    `tile` is 0 where `inside` is not; `count` values of each channel are inside.
+    `tile` is 0 where `inside` is not, which is None where the tile is full; `count` values per channel are inside.
     """
     center = tile_sum(tile) / count
-    deviation = tl.where(inside, tile - center[:, None, None], 0.0)
+    deviation = tile - center[:, None, None]
+    if inside is not None:
+        deviation = tl.where(inside, deviation, 0.0)
     lost = tile_sum(deviation) / count
     squares = tile_sum(deviation * deviation) - count * lost * lost
     return center, lost, tl.where(squares < 0.0, 0.0, squares)
@@ -33,7 +45,7 @@ def tile_moments(tile, inside, count):
 
 @triton.jit
 def reciprocal_deviation(squares, count, eps, LAYER: tl.constexpr):
-    """Rstd from a sum of squared deviations in float64: of instance norm, or of MUNIT's layer norm.
+    """Rstd from a sum of squared deviations, in its dtype: of instance norm, or of MUNIT's layer norm.
 
     Where x is float64, eps must be a constant: a number that is passed at run time has been rounded to float32.
     """
@@ -50,6 +62,7 @@ def _moments_kernel(
     mean,
     rstd,
     partials,
+    of_each_kind,
     channels,
     pixels,
     sample_stride,
@@ -57,13 +70,16 @@ def _moments_kernel(
     pixel_stride,
     segments,
     EPS: tl.constexpr,
-    LAYER: tl.constexpr,
     WHOLE: tl.constexpr,
+    EXACT: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     CHANNELS: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    """One program takes the moments of PIXELS pixels of CHANNELS planes; WHOLE where these are all pixels."""
+    """One program takes the moments of PIXELS pixels of CHANNELS planes; WHOLE where these are all pixels.
+
+    EXACT: whether such tiles cover the map without a rest.
+    """
     program = tl.program_id(0).to(tl.int64)
     groups = tl.cdiv(channels, CHANNELS)
     segment = program % segments
@@ -71,80 +87,197 @@ def _moments_kernel(
     first_channel = program // segments % groups * CHANNELS
     c = tl.arange(0, CHANNELS)
     p = tl.arange(0, PIXELS)
-    left = tl.minimum(pixels - segment * PIXELS, PIXELS).to(tl.int32)
-    in_channels = c < (channels - first_channel).to(tl.int32)
-    inside = in_channels[:, None, None] & (p < left)[None, None, :]
     x += n * sample_stride + first_channel * channel_stride + segment * PIXELS * pixel_stride
     at = c[:, None, None] * channel_stride + p[None, None, :] * pixel_stride
-    tile = tl.load(x + at, mask=inside, other=0.0).to(ACCUMULATE)
-    count = left.to(ACCUMULATE)
+    if EXACT:
+        in_channels, inside = None, None
+        tile = tl.load(x + at).to(ACCUMULATE)
+        count = tl.full((), PIXELS, ACCUMULATE)
+    else:
+        left = tl.minimum(pixels - segment * PIXELS, PIXELS).to(tl.int32)
+        in_channels = c < (channels - first_channel).to(tl.int32)
+        inside = in_channels[:, None, None] & (p < left)[None, None, :]
+        tile = tl.load(x + at, mask=inside, other=0.0).to(ACCUMULATE)
+        count = left.to(ACCUMULATE)
     center, lost, squares = tile_moments(tile, inside, count)
-    out = n * channels + first_channel + c
     if WHOLE:
+        out = n * channels + first_channel + c
         exact = center.to(tl.float64) + lost
-        deviation = reciprocal_deviation(squares.to(tl.float64), count.to(tl.float64), EPS, LAYER)
         tl.store(mean + out, exact.to(mean.dtype.element_ty), mask=in_channels)
+        deviation = reciprocal_deviation(squares, count, EPS, False)
         tl.store(rstd + out, deviation.to(rstd.dtype.element_ty), mask=in_channels)
     else:
-        out = 3 * (out * segments + segment)
+        out = (n * segments + segment) * channels + first_channel + c
         tl.store(partials + out, center, mask=in_channels)
-        tl.store(partials + out + 1, lost, mask=in_channels)
-        tl.store(partials + out + 2, squares, mask=in_channels)
+        tl.store(partials + of_each_kind + out, lost, mask=in_channels)
+        tl.store(partials + 2 * of_each_kind + out, squares, mask=in_channels)
 
 
 @triton.jit
-def _partial(partials, group, k, of_each_group, segments, pixels, PIXELS: tl.constexpr):
-    """Count, mean and squares of partials k of a group in float64; 0 values beyond the last."""
-    inside = k < of_each_group
-    at = partials + 3 * (group * of_each_group + k)
-    count = tl.minimum(pixels - (k % segments) * PIXELS, PIXELS).to(tl.float64)
-    mean = tl.load(at, mask=inside, other=0.0).to(tl.float64) + tl.load(at + 1, mask=inside, other=0.0)
-    return tl.where(inside, count, 0.0), mean, tl.load(at + 2, mask=inside, other=0.0).to(tl.float64)
+def _partial(
+    at, of_each_kind, k, channels, in_channels, segments, pivot, last, PIXELS: tl.constexpr, PARTS: tl.constexpr
+):
+    """Of partials k of groups: mean less pivot, squares, and the number of values; 0 where there are none."""
+    segment = k // PARTS
+    inside = (segment < segments)[:, None] & in_channels[None, :]
+    at = at[None, :] + (segment * (channels * PARTS) + k % PARTS)[:, None]
+    apart = tl.load(at, mask=inside, other=0.0) - pivot[None, :] + tl.load(at + of_each_kind, mask=inside, other=0.0)
+    squares = tl.load(at + 2 * of_each_kind, mask=inside, other=0.0)
+    count = tl.where(segment == segments - 1, last, tl.full(k.shape, PIXELS, last.dtype))[:, None]
+    return tl.where(inside, apart, 0.0), squares, tl.where(inside, count, 0.0)
+
+
+@triton.jit
+def combined_moments(
+    partials,
+    of_each_kind,
+    n,
+    c,
+    channels,
+    in_channels,
+    segments,
+    pixels,
+    PIXELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """Mean (in float64) and sum of squared deviations of groups c of sample n, each of PARTS planes in a row."""
+    ACCUMULATE: tl.constexpr = partials.dtype.element_ty
+    at = partials + n * segments * channels * PARTS + c * PARTS
+    pivot = tl.load(at, mask=in_channels, other=0.0)
+    last = (pixels - (tl.cast(segments, tl.int64) - 1) * PIXELS).to(ACCUMULATE)
+    count = tl.cast(pixels, ACCUMULATE) * PARTS
+    total = tl.zeros([BLOCK, c.shape[0]], ACCUMULATE)
+    for start in range(0, segments * PARTS, BLOCK):
+        k = start + tl.arange(0, BLOCK)
+        apart, _, of_partial = _partial(
+            at, of_each_kind, k, channels, in_channels, segments, pivot, last, PIXELS, PARTS
+        )
+        total += of_partial * apart
+    from_pivot = tl.sum(total, axis=0) / count
+    total = tl.zeros([BLOCK, c.shape[0]], ACCUMULATE)
+    for start in range(0, segments * PARTS, BLOCK):
+        k = start + tl.arange(0, BLOCK)
+        apart, squares, of_partial = _partial(
+            at, of_each_kind, k, channels, in_channels, segments, pivot, last, PIXELS, PARTS
+        )
+        apart -= from_pivot[None, :]
+        total += squares + of_partial * apart * apart
+    return pivot.to(tl.float64) + from_pivot, tl.sum(total, axis=0)
 
 
 @triton.jit
 def _combine_kernel(
     partials,
+    of_each_kind,
     mean,
     rstd,
-    of_each_group,
+    channels,
     segments,
     pixels,
     EPS: tl.constexpr,
-    LAYER: tl.constexpr,
     PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program combines the partials of one group, whose planes have `segments` each."""
-    group = tl.program_id(0).to(tl.int64)
-    total = tl.zeros([BLOCK], tl.float64)
-    weighted = tl.zeros([BLOCK], tl.float64)
-    for first in range(0, of_each_group, BLOCK):
-        k = first + tl.arange(0, BLOCK)
-        count, tile_mean, _ = _partial(partials, group, k, of_each_group, segments, pixels, PIXELS)
-        total += count
-        weighted += count * tile_mean
-    values = tl.sum(total, axis=0)
-    group_mean = tl.sum(weighted, axis=0) / values
-    squares = tl.zeros([BLOCK], tl.float64)
-    for first in range(0, of_each_group, BLOCK):
-        k = first + tl.arange(0, BLOCK)
-        count, tile_mean, tile_squares = _partial(partials, group, k, of_each_group, segments, pixels, PIXELS)
-        difference = tile_mean - group_mean
-        squares += tile_squares + tl.where(count > 0.0, count * difference * difference, 0.0)
-    deviation = reciprocal_deviation(tl.sum(squares, axis=0), values, EPS, LAYER)
-    tl.store(mean + group, group_mean.to(mean.dtype.element_ty))
-    tl.store(rstd + group, deviation.to(rstd.dtype.element_ty))
+    """One program combines the partials of CHANNELS channels of a sample."""
+    n = tl.program_id(0).to(tl.int64) // tl.cdiv(channels, CHANNELS)
+    c = tl.program_id(0) % tl.cdiv(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
+    in_channels = c < channels
+    group_mean, squares = combined_moments(
+        partials, of_each_kind, n, c, channels, in_channels, segments, pixels, PIXELS, BLOCK, 1
+    )
+    deviation = reciprocal_deviation(squares, pixels, EPS, False)
+    tl.store(mean + n * channels + c, group_mean.to(mean.dtype.element_ty), mask=in_channels)
+    tl.store(rstd + n * channels + c, deviation.to(rstd.dtype.element_ty), mask=in_channels)
+
+
+@dataclass(frozen=True)
+class Partials:
+    """Moments of the segments of planes, as the first kernel leaves them.
+
+    Attributes:
+        data: (kinds, samples, segments, channels): rounded means, what these lost, sums of squared deviations.
+        planes: Samples, channels and pixels.
+        segments: Of each plane.
+        segment_pixels: Pixels of each segment but the last.
+        channels: Whose partials a program combines, a power of two.
+        block: Segments that it takes at a time, a power of two.
+        warps: Of such a program.
+    """
+
+    data: Tensor
+    planes: tuple[int, int, int]
+    segments: int
+    segment_pixels: int
+    channels: int
+    block: int
+    warps: int
+
+    @property
+    def of_each_kind(self) -> int:
+        """How many of each kind there are."""
+        return self.planes[0] * self.segments * self.planes[1]
 
 
 def _tile(samples: int, channels: int, pixels: int, pixel_stride: int, multiprocessors: int) -> tuple[int, int]:
     """Channels and pixels of a tile: 4096 values, or a whole plane where planes are many."""
     if pixel_stride == 1:
         whole = power_of_two(pixels)
-        fits = whole <= 4096 or (whole <= 16384 and 2 * samples * channels >= multiprocessors)
-        return 1, whole if fits else 4096
+        fits = whole <= _VALUES or (whole <= 4 * _VALUES and 2 * samples * channels >= multiprocessors)
+        return 1, whole if fits else _VALUES
     tile_channels = min(64, power_of_two(channels))
-    return tile_channels, min(power_of_two(pixels), 4096 // tile_channels)
+    return tile_channels, min(power_of_two(pixels), _VALUES // tile_channels)
+
+
+def _launch(
+    x: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor | None,
+    partials: Partials | None,
+    eps: float,
+    planes: tuple[int, int, int],
+    strides: tuple[int, int, int],
+    tile: tuple[int, int],
+) -> None:
+    samples, channels, pixels = planes
+    segments = ceil_div(pixels, tile[1])
+    _moments_kernel[(samples * ceil_div(channels, tile[0]) * segments,)](
+        x,
+        mean,
+        rstd,
+        None if partials is None else partials.data,
+        0 if partials is None else partials.of_each_kind,
+        channels,
+        pixels,
+        *strides,
+        segments,
+        EPS=eps,
+        WHOLE=partials is None,
+        EXACT=channels % tile[0] == 0 and pixels % tile[1] == 0,
+        ACCUMULATE=tl.float64 if x.dtype == torch.float64 else tl.float32,
+        CHANNELS=tile[0],
+        PIXELS=tile[1],
+        num_warps=warps_for(tile[0] * tile[1], 32),
+    )
+
+
+def partial_moments(
+    x: Tensor, planes: tuple[int, int, int], strides: tuple[int, int, int], multiprocessors: int
+) -> Partials:
+    """Take the moments of segments of planes; arguments as of `moments`."""
+    samples, channels, pixels = planes
+    tile = _tile(*planes, strides[2], multiprocessors)
+    segments = ceil_div(pixels, tile[1])
+    together = min(_CHANNELS, power_of_two(channels))
+    block = min(power_of_two(segments), _VALUES // together)
+    data = x.new_empty(
+        (3, samples, segments, channels), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32
+    )
+    warps = min(8, warps_for(together * block, 16))
+    partials = Partials(data, planes, segments, tile[1], together, block, warps)
+    _launch(x, None, None, partials, 0.0, planes, strides, tile)
+    return partials
 
 
 def moments(
@@ -155,60 +288,36 @@ def moments(
     *,
     planes: tuple[int, int, int],
     strides: tuple[int, int, int],
-    layer: bool,
     multiprocessors: int,
 ) -> None:
-    """Write mean and rstd of groups of values.
+    """Write mean and rstd of planes.
 
     Args:
         x: A dense tensor; its storage is read by `planes` and `strides`.
-        mean: Contiguous, of as many values as there are groups; a group is that many planes in a row.
+        mean: Contiguous, (samples, channels).
         rstd: As mean.
-        eps: Added to the variance, or to the standard deviation where `layer`.
+        eps: Added to the variance.
         planes: Samples, channels and pixels.
         strides: Of samples, channels and pixels, in elements.
-        layer: Whether rstd is that of MUNIT's layer norm: 1 / (unbiased std + eps).
         multiprocessors: Of the GPU.
     """
     samples, channels, pixels = planes
-    double = x.dtype == torch.float64
-    tile_channels, tile_pixels = _tile(samples, channels, pixels, strides[2], multiprocessors)
-    segments = ceil_div(pixels, tile_pixels)
-    of_each_group = samples * channels * segments // mean.numel()
-    partials = x.new_empty(
-        0 if of_each_group == 1 else (3 * samples * channels * segments),
-        dtype=torch.float64 if double else torch.float32,
-    )
-    _moments_kernel[(samples * ceil_div(channels, tile_channels) * segments,)](
-        x,
-        mean,
-        rstd,
-        partials,
-        channels,
-        pixels,
-        *strides,
-        segments,
-        EPS=eps,
-        LAYER=layer,
-        WHOLE=of_each_group == 1,
-        ACCUMULATE=tl.float64 if double else tl.float32,
-        CHANNELS=tile_channels,
-        PIXELS=tile_pixels,
-        num_warps=warps_for(tile_channels * tile_pixels, 16),
-    )
-    if of_each_group == 1:
+    tile = _tile(*planes, strides[2], multiprocessors)
+    if tile[1] >= pixels:
+        _launch(x, mean, rstd, None, eps, planes, strides, tile)
         return
-    block = min(1024, power_of_two(of_each_group))
-    _combine_kernel[(mean.numel(),)](
-        partials,
+    partials = partial_moments(x, planes, strides, multiprocessors)
+    _combine_kernel[(samples * ceil_div(channels, partials.channels),)](
+        partials.data,
+        partials.of_each_kind,
         mean,
         rstd,
-        of_each_group,
-        segments,
+        channels,
+        partials.segments,
         pixels,
         EPS=eps,
-        LAYER=layer,
-        PIXELS=tile_pixels,
-        BLOCK=block,
-        num_warps=max(1, min(4, block // WARP)),
+        PIXELS=partials.segment_pixels,
+        CHANNELS=partials.channels,
+        BLOCK=partials.block,
+        num_warps=partials.warps,
     )

@@ -60,6 +60,8 @@ class Resources:
         spills: Instructions that read or write local memory.
         shared: Bytes of shared memory of each block.
         threads: Of each block.
+        instructions: In all, each counted once.
+        float64: Those that compute in float64.
         accesses: Number of instructions of each kind ("LDG" reads, "STG" writes global memory) and width in bits.
     """
 
@@ -67,6 +69,8 @@ class Resources:
     spills: int
     shared: int
     threads: int
+    instructions: int
+    float64: int
     accesses: Counter
 
 
@@ -92,8 +96,10 @@ def resources(kernel, folder):
     assert instructions, "no machine code was read"
     accesses = Counter((name.split(".")[0], _width(name)) for name in instructions if name.startswith(("LDG", "STG")))
     spills = sum(name.startswith(("LDL", "STL")) for name in instructions)
+    float64 = sum(bool(re.match(r"D(ADD|MUL|FMA|SETP|MNMX)|MUFU\..*64", name)) for name in instructions)
+    count = sum(name != "NOP" for name in instructions)
     threads = 32 * kernel.metadata.num_warps
-    return Resources(int(usage["REG"]), spills, kernel.metadata.shared, threads, accesses)
+    return Resources(int(usage["REG"]), spills, kernel.metadata.shared, threads, count, float64, accesses)
 
 
 def tools_missing():

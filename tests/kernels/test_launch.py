@@ -12,9 +12,8 @@ table = pytest.importorskip("fastmunit.kernels.fused_norm_launch", reason="the T
 H100 = 132
 
 
-def launches(shape, itemsize, channels_last, statistics, pad_targets=3):
-    arguments = (shape, itemsize, channels_last, statistics, H100)
-    return table.forward_launch(*arguments), table.backward_launch(*arguments, pad_targets)
+def chosen_launch(shape, itemsize, channels_last, statistics):
+    return table.choose_launch(shape, itemsize, channels_last, statistics, H100)
 
 
 def is_power_of_two(value):
@@ -26,18 +25,19 @@ def is_power_of_two(value):
     st.sampled_from([2, 4]),
     st.booleans(),
     st.sampled_from(["instance", "layer", "none"]),
-    st.sampled_from([1, 3, 5, 7]),
 )
-def test_every_value_has_its_program(shape, itemsize, channels_last, statistics, pad_targets):
+def test_every_value_has_its_program(shape, itemsize, channels_last, statistics):
     n, c, h, w = shape
-    for chosen in launches(shape, itemsize, channels_last, statistics, pad_targets):
-        tile = chosen.tile
-        assert all(map(is_power_of_two, (tile.channels, tile.rows, tile.columns, tile.warps)))
-        assert tile.channels * tile.rows * tile.columns <= 16384 and tile.warps <= 32
-        blocks = [launch.ceil_div(c, tile.channels), launch.ceil_div(h, tile.rows), launch.ceil_div(w, tile.columns)]
-        assert chosen.programs == n * blocks[0] * blocks[1] * blocks[2]
-        if chosen.whole:
-            assert statistics == "instance" and blocks[1] == blocks[2] == 1
+    chosen = chosen_launch(shape, itemsize, channels_last, statistics)
+    tile = chosen.tile
+    assert all(map(is_power_of_two, (tile.channels, tile.rows, tile.columns, tile.warps)))
+    assert tile.channels * tile.rows * tile.columns <= 32 * 32 * tile.warps and tile.warps <= 16
+    blocks = [launch.ceil_div(c, tile.channels), launch.ceil_div(h, tile.rows), launch.ceil_div(w, tile.columns)]
+    assert chosen.programs == n * blocks[0] * blocks[1] * blocks[2]
+    covered = (blocks[0] * tile.channels, blocks[1] * tile.rows, blocks[2] * tile.columns)
+    assert chosen.exact == (covered == (c, h, w))
+    if chosen.whole:
+        assert statistics == "instance" and blocks[1] == blocks[2] == 1
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -46,19 +46,23 @@ def test_maps_of_munit_occupy_the_gpu(itemsize, channels_last):
     """At batch 1 there is a program for half of an H100's multiprocessors wherever the map has 4096 values for each."""
     for map in munit_maps():
         shape = (1, map.channels, map.height, map.width)
-        for chosen in launches(shape, itemsize, channels_last, map.statistics):
-            values = map.channels * map.height * map.width
-            assert chosen.programs >= min(H100 // 2, values // 4096)
+        values = map.channels * map.height * map.width
+        programs = chosen_launch(shape, itemsize, channels_last, map.statistics).programs
+        assert programs >= min(H100 // 2, values // 4096)
 
 
 def test_planes_that_fit_are_read_once():
     for side, batch, channels in ((64, 1, 256), (128, 1, 128), (16, 4, 256)):
-        forward, backward = launches((batch, channels, side, side), 4, False, "instance")
-        assert forward.whole and backward.whole
-    assert not any(chosen.whole for chosen in launches((1, 64, 256, 256), 4, False, "instance"))
-    assert not any(chosen.whole for chosen in launches((1, 256, 64, 64), 4, False, "layer"))
-    assert not launches((1, 256, 64, 64), 4, False, "instance", pad_targets=7)[1].whole
-    assert all(chosen.whole for chosen in launches((8, 256, 32, 32), 2, True, "instance"))
+        assert chosen_launch((batch, channels, side, side), 4, False, "instance").whole
+    assert not chosen_launch((1, 64, 256, 256), 4, False, "instance").whole
+    assert not chosen_launch((1, 256, 64, 64), 4, False, "layer").whole
+    assert chosen_launch((8, 256, 32, 32), 2, True, "instance").whole
+
+
+def test_columns_beside_a_map():
+    nchw = chosen_launch((1, 64, 256, 256), 4, False, "instance")
+    assert [nchw.columns_at_a_time(columns) for columns in (0, 2, 6)] == [1, 2, 8]
+    assert chosen_launch((1, 64, 256, 256), 2, True, "instance").columns_at_a_time(6) == 1
 
 
 def test_64_bit_offsets():
