@@ -25,6 +25,7 @@ from fastmunit import ops, reference
 from fastmunit.errors import ImplementationError
 from fastmunit.ops.autocast import autocast_dtype as autocast_dtype
 from fastmunit.ops.availability import IMPLEMENTATIONS, automatic, unavailable
+from fastmunit.ops.gpu_choice import measured_choice
 from fastmunit.ops.weighted_l1 import MAX_PAIRS
 
 __all__ = [
@@ -91,15 +92,26 @@ def _check_name(implementation: str) -> None:
         raise ValueError(f"implementation must be one of {names}, not {implementation!r}")
 
 
-def _choose(function: str, implementation: str, x: Tensor, op: str | None = None, *others: Tensor) -> str:
-    """The implementation that `function`, by means of `op`, runs on x and others: "native", "triton" or "reference"."""
+def _choose(
+    function: str,
+    implementation: str,
+    x: Tensor,
+    op: str | None = None,
+    *others: Tensor,
+    statistics: str | None = None,
+) -> str:
+    """The implementation that `function`, by means of `op`, runs on x and others: "native", "triton" or "reference".
+
+    `statistics` are those of `fused_norm`, for whose maps there may be measurements.
+    """
     _check_name(implementation)
     if implementation == "auto":
         implementation = default_implementation()
     device_type = x.device.type
     float64 = any(tensor.dtype == torch.float64 for tensor in (x, *others))
     if implementation == "auto":
-        return automatic(device_type, op or function, float64=float64)
+        measured = None if statistics is None else measured_choice(x, statistics)
+        return automatic(device_type, op or function, float64=float64, measured=measured)
     reason = unavailable(implementation, device_type, op or function, float64=float64)
     if reason is not None:
         raise ImplementationError(f"{function}: implementation {implementation!r} cannot run: {reason}")
@@ -274,7 +286,7 @@ def _fused_norm(
             raise ValueError(f"{function}: residual must be {(n, c, h, w)}, not {tuple(residual.shape)}")
         if residual.dtype != x.dtype:
             raise TypeError(f"{function}: residual must be {x.dtype} as x is, not {residual.dtype}")
-    chosen = _choose(function, implementation, x, "fused_norm")
+    chosen = _choose(function, implementation, x, "fused_norm", statistics=statistics)
     if chosen == "reference":
         return reference.fused_norm(
             x, weight, bias, statistics=statistics, activation=activation, negative_slope=negative_slope,
@@ -583,9 +595,12 @@ def default_implementation() -> Implementation:
     return _traced_default if torch.compiler.is_compiling() else _default.get()
 
 
-def implementation_of(function: str, x: Tensor) -> str:
-    """What "auto" stands for in a call of `function` on x: "native", "triton" or "reference"."""
-    return _choose(function, "auto", x)
+def implementation_of(function: str, x: Tensor, statistics: Statistics | None = None) -> str:
+    """What "auto" stands for in a call of `function` on x: "native", "triton" or "reference".
+
+    `statistics` tell which kernel a call of `fused_norm` runs; whether it runs the reference does not depend on them.
+    """
+    return _choose(function, "auto", x, statistics=statistics)
 
 
 def upsamples_in_phases(x: Tensor) -> bool:

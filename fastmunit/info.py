@@ -46,6 +46,23 @@ def _implementation_lines() -> list[str]:
             told = implementation == "native" and extension is None  # by the line of the native extension
             if implementation != "reference" and reason is not None and not told:
                 lines.append(f"  not {implementation}: {reason}")
+    return [*lines, *_measured_lines()]
+
+
+def _measured_lines() -> list[str]:
+    """Where "auto" on a GPU follows a measurement instead."""
+    from fastmunit.ops import gpu_choice
+    from fastmunit.ops.availability import unavailable
+
+    lines = []
+    for choice in gpu_choice.TABLE:
+        if unavailable(choice.implementation, "cuda", choice.function) is None:
+            major, minor = choice.capability
+            lines.append(
+                f"  {choice.function} of {choice.layout} {choice.dtype}, statistics {choice.statistics}, "
+                f"{choice.min_values} to {choice.max_values} values, compute capability {major}.{minor}: "
+                f"{choice.implementation} ({choice.source})"
+            )
     return lines
 
 

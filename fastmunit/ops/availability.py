@@ -54,7 +54,7 @@ _WITHOUT_FLOAT64 = frozenset(
         *((function, "triton", device) for function in ("fused_norm", "weighted_l1") for device in ("cpu", "cuda")),
     }
 )
-# What "auto" tries in turn. Triton's interpreter is for tests, so the CPU leaves it out.
+# What "auto" tries in turn where no measurement says otherwise. Triton's interpreter is for tests: not on the CPU.
 _PREFERENCE = {"cpu": ("native",), "cuda": ("native", "triton")}
 
 
@@ -75,10 +75,26 @@ def unavailable(
     return _REASONS[key]
 
 
-def automatic(device_type: str, function: str = "instance_norm_stats", *, float64: bool = False) -> str:
-    """What "auto" stands for in `function` on `device_type`: the first implementation that can run, or "reference"."""
-    if device_type in _PREFERENCE:
-        for implementation in _PREFERENCE[device_type]:
-            if unavailable(implementation, device_type, function, float64=float64) is None:
-                return implementation
+def automatic(
+    device_type: str,
+    function: str = "instance_norm_stats",
+    *,
+    float64: bool = False,
+    measured: str | None = None,
+) -> str:
+    """What "auto" stands for in `function` on `device_type`.
+
+    Args:
+        device_type: Of the tensors.
+        function: What is called.
+        float64: Whether any tensor is of that dtype.
+        measured: The implementation that a measurement favors, if there was one (`fastmunit.ops.gpu_choice`).
+
+    Returns:
+        `measured` where it can run, else the first of a fixed order that can, else "reference".
+    """
+    candidates = _PREFERENCE.get(device_type, ())
+    for implementation in candidates if measured is None else (measured, *candidates):
+        if unavailable(implementation, device_type, function, float64=float64) is None:
+            return implementation
     return "reference"
