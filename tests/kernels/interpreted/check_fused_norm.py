@@ -123,6 +123,32 @@ def test_offsets_of_more_than_32_bits():
 
 
 @each_statistics
+def test_gradients_of_coefficients_are_left_out(statistics):
+    """dx is the same, bit for bit, whether the gradients of weight and bias are wanted or not."""
+    from fastmunit.kernels.fused_norm import fused_norm
+    from fastmunit.kernels.fused_norm_backward import fused_norm_backward
+
+    n, c, h, w = shape = (2, 2, 9, 6)
+    options = {
+        "statistics": statistics, "activation": "relu", "negative_slope": 0.2, "pad": 1, "pad_mode": "reflect",
+        "eps": 1e-5, "phases": False,
+    }  # fmt: skip
+    x, padded = make_map(shape, torch.float32), torch.empty(n, c, h + 2, w + 2)
+    weight, bias = make_map((1, 1, 2, c), torch.float32)[0, 0].unbind()
+    mean, rstd = torch.empty(2, *((n, c) if statistics == "instance" else (n,)), dtype=torch.float64).unbind()
+    fused_norm(x, weight, bias, None, padded, mean, rstd, **options)
+    results = []
+    for wanted in ((True, True), (False, True), (False, False)):
+        dx, gradients = torch.full_like(x, float("nan")), [torch.full((c,), float("nan")) for _ in range(2)]
+        dweight, dbias = (g if want else None for g, want in zip(gradients, wanted, strict=True))
+        fused_norm_backward(padded, None, x, mean, rstd, weight, bias, dx, dweight, dbias, None, **options)
+        assert [not g.isnan().any() for g in gradients] == list(wanted)
+        results.append((dx, gradients[1]))
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][0], results[2][0])
+    assert torch.equal(results[0][1], results[1][1]) and not results[0][0].isnan().any()
+
+
+@each_statistics
 def test_no_channels(statistics):
     x, weight = torch.empty(2, 0, 8, 8, requires_grad=True), torch.ones(2, 0, requires_grad=True)
     padded, _ = triton(x, weight, None, statistics=statistics, pad=1)
