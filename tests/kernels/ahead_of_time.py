@@ -62,6 +62,7 @@ class Resources:
         threads: Of each block.
         instructions: In all, each counted once.
         float64: Those that compute in float64.
+        in_flight: Bytes that a thread reads from global memory before it uses the first of them.
         accesses: Number of instructions of each kind ("LDG" reads, "STG" writes global memory) and width in bits.
     """
 
@@ -71,6 +72,7 @@ class Resources:
     threads: int
     instructions: int
     float64: int
+    in_flight: int
     accesses: Counter
 
 
@@ -79,6 +81,22 @@ def _width(instruction):
         if re.search(rf"\.[US]?{width}(?:\.|$)", instruction):
             return width
     return 32
+
+
+def bytes_in_flight(lines):
+    """Bytes of global reads before the first instruction that uses what one of them read, in the order of the code."""
+    waiting, read = set(), 0
+    for line in lines:
+        name, _, operands = re.sub(r"^@!?U?P\w+\s+", "", line).partition(" ")
+        target, _, sources = operands.partition(",")
+        used = operands if name.startswith("ST") else sources
+        if waiting & {int(register) for register in re.findall(r"\bR(\d+)\b", used)}:
+            break
+        if name.startswith("LDG"):
+            first, width = int(re.search(r"R(\d+)", target).group(1)), _width(name)
+            waiting |= set(range(first, first + max(1, width // 32)))
+            read += width // 8
+    return read
 
 
 def resources(kernel, folder):
@@ -91,15 +109,17 @@ def resources(kernel, folder):
         return subprocess.run([TOOLS / name, *arguments, path], capture_output=True, text=True, check=True).stdout
 
     usage = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", tool("cuobjdump", "-res-usage")))
-    pattern = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)"
-    instructions = re.findall(pattern, tool("nvdisasm", "-c"), re.MULTILINE)
+    lines = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+([^;]*\S)\s*;", tool("nvdisasm", "-c"), re.MULTILINE)
+    instructions = [re.match(r"(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", line).group(1) for line in lines]
     assert instructions, "no machine code was read"
     accesses = Counter((name.split(".")[0], _width(name)) for name in instructions if name.startswith(("LDG", "STG")))
     spills = sum(name.startswith(("LDL", "STL")) for name in instructions)
     float64 = sum(bool(re.match(r"D(ADD|MUL|FMA|SETP|MNMX)|MUFU\..*64", name)) for name in instructions)
     count = sum(name != "NOP" for name in instructions)
     threads = 32 * kernel.metadata.num_warps
-    return Resources(int(usage["REG"]), spills, kernel.metadata.shared, threads, count, float64, accesses)
+    return Resources(
+        int(usage["REG"]), spills, kernel.metadata.shared, threads, count, float64, bytes_in_flight(lines), accesses
+    )
 
 
 def tools_missing():
