@@ -30,7 +30,9 @@ def norm(shape, dtype, layout, statistics, pad, coefficients, residual):
     ops = importlib.import_module("fastmunit.ops.fused_norm")  # the package has the function of that name
     padded, mean, rstd = ops._triton(x, weight, bias, near if residual else None, *options)
     dpadded = torch.empty_like(padded)
-    ops._triton_backward(dpadded, None, x, mean, rstd, weight, bias, residual, *options)
+    ops._triton_backward(
+        dpadded, None, x, mean, rstd, weight, bias, weight is not None, bias is not None, residual, *options
+    )
 
 
 def l1():

@@ -190,7 +190,7 @@ def test_opcheck(case):
     x, weight, bias, residual = (None if t is None else t.detach() for t in tensors)
     padded, mean, rstd = FORWARD(x, weight, bias, residual, *options)
     dpadded = make_map(tuple(padded.shape), case.dtype, "transposed", seed=3)
-    opcheck(BACKWARD, (dpadded, None, x, mean, rstd, weight, bias, residual is not None, *options))
+    opcheck(BACKWARD, (dpadded, None, x, mean, rstd, weight, bias, True, True, residual is not None, *options))
 
 
 def test_compiles_whole():
