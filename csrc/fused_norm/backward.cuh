@@ -1,233 +1,731 @@
-// Backward of fused_norm for NCHW maps; fused_norm.h says what it computes.
+// The backward kernels of fused_norm; fused_norm.h says what they compute. All of a tile's values, of x and of the
+// gradient, are loaded before the first is used. The thread that has a pixel adds what the pad shows of it.
 #pragma once
 
-#include "fused_norm/backward_sums.cuh"
+#include "fused_norm/tile.cuh"
 
-namespace fastmunit::cuda {
+namespace fastmunit::cuda::norm {
 
-// The tile of a gradient, staged or in place.
-template <bool staged, class Storage>
-struct GradientView {
-  const Storage* data = nullptr;  // null where the gradient is absent
-  Offset<staged> plane_pitch = 0, row_pitch = 0;
-  int row = 0, column = 0;  // of the map, that `data` begins with
-
-  __device__ const Storage* at(int c, int y, int x) const {
-    return data + c * plane_pitch + (y - row) * row_pitch + (x - column);
-  }
+// Σ dz and Σ dz * (x - center).
+struct alignas(8) TileSums {
+  float dz, product;
 };
 
-// Rows begin to end, counted without the pad, of `map` with `pad` pixels around each plane.
-template <bool staged, class Storage>
-__device__ GradientView<staged, Storage> gradient_view(const BackwardArguments& arguments, const Tile& tile,
-                                                       const StridedMap& map, int pad, int begin, int end, Room& room) {
-  constexpr int N = vector_values<Storage>;
-  GradientView<staged, Storage> view;
-  if (map.data == nullptr) return view;
-  const int width = static_cast<int>(arguments.map.width) + 2 * pad, rows = end - begin;
-  const Storage* const from = static_cast<const Storage*>(map.data) + tile.sample * map.sample_stride +
-                              tile.channel * map.channel_stride + (begin + pad) * map.row_stride;
-  view.row = begin;
-  view.column = -pad;
-  if constexpr (staged) {
-    const int count = tile.channels * rows * width;
-    Storage* to = room.take<Storage>(N + count);
-    if (map.row_stride == width && (tile.channels == 1 || map.channel_stride == static_cast<std::int64_t>(rows) * width)) {
-      to += misalignment<N>(from);
-      copy_values(from, to, count, Stage());
-    } else {
-      for (int c = 0; c < tile.channels; ++c) {
-        for_rows(from + c * map.channel_stride, map.row_stride, rows, width, pad > 0 ? arguments.by_padded_chunks : arguments.by_chunks,
-                 [&](int row, int column, Storage value) { to[(c * rows + row) * width + column] = value; });
-      }
-    }
-    view.data = to;
-    view.plane_pitch = rows * width;
-    view.row_pitch = width;
-  } else {
-    view.data = from;
-    view.plane_pitch = map.channel_stride;
-    view.row_pitch = map.row_stride;
-  }
-  return view;
+// dx = scale * dz + slope * (x - center) + constant, with scale and center of the affine.
+struct alignas(8) GroupLine {
+  float slope, constant;
+};
+
+struct BackwardArguments {
+  FusedNormBackward map;
+  StridedMap first, second;  // dy is their sum, from pixel (0, 0) before the pad on; the second may be absent
+  bool folds;                // the first has a pad that shows pixels
+  bool split;                // lines come from two launches before apply
+  bool writes_coefficients;  // mode whole writes their gradients itself
+  Cover cover;
+  double share;           // of a value in the mean of its group
+  TileSums* of_planes;    // of each plane's tiles; null where nothing needs them
+  TileSums* of_groups;    // of each group's tiles, in MUNIT's layer norm weighted; null unless split
+  GroupLine* lines;       // of each group, from combine to apply
+  int tiles_of_group;
+};
+
+// --- Statistics -------------------------------------------------------------------------------------------------------
+
+// Where the numbers of a block lie in shared memory.
+struct BackwardShared {
+  float* scratch;   // of lane_sums
+  TileSums* sums;   // of the tile, for each channel
+  TileSums* total;  // weighted, of all channels
+  Doubles* groups;  // mean and rstd of each channel
+  double* weights;  // of each channel
+  float *centers, *scales, *shifts, *slopes, *constants;  // of each channel
+};
+using FourFloats = Chunk<float, 4>;
+#define FASTMUNIT_BACKWARD_SHARED(name)                                   \
+  SMEM_ARRAY(float, name##_scratch, block_warps * most_lane_sums);        \
+  SMEM_ARRAY(TileSums, name##_sums, most_lane_sums / 2);                  \
+  SMEM_ARRAY(TileSums, name##_total, 1);                                  \
+  SMEM_ARRAY(Doubles, name##_groups, most_channels);                      \
+  SMEM_ARRAY(double, name##_weights, most_channels);                      \
+  SMEM_ARRAY(FourFloats, name##_lines, 5 * most_channels / 4);            \
+  float* const name##_floats = name##_lines[0].values;                    \
+  const BackwardShared name = {name##_scratch,                            \
+                               name##_sums,                               \
+                               name##_total,                              \
+                               name##_groups,                             \
+                               name##_weights,                            \
+                               name##_floats,                             \
+                               name##_floats + most_channels,             \
+                               name##_floats + 2 * most_channels,         \
+                               name##_floats + 3 * most_channels,         \
+                               name##_floats + 4 * most_channels}
+
+__device__ inline Group saved_group(const FusedNormBackward& a, std::int64_t n, std::int64_t c) {
+  if (a.statistics == Statistics::none) return {};
+  const std::int64_t at = a.statistics == Statistics::layer ? n : n * a.channels + c;
+  return {ld_global(a.mean + at), ld_global(a.rstd + at)};
 }
 
-// The gradient with respect to y before the pad: dinterior, and dpadded folded back.
-template <bool staged, class Storage>
-struct Gradient {
-  GradientView<staged, Storage> padded, interior;
-  int height, width, pad;
-  PadMode mode;
-
-  __device__ Gradient(const BackwardArguments& arguments, const Tile& tile, Room& room)
-      : padded(gradient_view<staged, Storage>(arguments, tile, arguments.map.dpadded, arguments.map.pad,
-                                              padded_begin(arguments.map, tile), padded_end(arguments.map, tile), room)),
-        interior(gradient_view<staged, Storage>(arguments, tile, arguments.map.dinterior, 0, tile.row,
-                                                tile.row + tile.rows, room)),
-        height(static_cast<int>(arguments.map.height)),
-        width(static_cast<int>(arguments.map.width)),
-        pad(arguments.map.pad),
-        mode(arguments.map.pad_mode) {}
-
-  // Whether no pad shows any of `count` pixels from (y, x) on.
-  __device__ bool not_in_pad(int y, int x, int count) const {
-    if (padded.data == nullptr || pad == 0 || mode == PadMode::zero) return true;
-    return y > pad && y < height - 1 - pad && x > pad && x + count - 1 < width - 1 - pad;
-  }
-
-  // Of a pixel that no pad shows.
-  __device__ float inner(int c, int y, int x) const {
-    float sum = padded.data == nullptr ? 0.0f : widen(fetch<staged>(padded.at(c, y, x)));
-    if (interior.data != nullptr) sum += widen(fetch<staged>(interior.at(c, y, x)));
-    return sum;
-  }
-
-  // Of any pixel.
-  __device__ float at(int c, int y, int x) const {
-    float sum = interior.data == nullptr ? 0.0f : widen(fetch<staged>(interior.at(c, y, x)));
-    if (padded.data == nullptr) return sum;
-    const PadTargets rows(y, height, pad, mode), columns(x, width, pad, mode);
-#pragma unroll 1
-    for (int i = 0; i < rows.count(); ++i) {
-#pragma unroll 1
-      for (int j = 0; j < columns.count(); ++j) sum += widen(fetch<staged>(padded.at(c, rows[i], columns[j])));
+// The line of a group from its sums, as instance_line and layer_line of fused_norm_formulas.h give it.
+__device__ inline GroupLine line_of(const BackwardArguments& arguments, const Group& group, double weight, const TileSums& of) {
+  const FusedNormBackward& a = arguments.map;
+  const GradientSums sums = sums_about_mean<float>(group, {of.dz, of.product});
+  const double rounding = rounding_of_mean<float>(group);
+  double gain = group.rstd * weight, slope = 0.0;
+  if (a.statistics == Statistics::layer) {
+    gain = group.rstd;
+    const double std = inverse_of(group.rstd) - a.eps;
+    if (!(std <= 1e-12 * a.eps)) {
+      slope = -group.rstd * group.rstd * sums.product * arguments.cover.share * inverse_of(std);
     }
-    return sum;
+  } else {
+    slope = -gain * group.rstd * group.rstd * sums.product * arguments.share;
+  }
+  const double constant = -gain * sums.dz * arguments.share - slope * rounding;
+  return {static_cast<float>(slope), static_cast<float>(constant)};
+}
+
+__device__ inline void write_coefficient(const CoefficientsGradient& to, std::int64_t at, double value) {
+  switch (to.dtype) {
+    case DataType::float32:
+      st_plain(static_cast<float*>(to.data) + at, static_cast<float>(value));
+      return;
+    case DataType::float64:
+      st_plain(static_cast<double*>(to.data) + at, value);
+      return;
+    case DataType::bfloat16:
+      st_plain(static_cast<__nv_bfloat16*>(to.data) + at, narrowed<__nv_bfloat16>(static_cast<float>(value)));
+      return;
+    case DataType::float16:
+      st_plain(static_cast<__half*>(to.data) + at, narrowed<__half>(static_cast<float>(value)));
+      return;
+  }
+}
+
+// The gradient of a channel's weight or bias, if it is wanted: of sample n, or of all.
+__device__ inline void write_coefficient_of(const FusedNormBackward& a, const CoefficientsGradient& to, std::int64_t n,
+                                            std::int64_t c, double value) {
+  if (to.data != nullptr) write_coefficient(to, to.of_each_sample ? n * a.channels + c : c, value);
+}
+
+// dweight = Σ dz * (x - mean) * rstd and dbias = Σ dz of a plane.
+struct PlaneGradients {
+  double weight, bias;
+};
+__device__ inline PlaneGradients plane_gradients(const Group& group, const TileSums& of) {
+  const GradientSums sums = sums_about_mean<float>(group, {of.dz, of.product});
+  return {sums.product * group.rstd, sums.dz};
+}
+
+// What is known of the tile's channels, while its values are on their way: affines, and in the second reading lines.
+template <Mode mode>
+__device__ inline void set_channels(const BackwardArguments& arguments, const Tile& tile, const BackwardShared& shared) {
+  const FusedNormBackward& a = arguments.map;
+  const int thread = static_cast<int>(threadIdx.x);
+  const std::int64_t channel = tile.channel + thread;
+  if (thread < tile.channels) {
+    const Group group = saved_group(a, tile.sample, channel);
+    const double weight = coefficient(a.weight, tile.sample, channel, 1.0);
+    const Affine<float> affine = affine_of<float>(group, weight, coefficient(a.bias, tile.sample, channel, 0.0));
+    if constexpr (mode != Mode::apply) {
+      shared.groups[thread] = {{group.mean, group.rstd}};
+      shared.weights[thread] = weight;
+    }
+    shared.centers[thread] = affine.center;
+    shared.scales[thread] = affine.scale;
+    shared.shifts[thread] = affine.shift;
+  }
+  if constexpr (mode == Mode::apply) {
+    if (arguments.split) {
+      wait_for_previous_launch();
+      if (thread < tile.channels) {
+        const GroupLine line = ld_global(arguments.lines + group_of_tile(a, tile) + (a.statistics == Statistics::layer ? 0 : thread));
+        shared.slopes[thread] = line.slope;
+        shared.constants[thread] = line.constant;
+      }
+    }
+  }
+  __syncthreads();
+}
+
+// MUNIT's layer norm: the weighted sum over the channels of a tile.
+__device__ inline void set_total(const Tile& tile, const BackwardShared& shared) {
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread >= 32) return;
+  TileSums sums = {0.0f, 0.0f};
+  if (thread < tile.channels) {
+    const float weight = static_cast<float>(shared.weights[thread]);
+    sums = {weight * shared.sums[thread].dz, weight * shared.sums[thread].product};
+  }
+  sums = {sum_of_lanes<32>(sums.dz), sum_of_lanes<32>(sums.product)};
+  if (thread == 0) *shared.total = sums;
+}
+
+// Keeps the sums of the tile for combine.
+__device__ inline void keep_sums(const BackwardArguments& arguments, const Tile& tile, const BackwardShared& shared) {
+  const FusedNormBackward& a = arguments.map;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (arguments.of_planes != nullptr && thread < tile.channels) {
+    const std::int64_t plane = static_cast<std::int64_t>(tile.sample) * a.channels + tile.channel + thread;
+    st_plain(arguments.of_planes + plane * arguments.cover.tiles + tile.index, shared.sums[thread]);
+  }
+  if (arguments.split && a.statistics == Statistics::layer && thread == 0) {
+    st_plain(arguments.of_groups + group_of_tile(a, tile) * arguments.tiles_of_group + number_in_group(a, arguments.cover, tile),
+             *shared.total);
+  }
+}
+
+// Mode whole: the lines of the tile's channels from the sums of the tiles of a cluster. Blocks::wait has to follow.
+__device__ inline void set_lines(const BackwardArguments& arguments, const Tile& tile, const BackwardShared& shared,
+                                 const Blocks& blocks) {
+  const FusedNormBackward& a = arguments.map;
+  const bool layer = a.statistics == Statistics::layer;
+  const int thread = static_cast<int>(threadIdx.x), channel = thread / largest_cluster, rank = thread % largest_cluster;
+  blocks.sync();
+  TileSums sums = {0.0f, 0.0f};
+  if (channel < tile.channels && rank < blocks.count) sums = blocks.of(layer ? shared.total : shared.sums + channel, rank);
+  sums = {sum_of_lanes<largest_cluster>(sums.dz), sum_of_lanes<largest_cluster>(sums.product)};
+  blocks.arrive();
+  if (channel < tile.channels && rank == 0) {
+    const Doubles of = shared.groups[channel];
+    const Group group = {of.values[0], of.values[1]};
+    const GroupLine line = line_of(arguments, group, shared.weights[channel], sums);
+    shared.slopes[channel] = line.slope;
+    shared.constants[channel] = line.constant;
+    if (arguments.writes_coefficients && tile.index == 0) {
+      const PlaneGradients gradients = plane_gradients(group, sums);
+      write_coefficient_of(a, a.dweight, tile.sample, tile.channel + channel, gradients.weight);
+      write_coefficient_of(a, a.dbias, tile.sample, tile.channel + channel, gradients.bias);
+    }
+  }
+  __syncthreads();
+}
+
+// Between sums and dx: from those of each thread, in the order of lane_sums, to lines.
+template <Mode mode, int count>
+__device__ inline void finish_sums(const BackwardArguments& arguments, const Tile& tile, float (&sums)[count], int lanes,
+                                   const BackwardShared& shared, const Blocks& blocks) {
+  const FusedNormBackward& a = arguments.map;
+  lane_sums(sums, lanes, shared.scratch, &shared.sums->dz);
+  if (a.statistics == Statistics::layer) set_total(tile, shared);
+  keep_sums(arguments, tile, shared);
+  if constexpr (mode == Mode::whole) {
+    if (a.statistics != Statistics::none) set_lines(arguments, tile, shared, blocks);
+  }
+}
+
+// --- Values -----------------------------------------------------------------------------------------------------------
+
+// Replaces the gradient of activation(z) by that of z; where z is 0, torch's convention.
+template <int count>
+__device__ inline void activate_gradient(const FusedNormOptions& a, const float (&z)[count], float (&gradient)[count]) {
+  if (a.activation == Activation::relu) {
+#pragma unroll
+    for (int k = 0; k < count; ++k) gradient[k] = z[k] <= 0.0f ? 0.0f : gradient[k];
+  } else if (a.activation == Activation::leaky_relu) {
+    const float slope = static_cast<float>(a.negative_slope);
+#pragma unroll
+    for (int k = 0; k < count; ++k) gradient[k] = z[k] > 0.0f ? gradient[k] : gradient[k] * slope;
+  }
+}
+
+template <class Storage>
+__device__ inline const Storage* begin_of(const StridedMap& map, std::int64_t sample, std::int64_t channel) {
+  if (map.data == nullptr) return nullptr;
+  return static_cast<const Storage*>(map.data) + sample * map.sample_stride + channel * map.channel_stride;
+}
+
+// --- NCHW, rows of 32 * words columns ---------------------------------------------------------------------------------
+
+// A lane has columns lane, lane + 32, ... of rows block_warps apart, so that loads and stores are coalesced wherever the rows of
+// the padded gradient begin.
+template <class Storage, int words, Mode mode>
+__global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_constant__ BackwardArguments arguments) {
+  constexpr int rows = backward_values / words, width = 32 * words;
+  FASTMUNIT_BACKWARD_SHARED(shared);
+  if constexpr (mode != Mode::apply) start_dependent_launch();
+  const FusedNormBackward& a = arguments.map;
+  const int height = static_cast<int>(a.height);
+  const Tile tile = tile_of(a, arguments.cover, height * width);
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int first_row = tile.index * arguments.cover.steps * block_warps + warp, left = tile.end - tile.first - warp * width;
+  const auto kept = [&](int r) { return left > r * block_warps * width; };
+  const std::int64_t plane = static_cast<std::int64_t>(tile.sample) * a.channels + tile.channel;
+  const std::int64_t begin = plane * height * width + first_row * width + lane;
+  const Storage* const x = static_cast<const Storage*>(a.x) + begin;
+  const Storage* const first =
+      begin_of<Storage>(arguments.first, tile.sample, tile.channel) + first_row * arguments.first.row_stride + lane;
+  const std::int64_t step = block_warps * arguments.first.row_stride;
+  float values[rows][words], dz[rows][words];
+#pragma unroll
+  for (int r = 0; r < rows; ++r) {
+#pragma unroll
+    for (int k = 0; k < words; ++k) {
+      values[r][k] = kept(r) ? widen(ld_global(x + r * block_warps * width + 32 * k)) : 0.0f;
+      dz[r][k] = kept(r) ? widen(ld_global(first + r * step + 32 * k)) : 0.0f;
+    }
+  }
+  set_channels<mode>(arguments, tile, shared);
+  // Lanes 1 to pad read the pad's columns on the left, the last ones but one those on the right: they show what these lanes hold
+  // where the pad reflects, else what the outermost lane holds.
+  const bool reflects = a.pad_mode == PadMode::reflect;
+  const bool reads_left = arguments.folds && lane >= 1 && lane <= a.pad;
+  const bool reads_right = arguments.folds && lane <= 30 && lane >= 31 - a.pad;
+  const int beside = reads_left ? -2 * lane : 32 * (words - 1) + 2 * (31 - lane);
+  const bool takes_left = reflects ? reads_left : lane == 0, takes_right = reflects ? reads_right : lane == 31;
+  const Reach reach(a, height);
+  const auto add_columns = [&](const Storage* from, float(&row)[words]) {
+    float shown = 0.0f;
+    if (reads_left || reads_right) shown = widen(ld_global(from + beside));
+    if (!reflects) shown = sum_of_lanes<4>(shown);
+    row[0] += takes_left ? shown : 0.0f;
+    row[words - 1] += takes_right ? shown : 0.0f;
+  };
+  if (arguments.folds) {
+#pragma unroll
+    for (int r = 0; r < rows; ++r) {
+      if (!kept(r)) break;
+      add_columns(first + r * step, dz[r]);
+      const int y = first_row + r * block_warps;
+      if (reach.shows(y)) {
+        const PadTargets targets(y, height, a.pad, a.pad_mode);
+#pragma unroll 1
+        for (int i = 1; i < targets.count(); ++i) {
+          const Storage* const from = first + r * step + (targets[i] - y) * arguments.first.row_stride;
+#pragma unroll
+          for (int k = 0; k < words; ++k) dz[r][k] += widen(ld_global(from + 32 * k));
+          add_columns(from, dz[r]);
+        }
+      }
+    }
+  }
+  if (arguments.second.data != nullptr) {
+    const Storage* const second =
+        begin_of<Storage>(arguments.second, tile.sample, tile.channel) + first_row * arguments.second.row_stride + lane;
+#pragma unroll
+    for (int r = 0; r < rows; ++r) {
+#pragma unroll
+      for (int k = 0; k < words; ++k) {
+        if (kept(r)) dz[r][k] += widen(ld_global(second + r * block_warps * arguments.second.row_stride + 32 * k));
+      }
+    }
+  }
+  if (mode != Mode::reduce && a.dresidual != nullptr) {
+    Storage* const dresidual = static_cast<Storage*>(a.dresidual) + begin;
+#pragma unroll
+    for (int r = 0; r < rows; ++r) {
+#pragma unroll
+      for (int k = 0; k < words; ++k) {
+        if (kept(r)) st_plain(dresidual + r * block_warps * width + 32 * k, narrowed<Storage>(dz[r][k]));
+      }
+    }
+  }
+  const float center = shared.centers[0], scale = shared.scales[0], shift = shared.shifts[0];
+  float sums[2] = {0.0f, 0.0f};
+#pragma unroll
+  for (int r = 0; r < rows; ++r) {
+    if (!kept(r)) break;
+    float z[words];
+#pragma unroll
+    for (int k = 0; k < words; ++k) {
+      values[r][k] -= center;
+      z[k] = values[r][k] * scale + shift;
+    }
+    activate_gradient(a, z, dz[r]);
+    if constexpr (mode != Mode::apply) {
+#pragma unroll
+      for (int k = 0; k < words; ++k) {
+        sums[0] += dz[r][k];
+        sums[1] += dz[r][k] * values[r][k];
+      }
+    }
+  }
+  const Blocks blocks(mode == Mode::whole ? arguments.cover.cluster : 1);
+  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, tile, sums, 1, shared, blocks);
+  if constexpr (mode != Mode::reduce) {
+    const bool none = a.statistics == Statistics::none;  // then a slope of 0 would make NaN of an infinite deviation
+    const float slope = shared.slopes[0], constant = shared.constants[0];
+    Storage* const dx = static_cast<Storage*>(a.dx) + begin;
+#pragma unroll
+    for (int r = 0; r < rows; ++r) {
+      if (!kept(r)) break;
+#pragma unroll
+      for (int k = 0; k < words; ++k) {
+        const float line = none ? 0.0f : slope * values[r][k] + constant;
+        st_plain(dx + r * block_warps * width + 32 * k, narrowed<Storage>(scale * dz[r][k] + line));
+      }
+    }
+    blocks.wait();
+  }
+}
+
+// --- channels_last, 16 bytes of channels per thread -------------------------------------------------------------------
+
+template <class Storage>
+__device__ inline void add_vector(const Storage* from, float (&values)[vector_values<Storage>]) {
+  float added[vector_values<Storage>];
+  unpack<Storage>(ld_global(reinterpret_cast<const Vector*>(from)), added);
+#pragma unroll
+  for (int k = 0; k < vector_values<Storage>; ++k) values[k] += added[k];
+}
+
+// From 16 bytes of channels of one of 4 pixels, that of phase threadIdx.x % 4, to the values of all 4 for a quarter of the
+// channels, as x with phases has them.
+template <int count>
+__device__ inline void exchange_gradients(float (&values)[count]) {
+  constexpr int C = count / 4;
+  float exchanged[count];
+#pragma unroll
+  for (int c = 0; c < C; ++c) {
+    unsigned words[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) memcpy(&words[k], &values[C * k + c], sizeof(float));
+    transpose(words);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) memcpy(&exchanged[4 * c + k], &words[k], sizeof(float));
+  }
+  memcpy(values, exchanged, sizeof(values));
+}
+
+// A number of each of a lane's channels.
+template <int C>
+__device__ inline void load_channels(const float* from, float (&values)[C]) {
+  constexpr int together = C < 4 ? C : 4;
+#pragma unroll
+  for (int c = 0; c < C; c += together) {
+    const auto some = *reinterpret_cast<const Chunk<float, together>*>(from + c);
+#pragma unroll
+    for (int k = 0; k < together; ++k) values[c + k] = some.values[k];
+  }
+}
+
+template <int count>
+__device__ inline Vector* waiting_room() {
+  SMEM_ARRAY(Vector, waiting, count);
+  return waiting;
+}
+
+// What a thread of backward_pixels does with its values and those of its channels.
+template <class Storage, bool phases>
+struct Lane {
+  static constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C;
+
+  // Replaces x by x - center.
+  __device__ static void center(const BackwardShared& shared, unsigned channel, float (&x)[N]) {
+    float centers[C];
+    load_channels(shared.centers + channel, centers);
+#pragma unroll
+    for (int k = 0; k < N; ++k) x[k] -= centers[k / of_channel];
+  }
+  // Replaces dy by dz.
+  __device__ static void activate(const FusedNormOptions& a, const BackwardShared& shared, unsigned channel,
+                                  const float (&deviations)[N], float (&gradient)[N]) {
+    if (a.activation == Activation::none) return;
+    float scales[C], shifts[C], z[N];
+    load_channels(shared.scales + channel, scales);
+    load_channels(shared.shifts + channel, shifts);
+#pragma unroll
+    for (int k = 0; k < N; ++k) z[k] = deviations[k] * scales[k / of_channel] + shifts[k / of_channel];
+    activate_gradient(a, z, gradient);
+  }
+  // Replaces dz by dx.
+  __device__ static void apply(const FusedNormOptions& a, const BackwardShared& shared, unsigned channel,
+                               const float (&deviations)[N], float (&gradient)[N]) {
+    float scales[C];
+    load_channels(shared.scales + channel, scales);
+#pragma unroll
+    for (int k = 0; k < N; ++k) gradient[k] *= scales[k / of_channel];
+    if (a.statistics == Statistics::none) return;  // a slope of 0 would make NaN of an infinite deviation
+    float slopes[C], constants[C];
+    load_channels(shared.slopes + channel, slopes);
+    load_channels(shared.constants + channel, constants);
+#pragma unroll
+    for (int k = 0; k < N; ++k) gradient[k] += slopes[k / of_channel] * deviations[k] + constants[k / of_channel];
   }
 };
 
-// The pixels of one plane of the tile: adds to the sums, or writes dx and dresidual.
-template <bool applies, bool staged, class Storage>
-__device__ void gradient_of_plane(const BackwardArguments& arguments, const Tile& tile, int c,
-                                  const InputView<staged, Storage>& x, const Gradient<staged, Storage>& gradient,
-                                  Affine<float> affine, Line<float> line, float& sum_dz, float& sum_product) {
-  constexpr int N = vector_values<Storage>;
-  using V = Chunk<Storage, N>;
+template <class Storage, bool phases, Mode mode>
+__global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid_constant__ BackwardArguments arguments) {
+  using Mine = Lane<Storage, phases>;
+  constexpr int N = Mine::N, C = Mine::C, of_channel = Mine::of_channel;
+  FASTMUNIT_BACKWARD_SHARED(shared);
+  if constexpr (mode != Mode::apply) start_dependent_launch();
   const FusedNormBackward& a = arguments.map;
-  const int width = static_cast<int>(a.width), count = tile.rows * width;
-  const ActivationFunction activation(a);
-  const bool none = a.statistics == Statistics::none;  // then a slope of 0 would make NaN of an infinite deviation
-  const std::int64_t plane = tile.sample * a.channels + tile.channel + c;
-  const std::int64_t begin = (plane * a.height + tile.row) * width;
-  Storage* const dx = static_cast<Storage*>(a.dx) + begin;
-  Storage* const dresidual = a.dresidual == nullptr ? nullptr : static_cast<Storage*>(a.dresidual) + begin;
-  const Storage* const aligned_to = a.phases && dresidual != nullptr ? dresidual : dx;
-  const int shift = applies ? misalignment<line_values<Storage>>(aligned_to) : 0;
-  const auto write = [&](Storage* to, int first, const float(&values)[N]) {
-    if (first >= 0 && first + N <= count && misalignment<N>(to + first) == 0) {
-      V vector;
-#pragma unroll
-      for (int k = 0; k < N; ++k) vector.values[k] = narrowed<Storage>(values[k]);
-      st_global(reinterpret_cast<V*>(to + first), vector);
-      return;
-    }
-#pragma unroll 1
-    for (int i = first < 0 ? 0 : first; i < first + N && i < count; ++i) {
-      st_global(to + i, narrowed<Storage>(lane_of(values, i - first)));
+  const Cover& cover = arguments.cover;
+  const int result_height = static_cast<int>(a.height), result_width = static_cast<int>(a.width);
+  const int height = phases ? result_height / 2 : result_height, width = phases ? result_width / 2 : result_width;
+  const Tile tile = tile_of(a, cover, height * width);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % cover.lanes, phase = phases ? thread % 4 : 0;
+  const bool inside = lane * C < tile.channels;
+  const int first_pixel = tile.first + thread / cover.lanes, channels = static_cast<int>(a.channels);
+  const auto kept = [&](int u) { return inside && first_pixel + u * cover.step_pixels < tile.end; };
+  // Where the gradient of a vector lies: with phases it is that of one pixel of four lanes' channels.
+  const auto place = [&](int u, int& row, int& column) {
+    const int pixel = first_pixel + u * cover.step_pixels;
+    row = cover.by_width.quotient(phases ? 2 * pixel : pixel);
+    column = pixel - row * width;
+    if constexpr (phases) {
+      row = 2 * row + phase / 2;
+      column = 2 * column + phase % 2;
     }
   };
-#pragma unroll 1
-  for (int first = static_cast<int>(threadIdx.x) * N - shift; first < count; first += static_cast<int>(blockDim.x) * N) {
-    const int inside = first < 0 ? 0 : first;
-    const int row = arguments.by_width.quotient(inside), column = inside - row * width;
-    float dy[N], deviation[N];
-    const bool whole = first >= 0 && first + N <= count;
-    if (whole && column + N <= width && gradient.not_in_pad(tile.row + row, column, N)) {
+  const std::int64_t begin = static_cast<std::int64_t>(tile.sample) * (height * width) * (channels * of_channel) +
+                             (tile.channel + lane * C) * of_channel;
+  const auto offset = [&](int u) {
+    return begin + static_cast<std::int64_t>(first_pixel + u * cover.step_pixels) * (channels * of_channel);
+  };
+  const int channel = tile.channel + (phases ? lane / 4 * N : lane * C);
+  const Storage* const first = begin_of<Storage>(arguments.first, tile.sample, channel);
+  const Storage* const second = begin_of<Storage>(arguments.second, tile.sample, channel);
+  Vector vectors[backward_vectors], gradients[backward_vectors];
 #pragma unroll
-      for (int k = 0; k < N; ++k) {
-        dy[k] = gradient.inner(c, tile.row + row, column + k);
-        deviation[k] = fetch_float<staged>(x.at(c, row, column + k)) - affine.center;
+  for (int u = 0; u < backward_vectors; ++u) {
+    vectors[u] = gradients[u] = {};
+    if (kept(u)) {
+      int row, column;
+      place(u, row, column);
+      vectors[u] = ld_global(reinterpret_cast<const Vector*>(static_cast<const Storage*>(a.x) + offset(u)));
+      gradients[u] = ld_global(reinterpret_cast<const Vector*>(first + row * arguments.first.row_stride +
+                                                               column * arguments.first.column_stride));
+    }
+  }
+  set_channels<mode>(arguments, tile, shared);
+  const Reach of_rows(a, result_height), of_columns(a, result_width);
+  // dy as x has its values, once: it writes dresidual.
+  const auto take_gradient = [&](int u, float(&values)[N]) {
+    unpack<Storage>(gradients[u], values);
+    if (kept(u)) {
+      int row, column;
+      place(u, row, column);
+      if (second != nullptr) {
+        add_vector(second + row * arguments.second.row_stride + column * arguments.second.column_stride, values);
       }
-    } else {
-      int y = row, at = column;
-#pragma unroll
-      for (int k = 0; k < N; ++k) dy[k] = deviation[k] = 0.0f;
-#pragma unroll 1
-      for (int i = inside; i < first + N && i < count; ++i) {
-        set_lane(dy, i - first, gradient.at(c, tile.row + y, at));
-        set_lane(deviation, i - first, fetch_float<staged>(x.at(c, y, at)) - affine.center);
-        if (++at == width) {
-          at = 0;
-          ++y;
-        }
+      if (arguments.folds && (of_rows.shows(row) || of_columns.shows(column))) {
+        for_pad_targets(a, row, column, [&](int from_row, int from_column) {
+          add_vector(first + from_row * arguments.first.row_stride + from_column * arguments.first.column_stride, values);
+        });
+      }
+      if (mode != Mode::reduce && a.dresidual != nullptr) {
+        const std::int64_t pixel = static_cast<std::int64_t>(tile.sample) * result_height * result_width + row * result_width + column;
+        st_plain(reinterpret_cast<Vector*>(static_cast<Storage*>(a.dresidual) + pixel * channels + channel), pack<Storage>(values));
       }
     }
-    if constexpr (applies) {
-      float result[N];
+    if constexpr (phases) exchange_gradients(values);
+  };
+  const auto write = [&](int u, const float(&values)[N]) {
+    if (kept(u)) st_plain(reinterpret_cast<Vector*>(static_cast<Storage*>(a.dx) + offset(u)), pack<Storage>(values));
+  };
+  // dz of 16-bit values takes twice the registers of what it comes from: it waits in shared memory.
+  constexpr int waiting = mode == Mode::whole ? N / 4 : 0;
+  [[maybe_unused]] Vector* waiting_gradients = nullptr;
+  if constexpr (waiting > 0) waiting_gradients = waiting_room<waiting * backward_vectors * block_threads>();
+  float sums[2 * C] = {};
 #pragma unroll
-      for (int k = 0; k < N; ++k) {
-        const float dz = activation.gradient(dy[k], deviation[k] * affine.scale + affine.shift);
-        result[k] = line.gain * dz + (none ? 0.0f : line.slope * deviation[k] + line.constant);
-      }
-      if (dresidual != nullptr) write(dresidual, first, dy);
-      if (!a.phases) {
-        write(dx, first, result);
-        continue;
-      }
-      int y = row, at = column;
-#pragma unroll 1
-      for (int i = inside; i < first + N && i < count; ++i) {
-        Storage* const to = x.at(c, y, at);
-        const Storage value = narrowed<Storage>(lane_of(result, i - first));
-        if constexpr (staged) {
-          *to = value;  // in place of x, which nothing reads again
-        } else {
-          st_global(static_cast<Storage*>(a.dx) + (to - static_cast<const Storage*>(a.x)), value);
-        }
-        if (++at == width) {
-          at = 0;
-          ++y;
-        }
-      }
+  for (int u = 0; u < backward_vectors; ++u) {
+    if (u >= cover.steps) break;
+    unsigned at = static_cast<unsigned>(lane * C);
+    forget(at);
+    float x[N], dz[N];
+    take_gradient(u, dz);
+    unpack<Storage>(vectors[u], x);
+    Mine::center(shared, at, x);
+    Mine::activate(a, shared, at, x, dz);
+    if constexpr (mode == Mode::apply) {
+      Mine::apply(a, shared, at, x, dz);
+      write(u, dz);
     } else {
 #pragma unroll
       for (int k = 0; k < N; ++k) {
-        const float dz = activation.gradient(dy[k], deviation[k] * affine.scale + affine.shift);
-        sum_dz += dz;
-        sum_product += dz * deviation[k];
+        sums[2 * (k / of_channel)] += dz[k];
+        sums[2 * (k / of_channel) + 1] += dz[k] * x[k];
       }
     }
+#pragma unroll
+    for (int h = 0; h < waiting; ++h) {
+      memcpy(&waiting_gradients[(u * waiting + h) * block_threads + thread], &dz[4 * h], sizeof(Vector));
+    }
+  }
+  const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
+  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, tile, sums, cover.lanes, shared, blocks);
+  if constexpr (mode == Mode::whole) {
+#pragma unroll
+    for (int u = 0; u < backward_vectors; ++u) {
+      if (u >= cover.steps) break;
+      unsigned at = static_cast<unsigned>(lane * C);
+      forget(at);
+      float x[N], dz[N];
+#pragma unroll
+      for (int h = 0; h < waiting; ++h) {
+        memcpy(&dz[4 * h], &waiting_gradients[(u * waiting + h) * block_threads + thread], sizeof(Vector));
+      }
+      unpack<Storage>(repacked<Storage>(vectors[u], cover.in_order[0]), x);
+      Mine::center(shared, at, x);
+      Mine::apply(a, shared, at, x, dz);
+      write(u, dz);
+    }
+    blocks.wait();
   }
 }
 
-// One block for each tile.
-template <bool staged, class Storage>
-__global__ void __launch_bounds__(most_threads, 1) backward_nchw(const __grid_constant__ BackwardArguments arguments) {
-  SMEM_DYNAMIC(unsigned char, shared);
+// --- Every other map --------------------------------------------------------------------------------------------------
+
+// Value by value, in either layout: a thread keeps its values in shared memory of its own.
+template <class Storage, Mode mode>
+__global__ void __launch_bounds__(block_threads, 3) backward_any(const __grid_constant__ BackwardArguments arguments) {
+  FASTMUNIT_BACKWARD_SHARED(shared);
+  SMEM_ARRAY(float, x_shared, block_threads * backward_values);
+  SMEM_ARRAY(float, dz_shared, block_threads * backward_values);
+  if constexpr (mode != Mode::apply) start_dependent_launch();
   const FusedNormBackward& a = arguments.map;
-  const Tile tile = tile_of(a, arguments.tiling, blockIdx.x);
-  const Storage* const map = static_cast<const Storage*>(a.x);
-  Room room(shared);
-  GradientSums* const sums = room.take<GradientSums>(arguments.tiling.channels + 1);
-  Group* const groups = room.take<Group>(arguments.tiling.channels);
-  Affine<float>* const affines = room.take<Affine<float>>(arguments.tiling.channels);
-  Line<float>* const lines = room.take<Line<float>>(arguments.tiling.channels);
-  double* const scratch = reinterpret_cast<double*>(room.take<float>(floats_for_sums(a.layout, arguments.tiling.channels)));
-  const InputRuns<staged, Storage> x(a, tile, map, room);
-  x.stage();
-  const Gradient<staged, Storage> gradient(arguments, tile, room);
-  set_affines(arguments, tile, groups, affines, lines);
-  float dz = 0.0f, product = 0.0f;
-  const bool sums_up = arguments.pass == Pass::reduce || (arguments.pass == Pass::whole &&
-                                                          (a.statistics != Statistics::none || arguments.partials != nullptr));
-  for (int c = 0; sums_up && c < tile.channels; ++c) {
-    dz = product = 0.0f;
-    gradient_of_plane<false>(arguments, tile, c, x.view, gradient, affines[c], {}, dz, product);
-    block_sum(dz, product, reinterpret_cast<float*>(scratch));
-    if (threadIdx.x == 0) {
-      sums[c] = sums_about_mean<float>(groups[c], {dz, product});
-      keep_sums(arguments, tile, c, dz, product);
+  const Cover& cover = arguments.cover;
+  const int height = static_cast<int>(a.height), width = static_cast<int>(a.width);
+  const Tile tile = tile_of(a, cover, height * width);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % cover.lanes, first_pixel = tile.first + thread / cover.lanes;
+  const bool inside = lane < tile.channels, nchw = a.layout == Layout::nchw;
+  const int end = inside ? tile.end : tile.first;
+  const std::int64_t pixels = static_cast<std::int64_t>(height) * width, channels = a.channels, c = tile.channel + lane;
+  const std::int64_t plane = nchw ? (tile.sample * channels + c) * pixels : tile.sample * channels * pixels + c;
+  const std::int64_t pitch = nchw ? 1 : channels, x_pitch = nchw ? 1 : channels * (a.phases ? 4 : 1);
+  const std::int64_t x_begin = nchw || !a.phases ? plane : plane + 3 * c;
+  const Storage* const first = begin_of<Storage>(arguments.first, tile.sample, c);
+  const Storage* const second = begin_of<Storage>(arguments.second, tile.sample, c);
+  float* const my_x = x_shared + thread;
+  float* const my_dz = dz_shared + thread;
+  const auto place = [&](int pixel) {
+    if (!a.phases) return x_begin + pixel * x_pitch;
+    const int row = cover.by_width.quotient(pixel), column = pixel - row * width, phase = 2 * (row & 1) + (column & 1);
+    return x_begin + ((row >> 1) * (width >> 1) + (column >> 1)) * x_pitch + (nchw ? phase * (pixels / 4) : phase);
+  };
+  const auto offset = [](const StridedMap& map, int row, int column) { return row * map.row_stride + column * map.column_stride; };
+#pragma unroll 4
+  for (int u = 0; u < cover.steps; ++u) {
+    const int pixel = first_pixel + u * cover.step_pixels;
+    if (pixel < end) {
+      const int row = cover.by_width.quotient(pixel);
+      my_x[u * block_threads] = widen(ld_global(static_cast<const Storage*>(a.x) + place(pixel)));
+      my_dz[u * block_threads] = widen(ld_global(first + offset(arguments.first, row, pixel - row * width)));
     }
   }
-  if (arguments.pass == Pass::reduce) return;
-  if (arguments.pass == Pass::whole) set_lines(arguments, tile, groups, sums, scratch, lines);
-  for (int c = 0; c < tile.channels; ++c) {
-    gradient_of_plane<true>(arguments, tile, c, x.view, gradient, affines[c], lines[c], dz, product);
+  set_channels<mode>(arguments, tile, shared);
+  const Reach of_rows(a, height), of_columns(a, width);
+  const float center = inside ? shared.centers[lane] : 0.0f, scale = inside ? shared.scales[lane] : 0.0f;
+  const float shift = inside ? shared.shifts[lane] : 0.0f;
+  float sums[2] = {0.0f, 0.0f};
+#pragma unroll 1
+  for (int u = 0, pixel = first_pixel; pixel < end; ++u, pixel += cover.step_pixels) {
+    const int row = cover.by_width.quotient(pixel), column = pixel - row * width;
+    float dy[1] = {my_dz[u * block_threads]};
+    if (second != nullptr) dy[0] += widen(ld_global(second + offset(arguments.second, row, column)));
+    if (arguments.folds && (of_rows.shows(row) || of_columns.shows(column))) {
+      for_pad_targets(a, row, column, [&](int from_row, int from_column) {
+        dy[0] += widen(ld_global(first + offset(arguments.first, from_row, from_column)));
+      });
+    }
+    if (mode != Mode::reduce && a.dresidual != nullptr) {
+      st_plain(static_cast<Storage*>(a.dresidual) + plane + pixel * pitch, narrowed<Storage>(dy[0]));
+    }
+    const float deviation = my_x[u * block_threads] - center, z[1] = {deviation * scale + shift};
+    activate_gradient(a, z, dy);
+    sums[0] += dy[0];
+    sums[1] += dy[0] * deviation;
+    my_dz[u * block_threads] = dy[0];
   }
-  if (staged && a.phases) {
-    __syncthreads();
-    x.unstage(map, static_cast<Storage*>(a.dx));
+  const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
+  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, tile, sums, cover.lanes, shared, blocks);
+  if constexpr (mode != Mode::reduce) {
+    const bool none = a.statistics == Statistics::none;
+    const float slope = inside ? shared.slopes[lane] : 0.0f, constant = inside ? shared.constants[lane] : 0.0f;
+#pragma unroll 4
+    for (int u = 0, pixel = first_pixel; pixel < end; ++u, pixel += cover.step_pixels) {
+      const float line = none ? 0.0f : slope * (my_x[u * block_threads] - center) + constant;
+      st_plain(static_cast<Storage*>(a.dx) + place(pixel), narrowed<Storage>(scale * my_dz[u * block_threads] + line));
+    }
+    blocks.wait();
   }
 }
 
-}  // namespace fastmunit::cuda
+// --- Between reduce and apply, or behind ------------------------------------------------------------------------------
+
+// The sum of every `step`-th of `count` sums from `first` on.
+__device__ inline TileSums sum_of_tiles(const TileSums* tiles, int first, int step, int count) {
+  TileSums sums = {0.0f, 0.0f};
+#pragma unroll 4
+  for (int i = first; i < count; i += step) {
+    const TileSums tile = ld_global(tiles + i);
+    sums.dz += tile.dz;
+    sums.product += tile.product;
+  }
+  return sums;
+}
+template <int width>
+__device__ inline TileSums sum_of_lanes(const TileSums& sums) {
+  return {sum_of_lanes<width>(sums.dz), sum_of_lanes<width>(sums.product)};
+}
+
+// A warp for the line of a plane.
+__device__ inline void combine_plane(const BackwardArguments& arguments, std::int64_t plane) {
+  const FusedNormBackward& a = arguments.map;
+  const int lane = static_cast<int>(threadIdx.x) % 32, count = arguments.tiles_of_group;
+  const TileSums sums = sum_of_lanes<32>(sum_of_tiles(arguments.of_groups + plane * count, lane, 32, count));
+  if (lane != 0) return;
+  const std::int64_t n = plane / a.channels, c = plane - n * a.channels;
+  st_plain(arguments.lines + plane, line_of(arguments, saved_group(a, n, c), coefficient(a.weight, n, c, 1.0), sums));
+}
+
+// A block for the line of a sample, in MUNIT's layer norm.
+__device__ inline void combine_sample(const BackwardArguments& arguments, std::int64_t n) {
+  SMEM_ARRAY(TileSums, of_warps, block_warps);
+  const int thread = static_cast<int>(threadIdx.x), count = arguments.tiles_of_group;
+  const TileSums of_warp = sum_of_lanes<32>(sum_of_tiles(arguments.of_groups + n * count, thread, block_threads, count));
+  if (thread % 32 == 0) of_warps[thread / 32] = of_warp;
+  __syncthreads();
+  if (thread >= block_warps) return;
+  TileSums sums = {0.0f, 0.0f};
+  for (int warp = 0; warp < block_warps; ++warp) {
+    sums.dz += of_warps[warp].dz;
+    sums.product += of_warps[warp].product;
+  }
+  if (thread == 0) st_plain(arguments.lines + n, line_of(arguments, saved_group(arguments.map, n, 0), 1.0, sums));
+}
+
+// A warp for the gradients of a channel's weight and bias.
+__device__ inline void combine_channel(const BackwardArguments& arguments, std::int64_t c) {
+  const FusedNormBackward& a = arguments.map;
+  const int lane = static_cast<int>(threadIdx.x) % 32, count = arguments.cover.tiles;
+  PlaneGradients all = {0.0, 0.0};
+#pragma unroll 1
+  for (std::int64_t n = 0; n < a.batch; ++n) {
+    const TileSums* const tiles = arguments.of_planes + (n * a.channels + c) * count;
+    const TileSums sums = sum_of_lanes<32>(sum_of_tiles(tiles, lane, 32, count));
+    if (lane != 0) continue;
+    const PlaneGradients of_sample = plane_gradients(saved_group(a, n, c), sums);
+    all.weight += of_sample.weight;
+    all.bias += of_sample.bias;
+    if (a.dweight.of_each_sample) write_coefficient_of(a, a.dweight, n, c, of_sample.weight);
+    if (a.dbias.of_each_sample) write_coefficient_of(a, a.dbias, n, c, of_sample.bias);
+  }
+  if (lane != 0) return;
+  if (!a.dweight.of_each_sample) write_coefficient_of(a, a.dweight, 0, c, all.weight);
+  if (!a.dbias.of_each_sample) write_coefficient_of(a, a.dbias, 0, c, all.bias);
+}
+
+// From the sums of tiles to the lines of groups, in the first `group_blocks` blocks, and to the gradients of weight and bias.
+__global__ void __launch_bounds__(block_threads) backward_combine(const __grid_constant__ BackwardArguments arguments,
+                                                                  int group_blocks) {
+  start_dependent_launch();
+  wait_for_previous_launch();
+  const FusedNormBackward& a = arguments.map;
+  const int block = static_cast<int>(blockIdx.x), warp = static_cast<int>(threadIdx.x) / 32;
+  if (block >= group_blocks) {
+    const std::int64_t c = static_cast<std::int64_t>(block - group_blocks) * block_warps + warp;
+    if (c < a.channels) combine_channel(arguments, c);
+  } else if (a.statistics == Statistics::layer) {
+    combine_sample(arguments, block);
+  } else {
+    const std::int64_t plane = static_cast<std::int64_t>(block) * block_warps + warp;
+    if (plane < a.batch * a.channels) combine_plane(arguments, plane);
+  }
+}
+
+}  // namespace fastmunit::cuda::norm

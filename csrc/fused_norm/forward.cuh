@@ -17,10 +17,6 @@ struct ForwardArguments {
   int tiles_of_group;
 };
 
-constexpr int most_channels = 32;  // of a slice
-
-using Doubles = Chunk<double, 2>;
-
 // Where the numbers of a block lie in shared memory.
 struct Shared {
   float *scratch, *sums;     // of lane_sums
@@ -262,11 +258,6 @@ __global__ void __launch_bounds__(block_threads, words < 4 ? 3 : 4) forward_rows
 
 // --- channels_last, 16 bytes of channels per thread -------------------------------------------------------------------
 
-// What a thread of kernel `pixels` holds of a pixel: with phases the 4 pixels of the result that lie in one of x, of a quarter
-// as many channels.
-template <class Storage, bool phases>
-constexpr int lane_channels = vector_values<Storage> / (phases ? 4 : 1);
-
 // Calls visit(u, k, value) with each value of each vector.
 template <class Storage, class Packed, class Visit>
 __device__ inline void for_values(Packed packed, Visit visit) {
@@ -327,25 +318,6 @@ __device__ inline void set_moments(const ForwardArguments& arguments, const Tile
       const int at = 2 * (lane * some + c);
       shared.moments[thread] =
           moments_about(shared.moments[thread].center, shared.sums[at], shared.sums[at + 1], count);
-    }
-  }
-}
-
-// Exchanges words between 4 neighboring lanes: word i of lane j becomes word j of lane i.
-__device__ inline void transpose(unsigned (&words)[4]) {
-  const int lane = static_cast<int>(threadIdx.x);
-#pragma unroll
-  for (int distance = 1; distance <= 2; distance *= 2) {
-    const bool upper = (lane & distance) != 0;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if ((k & distance) != 0) continue;
-      const unsigned given = __shfl_xor_sync(0xffffffffu, upper ? words[k] : words[k + distance], distance);
-      if (upper) {
-        words[k] = given;
-      } else {
-        words[k + distance] = given;
-      }
     }
   }
 }

@@ -174,13 +174,11 @@ struct Workspace {
   void* context;
 };
 
-// The launchers return null, or what CUDA says went wrong. `partials` has room for as many doubles as `..._partials` says;
-// `stream` is a cudaStream_t. float64 has no CUDA kernel.
+// The launchers return null, or what went wrong. `stream` is a cudaStream_t. float64 has no CUDA kernel.
 namespace cuda {
 struct Device;
 const char* fused_norm(const FusedNorm& arguments, const Device& device, Workspace workspace, void* stream);
-std::int64_t fused_norm_backward_partials(const FusedNormBackward& arguments, const Device& device);
-const char* fused_norm_backward(const FusedNormBackward& arguments, const Device& device, double* partials, void* stream);
+const char* fused_norm_backward(const FusedNormBackward& arguments, const Device& device, Workspace workspace, void* stream);
 }  // namespace cuda
 
 }  // namespace fastmunit

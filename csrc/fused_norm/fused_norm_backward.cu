@@ -1,84 +1,146 @@
 #include "fused_norm/backward.cuh"
-#include "fused_norm/backward_channels_last.cuh"
-#include "fused_norm/backward_combine.cuh"
-#include "fused_norm/backward_launch.cuh"
+#include "fused_norm/launch.h"
 
-namespace fastmunit::cuda {
+namespace fastmunit::cuda::norm {
 namespace {
 
-Plan plan_of(const FusedNormBackward& a, const Device& device) {
-  const bool vectors = aligned(a.x, a) && aligned(a.dx, a) && aligned(a.dresidual, a) && aligned(a.dpadded, a) &&
-                       aligned(a.dinterior, a);
-  const TileMaps maps = {value_bytes(a.dtype), a.dpadded.data != nullptr, a.dinterior.data != nullptr};
-  return Planner(a, maps, device, vectors).plan();
+template <class Storage, Mode mode>
+auto rows_kernel(const FusedNormBackward& a) {
+  switch (words_of_row(a)) {
+    case 1:
+      return backward_rows<Storage, 1, mode>;
+    case 2:
+      return backward_rows<Storage, 2, mode>;
+    case 4:
+      return backward_rows<Storage, 4, mode>;
+    case 8:
+      return backward_rows<Storage, 8, mode>;
+    default:
+      return backward_rows<Storage, largest_row_words, mode>;
+  }
 }
 
-template <class Storage>
+template <class Storage, Mode mode>
 auto kernel_of(const FusedNormBackward& a, const Plan& plan) {
-  constexpr int N = vector_values<Storage>;
-  if (a.layout == Layout::nchw) return plan.staged ? backward_nchw<true, Storage> : backward_nchw<false, Storage>;
-  if (!plan.staged) return backward_channels_last<false, 1, Storage>;
-  return plan.vectors ? backward_channels_last<true, N, Storage> : backward_channels_last<true, 1, Storage>;
+  if (plan.kernel == Kernel::any) return backward_any<Storage, mode>;
+  if constexpr (sizeof(Storage) == sizeof(float)) {
+    if (plan.kernel == Kernel::rows) return rows_kernel<Storage, mode>(a);
+  }
+  return a.phases ? backward_pixels<Storage, true, mode> : backward_pixels<Storage, false, mode>;
 }
 
 bool wants_coefficients(const FusedNormBackward& a) { return a.dweight.data != nullptr || a.dbias.data != nullptr; }
 
-// How many doubles the sums of tiles take: a pair of floats each. What follows is aligned to two doubles.
-std::int64_t partials_of(const FusedNormBackward& a, const Plan& plan) {
-  return plan.reads_once && !wants_coefficients(a) ? 0 : rounded_up(a.batch * a.channels * plan.tiling.row_tiles, 2);
+// Whether a plane's sums are all that the gradients of its channel's coefficients take.
+bool of_single_planes(const FusedNormBackward& a) {
+  const auto is_of_plane = [&](const CoefficientsGradient& of) { return of.data == nullptr || of.of_each_sample || a.batch == 1; };
+  return is_of_plane(a.dweight) && is_of_plane(a.dbias);
 }
 
-// Planes that a block of combine_sums takes at a time: in MUNIT's layer norm, where it takes all of a sample, as many as there
-// are, so that all of its threads read at once.
-int planes_at_once(const FusedNormBackward& a) {
-  int planes = sums_planes;
-  while (a.statistics == Statistics::layer && planes < a.channels && planes < sums_threads) planes *= 2;
-  return planes;
+// dpadded from its first pixel behind the pad on.
+StridedMap without_pad(const FusedNormBackward& a) {
+  StridedMap map = a.dpadded;
+  const std::int64_t offset = a.pad * (map.row_stride + map.column_stride) * value_bytes(a.dtype);
+  map.data = static_cast<const char*>(map.data) + offset;
+  return map;
 }
 
+BackwardArguments arguments_of(const FusedNormBackward& a, const Plan& plan) {
+  const double values = static_cast<double>(a.height * a.width) *
+                        (a.statistics == Statistics::layer ? static_cast<double>(a.channels) : 1.0);
+  const bool has_padded = a.dpadded.data != nullptr;
+  return {a,
+          has_padded ? without_pad(a) : a.dinterior,
+          has_padded ? a.dinterior : StridedMap{},
+          has_padded && a.pad > 0 && a.pad_mode != PadMode::zero,
+          plan.split,
+          false,
+          Cover(plan, a),
+          1.0 / values,
+          nullptr,
+          nullptr,
+          nullptr,
+          plan.tiles_of_group(a)};
+}
+
+// Launches a call's kernels one after the other.
 template <class Storage>
-const char* run(const FusedNormBackward& a, const Plan& plan, double* partials, void* stream) {
-  const std::int64_t kept = partials_of(a, plan);
-  BackwardArguments arguments = {a,
-                                 plan.tiling,
-                                 Pass::whole,
-                                 plan.cluster,
-                                 kept > 0 ? partials : nullptr,
-                                 partials + kept,
-                                 Division(static_cast<int>(a.width)),
-                                 Division(chunks_of_row(a.width, value_bytes(a.dtype))),
-                                 Division(chunks_of_row(a.width + 2 * a.pad, value_bytes(a.dtype)))};
-  const auto kernel = kernel_of<Storage>(a, plan);
-  if (a.batch == 0) {
-    // Nothing to read: the gradients of coefficients are sums of nothing.
-  } else if (plan.reads_once) {
-    if (const char* error = launch(kernel, shape_of(plan, Pass::whole), stream, arguments)) return error;
-  } else {
-    arguments.pass = Pass::reduce;
-    if (const char* error = launch(kernel, shape_of(plan, Pass::reduce), stream, arguments)) return error;
-    const bool layer = a.statistics == Statistics::layer;
-    const int planes = planes_at_once(a);
-    const unsigned blocks = layer ? static_cast<unsigned>(a.batch) : blocks_of(a.batch * a.channels, planes);
-    if (const char* error = launch(combine_sums, {blocks, sums_threads}, stream, arguments, planes)) return error;
-    arguments.pass = Pass::apply;
-    if (const char* error = launch(kernel, shape_of(plan, Pass::apply), stream, arguments)) return error;
+class Launches {
+ public:
+  Launches(const FusedNormBackward& of, const Plan& its_plan, const Device& gpu, Workspace workspace, void* on)
+      : a(of), plan(its_plan), device(gpu), stream(on), arguments(arguments_of(of, its_plan)) {
+    allocate(workspace);
   }
-  if (!wants_coefficients(a)) return nullptr;
-  return launch(coefficient_gradients, {blocks_of(a.channels, sums_planes), sums_threads}, stream, arguments);
+
+  const char* run() const {
+    if (plan.split) {
+      if (const char* error = launch(kernel_of<Storage, Mode::reduce>(a, plan), shape_of(plan), stream, arguments)) return error;
+      if (const char* error = combine(true)) return error;
+      LaunchShape shape = shape_of(plan);
+      shape.dependent = device.dependent_launches;
+      return launch(kernel_of<Storage, Mode::apply>(a, plan), shape, stream, arguments);
+    }
+    const bool sums_up = a.statistics != Statistics::none || wants_coefficients(a);
+    if (!sums_up) return launch(kernel_of<Storage, Mode::apply>(a, plan), shape_of(plan), stream, arguments);
+    const LaunchShape shape = shape_of(plan, plan.cluster);
+    if (const char* error = launch(kernel_of<Storage, Mode::whole>(a, plan), shape, stream, arguments)) return error;
+    return arguments.of_planes != nullptr ? combine(true) : nullptr;
+  }
+
+  // The gradients of coefficients alone, of no samples.
+  const char* run_without_samples() const { return wants_coefficients(a) ? combine(false) : nullptr; }
+
+ private:
+  void allocate(Workspace workspace) {
+    const bool layer = a.statistics == Statistics::layer, in_kernel = a.statistics == Statistics::instance && of_single_planes(a);
+    const bool of_planes = wants_coefficients(a) && (plan.split || !in_kernel);
+    arguments.writes_coefficients = wants_coefficients(a) && !of_planes;
+    const bool instance_split = plan.split && !layer;
+    const std::int64_t planes = of_planes || instance_split ? a.batch * a.channels * plan.tiles : 0;
+    const std::int64_t groups = plan.split ? plan.groups(a) : 0, tiles = layer ? groups * arguments.tiles_of_group : 0;
+    if (planes + groups == 0) return;
+    // Sums and lines are two floats each.
+    double* const room = workspace.allocate(planes + tiles + groups, workspace.context);
+    if (planes > 0) arguments.of_planes = reinterpret_cast<TileSums*>(room);
+    if (plan.split) arguments.of_groups = reinterpret_cast<TileSums*>(instance_split ? room : room + planes);
+    arguments.lines = reinterpret_cast<GroupLine*>(room + planes + tiles);
+  }
+
+  const char* combine(bool after_another) const {
+    const std::int64_t groups = plan.split ? plan.groups(a) : 0;
+    const std::int64_t of_groups = a.statistics == Statistics::layer ? groups : (groups + block_warps - 1) / block_warps;
+    const std::int64_t of_channels = wants_coefficients(a) ? (a.channels + block_warps - 1) / block_warps : 0;
+    LaunchShape shape = {static_cast<unsigned>(of_groups + of_channels), block_threads};
+    shape.dependent = after_another && device.dependent_launches;
+    return launch(backward_combine, shape, stream, arguments, static_cast<int>(of_groups));
+  }
+
+  const FusedNormBackward& a;
+  const Plan& plan;
+  const Device& device;
+  void* const stream;
+  BackwardArguments arguments;
+};
+
+bool all_take_vectors(const FusedNormBackward& a) {
+  return takes_vectors(a.x, a) && takes_vectors(a.dx, a) && takes_vectors(a.dresidual, a) && takes_vectors(a.dpadded, a) &&
+         takes_vectors(a.dinterior, a);
 }
 
 }  // namespace
+}  // namespace fastmunit::cuda::norm
 
-std::int64_t fused_norm_backward_partials(const FusedNormBackward& a, const Device& device) {
-  const Plan plan = plan_of(a, device);
-  // Of each plane two doubles and six floats.
-  return partials_of(a, plan) + (plan.reads_once ? 0 : 5 * a.batch * a.channels);
-}
+namespace fastmunit::cuda {
 
-const char* fused_norm_backward(const FusedNormBackward& a, const Device& device, double* partials, void* stream) {
-  const Plan plan = plan_of(a, device);
+const char* fused_norm_backward(const FusedNormBackward& a, const Device& device, Workspace workspace, void* stream) {
+  if (const char* error = norm::refusal(a)) return error;
+  constexpr int maps = 2;  // of a tile
+  const norm::Plan plan = norm::Planner(a, device, norm::all_take_vectors(a), maps).plan();
   if (plan.blocks > INT32_MAX) return "x is too large for one launch";
-  return with_storage(a.dtype, [&](auto type) { return run<decltype(type)>(a, plan, partials, stream); });
+  return norm::with_storage(a.dtype, [&](auto type) {
+    const norm::Launches<decltype(type)> launches(a, plan, device, workspace, stream);
+    return plan.blocks == 0 ? launches.run_without_samples() : launches.run();
+  });
 }
 
 }  // namespace fastmunit::cuda

@@ -2,7 +2,8 @@
 //
 // A block of 256 threads holds a tile of one slice of channels of one sample. A group (a plane for instance norm, a sample for
 // MUNIT's layer norm) that fits in one block, or in a cluster of up to 8, is read once, by one kernel in mode `whole`. Any other
-// is read twice: `reduce` writes the moments of tiles, `combine` those of groups, `apply` the result.
+// is read twice: `reduce` writes the moments of tiles, `combine` those of groups, `apply` the result. In backward it is sums
+// instead of moments, and a tile of x and of its gradient has half as many values.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +23,7 @@ enum class Kernel { rows, pixels, any };
 constexpr int block_threads = 256, block_warps = block_threads / 32;
 constexpr int tile_values = 32;   // of each thread, of rows and any
 constexpr int tile_vectors = 8;   // of each thread, of pixels
+constexpr int backward_values = tile_values / 2, backward_vectors = tile_vectors / 2;
 constexpr int vector_bytes = 16;
 constexpr int largest_cluster = 8;  // the largest size that every GPU with clusters supports
 constexpr int largest_row_words = 16;  // of 32 columns, in kernel `rows`
@@ -76,9 +78,13 @@ inline const char* refusal(const FusedNormOptions& a) {
 
 class Planner {
  public:
-  // `vectors`: takes_vectors holds for all maps, and no map but x has phases.
-  Planner(const FusedNormOptions& options, const Device& gpu, bool vectors)
-      : a(options), device(gpu), words_(words_of_row(options)), vectors_(vectors && options.layout == Layout::channels_last) {}
+  // `vectors`: takes_vectors holds for all maps, and no map but x has phases. `maps` that a tile holds: x, in backward also dy.
+  Planner(const FusedNormOptions& options, const Device& gpu, bool vectors, int maps = 1)
+      : a(options),
+        device(gpu),
+        maps_(maps),
+        words_(words_of_row(options)),
+        vectors_(vectors && options.layout == Layout::channels_last) {}
 
   Plan plan() const {
     const int limit = device.cluster < largest_cluster ? device.cluster : largest_cluster;
@@ -137,7 +143,7 @@ class Planner {
     plan.channels = lanes * lane_channels();
     plan.slices = static_cast<int>(quotient_up(a.channels, plan.channels));
     plan.step_pixels = words_ > 0 ? block_warps * static_cast<int>(a.width) : block_threads / lanes;
-    const int held = words_ > 0 ? tile_values / words_ : (vectors_ ? tile_vectors : tile_values);
+    const int held = (words_ > 0 ? tile_values / words_ : (vectors_ ? tile_vectors : tile_values)) / maps_;
     const int most = held < device.most_steps ? held : device.most_steps;
     plan.tiles = static_cast<int>(quotient_up(all_steps(plan), most));
     return plan;
@@ -162,6 +168,7 @@ class Planner {
 
   const FusedNormOptions& a;
   const Device device;
+  const int maps_;
   const int words_;
   const bool vectors_;
 };

@@ -33,6 +33,8 @@ struct Cover {
                                                        : static_cast<double>(a.height * a.width))) {}
 };
 
+constexpr int most_channels = 32;  // of a slice
+
 // The tile of a block: pixels [first, end) of a plane, in all channels [channel, channel + channels) of a sample.
 struct Tile {
   int sample, channel, channels, slice, index, first, end;
@@ -125,6 +127,32 @@ __device__ inline Vector pack(const float (&values)[vector_values<Storage>]) {
   }
   return vector;
 }
+
+// Exchanges words between 4 neighboring lanes: word i of lane j becomes word j of lane i.
+__device__ inline void transpose(unsigned (&words)[4]) {
+  const int lane = static_cast<int>(threadIdx.x);
+#pragma unroll
+  for (int distance = 1; distance <= 2; distance *= 2) {
+    const bool upper = (lane & distance) != 0;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if ((k & distance) != 0) continue;
+      const unsigned given = __shfl_xor_sync(0xffffffffu, upper ? words[k] : words[k + distance], distance);
+      if (upper) {
+        words[k] = given;
+      } else {
+        words[k + distance] = given;
+      }
+    }
+  }
+}
+
+// What a thread of kernel `pixels` holds of a pixel: with phases the 4 pixels of the result that lie in one of x, of a quarter
+// as many channels.
+template <class Storage, bool phases>
+constexpr int lane_channels = vector_values<Storage> / (phases ? 4 : 1);
+
+using Doubles = Chunk<double, 2>;
 
 // Affine<float> of a plane, in memory.
 struct PlaneAffine {

@@ -117,9 +117,10 @@ def backward(
     residual: bool,
     options: Options,
     device: Device,
+    wanted: tuple[bool, bool] = (True, True),
     **how,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Reply]:
-    """dx, dweight, dbias and dresidual, None where there is none."""
+    """dx, dweight, dbias and dresidual, None where there is none. `wanted`: whether dweight and dbias are."""
     arrays = _Arrays(x, options, device)
     arrays.add_coefficients("weight", weight)
     arrays.add_coefficients("bias", bias)
@@ -129,8 +130,8 @@ def backward(
     outputs = {"dx": torch.empty_like(x, memory_format=arrays.memory_format)}
     outputs |= {
         f"d{name}": torch.empty(tensor.shape, dtype=tensor.dtype)
-        for name, tensor in (("weight", weight), ("bias", bias))
-        if tensor is not None
+        for (name, tensor), is_wanted in zip((("weight", weight), ("bias", bias)), wanted, strict=True)
+        if tensor is not None and is_wanted
     }
     if residual:
         outputs["dresidual"] = arrays.empty(*arrays.shape)

@@ -148,17 +148,6 @@ def test_matches_float64(case):
     check(case)
 
 
-def check_forward(case, **how):
-    """Forward alone: its output and statistics."""
-    inputs = inputs_of(case)
-    padded = forward(*inputs, options_of(case), DEVICES[case["device"]], schedule=case["schedule"], **how)[0]
-    with torch.no_grad():
-        low = reference.fused_norm(*inputs[:3], residual=inputs[3], **asdict(options_of(case)))[0]
-        doubles = [None if t is None else t.double() for t in inputs]
-        exact = reference.fused_norm(*doubles[:3], residual=doubles[3], **asdict(options_of(case)))[0]
-    assert_as_exact_as(padded, low, exact, "padded")
-
-
 @pytest.mark.parametrize("pad_mode", ["reflect", "replicate", "zero"])
 @pytest.mark.parametrize("width", [32, 64, 128, 256, 512])
 def test_rows_of_words(width, pad_mode):
@@ -170,7 +159,7 @@ def test_rows_of_words(width, pad_mode):
         ("small tiles", "none", 9, 3),
     ):
         case = plain_case(n=1, c=2, h=height, w=width, pad=pad, pad_mode=pad_mode, statistics=statistics, device=device)
-        check_forward({**case, "activation": "leaky_relu", "residual": "interior" if pad == 1 else "absent"})
+        check({**case, "activation": "leaky_relu", "residual": "interior" if pad == 1 else "absent"})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -183,7 +172,7 @@ def test_vectors_of_phases(channels, dtype):
         ("small tiles", "layer", 2),
     ):
         case = plain_case(n=2, c=channels, h=10, w=14, pad=pad, statistics=statistics, device=device, dtype=dtype)
-        check_forward({**case, "layout": "channels_last", "phases": True, "activation": "relu", "parameters": "sample"})
+        check({**case, "layout": "channels_last", "phases": True, "activation": "relu", "parameters": "sample"})
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
@@ -192,8 +181,8 @@ def test_pad_that_reaches_across_the_map(size, layout):
     """Maps smaller than 2 pad + 1: both sides of the pad show the same pixels."""
     for pad in range(1, min(size, 4)):
         for pad_mode in ("reflect", "replicate", "zero"):
-            check_forward(plain_case(h=size, w=size, pad=pad, pad_mode=pad_mode, layout=layout))
-            check_forward(plain_case(h=size, w=32, pad=pad, pad_mode=pad_mode, layout=layout))
+            check(plain_case(h=size, w=size, pad=pad, pad_mode=pad_mode, layout=layout))
+            check(plain_case(h=size, w=32, pad=pad, pad_mode=pad_mode, layout=layout))
 
 
 @pytest.mark.parametrize("device", list(DEVICES))
@@ -256,6 +245,38 @@ def test_constant_maps(layout, statistics):
     gradients = gradients_of(case)
     dx = backward(*gradients, x, mean, rstd, None, bias, False, options_of(case), DEVICES["H100"])[0]
     assert torch.isfinite(dx).all()
+
+
+LAUNCHES = {
+    "instance, of each sample": (plain_case(parameters="sample"), (True, True), 1),
+    "instance, of one sample": (plain_case(n=1), (True, True), 1),
+    "instance, over samples": (plain_case(), (True, True), 2),
+    "instance, read twice": (plain_case(device="small tiles", h=40), (True, True), 3),
+    "layer": (plain_case(statistics="layer", n=1), (True, True), 2),
+    "none": (plain_case(statistics="none", n=1), (False, True), 2),
+    "none, not wanted": (plain_case(statistics="none"), (False, False), 1),
+    "instance, not wanted": (plain_case(), (False, False), 1),
+    "layer, not wanted": (plain_case(statistics="layer"), (False, False), 1),
+    "layer, not wanted, read twice": (plain_case(statistics="layer", device="small tiles", h=40), (False, False), 3),
+}
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_gradients_of_coefficients_that_are_not_wanted(layout, name):
+    """They cost no launch, and nothing else depends on them."""
+    case, wanted, launches = LAUNCHES[name]
+    case = {**case, "layout": layout, "activation": "relu"}
+    (x, weight, bias, _), device = inputs_of(case), DEVICES[case["device"]]
+    _, mean, rstd, _ = forward(x, weight, bias, None, options_of(case), device)
+    given = (*gradients_of(case), x, mean, rstd, weight, bias, False, options_of(case), device)
+    dx, dweight, dbias, _, reply = backward(*given, wanted)
+    assert (dweight is not None, dbias is not None) == wanted
+    assert reply.launches == launches
+    expected = backward(*given)
+    assert torch.equal(dx, expected[0])
+    assert dweight is None or torch.equal(dweight, expected[1])
+    assert dbias is None or torch.equal(dbias, expected[2])
 
 
 @pytest.mark.parametrize("statistics", ["instance", "layer", "none"])

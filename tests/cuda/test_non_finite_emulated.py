@@ -8,7 +8,11 @@ from tests.ops.fused_norm_cases import Case, run
 from tests.ops.non_finite_cases import FEW_POISONS, all_cases, all_poisons, compare
 
 # Real ones, and ones so small that the maps need clusters or several tiles, whose sums are combined.
-DEVICES = {"H100": Device(132, 227 * 1024, 16), "small clusters": Device(40, 600, 16), "small tiles": Device(8, 600, 1)}
+DEVICES = {
+    "H100": Device(),
+    "small clusters": Device(40, most_steps=1),
+    "small tiles": Device(8, cluster=1, most_steps=1),
+}
 
 
 @pytest.mark.parametrize("device", DEVICES)

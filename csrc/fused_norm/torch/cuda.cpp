@@ -28,20 +28,6 @@ void with_workspace(const Tensor& x, Run run) {
   });
 }
 
-// Calls run(device, partials, stream) on the device of x, with as many doubles as partials(device) says.
-template <class Partials, class Run>
-void with_partials(const Tensor& x, Partials partials, Run run) {
-  STD_TORCH_CHECK(x.scalar_type() != ScalarType::Double, "fused_norm has no CUDA kernel for float64");
-  on_device_of(x, [&](void* stream) -> const char* {
-    cuda::Device device;
-    if (const char* error = cuda::current_device(device)) return error;
-    const std::int64_t count = partials(device);
-    if (count == 0) return run(device, nullptr, stream);
-    const Tensor room = workspace(count, x);
-    return run(device, room.mutable_data_ptr<double>(), stream);
-  });
-}
-
 std::tuple<Tensor, Tensor, Tensor> fused_norm_cuda(const Tensor& x, const std::optional<Tensor>& weight,
                                                   const std::optional<Tensor>& bias,
                                                   const std::optional<Tensor>& residual, const std::string& statistics,
@@ -63,11 +49,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fused_norm_backward_cuda(
   return fused_norm_backward(
       dpadded, dinterior, x, mean, rstd, weight, bias, wants_weight, wants_bias, wants_residual, statistics, activation,
       negative_slope, pad, pad_mode, eps, phases, [&](const FusedNormBackward& arguments) {
-        with_partials(
-            x, [&](const cuda::Device& device) { return cuda::fused_norm_backward_partials(arguments, device); },
-            [&](const cuda::Device& device, double* partials, void* stream) {
-              return cuda::fused_norm_backward(arguments, device, partials, stream);
-            });
+        with_workspace(x, [&](const cuda::Device& device, Workspace workspace, void* stream) {
+          return cuda::fused_norm_backward(arguments, device, workspace, stream);
+        });
       });
 }
 
