@@ -20,6 +20,7 @@ struct BackwardArguments {
   FusedNormBackward map;
   StridedMap first, second;  // dy is their sum, from pixel (0, 0) before the pad on; the second may be absent
   bool folds;                // the first has a pad that shows pixels
+  Reach of_rows, of_columns;
   bool split;                // lines come from two launches before apply
   bool writes_coefficients;  // mode whole writes their gradients itself
   Cover cover;
@@ -40,6 +41,7 @@ struct BackwardShared {
   Doubles* groups;  // mean and rstd of each channel
   double* weights;  // of each channel
   float *centers, *scales, *shifts, *slopes, *constants;  // of each channel
+  Tile* tile;       // kept here, not in registers, from loads to stores
 };
 using FourFloats = Chunk<float, 4>;
 #define FASTMUNIT_BACKWARD_SHARED(name)                                   \
@@ -49,6 +51,7 @@ using FourFloats = Chunk<float, 4>;
   SMEM_ARRAY(Doubles, name##_groups, most_channels);                      \
   SMEM_ARRAY(double, name##_weights, most_channels);                      \
   SMEM_ARRAY(FourFloats, name##_lines, 5 * most_channels / 4);            \
+  SMEM_ARRAY(Tile, name##_tile, 1);                                       \
   float* const name##_floats = name##_lines[0].values;                    \
   const BackwardShared name = {name##_scratch,                            \
                                name##_sums,                               \
@@ -59,7 +62,8 @@ using FourFloats = Chunk<float, 4>;
                                name##_floats + most_channels,             \
                                name##_floats + 2 * most_channels,         \
                                name##_floats + 3 * most_channels,         \
-                               name##_floats + 4 * most_channels}
+                               name##_floats + 4 * most_channels,         \
+                               name##_tile}
 
 __device__ inline Group saved_group(const FusedNormBackward& a, std::int64_t n, std::int64_t c) {
   if (a.statistics == Statistics::none) return {};
@@ -124,6 +128,7 @@ __device__ inline void set_channels(const BackwardArguments& arguments, const Ti
   const FusedNormBackward& a = arguments.map;
   const int thread = static_cast<int>(threadIdx.x);
   const std::int64_t channel = tile.channel + thread;
+  if (thread == 0) *shared.tile = tile;
   if (thread < tile.channels) {
     const Group group = saved_group(a, tile.sample, channel);
     const double weight = coefficient(a.weight, tile.sample, channel, 1.0);
@@ -204,9 +209,10 @@ __device__ inline void set_lines(const BackwardArguments& arguments, const Tile&
 
 // Between sums and dx: from those of each thread, in the order of lane_sums, to lines.
 template <Mode mode, int count>
-__device__ inline void finish_sums(const BackwardArguments& arguments, const Tile& tile, float (&sums)[count], int lanes,
+__device__ inline void finish_sums(const BackwardArguments& arguments, float (&sums)[count], int lanes,
                                    const BackwardShared& shared, const Blocks& blocks) {
   const FusedNormBackward& a = arguments.map;
+  const Tile& tile = *shared.tile;
   lane_sums(sums, lanes, shared.scratch, &shared.sums->dz);
   if (a.statistics == Statistics::layer) set_total(tile, shared);
   keep_sums(arguments, tile, shared);
@@ -254,8 +260,13 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
   const std::int64_t plane = static_cast<std::int64_t>(tile.sample) * a.channels + tile.channel;
   const std::int64_t begin = plane * height * width + first_row * width + lane;
   const Storage* const x = static_cast<const Storage*>(a.x) + begin;
-  const Storage* const first =
-      begin_of<Storage>(arguments.first, tile.sample, tile.channel) + first_row * arguments.first.row_stride + lane;
+  // The first row in a gradient; computed anew for each use, for want of registers.
+  const auto row_of = [&](const StridedMap& map) {
+    unsigned row = static_cast<unsigned>(first_row);
+    forget(row);
+    return begin_of<Storage>(map, tile.sample, tile.channel) + row * map.row_stride + lane;
+  };
+  const Storage* const first = row_of(arguments.first);
   const std::int64_t step = block_warps * arguments.first.row_stride;
   float values[rows][words], dz[rows][words];
 #pragma unroll
@@ -274,7 +285,6 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
   const bool reads_right = arguments.folds && lane <= 30 && lane >= 31 - a.pad;
   const int beside = reads_left ? -2 * lane : 32 * (words - 1) + 2 * (31 - lane);
   const bool takes_left = reflects ? reads_left : lane == 0, takes_right = reflects ? reads_right : lane == 31;
-  const Reach reach(a, height);
   const auto add_columns = [&](const Storage* from, float(&row)[words]) {
     float shown = 0.0f;
     if (reads_left || reads_right) shown = widen(ld_global(from + beside));
@@ -283,32 +293,31 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
     row[words - 1] += takes_right ? shown : 0.0f;
   };
   if (arguments.folds) {
+    const Storage* from = row_of(arguments.first);
 #pragma unroll
-    for (int r = 0; r < rows; ++r) {
+    for (int r = 0; r < rows; ++r, from += step) {
       if (!kept(r)) break;
-      add_columns(first + r * step, dz[r]);
+      add_columns(from, dz[r]);
       const int y = first_row + r * block_warps;
-      if (reach.shows(y)) {
+      if (arguments.of_rows.shows(y)) {
         const PadTargets targets(y, height, a.pad, a.pad_mode);
 #pragma unroll 1
         for (int i = 1; i < targets.count(); ++i) {
-          const Storage* const from = first + r * step + (targets[i] - y) * arguments.first.row_stride;
+          const Storage* const shown = from + (targets[i] - y) * arguments.first.row_stride;
 #pragma unroll
-          for (int k = 0; k < words; ++k) dz[r][k] += widen(ld_global(from + 32 * k));
-          add_columns(from, dz[r]);
+          for (int k = 0; k < words; ++k) dz[r][k] += widen(ld_global(shown + 32 * k));
+          add_columns(shown, dz[r]);
         }
       }
     }
   }
   if (arguments.second.data != nullptr) {
-    const Storage* const second =
-        begin_of<Storage>(arguments.second, tile.sample, tile.channel) + first_row * arguments.second.row_stride + lane;
+    const Storage* from = row_of(arguments.second);
 #pragma unroll
-    for (int r = 0; r < rows; ++r) {
+    for (int r = 0; r < rows; ++r, from += block_warps * arguments.second.row_stride) {
+      if (!kept(r)) break;
 #pragma unroll
-      for (int k = 0; k < words; ++k) {
-        if (kept(r)) dz[r][k] += widen(ld_global(second + r * block_warps * arguments.second.row_stride + 32 * k));
-      }
+      for (int k = 0; k < words; ++k) dz[r][k] += widen(ld_global(from + 32 * k));
     }
   }
   if (mode != Mode::reduce && a.dresidual != nullptr) {
@@ -342,7 +351,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
     }
   }
   const Blocks blocks(mode == Mode::whole ? arguments.cover.cluster : 1);
-  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, tile, sums, 1, shared, blocks);
+  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, sums, 1, shared, blocks);
   if constexpr (mode != Mode::reduce) {
     const bool none = a.statistics == Statistics::none;  // then a slope of 0 would make NaN of an infinite deviation
     const float slope = shared.slopes[0], constant = shared.constants[0];
@@ -388,15 +397,14 @@ __device__ inline void exchange_gradients(float (&values)[count]) {
   memcpy(values, exchanged, sizeof(values));
 }
 
-// A number of each of a lane's channels.
-template <int C>
-__device__ inline void load_channels(const float* from, float (&values)[C]) {
-  constexpr int together = C < 4 ? C : 4;
+// Values 4 h to 4 h + 3 of a vector.
+template <class Storage>
+__device__ inline void unpack_four(const Vector& vector, int h, float (&values)[4]) {
+  if constexpr (sizeof(Storage) == 4) {
+    memcpy(values, vector.words, sizeof(values));
+  } else {
 #pragma unroll
-  for (int c = 0; c < C; c += together) {
-    const auto some = *reinterpret_cast<const Chunk<float, together>*>(from + c);
-#pragma unroll
-    for (int k = 0; k < together; ++k) values[c + k] = some.values[k];
+    for (int k = 0; k < 2; ++k) widen_pair(vector.words[2 * h + k], values[2 * k], values[2 * k + 1], Storage{});
   }
 }
 
@@ -406,49 +414,61 @@ __device__ inline Vector* waiting_room() {
   return waiting;
 }
 
-// What a thread of backward_pixels does with its values and those of its channels.
-template <class Storage, bool phases>
-struct Lane {
-  static constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C;
+// Four values of one channel of x with phases, or of four channels: more at a time would take too many registers.
+template <int channels>
+struct Four {
+  static constexpr int of_channel = 4 / channels;
+  static_assert(channels == 1 || channels == 4);
 
-  // Replaces x by x - center.
-  __device__ static void center(const BackwardShared& shared, unsigned channel, float (&x)[N]) {
-    float centers[C];
-    load_channels(shared.centers + channel, centers);
+  // A number of each channel.
+  __device__ static void load(const float* from, float (&values)[channels]) {
+    const auto read = *reinterpret_cast<const Chunk<float, channels>*>(from);
 #pragma unroll
-    for (int k = 0; k < N; ++k) x[k] -= centers[k / of_channel];
+    for (int c = 0; c < channels; ++c) values[c] = read.values[c];
+  }
+  // Replaces x by x - center.
+  __device__ static void center(const BackwardShared& shared, unsigned channel, float (&x)[4]) {
+    float centers[channels];
+    load(shared.centers + channel, centers);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) x[k] -= centers[k / of_channel];
   }
   // Replaces dy by dz.
   __device__ static void activate(const FusedNormOptions& a, const BackwardShared& shared, unsigned channel,
-                                  const float (&deviations)[N], float (&gradient)[N]) {
+                                  const float (&deviations)[4], float (&gradient)[4]) {
     if (a.activation == Activation::none) return;
-    float scales[C], shifts[C], z[N];
-    load_channels(shared.scales + channel, scales);
-    load_channels(shared.shifts + channel, shifts);
+    float scales[channels], shifts[channels], z[4];
+    load(shared.scales + channel, scales);
+    load(shared.shifts + channel, shifts);
 #pragma unroll
-    for (int k = 0; k < N; ++k) z[k] = deviations[k] * scales[k / of_channel] + shifts[k / of_channel];
+    for (int k = 0; k < 4; ++k) z[k] = deviations[k] * scales[k / of_channel] + shifts[k / of_channel];
     activate_gradient(a, z, gradient);
   }
   // Replaces dz by dx.
   __device__ static void apply(const FusedNormOptions& a, const BackwardShared& shared, unsigned channel,
-                               const float (&deviations)[N], float (&gradient)[N]) {
-    float scales[C];
-    load_channels(shared.scales + channel, scales);
+                               const float (&deviations)[4], float (&gradient)[4]) {
+    float scales[channels];
+    load(shared.scales + channel, scales);
+    if (a.statistics == Statistics::none) {  // a slope of 0 would make NaN of an infinite deviation
 #pragma unroll
-    for (int k = 0; k < N; ++k) gradient[k] *= scales[k / of_channel];
-    if (a.statistics == Statistics::none) return;  // a slope of 0 would make NaN of an infinite deviation
-    float slopes[C], constants[C];
-    load_channels(shared.slopes + channel, slopes);
-    load_channels(shared.constants + channel, constants);
+      for (int k = 0; k < 4; ++k) gradient[k] *= scales[k / of_channel];
+      return;
+    }
+    float slopes[channels], constants[channels];
+    load(shared.slopes + channel, slopes);
+    load(shared.constants + channel, constants);
 #pragma unroll
-    for (int k = 0; k < N; ++k) gradient[k] += slopes[k / of_channel] * deviations[k] + constants[k / of_channel];
+    for (int k = 0; k < 4; ++k) {
+      const int c = k / of_channel;
+      gradient[k] = scales[c] * gradient[k] + (slopes[c] * deviations[k] + constants[c]);
+    }
   }
 };
 
 template <class Storage, bool phases, Mode mode>
 __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid_constant__ BackwardArguments arguments) {
-  using Mine = Lane<Storage, phases>;
-  constexpr int N = Mine::N, C = Mine::C, of_channel = Mine::of_channel;
+  constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C, fours = N / 4;
+  using OfFour = Four<C / fours>;
   FASTMUNIT_BACKWARD_SHARED(shared);
   if constexpr (mode != Mode::apply) start_dependent_launch();
   const FusedNormBackward& a = arguments.map;
@@ -456,10 +476,10 @@ __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid
   const int result_height = static_cast<int>(a.height), result_width = static_cast<int>(a.width);
   const int height = phases ? result_height / 2 : result_height, width = phases ? result_width / 2 : result_width;
   const Tile tile = tile_of(a, cover, height * width);
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % cover.lanes, phase = phases ? thread % 4 : 0;
-  const bool inside = lane * C < tile.channels;
-  const int first_pixel = tile.first + thread / cover.lanes, channels = static_cast<int>(a.channels);
-  const auto kept = [&](int u) { return inside && first_pixel + u * cover.step_pixels < tile.end; };
+  const int thread = static_cast<int>(threadIdx.x), phase = phases ? thread % 4 : 0, channels = static_cast<int>(a.channels);
+  const int first_pixel = tile.first + cover.pixels_before(thread);
+  const int left = cover.lane_of_pixel(thread) * C < tile.channels ? tile.end - first_pixel : 0;
+  const auto kept = [&](int u) { return left > u * cover.step_pixels; };
   // Where the gradient of a vector lies: with phases it is that of one pixel of four lanes' channels.
   const auto place = [&](int u, int& row, int& column) {
     const int pixel = first_pixel + u * cover.step_pixels;
@@ -470,99 +490,116 @@ __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid
       column = 2 * column + phase % 2;
     }
   };
-  const std::int64_t begin = static_cast<std::int64_t>(tile.sample) * (height * width) * (channels * of_channel) +
-                             (tile.channel + lane * C) * of_channel;
-  const auto offset = [&](int u) {
-    return begin + static_cast<std::int64_t>(first_pixel + u * cover.step_pixels) * (channels * of_channel);
+  // For want of registers, what follows from the thread's number is computed anew for each use.
+  const auto thread_again = [] {
+    unsigned number = threadIdx.x;
+    forget(number);
+    return static_cast<int>(number);
   };
-  const int channel = tile.channel + (phases ? lane / 4 * N : lane * C);
-  const Storage* const first = begin_of<Storage>(arguments.first, tile.sample, channel);
-  const Storage* const second = begin_of<Storage>(arguments.second, tile.sample, channel);
+  const auto first_vector = [&](const Tile& of) {
+    const int number = thread_again(), lane = cover.lane_of_pixel(number);
+    const std::int64_t pixel = static_cast<std::int64_t>(of.sample) * (height * width) + of.first + cover.pixels_before(number);
+    return pixel * (channels * of_channel) + (of.channel + lane * C) * of_channel;
+  };
+  const std::int64_t step = static_cast<std::int64_t>(cover.step_pixels) * (channels * of_channel);
+  const auto channel_of = [&](const Tile& of) {
+    const int lane = cover.lane_of_pixel(thread_again());
+    return of.channel + (phases ? lane / 4 * N : lane * C);
+  };
+  const Storage* const first = begin_of<Storage>(arguments.first, tile.sample, channel_of(tile));
   Vector vectors[backward_vectors], gradients[backward_vectors];
+  const Storage* const x = static_cast<const Storage*>(a.x) + first_vector(tile);
 #pragma unroll
   for (int u = 0; u < backward_vectors; ++u) {
     vectors[u] = gradients[u] = {};
     if (kept(u)) {
       int row, column;
       place(u, row, column);
-      vectors[u] = ld_global(reinterpret_cast<const Vector*>(static_cast<const Storage*>(a.x) + offset(u)));
+      vectors[u] = ld_global(reinterpret_cast<const Vector*>(x + u * step));
       gradients[u] = ld_global(reinterpret_cast<const Vector*>(first + row * arguments.first.row_stride +
                                                                column * arguments.first.column_stride));
     }
   }
   set_channels<mode>(arguments, tile, shared);
-  const Reach of_rows(a, result_height), of_columns(a, result_width);
   // dy as x has its values, once: it writes dresidual.
   const auto take_gradient = [&](int u, float(&values)[N]) {
     unpack<Storage>(gradients[u], values);
     if (kept(u)) {
       int row, column;
       place(u, row, column);
-      if (second != nullptr) {
-        add_vector(second + row * arguments.second.row_stride + column * arguments.second.column_stride, values);
-      }
-      if (arguments.folds && (of_rows.shows(row) || of_columns.shows(column))) {
-        for_pad_targets(a, row, column, [&](int from_row, int from_column) {
-          add_vector(first + from_row * arguments.first.row_stride + from_column * arguments.first.column_stride, values);
-        });
+      const auto add = [&](const StridedMap& map, int from_row, int from_column) {
+        const Tile& of = *shared.tile;
+        const Storage* const begin = begin_of<Storage>(map, of.sample, channel_of(of));
+        add_vector(begin + from_row * map.row_stride + from_column * map.column_stride, values);
+      };
+      if (arguments.second.data != nullptr) add(arguments.second, row, column);
+      if (arguments.folds && (arguments.of_rows.shows(row) || arguments.of_columns.shows(column))) {
+        for_pad_targets(a, row, column, [&](int from_row, int from_column) { add(arguments.first, from_row, from_column); });
       }
       if (mode != Mode::reduce && a.dresidual != nullptr) {
-        const std::int64_t pixel = static_cast<std::int64_t>(tile.sample) * result_height * result_width + row * result_width + column;
-        st_plain(reinterpret_cast<Vector*>(static_cast<Storage*>(a.dresidual) + pixel * channels + channel), pack<Storage>(values));
+        const Tile& of = *shared.tile;
+        const std::int64_t pixel = static_cast<std::int64_t>(of.sample) * result_height * result_width + row * result_width + column;
+        st_plain(reinterpret_cast<Vector*>(static_cast<Storage*>(a.dresidual) + pixel * channels + channel_of(of)), pack<Storage>(values));
       }
     }
     if constexpr (phases) exchange_gradients(values);
   };
-  const auto write = [&](int u, const float(&values)[N]) {
-    if (kept(u)) st_plain(reinterpret_cast<Vector*>(static_cast<Storage*>(a.dx) + offset(u)), pack<Storage>(values));
+  const auto write = [&](Storage* dx, int u, const float(&values)[N]) {
+    if (kept(u)) st_plain(reinterpret_cast<Vector*>(dx + u * step), pack<Storage>(values));
   };
-  // dz of 16-bit values takes twice the registers of what it comes from: it waits in shared memory.
-  constexpr int waiting = mode == Mode::whole ? N / 4 : 0;
-  [[maybe_unused]] Vector* waiting_gradients = nullptr;
-  if constexpr (waiting > 0) waiting_gradients = waiting_room<waiting * backward_vectors * block_threads>();
+  // dz waits in shared memory: of 16-bit values it takes twice the registers of what it comes from.
+  [[maybe_unused]] Vector* waiting = nullptr;
+  if constexpr (mode == Mode::whole) waiting = waiting_room<fours * backward_vectors * block_threads>() + thread;
   float sums[2 * C] = {};
 #pragma unroll
   for (int u = 0; u < backward_vectors; ++u) {
     if (u >= cover.steps) break;
-    unsigned at = static_cast<unsigned>(lane * C);
-    forget(at);
-    float x[N], dz[N];
-    take_gradient(u, dz);
-    unpack<Storage>(vectors[u], x);
-    Mine::center(shared, at, x);
-    Mine::activate(a, shared, at, x, dz);
-    if constexpr (mode == Mode::apply) {
-      Mine::apply(a, shared, at, x, dz);
-      write(u, dz);
-    } else {
+    const unsigned at = static_cast<unsigned>(cover.lane_of_pixel(thread_again()) * C);
+    float gradient[N];
+    take_gradient(u, gradient);
 #pragma unroll
-      for (int k = 0; k < N; ++k) {
-        sums[2 * (k / of_channel)] += dz[k];
-        sums[2 * (k / of_channel) + 1] += dz[k] * x[k];
+    for (int h = 0; h < fours; ++h) {
+      const unsigned channel = at + static_cast<unsigned>(h * C / fours);
+      float x[4], dz[4];
+      memcpy(dz, &gradient[4 * h], sizeof(dz));
+      unpack_four<Storage>(vectors[u], h, x);
+      OfFour::center(shared, channel, x);
+      OfFour::activate(a, shared, channel, x, dz);
+      if constexpr (mode == Mode::apply) {
+        OfFour::apply(a, shared, channel, x, dz);
+        memcpy(&gradient[4 * h], dz, sizeof(dz));
+      } else {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          const int c = (4 * h + k) / of_channel;
+          sums[2 * c] += dz[k];
+          sums[2 * c + 1] += dz[k] * x[k];
+        }
       }
+      if constexpr (mode == Mode::whole) memcpy(&waiting[(u * fours + h) * block_threads], dz, sizeof(dz));
     }
-#pragma unroll
-    for (int h = 0; h < waiting; ++h) {
-      memcpy(&waiting_gradients[(u * waiting + h) * block_threads + thread], &dz[4 * h], sizeof(Vector));
-    }
+    if constexpr (mode == Mode::apply) write(static_cast<Storage*>(a.dx) + first_vector(*shared.tile), u, gradient);
   }
   const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
-  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, tile, sums, cover.lanes, shared, blocks);
+  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, sums, cover.lanes, shared, blocks);
   if constexpr (mode == Mode::whole) {
+    Storage* const dx = static_cast<Storage*>(a.dx) + first_vector(*shared.tile);
 #pragma unroll
     for (int u = 0; u < backward_vectors; ++u) {
       if (u >= cover.steps) break;
-      unsigned at = static_cast<unsigned>(lane * C);
-      forget(at);
-      float x[N], dz[N];
+      const unsigned at = static_cast<unsigned>(cover.lane_of_pixel(thread_again()) * C);
+      float gradient[N];
 #pragma unroll
-      for (int h = 0; h < waiting; ++h) {
-        memcpy(&dz[4 * h], &waiting_gradients[(u * waiting + h) * block_threads + thread], sizeof(Vector));
+      for (int h = 0; h < fours; ++h) {
+        const unsigned channel = at + static_cast<unsigned>(h * C / fours);
+        float x[4], dz[4];
+        memcpy(dz, &waiting[(u * fours + h) * block_threads], sizeof(dz));
+        unpack_four<Storage>(repacked<Storage>(vectors[u], cover.in_order[0]), h, x);
+        OfFour::center(shared, channel, x);
+        OfFour::apply(a, shared, channel, x, dz);
+        memcpy(&gradient[4 * h], dz, sizeof(dz));
       }
-      unpack<Storage>(repacked<Storage>(vectors[u], cover.in_order[0]), x);
-      Mine::center(shared, at, x);
-      Mine::apply(a, shared, at, x, dz);
-      write(u, dz);
+      write(dx, u, gradient);
     }
     blocks.wait();
   }
@@ -581,7 +618,8 @@ __global__ void __launch_bounds__(block_threads, 3) backward_any(const __grid_co
   const Cover& cover = arguments.cover;
   const int height = static_cast<int>(a.height), width = static_cast<int>(a.width);
   const Tile tile = tile_of(a, cover, height * width);
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % cover.lanes, first_pixel = tile.first + thread / cover.lanes;
+  const int thread = static_cast<int>(threadIdx.x), lane = cover.lane_of_pixel(thread);
+  const int first_pixel = tile.first + cover.pixels_before(thread);
   const bool inside = lane < tile.channels, nchw = a.layout == Layout::nchw;
   const int end = inside ? tile.end : tile.first;
   const std::int64_t pixels = static_cast<std::int64_t>(height) * width, channels = a.channels, c = tile.channel + lane;
@@ -608,7 +646,6 @@ __global__ void __launch_bounds__(block_threads, 3) backward_any(const __grid_co
     }
   }
   set_channels<mode>(arguments, tile, shared);
-  const Reach of_rows(a, height), of_columns(a, width);
   const float center = inside ? shared.centers[lane] : 0.0f, scale = inside ? shared.scales[lane] : 0.0f;
   const float shift = inside ? shared.shifts[lane] : 0.0f;
   float sums[2] = {0.0f, 0.0f};
@@ -617,7 +654,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_any(const __grid_co
     const int row = cover.by_width.quotient(pixel), column = pixel - row * width;
     float dy[1] = {my_dz[u * block_threads]};
     if (second != nullptr) dy[0] += widen(ld_global(second + offset(arguments.second, row, column)));
-    if (arguments.folds && (of_rows.shows(row) || of_columns.shows(column))) {
+    if (arguments.folds && (arguments.of_rows.shows(row) || arguments.of_columns.shows(column))) {
       for_pad_targets(a, row, column, [&](int from_row, int from_column) {
         dy[0] += widen(ld_global(first + offset(arguments.first, from_row, from_column)));
       });
@@ -632,7 +669,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_any(const __grid_co
     my_dz[u * block_threads] = dy[0];
   }
   const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
-  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, tile, sums, cover.lanes, shared, blocks);
+  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, sums, cover.lanes, shared, blocks);
   if constexpr (mode != Mode::reduce) {
     const bool none = a.statistics == Statistics::none;
     const float slope = inside ? shared.slopes[lane] : 0.0f, constant = inside ? shared.constants[lane] : 0.0f;

@@ -53,6 +53,8 @@ BackwardArguments arguments_of(const FusedNormBackward& a, const Plan& plan) {
           has_padded ? without_pad(a) : a.dinterior,
           has_padded ? a.dinterior : StridedMap{},
           has_padded && a.pad > 0 && a.pad_mode != PadMode::zero,
+          Reach(a, static_cast<int>(a.height)),
+          Reach(a, static_cast<int>(a.width)),
           plan.split,
           false,
           Cover(plan, a),

@@ -16,7 +16,12 @@ struct Cover {
   Division by_tiles, by_slices, by_width;  // width of the result
   int lanes, channels, slices, step_pixels, steps, tiles, cluster;
   unsigned in_order[2] = {0x3210, 0x3210};  // of repacked: different numbers for two uses
+  int lane_bits = 0;  // lanes is 2 to the power of this
   double share;  // of a squared deviation in the variance of its group
+
+  // Of a block's thread: which of the lanes of its pixel it is, and how many pixels lie before that one.
+  __device__ int lane_of_pixel(int thread) const { return thread & (lanes - 1); }
+  __device__ int pixels_before(int thread) const { return thread >> lane_bits; }
 
   Cover(const Plan& plan, const FusedNormOptions& a)
       : by_tiles(plan.tiles),
@@ -30,7 +35,9 @@ struct Cover {
         tiles(plan.tiles),
         cluster(plan.cluster),
         share(1.0 / (a.statistics == Statistics::layer ? static_cast<double>(a.channels * a.height * a.width) - 1.0
-                                                       : static_cast<double>(a.height * a.width))) {}
+                                                       : static_cast<double>(a.height * a.width))) {
+    while (1 << lane_bits < plan.lanes) ++lane_bits;
+  }
 };
 
 constexpr int most_channels = 32;  // of a slice
@@ -193,7 +200,7 @@ __device__ inline void activate(const FusedNormOptions& a, float (&z)[count]) {
 struct Reach {
   int first, size;  // what the pad does not show
 
-  __device__ Reach(const FusedNormOptions& a, int axis) {
+  FASTMUNIT_HOST_DEVICE Reach(const FusedNormOptions& a, int axis) {
     first = a.pad == 0 ? 0 : (a.pad_mode == PadMode::reflect ? a.pad + 1 : 1);
     size = axis > 2 * first ? axis - 2 * first : 0;
   }
