@@ -22,7 +22,7 @@ struct BackwardArguments {
   bool folds;                // the first has a pad that shows pixels
   Reach of_rows, of_columns;
   bool split;                // lines come from two launches before apply
-  bool writes_coefficients;  // mode whole writes their gradients itself
+  bool writes_coefficients;  // who knows the sums of a plane writes their gradients
   Cover cover;
   double share;           // of a value in the mean of its group
   TileSums* of_planes;    // of each plane's tiles; null where nothing needs them
@@ -121,6 +121,12 @@ __device__ inline PlaneGradients plane_gradients(const Group& group, const TileS
   const GradientSums sums = sums_about_mean<float>(group, {of.dz, of.product});
   return {sums.product * group.rstd, sums.dz};
 }
+__device__ inline void write_gradients(const FusedNormBackward& a, std::int64_t n, std::int64_t c, const Group& group,
+                                       const TileSums& of) {
+  const PlaneGradients gradients = plane_gradients(group, of);
+  write_coefficient_of(a, a.dweight, n, c, gradients.weight);
+  write_coefficient_of(a, a.dbias, n, c, gradients.bias);
+}
 
 // What is known of the tile's channels, while its values are on their way: affines, and in the second reading lines.
 template <Mode mode>
@@ -199,9 +205,7 @@ __device__ inline void set_lines(const BackwardArguments& arguments, const Tile&
     shared.slopes[channel] = line.slope;
     shared.constants[channel] = line.constant;
     if (arguments.writes_coefficients && tile.index == 0) {
-      const PlaneGradients gradients = plane_gradients(group, sums);
-      write_coefficient_of(a, a.dweight, tile.sample, tile.channel + channel, gradients.weight);
-      write_coefficient_of(a, a.dbias, tile.sample, tile.channel + channel, gradients.bias);
+      write_gradients(a, tile.sample, tile.channel + channel, group, sums);
     }
   }
   __syncthreads();
@@ -248,36 +252,41 @@ __device__ inline const Storage* begin_of(const StridedMap& map, std::int64_t sa
 // the padded gradient begin.
 template <class Storage, int words, Mode mode>
 __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_constant__ BackwardArguments arguments) {
-  constexpr int rows = backward_values / words, width = 32 * words;
+  constexpr int held = backward_values / words, rows = held < most_backward_rows ? held : most_backward_rows, width = 32 * words;
   FASTMUNIT_BACKWARD_SHARED(shared);
   if constexpr (mode != Mode::apply) start_dependent_launch();
   const FusedNormBackward& a = arguments.map;
   const int height = static_cast<int>(a.height);
-  const Tile tile = tile_of(a, arguments.cover, height * width);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int first_row = tile.index * arguments.cover.steps * block_warps + warp, left = tile.end - tile.first - warp * width;
+  // Where the rows of a warp begin in a tile, `done` steps of which lie before: computed anew for each use, for want of registers.
+  const auto row_of = [&](const Tile& tile, int done) { return (tile.index * arguments.cover.steps + done) * block_warps + warp; };
+  int first_row = 0, left = 0;  // of those that the warp holds: the first, and pixels from it on
   const auto kept = [&](int r) { return left > r * block_warps * width; };
-  const std::int64_t plane = static_cast<std::int64_t>(tile.sample) * a.channels + tile.channel;
-  const std::int64_t begin = plane * height * width + first_row * width + lane;
-  const Storage* const x = static_cast<const Storage*>(a.x) + begin;
-  // The first row in a gradient; computed anew for each use, for want of registers.
-  const auto row_of = [&](const StridedMap& map) {
-    unsigned row = static_cast<unsigned>(first_row);
+  const auto begin = [&](const Tile& tile, int done) {
+    const std::int64_t plane = static_cast<std::int64_t>(tile.sample) * a.channels + tile.channel;
+    return plane * height * width + row_of(tile, done) * width + lane;
+  };
+  const auto begin_in = [&](const StridedMap& map, const Tile& tile, int done) {
+    unsigned row = static_cast<unsigned>(row_of(tile, done));
     forget(row);
     return begin_of<Storage>(map, tile.sample, tile.channel) + row * map.row_stride + lane;
   };
-  const Storage* const first = row_of(arguments.first);
   const std::int64_t step = block_warps * arguments.first.row_stride;
   float values[rows][words], dz[rows][words];
+  const auto load = [&](const Tile& tile, int done) {
+    first_row = row_of(tile, done);
+    left = tile.end - tile.first - (done * block_warps + warp) * width;
+    const Storage* const x = static_cast<const Storage*>(a.x) + begin(tile, done);
+    const Storage* const first = begin_in(arguments.first, tile, done);
 #pragma unroll
-  for (int r = 0; r < rows; ++r) {
+    for (int r = 0; r < rows; ++r) {
 #pragma unroll
-    for (int k = 0; k < words; ++k) {
-      values[r][k] = kept(r) ? widen(ld_global(x + r * block_warps * width + 32 * k)) : 0.0f;
-      dz[r][k] = kept(r) ? widen(ld_global(first + r * step + 32 * k)) : 0.0f;
+      for (int k = 0; k < words; ++k) {
+        values[r][k] = kept(r) ? widen(ld_global(x + r * block_warps * width + 32 * k)) : 0.0f;
+        dz[r][k] = kept(r) ? widen(ld_global(first + r * step + 32 * k)) : 0.0f;
+      }
     }
-  }
-  set_channels<mode>(arguments, tile, shared);
+  };
   // Lanes 1 to pad read the pad's columns on the left, the last ones but one those on the right: they show what these lanes hold
   // where the pad reflects, else what the outermost lane holds.
   const bool reflects = a.pad_mode == PadMode::reflect;
@@ -292,70 +301,51 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
     row[0] += takes_left ? shown : 0.0f;
     row[words - 1] += takes_right ? shown : 0.0f;
   };
-  if (arguments.folds) {
-    const Storage* from = row_of(arguments.first);
+  // From what was loaded of dpadded to dy, and to dresidual.
+  const auto complete_gradient = [&](const Tile& tile, int done) {
+    if (arguments.folds) {
+      const Storage* from = begin_in(arguments.first, tile, done);
 #pragma unroll
-    for (int r = 0; r < rows; ++r, from += step) {
-      if (!kept(r)) break;
-      add_columns(from, dz[r]);
-      const int y = first_row + r * block_warps;
-      if (arguments.of_rows.shows(y)) {
-        const PadTargets targets(y, height, a.pad, a.pad_mode);
+      for (int r = 0; r < rows; ++r, from += step) {
+        if (!kept(r)) break;
+        add_columns(from, dz[r]);
+        const int y = first_row + r * block_warps;
+        if (arguments.of_rows.shows(y)) {
+          const PadTargets targets(y, height, a.pad, a.pad_mode);
 #pragma unroll 1
-        for (int i = 1; i < targets.count(); ++i) {
-          const Storage* const shown = from + (targets[i] - y) * arguments.first.row_stride;
+          for (int i = 1; i < targets.count(); ++i) {
+            const Storage* const shown = from + (targets[i] - y) * arguments.first.row_stride;
 #pragma unroll
-          for (int k = 0; k < words; ++k) dz[r][k] += widen(ld_global(shown + 32 * k));
-          add_columns(shown, dz[r]);
+            for (int k = 0; k < words; ++k) dz[r][k] += widen(ld_global(shown + 32 * k));
+            add_columns(shown, dz[r]);
+          }
         }
       }
     }
-  }
-  if (arguments.second.data != nullptr) {
-    const Storage* from = row_of(arguments.second);
+    if (arguments.second.data != nullptr) {
+      const Storage* from = begin_in(arguments.second, tile, done);
 #pragma unroll
-    for (int r = 0; r < rows; ++r, from += block_warps * arguments.second.row_stride) {
-      if (!kept(r)) break;
+      for (int r = 0; r < rows; ++r, from += block_warps * arguments.second.row_stride) {
+        if (!kept(r)) break;
 #pragma unroll
-      for (int k = 0; k < words; ++k) dz[r][k] += widen(ld_global(from + 32 * k));
-    }
-  }
-  if (mode != Mode::reduce && a.dresidual != nullptr) {
-    Storage* const dresidual = static_cast<Storage*>(a.dresidual) + begin;
-#pragma unroll
-    for (int r = 0; r < rows; ++r) {
-#pragma unroll
-      for (int k = 0; k < words; ++k) {
-        if (kept(r)) st_plain(dresidual + r * block_warps * width + 32 * k, narrowed<Storage>(dz[r][k]));
+        for (int k = 0; k < words; ++k) dz[r][k] += widen(ld_global(from + 32 * k));
       }
     }
-  }
-  const float center = shared.centers[0], scale = shared.scales[0], shift = shared.shifts[0];
-  float sums[2] = {0.0f, 0.0f};
+    if (mode != Mode::reduce && a.dresidual != nullptr) {
+      Storage* const dresidual = static_cast<Storage*>(a.dresidual) + begin(tile, done);
 #pragma unroll
-  for (int r = 0; r < rows; ++r) {
-    if (!kept(r)) break;
-    float z[words];
+      for (int r = 0; r < rows; ++r) {
 #pragma unroll
-    for (int k = 0; k < words; ++k) {
-      values[r][k] -= center;
-      z[k] = values[r][k] * scale + shift;
-    }
-    activate_gradient(a, z, dz[r]);
-    if constexpr (mode != Mode::apply) {
-#pragma unroll
-      for (int k = 0; k < words; ++k) {
-        sums[0] += dz[r][k];
-        sums[1] += dz[r][k] * values[r][k];
+        for (int k = 0; k < words; ++k) {
+          if (kept(r)) st_plain(dresidual + r * block_warps * width + 32 * k, narrowed<Storage>(dz[r][k]));
+        }
       }
     }
-  }
-  const Blocks blocks(mode == Mode::whole ? arguments.cover.cluster : 1);
-  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, sums, 1, shared, blocks);
-  if constexpr (mode != Mode::reduce) {
+  };
+  const auto write = [&](int done) {
     const bool none = a.statistics == Statistics::none;  // then a slope of 0 would make NaN of an infinite deviation
-    const float slope = shared.slopes[0], constant = shared.constants[0];
-    Storage* const dx = static_cast<Storage*>(a.dx) + begin;
+    const float scale = shared.scales[0], slope = shared.slopes[0], constant = shared.constants[0];
+    Storage* const dx = static_cast<Storage*>(a.dx) + begin(*shared.tile, done);
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
       if (!kept(r)) break;
@@ -365,6 +355,42 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
         st_plain(dx + r * block_warps * width + 32 * k, narrowed<Storage>(scale * dz[r][k] + line));
       }
     }
+  };
+  float sums[2] = {0.0f, 0.0f};
+  Tile tile = tile_of(a, arguments.cover, height * width);
+#pragma unroll 1
+  for (int done = 0;;) {
+    load(tile, done);
+    if (done == 0) set_channels<mode>(arguments, tile, shared);
+    complete_gradient(*shared.tile, done);
+    const float center = shared.centers[0], scale = shared.scales[0], shift = shared.shifts[0];
+#pragma unroll
+    for (int r = 0; r < rows; ++r) {
+      if (!kept(r)) break;
+      float z[words];
+#pragma unroll
+      for (int k = 0; k < words; ++k) {
+        values[r][k] -= center;
+        z[k] = values[r][k] * scale + shift;
+      }
+      activate_gradient(a, z, dz[r]);
+      if constexpr (mode != Mode::apply) {
+#pragma unroll
+        for (int k = 0; k < words; ++k) {
+          sums[0] += dz[r][k];
+          sums[1] += dz[r][k] * values[r][k];
+        }
+      }
+    }
+    if constexpr (mode == Mode::apply) write(done);
+    done += rows;
+    if (mode == Mode::whole || done >= arguments.cover.steps) break;
+    tile = *shared.tile;
+  }
+  const Blocks blocks(mode == Mode::whole ? arguments.cover.cluster : 1);
+  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, sums, 1, shared, blocks);
+  if constexpr (mode == Mode::whole) {
+    write(0);
     blocks.wait();
   }
 }
@@ -475,14 +501,21 @@ __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid
   const Cover& cover = arguments.cover;
   const int result_height = static_cast<int>(a.height), result_width = static_cast<int>(a.width);
   const int height = phases ? result_height / 2 : result_height, width = phases ? result_width / 2 : result_width;
-  const Tile tile = tile_of(a, cover, height * width);
-  const int thread = static_cast<int>(threadIdx.x), phase = phases ? thread % 4 : 0, channels = static_cast<int>(a.channels);
-  const int first_pixel = tile.first + cover.pixels_before(thread);
-  const int left = cover.lane_of_pixel(thread) * C < tile.channels ? tile.end - first_pixel : 0;
+  const int phase = phases ? static_cast<int>(threadIdx.x) % 4 : 0, channels = static_cast<int>(a.channels);
+  // For want of registers, what follows from the thread's number is computed anew for each use.
+  const auto thread_again = [] {
+    unsigned number = threadIdx.x;
+    forget(number);
+    return static_cast<int>(number);
+  };
+  // The first pixel of the thread in a tile, `done` steps of which lie before.
+  const auto first_pixel = [&](const Tile& of, int done) {
+    return of.first + cover.pixels_before(thread_again()) + done * cover.step_pixels;
+  };
+  int left = 0;  // pixels of the tile from the first one on that the thread holds
   const auto kept = [&](int u) { return left > u * cover.step_pixels; };
   // Where the gradient of a vector lies: with phases it is that of one pixel of four lanes' channels.
-  const auto place = [&](int u, int& row, int& column) {
-    const int pixel = first_pixel + u * cover.step_pixels;
+  const auto place = [&](int pixel, int& row, int& column) {
     row = cover.by_width.quotient(phases ? 2 * pixel : pixel);
     column = pixel - row * width;
     if constexpr (phases) {
@@ -490,43 +523,39 @@ __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid
       column = 2 * column + phase % 2;
     }
   };
-  // For want of registers, what follows from the thread's number is computed anew for each use.
-  const auto thread_again = [] {
-    unsigned number = threadIdx.x;
-    forget(number);
-    return static_cast<int>(number);
-  };
-  const auto first_vector = [&](const Tile& of) {
-    const int number = thread_again(), lane = cover.lane_of_pixel(number);
-    const std::int64_t pixel = static_cast<std::int64_t>(of.sample) * (height * width) + of.first + cover.pixels_before(number);
-    return pixel * (channels * of_channel) + (of.channel + lane * C) * of_channel;
+  const auto first_vector = [&](const Tile& of, int done) {
+    const std::int64_t pixel = static_cast<std::int64_t>(of.sample) * (height * width) + first_pixel(of, done);
+    return pixel * (channels * of_channel) + (of.channel + cover.lane_of_pixel(thread_again()) * C) * of_channel;
   };
   const std::int64_t step = static_cast<std::int64_t>(cover.step_pixels) * (channels * of_channel);
   const auto channel_of = [&](const Tile& of) {
     const int lane = cover.lane_of_pixel(thread_again());
     return of.channel + (phases ? lane / 4 * N : lane * C);
   };
-  const Storage* const first = begin_of<Storage>(arguments.first, tile.sample, channel_of(tile));
   Vector vectors[backward_vectors], gradients[backward_vectors];
-  const Storage* const x = static_cast<const Storage*>(a.x) + first_vector(tile);
+  const auto load = [&](const Tile& tile, int done) {
+    const int first_of_these = first_pixel(tile, done);
+    left = cover.lane_of_pixel(thread_again()) * C < tile.channels ? tile.end - first_of_these : 0;
+    const Storage* const x = static_cast<const Storage*>(a.x) + first_vector(tile, done);
+    const Storage* const first = begin_of<Storage>(arguments.first, tile.sample, channel_of(tile));
 #pragma unroll
-  for (int u = 0; u < backward_vectors; ++u) {
-    vectors[u] = gradients[u] = {};
-    if (kept(u)) {
-      int row, column;
-      place(u, row, column);
-      vectors[u] = ld_global(reinterpret_cast<const Vector*>(x + u * step));
-      gradients[u] = ld_global(reinterpret_cast<const Vector*>(first + row * arguments.first.row_stride +
-                                                               column * arguments.first.column_stride));
+    for (int u = 0; u < backward_vectors; ++u) {
+      vectors[u] = gradients[u] = {};
+      if (kept(u)) {
+        int row, column;
+        place(first_of_these + u * cover.step_pixels, row, column);
+        vectors[u] = ld_global(reinterpret_cast<const Vector*>(x + u * step));
+        gradients[u] = ld_global(reinterpret_cast<const Vector*>(first + row * arguments.first.row_stride +
+                                                                 column * arguments.first.column_stride));
+      }
     }
-  }
-  set_channels<mode>(arguments, tile, shared);
+  };
   // dy as x has its values, once: it writes dresidual.
-  const auto take_gradient = [&](int u, float(&values)[N]) {
+  const auto take_gradient = [&](int done, int u, float(&values)[N]) {
     unpack<Storage>(gradients[u], values);
     if (kept(u)) {
       int row, column;
-      place(u, row, column);
+      place(first_pixel(*shared.tile, done) + u * cover.step_pixels, row, column);
       const auto add = [&](const StridedMap& map, int from_row, int from_column) {
         const Tile& of = *shared.tile;
         const Storage* const begin = begin_of<Storage>(map, of.sample, channel_of(of));
@@ -549,41 +578,50 @@ __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid
   };
   // dz waits in shared memory: of 16-bit values it takes twice the registers of what it comes from.
   [[maybe_unused]] Vector* waiting = nullptr;
-  if constexpr (mode == Mode::whole) waiting = waiting_room<fours * backward_vectors * block_threads>() + thread;
+  if constexpr (mode == Mode::whole) waiting = waiting_room<fours * backward_vectors * block_threads>() + threadIdx.x;
   float sums[2 * C] = {};
+  Tile tile = tile_of(a, cover, height * width);
+#pragma unroll 1
+  for (int done = 0;;) {
+    load(tile, done);
+    if (done == 0) set_channels<mode>(arguments, tile, shared);
 #pragma unroll
-  for (int u = 0; u < backward_vectors; ++u) {
-    if (u >= cover.steps) break;
-    const unsigned at = static_cast<unsigned>(cover.lane_of_pixel(thread_again()) * C);
-    float gradient[N];
-    take_gradient(u, gradient);
+    for (int u = 0; u < backward_vectors; ++u) {
+      if (done + u >= cover.steps) break;
+      const unsigned at = static_cast<unsigned>(cover.lane_of_pixel(thread_again()) * C);
+      float gradient[N];
+      take_gradient(done, u, gradient);
 #pragma unroll
-    for (int h = 0; h < fours; ++h) {
-      const unsigned channel = at + static_cast<unsigned>(h * C / fours);
-      float x[4], dz[4];
-      memcpy(dz, &gradient[4 * h], sizeof(dz));
-      unpack_four<Storage>(vectors[u], h, x);
-      OfFour::center(shared, channel, x);
-      OfFour::activate(a, shared, channel, x, dz);
-      if constexpr (mode == Mode::apply) {
-        OfFour::apply(a, shared, channel, x, dz);
-        memcpy(&gradient[4 * h], dz, sizeof(dz));
-      } else {
+      for (int h = 0; h < fours; ++h) {
+        const unsigned channel = at + static_cast<unsigned>(h * C / fours);
+        float x[4], dz[4];
+        memcpy(dz, &gradient[4 * h], sizeof(dz));
+        unpack_four<Storage>(vectors[u], h, x);
+        OfFour::center(shared, channel, x);
+        OfFour::activate(a, shared, channel, x, dz);
+        if constexpr (mode == Mode::apply) {
+          OfFour::apply(a, shared, channel, x, dz);
+          memcpy(&gradient[4 * h], dz, sizeof(dz));
+        } else {
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          const int c = (4 * h + k) / of_channel;
-          sums[2 * c] += dz[k];
-          sums[2 * c + 1] += dz[k] * x[k];
+          for (int k = 0; k < 4; ++k) {
+            const int c = (4 * h + k) / of_channel;
+            sums[2 * c] += dz[k];
+            sums[2 * c + 1] += dz[k] * x[k];
+          }
         }
+        if constexpr (mode == Mode::whole) memcpy(&waiting[(u * fours + h) * block_threads], dz, sizeof(dz));
       }
-      if constexpr (mode == Mode::whole) memcpy(&waiting[(u * fours + h) * block_threads], dz, sizeof(dz));
+      if constexpr (mode == Mode::apply) write(static_cast<Storage*>(a.dx) + first_vector(*shared.tile, done), u, gradient);
     }
-    if constexpr (mode == Mode::apply) write(static_cast<Storage*>(a.dx) + first_vector(*shared.tile), u, gradient);
+    done += backward_vectors;
+    if (mode == Mode::whole || done >= cover.steps) break;
+    tile = *shared.tile;
   }
   const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
   if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, sums, cover.lanes, shared, blocks);
   if constexpr (mode == Mode::whole) {
-    Storage* const dx = static_cast<Storage*>(a.dx) + first_vector(*shared.tile);
+    Storage* const dx = static_cast<Storage*>(a.dx) + first_vector(*shared.tile, 0);
 #pragma unroll
     for (int u = 0; u < backward_vectors; ++u) {
       if (u >= cover.steps) break;
@@ -636,21 +674,20 @@ __global__ void __launch_bounds__(block_threads, 3) backward_any(const __grid_co
     return x_begin + ((row >> 1) * (width >> 1) + (column >> 1)) * x_pitch + (nchw ? phase * (pixels / 4) : phase);
   };
   const auto offset = [](const StridedMap& map, int row, int column) { return row * map.row_stride + column * map.column_stride; };
+  const auto load = [&](int first_of_round) {
 #pragma unroll 4
-  for (int u = 0; u < cover.steps; ++u) {
-    const int pixel = first_pixel + u * cover.step_pixels;
-    if (pixel < end) {
-      const int row = cover.by_width.quotient(pixel);
-      my_x[u * block_threads] = widen(ld_global(static_cast<const Storage*>(a.x) + place(pixel)));
-      my_dz[u * block_threads] = widen(ld_global(first + offset(arguments.first, row, pixel - row * width)));
+    for (int u = 0; u < backward_values; ++u) {
+      const int pixel = first_of_round + u * cover.step_pixels;
+      if (pixel < end) {
+        const int row = cover.by_width.quotient(pixel);
+        my_x[u * block_threads] = widen(ld_global(static_cast<const Storage*>(a.x) + place(pixel)));
+        my_dz[u * block_threads] = widen(ld_global(first + offset(arguments.first, row, pixel - row * width)));
+      }
     }
-  }
-  set_channels<mode>(arguments, tile, shared);
-  const float center = inside ? shared.centers[lane] : 0.0f, scale = inside ? shared.scales[lane] : 0.0f;
-  const float shift = inside ? shared.shifts[lane] : 0.0f;
-  float sums[2] = {0.0f, 0.0f};
-#pragma unroll 1
-  for (int u = 0, pixel = first_pixel; pixel < end; ++u, pixel += cover.step_pixels) {
+  };
+  // dz in place of what was loaded of dpadded, and dresidual.
+  float sums[2] = {0.0f, 0.0f}, center = 0.0f, scale = 0.0f, shift = 0.0f;
+  const auto complete_gradient = [&](int u, int pixel) {
     const int row = cover.by_width.quotient(pixel), column = pixel - row * width;
     float dy[1] = {my_dz[u * block_threads]};
     if (second != nullptr) dy[0] += widen(ld_global(second + offset(arguments.second, row, column)));
@@ -667,17 +704,38 @@ __global__ void __launch_bounds__(block_threads, 3) backward_any(const __grid_co
     sums[0] += dy[0];
     sums[1] += dy[0] * deviation;
     my_dz[u * block_threads] = dy[0];
-  }
-  const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
-  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, sums, cover.lanes, shared, blocks);
-  if constexpr (mode != Mode::reduce) {
+  };
+  const auto write = [&](int first_of_round) {
     const bool none = a.statistics == Statistics::none;
     const float slope = inside ? shared.slopes[lane] : 0.0f, constant = inside ? shared.constants[lane] : 0.0f;
 #pragma unroll 4
-    for (int u = 0, pixel = first_pixel; pixel < end; ++u, pixel += cover.step_pixels) {
+    for (int u = 0, pixel = first_of_round; u < backward_values && pixel < end; ++u, pixel += cover.step_pixels) {
       const float line = none ? 0.0f : slope * (my_x[u * block_threads] - center) + constant;
       st_plain(static_cast<Storage*>(a.dx) + place(pixel), narrowed<Storage>(scale * my_dz[u * block_threads] + line));
     }
+  };
+#pragma unroll 1
+  for (int done = 0; done < cover.steps; done += backward_values) {
+    const int first_of_round = first_pixel + done * cover.step_pixels;
+    load(first_of_round);
+    if (done == 0) {
+      set_channels<mode>(arguments, tile, shared);
+      if (inside) {
+        center = shared.centers[lane];
+        scale = shared.scales[lane];
+        shift = shared.shifts[lane];
+      }
+    }
+#pragma unroll 1
+    for (int u = 0, pixel = first_of_round; u < backward_values && pixel < end; ++u, pixel += cover.step_pixels) {
+      complete_gradient(u, pixel);
+    }
+    if constexpr (mode == Mode::apply) write(first_of_round);
+  }
+  const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
+  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, sums, cover.lanes, shared, blocks);
+  if constexpr (mode == Mode::whole) {
+    write(first_pixel);
     blocks.wait();
   }
 }
@@ -707,7 +765,9 @@ __device__ inline void combine_plane(const BackwardArguments& arguments, std::in
   const TileSums sums = sum_of_lanes<32>(sum_of_tiles(arguments.of_groups + plane * count, lane, 32, count));
   if (lane != 0) return;
   const std::int64_t n = plane / a.channels, c = plane - n * a.channels;
-  st_plain(arguments.lines + plane, line_of(arguments, saved_group(a, n, c), coefficient(a.weight, n, c, 1.0), sums));
+  const Group group = saved_group(a, n, c);
+  st_plain(arguments.lines + plane, line_of(arguments, group, coefficient(a.weight, n, c, 1.0), sums));
+  if (arguments.writes_coefficients) write_gradients(a, n, c, group, sums);
 }
 
 // A block for the line of a sample, in MUNIT's layer norm.

@@ -94,11 +94,11 @@ class Launches {
 
  private:
   void allocate(Workspace workspace) {
-    const bool layer = a.statistics == Statistics::layer, in_kernel = a.statistics == Statistics::instance && of_single_planes(a);
-    const bool of_planes = wants_coefficients(a) && (plan.split || !in_kernel);
-    arguments.writes_coefficients = wants_coefficients(a) && !of_planes;
-    const bool instance_split = plan.split && !layer;
-    const std::int64_t planes = of_planes || instance_split ? a.batch * a.channels * plan.tiles : 0;
+    const bool layer = a.statistics == Statistics::layer, instance = a.statistics == Statistics::instance;
+    arguments.writes_coefficients = instance && wants_coefficients(a) && of_single_planes(a);
+    const bool instance_split = plan.split && instance;
+    const bool keeps_planes = instance_split || sums_channels();
+    const std::int64_t planes = keeps_planes ? a.batch * a.channels * plan.tiles : 0;
     const std::int64_t groups = plan.split ? plan.groups(a) : 0, tiles = layer ? groups * arguments.tiles_of_group : 0;
     if (planes + groups == 0) return;
     // Sums and lines are two floats each.
@@ -108,10 +108,13 @@ class Launches {
     arguments.lines = reinterpret_cast<GroupLine*>(room + planes + tiles);
   }
 
+  // Whether backward_combine gives the gradients of coefficients.
+  bool sums_channels() const { return wants_coefficients(a) && !arguments.writes_coefficients; }
+
   const char* combine(bool after_another) const {
     const std::int64_t groups = plan.split ? plan.groups(a) : 0;
     const std::int64_t of_groups = a.statistics == Statistics::layer ? groups : (groups + block_warps - 1) / block_warps;
-    const std::int64_t of_channels = wants_coefficients(a) ? (a.channels + block_warps - 1) / block_warps : 0;
+    const std::int64_t of_channels = sums_channels() ? (a.channels + block_warps - 1) / block_warps : 0;
     LaunchShape shape = {static_cast<unsigned>(of_groups + of_channels), block_threads};
     shape.dependent = after_another && device.dependent_launches;
     return launch(backward_combine, shape, stream, arguments, static_cast<int>(of_groups));

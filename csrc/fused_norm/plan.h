@@ -24,6 +24,8 @@ constexpr int block_threads = 256, block_warps = block_threads / 32;
 constexpr int tile_values = 32;   // of each thread, of rows and any
 constexpr int tile_vectors = 8;   // of each thread, of pixels
 constexpr int backward_values = tile_values / 2, backward_vectors = tile_vectors / 2;
+constexpr int most_backward_rows = 8;  // of a warp, in kernel `rows`: the addresses of more take too many registers
+constexpr int most_rounds = 4;  // that a block of the backward holds its registers' values anew for
 constexpr int vector_bytes = 16;
 constexpr int largest_cluster = 8;  // the largest size that every GPU with clusters supports
 constexpr int largest_row_words = 16;  // of 32 columns, in kernel `rows`
@@ -135,6 +137,13 @@ class Planner {
     return words_ > 0 ? quotient_up(a.height, block_warps) : quotient_up(pixels(), plan.step_pixels);
   }
 
+  // Steps that a block holds at once.
+  int held() const {
+    if (words_ == 0) return (vectors_ ? tile_vectors : tile_values) / maps_;
+    const int rows = tile_values / maps_ / words_;
+    return maps_ > 1 && rows > most_backward_rows ? most_backward_rows : rows;
+  }
+
   // The largest tiles. cluster is still 0.
   Plan shape(int lanes) const {
     Plan plan = {};
@@ -143,21 +152,32 @@ class Planner {
     plan.channels = lanes * lane_channels();
     plan.slices = static_cast<int>(quotient_up(a.channels, plan.channels));
     plan.step_pixels = words_ > 0 ? block_warps * static_cast<int>(a.width) : block_threads / lanes;
-    const int held = (words_ > 0 ? tile_values / words_ : (vectors_ ? tile_vectors : tile_values)) / maps_;
-    const int most = held < device.most_steps ? held : device.most_steps;
+    const int most = held() < device.most_steps ? held() : device.most_steps;
     plan.tiles = static_cast<int>(quotient_up(all_steps(plan), most));
     return plan;
   }
 
+  // Backward reads the coefficients of a tile's channels twice and leaves their sums: where there are many tiles, fewer and larger
+  // ones, whose values a block loads in rounds.
+  int in_rounds(const Plan& plan, int tiles) const {
+    int rounds = 1;
+    while (2 * rounds <= most_rounds && 10 * a.batch * plan.slices * (tiles / (2 * rounds)) >= 19 * device.multiprocessors) {
+      rounds *= 2;
+    }
+    return static_cast<int>(quotient_up(tiles, rounds));
+  }
+
   // Tiles of equal steps, as many as `tiles` or so; where the number is free, enough for two blocks per multiprocessor. In
-  // channels_last each tile leaves the moments of all its channels: there, one block per multiprocessor.
+  // channels_last each tile leaves the moments of all its channels, as does each of the backward: there, about one block per
+  // multiprocessor.
   Plan finish(Plan plan, int tiles, bool split) const {
     const std::int64_t all = all_steps(plan);
     plan.split = split;
     if (split || a.statistics == Statistics::none) {
       const bool moments_of_channels = split && a.statistics == Statistics::instance && a.layout == Layout::channels_last;
-      const int blocks = (moments_of_channels ? 1 : 2) * device.multiprocessors;
-      while (a.batch * plan.slices * tiles < blocks && 2 * tiles <= all) tiles *= 2;
+      const int tenths = split && maps_ > 1 ? 9 : (moments_of_channels ? 10 : 20);
+      while (10 * a.batch * plan.slices * tiles < tenths * device.multiprocessors && 2 * tiles <= all) tiles *= 2;
+      if (split && maps_ > 1) tiles = in_rounds(plan, tiles);
     }
     plan.steps = static_cast<int>(quotient_up(all, tiles));
     plan.tiles = static_cast<int>(quotient_up(all, plan.steps));

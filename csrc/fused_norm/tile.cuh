@@ -207,16 +207,20 @@ struct Reach {
   __device__ bool shows(int at) const { return static_cast<unsigned>(at - first) >= static_cast<unsigned>(size); }
 };
 
-// Calls write(row, column) with the places of the pad that show a pixel or, where it is zero, that lie beside it.
+// Calls write(row, column) with the places of the pad that show a pixel or, where it is zero, that lie beside it. Targets are
+// computed anew for each place: they would take ten registers from the tile.
 template <class Write>
 __device__ inline void for_pad_targets(const FusedNormOptions& a, int row, int column, Write write) {
   const PadMode mode = a.pad_mode == PadMode::zero ? PadMode::replicate : a.pad_mode;
-  const PadTargets rows(row, static_cast<int>(a.height), a.pad, mode);
-  const PadTargets columns(column, static_cast<int>(a.width), a.pad, mode);
+  const auto targets = [&](int at, std::int64_t size) {
+    unsigned again = static_cast<unsigned>(at);
+    forget(again);
+    return PadTargets(static_cast<int>(again), static_cast<int>(size), a.pad, mode);
+  };
 #pragma unroll 1
-  for (int i = 0; i < rows.count(); ++i) {
+  for (int i = 0; i < targets(row, a.height).count(); ++i) {
 #pragma unroll 1
-    for (int j = i == 0 ? 1 : 0; j < columns.count(); ++j) write(rows[i], columns[j]);
+    for (int j = i == 0 ? 1 : 0; j < targets(column, a.width).count(); ++j) write(targets(row, a.height)[i], targets(column, a.width)[j]);
   }
 }
 

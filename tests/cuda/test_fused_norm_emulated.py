@@ -19,6 +19,7 @@ DEVICES = {
     "small clusters": Device(40, 6 * 1024, 16, 1),
     "small tiles": Device(8, 6 * 1024, 1, 1),
     "no tiles": Device(2, 1024, 1, 2),
+    "few multiprocessors": Device(2, cluster=1),
 }
 SIZES = (1, 2, 3, 7, 16, 33)
 AXES = {
@@ -183,6 +184,13 @@ def test_pad_that_reaches_across_the_map(size, layout):
         for pad_mode in ("reflect", "replicate", "zero"):
             check(plain_case(h=size, w=size, pad=pad, pad_mode=pad_mode, layout=layout))
             check(plain_case(h=size, w=32, pad=pad, pad_mode=pad_mode, layout=layout))
+
+
+@pytest.mark.parametrize("statistics", ["instance", "layer"])
+@pytest.mark.parametrize(("layout", "c", "width"), [("nchw", 2, 64), ("nchw", 2, 67), ("channels_last", 8, 70)])
+def test_blocks_of_the_backward_that_load_more_than_once(layout, c, width, statistics):
+    case = plain_case(n=1, c=c, h=270, w=width, layout=layout, statistics=statistics, activation="leaky_relu", pad=2)
+    check({**case, "device": "few multiprocessors", "residual": "same"})
 
 
 @pytest.mark.parametrize("device", list(DEVICES))

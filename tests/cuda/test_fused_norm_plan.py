@@ -77,7 +77,11 @@ def test_tiles_cover_the_map(data):
     assert plan.blocks == n * plan.slices * plan.tiles
     words = w // 32
     held = {"rows": 32 // max(words, 1), "pixels": 8, "any": 32}[plan.kernel] // maps
-    assert 1 <= plan.steps <= min(device.most_steps, held)
+    held = min(8, held) if plan.kernel == "rows" and maps == 2 else held
+    rounds = 4 if plan.split and maps == 2 else 1
+    assert 1 <= plan.steps <= rounds * min(device.most_steps, held)
+    if plan.steps > held:
+        assert plan.blocks >= 1.5 * device.multiprocessors
     assert plan.step_pixels == (8 * w if plan.kernel == "rows" else 256 // plan.lanes)
     if plan.kernel == "rows":
         assert (layout, dtype, phases, w % 32) == ("nchw", "float32", False, 0)
@@ -132,10 +136,9 @@ def test_where_clusters_find_no_room_groups_are_read_twice(cluster, split):
 
 
 def test_large_planes_of_the_backward_are_read_twice():
-    """256² values and their gradients take 16 blocks."""
+    """256² values and their gradients take 16 blocks of registers: four rounds of 256 blocks, two for each multiprocessor."""
     plan = plan_of(H100, "nchw", "instance", (1, 64, 256, 256), maps=2)
-    assert plan.split
-    assert plan.blocks == 1024
+    assert (plan.split, plan.steps, plan.blocks) == (True, 8, 256)
 
 
 def test_large_channels_last_planes_are_read_twice():
