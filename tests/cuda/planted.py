@@ -153,7 +153,7 @@ BUGS = {
         "  return ",
     ),
     "exchanges phases the wrong way": Bug(
-        "fused_norm/forward.cuh",
+        "fused_norm/tile.cuh",
         "upper ? words[k] : words[k + distance]",
         "upper ? words[k + distance] : words[k]",
         "__shfl_xor_sync(0xffffffffu, ",
@@ -170,27 +170,119 @@ BUGS = {
         "0.5f * widen(ld_global(x + place(pixel))) + 0.5f * widen(ld_global(x + place(pixel)))",
         "mine[u * block_threads] = ",
     ),
-    "misaligned read": Bug(
-        "fused_norm/backward_memory.cuh",
-        "(i - row * chunks.divisor) * N - misalignment<N>(begin)",
-        "(i - row * chunks.divisor) * N",
-    ),
-    "shared memory of the backward past its end": Bug(
-        "fused_norm/backward_plan.h",
-        "bytes_before_tiles(a.layout, tiling.channels) + values",
-        "values",
-        "    return ",
-    ),
     "folds back off by one": Bug(
         "common/pad_index.h",
         "2 * (size - 1) - row",
         "2 * (size - 1) - row - 1",
         "behind = ",
     ),
-    "tiles write one place": Bug(
-        "fused_norm/backward_sums.cuh",
-        "tile.row_tile * arguments.planes() + plane",
-        "plane",
+    "backward reads past the end": Bug(
+        "fused_norm/backward.cuh",
+        "pixel < end",
+        "pixel < end + cover.step_pixels",
+        "      if (",
+    ),
+    "backward writes past the end": Bug(
+        "fused_norm/backward.cuh",
+        "!kept(r)",
+        "!kept(r - 1)",
+        "static_cast<Storage*>(a.dx) + begin(*shared.tile, done);\n#pragma unroll\n"
+        "    for (int r = 0; r < rows; ++r) {\n      if (",
+    ),
+    "backward uses shared memory past its end": Bug(
+        "fused_norm/backward.cuh",
+        "dz_shared + thread",
+        "dz_shared + thread + block_threads * backward_values",
+        "float* const my_dz = ",
+    ),
+    "backward misses the cluster's barrier": Bug(
+        "fused_norm/backward.cuh",
+        "blocks.sync();",
+        "",
+        "rank = thread % largest_cluster;\n  ",
+    ),
+    "backward exits while others read": Bug(
+        "fused_norm/backward.cuh",
+        "blocks.wait();",
+        "",
+        "    write(0);\n    ",
+    ),
+    "backward reads before it waits": Bug(
+        "fused_norm/backward.cuh",
+        "wait_for_previous_launch();",
+        "",
+        "    if (arguments.split) {\n      ",
+    ),
+    "backward combines before it waits": Bug(
+        "fused_norm/backward.cuh",
+        "wait_for_previous_launch();",
+        "",
+        "  start_dependent_launch();\n  ",
+    ),
+    "backward does not start the next launch": Bug(
+        "fused_norm/backward.cuh",
+        "start_dependent_launch();",
+        "",
+        "width = 32 * words;\n  FASTMUNIT_BACKWARD_SHARED(shared);\n  if constexpr (mode != Mode::apply) ",
+    ),
+    "tiles leave sums in one place": Bug(
+        "fused_norm/backward.cuh",
+        "plane * arguments.cover.tiles + tile.index",
+        "plane * arguments.cover.tiles",
+        "st_plain(arguments.of_planes + ",
+    ),
+    "sums of one tile alone": Bug(
+        "fused_norm/backward.cuh",
+        "rank < blocks.count",
+        "rank == 0",
+        "channel < tile.channels && ",
+    ),
+    "sums of a sample without weights": Bug(
+        "fused_norm/backward.cuh",
+        "weight * shared.sums[thread].product",
+        "shared.sums[thread].product",
+        "shared.sums[thread].dz, ",
+    ),
+    "gradients of one sample alone": Bug(
+        "fused_norm/backward.cuh",
+        "all.weight += of_sample.weight;",
+        "all.weight = of_sample.weight;",
+    ),
+    "a column of the pad is not folded": Bug(
+        "fused_norm/backward.cuh",
+        "lane >= 1 && lane <= a.pad",
+        "lane >= 2 && lane <= a.pad",
+        "reads_left = arguments.folds && ",
+    ),
+    "a row of the pad is not folded": Bug(
+        "fused_norm/backward.cuh",
+        "i < targets.count()",
+        "i < targets.count() - 1",
+        "for (int i = 1; ",
+    ),
+    "a corner of the pad is not folded": Bug(
+        "fused_norm/backward.cuh",
+        "add_columns(shown, dz[r]);",
+        "",
+    ),
+    "folds to the lane beside": Bug(
+        "fused_norm/backward.cuh",
+        "lane == 31",
+        "lane == 30",
+        "reads_right : ",
+    ),
+    "a round loads the first one's values": Bug(
+        "fused_norm/backward.cuh",
+        "done * cover.step_pixels",
+        "0",
+        "cover.pixels_before(thread_again()) + ",
+    ),
+    "backward loads twice": Bug(
+        "fused_norm/backward.cuh",
+        "widen(ld_global(static_cast<const Storage*>(a.x) + place(pixel)))",
+        "0.5f * widen(ld_global(static_cast<const Storage*>(a.x) + place(pixel))) + "
+        "0.5f * widen(ld_global(static_cast<const Storage*>(a.x) + place(pixel)))",
+        "my_x[u * block_threads] = ",
     ),
 }
 # The copies are compiled for float32 alone, which takes a third of the time.
@@ -218,9 +310,6 @@ def plant(text: str, bug: Bug, number: int) -> str:
     return text.replace(bug.before + bug.right, bug.before + both)
 
 
-LAUNCHERS = ("fused_norm/launch.h", "fused_norm/backward_launch.cuh")
-
-
 def planted_headers() -> dict[str, str]:
     """All headers by their place in csrc, with all bugs in them."""
     paths = [path for folder in ("common", "cuda", "fused_norm") for path in (SOURCES / folder).glob("*.*h")]
@@ -229,9 +318,9 @@ def planted_headers() -> dict[str, str]:
         texts[bug.header] = plant(texts[bug.header], bug, number)
     for name in {bug.header for bug in BUGS.values()}:
         texts[name] = texts[name].replace("#pragma once\n", '#pragma once\n#include "planted.h"\n', 1)
-    for launcher in LAUNCHERS:
-        assert texts[launcher].count(OTHER_TYPES) == 1
-        texts[launcher] = texts[launcher].replace(OTHER_TYPES, "")
+    launcher = "fused_norm/launch.h"
+    assert texts[launcher].count(OTHER_TYPES) == 1
+    texts[launcher] = texts[launcher].replace(OTHER_TYPES, "")
     return texts
 
 

@@ -18,6 +18,10 @@ SMALL_MAP = plain_case(n=1, c=2, h=5, w=5, pad=2)
 CLUSTERS = plain_case(device="small clusters", n=1, c=2, h=48, w=32)
 SPLIT = plain_case(device="small clusters", n=1, c=2, h=48, w=48)
 TINY = plain_case(n=1, c=2, h=6, w=6)
+SPLIT_ROWS = plain_case(device="small clusters", n=1, c=2, h=80, w=32)
+REPLICATE = {**ROWS, "pad_mode": "replicate"}
+LAYER = plain_case(device="small clusters", statistics="layer", n=1, c=2, h=20, w=20)
+ROUNDS = plain_case(device="few multiprocessors", layout="channels_last", n=1, h=270, w=70)
 TINY_CLUSTERS = plain_case(device="small clusters", n=1, c=1, h=20, w=20)
 
 
@@ -42,19 +46,27 @@ def is_right(case, bug="", **options):
     return torch.allclose(padded.double(), exact_of(case)[0], rtol=1e-4, atol=1e-4)
 
 
-def gradient_is_right(case, bug="", sanitize=""):
+def backward_of(case, bug="", sanitize="", count=False):
+    """dx, dweight, dbias and the reply."""
     x, weight, bias, residual = inputs_of(case)
     options, device = options_of(case), DEVICES[case["device"]]
     _, mean, rstd, _ = forward(x, weight, bias, residual, options, device)
     given = (*gradients_of(case), x, mean, rstd, weight, bias, residual is not None, options, device)
-    dx = backward(*given, **how(bug, sanitize))[0]
-    return torch.allclose(dx.double(), exact_of(case)[1], rtol=1e-3, atol=1e-3)
+    dx, dweight, dbias, _, reply = backward(*given, **how(bug, sanitize), count=count)
+    return dx, dweight, dbias, reply
+
+
+def gradient_is_right(case, bug="", sanitize=""):
+    *gradients, _ = backward_of(case, bug, sanitize)
+    exact = exact_of(case)[1:]
+    return all(torch.allclose(a.double(), b, rtol=1e-3, atol=1e-3) for a, b in zip(gradients, exact, strict=True))
 
 
 @pytest.mark.parametrize("sanitize", ["", "address,undefined", "thread"])
 @pytest.mark.parametrize("case", [TINY, TINY_CLUSTERS], ids=["block", "cluster"])
 def test_nothing_is_found_where_no_bug_is_taken(case, sanitize):
     assert is_right(case, sanitize=sanitize)
+    assert gradient_is_right(case, sanitize=sanitize)
 
 
 ADDRESSES = "address,undefined"
@@ -82,8 +94,14 @@ def test_the_kernel_is_stopped(bug):
 
 
 STOPPED_IN_BACKWARD = {
-    "misaligned read": ({**NCHW, "gradient": "strided"}, "", "misaligned address"),
-    "shared memory of the backward past its end": (NCHW, ADDRESSES, "heap-buffer-overflow"),
+    "backward reads past the end": (NCHW, ADDRESSES, "heap-buffer-overflow"),
+    "backward writes past the end": (ROWS, ADDRESSES, "heap-buffer-overflow"),
+    "backward uses shared memory past its end": (NCHW, ADDRESSES, "heap-buffer-overflow"),
+    "backward misses the cluster's barrier": (TINY_CLUSTERS, "thread", "data race"),
+    "backward exits while others read": (CLUSTERS, "", "others may still read"),
+    "backward reads before it waits": (SPLIT, "", "reads what the previous one writes before it waits"),
+    "backward combines before it waits": (SPLIT, "", "reads what the previous one writes before it waits"),
+    "backward does not start the next launch": (SPLIT_ROWS, "", "does not start it"),
 }
 
 
@@ -106,7 +124,15 @@ WRONG = {
     "exchanges phases the wrong way": partial(is_right, PHASES),
     "reflects off by one": partial(is_right, CHANNELS_LAST),
     "folds back off by one": partial(gradient_is_right, NCHW),
-    "tiles write one place": partial(gradient_is_right, {**CHANNELS_LAST, "device": "small tiles", "h": 24, "w": 24}),
+    "tiles leave sums in one place": partial(gradient_is_right, SPLIT),
+    "sums of one tile alone": partial(gradient_is_right, TINY_CLUSTERS),
+    "sums of a sample without weights": partial(gradient_is_right, LAYER),
+    "gradients of one sample alone": partial(gradient_is_right, NCHW),
+    "a column of the pad is not folded": partial(gradient_is_right, ROWS),
+    "a row of the pad is not folded": partial(gradient_is_right, ROWS),
+    "a corner of the pad is not folded": partial(gradient_is_right, ROWS),
+    "folds to the lane beside": partial(gradient_is_right, REPLICATE),
+    "a round loads the first one's values": partial(gradient_is_right, ROUNDS),
 }
 
 
@@ -134,10 +160,13 @@ def test_traffic_shows_what_is_read_twice():
     (_, once), (_, twice) = forward_of(NCHW, count=True), forward_of(NCHW, "loads twice", count=True)
     x = inputs_of(NCHW)[0]
     assert twice.bytes == once.bytes + x.numel() * x.element_size()
+    *_, once = backward_of(NCHW, count=True)
+    *_, twice = backward_of(NCHW, "backward loads twice", count=True)
+    assert twice.bytes == once.bytes + x.numel() * x.element_size()
 
 
 def test_every_bug_is_found_by_some_check():
-    assert set(BUGS) == {*STOPPED, *STOPPED_IN_BACKWARD, *WRONG, "loads twice"}
+    assert set(BUGS) == {*STOPPED, *STOPPED_IN_BACKWARD, *WRONG, "loads twice", "backward loads twice"}
 
 
 def test_a_bug_whose_place_is_gone_is_reported():
