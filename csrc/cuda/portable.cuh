@@ -55,6 +55,10 @@ __device__ __forceinline__ void st_plain(T* to, const T& value) {
 // Hides from the compiler that an index keeps its value: what is loaded from there is loaded anew instead of kept in registers.
 __device__ __forceinline__ void forget(unsigned& index) { asm volatile("" : "+r"(index)); }
 
+// Marks code that few warps run, such as that of a map's border. It is an instruction that does nothing but for a profiler, by which
+// tools/sass.py tells this code from what every thread executes.
+__device__ __forceinline__ void rarely() { asm volatile("pmevent 15;"); }
+
 // Programmatic dependent launch: lets the next kernel of the stream, if it was launched as dependent, start before this one
 // ends. That kernel may read what this one writes only after wait_for_previous_launch().
 __device__ __forceinline__ void start_dependent_launch() {

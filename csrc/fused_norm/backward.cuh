@@ -71,7 +71,7 @@ __device__ inline Group saved_group(const FusedNormBackward& a, std::int64_t n, 
   return {ld_global(a.mean + at), ld_global(a.rstd + at)};
 }
 
-// The line of a group from its sums, as instance_line and layer_line of fused_norm_formulas.h give it.
+// The line of a group from its sums, as instance_line and layer_line of fused_norm.h give it.
 __device__ inline GroupLine line_of(const BackwardArguments& arguments, const Group& group, double weight, const TileSums& of) {
   const FusedNormBackward& a = arguments.map;
   const GradientSums sums = sums_about_mean<float>(group, {of.dz, of.product});
@@ -136,6 +136,7 @@ __device__ inline void set_channels(const BackwardArguments& arguments, const Ti
   const std::int64_t channel = tile.channel + thread;
   if (thread == 0) *shared.tile = tile;
   if (thread < tile.channels) {
+    rarely();
     const Group group = saved_group(a, tile.sample, channel);
     const double weight = coefficient(a.weight, tile.sample, channel, 1.0);
     const Affine<float> affine = affine_of<float>(group, weight, coefficient(a.bias, tile.sample, channel, 0.0));
@@ -151,7 +152,9 @@ __device__ inline void set_channels(const BackwardArguments& arguments, const Ti
     if (arguments.split) {
       wait_for_previous_launch();
       if (thread < tile.channels) {
-        const GroupLine line = ld_global(arguments.lines + group_of_tile(a, tile) + (a.statistics == Statistics::layer ? 0 : thread));
+        rarely();
+        const int group = a.statistics == Statistics::layer ? 0 : thread;
+        const GroupLine line = ld_global(arguments.lines + group_of_tile(a, tile) + group);
         shared.slopes[thread] = line.slope;
         shared.constants[thread] = line.constant;
       }
@@ -164,6 +167,7 @@ __device__ inline void set_channels(const BackwardArguments& arguments, const Ti
 __device__ inline void set_total(const Tile& tile, const BackwardShared& shared) {
   const int thread = static_cast<int>(threadIdx.x);
   if (thread >= 32) return;
+  rarely();
   TileSums sums = {0.0f, 0.0f};
   if (thread < tile.channels) {
     const float weight = static_cast<float>(shared.weights[thread]);
@@ -178,10 +182,12 @@ __device__ inline void keep_sums(const BackwardArguments& arguments, const Tile&
   const FusedNormBackward& a = arguments.map;
   const int thread = static_cast<int>(threadIdx.x);
   if (arguments.of_planes != nullptr && thread < tile.channels) {
+    rarely();
     const std::int64_t plane = static_cast<std::int64_t>(tile.sample) * a.channels + tile.channel + thread;
     st_plain(arguments.of_planes + plane * arguments.cover.tiles + tile.index, shared.sums[thread]);
   }
   if (arguments.split && a.statistics == Statistics::layer && thread == 0) {
+    rarely();
     st_plain(arguments.of_groups + group_of_tile(a, tile) * arguments.tiles_of_group + number_in_group(a, arguments.cover, tile),
              *shared.total);
   }
@@ -199,6 +205,7 @@ __device__ inline void set_lines(const BackwardArguments& arguments, const Tile&
   sums = {sum_of_lanes<largest_cluster>(sums.dz), sum_of_lanes<largest_cluster>(sums.product)};
   blocks.arrive();
   if (channel < tile.channels && rank == 0) {
+    rarely();
     const Doubles of = shared.groups[channel];
     const Group group = {of.values[0], of.values[1]};
     const GroupLine line = line_of(arguments, group, shared.weights[channel], sums);
@@ -311,6 +318,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
         add_columns(from, dz[r]);
         const int y = first_row + r * block_warps;
         if (arguments.of_rows.shows(y)) {
+          rarely();
           const PadTargets targets(y, height, a.pad, a.pad_mode);
 #pragma unroll 1
           for (int i = 1; i < targets.count(); ++i) {
@@ -563,12 +571,15 @@ __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid
       };
       if (arguments.second.data != nullptr) add(arguments.second, row, column);
       if (arguments.folds && (arguments.of_rows.shows(row) || arguments.of_columns.shows(column))) {
+        rarely();
         for_pad_targets(a, row, column, [&](int from_row, int from_column) { add(arguments.first, from_row, from_column); });
       }
       if (mode != Mode::reduce && a.dresidual != nullptr) {
         const Tile& of = *shared.tile;
-        const std::int64_t pixel = static_cast<std::int64_t>(of.sample) * result_height * result_width + row * result_width + column;
-        st_plain(reinterpret_cast<Vector*>(static_cast<Storage*>(a.dresidual) + pixel * channels + channel_of(of)), pack<Storage>(values));
+        const std::int64_t plane = static_cast<std::int64_t>(of.sample) * result_height * result_width;
+        Storage* const to =
+            static_cast<Storage*>(a.dresidual) + (plane + row * result_width + column) * channels + channel_of(of);
+        st_plain(reinterpret_cast<Vector*>(to), pack<Storage>(values));
       }
     }
     if constexpr (phases) exchange_gradients(values);
@@ -692,6 +703,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_any(const __grid_co
     float dy[1] = {my_dz[u * block_threads]};
     if (second != nullptr) dy[0] += widen(ld_global(second + offset(arguments.second, row, column)));
     if (arguments.folds && (arguments.of_rows.shows(row) || arguments.of_columns.shows(column))) {
+      rarely();
       for_pad_targets(a, row, column, [&](int from_row, int from_column) {
         dy[0] += widen(ld_global(first + offset(arguments.first, from_row, from_column)));
       });

@@ -220,7 +220,9 @@ __device__ inline void for_pad_targets(const FusedNormOptions& a, int row, int c
 #pragma unroll 1
   for (int i = 0; i < targets(row, a.height).count(); ++i) {
 #pragma unroll 1
-    for (int j = i == 0 ? 1 : 0; j < targets(column, a.width).count(); ++j) write(targets(row, a.height)[i], targets(column, a.width)[j]);
+    for (int j = i == 0 ? 1 : 0; j < targets(column, a.width).count(); ++j) {
+      write(targets(row, a.height)[i], targets(column, a.width)[j]);
+    }
   }
 }
 

@@ -136,7 +136,7 @@ def test_where_clusters_find_no_room_groups_are_read_twice(cluster, split):
 
 
 def test_large_planes_of_the_backward_are_read_twice():
-    """256² values and their gradients take 16 blocks of registers: four rounds of 256 blocks, two for each multiprocessor."""
+    """256² values and their gradients take the registers of 16 blocks: four rounds of two blocks per multiprocessor."""
     plan = plan_of(H100, "nchw", "instance", (1, 64, 256, 256), maps=2)
     assert (plan.split, plan.steps, plan.blocks) == (True, 8, 256)
 

@@ -100,7 +100,8 @@ CASES = {
 SMALL, LARGE = (1, 256, 64, 64), (1, 64, 256, 256)
 ONCE, TWICE = (1.05, 1), (1.55, 3)
 BACKWARD_TWICE = (1.7, 3)
-# Here a block for each multiprocessor has 256 pixels of 32 channels, and reads mean, rstd, weight and bias of each twice.
+# Here a block for each multiprocessor has 256 pixels of 32 channels, and reads mean, rstd, weight and bias of each
+# twice.
 BACKWARD_OF_SMALL_TILES = (1.72, 3)
 FUSED_NORM = (
     (SMALL, "nchw", "instance", "H100", ONCE, ONCE),
@@ -145,8 +146,9 @@ CASES |= {
 }
 # Planes of padded maps may begin within a sector, which two blocks touch then; and a few values are read one by one.
 SECTORS = 1.025
-# The rows of padded NCHW maps are stored, and their gradients loaded, value by value, a warp 128 bytes (64 of 16 bits) that
-# begin anywhere, and the pad's columns by themselves: neighbouring accesses touch a sector twice, which caches take together.
+# The rows of padded NCHW maps are stored, and their gradients loaded, value by value, a warp 128 bytes (64 of 16 bits)
+# that begin anywhere, and the pad's columns by themselves: neighbouring accesses touch a sector twice, which caches take
+# together.
 SECTORS_OF_ROWS = {"float32": 1.3, "bfloat16": 1.5}
 
 

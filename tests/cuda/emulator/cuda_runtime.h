@@ -69,6 +69,7 @@ __attribute__((noinline)) void st_plain(T* to, const T& value, EMULATOR_CALLER) 
 }
 
 inline void forget(unsigned&) {}
+inline void rarely() {}
 
 // --- Barriers, shuffles and votes -------------------------------------------------------------------------------------
 
