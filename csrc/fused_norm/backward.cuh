@@ -16,14 +16,30 @@ struct alignas(8) GroupLine {
   float slope, constant;
 };
 
+// A gradient from pixel (0, 0) before the pad on, with strides in bytes.
+struct Upstream {
+  const char* data;  // null where it is absent
+  std::int64_t sample_stride, channel_stride;
+  int row_stride, column_stride;
+
+  __device__ const char* plane(std::int64_t sample, std::int64_t channel) const {
+    return data + sample * sample_stride + channel * channel_stride;
+  }
+  template <class Value>
+  __device__ const Value* at(const char* plane, int row, int column) const {
+    return reinterpret_cast<const Value*>(plane + wide_product(row, row_stride) + wide_product(column, column_stride));
+  }
+};
+
 struct BackwardArguments {
   FusedNormBackward map;
-  StridedMap first, second;  // dy is their sum, from pixel (0, 0) before the pad on; the second may be absent
+  Upstream first, second;    // dy is their sum; the second may be absent
   bool folds;                // the first has a pad that shows pixels
   Reach of_rows, of_columns;
   bool split;                // lines come from two launches before apply
   bool writes_coefficients;  // who knows the sums of a plane writes their gradients
   Cover cover;
+  float bound;            // z up to which relu's gradient is 0: NaN, which no z is below, where there is no activation
   double share;           // of a value in the mean of its group
   TileSums* of_planes;    // of each plane's tiles; null where nothing needs them
   TileSums* of_groups;    // of each group's tiles, in MUNIT's layer norm weighted; null unless split
@@ -234,30 +250,29 @@ __device__ inline void finish_sums(const BackwardArguments& arguments, float (&s
 
 // --- Values -----------------------------------------------------------------------------------------------------------
 
+// What a kernel can do. `few` leaves out leaky relu, statistics none, dinterior beside dpadded, and dresidual: most calls have none
+// of them, and take fewer instructions without.
+enum class Abilities { few, all };
+
 // Replaces the gradient of activation(z) by that of z; where z is 0, torch's convention.
-template <int count>
-__device__ inline void activate_gradient(const FusedNormOptions& a, const float (&z)[count], float (&gradient)[count]) {
-  if (a.activation == Activation::relu) {
-#pragma unroll
-    for (int k = 0; k < count; ++k) gradient[k] = z[k] <= 0.0f ? 0.0f : gradient[k];
-  } else if (a.activation == Activation::leaky_relu) {
+template <Abilities abilities, int count>
+__device__ inline void activate_gradient(const BackwardArguments& arguments, const float (&z)[count], float (&gradient)[count]) {
+  const FusedNormBackward& a = arguments.map;
+  if (abilities == Abilities::all && a.activation == Activation::leaky_relu) {
     const float slope = static_cast<float>(a.negative_slope);
 #pragma unroll
     for (int k = 0; k < count; ++k) gradient[k] = z[k] > 0.0f ? gradient[k] : gradient[k] * slope;
+  } else {
+#pragma unroll
+    for (int k = 0; k < count; ++k) gradient[k] = z[k] <= arguments.bound ? 0.0f : gradient[k];
   }
-}
-
-template <class Storage>
-__device__ inline const Storage* begin_of(const StridedMap& map, std::int64_t sample, std::int64_t channel) {
-  if (map.data == nullptr) return nullptr;
-  return static_cast<const Storage*>(map.data) + sample * map.sample_stride + channel * map.channel_stride;
 }
 
 // --- NCHW, rows of 32 * words columns ---------------------------------------------------------------------------------
 
 // A lane has columns lane, lane + 32, ... of rows block_warps apart, so that loads and stores are coalesced wherever the rows of
 // the padded gradient begin.
-template <class Storage, int words, Mode mode>
+template <class Storage, int words, Mode mode, Abilities abilities>
 __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_constant__ BackwardArguments arguments) {
   constexpr int held = backward_values / words, rows = held < most_backward_rows ? held : most_backward_rows, width = 32 * words;
   FASTMUNIT_BACKWARD_SHARED(shared);
@@ -273,24 +288,28 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
     const std::int64_t plane = static_cast<std::int64_t>(tile.sample) * a.channels + tile.channel;
     return plane * height * width + row_of(tile, done) * width + lane;
   };
-  const auto begin_in = [&](const StridedMap& map, const Tile& tile, int done) {
+  const auto begin_in = [&](const Upstream& map, const Tile& tile, int done) {
     unsigned row = static_cast<unsigned>(row_of(tile, done));
     forget(row);
-    return begin_of<Storage>(map, tile.sample, tile.channel) + row * map.row_stride + lane;
+    const char* const begin = map.plane(tile.sample, tile.channel) + wide_product(static_cast<int>(row), map.row_stride);
+    return reinterpret_cast<const Storage*>(begin) + lane;
   };
-  const std::int64_t step = block_warps * arguments.first.row_stride;
+  // The row that lies `rows` rows below.
+  const auto row_below = [](const Upstream& map, const Storage* row, int rows) {
+    return reinterpret_cast<const Storage*>(reinterpret_cast<const char*>(row) + static_cast<std::int64_t>(map.row_stride) * rows);
+  };
   float values[rows][words], dz[rows][words];
   const auto load = [&](const Tile& tile, int done) {
     first_row = row_of(tile, done);
     left = tile.end - tile.first - (done * block_warps + warp) * width;
     const Storage* const x = static_cast<const Storage*>(a.x) + begin(tile, done);
-    const Storage* const first = begin_in(arguments.first, tile, done);
+    const Storage* row = begin_in(arguments.first, tile, done);
 #pragma unroll
-    for (int r = 0; r < rows; ++r) {
+    for (int r = 0; r < rows; ++r, row = row_below(arguments.first, row, block_warps)) {
 #pragma unroll
       for (int k = 0; k < words; ++k) {
         values[r][k] = kept(r) ? widen(ld_global(x + r * block_warps * width + 32 * k)) : 0.0f;
-        dz[r][k] = kept(r) ? widen(ld_global(first + r * step + 32 * k)) : 0.0f;
+        dz[r][k] = kept(r) ? widen(ld_global(row + 32 * k)) : 0.0f;
       }
     }
   };
@@ -305,15 +324,15 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
     float shown = 0.0f;
     if (reads_left || reads_right) shown = widen(ld_global(from + beside));
     if (!reflects) shown = sum_of_lanes<4>(shown);
-    row[0] += takes_left ? shown : 0.0f;
-    row[words - 1] += takes_right ? shown : 0.0f;
+    if (takes_left) row[0] += shown;
+    if (takes_right) row[words - 1] += shown;
   };
   // From what was loaded of dpadded to dy, and to dresidual.
   const auto complete_gradient = [&](const Tile& tile, int done) {
     if (arguments.folds) {
       const Storage* from = begin_in(arguments.first, tile, done);
 #pragma unroll
-      for (int r = 0; r < rows; ++r, from += step) {
+      for (int r = 0; r < rows; ++r, from = row_below(arguments.first, from, block_warps)) {
         if (!kept(r)) break;
         add_columns(from, dz[r]);
         const int y = first_row + r * block_warps;
@@ -322,7 +341,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
           const PadTargets targets(y, height, a.pad, a.pad_mode);
 #pragma unroll 1
           for (int i = 1; i < targets.count(); ++i) {
-            const Storage* const shown = from + (targets[i] - y) * arguments.first.row_stride;
+            const Storage* const shown = row_below(arguments.first, from, targets[i] - y);
 #pragma unroll
             for (int k = 0; k < words; ++k) dz[r][k] += widen(ld_global(shown + 32 * k));
             add_columns(shown, dz[r]);
@@ -330,16 +349,16 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
         }
       }
     }
-    if (arguments.second.data != nullptr) {
+    if (abilities == Abilities::all && arguments.second.data != nullptr) {
       const Storage* from = begin_in(arguments.second, tile, done);
 #pragma unroll
-      for (int r = 0; r < rows; ++r, from += block_warps * arguments.second.row_stride) {
+      for (int r = 0; r < rows; ++r, from = row_below(arguments.second, from, block_warps)) {
         if (!kept(r)) break;
 #pragma unroll
         for (int k = 0; k < words; ++k) dz[r][k] += widen(ld_global(from + 32 * k));
       }
     }
-    if (mode != Mode::reduce && a.dresidual != nullptr) {
+    if (abilities == Abilities::all && mode != Mode::reduce && a.dresidual != nullptr) {
       Storage* const dresidual = static_cast<Storage*>(a.dresidual) + begin(tile, done);
 #pragma unroll
       for (int r = 0; r < rows; ++r) {
@@ -351,7 +370,8 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
     }
   };
   const auto write = [&](int done) {
-    const bool none = a.statistics == Statistics::none;  // then a slope of 0 would make NaN of an infinite deviation
+    // Without statistics a slope of 0 would make NaN of an infinite deviation.
+    const bool none = abilities == Abilities::all && a.statistics == Statistics::none;
     const float scale = shared.scales[0], slope = shared.slopes[0], constant = shared.constants[0];
     Storage* const dx = static_cast<Storage*>(a.dx) + begin(*shared.tile, done);
 #pragma unroll
@@ -381,7 +401,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
         values[r][k] -= center;
         z[k] = values[r][k] * scale + shift;
       }
-      activate_gradient(a, z, dz[r]);
+      activate_gradient<abilities>(arguments, z, dz[r]);
       if constexpr (mode != Mode::apply) {
 #pragma unroll
         for (int k = 0; k < words; ++k) {
@@ -406,9 +426,9 @@ __global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_c
 // --- channels_last, 16 bytes of channels per thread -------------------------------------------------------------------
 
 template <class Storage>
-__device__ inline void add_vector(const Storage* from, float (&values)[vector_values<Storage>]) {
+__device__ inline void add_vector(const Vector* from, float (&values)[vector_values<Storage>]) {
   float added[vector_values<Storage>];
-  unpack<Storage>(ld_global(reinterpret_cast<const Vector*>(from)), added);
+  unpack<Storage>(ld_global(from), added);
 #pragma unroll
   for (int k = 0; k < vector_values<Storage>; ++k) values[k] += added[k];
 }
@@ -449,7 +469,7 @@ __device__ inline Vector* waiting_room() {
 }
 
 // Four values of one channel of x with phases, or of four channels: more at a time would take too many registers.
-template <int channels>
+template <int channels, Abilities abilities>
 struct Four {
   static constexpr int of_channel = 4 / channels;
   static_assert(channels == 1 || channels == 4);
@@ -468,22 +488,21 @@ struct Four {
     for (int k = 0; k < 4; ++k) x[k] -= centers[k / of_channel];
   }
   // Replaces dy by dz.
-  __device__ static void activate(const FusedNormOptions& a, const BackwardShared& shared, unsigned channel,
+  __device__ static void activate(const BackwardArguments& arguments, const BackwardShared& shared, unsigned channel,
                                   const float (&deviations)[4], float (&gradient)[4]) {
-    if (a.activation == Activation::none) return;
     float scales[channels], shifts[channels], z[4];
     load(shared.scales + channel, scales);
     load(shared.shifts + channel, shifts);
 #pragma unroll
     for (int k = 0; k < 4; ++k) z[k] = deviations[k] * scales[k / of_channel] + shifts[k / of_channel];
-    activate_gradient(a, z, gradient);
+    activate_gradient<abilities>(arguments, z, gradient);
   }
   // Replaces dz by dx.
   __device__ static void apply(const FusedNormOptions& a, const BackwardShared& shared, unsigned channel,
                                const float (&deviations)[4], float (&gradient)[4]) {
     float scales[channels];
     load(shared.scales + channel, scales);
-    if (a.statistics == Statistics::none) {  // a slope of 0 would make NaN of an infinite deviation
+    if (abilities == Abilities::all && a.statistics == Statistics::none) {  // a slope of 0 would make NaN of an infinite deviation
 #pragma unroll
       for (int k = 0; k < 4; ++k) gradient[k] *= scales[k / of_channel];
       return;
@@ -499,10 +518,10 @@ struct Four {
   }
 };
 
-template <class Storage, bool phases, Mode mode>
+template <class Storage, bool phases, Mode mode, Abilities abilities>
 __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid_constant__ BackwardArguments arguments) {
   constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C, fours = N / 4;
-  using OfFour = Four<C / fours>;
+  using OfFour = Four<C / fours, abilities>;
   FASTMUNIT_BACKWARD_SHARED(shared);
   if constexpr (mode != Mode::apply) start_dependent_launch();
   const FusedNormBackward& a = arguments.map;
@@ -521,6 +540,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid
     return of.first + cover.pixels_before(thread_again()) + done * cover.step_pixels;
   };
   int left = 0;  // pixels of the tile from the first one on that the thread holds
+  unsigned shown = 0;  // by the pad: a bit for each vector
   const auto kept = [&](int u) { return left > u * cover.step_pixels; };
   // Where the gradient of a vector lies: with phases it is that of one pixel of four lanes' channels.
   const auto place = [&](int pixel, int& row, int& column) {
@@ -535,7 +555,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid
     const std::int64_t pixel = static_cast<std::int64_t>(of.sample) * (height * width) + first_pixel(of, done);
     return pixel * (channels * of_channel) + (of.channel + cover.lane_of_pixel(thread_again()) * C) * of_channel;
   };
-  const std::int64_t step = static_cast<std::int64_t>(cover.step_pixels) * (channels * of_channel);
+  const int step = cover.step_pixels * (channels * of_channel);
   const auto channel_of = [&](const Tile& of) {
     const int lane = cover.lane_of_pixel(thread_again());
     return of.channel + (phases ? lane / 4 * N : lane * C);
@@ -545,47 +565,50 @@ __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid
     const int first_of_these = first_pixel(tile, done);
     left = cover.lane_of_pixel(thread_again()) * C < tile.channels ? tile.end - first_of_these : 0;
     const Storage* const x = static_cast<const Storage*>(a.x) + first_vector(tile, done);
-    const Storage* const first = begin_of<Storage>(arguments.first, tile.sample, channel_of(tile));
+    const char* const first = arguments.first.plane(tile.sample, channel_of(tile));
+    shown = 0;
 #pragma unroll
     for (int u = 0; u < backward_vectors; ++u) {
       vectors[u] = gradients[u] = {};
       if (kept(u)) {
         int row, column;
         place(first_of_these + u * cover.step_pixels, row, column);
-        vectors[u] = ld_global(reinterpret_cast<const Vector*>(x + u * step));
-        gradients[u] = ld_global(reinterpret_cast<const Vector*>(first + row * arguments.first.row_stride +
-                                                                 column * arguments.first.column_stride));
+        vectors[u] = ld_global(reinterpret_cast<const Vector*>(x + static_cast<std::int64_t>(u) * step));
+        gradients[u] = ld_global(arguments.first.at<Vector>(first, row, column));
+        if (arguments.of_rows.shows(row) || arguments.of_columns.shows(column)) shown |= 1u << u;
       }
     }
   };
   // dy as x has its values, once: it writes dresidual.
   const auto take_gradient = [&](int done, int u, float(&values)[N]) {
     unpack<Storage>(gradients[u], values);
-    if (kept(u)) {
+    const auto add = [&](const Upstream& map, int from_row, int from_column) {
+      const Tile& of = *shared.tile;
+      add_vector<Storage>(map.at<Vector>(map.plane(of.sample, channel_of(of)), from_row, from_column), values);
+    };
+    if (abilities == Abilities::all && arguments.second.data != nullptr && kept(u)) {
       int row, column;
       place(first_pixel(*shared.tile, done) + u * cover.step_pixels, row, column);
-      const auto add = [&](const StridedMap& map, int from_row, int from_column) {
-        const Tile& of = *shared.tile;
-        const Storage* const begin = begin_of<Storage>(map, of.sample, channel_of(of));
-        add_vector(begin + from_row * map.row_stride + from_column * map.column_stride, values);
-      };
-      if (arguments.second.data != nullptr) add(arguments.second, row, column);
-      if (arguments.folds && (arguments.of_rows.shows(row) || arguments.of_columns.shows(column))) {
-        rarely();
-        for_pad_targets(a, row, column, [&](int from_row, int from_column) { add(arguments.first, from_row, from_column); });
-      }
-      if (mode != Mode::reduce && a.dresidual != nullptr) {
-        const Tile& of = *shared.tile;
-        const std::int64_t plane = static_cast<std::int64_t>(of.sample) * result_height * result_width;
-        Storage* const to =
-            static_cast<Storage*>(a.dresidual) + (plane + row * result_width + column) * channels + channel_of(of);
-        st_plain(reinterpret_cast<Vector*>(to), pack<Storage>(values));
-      }
+      add(arguments.second, row, column);
+    }
+    if (arguments.folds && (shown >> u & 1u) != 0) {
+      rarely();
+      int row, column;
+      place(first_pixel(*shared.tile, done) + u * cover.step_pixels, row, column);
+      for_pad_targets(a, row, column, [&](int from_row, int from_column) { add(arguments.first, from_row, from_column); });
+    }
+    if (abilities == Abilities::all && mode != Mode::reduce && a.dresidual != nullptr && kept(u)) {
+      int row, column;
+      place(first_pixel(*shared.tile, done) + u * cover.step_pixels, row, column);
+      const Tile& of = *shared.tile;
+      const std::int64_t plane = static_cast<std::int64_t>(of.sample) * result_height * result_width;
+      Storage* const to = static_cast<Storage*>(a.dresidual) + (plane + row * result_width + column) * channels + channel_of(of);
+      st_plain(reinterpret_cast<Vector*>(to), pack<Storage>(values));
     }
     if constexpr (phases) exchange_gradients(values);
   };
   const auto write = [&](Storage* dx, int u, const float(&values)[N]) {
-    if (kept(u)) st_plain(reinterpret_cast<Vector*>(dx + u * step), pack<Storage>(values));
+    if (kept(u)) st_plain(reinterpret_cast<Vector*>(dx + static_cast<std::int64_t>(u) * step), pack<Storage>(values));
   };
   // dz waits in shared memory: of 16-bit values it takes twice the registers of what it comes from.
   [[maybe_unused]] Vector* waiting = nullptr;
@@ -596,6 +619,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid
   for (int done = 0;;) {
     load(tile, done);
     if (done == 0) set_channels<mode>(arguments, tile, shared);
+    [[maybe_unused]] Storage* const dx = static_cast<Storage*>(a.dx) + first_vector(*shared.tile, done);
 #pragma unroll
     for (int u = 0; u < backward_vectors; ++u) {
       if (done + u >= cover.steps) break;
@@ -608,8 +632,10 @@ __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid
         float x[4], dz[4];
         memcpy(dz, &gradient[4 * h], sizeof(dz));
         unpack_four<Storage>(vectors[u], h, x);
+        // Else the compiler loads the numbers of all channels at once, for which there are no registers.
+        if (mode == Mode::apply && h > 0) __syncwarp();
         OfFour::center(shared, channel, x);
-        OfFour::activate(a, shared, channel, x, dz);
+        OfFour::activate(arguments, shared, channel, x, dz);
         if constexpr (mode == Mode::apply) {
           OfFour::apply(a, shared, channel, x, dz);
           memcpy(&gradient[4 * h], dz, sizeof(dz));
@@ -623,7 +649,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid
         }
         if constexpr (mode == Mode::whole) memcpy(&waiting[(u * fours + h) * block_threads], dz, sizeof(dz));
       }
-      if constexpr (mode == Mode::apply) write(static_cast<Storage*>(a.dx) + first_vector(*shared.tile, done), u, gradient);
+      if constexpr (mode == Mode::apply) write(dx, u, gradient);
     }
     done += backward_vectors;
     if (mode == Mode::whole || done >= cover.steps) break;
@@ -675,8 +701,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_any(const __grid_co
   const std::int64_t plane = nchw ? (tile.sample * channels + c) * pixels : tile.sample * channels * pixels + c;
   const std::int64_t pitch = nchw ? 1 : channels, x_pitch = nchw ? 1 : channels * (a.phases ? 4 : 1);
   const std::int64_t x_begin = nchw || !a.phases ? plane : plane + 3 * c;
-  const Storage* const first = begin_of<Storage>(arguments.first, tile.sample, c);
-  const Storage* const second = begin_of<Storage>(arguments.second, tile.sample, c);
+  const char* const first = arguments.first.plane(tile.sample, c);
   float* const my_x = x_shared + thread;
   float* const my_dz = dz_shared + thread;
   const auto place = [&](int pixel) {
@@ -684,7 +709,6 @@ __global__ void __launch_bounds__(block_threads, 3) backward_any(const __grid_co
     const int row = cover.by_width.quotient(pixel), column = pixel - row * width, phase = 2 * (row & 1) + (column & 1);
     return x_begin + ((row >> 1) * (width >> 1) + (column >> 1)) * x_pitch + (nchw ? phase * (pixels / 4) : phase);
   };
-  const auto offset = [](const StridedMap& map, int row, int column) { return row * map.row_stride + column * map.column_stride; };
   const auto load = [&](int first_of_round) {
 #pragma unroll 4
     for (int u = 0; u < backward_values; ++u) {
@@ -692,7 +716,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_any(const __grid_co
       if (pixel < end) {
         const int row = cover.by_width.quotient(pixel);
         my_x[u * block_threads] = widen(ld_global(static_cast<const Storage*>(a.x) + place(pixel)));
-        my_dz[u * block_threads] = widen(ld_global(first + offset(arguments.first, row, pixel - row * width)));
+        my_dz[u * block_threads] = widen(ld_global(arguments.first.at<Storage>(first, row, pixel - row * width)));
       }
     }
   };
@@ -701,18 +725,20 @@ __global__ void __launch_bounds__(block_threads, 3) backward_any(const __grid_co
   const auto complete_gradient = [&](int u, int pixel) {
     const int row = cover.by_width.quotient(pixel), column = pixel - row * width;
     float dy[1] = {my_dz[u * block_threads]};
-    if (second != nullptr) dy[0] += widen(ld_global(second + offset(arguments.second, row, column)));
+    if (arguments.second.data != nullptr) {
+      dy[0] += widen(ld_global(arguments.second.at<Storage>(arguments.second.plane(tile.sample, c), row, column)));
+    }
     if (arguments.folds && (arguments.of_rows.shows(row) || arguments.of_columns.shows(column))) {
       rarely();
       for_pad_targets(a, row, column, [&](int from_row, int from_column) {
-        dy[0] += widen(ld_global(first + offset(arguments.first, from_row, from_column)));
+        dy[0] += widen(ld_global(arguments.first.at<Storage>(first, from_row, from_column)));
       });
     }
     if (mode != Mode::reduce && a.dresidual != nullptr) {
       st_plain(static_cast<Storage*>(a.dresidual) + plane + pixel * pitch, narrowed<Storage>(dy[0]));
     }
     const float deviation = my_x[u * block_threads] - center, z[1] = {deviation * scale + shift};
-    activate_gradient(a, z, dy);
+    activate_gradient<Abilities::all>(arguments, z, dy);
     sums[0] += dy[0];
     sums[1] += dy[0] * deviation;
     my_dz[u * block_threads] = dy[0];

@@ -1,32 +1,45 @@
+#include <limits>
+
 #include "fused_norm/backward.cuh"
 #include "fused_norm/launch.h"
 
 namespace fastmunit::cuda::norm {
 namespace {
 
-template <class Storage, Mode mode>
+template <class Storage, Mode mode, Abilities abilities>
 auto rows_kernel(const FusedNormBackward& a) {
   switch (words_of_row(a)) {
     case 1:
-      return backward_rows<Storage, 1, mode>;
+      return backward_rows<Storage, 1, mode, abilities>;
     case 2:
-      return backward_rows<Storage, 2, mode>;
+      return backward_rows<Storage, 2, mode, abilities>;
     case 4:
-      return backward_rows<Storage, 4, mode>;
+      return backward_rows<Storage, 4, mode, abilities>;
     case 8:
-      return backward_rows<Storage, 8, mode>;
+      return backward_rows<Storage, 8, mode, abilities>;
     default:
-      return backward_rows<Storage, largest_row_words, mode>;
+      return backward_rows<Storage, largest_row_words, mode, abilities>;
   }
+}
+
+template <class Storage, Mode mode, Abilities abilities>
+auto kernel_with(const FusedNormBackward& a, const Plan& plan) {
+  if constexpr (sizeof(Storage) == sizeof(float)) {
+    if (plan.kernel == Kernel::rows) return rows_kernel<Storage, mode, abilities>(a);
+  }
+  return a.phases ? backward_pixels<Storage, true, mode, abilities> : backward_pixels<Storage, false, mode, abilities>;
+}
+
+// Whether kernels of few abilities do.
+bool takes_few(const FusedNormBackward& a) {
+  return a.activation != Activation::leaky_relu && a.statistics != Statistics::none && a.dresidual == nullptr &&
+         (a.dpadded.data == nullptr || a.dinterior.data == nullptr);
 }
 
 template <class Storage, Mode mode>
 auto kernel_of(const FusedNormBackward& a, const Plan& plan) {
   if (plan.kernel == Kernel::any) return backward_any<Storage, mode>;
-  if constexpr (sizeof(Storage) == sizeof(float)) {
-    if (plan.kernel == Kernel::rows) return rows_kernel<Storage, mode>(a);
-  }
-  return a.phases ? backward_pixels<Storage, true, mode> : backward_pixels<Storage, false, mode>;
+  return takes_few(a) ? kernel_with<Storage, mode, Abilities::few>(a, plan) : kernel_with<Storage, mode, Abilities::all>(a, plan);
 }
 
 bool wants_coefficients(const FusedNormBackward& a) { return a.dweight.data != nullptr || a.dbias.data != nullptr; }
@@ -37,12 +50,18 @@ bool of_single_planes(const FusedNormBackward& a) {
   return is_of_plane(a.dweight) && is_of_plane(a.dbias);
 }
 
-// dpadded from its first pixel behind the pad on.
-StridedMap without_pad(const FusedNormBackward& a) {
-  StridedMap map = a.dpadded;
-  const std::int64_t offset = a.pad * (map.row_stride + map.column_stride) * value_bytes(a.dtype);
-  map.data = static_cast<const char*>(map.data) + offset;
-  return map;
+// A map whose planes have `pad` more pixels on each side than those of x.
+Upstream upstream_of(const FusedNormBackward& a, const StridedMap& map, int pad) {
+  if (map.data == nullptr) return {};
+  const std::int64_t bytes = value_bytes(a.dtype), offset = pad * (map.row_stride + map.column_stride);
+  return {static_cast<const char*>(map.data) + bytes * offset, bytes * map.sample_stride, bytes * map.channel_stride,
+          static_cast<int>(bytes * map.row_stride), static_cast<int>(bytes * map.column_stride)};
+}
+
+// Whether Upstream holds its strides.
+bool fits(const StridedMap& map) {
+  constexpr std::int64_t limit = INT32_MAX / 4;
+  return map.data == nullptr || (map.row_stride <= limit && map.column_stride <= limit);
 }
 
 BackwardArguments arguments_of(const FusedNormBackward& a, const Plan& plan) {
@@ -50,14 +69,15 @@ BackwardArguments arguments_of(const FusedNormBackward& a, const Plan& plan) {
                         (a.statistics == Statistics::layer ? static_cast<double>(a.channels) : 1.0);
   const bool has_padded = a.dpadded.data != nullptr;
   return {a,
-          has_padded ? without_pad(a) : a.dinterior,
-          has_padded ? a.dinterior : StridedMap{},
+          has_padded ? upstream_of(a, a.dpadded, a.pad) : upstream_of(a, a.dinterior, 0),
+          has_padded ? upstream_of(a, a.dinterior, 0) : Upstream{},
           has_padded && a.pad > 0 && a.pad_mode != PadMode::zero,
           Reach(a, static_cast<int>(a.height)),
           Reach(a, static_cast<int>(a.width)),
           plan.split,
           false,
           Cover(plan, a),
+          a.activation == Activation::relu ? 0.0f : std::numeric_limits<float>::quiet_NaN(),
           1.0 / values,
           nullptr,
           nullptr,
@@ -139,6 +159,7 @@ namespace fastmunit::cuda {
 
 const char* fused_norm_backward(const FusedNormBackward& a, const Device& device, Workspace workspace, void* stream) {
   if (const char* error = norm::refusal(a)) return error;
+  if (!norm::fits(a.dpadded) || !norm::fits(a.dinterior)) return "expected gradients whose rows are less than 2^29 values apart";
   constexpr int maps = 2;  // of a tile
   const norm::Plan plan = norm::Planner(a, device, norm::all_take_vectors(a), maps).plan();
   if (plan.blocks > INT32_MAX) return "x is too large for one launch";

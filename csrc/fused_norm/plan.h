@@ -74,7 +74,7 @@ inline const char* refusal(const FusedNormOptions& a) {
   constexpr std::int64_t limit = INT32_MAX - (std::int64_t{1} << 16);
   const std::int64_t height = a.height + 2 * max_pad, width = a.width + 2 * max_pad;
   if (width > limit || height > limit / width) return "expected planes of less than 2^31 pixels";
-  if (a.channels > limit / 4) return "expected less than 2^29 channels";
+  if (a.channels > limit / 64) return "expected less than 2^25 channels";
   return nullptr;
 }
 

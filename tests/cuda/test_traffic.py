@@ -147,8 +147,8 @@ CASES |= {
 # Planes of padded maps may begin within a sector, which two blocks touch then; and a few values are read one by one.
 SECTORS = 1.025
 # The rows of padded NCHW maps are stored, and their gradients loaded, value by value, a warp 128 bytes (64 of 16 bits)
-# that begin anywhere, and the pad's columns by themselves: neighbouring accesses touch a sector twice, which caches take
-# together.
+# that begin anywhere, and the pad's columns by themselves: neighbouring accesses touch a sector twice, which caches
+# take together.
 SECTORS_OF_ROWS = {"float32": 1.3, "bfloat16": 1.5}
 
 

@@ -70,6 +70,7 @@ __attribute__((noinline)) void st_plain(T* to, const T& value, EMULATOR_CALLER) 
 
 inline void forget(unsigned&) {}
 inline void rarely() {}
+inline long long wide_product(int a, int b) { return static_cast<long long>(a) * b; }
 
 // --- Barriers, shuffles and votes -------------------------------------------------------------------------------------
 
