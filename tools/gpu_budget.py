@@ -20,6 +20,10 @@ from pathlib import Path
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from sass import Instruction, hot_instructions, instructions_of, instructions_per_value
+
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET = ROOT / "tests" / "cuda" / "budget.yaml"
 # The CUDA sources, in the folders of their ops.
@@ -65,6 +69,7 @@ class Kernel:
         generic: Loads and stores whose address space the compiler does not know.
         strong: Stores that no later load may be moved ahead of.
         in_flight: Bytes of a thread's loads from global memory before the first instruction that needs one of them.
+        code: All instructions.
     """
 
     name: str
@@ -77,16 +82,30 @@ class Kernel:
     generic: int = 0
     strong: int = 0
     in_flight: int = 0
+    code: list[Instruction] = field(default_factory=list, repr=False)
 
-    def occupancy(self, threads: int, dynamic_shared_bytes: int = 0) -> float:
-        """Share of a multiprocessor's threads that can be resident, in blocks of `threads`."""
+    @property
+    def hot_doubles(self) -> int:
+        """Operations on float64 in code that is not marked as rare; see sass.py."""
+        return _doubles(hot_instructions(self.code))
+
+    def instructions_per_value(self, values: int) -> float:
+        """What a thread that holds `values` executes per value; see sass.py."""
+        return instructions_per_value([self], values, 2 if "__half" in self.name or "bfloat16" in self.name else 4)
+
+    def blocks(self, threads: int, dynamic_shared_bytes: int = 0) -> int:
+        """Blocks of `threads` that a multiprocessor has room for."""
         has = MULTIPROCESSORS[self.arch]
         warps = -(-threads // 32)
         warp_registers = -(-self.registers * 32 // 256) * 256
         by_registers = has.registers // 4 // warp_registers * 4 // warps  # a quarter of them for a quarter of the warps
         shared = -(-(self.shared_bytes + dynamic_shared_bytes + RESERVED_SHARED_BYTES) // 128) * 128
-        blocks = min(has.threads // 32 // warps, by_registers, has.shared_bytes // shared, has.blocks)
-        return blocks * warps * 32 / has.threads
+        return min(has.threads // 32 // warps, by_registers, has.shared_bytes // shared, has.blocks)
+
+    def occupancy(self, threads: int, dynamic_shared_bytes: int = 0) -> float:
+        """Share of a multiprocessor's threads that can be resident, in blocks of `threads`."""
+        warps = -(-threads // 32)
+        return self.blocks(threads, dynamic_shared_bytes) * warps * 32 / MULTIPROCESSORS[self.arch].threads
 
 
 def find_nvcc() -> str | None:
@@ -117,14 +136,6 @@ def _output(*command: str | Path, text: str | None = None) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, input=text).stdout
 
 
-def _width(instruction: str) -> int:
-    """Bits of a load or store."""
-    for bits in (128, 64, 16, 8):
-        if re.search(rf"\.[US]?{bits}(\.|$)", instruction):
-            return bits
-    return 32
-
-
 def _short(name: str) -> str:
     """A demangled name without namespaces, arguments and return type."""
     name = name.replace("(anonymous namespace)::", "").replace("fastmunit::cuda::", "").replace("fastmunit::", "")
@@ -139,35 +150,37 @@ def _short(name: str) -> str:
     return name
 
 
-def _bytes_in_flight(instructions: list[str]) -> int:
+def _bytes_in_flight(instructions: list[Instruction]) -> int:
     """Bytes of the loads from global memory in front of the first instruction that needs one of them."""
     loaded: set[str] = set()
     total = 0
-    for instruction in instructions:
-        opcode, _, operands = instruction.partition(" ")
-        registers = re.findall(r"\bR\d+\b", operands)
-        if opcode.startswith("LDG"):
+    for one in instructions:
+        registers = re.findall(r"\bR\d+\b", one.operands)
+        if one.name == "LDG":
             if loaded & set(registers[1:]):
                 return total
-            width = _width(opcode) // 8
             first = int(registers[0][1:])
-            loaded |= {f"R{first + k}" for k in range(max(1, width // 4))}
-            total += width
+            loaded |= {f"R{first + k}" for k in range(max(1, one.bits // 32))}
+            total += one.bits // 8
         elif loaded & set(registers):
             return total
     return total
 
 
-def _count(kernel: Kernel, instructions: list[str]) -> None:
+def _doubles(instructions: list[Instruction]) -> int:
+    return sum(one.name in ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX") for one in instructions)
+
+
+def _count(kernel: Kernel, instructions: list[Instruction]) -> None:
     """Fill in what a kernel's instructions say."""
-    for instruction in instructions:
-        opcode = instruction.split(" ")[0]
-        if opcode.startswith(("LDG", "STG")):
-            kernel.accesses[_width(opcode)] += 1
-        kernel.doubles += bool(re.match(r"D(ADD|MUL|FMA|SETP|MNMX)\b", opcode))
-        kernel.generic += bool(re.match(r"(LD|ST)\.", opcode))
-        kernel.strong += opcode.startswith("STG") and "STRONG" in opcode
+    for one in instructions:
+        if one.name in ("LDG", "STG"):
+            kernel.accesses[one.bits] += 1
+        kernel.generic += one.name in ("LD", "ST")
+        kernel.strong += one.name == "STG" and "STRONG" in one.opcode
+    kernel.code = instructions
     kernel.in_flight = _bytes_in_flight(instructions)
+    kernel.doubles = _doubles(instructions)
 
 
 def kernels_of(cubin: Path, arch: int) -> list[Kernel]:
@@ -179,13 +192,7 @@ def kernels_of(cubin: Path, arch: int) -> list[Kernel]:
         usage = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", line)}
         shared = usage["SHARED"] - (RESERVED_SHARED_BYTES if arch >= 90 else 0)
         kernels[name] = Kernel(name, arch, usage["REG"], usage["STACK"] + usage["LOCAL"], max(0, shared))
-    code: dict[str, list[str]] = {}
-    for line in _output(cuobjdump, "-sass", cubin).splitlines():
-        if match := re.search(r"Function : (\S+)", line):
-            instructions = code.setdefault(match[1], [])
-        elif match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([^;]*);", line):
-            instructions.append(match[1])
-    for name, instructions in code.items():
+    for name, instructions in instructions_of(_output(cuobjdump, "-sass", cubin)).items():
         _count(kernels[name], instructions)
     names = _output("c++filt", text="\n".join(kernels)).splitlines()
     for kernel, name in zip(kernels.values(), names, strict=True):
@@ -209,6 +216,10 @@ class Budget:
         generic: Loads and stores of an unknown address space, at most. A read of another block's shared memory is one.
         strong: Stores that no later load may be moved ahead of, at most.
         in_flight: Bytes of a thread's loads before one is needed, at least.
+        blocks: Of `threads`, that a multiprocessor has room for, at least.
+        hot_doubles: Operations on float64 in code that is not marked as rare, at most.
+        values: Values of x that a thread holds; 0 where instructions are not counted.
+        instructions: Per value, at most, of this kernel alone; see executed_per_thread of sass.py.
     """
 
     kernel: str
@@ -222,6 +233,10 @@ class Budget:
     generic: int | None = None
     strong: int | None = None
     in_flight: int = 0
+    blocks: int = 0
+    hot_doubles: int | None = None
+    values: int = 0
+    instructions: float | None = None
 
     def broken_by(self, kernel: Kernel) -> list[str]:
         """What the kernel uses more than this."""
@@ -236,15 +251,64 @@ class Budget:
             f"{kernel.in_flight} bytes of loads in flight, at least {self.in_flight}": kernel.in_flight
             >= self.in_flight,
         }
-        for name in ("doubles", "generic", "strong"):
-            count, limit = getattr(kernel, name), getattr(self, name)
-            checks[f"{count} {name}, at most {limit}"] = limit is None or count <= limit
+        blocks = kernel.blocks(self.threads, self.dynamic_shared_bytes)
+        checks[f"{blocks} blocks per multiprocessor, at least {self.blocks}"] = blocks >= self.blocks
+        for name in ("doubles", "generic", "strong", "hot_doubles"):
+            limit = getattr(self, name)
+            if limit is not None:
+                count = getattr(kernel, name)
+                checks[f"{count} {name}, at most {limit}"] = count <= limit
+        if self.instructions is not None:
+            count = kernel.instructions_per_value(self.values)
+            checks[f"{count:.1f} instructions per value, at most {self.instructions}"] = count <= self.instructions
         return [f"sm_{kernel.arch} {kernel.name}: {told}" for told, holds in checks.items() if not holds]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the kernels of one call may execute together.
+
+    Attributes:
+        kernels: Regular expression of the whole names. Kernels with the same text in its groups belong to one call.
+        values: Values of x that a thread of each of them holds.
+        instructions: Per value, at most, summed over the kernels.
+    """
+
+    kernels: str
+    values: int
+    instructions: float
+
+    def together(self, kernels: list[Kernel]) -> dict[tuple[str, ...], list[Kernel]]:
+        """The kernels of each call."""
+        calls: dict[tuple[str, ...], list[Kernel]] = {}
+        for kernel in kernels:
+            if match := re.fullmatch(self.kernels, kernel.name):
+                calls.setdefault(match.groups(), []).append(kernel)
+        return calls
+
+    def broken_by(self, kernels: list[Kernel]) -> list[str]:
+        """The calls that execute more than this."""
+        calls = self.together(kernels)
+        broken = [] if calls else [f"{self.kernels}: there are no such kernels"]
+        for of_call in calls.values():
+            count = sum(kernel.instructions_per_value(self.values) for kernel in of_call)
+            names = " + ".join(kernel.name for kernel in of_call)
+            if count > self.instructions:
+                broken.append(
+                    f"sm_{of_call[0].arch} {names}: {count:.1f} instructions per value, at most {self.instructions}"
+                )
+        return broken
 
 
 def read_budget(path: Path = BUDGET) -> dict[str, list[Budget]]:
     """The budgets by name of the source."""
-    return {source: [Budget(**row) for row in rows] for source, rows in yaml.safe_load(path.read_text()).items()}
+    sources = yaml.safe_load(path.read_text())["kernels"]
+    return {source: [Budget(**row) for row in rows] for source, rows in sources.items()}
+
+
+def read_calls(path: Path = BUDGET) -> dict[str, list[Call]]:
+    """What calls may execute, by name of the source."""
+    return {source: [Call(**row) for row in rows] for source, rows in yaml.safe_load(path.read_text())["calls"].items()}
 
 
 def check(kernels: list[Kernel], budgets: list[Budget]) -> list[str]:
@@ -323,7 +387,7 @@ def main() -> int:
     parser.add_argument("--arch", type=int, nargs="*", default=[80, 90, 100])
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/gpu.md instead of all kernels")
     arguments = parser.parse_args()
-    budgets = read_budget()
+    budgets, calls = read_budget(), read_calls()
     sources = arguments.source or [path for path in SOURCES if path.stem in budgets]
     broken: list[str] = []
     found: dict[str, dict[int, list[Kernel]]] = {}
@@ -338,6 +402,7 @@ def main() -> int:
                 if not arguments.markdown:
                     print(table(kernels, rows))
                 broken += check(kernels, rows)
+                broken += [line for call in calls.get(source.stem, []) for line in call.broken_by(kernels)]
     if arguments.markdown:
         print(markdown(found, budgets))
     print("\n".join(broken))

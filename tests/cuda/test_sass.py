@@ -1,0 +1,178 @@
+"""What tools/sass.py counts: on listings written by hand, and on small kernels that nvcc compiles."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from gpu_budget import Budget, Call, Kernel, check, compile_cubin, find_cuobjdump, find_nvcc, kernels_of  # noqa: E402
+from sass import (  # noqa: E402
+    Instruction,
+    blocks_of,
+    executed_per_thread,
+    hot_instructions,
+    instructions_of,
+    instructions_per_value,
+)
+
+needs_compiler = pytest.mark.skipif(
+    find_nvcc() is None or find_cuobjdump() is None, reason="there is no nvcc, or no cuobjdump"
+)
+
+
+def code_of(*lines):
+    """Instructions at 0x00, 0x10, ... in the form of cuobjdump's listing."""
+    listing = [f"        /*{16 * k:04x}*/  {line} ;      /* 0x0 */" for k, line in enumerate(lines)]
+    return instructions_of("\n".join(["\t\tFunction : kernel", *listing]))["kernel"]
+
+
+def test_a_listing_is_read():
+    code = code_of("@!P0 LDG.E.128 R4, desc[UR4][R2.64+0x10]", "BRA 0x10", "EXIT")
+    assert code[0] == Instruction(0, "@!P0", "LDG.E.128", "R4, desc[UR4][R2.64+0x10]")
+    assert (code[0].name, code[0].bits, code[0].target) == ("LDG", 128, None)
+    assert code[1].target == 16
+    assert code[2] == Instruction(32, "", "EXIT", "")
+    assert code_of("LDG.E.U16 R4, [R2]")[0].bits == 16
+
+
+def test_straight_code_counts_once_and_filling_not_at_all():
+    assert executed_per_thread(code_of("MOV R0, R1", "NOP", "EXIT", "BRA 0x30", "NOP"), 1) == 2
+
+
+def test_both_sides_of_a_branch_count():
+    code = code_of("@P0 BRA 0x30", "FADD R0, R0, R0", "BRA 0x40", "FMUL R0, R0, R0", "EXIT")
+    assert executed_per_thread(code, 1) == 5
+
+
+RARE = ("@!P0 BRA 0x30", "{mark}", "FADD R0, R0, R0", "EXIT")
+
+
+@pytest.mark.parametrize(("mark", "count"), [("PMTRIG 0x8000", 2), ("@P1 PMTRIG 0x8000", 4), ("FADD R1, R1, R1", 4)])
+def test_what_is_marked_is_left_out_unless_the_mark_is_conditional(mark, count):
+    assert executed_per_thread(code_of(*(line.format(mark=mark) for line in RARE)), 1) == count
+
+
+def test_what_only_rare_code_leads_to_is_left_out():
+    code = code_of(
+        "@!P0 BRA 0x60",
+        "PMTRIG 0x8000",
+        "@P1 BRA 0x40",
+        "BRA 0x60",
+        "DADD R0, R0, R0",  # behind the mark, by a branch of the rare code
+        "BRA 0x60",
+        "EXIT",
+    )
+    assert [one.name for one in hot_instructions(code)] == ["BRA", "EXIT"]
+
+
+def test_a_jump_through_a_table_has_to_be_rare():
+    with pytest.raises(ValueError, match="expected branches with a target"):
+        executed_per_thread(code_of("BRX R2 -0x10", "EXIT"), 1)
+    assert executed_per_thread(code_of("@!P0 BRA 0x30", "PMTRIG 0x8000", "BRX R2 -0x10", "EXIT"), 1) == 2
+
+
+LOOP = ("MOV R0, R1", "{access}", "FADD R2, R2, R3", "@P0 BRA 0x10", "EXIT")
+
+
+@pytest.mark.parametrize(
+    ("access", "value_bytes", "rounds"),
+    [
+        ("LDG.E R3, [R0]", 4, 32),
+        ("LDG.E.128 R4, [R0]", 4, 8),
+        ("LDG.E.128 R4, [R0]", 2, 4),
+        ("STG.E.U16 [R0], R3", 2, 32),
+        ("LDS.128 R4, [R0]", 2, 8),
+        ("FADD R4, R4, R5", 4, 32),
+    ],
+)
+def test_a_loop_counts_until_it_has_moved_what_a_thread_holds(access, value_bytes, rounds):
+    code = code_of(*(line.format(access=access) for line in LOOP))
+    assert executed_per_thread(code, 32, value_bytes) == 2 + 3 * rounds
+
+
+def test_threads_go_on_where_they_meet():
+    """Behind BSYNC comes what BSSY names: the next instruction, or from code that lies apart another."""
+    code = code_of(
+        "BSSY B0, 0x30", "@P0 BRA 0x50", "BSYNC B0", "FADD R0, R0, R0", "EXIT", "FMUL R0, R0, R0", "BSYNC B0"
+    )
+    blocks = blocks_of(code)
+    assert [block.instructions[0].address for block in blocks] == [0x00, 0x20, 0x30, 0x50]
+    assert [block.successors for block in blocks] == [[1, 3], [2], [], [2]]
+
+
+def test_calls_and_parted_warps():
+    code = code_of("CALL.REL.NOINC 0x40", "BRA.DIV UR4, 0x30", "EXIT", "FADD R9, R9, R9", "FMUL R0, R0, R0", "RET.REL")
+    assert [one.name for one in hot_instructions(code)] == ["CALL", "BRA", "EXIT", "FMUL", "RET"]
+
+
+def test_a_call_is_the_sum_of_its_kernels():
+    kernels = [SimpleNamespace(code=code_of(*["FADD R0, R0, R0"] * count, "EXIT")) for count in (31, 63)]
+    assert instructions_per_value(kernels, 32) == 3.0
+
+
+def kernel_of(name, *lines):
+    return Kernel(name, 90, registers=32, local_bytes=0, shared_bytes=0, code=code_of(*lines))
+
+
+def test_budgets_of_instructions_can_be_exceeded():
+    kernel = kernel_of("k<float, 1>", "DADD R0, R0, R0", *["FADD R0, R0, R0"] * 30, "EXIT")
+    limits = {"threads": 256, "registers": 32, "occupancy": 1.0, "values": 8}
+    assert check([kernel], [Budget("k<.*>", **limits, instructions=4.0, hot_doubles=1, blocks=8)]) == []
+    told = check([kernel], [Budget("k<.*>", **limits, instructions=3.9, hot_doubles=0, blocks=9)])
+    assert [line.split(": ")[1] for line in told] == [
+        "8 blocks per multiprocessor, at least 9",
+        "1 hot_doubles, at most 0",
+        "4.0 instructions per value, at most 3.9",
+    ]
+
+
+def test_budgets_of_calls_can_be_exceeded():
+    lines = [*["FADD R0, R0, R0"] * 31, "EXIT"]
+    kernels = [kernel_of(name, *lines) for name in ("k<float, 1>", "k<float, 2>", "k<__half, 2>", "other")]
+    assert Call(r"k<(\w+), [12]>", values=8, instructions=8.0).broken_by(kernels) == []
+    assert Call(r"k<(\w+), [12]>", values=8, instructions=7.9).broken_by(kernels) == [
+        "sm_90 k<float, 1> + k<float, 2>: 8.0 instructions per value, at most 7.9"
+    ]
+    assert Call("absent", values=8, instructions=8.0).broken_by(kernels) == ["absent: there are no such kernels"]
+
+
+SOURCE = """
+    #include "cuda/portable.cuh"
+    // Eight values of a thread, and for the first thread a long loop.
+    __global__ void border(const float* x, float* y, int n) {
+      float sum = 0.0f;
+    #pragma unroll
+      for (int k = 0; k < 8; ++k) sum += ld_global(x + 256 * k + threadIdx.x);
+      if (threadIdx.x == 0) {
+        MARK;
+    #pragma unroll 1
+        for (int k = 0; k < n; ++k) st_plain(y + n + k, sqrt(double(sum)) > k ? 1.0f : 0.0f);
+      }
+      st_plain(y + threadIdx.x, sum);
+    }
+    // A loop over the thread's 32 values, of which one round takes four.
+    __global__ void rounds(const float* x, float* y) {
+    #pragma unroll 4
+      for (int k = 0; k < 32 * 4; ++k) st_plain(y + 256 * k + threadIdx.x, 2.0f * ld_global(x + 256 * k + threadIdx.x));
+    }"""
+
+
+@needs_compiler
+def test_compiled_kernels_are_counted(tmp_path):
+    found = {}
+    for mark in ("rarely()", ""):
+        (tmp_path / "planted.cu").write_text(SOURCE.replace("MARK", mark))
+        compile_cubin(tmp_path / "planted.cu", 90, tmp_path / "planted.cubin")
+        found[mark] = {kernel.name: kernel for kernel in kernels_of(tmp_path / "planted.cubin", 90)}
+    marked, unmarked = found["rarely()"]["border"], found[""]["border"]
+    assert marked.doubles > 0
+    assert marked.hot_doubles == 0
+    assert unmarked.hot_doubles == unmarked.doubles > 0
+    assert 8 * 2 <= executed_per_thread(marked.code, 8) < 60 < executed_per_thread(unmarked.code, 8)
+    rounds = found[""]["rounds"]
+    # At least a load, a multiplication and a store for each value; at most the addresses as well.
+    assert 3.0 <= rounds.instructions_per_value(128) <= 6.0

@@ -1,0 +1,237 @@
+"""How many instructions a thread of a CUDA kernel executes, read from the kernel's machine code (cuobjdump -sass).
+
+The count is a walk of the basic blocks, without a GPU and without a profile:
+
+- Straight code counts once. A loop counts until its loads, or stores, have moved as many values as a thread holds.
+- Both sides of each branch count. The kernel has code for each option of a call, of which a thread runs one, so this
+  is more than any thread executes of that code.
+- What is left out is code that the source marks with `rarely()` of portable.cuh, and what can be reached through it
+  alone: the pad's copies at the border, and what one warp of a block does for a group (coefficients, statistics in
+  float64). `rarely()` is the instruction PMTRIG. Where the compiler made it conditional, its block counts.
+
+Usage:
+    kernels = gpu_budget.kernels_of(cubin, 90)
+    instructions_per_value([reduce, apply], values=32)    # of a call: the sum over its kernels
+    executed_per_thread(apply.code, values=32)    # of one kernel
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+MARK = "PMTRIG"  # what rarely() compiles to
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """An instruction of machine code.
+
+    Attributes:
+        address: Bytes from the kernel's first instruction.
+        predicate: Such as "@!P0", "" where the instruction is unconditional.
+        opcode: With its modifiers, such as "LDG.E.128".
+        operands: What follows the opcode.
+    """
+
+    address: int
+    predicate: str
+    opcode: str
+    operands: str
+
+    @property
+    def name(self) -> str:
+        """The opcode without modifiers."""
+        return self.opcode.split(".")[0]
+
+    @property
+    def target(self) -> int | None:
+        """The address in the operands, of a branch."""
+        match = re.search(r"(?:^|[ ,])0x([0-9a-f]+)$", self.operands)
+        return int(match[1], 16) if match else None
+
+    @property
+    def bits(self) -> int:
+        """Bits of a thread's access, of a load or store."""
+        for bits in (128, 64, 16, 8):
+            if re.search(rf"\.[US]?{bits}(\.|$)", self.opcode):
+                return bits
+        return 32
+
+
+class HasCode(Protocol):
+    """A kernel with its machine code."""
+
+    code: list[Instruction]
+
+
+def instructions_of(sass: str) -> dict[str, list[Instruction]]:
+    """The instructions of each kernel in what cuobjdump -sass prints."""
+    kernels: dict[str, list[Instruction]] = {}
+    instructions: list[Instruction] = []
+    pattern = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?(\S+?)(?:\s+([^;]*?))?\s*;")
+    for line in sass.splitlines():
+        if match := re.search(r"Function : (\S+)", line):
+            instructions = kernels.setdefault(match[1], [])
+        elif match := pattern.match(line):
+            address, predicate, opcode, operands = match.groups()
+            instructions.append(Instruction(int(address, 16), (predicate or "").strip(), opcode, operands or ""))
+    return kernels
+
+
+@dataclass(frozen=True)
+class Block:
+    """Instructions that are executed one after the other, and the numbers of the blocks that may follow."""
+
+    instructions: list[Instruction]
+    successors: list[int]
+
+    @property
+    def rare(self) -> bool:
+        """Whether the source marks it with rarely()."""
+        return any(one.name == MARK and not one.predicate for one in self.instructions)
+
+    @property
+    def executed(self) -> int:
+        """Instructions but for those that fill up."""
+        return sum(one.name != "NOP" for one in self.instructions)
+
+
+def _goes_on(last: Instruction) -> bool:
+    """Whether the next instruction may follow: not behind an unconditional jump or end."""
+    parted = last.opcode.startswith("BRA.DIV")
+    conditional = last.predicate or parted or (last.name == "BRA" and re.match(r"!?U?P\w+,", last.operands))
+    return bool(conditional) or last.name not in ("BRA", "EXIT", "RET", "JMP", "BRX", "JMX")
+
+
+def _jumps_to(last: Instruction) -> int | None:
+    """The target of a branch or call, but not of BRA.DIV, which is for warps whose threads have parted."""
+    return last.target if last.name in ("BRA", "CALL", "JMP") and not last.opcode.startswith("BRA.DIV") else None
+
+
+def blocks_of(instructions: list[Instruction]) -> list[Block]:
+    """The basic blocks, of which the first is where the kernel begins.
+
+    What follows a barrier of converging threads (BSYNC) is what its BSSY names, which mostly is the next instruction.
+    Where it is not, all that any BSSY of that barrier names may follow.
+    """
+    ends = {"BRA", "EXIT", "RET", "CALL", "JMP", "BRX", "JMX", "BSYNC"}
+    joins: dict[str, set[int]] = {}
+    for one in instructions:
+        if one.name == "BSSY" and one.target is not None:
+            joins.setdefault(one.operands.split(",")[0], set()).add(one.target)
+    leaders = {instructions[0].address} if instructions else set()
+    for one, following in pairwise(instructions):
+        if one.name in ends:
+            leaders.add(following.address)
+        if one.target is not None and one.name in {"BRA", "CALL", "JMP", "BSSY"}:
+            leaders.add(one.target)
+    cut: list[list[Instruction]] = []
+    for one in instructions:
+        if one.address in leaders:
+            cut.append([])
+        cut[-1].append(one)
+    number = {block[0].address: k for k, block in enumerate(cut)}
+    blocks = []
+    for k, block in enumerate(cut):
+        last = block[-1]
+        follows: set[int] = {k + 1} if _goes_on(last) and k + 1 < len(cut) else set()
+        jump = _jumps_to(last)
+        to = {jump} if jump is not None else set()
+        if last.name == "BSYNC" and (k + 1 == len(cut) or cut[k + 1][0].address not in joins.get(last.operands, set())):
+            to |= joins.get(last.operands, set())
+        blocks.append(Block(block, sorted(follows | {number[address] for address in to if address in number})))
+    return blocks
+
+
+def hot_blocks(blocks: list[Block]) -> list[int]:
+    """The numbers of the blocks that the first one leads to without a rare one between.
+
+    Raises:
+        ValueError: A jump through a table among them, whose targets are not known.
+    """
+    found: set[int] = set()
+    left = [0] if blocks else []
+    while left:
+        k = left.pop()
+        if k in found or blocks[k].rare:
+            continue
+        if blocks[k].instructions[-1].name in ("BRX", "JMX"):
+            raise ValueError(
+                f"expected branches with a target, got {blocks[k].instructions[-1]} in code that is not rare"
+            )
+        found.add(k)
+        left += blocks[k].successors
+    return sorted(found)
+
+
+def _reached(blocks: list[Block], among: set[int]) -> dict[int, set[int]]:
+    """The blocks that each one leads to, by at least one step."""
+    reached: dict[int, set[int]] = {}
+    for first in among:
+        seen: set[int] = set()
+        left = [first]
+        while left:
+            steps = [k for k in blocks[left.pop()].successors if k in among and k not in seen]
+            seen.update(steps)
+            left += steps
+        reached[first] = seen
+    return reached
+
+
+def loops_of(blocks: list[Block], hot: list[int]) -> list[list[int]]:
+    """The hot blocks of each outermost loop."""
+    reached = _reached(blocks, set(hot))
+    loops: list[list[int]] = []
+    for k in hot:
+        if k in reached[k] and not any(k in loop for loop in loops):
+            loops.append([other for other in hot if other in reached[k] and k in reached[other]])
+    return loops
+
+
+def _rounds(instructions: list[Instruction], values: int, value_bytes: int) -> int:
+    """How often a loop runs: until what it loads, or stores, of one kind of memory is what a thread holds."""
+    moved: Counter[str] = Counter()
+    for one in instructions:
+        if one.name in ("LDG", "STG"):
+            moved[one.name] += max(1, one.bits // 8 // value_bytes)
+        elif one.name in ("LDS", "STS"):
+            moved[one.name] += max(1, one.bits // 32)  # shared memory holds float32
+    return -(-values // max([1, *moved.values()]))
+
+
+def hot_instructions(code: list[Instruction]) -> list[Instruction]:
+    """All instructions of the hot blocks."""
+    blocks = blocks_of(code)
+    return [one for k in hot_blocks(blocks) for one in blocks[k].instructions]
+
+
+def executed_per_thread(code: list[Instruction], values: int, value_bytes: int = 4) -> int:
+    """Instructions that a thread executes at most, without those of rare code.
+
+    Args:
+        code: The kernel's instructions.
+        values: Values of x that a thread holds.
+        value_bytes: Bytes of a value in global memory, to count the rounds of loops.
+
+    Returns:
+        Instructions.
+
+    Raises:
+        ValueError: See hot_blocks.
+    """
+    blocks = blocks_of(code)
+    hot = hot_blocks(blocks)
+    loops = loops_of(blocks, hot)
+    total = sum(blocks[k].executed for k in hot)
+    for loop in loops:
+        once = [one for k in loop for one in blocks[k].instructions]
+        total += (_rounds(once, values, value_bytes) - 1) * sum(blocks[k].executed for k in loop)
+    return total
+
+
+def instructions_per_value(kernels: Iterable[HasCode], values: int, value_bytes: int = 4) -> float:
+    """Instructions per value of x of a call: the sum over its kernels, whose threads hold `values` of them each."""
+    return sum(executed_per_thread(kernel.code, values, value_bytes) for kernel in kernels) / values
