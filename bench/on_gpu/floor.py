@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -40,6 +41,7 @@ def clocks_task(context: Context, name: str) -> Task:
 
 
 def _device(context: Context) -> Iterator[Row]:
+    yield {"date": time.strftime("%Y-%m-%d", time.gmtime())}
     yield {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
     if not context.dry_run:
         properties = torch.cuda.get_device_properties(0)

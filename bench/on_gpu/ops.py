@@ -26,16 +26,34 @@ def tasks(context: Context, *, implementations: Sequence[str], with_compiled: bo
         implementations: Those of ours to check and to time.
         with_compiled: Whether plain PyTorch, eager and under torch.compile, is timed too, in the same rounds.
     """
-    problems: list[tuple[str, Callable[[], Problem]]] = [
-        (
+    measure = partial(rows, context, implementations=implementations, with_compiled=with_compiled)
+    found = [
+        Task(
             f"{case.name} {case.passes} {case.shape} {case.layout} {name_of(case.dtype)}",
-            partial(case.problem, context.device),
+            partial(_of_case, case, partial(measure, partial(case.problem, context.device))),
         )
         for case in _cases(context)
     ]
-    problems += _other_problems(context)
-    measure = partial(rows, context, implementations=implementations, with_compiled=with_compiled)
-    return [Task(name, partial(measure, problem)) for name, problem in problems]
+    return found + [Task(name, partial(measure, problem)) for name, problem in _other_problems(context)]
+
+
+def _of_case(case: FusedNormCase, measured: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+    """Yield rows that say of which case they are."""
+    for row in measured():
+        yield {**head_of(case), **row}
+
+
+def head_of(case: FusedNormCase) -> Row:
+    """Return what tells a case of fused_norm from the others."""
+    return {
+        "function": "fused_norm",
+        "op": case.name,
+        "statistics": case.options["statistics"],
+        "shape": list(case.shape),
+        "layout": case.layout,
+        "dtype": name_of(case.dtype),
+        "pass": case.passes,
+    }
 
 
 def _cases(context: Context) -> list[FusedNormCase]:

@@ -273,7 +273,7 @@ __device__ inline void activate_gradient(const BackwardArguments& arguments, con
 // A lane has columns lane, lane + 32, ... of rows block_warps apart, so that loads and stores are coalesced wherever the rows of
 // the padded gradient begin.
 template <class Storage, int words, Mode mode, Abilities abilities>
-__global__ void __launch_bounds__(block_threads, 3) backward_rows(const __grid_constant__ BackwardArguments arguments) {
+__global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_rows(const __grid_constant__ BackwardArguments arguments) {
   constexpr int held = backward_values / words, rows = held < most_backward_rows ? held : most_backward_rows, width = 32 * words;
   FASTMUNIT_BACKWARD_SHARED(shared);
   if constexpr (mode != Mode::apply) start_dependent_launch();
@@ -519,7 +519,7 @@ struct Four {
 };
 
 template <class Storage, bool phases, Mode mode, Abilities abilities>
-__global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid_constant__ BackwardArguments arguments) {
+__global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_pixels(const __grid_constant__ BackwardArguments arguments) {
   constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C, fours = N / 4;
   using OfFour = Four<C / fours, abilities>;
   FASTMUNIT_BACKWARD_SHARED(shared);
@@ -684,7 +684,7 @@ __global__ void __launch_bounds__(block_threads, 3) backward_pixels(const __grid
 
 // Value by value, in either layout: a thread keeps its values in shared memory of its own.
 template <class Storage, Mode mode>
-__global__ void __launch_bounds__(block_threads, 3) backward_any(const __grid_constant__ BackwardArguments arguments) {
+__global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_any(const __grid_constant__ BackwardArguments arguments) {
   FASTMUNIT_BACKWARD_SHARED(shared);
   SMEM_ARRAY(float, x_shared, block_threads * backward_values);
   SMEM_ARRAY(float, dz_shared, block_threads * backward_values);

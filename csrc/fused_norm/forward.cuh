@@ -141,7 +141,7 @@ constexpr int waiting_values = 8;
 // A lane has columns lane, lane + 32, ... of rows block_warps apart, so that both loads and stores are coalesced wherever the
 // rows of the padded map begin.
 template <class Storage, int words, Mode mode>
-__global__ void __launch_bounds__(block_threads, words < 4 ? 3 : 4) forward_rows(const __grid_constant__ ForwardArguments arguments) {
+__global__ void __launch_bounds__(block_threads, resident_blocks(words < 4 ? 3 : 4)) forward_rows(const __grid_constant__ ForwardArguments arguments) {
   constexpr int rows = tile_values / words, width = 32 * words;
   FASTMUNIT_FORWARD_SHARED(shared);
   if constexpr (mode == Mode::reduce) start_dependent_launch();
@@ -345,7 +345,7 @@ constexpr int shown_vectors = tile_vectors / 2;
 
 // Blocks of a multiprocessor. On GPUs from compute capability 10.0 on, float16 takes more registers to unpack.
 template <class Storage>
-constexpr int pixel_blocks = std::is_same_v<Storage, __half> ? 2 : 3;
+constexpr int pixel_blocks = resident_blocks(std::is_same_v<Storage, __half> ? 2 : 3);
 
 template <class Storage, bool phases, Mode mode>
 __global__ void __launch_bounds__(block_threads, pixel_blocks<Storage>) forward_pixels(const __grid_constant__ ForwardArguments arguments) {
@@ -473,7 +473,7 @@ __global__ void __launch_bounds__(block_threads, pixel_blocks<Storage>) forward_
 
 // Value by value, in either layout: a thread keeps its values in shared memory of its own.
 template <class Storage, Mode mode>
-__global__ void __launch_bounds__(block_threads, 3) forward_any(const __grid_constant__ ForwardArguments arguments) {
+__global__ void __launch_bounds__(block_threads, resident_blocks(3)) forward_any(const __grid_constant__ ForwardArguments arguments) {
   FASTMUNIT_FORWARD_SHARED(shared);
   SMEM_ARRAY(float, tile_shared, block_threads * tile_values);
   if constexpr (mode == Mode::reduce) start_dependent_launch();

@@ -20,15 +20,20 @@ enum class Mode { whole, reduce, apply };
 // any: every other map, value by value.
 enum class Kernel { rows, pixels, any };
 
-constexpr int block_threads = 256, block_warps = block_threads / 32;
-constexpr int tile_values = 32;   // of each thread, of rows and any
-constexpr int tile_vectors = 8;   // of each thread, of pixels
+// bench.on_gpu compiles others: 128 to 512, a power of 2. The tiles of larger blocks are as large.
+#ifndef FASTMUNIT_BLOCK_THREADS
+#define FASTMUNIT_BLOCK_THREADS 256
+#endif
+constexpr int block_threads = FASTMUNIT_BLOCK_THREADS, block_warps = block_threads / 32;
+constexpr int tile_values = block_threads > 256 ? 16 : 32;  // of each thread, of rows and any
+constexpr int tile_vectors = tile_values / 4;               // of each thread, of pixels
 constexpr int backward_values = tile_values / 2, backward_vectors = tile_vectors / 2;
 constexpr int most_backward_rows = 8;  // of a warp, in kernel `rows`: the addresses of more take too many registers
 constexpr int most_rounds = 4;  // that a block of the backward holds its registers' values anew for
 constexpr int vector_bytes = 16;
 constexpr int largest_cluster = 8;  // the largest size that every GPU with clusters supports
-constexpr int largest_row_words = 16;  // of 32 columns, in kernel `rows`
+constexpr int largest_row_words = backward_values;  // of 32 columns, in kernel `rows`
+constexpr int largest_slice = block_threads / largest_cluster < 32 ? block_threads / largest_cluster : 32;  // in channels
 
 // How a launch covers a map. A step is what the block's threads access at once: `step_pixels` pixels of `lanes` threads each.
 struct Plan {
@@ -49,6 +54,9 @@ struct Plan {
     return a.batch * (a.statistics == Statistics::layer ? 1 : a.channels);
   }
 };
+
+// Blocks per multiprocessor that have about as many threads as `blocks` of 256.
+constexpr int resident_blocks(int blocks) { return (blocks * 256 + block_threads - 1) / block_threads; }
 
 inline int value_bytes(DataType dtype) { return dtype == DataType::float32 ? 4 : 2; }
 
@@ -124,7 +132,8 @@ class Planner {
   }
   int most_lanes() const {
     if (a.layout == Layout::nchw) return 1;
-    return power_of_2_up(quotient_up(a.channels, lane_channels()), vectors_ ? (a.phases ? 8 : 4) : 32);
+    const int most = vectors_ ? (a.phases ? 8 : 4) : 32, fit = largest_slice / lane_channels();
+    return power_of_2_up(quotient_up(a.channels, lane_channels()), most < fit ? most : fit);
   }
   // 32 bytes of channels, a sector of memory. With phases four threads make one vector of the result.
   int least_lanes() const {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,16 +13,19 @@ import pytest
 import torch
 
 from bench.harness import DEVICE
-from bench.on_gpu import floor, ops, timer
+from bench.on_gpu import candidates, floor, library, ops, timer
 from bench.on_gpu.__main__ import main
 from bench.on_gpu.clock import WallClock
 from bench.on_gpu.kernel_profile import NAMES, category_of
+from bench.on_gpu.library import Builds, Device, LaunchError, Maps
 from bench.on_gpu.runner import PRELOADED
-from bench.on_gpu.stage import Context
+from bench.on_gpu.stage import Context, SkippedError
 from bench.on_gpu.stages import STAGES
 from bench.on_gpu.timer import FAKE_BYTES_PER_SECOND, FAKE_LAUNCH_SECONDS, DryTimer, GpuTimer, Launches
 from bench.problems import instance_norm_stats_problem
 from fastmunit.ops.availability import unavailable
+from tools import fit_launch_table
+from tools.gpu_budget import find_nvcc
 
 ROOT = Path(__file__).parents[2]
 NATIVE = unavailable("native", "cpu")
@@ -104,6 +108,84 @@ def test_the_judged_maps_are_those_of_a_step():
     assert {case.backward for case in cases} == {False, True}
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="the emulated kernels need a C++ compiler")
+def test_candidates_are_right_and_each_plan_is_timed_once(rows):
+    found = [row for row in rows["candidates"] if "us_cold" in row]
+    assert not any("status" in row for row in found)
+    for row in found:
+        assert row["max_error"] < (1e-6 if row["dtype"] == "float32" else 5e-3)
+        assert row["us_copy_cold"] > row["us_copy_warm"] > 0
+        assert row["us_cold"] > row["us_warm"] > 0
+    assert {row["params"]["threads"] for row in found} == {128, 256}
+    assert {row["params"]["split"] for row in found} == {0, 1}
+    assert {row["params"]["cluster"] for row in found} >= {1, 2, 4, 8}
+    assert {row["params"]["dependent_launches"] for row in found} == {True, False}
+    assert {row["params"]["kernel"] for row in found} == {0, 1, 2}
+    assert {row["pass"] for row in found} == {"forward", "backward"}
+    numbers = ("split", "channels", "steps", "tiles", "cluster", "blocks")
+    for task in {row["task"] for row in found}:
+        of_task = [row["params"] for row in found if row["task"] == task]
+        keys = [(p["threads"], p["dependent_launches"] and p["split"], *(p[n] for n in numbers)) for p in of_task]
+        assert len(set(keys)) == len(keys), task
+        assert of_task[0]["tile"] == 1
+
+
+def test_a_launch_table_can_be_fitted_to_a_run(rows, dry_run):
+    found = fit_launch_table.Candidates(fit_launch_table.rows_of(dry_run, "candidates"))
+    assert sum(found.shares.values()) == pytest.approx(1)
+    threads, dependent, *classes = fit_launch_table.thresholds(found)
+    assert threads == "threads per block: 256"  # a dry run makes what comes first the fastest
+    assert dependent == "dependent launches: yes"
+    assert len(classes) == 12
+    assert all(": as planned, " in line for line in classes)
+    assert list(fit_launch_table.choices(dry_run)) == []
+    triton = [row for row in rows["native kernels"] if row.get("implementation") == "native" and "us_cold" in row]
+    triton = [{**row, "implementation": "triton", "us_cold": row["us_cold"] / 2, "us_warm": 0.0} for row in triton]
+    faster = {**dry_run, "stages": [*dry_run["stages"], {"name": "triton kernels", "rows": triton}]}
+    assert len(list(fit_launch_table.choices(faster))) == 6
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_wrong_candidate_is_not_timed(context, monkeypatch, backward):
+    case = next(case for case in ops.fused_norm_cases(16) if case.backward == backward)
+    kind = candidates.Backward if backward else candidates.Forward
+    right = kind.__call__
+
+    def wrong(self, *tensors):
+        results = right(self, *tensors)
+        (results[0] if backward else results)[0, 0, 0, 0] += 1
+        return results
+
+    monkeypatch.setattr(kind, "__call__", wrong)
+    found = list(candidates.rows(context, Builds(None), case, [256]))
+    assert found
+    assert {row["status"] for row in found} == {"wrong"}
+    assert found[0]["variant"] == "256 threads, as planned"
+
+
+def test_a_small_workspace_is_refused():
+    case = next(case for case in ops.fused_norm_cases(16) if case.options["statistics"] == "layer")
+    built, device = Builds(None).wait(256), Device(4, 1, False)
+    maps = Maps(*case.problem("cpu").tensors[:4])
+    plan = built.plan(device, maps, case.options)
+    assert plan.split
+    with pytest.raises(LaunchError, match="the workspace is too small"):
+        built.forward(device, maps, case.options, replace(plan, workspace_doubles=plan.workspace_doubles // 4))
+
+
+def test_without_a_compiler_candidates_are_skipped(monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(SkippedError, match="there is no C\\+\\+ compiler"):
+        Builds(None, tmp_path)
+
+
+def test_what_does_not_compile_says_why(monkeypatch, tmp_path):
+    monkeypatch.setattr(library, "SOURCES", ("bench/no_such.cu",))
+    with pytest.raises(RuntimeError, match="no_such"):
+        Builds(None, tmp_path).wait(256)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_steps_and_profile(rows):
     steps = {row["task"]: row for row in (*rows["step"], *rows["compiled step"]) if "status" not in row}
     assert len(steps) == 7
@@ -126,6 +208,23 @@ def test_needs_neither_pydantic_nor_pytest_but_for_steps(tmp_path):
     assert kernels["status"] == "done"
     assert step["status"] == "skipped"
     assert "pydantic is not installed here" in step["reason"]
+
+
+@pytest.mark.skipif(find_nvcc() is None, reason="there is no nvcc")
+def test_candidates_compile_for_a_gpu(tmp_path):
+    """Their own source alone: test_compile.py compiles the launchers."""
+    command = [
+        find_nvcc(),
+        "-std=c++17",
+        "-arch=sm_90",
+        "-Icsrc",
+        "-c",
+        "-o",
+        tmp_path / "candidates.o",
+        library.SOURCES[0],
+    ]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "soon"])
