@@ -49,13 +49,13 @@ class LaunchError(Exception):
 
 @dataclass(frozen=True)
 class Device:
-    """What a launch table is told of the GPU.
+    """Properties of a GPU that the launch table plans with.
 
     Attributes:
         multiprocessors: How many it has.
         cluster: Blocks that may share their memory, at most; 1 if none.
         dependent_launches: Whether a kernel may start before the one ahead of it ends.
-        most_steps: Of a tile, at most.
+        most_steps: Max steps of a tile.
     """
 
     multiprocessors: int
@@ -81,7 +81,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Maps:
-    """What the op gets: `dpadded`, the padded map's gradient, in backward."""
+    """Inputs of the op; `dpadded`, the gradient of the padded map, is given in backward only."""
 
     x: Tensor
     weight: Tensor | None
@@ -188,7 +188,7 @@ class Library:
 
 
 def _start(request: _Request, x: Tensor, mean: Tensor, rstd: Tensor, plan: Plan) -> Tensor:
-    """Fill in what a launch takes beside maps; return the workspace, which has to live until it is launched."""
+    """Set the statistics, workspace and stream of a request; return the workspace, to be kept until the launch."""
     workspace = x.new_empty(plan.workspace_doubles, dtype=torch.float64)
     request.mean, request.rstd, request.workspace = mean.data_ptr(), rstd.data_ptr(), workspace.data_ptr()
     request.workspace_doubles = plan.workspace_doubles

@@ -8,7 +8,7 @@ struct Device {
   int shared_bytes;  // that one block may have
   int cluster;       // most blocks of a cluster that a launch finds room for, with two blocks in a multiprocessor; 1 if none
   bool dependent_launches = false;  // whether a launch may be dependent (launch.cuh)
-  int most_steps = 32;  // of a tile of fused_norm; fewer where tests cut small maps as large ones are cut
+  int most_steps = 32;  // max steps of a tile of fused_norm; tests lower it to split small maps like large ones
 };
 
 // The current one. Returns null, or what CUDA says went wrong.
