@@ -49,12 +49,36 @@ class Site:
         return self.access_bytes / self.accesses
 
 
+@dataclass(frozen=True)
+class Started:
+    """A kernel that a launcher started.
+
+    Attributes:
+        name: As C++ writes it, with arguments.
+        blocks: Of the grid.
+        threads: Of a block.
+        cluster: Blocks that share their memory.
+        dependent: Whether it may start before the kernel in front of it ends.
+        loaded: Bytes of global memory, as in Site.
+        stored: The same.
+    """
+
+    name: str
+    blocks: int
+    threads: int
+    cluster: int
+    dependent: bool
+    loaded: int
+    stored: int
+
+
 @dataclass
 class Reply:
-    """What a launcher wrote, how many kernels it started, and their traffic where it was counted."""
+    """What a launcher wrote, how many kernels it started, and which, with their traffic, where that was counted."""
 
     outputs: dict[str, bytes] = field(default_factory=dict)
     launches: int = 0
+    kernels: list[Started] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
 
     @property
@@ -157,6 +181,12 @@ def send(program: Path, data: bytes, environment: Mapping[str, str] | None = Non
             reply.outputs[words[0]], left = left[:size], left[size:]
         elif kind == "launches":
             reply.launches = int(words[0])
+        elif kind == "kernel":
+            blocks, threads, cluster, dependent, loaded, stored, *name = words
+            counts = int(loaded), int(stored)
+            reply.kernels.append(
+                Started(" ".join(name), int(blocks), int(threads), int(cluster), dependent == "1", *counts)
+            )
         else:
             file, number, access, *counts = words
             place = f"{Path(file).name}:{number}"

@@ -7,6 +7,9 @@
 // - interleaved: another thread's turn after each access to global memory
 #pragma once
 
+#include <cxxabi.h>
+#include <dlfcn.h>
+
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -503,6 +506,30 @@ inline void launch(const Shape& shape, std::function<void()> kernel) {
   end_fibers(0);
   for (char* data : m.freed_at_the_end) std::free(data);
   m.freed_at_the_end.clear();
+}
+
+// The name of the kernel that a launcher's closure calls: the first function whose address the closure holds.
+inline std::string name_of_kernel(const void* closure, std::size_t bytes) {
+  for (std::size_t at = 0; at + sizeof(void*) <= bytes; at += sizeof(void*)) {
+    void* held = nullptr;
+    std::memcpy(&held, static_cast<const char*>(closure) + at, sizeof(held));
+    Dl_info found = {};
+    if (held == nullptr || dladdr(held, &found) == 0 || found.dli_saddr != held) continue;
+    int status = 0;
+    char* name = abi::__cxa_demangle(found.dli_sname, nullptr, nullptr, &status);
+    const std::string copy = status == 0 ? name : found.dli_sname;
+    std::free(name);
+    return copy;
+  }
+  return "unknown";
+}
+
+template <class Closure>
+void launch(const Shape& shape, Closure closure) {
+  if (traffic.counting) {
+    traffic.started.push_back({name_of_kernel(&closure, sizeof(closure)), shape.blocks, shape.threads, shape.cluster, shape.dependent});
+  }
+  launch(shape, std::function<void()>(std::move(closure)));
 }
 
 }  // namespace emulator

@@ -3,8 +3,8 @@
 //
 // A request is lines of `value NAME NUMBER`, `text NAME WORD`, `input NAME BYTES SHIFT` with the bytes behind the line, and
 // `output NAME BYTES SHIFT`, up to the line `run`. The reply has `output NAME BYTES` with the bytes for each output, then
-// `launches COUNT`, and `site FILE LINE load|store REQUESTS ACCESSES ACCESS_BYTES BYTES SECTORS
-// LEAST_SECTORS` for each access to global memory.
+// `launches COUNT`, and where traffic is counted `kernel BLOCKS THREADS CLUSTER DEPENDENT LOADED STORED NAME` for each launch and
+// `site FILE LINE load|store REQUESTS ACCESSES ACCESS_BYTES BYTES SECTORS LEAST_SECTORS` for each access to global memory.
 //
 // Each array has an allocation of its own, so that the address sanitizer sees its ends; it begins SHIFT bytes behind a
 // 256-byte boundary. Outputs begin as bytes of 0xff, which is NaN.
@@ -79,6 +79,10 @@ class Request {
       std::cout.write(array.data, static_cast<std::streamsize>(array.bytes));
     }
     std::cout << "launches " << traffic.launches << '\n';
+    for (const Started& of : traffic.started) {
+      std::cout << "kernel " << of.blocks << ' ' << of.threads << ' ' << of.cluster << ' ' << of.dependent << ' ' << of.loaded << ' '
+                << of.stored << ' ' << of.name << '\n';
+    }
     for (const auto& [site, of] : traffic.sites) {
       std::cout << "site " << site.file << ' ' << site.line << (site.store ? " store " : " load ") << of.requests << ' '
                 << of.accesses << ' ' << of.access_bytes << ' ' << of.bytes << ' ' << of.sectors << ' ' << of.least_sectors << '\n';

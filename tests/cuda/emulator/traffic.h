@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -29,6 +30,14 @@ struct SiteTraffic {
   std::uint64_t least_sectors = 0;               // that hold the bytes of each request where these lie side by side
 };
 
+// A kernel that was started.
+struct Started {
+  std::string name;  // as C++ writes it, with arguments
+  unsigned blocks, threads, cluster;
+  bool dependent;
+  std::uint64_t loaded = 0, stored = 0;  // bytes, as SiteTraffic counts them
+};
+
 // Gathers the accesses of the threads of a warp, which take turns here but go together on a GPU: the n-th access of each at
 // one place of the program is one request.
 class Traffic {
@@ -36,11 +45,13 @@ class Traffic {
   bool counting = false;
   std::uint64_t launches = 0;
   std::map<Site, SiteTraffic> sites;
+  std::vector<Started> started;  // while counting
 
   void start() {
     counting = true;
     launches = 0;
     sites.clear();
+    started.clear();
   }
 
   // `place` is unique to the call, `site` what it is called.
@@ -94,6 +105,7 @@ class Traffic {
       ++total.requests;
       total.accesses += request.size();
       total.bytes += bytes;
+      (at.site.store ? started.back().stored : started.back().loaded) += bytes;
       total.sectors += sectors;
       total.least_sectors += (bytes + sector_bytes - 1) / sector_bytes;
     }
