@@ -12,6 +12,7 @@ H100, once for all kernels.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,12 +62,14 @@ class Gpu:
     """Specification of a GPU.
 
     Attributes:
+        arch: Compute capability, 90 for 9.0.
         device: What launch tables ask.
         peak_terabytes_per_second: Bandwidth of its memory.
         gigahertz: Clock of its multiprocessors.
         cache_bytes: Of its level-two cache.
     """
 
+    arch: int
     device: Device
     peak_terabytes_per_second: float
     gigahertz: float
@@ -87,10 +90,10 @@ class Gpu:
 
 
 GPUS = {
-    "A100": Gpu(Device(108, 163 * 1024, 1), 1.94, 1.41, 40 * 2**20),
-    "H100": Gpu(Device(132, 227 * 1024, 16), 3.35, 1.755, 50 * 2**20),
-    "H200": Gpu(Device(132, 227 * 1024, 16), 4.8, 1.755, 50 * 2**20),
-    "RTX 4090": Gpu(Device(128, 99 * 1024, 1), 1.008, 2.52, 72 * 2**20),
+    "A100": Gpu(80, Device(108, 163 * 1024, 1), 1.94, 1.41, 40 * 2**20),
+    "H100": Gpu(90, Device(132, 227 * 1024, 16), 3.35, 1.755, 50 * 2**20),
+    "H200": Gpu(90, Device(132, 227 * 1024, 16), 4.8, 1.755, 50 * 2**20),
+    "RTX 4090": Gpu(89, Device(128, 99 * 1024, 1), 1.008, 2.52, 72 * 2**20),
 }
 
 
@@ -131,23 +134,30 @@ class Launch:
     phases: Sequence[Phase]
     dependent: bool = False
 
-    def us(self, gpu: Gpu) -> float:
-        """Return the microseconds, without those of the launch."""
+    def parts(self, gpu: Gpu) -> Counter[str]:
+        """Return the microseconds by what takes them, without those of the launch."""
         multiprocessors = gpu.device.multiprocessors
         waves = math.ceil(self.blocks / (multiprocessors * self.resident))
         warps = math.ceil(self.blocks / multiprocessors) * math.ceil(self.threads / WARP)
-        return sum(
-            max(
-                gpu.memory_us(phase.bytes_moved, cached=phase.cached),
-                gpu.issue_us(phase.instructions * warps),
-                waves * phase.round_trips * (FITTED.cached_round_trip_us if phase.cached else FITTED.round_trip_us),
-            )
-            + waves * phase.wait_us
-            for phase in self.phases
-        )
+        parts: Counter[str] = Counter()
+        for phase in self.phases:
+            round_trip = FITTED.cached_round_trip_us if phase.cached else FITTED.round_trip_us
+            least = {
+                "bytes": gpu.memory_us(phase.bytes_moved, cached=phase.cached),
+                "issue slots": gpu.issue_us(phase.instructions * warps),
+                "round trips": waves * phase.round_trips * round_trip,
+            }
+            longest = max(least, key=lambda name: least[name])
+            parts.update({longest: least[longest], "barriers": waves * phase.wait_us})
+        return parts
+
+
+def call_parts(launches: Sequence[Launch], gpu: Gpu) -> Counter[str]:
+    """Return the microseconds of a measured call of several kernels, by what takes them."""
+    starts = [FITTED.dependent_launch_us if launch.dependent else FITTED.launch_us for launch in launches[1:]]
+    return sum((launch.parts(gpu) for launch in launches), Counter({"launches": FITTED.call_us + sum(starts)}))
 
 
 def call_us(launches: Sequence[Launch], gpu: Gpu) -> float:
     """Return the microseconds of a measured call of several kernels."""
-    starts = [FITTED.dependent_launch_us if launch.dependent else FITTED.launch_us for launch in launches[1:]]
-    return FITTED.call_us + sum(starts) + sum(launch.us(gpu) for launch in launches)
+    return sum(call_parts(launches, gpu).values())
