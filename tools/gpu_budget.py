@@ -136,7 +136,7 @@ def _output(*command: str | Path, text: str | None = None) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, input=text).stdout
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """A demangled name without namespaces, arguments and return type."""
     name = name.replace("(anonymous namespace)::", "").replace("fastmunit::cuda::", "").replace("fastmunit::", "")
     name = re.sub(r"\b(norm|stats|l1)::", "", name)
@@ -196,7 +196,7 @@ def kernels_of(cubin: Path, arch: int) -> list[Kernel]:
         _count(kernels[name], instructions)
     names = _output("c++filt", text="\n".join(kernels)).splitlines()
     for kernel, name in zip(kernels.values(), names, strict=True):
-        kernel.name = _short(name)
+        kernel.name = short_name(name)
     return list(kernels.values())
 
 

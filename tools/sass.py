@@ -167,28 +167,38 @@ def hot_blocks(blocks: list[Block]) -> list[int]:
     return sorted(found)
 
 
-def _reached(blocks: list[Block], among: set[int]) -> dict[int, set[int]]:
+def _follows(blocks: list[Block], among: Iterable[int], but: int | None = None) -> dict[int, list[int]]:
+    """What may follow each of some blocks, of these, but for one."""
+    of_these = set(among)
+    return {k: [to for to in blocks[k].successors if to in of_these and to != but] for k in among}
+
+
+def _reached(follows: dict[int, list[int]]) -> dict[int, set[int]]:
     """The blocks that each one leads to, by at least one step."""
     reached: dict[int, set[int]] = {}
-    for first in among:
+    for first in follows:
         seen: set[int] = set()
         left = [first]
         while left:
-            steps = [k for k in blocks[left.pop()].successors if k in among and k not in seen]
+            steps = [k for k in follows[left.pop()] if k not in seen]
             seen.update(steps)
             left += steps
         reached[first] = seen
     return reached
 
 
+def _loops(reached: dict[int, set[int]]) -> list[list[int]]:
+    """The blocks of each outermost loop."""
+    loops: list[list[int]] = []
+    for k in reached:
+        if k in reached[k] and not any(k in loop for loop in loops):
+            loops.append([other for other in reached if other in reached[k] and k in reached[other]])
+    return loops
+
+
 def loops_of(blocks: list[Block], hot: list[int]) -> list[list[int]]:
     """The hot blocks of each outermost loop."""
-    reached = _reached(blocks, set(hot))
-    loops: list[list[int]] = []
-    for k in hot:
-        if k in reached[k] and not any(k in loop for loop in loops):
-            loops.append([other for other in hot if other in reached[k] and k in reached[other]])
-    return loops
+    return _loops(_reached(_follows(blocks, hot)))
 
 
 def _rounds(instructions: list[Instruction], values: int, value_bytes: int) -> int:
@@ -230,6 +240,54 @@ def executed_per_thread(code: list[Instruction], values: int, value_bytes: int =
         once = [one for k in loop for one in blocks[k].instructions]
         total += (_rounds(once, values, value_bytes) - 1) * sum(blocks[k].executed for k in loop)
     return total
+
+
+def _longest(blocks: list[Block], start: int, among: Iterable[int], times: dict[int, int]) -> list[int]:
+    """The blocks of the longest path from one on that does not come back to it, and goes through each loop once."""
+    follows = _follows(blocks, among, but=start)
+    reached = _reached(follows)
+    loop_of = {k: loop for loop in _loops(reached) for k in loop}
+    entries = {start} | {to for k in follows for to in follows[k] if to not in loop_of.get(k, [])}
+    # From each block on: instructions, the path through its loop, and the block behind. Those it leads to come first.
+    found: dict[int, tuple[int, list[int], int | None]] = {}
+    for k in sorted(entries, key=lambda k: len(reached[k] | {k})):
+        loop = loop_of.get(k, [k])
+        path = _longest(blocks, k, loop, times) if k in loop_of else [k]
+        exits = {to for of in loop for to in follows[of] if to not in loop}
+        behind = max(exits, key=lambda to: found[to][0], default=None)
+        count = sum(times[of] * blocks[of].executed for of in path)
+        found[k] = (count + (0 if behind is None else found[behind][0]), path, behind)
+    whole: list[int] = []
+    at: int | None = start
+    while at is not None:
+        _, path, at = found[at]
+        whole += path
+    return whole
+
+
+def longest_path(blocks: list[Block], values: int, value_bytes: int = 4) -> list[tuple[int, int]]:
+    """The blocks of the longest path that is not rare, and how often it executes each.
+
+    Of two sides of a branch a path takes one, so this is nearer to what a warp executes than executed_per_thread.
+    A function that is called counts nothing.
+
+    Args:
+        blocks: Those of the kernel.
+        values: Values of x that a thread holds.
+        value_bytes: Bytes of a value in global memory, to count the rounds of loops.
+
+    Returns:
+        Numbers of blocks in the order in which they are executed, each once, with the rounds of its loop.
+
+    Raises:
+        ValueError: See hot_blocks.
+    """
+    hot = hot_blocks(blocks)
+    times = dict.fromkeys(hot, 1)
+    for loop in loops_of(blocks, hot):
+        once = [one for k in loop for one in blocks[k].instructions]
+        times.update(dict.fromkeys(loop, _rounds(once, values, value_bytes)))
+    return [(k, times[k]) for k in (_longest(blocks, 0, hot, times) if hot else [])]
 
 
 def instructions_per_value(kernels: Iterable[HasCode], values: int, value_bytes: int = 4) -> float:

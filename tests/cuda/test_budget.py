@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import count_instructions  # noqa: E402
 from gpu_budget import (  # noqa: E402
     SOURCES,
     Budget,
@@ -26,6 +28,8 @@ from gpu_budget import (  # noqa: E402
 )
 
 ARCHITECTURES = (80, 90, 100)
+# How far what a kernel of bench/kernel_counts.yaml executes may be from the machine code.
+STALE = 0.05
 needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="there is no nvcc")
 needs_cuobjdump = pytest.mark.skipif(find_cuobjdump() is None, reason="there is no cuobjdump, Triton's or CUDA's")
 
@@ -58,6 +62,39 @@ def test_kernels_are_within_their_budget(source, arch, tmp_path):
             assert [cell.split(" / ")[ARCHITECTURES.index(arch)] for cell in cells] == markdown_cells(
                 kernels, budget
             ), "docs/gpu.md is not up to date: python tools/gpu_budget.py --markdown"
+    if arch == count_instructions.ARCH and source in count_instructions.SOURCES:
+        assert not out_of_date(kernels), "python tools/count_instructions.py > bench/kernel_counts.yaml"
+
+
+def out_of_date(kernels):
+    """What bench/kernel_counts.yaml lacks, has otherwise or has too much of, where this compiler has written it."""
+    release, written = count_instructions.read_counts()
+    if release != nvcc_release():
+        return []
+    found = count_instructions.all_counts(kernels)
+    is_backward = any("backward" in name for name in found)
+    of_source = {name: counts for name, counts in written.items() if ("backward" in name) == is_backward}
+    changed = [name for name, counts in found.items() if name in written and differ(written[name], counts)]
+    return sorted({*changed, *found.keys() ^ of_source.keys()})
+
+
+def differ(written, found):
+    def total(counts):
+        return counts.load + counts.sums + counts.write
+
+    same = ("values", "registers", "shared_bytes", "in_flight", "barriers")
+    return (
+        any(getattr(written, name) != getattr(found, name) for name in same)
+        or abs(total(written) - total(found)) > STALE * total(found)
+        or abs(written.again - found.again) > STALE * total(found)
+    )
+
+
+def test_counts_of_instructions_that_are_stale_are_found():
+    counts = count_instructions.Counts(32, 64, 0, 128, 4, load=100, sums=200, write=300, again=0)
+    assert not differ(replace(counts, load=90, write=320), counts)
+    for change in ({"write": 269}, {"write": 331}, {"registers": 65}, {"again": 31}):
+        assert differ(replace(counts, **change), counts)
 
 
 def documented(text, budget):

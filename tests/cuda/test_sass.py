@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
+from count_instructions import most_in_flight  # noqa: E402
 from gpu_budget import Budget, Call, Kernel, check, compile_cubin, find_cuobjdump, find_nvcc, kernels_of  # noqa: E402
 from sass import (  # noqa: E402
     Instruction,
@@ -17,6 +18,7 @@ from sass import (  # noqa: E402
     hot_instructions,
     instructions_of,
     instructions_per_value,
+    longest_path,
 )
 
 needs_compiler = pytest.mark.skipif(
@@ -92,6 +94,43 @@ LOOP = ("MOV R0, R1", "{access}", "FADD R2, R2, R3", "@P0 BRA 0x10", "EXIT")
 def test_a_loop_counts_until_it_has_moved_what_a_thread_holds(access, value_bytes, rounds):
     code = code_of(*(line.format(access=access) for line in LOOP))
     assert executed_per_thread(code, 32, value_bytes) == 2 + 3 * rounds
+
+
+def path_of(*lines, values=1):
+    """Where each block of the longest path begins, and its rounds."""
+    blocks = blocks_of(code_of(*lines))
+    return [(blocks[k].instructions[0].address, times) for k, times in longest_path(blocks, values)]
+
+
+def test_a_path_takes_the_longer_side_of_a_branch():
+    lines = ("@P0 BRA 0x30", "FADD R0, R0, R0", "BRA 0x60", *["FMUL R0, R0, R0"] * 3, "EXIT")
+    assert path_of(*lines) == [(0x00, 1), (0x30, 1), (0x60, 1)]
+
+
+def test_a_path_goes_through_loops_once_and_on():
+    """A block that leads to itself; loops left from the top or the end, of which a round loads one of four values."""
+    assert path_of("MOV R0, R1", "FADD R0, R0, R0", "@P0 BRA 0x10", "EXIT") == [(0x00, 1), (0x10, 1), (0x30, 1)]
+    loop = ("MOV R0, R1", "LDG.E R3, [R0]", "@P1 BRA 0x50", "FADD R2, R2, R3", "BRA 0x10", "EXIT")
+    assert path_of(*loop, values=4) == [(0x00, 1), (0x10, 4), (0x30, 4), (0x50, 1)]
+    both = ("LDG.E R3, [R0]", "@P1 BRA 0x30", "FADD R2, R2, R3", "@P0 BRA 0x00", "EXIT")
+    assert path_of(*both, values=4) == [(0x00, 4), (0x20, 4), (0x30, 4), (0x40, 1)]
+
+
+def test_a_path_leaves_out_rare_code():
+    assert path_of("@!P0 BRA 0x30", "PMTRIG 0x8000", "FADD R0, R0, R0", "EXIT") == [(0x00, 1), (0x30, 1)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "most"),
+    [
+        (("LDG.E.128 R4, [R0]", "LDG.E R8, [R0]", "FADD R1, R4, R8", "LDG.E R9, [R0]"), 20),
+        (("LDG.E R2, [R0]", "FADD R1, R2, R2", "LDG.E.128 R4, [R2]", "LDG.E.128 R8, [R2]", "FADD R1, R4, R4"), 32),
+        (("LDG.E R2, [R0]", "LDG.E R3, [R2]", "LDG.E R4, [R3]", "FADD R1, R4, R4"), 4),
+        (("LDG.E.128 R4, [R0]", "FADD R1, R7, R7", "LDG.E.128 R4, [R0]", "FADD R1, R7, R7"), 16),
+    ],
+)
+def test_loads_are_on_their_way_until_one_is_needed(lines, most):
+    assert most_in_flight(code_of(*lines)) == most
 
 
 def test_threads_go_on_where_they_meet():
