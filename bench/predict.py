@@ -1,184 +1,193 @@
-"""Least times of the fused ops on GPUs that are not at hand: `python -m bench.predict`. Predicted bounds, not measured.
+"""Times of fused_norm's CUDA kernels on GPUs that are not at hand: `python -m bench.predict`. Predicted, not measured.
 
-bound = max(bytes / bandwidth, launches · 2.5 µs), the sum over forward and backward of one map. Bytes and launches of
-ours are counted by running the CUDA launchers on the emulator of tests/cuda; those of the eager chain by watching each
-op that plain PyTorch runs, its inputs read and its outputs written once; the ideal compiled one has two kernels in each
-pass, forward reads x twice and writes y, backward reads dy and x twice and writes dx.
+The launchers run on the emulator of tests/cuda, which says which kernels they start in how many blocks, and counts the
+bytes that each loads and stores. bench/kernel_counts.yaml says what the machine code of these kernels executes and
+holds (tools/count_instructions.py). bench/gpu_model.py makes times of both. It was fitted to other kernels on an H100
+(tests/cuda/test_gpu_model.py), with buffers that no cache held.
 
-No cache is counted on: a map that stays in the level-two cache between two kernels is faster than these bounds say.
+The cases are those that `bench.on_gpu` measures. "compiled" is torch.compile as it was measured on the H100.
 """
 
 import argparse
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastmunit import reference
-from fastmunit.testing import make_map, munit_maps
-from tests.cuda.emulated import Reply
+from bench.gpu_model import FITTED, GPUS, Gpu, Launch, Phase, call_parts
+from bench.old_kernels import MEASURED
+from bench.on_gpu.ops import fused_norm_cases
+from bench.problems import FusedNormCase, name_of
+from tests.cuda.emulated import Started
 from tests.cuda.fused_norm_requests import Device, Options, backward, forward
 
-LAUNCH_SECONDS = 2.5e-6
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+from count_instructions import Counts, read_counts
+from gpu_budget import short_name
+
+WHOLE, REDUCE, APPLY = "0", "1", "2"
+"""Numbers of a kernel's mode, as C++ writes them into its name."""
+COMBINE_ROUND_TRIPS = 2
+"""Of a kernel that combines what tiles left: those, then what it is applied to."""
+HEAD = (
+    "map",
+    "layout, dtype",
+    "forward, µs",
+    "ours / copy",
+    "compiled / ours",
+    "bound by",
+    "forward + backward, µs",
+    "compiled / ours",
+    "bound by",
+    "MB of both",
+    "launches",
+)
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU: what the launch table asks, and the bandwidth that copies reach, in bytes a second."""
-
-    device: Device
-    bandwidth: float
-
-
-GPUS = {
-    "A100": Gpu(Device(108, 163 * 1024, 1), 1.8e12),
-    "H100": Gpu(Device(132, 227 * 1024, 16), 3.0e12),
-    "H200": Gpu(Device(132, 227 * 1024, 16), 4.3e12),
-    "RTX 4090": Gpu(Device(128, 99 * 1024, 1), 0.907e12),
-}
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a pass, or both, move and start."""
-
-    bytes: int
-    launches: int
-
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.bytes + other.bytes, self.launches + other.launches)
-
-    def bound(self, gpu: Gpu) -> float:
-        """Least seconds."""
-        return max(self.bytes / gpu.bandwidth, self.launches * LAUNCH_SECONDS)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A map of a step and the op on it."""
-
-    shape: tuple[int, int, int, int]
-    statistics: str
-    activation: str
-    pad: int
-    styled: bool  # weight and bias of each sample and channel
-
-
-def cases(size: int, batch: int) -> list[Case]:
-    """The normalised maps of a step, each once."""
-    found = {
-        Case((batch, m.channels, m.height, m.width), m.statistics, m.activation, m.pad, m.weight == "style")
-        for m in munit_maps(size)
-        if m.statistics != "none" and not m.residual
-    }
-    return sorted(found, key=lambda case: (case.statistics, case.shape, case.styled, case.pad))
-
-
-def _work_of(reply: Reply) -> Work:
-    return Work(reply.bytes, reply.launches)
-
-
-@cache
-def ours(case: Case, layout: str, dtype: torch.dtype, device: Device) -> Work:
-    """Forward and backward, counted on the emulator."""
-    x = make_map(case.shape, dtype, layout)
-    n, c = case.shape[:2]
-    size = (n, c) if case.styled else (c,)
-    weight, bias = (torch.ones(size), torch.zeros(size)) if case.styled or case.statistics == "layer" else (None, None)
-    options = Options(statistics=case.statistics, activation=case.activation, pad=case.pad)
-    padded, mean, rstd, first = forward(x, weight, bias, None, options, device, count=True)
-    *_, second = backward(padded, None, x, mean, rstd, weight, bias, False, options, device, count=True)
-    return _work_of(first) + _work_of(second)
-
-
-class _Watch(TorchDispatchMode):
-    """Adds up what ops read and write; views do neither."""
-
-    work = Work(0, 0)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results = func(*args, **(kwargs or {}))
-        given = [t for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        written = [t for t in torch.utils._pytree.tree_leaves(results) if isinstance(t, Tensor)]
-        is_view = any(alias.alias_info is not None and not alias.alias_info.is_write for alias in func._schema.returns)
-        if written and not is_view and func is not torch.ops.aten.detach.default:
-            self.work += Work(sum(t.numel() * t.element_size() for t in (*given, *written)), 1)
-        return results
-
-
-@cache
-def eager(case: Case, layout: str, dtype: torch.dtype) -> Work:
-    """Forward and backward of plain PyTorch."""
-    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    x = torch.empty(case.shape, dtype=dtype, device="meta").to(memory_format=memory_format).requires_grad_()
-    n, c = case.shape[:2]
-    weight = bias = None
-    if case.styled or case.statistics == "layer":
-        size = (n, c) if case.styled else (c,)
-        weight, bias = (torch.empty(size, device="meta", requires_grad=True) for _ in range(2))
-    with _Watch() as watch:
-        padded, _ = reference.fused_norm(
-            x, weight, bias, statistics=case.statistics, activation=case.activation, pad=case.pad
-        )
-        learning = [t for t in (x, weight, bias) if t is not None]
-        torch.autograd.grad(padded, learning, torch.empty_like(padded))
-    return watch.work
-
-
-def ideal_compiled(case: Case, dtype: torch.dtype) -> Work:
-    """Statistics and the rest as two kernels, forward and backward."""
+def kernels_of(case: FusedNormCase, device: Device) -> tuple[list[Started], list[Started]]:
+    """Return the kernels that a GPU's launchers start, of forward and of backward."""
     n, c, h, w = case.shape
-    x = n * c * h * w * dtype.itemsize
-    y = n * c * (h + 2 * case.pad) * (w + 2 * case.pad) * dtype.itemsize
-    return Work(2 * x + y, 2) + Work(2 * (x + y) + x, 2)
+    options = Options(**case.options)
+    memory_format = torch.channels_last if case.layout == "channels_last" else torch.contiguous_format
+    x = torch.zeros((n, 4 * c, h // 2, w // 2) if options.phases else case.shape, dtype=case.dtype)
+    x = x.contiguous(memory_format=memory_format)
+    weight, bias = (None if size is None else torch.ones(size) for size in case.parameters)
+    residual = None
+    if case.residual:
+        residual = torch.zeros((n, c, h + 2, w + 2), dtype=case.dtype).contiguous(memory_format=memory_format)
+        residual = residual[:, :, 1:-1, 1:-1]
+    padded, mean, rstd, first = forward(x, weight, bias, residual, options, device, count=True)
+    wanted = (case.parameters_learn, case.parameters_learn)
+    given = (padded, None, x, mean, rstd, weight, bias, case.residual, options, device, wanted)
+    *_, second = backward(*given, count=True)
+    return first.kernels, second.kernels
 
 
-def rows(
-    gpu: Gpu, layout: str, dtype: torch.dtype, chosen: list[Case], told: Callable[[str], None]
-) -> dict[str, list[float]]:
-    """Tell a line for each map; return the ratios of the bounds."""
-    ratios: dict[str, list[float]] = {"eager": [], "ideal compiled": []}
-    for case in chosen:
-        works = {
-            "ours": ours(case, layout, dtype, gpu.device),
-            "eager": eager(case, layout, dtype),
-            "ideal compiled": ideal_compiled(case, dtype),
-        }
-        bounds = {name: work.bound(gpu) for name, work in works.items()}
-        name = f"{case.statistics}{' style' if case.styled else ''} {case.shape} pad {case.pad}"
-        columns = [f"{w.bytes / 1e6:9.2f} {w.launches:3d} {bounds[k] * 1e6:8.1f}" for k, w in works.items()]
-        told(f"  {name:<42}" + " |".join(columns))
-        for other, of in ratios.items():
-            of.append(bounds[other] / bounds["ours"])
-    return ratios
+def launch_of(kernel: Started, counts: Counts, case: FusedNormCase, gpu: Gpu) -> Launch:
+    """Return what the model has to know of a kernel.
+
+    In the first phase it loads, in the second it takes sums, in the third it stores. Threads that hold less than a full
+    tile skip stores, not loads and sums. A kernel that is the second to read a map finds it in the level-two cache if
+    that is as large. What has no mode combines what tiles left, a warp or a block for each group.
+    """
+    found = re.search(r"Mode\)(\d)", kernel.name)
+    wait = counts.barriers * FITTED.block_sum_us / 2  # a sum over a block has two barriers
+    resident = counts.resident(gpu.arch, kernel.threads)
+    if found is None:
+        instructions = counts.load + counts.sums + counts.write
+        phase = Phase(instructions, kernel.loaded, True, COMBINE_ROUND_TRIPS, wait + FITTED.scalars_us)
+        return Launch(kernel.blocks, kernel.threads, resident, (phase,), kernel.dependent)
+    mode = found[1]
+    is_second = mode == APPLY and case.options["statistics"] != "none"
+    if mode != REDUCE and not is_second:
+        wait += FITTED.scalars_us
+    if kernel.cluster > 1:
+        wait += FITTED.cluster_us
+    threads = kernel.blocks * kernel.threads
+    values = math.prod(case.shape) / threads
+    rounds = math.ceil(values / counts.values) if counts.again else 1
+    further = 1 + (rounds - 1) * counts.again / (counts.load + counts.sums + counts.write)
+    filled = min(1.0, values / (rounds * counts.values))
+    round_trips = max(1, round(kernel.loaded / threads / counts.in_flight))
+    phases = (
+        Phase(further * counts.load, kernel.loaded, is_second and kernel.loaded <= gpu.cache_bytes, round_trips),
+        Phase(further * counts.sums, wait_us=wait),
+        Phase(further * filled * counts.write, kernel.stored),
+    )
+    return Launch(kernel.blocks, kernel.threads, resident, phases, kernel.dependent)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The predicted time of a case.
+
+    Attributes:
+        case: Map and pass.
+        gpu: The GPU's name.
+        kernels: Those that run.
+        parts: Microseconds by what takes them.
+    """
+
+    case: FusedNormCase
+    gpu: str
+    kernels: Sequence[Started]
+    parts: Counter[str]
+
+    @property
+    def us(self) -> float:
+        """Return the microseconds of a call."""
+        return sum(self.parts.values())
+
+    @property
+    def over_copy(self) -> float:
+        """Return the time over that of a copy that reads each input and writes each output once."""
+        return self.us / GPUS[self.gpu].copy_us(self.case.problem("meta").bytes_moved)
+
+    @property
+    def compiled_over_ours(self) -> float | None:
+        """Return the time of torch.compile over it, or None where that was not measured on this GPU."""
+        case, options = self.case, self.case.options
+        if self.gpu != "H100" or options["statistics"] != "instance" or case.residual:
+            return None
+        for row in MEASURED:
+            channels, side = row.shape
+            if (1, channels, side, side) == case.shape and (row.layout, row.backward) == (case.layout, case.backward):
+                return row.compiled_us / self.us
+        return None
+
+    @property
+    def bound(self) -> str:
+        """Return what takes the two largest parts of the time."""
+        return ", ".join(f"{name} {us / self.us:.0%}" for name, us in self.parts.most_common(2))
+
+
+def predict(case: FusedNormCase, gpu: str, kernels: Sequence[Started], counts: Mapping[str, Counts]) -> Prediction:
+    """Return the prediction of a case whose kernels are known."""
+    launches = [launch_of(kernel, counts[short_name(kernel.name)], case, GPUS[gpu]) for kernel in kernels]
+    return Prediction(case, gpu, kernels, call_parts(launches, GPUS[gpu]))
+
+
+def rows(gpu: str, size: int) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of the table of a GPU; those of times are empty where a kernel's instructions are not counted."""
+    counts = read_counts()[1]
+    for case in fused_norm_cases(size):
+        if case.backward:
+            continue
+        first, second = kernels_of(case, GPUS[gpu].device)
+        told = ["–"] * 7
+        if all(short_name(kernel.name) in counts for kernel in first + second):
+            one = predict(case, gpu, first, counts)
+            both = predict(replace(case, backward=True), gpu, first + second, counts)
+            ratios = [f"{of:.2f}" if (of := each.compiled_over_ours) else "–" for each in (one, both)]
+            told = [f"{one.us:.1f}", f"{one.over_copy:.2f}", ratios[0], one.bound]
+            told += [f"{both.us:.1f}", ratios[1], both.bound]
+        yield (
+            f"{case.name}, {case.shape[1]} x {case.shape[2]} x {case.shape[3]}",
+            f"{case.layout.replace('nchw', 'NCHW')}, {name_of(case.dtype)}",
+            *told,
+            f"{sum(kernel.loaded + kernel.stored for kernel in first + second) / 1e6:.1f}",
+            f"{len(first)} + {len(second)}",
+        )
 
 
 def main() -> None:
-    """Print the table."""
+    """Print a table for each GPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", choices=GPUS, nargs="*", default=list(GPUS))
-    parser.add_argument("--layout", choices=["nchw", "channels_last"], nargs="*", default=["nchw", "channels_last"])
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16")
     parser.add_argument("--size", type=int, default=256, help="height and width of the images")
-    parser.add_argument("--batch", type=int, default=1)
     arguments = parser.parse_args()
-    dtype = getattr(torch, arguments.dtype)
-    print("predicted bound, not measured: max(bytes / bandwidth, launches * 2.5 us), forward + backward of one map")
-    for name in arguments.gpu:
-        gpu = GPUS[name]
-        for layout in arguments.layout:
-            print(f"{name}, {gpu.bandwidth / 1e12:.3g} TB/s, {layout}, {arguments.dtype}")
-            heads = [f"{who:>9} MB, launches, us" for who in ("ours", "eager", "compiled")]
-            print(f"  {'map':<38}" + " |".join(heads))
-            ratios = rows(gpu, layout, dtype, cases(arguments.size, arguments.batch), print)
-            for other, of in ratios.items():
-                mean = math.exp(sum(math.log(ratio) for ratio in of) / len(of))
-                print(f"  {other} / ours: {mean:.2f}, geometric mean of the bounds")
+    for gpu in arguments.gpu:
+        print(f"{gpu}, predicted, not measured\n")
+        print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
+        for cells in rows(gpu, arguments.size):
+            print("| " + " | ".join(cells) + " |")
+        print()
 
 
 if __name__ == "__main__":

@@ -1,39 +1,107 @@
-"""bench.predict: its arithmetic, and one count that is known."""
+"""bench.predict: what it takes from the emulator and from the kernels' counts, and its table in docs/benchmarks.md."""
 
-import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
-from bench.predict import GPUS, LAUNCH_SECONDS, Case, Work, eager, ideal_compiled, ours
+from bench import predict
+from bench.gpu_model import FITTED, GPUS
+from bench.old_kernels import MEASURED
+from bench.problems import FusedNormCase
+from tests.cuda.emulated import Started
 
-ROOT = Path(__file__).parents[2]
-CASE = Case((1, 8, 32, 32), "instance", "relu", 1, False)
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
+from count_instructions import Counts
+from gpu_budget import short_name
 
-def test_bound_is_bytes_or_launches():
-    gpu = GPUS["H100"]
-    assert Work(3_000_000_000, 2).bound(gpu) == 1e-3
-    assert Work(1, 4).bound(gpu) == 4 * LAUNCH_SECONDS
-
-
-def test_ideal_compiled_reads_twice():
-    x, y = 8 * 32 * 32 * 2, 8 * 34 * 34 * 2
-    assert ideal_compiled(CASE, torch.bfloat16) == Work(2 * x + y + 2 * (x + y) + x, 4)
-
-
-def test_ours_is_counted_and_eager_moves_more():
-    work = ours(CASE, "nchw", torch.bfloat16, GPUS["H100"].device)
-    x, y = 8 * 32 * 32 * 2, 8 * 34 * 34 * 2
-    assert 2 * (x + y) + x <= work.bytes <= 1.1 * (2 * (x + y) + x)
-    plain = eager(CASE, "nchw", torch.bfloat16)
-    assert plain.launches > work.launches
-    assert plain.bytes > 2 * work.bytes
+H100 = GPUS["H100"]
+CASE = FusedNormCase(
+    "instance + relu + pad 1",
+    (1, 32, 64, 64),
+    torch.float32,
+    "nchw",
+    {"statistics": "instance", "activation": "relu", "pad": 1},
+)
+COUNTS = Counts(
+    values=32, registers=64, shared_bytes=0, in_flight=128, barriers=4, load=100, sums=200, write=300, again=0
+)
 
 
-def test_prints_a_labelled_table():
-    command = [sys.executable, "-m", "bench.predict", "--gpu", "A100", "--layout", "nchw", "--size", "32"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert run.stdout.startswith("predicted bound, not measured: max(bytes / bandwidth, launches * 2.5 us)")
-    assert "geometric mean of the bounds" in run.stdout
+def started(mode, blocks=32, loaded=32 * 64 * 64 * 4, stored=0, cluster=1):
+    name = f"void ns::forward_rows<float, 2, (ns::Mode){mode}>(ns::Arguments)"
+    return Started(name, blocks, 256, cluster, False, loaded, stored)
+
+
+def test_kernels_and_their_bytes_are_those_of_the_launchers():
+    x, padded = 32 * 64 * 64 * 4, 32 * 66 * 66 * 4
+    forward, backward = predict.kernels_of(CASE, H100.device)
+    assert [short_name(kernel.name).split("<")[0] for kernel in forward] == ["forward_rows"]
+    assert [short_name(kernel.name).split("<")[0] for kernel in backward] == ["backward_rows"]
+    assert x <= forward[0].loaded <= 1.01 * x
+    assert padded <= forward[0].stored <= 1.01 * padded
+    assert x + padded <= backward[0].loaded <= 1.02 * (x + padded)
+    layer = replace(CASE, options={**CASE.options, "statistics": "layer"}, parameters=((32,), (32,)))
+    forward, _ = predict.kernels_of(layer, H100.device)
+    assert [kernel.dependent for kernel in forward] == [False, True, True]
+    assert [kernel.loaded > x / 2 for kernel in forward] == [True, False, True]
+    known = predict.read_counts()[1]
+    assert all(short_name(kernel.name) in known for kernel in forward)
+
+
+def test_a_block_reads_once_and_writes_in_proportion():
+    """32 blocks of 256 threads hold 16 values each of this map, half of a full tile."""
+    launch = predict.launch_of(started(predict.WHOLE, stored=7, cluster=4), COUNTS, CASE, H100)
+    load, sums, write = launch.phases
+    assert (load.instructions, sums.instructions, write.instructions) == (100, 200, 150)
+    assert (load.bytes_moved, write.bytes_moved) == (32 * 64 * 64 * 4, 7)
+    assert (load.cached, load.round_trips) == (False, 1)
+    assert sums.wait_us == pytest.approx(2 * FITTED.block_sum_us + FITTED.scalars_us + FITTED.cluster_us)
+    assert launch.resident == 4
+
+
+def test_further_rounds_execute_the_loop_again():
+    """4 blocks hold 128 values each: a block loads four times 32."""
+    launch = predict.launch_of(started(predict.REDUCE, blocks=4), replace(COUNTS, again=300), CASE, H100)
+    load, sums, write = launch.phases
+    assert (load.instructions, sums.instructions, write.instructions) == (250, 500, 750)
+    assert load.round_trips == 4
+
+
+def test_who_reads_second_finds_the_map_in_the_cache():
+    for mode, statistics, gpu, cached in (
+        (predict.APPLY, "instance", H100, True),
+        (predict.APPLY, "none", H100, False),
+        (predict.REDUCE, "instance", H100, False),
+        (predict.APPLY, "instance", replace(H100, cache_bytes=1000), False),
+    ):
+        case = replace(CASE, options={**CASE.options, "statistics": statistics})
+        assert predict.launch_of(started(mode), COUNTS, case, gpu).phases[0].cached == cached
+
+
+def test_compiled_is_what_was_measured():
+    measured = MEASURED[0]
+    channels, side = measured.shape
+    case = replace(CASE, shape=(1, channels, side, side))
+    kernel = started(predict.WHOLE)
+    of = predict.predict(case, "H100", [kernel], {short_name(kernel.name): COUNTS})
+    assert of.compiled_over_ours == pytest.approx(measured.us * measured.compiled_over_ours / of.us)
+    assert replace(of, gpu="H200").compiled_over_ours is None
+    assert replace(of, case=CASE).compiled_over_ours is None
+    assert replace(of, case=replace(case, dtype=torch.bfloat16, layout="channels_last")).compiled_over_ours is not None
+    bytes_of_copy = 4 * channels * (side**2 + (side + 2) ** 2)
+    assert of.over_copy == pytest.approx(of.us / H100.copy_us(bytes_of_copy))
+
+
+def test_the_documented_table_is_what_is_predicted(monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["predict", "--gpu", "H100"])
+    predict.main()
+    title, *lines = capsys.readouterr().out.strip().splitlines()
+    assert title == "H100, predicted, not measured"
+    table = "\n".join(lines).strip()
+    assert table.count("\n") > 10
+    assert table in text, "docs/benchmarks.md is not up to date: python -m bench.predict --gpu H100\n" + table
