@@ -1,9 +1,29 @@
 // How launchers start kernels: on a GPU, or on the emulator, so that the launchers themselves are tested without a GPU.
 #pragma once
 
+#include "common/types.h"
 #include "cuda/portable.cuh"
 
 namespace fastmunit::cuda {
+
+// Calls run with a value of the storage type.
+template <bool with_doubles = false, class Run>
+const char* with_storage(DataType dtype, Run run) {
+  switch (dtype) {
+    case DataType::float32:
+      return run(float{});
+    case DataType::bfloat16:
+      return run(__nv_bfloat16{});
+    case DataType::float16:
+      return run(__half{});
+    default:
+      if constexpr (with_doubles) {
+        return run(double{});
+      } else {
+        return "float64 has no CUDA kernel";
+      }
+  }
+}
 
 // A one-dimensional grid. `shared_bytes` is dynamic shared memory; `cluster` blocks share theirs (compute capability 9.0). A
 // `dependent` launch may start before the previous one of the stream ends; its kernel has to call wait_for_previous_launch().

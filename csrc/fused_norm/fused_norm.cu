@@ -1,5 +1,4 @@
 #include "fused_norm/forward.cuh"
-#include "fused_norm/launch.h"
 
 namespace fastmunit::cuda::norm {
 namespace {
@@ -67,7 +66,7 @@ const char* fused_norm(const FusedNorm& a, const Device& device, Workspace works
   const norm::Plan plan = norm::Planner(a, device, norm::all_take_vectors(a)).plan();
   if (plan.blocks == 0) return nullptr;
   if (plan.blocks > INT32_MAX) return "x is too large for one launch";
-  return norm::with_storage(
+  return with_storage(
       a.dtype, [&](auto type) { return norm::run<decltype(type)>(a, plan, device, workspace, stream); });
 }
 

@@ -1,7 +1,6 @@
 #include <limits>
 
 #include "fused_norm/backward.cuh"
-#include "fused_norm/launch.h"
 
 namespace fastmunit::cuda::norm {
 namespace {
@@ -163,7 +162,7 @@ const char* fused_norm_backward(const FusedNormBackward& a, const Device& device
   constexpr int maps = 2;  // of a tile
   const norm::Plan plan = norm::Planner(a, device, norm::all_take_vectors(a), maps).plan();
   if (plan.blocks > INT32_MAX) return "x is too large for one launch";
-  return norm::with_storage(a.dtype, [&](auto type) {
+  return with_storage(a.dtype, [&](auto type) {
     const norm::Launches<decltype(type)> launches(a, plan, device, workspace, stream);
     return plan.blocks == 0 ? launches.run_without_samples() : launches.run();
   });

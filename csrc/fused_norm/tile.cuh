@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/pad_index.h"
+#include "cuda/launch.cuh"
 #include "cuda/vectors.cuh"
 #include "fused_norm/fused_norm.h"
 #include "fused_norm/plan.h"
@@ -39,6 +40,12 @@ struct Cover {
     while (1 << lane_bits < plan.lanes) ++lane_bits;
   }
 };
+
+inline LaunchShape shape_of(const Plan& plan, int cluster = 1) {
+  LaunchShape shape = {static_cast<unsigned>(plan.blocks), block_threads};
+  shape.cluster = static_cast<unsigned>(cluster);
+  return shape;
+}
 
 constexpr int most_channels = 32;  // of a slice
 

@@ -72,31 +72,11 @@ std::int64_t instance_norm_stats_partials(const InstanceNormStats& a) {
 }
 
 const char* instance_norm_stats(const InstanceNormStats& a, void* stream) {
-  switch (a.dtype) {
-    case DataType::float32:
-      return forward<float>(a, stream);
-    case DataType::float64:
-      return forward<double>(a, stream);
-    case DataType::bfloat16:
-      return forward<__nv_bfloat16>(a, stream);
-    case DataType::float16:
-      return forward<__half>(a, stream);
-  }
-  return "unknown dtype";
+  return with_storage<true>(a.dtype, [&](auto type) { return forward<decltype(type)>(a, stream); });
 }
 
 const char* instance_norm_stats_backward(const InstanceNormStatsBackward& a, void* stream) {
-  switch (a.dtype) {
-    case DataType::float32:
-      return backward<float>(a, stream);
-    case DataType::float64:
-      return backward<double>(a, stream);
-    case DataType::bfloat16:
-      return backward<__nv_bfloat16>(a, stream);
-    case DataType::float16:
-      return backward<__half>(a, stream);
-  }
-  return "unknown dtype";
+  return with_storage<true>(a.dtype, [&](auto type) { return backward<decltype(type)>(a, stream); });
 }
 
 }  // namespace fastmunit::cuda

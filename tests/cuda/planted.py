@@ -318,7 +318,7 @@ def planted_headers() -> dict[str, str]:
         texts[bug.header] = plant(texts[bug.header], bug, number)
     for name in {bug.header for bug in BUGS.values()}:
         texts[name] = texts[name].replace("#pragma once\n", '#pragma once\n#include "planted.h"\n', 1)
-    launcher = "fused_norm/launch.h"
+    launcher = "cuda/launch.cuh"
     assert texts[launcher].count(OTHER_TYPES) == 1
     texts[launcher] = texts[launcher].replace(OTHER_TYPES, "")
     return texts
