@@ -52,8 +52,15 @@ __device__ __forceinline__ void st_plain(T* to, const T& value) {
   }
 }
 
-// Hides from the compiler that an index keeps its value: what is loaded from there is loaded anew instead of kept in registers.
+// Hides from the compiler that a number keeps its value: what is loaded from there, or follows from it, is loaded or computed anew
+// instead of kept in registers, and nothing that it was computed from is added later.
 __device__ __forceinline__ void forget(unsigned& index) { asm volatile("" : "+r"(index)); }
+__device__ __forceinline__ void forget(int& count) { asm volatile("" : "+r"(count)); }
+template <class T>
+__device__ __forceinline__ void forget(T*& address) {
+  asm volatile("" : "+l"(address));
+  __builtin_assume(__isGlobal(address));
+}
 
 // A product of 32 bits in 64, in one instruction also where the compiler has widened a factor before a loop.
 __device__ __forceinline__ long long wide_product(int a, int b) {

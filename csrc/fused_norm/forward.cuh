@@ -1,5 +1,8 @@
 // The forward kernels of fused_norm; fused_norm.h says what they compute. All of a tile's values are loaded before the
-// first is used and stay in registers; the thread that has a pixel writes it to the pad too.
+// first is used; the thread that has a pixel writes it to the pad too.
+//
+// Kernels `rows` and `pixels` take a warp's moments about a pivot, the mean of the first quarter of its values: however these are
+// distributed, that is within two standard deviations of the mean of all, so no digits are lost, and it takes a pass less.
 #pragma once
 
 #include <type_traits>
@@ -8,33 +11,67 @@
 
 namespace fastmunit::cuda::norm {
 
+// As Reach, of which it keeps what takes the fewest instructions.
+struct Border {
+  unsigned offset, size;
+
+  explicit Border(const Reach& reach) : offset(0u - static_cast<unsigned>(reach.first)), size(static_cast<unsigned>(reach.size)) {}
+  __device__ bool shows(int at) const { return static_cast<unsigned>(at) + offset >= size; }
+};
+
 struct ForwardArguments {
   FusedNorm map;
   Cover cover;
-  bool split;              // statistics come from two launches before apply
-  TileMoments* partials;   // of each group's tiles
-  PlaneAffine* affines;  // of each plane, from combine to apply
+  bool split;             // statistics come from two launches before apply
+  TileMoments* partials;  // of each group's tiles
+  PlaneAffine* affines;   // of each plane, from combine to apply
   int tiles_of_group;
+  Border rows, columns;
+  std::int64_t sample_bytes, padded_bytes;  // of a sample, in x and in the result
+  float floor = 0.0f, slope = 1.0f;  // of activated()
+  int width_bits = 0;                // the width of kernel `rows` is 2 to the power of this
+};
+
+// Of `count` values: the sums of their deviations from a pivot, and of the squares of these.
+struct alignas(16) PivotSums {
+  float pivot, deviations, squares, count;
 };
 
 // Where the numbers of a block lie in shared memory.
 struct Shared {
-  float *scratch, *sums;     // of lane_sums
-  TileMoments* moments;      // of the tile, for each channel
-  Doubles *groups, *coefficients;  // mean and rstd, weight and bias of each channel
+  PivotSums* of_warps;   // of each channel, for all warps
+  TileMoments* moments;  // of the tile, for each channel
+  Doubles* coefficients;  // weight and bias of each channel
   PlaneAffine* affines;
-  Tile* tile;  // kept here, not in registers, from loads to stores
 };
-#define FASTMUNIT_FORWARD_SHARED(name)                                            \
-  SMEM_ARRAY(float, name##_scratch, block_warps * most_lane_sums);                \
-  SMEM_ARRAY(float, name##_sums, most_lane_sums);                                 \
-  SMEM_ARRAY(TileMoments, name##_moments, most_channels);                         \
-  SMEM_ARRAY(Doubles, name##_groups, most_channels);                              \
-  SMEM_ARRAY(Doubles, name##_coefficients, most_channels);                        \
-  SMEM_ARRAY(PlaneAffine, name##_affines, most_channels);                         \
-  SMEM_ARRAY(Tile, name##_tile, 1);                                               \
-  const Shared name = {name##_scratch,      name##_sums,    name##_moments, name##_groups, \
-                       name##_coefficients, name##_affines, name##_tile}
+#define FASTMUNIT_FORWARD_SHARED(name)                         \
+  SMEM_ARRAY(PivotSums, name##_of_warps, block_threads);       \
+  SMEM_ARRAY(TileMoments, name##_moments, most_channels);      \
+  SMEM_ARRAY(Doubles, name##_coefficients, most_channels);     \
+  SMEM_ARRAY(PlaneAffine, name##_affines, most_channels);      \
+  const Shared name = {name##_of_warps, name##_moments, name##_coefficients, name##_affines}
+
+// The larger one; NaN stays NaN.
+__device__ inline float raised_to(float floor, float value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(value), "f"(floor));
+  return larger;
+#else
+  return value <= floor ? floor : value;
+#endif
+}
+
+// The activation of z without a branch: floor is 0 for relu, else -inf, and slope is 1 but for leaky relu, which kernels without
+// `extra` do not know.
+template <bool extra>
+__device__ inline float activated(const ForwardArguments& arguments, float z) {
+  z = raised_to(arguments.floor, z);
+  if constexpr (extra) {
+    if (!(z > 0.0f)) z *= arguments.slope;
+  }
+  return z;
+}
 
 __device__ inline PlaneAffine plane_affine(const Group& group, double weight, double bias) {
   const Affine<float> affine = affine_of<float>(group, weight, bias);
@@ -46,11 +83,57 @@ __device__ inline void write_group(const FusedNorm& a, std::int64_t group, const
   st_plain(a.rstd + group, of.rstd);
 }
 
+// --- From moments to affines ------------------------------------------------------------------------------------------
+
+// The moments of the union of `count` sets, of which at(i) gives those of one and the first is not empty. Computed by a lane for
+// itself: where a warp has a channel for each lane, that takes fewer instructions than to share the sets of each.
+template <class At>
+__device__ inline TileMoments union_of_sets(int count, At at) {
+  const float center = at(0).center;
+  float values = 0.0f, differences = 0.0f, squares = 0.0f;
+#pragma unroll 2
+  for (int i = 0; i < count; ++i) {
+    const TileMoments set = at(i);
+    if (set.count > 0.0f) {
+      values += set.count;
+      differences += set.count * (set.center - center + set.offset);
+    }
+  }
+  const float offset = __fdividef(differences, values);
+#pragma unroll 2
+  for (int i = 0; i < count; ++i) {
+    const TileMoments set = at(i);
+    const float deviation = set.center - center + set.offset - offset;
+    if (set.count > 0.0f) squares += set.squares + set.count * deviation * deviation;
+  }
+  return {center, offset, squares, values};
+}
+
+// Sets shared.moments, of each channel or, in MUNIT's layer norm, the one of all, from shared.of_warps: each of `sets` sets has sums
+// of `channels` channels, of which the last tile of a map may have fewer. One warp's work: only that one sees the result.
+__device__ inline void unite_warps(const ForwardArguments& arguments, const Tile& tile, int sets, int channels,
+                                   const Shared& shared) {
+  const int lane = static_cast<int>(threadIdx.x);
+  __syncthreads();
+  if (lane >= 32) return;
+  rarely();
+  TileMoments mine = {0.0f, 0.0f, 0.0f, 0.0f};
+  if (lane < tile.channels) {
+    mine = union_of_sets(sets, [&](int i) {
+      const PivotSums sums = shared.of_warps[i * channels + lane];
+      return sums.count > 0.0f ? moments_about(sums.pivot, sums.deviations, sums.squares, sums.count) : TileMoments{};
+    });
+  }
+  if (arguments.map.statistics == Statistics::layer && channels > 1) mine = union_of_lanes<32>(mine);
+  if (lane < tile.channels) shared.moments[lane] = mine;
+}
+
 // Mode reduce: keeps the moments of the tile for combine, channel by channel, or in MUNIT's layer norm the one of all.
 __device__ inline void keep_moments(const ForwardArguments& arguments, const Tile& tile, const TileMoments* moments) {
   const FusedNorm& a = arguments.map;
   const int thread = static_cast<int>(threadIdx.x), groups = a.statistics == Statistics::layer ? 1 : tile.channels;
   if (thread >= groups) return;
+  rarely();
   const std::int64_t group = group_of_tile(a, tile) + thread;
   st_plain(arguments.partials + group * arguments.tiles_of_group + number_in_group(a, arguments.cover, tile), moments[thread]);
 }
@@ -60,42 +143,56 @@ __device__ inline void load_coefficients(const ForwardArguments& arguments, cons
   const FusedNorm& a = arguments.map;
   const int thread = static_cast<int>(threadIdx.x);
   if (arguments.split || thread >= tile.channels) return;
+  rarely();
   const std::int64_t channel = tile.channel + thread;
   shared.coefficients[thread] = {{coefficient(a.weight, tile.sample, channel, 1.0), coefficient(a.bias, tile.sample, channel, 0.0)}};
 }
 
-// Mode whole: the groups of the tile's channels from the moments of the tiles of a cluster. Blocks::wait has to follow.
-__device__ inline void set_groups(const ForwardArguments& arguments, const Tile& tile, const Shared& shared,
-                                  const Blocks& blocks) {
-  const FusedNorm& a = arguments.map;
-  const int thread = static_cast<int>(threadIdx.x), channel = thread / largest_cluster, rank = thread % largest_cluster;
-  const bool has_group = channel < (a.statistics == Statistics::layer ? 1 : tile.channels);
+// Mode whole: puts the moments of each group's tiles, of the blocks of a cluster, together in this block. Blocks::wait has to
+// follow.
+template <bool one_channel>
+__device__ inline void gather_moments(const ForwardArguments& arguments, const Tile& tile, const Shared& shared,
+                                      const Blocks& blocks, TileMoments* gathered) {
+  const int groups = one_channel || arguments.map.statistics == Statistics::layer ? 1 : tile.channels;
+  const int thread = static_cast<int>(threadIdx.x), group = static_cast<int>(threadIdx.x / largest_cluster);
+  const int rank = static_cast<int>(threadIdx.x % largest_cluster);
   blocks.sync();
-  TileMoments mine = {0.0f, 0.0f, 0.0f, 0.0f};
-  if (has_group && rank < blocks.count) mine = blocks.of(shared.moments + channel, rank);
-  mine = union_of_lanes<largest_cluster>(mine);
-  blocks.arrive();
-  if (has_group && rank == 0) {
-    const Group group = group_of(a, arguments.cover, mine);
-    if (number_in_group(a, arguments.cover, tile) == 0) write_group(a, group_of_tile(a, tile) + channel, group);
-    shared.groups[channel] = {{group.mean, group.rstd}};
+  if (group < groups && rank < blocks.count) {
+    if constexpr (one_channel) rarely();
+    gathered[thread] = blocks.of(shared.moments + group, rank);
   }
+  blocks.arrive();
   __syncthreads();
 }
 
-// The affines of the tile's channels: combine's, or from their groups and coefficients.
-__device__ inline void set_affines(const ForwardArguments& arguments, const Tile& tile, const Shared& shared) {
+// The affines of the tile's channels: combine's, or from their groups and coefficients. One warp's work, that which has set
+// shared.moments. `gathered` has room for the moments of a cluster's blocks, of each channel.
+template <Mode mode, bool one_channel>
+__device__ inline void set_affines(const ForwardArguments& arguments, const Tile& tile, const Shared& shared,
+                                   [[maybe_unused]] const Blocks& blocks, [[maybe_unused]] TileMoments* gathered) {
   const FusedNorm& a = arguments.map;
   const int thread = static_cast<int>(threadIdx.x);
-  if (arguments.split) wait_for_previous_launch();
+  if constexpr (mode == Mode::whole) {
+    if (blocks.count > 1) gather_moments<one_channel>(arguments, tile, shared, blocks, gathered);
+  }
+  if (mode == Mode::apply && arguments.split) wait_for_previous_launch();
   if (thread < tile.channels) {
-    if (arguments.split) {
+    rarely();
+    if (mode == Mode::apply && arguments.split) {
       shared.affines[thread] = ld_global(arguments.affines + static_cast<std::int64_t>(tile.sample) * a.channels + tile.channel + thread);
     } else {
       Group group;
-      if (a.statistics != Statistics::none) {
-        const Doubles of = shared.groups[a.statistics == Statistics::layer ? 0 : thread];
-        group = {of.values[0], of.values[1]};
+      if constexpr (mode == Mode::whole) {
+        const bool layer = a.statistics == Statistics::layer;
+        TileMoments moments = shared.moments[thread];
+        if (blocks.count > 1) {
+          const TileMoments* const of_group = gathered + (layer ? 0 : thread * largest_cluster);
+          moments = union_of_sets(blocks.count, [&](int i) { return of_group[i]; });
+        }
+        group = group_of(a, arguments.cover, moments);
+        if (number_in_group(a, arguments.cover, tile) == 0 && (!layer || thread == 0)) {
+          write_group(a, group_of_tile(a, tile) + thread, group);
+        }
       }
       const Doubles coefficients = shared.coefficients[thread];
       shared.affines[thread] = plane_affine(group, coefficients.values[0], coefficients.values[1]);
@@ -104,151 +201,156 @@ __device__ inline void set_affines(const ForwardArguments& arguments, const Tile
   __syncthreads();
 }
 
-// Between moments and result. Returns whether the block is done.
-template <Mode mode>
-__device__ inline bool finish_statistics(const ForwardArguments& arguments, const Tile& tile, const Shared& shared,
-                                         const Blocks& blocks) {
-  if constexpr (mode == Mode::reduce) {
-    __syncthreads();
-    keep_moments(arguments, *shared.tile, shared.moments);
-    return true;
-  } else if constexpr (mode == Mode::whole) {
-    set_groups(arguments, *shared.tile, shared, blocks);
-    set_affines(arguments, *shared.tile, shared);
-    return false;
-  } else {
-    set_affines(arguments, tile, shared);
-    return false;
-  }
+__device__ inline float masked(float value, unsigned mask) {
+  unsigned bits;
+  memcpy(&bits, &value, sizeof(bits));
+  bits &= mask;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
 }
 
-// Moments of one group from sums of each thread: calls add(shift, deviations, squares) once the shift is known.
-template <class Add>
-__device__ inline void set_moments_of_block(float sum, float count, const Shared& shared, Add add) {
-  float sums[] = {sum};
-  lane_sums(sums, 1, shared.scratch, shared.sums);
-  const float center = shared.sums[0] * __fdividef(1.0f, count);
-  float both[2] = {0.0f, 0.0f};
-  add(center, both[0], both[1]);
-  lane_sums(both, 1, shared.scratch, shared.sums);
-  if (threadIdx.x == 0) *shared.moments = moments_about(center, shared.sums[0], shared.sums[1], count);
-}
+// --- NCHW, rows of 32 to 1024 columns ---------------------------------------------------------------------------------
 
-// --- NCHW, rows of 32 * words columns ---------------------------------------------------------------------------------
-
-constexpr int waiting_values = 8;
-
-// A lane has columns lane, lane + 32, ... of rows block_warps apart, so that both loads and stores are coalesced wherever the
-// rows of the padded map begin.
-template <class Storage, int words, Mode mode>
-__global__ void __launch_bounds__(block_threads, resident_blocks(words < 4 ? 3 : 4)) forward_rows(const __grid_constant__ ForwardArguments arguments) {
-  constexpr int rows = tile_values / words, width = 32 * words;
+// A unit is what a warp accesses at once: 128 columns of a row, or 2 or 4 rows of 64 or 32. A lane has columns lane, lane + 32,
+// ... of units block_warps apart, so that both loads and stores are coalesced wherever the rows of the padded map begin.
+// `words` of 32 columns lie in one row.
+template <class Storage, int words, Mode mode, bool extra>
+__global__ void __launch_bounds__(block_threads, resident_blocks(4)) forward_rows(const __grid_constant__ ForwardArguments arguments) {
+  constexpr int units = tile_values / unit_words, sampled = units / 4, unit_rows = unit_words / words;
+  constexpr int pitch = block_warps * unit_values;  // between a warp's units, in x
   FASTMUNIT_FORWARD_SHARED(shared);
   if constexpr (mode == Mode::reduce) start_dependent_launch();
   const FusedNorm& a = arguments.map;
-  const int height = static_cast<int>(a.height);
-  const Tile tile = tile_of(a, arguments.cover, height * width);
-  if (threadIdx.x == 0) *shared.tile = tile;
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int first_row = tile.index * arguments.cover.steps * block_warps + warp, left = tile.end - tile.first - warp * width;
-  const std::int64_t plane = static_cast<std::int64_t>(tile.sample) * a.channels + tile.channel;
-  const Storage* const x = static_cast<const Storage*>(a.x) + plane * height * width + first_row * width + lane;
-  float values[rows][words];
+  const Cover& cover = arguments.cover;
+  const int height = static_cast<int>(a.height), size = height << arguments.width_bits;
+  const Tile tile = tile_of(a, cover, size);
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x / 32), 0);
+  const int plane = cover.by_tiles.quotient(static_cast<int>(blockIdx.x));
+  const int first = tile.first + warp * unit_values, left = tile.end - first;  // pixels
+  const Storage* const x = static_cast<const Storage*>(a.x) + wide_product(plane, size) + (first + lane);
+  Storage loaded[units][unit_words];
 #pragma unroll
-  for (int r = 0; r < rows; ++r) {
+  for (int k = 0; k < tile_values; ++k) loaded[k / unit_words][k % unit_words] = narrowed<Storage>(0.0f);
 #pragma unroll
-    for (int k = 0; k < words; ++k) {
-      values[r][k] = left > r * block_warps * width ? widen(ld_global(x + r * block_warps * width + 32 * k)) : 0.0f;
-    }
+  for (int u = 0; u < units; ++u) {
+    if (left <= u * pitch) break;
+#pragma unroll
+    for (int k = 0; k < unit_words; ++k) loaded[u][k] = ld_global(x + u * pitch + 32 * k);
   }
   if constexpr (mode != Mode::reduce) load_coefficients(arguments, tile, shared);
+  float values[units][unit_words];
+#pragma unroll
+  for (int k = 0; k < tile_values; ++k) values[k / unit_words][k % unit_words] = widen(loaded[k / unit_words][k % unit_words]);
   if constexpr (mode != Mode::apply) {
-    float sum = 0.0f;
+    const auto count = [&](int of) {
+      const int present = left > 0 ? static_cast<int>(static_cast<unsigned>(left + pitch - 1) / pitch) : 0;
+      return static_cast<float>((present < of ? present : of) * unit_values);
+    };
+    float sum = 0.0f, deviations = 0.0f, squares = 0.0f;
 #pragma unroll
-    for (int r = 0; r < rows; ++r) {
+    for (int u = 0; u < sampled; ++u) {
 #pragma unroll
-      for (int k = 0; k < words; ++k) sum += values[r][k];
+      for (int k = 0; k < unit_words; ++k) sum += values[u][k];
     }
-    set_moments_of_block(sum, static_cast<float>(tile.end - tile.first), shared,
-                         [&](float center, float& deviations, float& squares) {
+    const float pivot = left > 0 ? __fdividef(sum_of_lanes<32>(sum), count(sampled)) : 0.0f;
 #pragma unroll
-                           for (int r = 0; r < rows; ++r) {
-                             if (left <= r * block_warps * width) continue;
+    for (int u = 0; u < units; ++u) {
+      if (left <= u * pitch) break;
 #pragma unroll
-                             for (int k = 0; k < words; ++k) {
-                               const float deviation = values[r][k] - center;
-                               deviations += deviation;
-                               squares += deviation * deviation;
-                             }
-                           }
-                         });
+      for (int k = 0; k < unit_words; ++k) {
+        values[u][k] -= pivot;
+        deviations += values[u][k];
+        squares += values[u][k] * values[u][k];
+      }
+    }
+    deviations = sum_of_lanes<32>(deviations);
+    squares = sum_of_lanes<32>(squares);
+    if (lane == 0) shared.of_warps[warp] = {pivot, deviations, squares, count(units)};
+    unite_warps(arguments, tile, block_warps, 1, shared);
   }
-  const Blocks blocks(mode == Mode::whole ? arguments.cover.cluster : 1);
   if constexpr (mode == Mode::reduce) {
-    finish_statistics<mode>(arguments, tile, shared, blocks);
+    keep_moments(arguments, tile, shared.moments);
   } else {
-    // Statistics and rows take registers: the last values wait in shared memory for their row.
-    SMEM_ARRAY(float, waiting, waiting_values * block_threads);
-    const auto last = [&](int k) -> float& { return values[(tile_values - 1 - k) / words][(tile_values - 1 - k) % words]; };
-#pragma unroll
-    for (int k = 0; k < waiting_values; ++k) waiting[k * block_threads + static_cast<int>(threadIdx.x)] = last(k);
-    finish_statistics<mode>(arguments, tile, shared, blocks);
+    const Blocks blocks(mode == Mode::whole ? arguments.cover.cluster : 1);
+    set_affines<mode, true>(arguments, tile, shared, blocks, shared.moments + 1);
     const PlaneAffine affine = shared.affines[0];
-    const Tile kept = *shared.tile;
-    const int row_0 = kept.index * arguments.cover.steps * block_warps + warp, rows_left = kept.end - kept.first - warp * width;
-    const std::int64_t plane_kept = static_cast<std::int64_t>(kept.sample) * a.channels + kept.channel;
-    const int padded_width = width + 2 * a.pad;
-    Storage* const padded =
-        static_cast<Storage*>(a.padded) + (plane_kept * (height + 2 * a.pad) + a.pad) * padded_width + a.pad + lane;
-    const Storage* const residual =
-        a.residual.data == nullptr
-            ? nullptr
-            : static_cast<const Storage*>(a.residual.data) + kept.sample * a.residual.sample_stride +
-                  kept.channel * a.residual.channel_stride + row_0 * a.residual.row_stride + lane;
+    float shift = affine.shift;
+    if constexpr (mode == Mode::whole) {
+      const float moved = shared.of_warps[warp].pivot - affine.center;
+      if (std::isinf(affine.scale)) {
+        rarely();
+#pragma unroll
+        for (int k = 0; k < tile_values; ++k) values[k / unit_words][k % unit_words] += moved;
+      } else {
+        shift += moved * affine.scale;
+      }
+    }
+    const int width = 1 << arguments.width_bits, padded_width = width + 2 * a.pad;
+    const int row_0 = first >> arguments.width_bits, column = first & (width - 1), row_step = pitch >> arguments.width_bits;
+    const auto place = [&](int row) {
+      return static_cast<Storage*>(a.padded) + wide_product(plane, (height + 2 * a.pad) * padded_width) +
+             ((row + a.pad) * padded_width + a.pad + column + lane);
+    };
     // Lanes 1 to pad write the pad's columns on the left, the last ones but one those on the right: what they hold themselves
     // where the pad reflects, else what the outermost lane holds.
-    const bool reflects = a.pad_mode == PadMode::reflect, zero = a.pad_mode == PadMode::zero;
-    const bool writes_left = lane >= 1 && lane <= a.pad, writes_right = lane <= 30 && lane >= 31 - a.pad;
-    const Reach reach(a, height);
-    const auto write_row = [&](Storage* to, const float(&row)[words], float left_value, float right_value) {
-#pragma unroll
-      for (int k = 0; k < words; ++k) st_plain(to + 32 * k, narrowed<Storage>(row[k]));
-      if (writes_left) st_plain(to - 2 * lane, narrowed<Storage>(left_value));
-      if (writes_right) st_plain(to + 32 * (words - 1) + 2 * (31 - lane), narrowed<Storage>(right_value));
-    };
-#pragma unroll
-    for (int r = 0; r < rows; ++r) {
-      if (rows_left <= r * block_warps * width) break;
-      if (r == (tile_values - waiting_values) / words) {
-#pragma unroll
-        for (int k = 0; k < waiting_values; ++k) last(k) = waiting[k * block_threads + static_cast<int>(threadIdx.x)];
+    const bool zero = a.pad_mode == PadMode::zero;
+    const bool writes_left = lane >= 1 && lane <= a.pad && column == 0;
+    const bool writes_right = lane <= 30 && lane >= 31 - a.pad && column + 32 * words >= width;
+    const bool writes = writes_left || writes_right;
+    const int to_pad = writes_left ? -2 * lane : 32 * (words - 1) + 2 * (31 - lane);
+    const unsigned pad_mask = zero ? 0u : 0xffffffffu;
+    const int shown_lane = a.pad_mode == PadMode::reflect ? lane : (lane < 16 ? 0 : 31);
+    Storage* to = place(row_0);
+    const Storage* residual = nullptr;
+    if constexpr (extra) {
+      if (a.residual.data != nullptr) {
+        residual = static_cast<const Storage*>(a.residual.data) + tile.sample * a.residual.sample_stride +
+                   tile.channel * a.residual.channel_stride + row_0 * a.residual.row_stride + column + lane;
       }
-      float(&row)[words] = values[r];
+    }
 #pragma unroll
-      for (int k = 0; k < words; ++k) row[k] = (row[k] - affine.center) * affine.scale + affine.shift;
-      activate(a, row);
-      if (residual != nullptr) {
+    for (int u = 0; u < units; ++u) {
+      if (left <= u * pitch) break;
+      float(&unit)[unit_words] = values[u];
 #pragma unroll
-        for (int k = 0; k < words; ++k) {
-          row[k] += widen(ld_global(residual + r * block_warps * a.residual.row_stride + 32 * k));
+      for (int k = 0; k < unit_words; ++k) {
+        const float deviation = mode == Mode::whole ? unit[k] : unit[k] - affine.center;
+        unit[k] = activated<extra>(arguments, deviation * affine.scale + shift);
+      }
+      if (extra && residual != nullptr) {
+#pragma unroll
+        for (int k = 0; k < unit_words; ++k) {
+          unit[k] += widen(ld_global(residual + (u * row_step + k / words) * a.residual.row_stride + 32 * (k % words)));
         }
       }
-      float left_value = row[0], right_value = row[words - 1];
-      if (!reflects && a.pad > 0) {
-        left_value = zero ? 0.0f : __shfl_sync(0xffffffffu, left_value, 0);
-        right_value = zero ? 0.0f : __shfl_sync(0xffffffffu, right_value, 31);
+      Storage* row = to;
+#pragma unroll
+      for (int j = 0; j < unit_rows; ++j) {
+#pragma unroll
+        for (int k = 0; k < words; ++k) st_plain(row + 32 * k, narrowed<Storage>(unit[j * words + k]));
+        const float shown = __shfl_sync(0xffffffffu, lane < 16 ? unit[j * words] : unit[j * words + words - 1], shown_lane);
+        if (writes) st_plain(row + to_pad, narrowed<Storage>(masked(shown, pad_mask)));
+        row += padded_width;
       }
-      const int y = row_0 + r * block_warps;
-      write_row(padded + static_cast<std::int64_t>(y) * padded_width, row, left_value, right_value);
-      if (reach.shows(y)) {
+      to += row_step * padded_width;
+    }
+    // The rows that the pad shows: each lane reads again what it has written itself.
+    const int last_row = (first + left - 1) >> arguments.width_bits;  // of the tile
+    if (left > 0 && (arguments.rows.shows(row_0) || arguments.rows.shows(last_row))) {
+      rarely();
+#pragma unroll 1
+      for (int at = 0; row_0 + at / unit_rows * row_step <= last_row; ++at) {
+        const int y = row_0 + at / unit_rows * row_step + at % unit_rows;
+        if (!arguments.rows.shows(y)) continue;
         const PadTargets targets(y, height, a.pad, zero ? PadMode::replicate : a.pad_mode);
-        if (zero) {
-#pragma unroll
-          for (int k = 0; k < words; ++k) row[k] = 0.0f;
-        }
+        const Storage* const from = place(y);
+        const Storage nothing = narrowed<Storage>(0.0f);
 #pragma unroll 1
         for (int i = 1; i < targets.count(); ++i) {
-          write_row(padded + static_cast<std::int64_t>(targets[i]) * padded_width, row, left_value, right_value);
+          Storage* const row = place(targets[i]);
+#pragma unroll
+          for (int k = 0; k < words; ++k) st_plain(row + 32 * k, zero ? nothing : ld_global(from + 32 * k));
+          if (writes) st_plain(row + to_pad, zero ? nothing : ld_global(from + to_pad));
         }
       }
     }
@@ -258,68 +360,87 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(words < 4 ? 3 :
 
 // --- channels_last, 16 bytes of channels per thread -------------------------------------------------------------------
 
-// Calls visit(u, k, value) with each value of each vector.
-template <class Storage, class Packed, class Visit>
-__device__ inline void for_values(Packed packed, Visit visit) {
+constexpr int sampled_vectors = tile_vectors / 4;
+
+// The most lanes that share a pixel. Where fewer do, the sums of this many lanes stay apart, until all sums of the block meet.
+template <bool phases>
+constexpr int lanes_apart = phases ? 8 : 4;
+
+// Sums over the lanes of a warp that hold other pixels of the same channels.
+template <bool phases, class Value, int count>
+__device__ inline void sum_over_pixels(Value (&values)[count]) {
 #pragma unroll
-  for (int u = 0; u < tile_vectors; ++u) {
-    float values[vector_values<Storage>];
-    unpack<Storage>(packed(u), values);
+  for (int offset = 16; offset >= lanes_apart<phases>; offset /= 2) {
 #pragma unroll
-    for (int k = 0; k < vector_values<Storage>; ++k) visit(u, k, values[k]);
+    for (int k = 0; k < count; ++k) values[k] += __shfl_xor_sync(0xffffffffu, values[k], offset);
   }
 }
 
-// The moments of the tile: of each channel, or in MUNIT's layer norm of all. `kept` says which vectors are in the tile; the others
-// are 0.
-template <class Storage, bool phases, class Kept>
-__device__ inline void set_moments(const ForwardArguments& arguments, const Tile& tile, const Vector (&vectors)[tile_vectors],
-                                   Kept kept, const Shared& shared) {
-  constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C;
-  const int thread = static_cast<int>(threadIdx.x), lanes = arguments.cover.lanes;
-  const float count = static_cast<float>((tile.end - tile.first) * of_channel);
-  const auto again = [&](int u) { return repacked<Storage>(vectors[u], arguments.cover.in_order[0]); };
-  float sums[C] = {};
-  for_values<Storage>([&](int u) { return vectors[u]; }, [&](int, int k, float value) { sums[k / of_channel] += value; });
-  if (arguments.map.statistics == Statistics::layer) {
-    float sum = sums[0];
+// Where the sums of a lane's channels lie in shared.of_warps.
+template <bool phases, int C>
+__device__ inline int place_of_sums() {
+  const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % lanes_apart<phases>;
+  return static_cast<int>((warp * lanes_apart<phases> + lane) * C);
+}
+
+// As sum_over_pixels, of each channel's sums, but at each step a lane keeps one half of its channels and gives the other, until it
+// has one. Returns this channel's number. Lanes that differ in the bits `same` have the same sums.
+template <bool phases, int channels, int offset = 16, int count>
+__device__ inline int keep_sums(float (&pivots)[count], float (&sums)[2 * count], int& same) {
+  if constexpr (offset < lanes_apart<phases>) {
+    return 0;
+  } else if constexpr (channels == 1) {
+    same |= offset;
+    sums[0] += __shfl_xor_sync(0xffffffffu, sums[0], offset);
+    sums[1] += __shfl_xor_sync(0xffffffffu, sums[1], offset);
+    return keep_sums<phases, 1, offset / 2>(pivots, sums, same);
+  } else {
+    const bool upper = (threadIdx.x & offset) != 0;
 #pragma unroll
-    for (int c = 1; c < C; ++c) sum += sums[c];
-    const auto add = [&](float center, float& deviations, float& squares) {
-      for_values<Storage>(again, [&](int u, int, float value) {
-        const float deviation = kept(u) ? value - center : 0.0f;
-        deviations += deviation;
-        squares += deviation * deviation;
-      });
-    };
-    set_moments_of_block(sum, count * static_cast<float>(tile.channels), shared, add);
-    return;
-  }
-  lane_sums(sums, lanes, shared.scratch, shared.sums);
-  if (thread < lanes * C) shared.moments[thread].center = shared.sums[thread] * __fdividef(1.0f, count);
-  // Channels by fours: deviations and squares of all of them would take too many registers.
-  constexpr int some = C < 4 ? C : 4;
-  __syncthreads();
-#pragma unroll
-  for (int begin = 0; begin < C; begin += some) {
-    float both[2 * some] = {}, center[some];
-#pragma unroll
-    for (int c = 0; c < some; ++c) center[c] = shared.moments[thread % lanes * C + begin + c].center;
-    for_values<Storage>(again, [&](int u, int k, float value) {
-      const int c = k / of_channel - begin;
-      if (c < 0 || c >= some) return;
-      const float deviation = kept(u) ? value - center[c] : 0.0f;
-      both[2 * c] += deviation;
-      both[2 * c + 1] += deviation * deviation;
-    });
-    lane_sums(both, lanes, shared.scratch, shared.sums);
-    const int lane = thread / C, c = thread % C - begin;
-    if (thread < lanes * C && c >= 0 && c < some) {
-      const int at = 2 * (lane * some + c);
-      shared.moments[thread] =
-          moments_about(shared.moments[thread].center, shared.sums[at], shared.sums[at + 1], count);
+    for (int k = 0; k < channels; ++k) {
+      const float given = upper ? sums[k] : sums[k + channels];
+      sums[k] = (upper ? sums[k + channels] : sums[k]) + __shfl_xor_sync(0xffffffffu, given, offset);
     }
+#pragma unroll
+    for (int c = 0; c < channels / 2; ++c) pivots[c] = upper ? pivots[c + channels / 2] : pivots[c];
+    return (upper ? channels / 2 : 0) + keep_sums<phases, channels / 2, offset / 2>(pivots, sums, same);
   }
+}
+
+// The moments of the tile. `first_sums` are the sums of a thread's first vectors, and for_vectors(visit) calls visit(values) with
+// each of its `held` vectors and takes what visit makes of them: deviations from a pivot.
+template <class Storage, bool phases, class ForVectors>
+__device__ inline void set_moments(const ForwardArguments& arguments, const Tile& tile, int held,
+                                   float (&first_sums)[lane_channels<Storage, phases>], const Shared& shared,
+                                   ForVectors for_vectors) {
+  constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C;
+  int counts[] = {held << 16 | (held < sampled_vectors ? held : sampled_vectors)};
+  sum_over_pixels<phases>(counts);
+  sum_over_pixels<phases>(first_sums);
+  const float inverse = counts[0] > 0 ? __fdividef(1.0f, static_cast<float>(of_channel * (counts[0] & 0xffff))) : 0.0f;
+  float pivots[C], sums[2 * C];
+#pragma unroll
+  for (int c = 0; c < C; ++c) {
+    pivots[c] = first_sums[c] * inverse;
+    sums[2 * c] = sums[2 * c + 1] = -0.0f;  // to add to it takes no instruction
+  }
+  for_vectors([&](float(&values)[N]) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const int c = k / of_channel;
+      values[k] -= pivots[c];
+      sums[2 * c] += values[k];
+      sums[2 * c + 1] += values[k] * values[k];
+    }
+  });
+  int same = 0;
+  const int channel = keep_sums<phases, C>(pivots, sums, same);
+  if ((static_cast<int>(threadIdx.x) & same) == 0) {
+    shared.of_warps[place_of_sums<phases, C>() + channel] = {pivots[0], sums[0], sums[1],
+                                                                           static_cast<float>(of_channel * (counts[0] >> 16))};
+  }
+  const Cover& cover = arguments.cover;
+  unite_warps(arguments, tile, block_warps * lanes_apart<phases> >> cover.lane_bits, cover.channels, shared);
 }
 
 // The result of 4 pixels and a quarter of the channels, from 16 bytes of x with phases: one pixel of 4 lanes' channels, that of
@@ -341,36 +462,34 @@ __device__ inline Vector exchange_phases(const float (&values)[vector_values<Sto
   return vector;
 }
 
-constexpr int shown_vectors = tile_vectors / 2;
-
-// Blocks of a multiprocessor. On GPUs from compute capability 10.0 on, float16 takes more registers to unpack.
-template <class Storage>
-constexpr int pixel_blocks = resident_blocks(std::is_same_v<Storage, __half> ? 2 : 3);
-
-template <class Storage, bool phases, Mode mode>
-__global__ void __launch_bounds__(block_threads, pixel_blocks<Storage>) forward_pixels(const __grid_constant__ ForwardArguments arguments) {
+template <class Storage, bool phases, Mode mode, bool extra>
+__global__ void __launch_bounds__(block_threads, resident_blocks(4)) forward_pixels(const __grid_constant__ ForwardArguments arguments) {
   constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C;
+  constexpr bool about_pivot = mode == Mode::whole && sizeof(Storage) == sizeof(float);
+  // Vectors of 16-bit values wait in shared memory: unpacked ones, and the affines of their channels, take the registers.
+  constexpr bool waits = sizeof(Storage) < sizeof(float);
+  constexpr bool ends = mode == Mode::whole || extra;  // loads by branches: predicates would stay in registers, to be used again
   FASTMUNIT_FORWARD_SHARED(shared);
   if constexpr (mode == Mode::reduce) start_dependent_launch();
   const FusedNorm& a = arguments.map;
   const Cover& cover = arguments.cover;
   const int halves = phases ? 1 : 0, height = static_cast<int>(a.height) >> halves, width = static_cast<int>(a.width) >> halves;
   const Tile tile = tile_of(a, cover, height * width);
-  if (threadIdx.x == 0) *shared.tile = tile;
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % cover.lanes;
-  const bool inside = lane * C < tile.channels;
-  const int first = tile.first + thread / cover.lanes, channels = static_cast<int>(a.channels);
-  const auto kept = [&](int u) { return inside && first + u * cover.step_pixels < tile.end; };
-  const Storage* const x = static_cast<const Storage*>(a.x) +
-                           static_cast<std::int64_t>(tile.sample) * (height * width) * (channels * of_channel) +
-                           (tile.channel + lane * C) * of_channel;
-  Vector vectors[tile_vectors];
+  const int thread = static_cast<int>(threadIdx.x), lane = cover.lane_of_pixel(thread), channels = static_cast<int>(a.channels);
+  const int first = tile.first + cover.pixels_before(thread), step_bits = thread_bits - cover.lane_bits;
+  const bool inside = lane * C < tile.channels && first < tile.end;
+  int held = inside ? (tile.end - first + cover.step_pixels - 1) >> step_bits : 0;
+  // In bytes: the compiler would scale each offset anew.
+  const int value_pitch = channels * static_cast<int>(sizeof(Storage)), pixel_pitch = value_pitch * of_channel;
+  const char* x = static_cast<const char*>(a.x) + tile.sample * arguments.sample_bytes + wide_product(first, pixel_pitch) +
+                        (tile.channel + lane * C) * of_channel * static_cast<int>(sizeof(Storage));
+  forget(x);
+  Vector vectors[tile_vectors] = {};
 #pragma unroll
   for (int u = 0; u < tile_vectors; ++u) {
-    vectors[u] = {};
-    if (kept(u)) {
-      const std::int64_t at = static_cast<std::int64_t>(first + u * cover.step_pixels) * (channels * of_channel);
-      vectors[u] = ld_global(reinterpret_cast<const Vector*>(x + at));
+    if (ends && held <= u) break;
+    if (ends || held > u) {
+      vectors[u] = ld_global(reinterpret_cast<const Vector*>(x + wide_product(u, pixel_pitch << step_bits)));
     }
   }
   if constexpr (mode == Mode::reduce) {
@@ -378,40 +497,87 @@ __global__ void __launch_bounds__(block_threads, pixel_blocks<Storage>) forward_
   } else {
     load_coefficients(arguments, tile, shared);
   }
-  if constexpr (mode != Mode::apply) set_moments<Storage, phases>(arguments, tile, vectors, kept, shared);
-  const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
+  // Of each thread: its vectors, then what the pad shows of its results.
+  SMEM_ARRAY(Vector, waiting, tile_vectors * block_threads);
+  unsigned waiting_place = static_cast<unsigned>(thread);
+  forget(held);
+  if constexpr (waits) {
+#pragma unroll
+    for (int u = 0; u < tile_vectors; ++u) waiting[u * block_threads + thread] = vectors[u];
+    forget(waiting_place);
+  }
+  if constexpr (mode != Mode::apply) {
+    float first_sums[C];
+#pragma unroll
+    for (int c = 0; c < C; ++c) first_sums[c] = -0.0f;
+#pragma unroll
+    for (int u = 0; u < sampled_vectors; ++u) {
+      float values[N];
+      unpack<Storage>(vectors[u], values);
+#pragma unroll
+      for (int k = 0; k < N; ++k) first_sums[k / of_channel] += values[k];
+    }
+    set_moments<Storage, phases>(arguments, tile, held, first_sums, shared, [&](auto visit) {
+#pragma unroll
+      for (int u = 0; u < tile_vectors; ++u) {
+        if (held <= u) break;
+        float values[N];
+        unpack<Storage>(waits ? waiting[u * block_threads + waiting_place] : vectors[u], values);
+        visit(values);
+        if constexpr (!waits) vectors[u] = pack<Storage>(values);
+      }
+    });
+  }
   if constexpr (mode == Mode::reduce) {
-    finish_statistics<mode>(arguments, tile, shared, blocks);
+    keep_moments(arguments, tile, shared.moments);
   } else {
-    SMEM_ARRAY(Vector, shown_results, shown_vectors * block_threads);
-    // The statistics of the group take registers: half of the vectors wait in shared memory.
-    if constexpr (mode == Mode::whole) {
+    const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
+    // A place that nothing else uses any more, or not yet.
+    TileMoments* const gathered = waits ? reinterpret_cast<TileMoments*>(shared.of_warps) : reinterpret_cast<TileMoments*>(waiting);
+    set_affines<mode, false>(arguments, tile, shared, blocks, gathered);
+    PlaneAffine affines[C];
 #pragma unroll
-      for (int u = 0; u < shown_vectors; ++u) shown_results[u * block_threads + thread] = vectors[shown_vectors + u];
-    }
-    finish_statistics<mode>(arguments, tile, shared, blocks);
-    if constexpr (mode == Mode::whole) {
+    for (int c = 0; c < C; ++c) affines[c] = shared.affines[lane * C + c];
+    if constexpr (about_pivot) {
+      bool infinite = false;
+      float moved[C];
 #pragma unroll
-      for (int u = 0; u < shown_vectors; ++u) vectors[shown_vectors + u] = shown_results[u * block_threads + thread];
+      for (int c = 0; c < C; ++c) {
+        moved[c] = shared.of_warps[place_of_sums<phases, C>() + c].pivot - affines[c].center;
+        infinite = infinite || std::isinf(affines[c].scale);
+        affines[c].center = 0.0f;
+      }
+      if (infinite) {
+        rarely();
+#pragma unroll
+        for (int u = 0; u < tile_vectors; ++u) {
+          float values[N];
+          unpack<Storage>(vectors[u], values);
+#pragma unroll
+          for (int k = 0; k < N; ++k) values[k] += moved[k / of_channel];
+          vectors[u] = pack<Storage>(values);
+        }
+      } else {
+#pragma unroll
+        for (int c = 0; c < C; ++c) affines[c].shift += moved[c] * affines[c].scale;
+      }
     }
-    const Tile again = *shared.tile;
-    const int first_pixel = again.first + thread / cover.lanes;
-    const auto stays = [&](int u) { return lane * C < again.channels && first_pixel + u * cover.step_pixels < again.end; };
-    const int result_height = static_cast<int>(a.height), result_width = static_cast<int>(a.width);
-    const int padded_width = result_width + 2 * a.pad, phase = phases ? thread % 4 : 0;
-    const int channel = again.channel + (phases ? lane / 4 * N : lane * C);
-    Storage* const padded =
-        static_cast<Storage*>(a.padded) +
-        ((static_cast<std::int64_t>(again.sample) * (result_height + 2 * a.pad) + a.pad) * padded_width + a.pad) * channels + channel;
-    const Storage* const residual =
-        a.residual.data == nullptr ? nullptr
-                                   : static_cast<const Storage*>(a.residual.data) + again.sample * a.residual.sample_stride + channel;
-    const Reach of_rows(a, result_height), of_columns(a, result_width);
+    const int padded_width = static_cast<int>(a.width) + 2 * a.pad, phase = phases ? thread % 4 : 0;
+    const int channel = tile.channel + (phases ? lane / 4 * N : lane * C);
+    char* padded = static_cast<char*>(a.padded) + tile.sample * arguments.padded_bytes +
+                         wide_product(a.pad * (padded_width + 1), value_pitch) + channel * static_cast<int>(sizeof(Storage));
+    forget(padded);
+    const Storage* residual = nullptr;
+    if constexpr (extra && !phases) {
+      if (a.residual.data != nullptr) {
+        residual = static_cast<const Storage*>(a.residual.data) + tile.sample * a.residual.sample_stride + channel;
+      }
+    }
     const auto at = [&](int row, int column) {
-      return reinterpret_cast<Vector*>(padded + static_cast<std::int64_t>(row * padded_width + column) * channels);
+      return reinterpret_cast<Vector*>(padded + wide_product(row * padded_width + column, value_pitch));
     };
     const auto place = [&](int u, int& row, int& column) {
-      const int pixel = first_pixel + u * cover.step_pixels;
+      const int pixel = first + u * cover.step_pixels;
       row = cover.by_width.quotient(phases ? 2 * pixel : pixel);
       column = pixel - row * width;
       if constexpr (phases) {
@@ -419,49 +585,46 @@ __global__ void __launch_bounds__(block_threads, pixel_blocks<Storage>) forward_
         column = 2 * column + phase % 2;
       }
     };
-    // What the pad shows is kept in shared memory of each thread, for a loop of its own: that code is long and seldom runs.
+    unsigned shown = 0;
 #pragma unroll
-    for (int some = 0; some < tile_vectors; some += shown_vectors) {
-      if (some >= cover.steps) break;
-      unsigned shown = 0;
+    for (int u = 0; u < tile_vectors; ++u) {
+      if (phases ? u >= cover.steps : u >= held) break;
+      int row, column;
+      place(u, row, column);
+      float values[N];
+      unpack<Storage>(waits ? waiting[u * block_threads + waiting_place] : vectors[u], values);
 #pragma unroll
-      for (int u = some; u < some + shown_vectors; ++u) {
-        int row, column;
-        place(u, row, column);
-        float values[N];
-        unpack<Storage>(repacked<Storage>(vectors[u], cover.in_order[1]), values);
-        // From shared memory for each vector: three registers per channel are too many to keep.
-        unsigned at_affine = static_cast<unsigned>(lane * C);
-        forget(at_affine);
+      for (int k = 0; k < N; ++k) {
+        const PlaneAffine affine = affines[k / of_channel];
+        const float deviation = about_pivot ? values[k] : values[k] - affine.center;
+        values[k] = activated<extra>(arguments, deviation * affine.scale + affine.shift);
+      }
+      if constexpr (extra && !phases) {
+        if (residual != nullptr) {
+          float added[N];
+          const std::int64_t from = row * a.residual.row_stride + column * a.residual.column_stride;
+          unpack<Storage>(ld_global(reinterpret_cast<const Vector*>(residual + from)), added);
 #pragma unroll
-        for (int k = 0; k < N; ++k) {
-          const PlaneAffine affine = shared.affines[at_affine + static_cast<unsigned>(k / of_channel)];
-          values[k] = (values[k] - affine.center) * affine.scale + affine.shift;
-        }
-        activate(a, values);
-        if constexpr (!phases) {
-          if (residual != nullptr && stays(u)) {
-            float added[N];
-            const std::int64_t from = row * a.residual.row_stride + column * a.residual.column_stride;
-            unpack<Storage>(ld_global(reinterpret_cast<const Vector*>(residual + from)), added);
-#pragma unroll
-            for (int k = 0; k < N; ++k) values[k] += added[k];
-          }
-        }
-        const Vector result = phases ? exchange_phases<Storage>(values) : pack<Storage>(values);
-        if (!stays(u)) continue;
-        st_plain(at(row, column), result);
-        if (of_rows.shows(row) || of_columns.shows(column)) {
-          shown_results[(u - some) * block_threads + thread] = result;
-          shown |= 1u << u;
+          for (int k = 0; k < N; ++k) values[k] += added[k];
         }
       }
+      const Vector result = phases ? exchange_phases<Storage>(values) : pack<Storage>(values);
+      if (phases && held <= u) continue;
+      st_plain(at(row, column), result);
+      if (arguments.rows.shows(row) || arguments.columns.shows(column)) {
+        waiting[u * block_threads + thread] = result;
+        shown |= 1u << u;
+      }
+    }
+    // What the pad shows has a loop of its own: that code is long and seldom runs.
+    if (shown != 0) {
+      rarely();
 #pragma unroll 1
       for (; shown != 0; shown &= shown - 1) {
         const int u = __ffs(static_cast<int>(shown)) - 1;
         int row, column;
         place(u, row, column);
-        const Vector result = a.pad_mode == PadMode::zero ? Vector{} : shown_results[(u - some) * block_threads + thread];
+        const Vector result = a.pad_mode == PadMode::zero ? Vector{} : waiting[u * block_threads + thread];
         for_pad_targets(a, row, column, [&](int to_row, int to_column) { st_plain(at(to_row, to_column), result); });
       }
     }
@@ -471,24 +634,55 @@ __global__ void __launch_bounds__(block_threads, pixel_blocks<Storage>) forward_
 
 // --- Every other map --------------------------------------------------------------------------------------------------
 
+// A value of a map; `at` counts values.
+__device__ inline float load_any(const void* map, std::int64_t at, DataType dtype) {
+  if (dtype == DataType::float32) return ld_global(static_cast<const float*>(map) + at);
+  if (dtype == DataType::bfloat16) return widen(ld_global(static_cast<const __nv_bfloat16*>(map) + at));
+  return widen(ld_global(static_cast<const __half*>(map) + at));
+}
+__device__ inline void store_any(void* map, std::int64_t at, DataType dtype, float value) {
+  if (dtype == DataType::float32) {
+    st_plain(static_cast<float*>(map) + at, value);
+  } else if (dtype == DataType::bfloat16) {
+    st_plain(static_cast<__nv_bfloat16*>(map) + at, narrowed<__nv_bfloat16>(value));
+  } else {
+    st_plain(static_cast<__half*>(map) + at, narrowed<__half>(value));
+  }
+}
+
+// The moments of one channel, or of the whole tile, from sums of each thread: add(center, deviations, squares) once their center is
+// known.
+template <class Add>
+__device__ inline void set_moments_of_lanes(float sum, float count, int lanes, float* scratch, float* sums, TileMoments* moments,
+                                            Add add) {
+  const int thread = static_cast<int>(threadIdx.x);
+  float one[] = {sum}, both[2] = {0.0f, 0.0f};
+  lane_sums(one, lanes, scratch, sums);
+  const float center = sums[thread & (lanes - 1)] * __fdividef(1.0f, count);
+  add(center, both[0], both[1]);
+  lane_sums(both, lanes, scratch, sums);
+  const int at = 2 * (thread & (lanes - 1));
+  if (thread < most_channels) moments[thread] = moments_about(center, sums[at], sums[at + 1], count);
+}
+
 // Value by value, in either layout: a thread keeps its values in shared memory of its own.
-template <class Storage, Mode mode>
+template <Mode mode>
 __global__ void __launch_bounds__(block_threads, resident_blocks(3)) forward_any(const __grid_constant__ ForwardArguments arguments) {
   FASTMUNIT_FORWARD_SHARED(shared);
+  SMEM_ARRAY(float, scratch, block_warps * most_lane_sums);
+  SMEM_ARRAY(float, sums, most_lane_sums);
   SMEM_ARRAY(float, tile_shared, block_threads * tile_values);
   if constexpr (mode == Mode::reduce) start_dependent_launch();
   const FusedNorm& a = arguments.map;
   const Cover& cover = arguments.cover;
   const int height = static_cast<int>(a.height), width = static_cast<int>(a.width);
   const Tile tile = tile_of(a, cover, height * width);
-  if (threadIdx.x == 0) *shared.tile = tile;
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % cover.lanes, first = tile.first + thread / cover.lanes;
+  const int thread = static_cast<int>(threadIdx.x), lane = cover.lane_of_pixel(thread), first = tile.first + cover.pixels_before(thread);
   const bool inside = lane < tile.channels, nchw = a.layout == Layout::nchw;
   const int end = inside ? tile.end : tile.first;
   const std::int64_t pixels = static_cast<std::int64_t>(height) * width, channels = a.channels, c = tile.channel + lane;
   const std::int64_t pixel_pitch = nchw ? 1 : channels * (a.phases ? 4 : 1);
-  const Storage* const x = static_cast<const Storage*>(a.x) + tile.sample * channels * pixels +
-                           (nchw ? c * pixels : c * (a.phases ? 4 : 1));
+  const std::int64_t x = tile.sample * channels * pixels + (nchw ? c * pixels : c * (a.phases ? 4 : 1));
   float* const mine = tile_shared + thread;
   const auto place = [&](int pixel) {
     if (!a.phases) return pixel * pixel_pitch;
@@ -496,65 +690,52 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) forward_any
     return ((row >> 1) * (width >> 1) + (column >> 1)) * pixel_pitch + (nchw ? phase * (pixels / 4) : phase);
   };
   const auto for_values = [&](auto visit) {
-#pragma unroll 4
+#pragma unroll 1
     for (int u = 0, pixel = first; pixel < end; ++u, pixel += cover.step_pixels) visit(mine[u * block_threads], pixel);
   };
-  float sums[1] = {0.0f};
+  float sum = 0.0f;
 #pragma unroll 8
   for (int u = 0; u < cover.steps; ++u) {
     const int pixel = first + u * cover.step_pixels;
-    if (pixel < end) mine[u * block_threads] = widen(ld_global(x + place(pixel)));
+    if (pixel < end) mine[u * block_threads] = load_any(a.x, x + place(pixel), a.dtype);
   }
   if constexpr (mode != Mode::reduce) load_coefficients(arguments, tile, shared);
   if constexpr (mode != Mode::apply) {
-    float count = static_cast<float>(tile.end - tile.first);
-    for_values([&](float value, int) { sums[0] += value; });
-    const auto add = [&](float center, float& deviations, float& squares) {
-      for_values([&](float value, int) {
-        const float deviation = value - center;
-        deviations += deviation;
-        squares += deviation * deviation;
-      });
-    };
-    if (a.statistics == Statistics::layer) {
-      set_moments_of_block(sums[0], count * static_cast<float>(tile.channels), shared, add);
-    } else {
-      lane_sums(sums, cover.lanes, shared.scratch, shared.sums);
-      const float center = shared.sums[lane] * __fdividef(1.0f, count);
-      float both[2] = {0.0f, 0.0f};
-      add(center, both[0], both[1]);
-      lane_sums(both, cover.lanes, shared.scratch, shared.sums);
-      if (thread < cover.lanes) {
-        shared.moments[thread] = moments_about(center, shared.sums[2 * thread], shared.sums[2 * thread + 1], count);
-      }
-    }
+    const bool layer = a.statistics == Statistics::layer;
+    const float count = static_cast<float>(tile.end - tile.first) * (layer ? static_cast<float>(tile.channels) : 1.0f);
+    for_values([&](float value, int) { sum += value; });
+    set_moments_of_lanes(sum, count, layer ? 1 : cover.lanes, scratch, sums, shared.moments,
+                         [&](float center, float& deviations, float& squares) {
+                           for_values([&](float value, int) {
+                             const float deviation = value - center;
+                             deviations += deviation;
+                             squares += deviation * deviation;
+                           });
+                         });
   }
-  const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
-  if (finish_statistics<mode>(arguments, tile, shared, blocks)) return;
-  if constexpr (mode != Mode::reduce) {
+  if constexpr (mode == Mode::reduce) {
+    keep_moments(arguments, tile, shared.moments);
+  } else {
+    const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
+    set_affines<mode, false>(arguments, tile, shared, blocks, reinterpret_cast<TileMoments*>(shared.of_warps));
     const PlaneAffine affine = inside ? shared.affines[lane] : PlaneAffine{0.0f, 1.0f, 0.0f};
     const std::int64_t padded_width = width + 2 * a.pad, padded_pixels = (height + 2 * a.pad) * padded_width;
     const std::int64_t pitch = nchw ? 1 : channels;
-    Storage* const padded = static_cast<Storage*>(a.padded) + tile.sample * channels * padded_pixels +
-                            (nchw ? c * padded_pixels : c) + (a.pad * padded_width + a.pad) * pitch;
-    const Storage* const residual =
-        a.residual.data == nullptr ? nullptr
-                                   : static_cast<const Storage*>(a.residual.data) + tile.sample * a.residual.sample_stride +
-                                         c * a.residual.channel_stride;
-    const Reach of_rows(a, height), of_columns(a, width);
+    const std::int64_t padded =
+        tile.sample * channels * padded_pixels + (nchw ? c * padded_pixels : c) + (a.pad * padded_width + a.pad) * pitch;
+    const std::int64_t residual = tile.sample * a.residual.sample_stride + c * a.residual.channel_stride;
     for_values([&](float value, int pixel) {
       const int row = cover.by_width.quotient(pixel), column = pixel - row * width;
-      float z[1] = {(value - affine.center) * affine.scale + affine.shift};
-      activate(a, z);
-      if (residual != nullptr) {
-        z[0] += widen(ld_global(residual + row * a.residual.row_stride + column * a.residual.column_stride));
+      float z = activated<true>(arguments, (value - affine.center) * affine.scale + affine.shift);
+      if (a.residual.data != nullptr) {
+        z += load_any(a.residual.data, residual + row * a.residual.row_stride + column * a.residual.column_stride, a.dtype);
       }
-      const Storage result = narrowed<Storage>(z[0]);
-      st_plain(padded + (row * padded_width + column) * pitch, result);
-      if (of_rows.shows(row) || of_columns.shows(column)) {
-        const Storage shown = a.pad_mode == PadMode::zero ? narrowed<Storage>(0.0f) : result;
+      store_any(a.padded, padded + (row * padded_width + column) * pitch, a.dtype, z);
+      if (arguments.rows.shows(row) || arguments.columns.shows(column)) {
+        rarely();
+        const float shown = a.pad_mode == PadMode::zero ? 0.0f : z;
         for_pad_targets(a, row, column, [&](int to_row, int to_column) {
-          st_plain(padded + (to_row * padded_width + to_column) * pitch, shown);
+          store_any(a.padded, padded + (to_row * padded_width + to_column) * pitch, a.dtype, shown);
         });
       }
     });

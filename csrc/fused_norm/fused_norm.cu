@@ -1,36 +1,54 @@
+#include <limits>
+
 #include "fused_norm/forward.cuh"
 
 namespace fastmunit::cuda::norm {
 namespace {
 
-template <class Storage, Mode mode>
+// Kernels with `extra` know leaky relu and a residual.
+bool needs_extra(const FusedNorm& a) { return a.residual.data != nullptr || a.activation == Activation::leaky_relu; }
+
+template <class Storage, int words, Mode mode>
 auto rows_kernel(const FusedNorm& a) {
-  switch (words_of_row(a)) {
-    case 1:
-      return forward_rows<Storage, 1, mode>;
-    case 2:
-      return forward_rows<Storage, 2, mode>;
-    case 4:
-      return forward_rows<Storage, 4, mode>;
-    case 8:
-      return forward_rows<Storage, 8, mode>;
-    default:
-      return forward_rows<Storage, largest_row_words, mode>;
-  }
+  return needs_extra(a) ? forward_rows<Storage, words, mode, true> : forward_rows<Storage, words, mode, false>;
+}
+
+template <class Storage, bool phases, Mode mode>
+auto pixels_kernel(const FusedNorm& a) {
+  return needs_extra(a) ? forward_pixels<Storage, phases, mode, true> : forward_pixels<Storage, phases, mode, false>;
 }
 
 template <class Storage, Mode mode>
 auto kernel_of(const FusedNorm& a, const Plan& plan) {
-  if (plan.kernel == Kernel::any) return forward_any<Storage, mode>;
-  if constexpr (sizeof(Storage) == sizeof(float)) {
-    if (plan.kernel == Kernel::rows) return rows_kernel<Storage, mode>(a);
+  if (plan.kernel == Kernel::any) return forward_any<mode>;
+  if constexpr (mode == Mode::reduce) {
+    if (plan.kernel == Kernel::rows) return forward_rows<Storage, unit_words, mode, false>;
+    return a.phases ? forward_pixels<Storage, true, mode, false> : forward_pixels<Storage, false, mode, false>;
+  } else {
+    if (plan.kernel == Kernel::pixels) {
+      return a.phases ? pixels_kernel<Storage, true, mode>(a) : pixels_kernel<Storage, false, mode>(a);
+    }
+    if (a.width == 32) return rows_kernel<Storage, 1, mode>(a);
+    return a.width == 64 ? rows_kernel<Storage, 2, mode>(a) : rows_kernel<Storage, unit_words, mode>(a);
   }
-  return a.phases ? forward_pixels<Storage, true, mode> : forward_pixels<Storage, false, mode>;
 }
 
 template <class Storage>
 const char* run(const FusedNorm& a, const Plan& plan, const Device& device, Workspace workspace, void* stream) {
-  ForwardArguments arguments = {a, Cover(plan, a), plan.split, nullptr, nullptr, plan.tiles_of_group(a)};
+  const std::int64_t channel_bytes = a.channels * static_cast<std::int64_t>(sizeof(Storage));
+  ForwardArguments arguments = {a,
+                                Cover(plan, a),
+                                plan.split,
+                                nullptr,
+                                nullptr,
+                                plan.tiles_of_group(a),
+                                Border(Reach(a, static_cast<int>(a.height))),
+                                Border(Reach(a, static_cast<int>(a.width))),
+                                channel_bytes * a.height * a.width,
+                                channel_bytes * (a.height + 2 * a.pad) * (a.width + 2 * a.pad)};
+  arguments.floor = a.activation == Activation::relu ? 0.0f : -std::numeric_limits<float>::infinity();
+  arguments.slope = a.activation == Activation::leaky_relu ? static_cast<float>(a.negative_slope) : 1.0f;
+  while (std::int64_t{1} << arguments.width_bits < a.width) ++arguments.width_bits;
   if (!plan.split) {
     if (a.statistics == Statistics::none) return launch(kernel_of<Storage, Mode::apply>(a, plan), shape_of(plan), stream, arguments);
     return launch(kernel_of<Storage, Mode::whole>(a, plan), shape_of(plan, plan.cluster), stream, arguments);
@@ -50,9 +68,10 @@ const char* run(const FusedNorm& a, const Plan& plan, const Device& device, Work
   return launch(kernel_of<Storage, Mode::apply>(a, plan), shape, stream, arguments);
 }
 
-// Whether kernel `pixels` takes the map. What four threads exchange is rounded already, so nothing can be added to it.
+// Whether kernel `pixels` takes the map. What four threads exchange is rounded already, so nothing can be added to it. Bytes between
+// a thread's vectors are counted in 32 bits.
 bool all_take_vectors(const FusedNorm& a) {
-  return takes_vectors(a.x, a) && takes_vectors(a.padded, a) && takes_vectors(a.residual, a) &&
+  return a.channels < 1 << 19 && takes_vectors(a.x, a) && takes_vectors(a.padded, a) && takes_vectors(a.residual, a) &&
          !(a.phases && a.residual.data != nullptr);
 }
 

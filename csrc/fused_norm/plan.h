@@ -16,7 +16,7 @@ namespace fastmunit::cuda::norm {
 
 enum class Mode { whole, reduce, apply };
 
-// rows: NCHW, a warp takes rows of a multiple of 32 columns. pixels: channels_last, 16 bytes of channels per thread and access.
+// rows: NCHW, a warp takes rows of a multiple of 32 columns, in forward 128 values at once. pixels: channels_last, 16 bytes of channels per thread and access.
 // any: every other map, value by value.
 enum class Kernel { rows, pixels, any };
 
@@ -25,8 +25,12 @@ enum class Kernel { rows, pixels, any };
 #define FASTMUNIT_BLOCK_THREADS 256
 #endif
 constexpr int block_threads = FASTMUNIT_BLOCK_THREADS, block_warps = block_threads / 32;
+constexpr int thread_bits = block_threads == 128 ? 7 : (block_threads == 256 ? 8 : 9);
+constexpr int warp_bits = thread_bits - 5;
+static_assert(block_threads == 1 << thread_bits);
 constexpr int tile_values = block_threads > 256 ? 16 : 32;  // of each thread, of rows and any
 constexpr int tile_vectors = tile_values / 4;               // of each thread, of pixels
+constexpr int unit_words = 4, unit_values = 32 * unit_words;  // that a warp of the forward's kernel `rows` accesses at once
 constexpr int backward_values = tile_values / 2, backward_vectors = tile_vectors / 2;
 constexpr int most_backward_rows = 8;  // of a warp, in kernel `rows`: the addresses of more take too many registers
 constexpr int most_rounds = 4;  // that a block of the backward holds its registers' values anew for
@@ -70,7 +74,13 @@ inline bool takes_vectors(const StridedMap& map, const FusedNormOptions& a) {
                                  map.row_stride % values == 0 && map.column_stride % values == 0);
 }
 
-// Kernel `rows` counts columns in words of 32; this is how many a row has, or 0 where the kernel does not take the map.
+// Whether the forward's kernel `rows` takes the map.
+inline bool takes_units(const FusedNormOptions& a) {
+  return a.layout == Layout::nchw && !a.phases && a.width >= 32 && a.width <= block_warps * unit_values &&
+         (a.width & (a.width - 1)) == 0 && a.height * a.width % unit_values == 0;
+}
+
+// The backward's kernel `rows` counts columns in words of 32; this is how many a row has, or 0 where the kernel does not take the map.
 inline int words_of_row(const FusedNormOptions& a) {
   if (a.layout != Layout::nchw || a.phases || a.dtype != DataType::float32 || a.width % 32 != 0) return 0;
   const std::int64_t words = a.width / 32;
@@ -93,7 +103,8 @@ class Planner {
       : a(options),
         device(gpu),
         maps_(maps),
-        words_(words_of_row(options)),
+        words_(maps > 1 ? words_of_row(options) : 0),
+        units_(maps == 1 && takes_units(options)),
         vectors_(vectors && options.layout == Layout::channels_last) {}
 
   Plan plan() const {
@@ -148,6 +159,7 @@ class Planner {
 
   // Steps that a block holds at once.
   int held() const {
+    if (units_) return tile_values / unit_words;
     if (words_ == 0) return (vectors_ ? tile_vectors : tile_values) / maps_;
     const int rows = tile_values / maps_ / words_;
     return maps_ > 1 && rows > most_backward_rows ? most_backward_rows : rows;
@@ -156,11 +168,13 @@ class Planner {
   // The largest tiles. cluster is still 0.
   Plan shape(int lanes) const {
     Plan plan = {};
-    plan.kernel = words_ > 0 ? Kernel::rows : (vectors_ ? Kernel::pixels : Kernel::any);
+    plan.kernel = words_ > 0 || units_ ? Kernel::rows : (vectors_ ? Kernel::pixels : Kernel::any);
     plan.lanes = lanes;
     plan.channels = lanes * lane_channels();
     plan.slices = static_cast<int>(quotient_up(a.channels, plan.channels));
-    plan.step_pixels = words_ > 0 ? block_warps * static_cast<int>(a.width) : block_threads / lanes;
+    plan.step_pixels = block_threads / lanes;
+    if (words_ > 0) plan.step_pixels = block_warps * static_cast<int>(a.width);
+    if (units_) plan.step_pixels = block_warps * unit_values;
     const int most = held() < device.most_steps ? held() : device.most_steps;
     plan.tiles = static_cast<int>(quotient_up(all_steps(plan), most));
     return plan;
@@ -199,7 +213,7 @@ class Planner {
   const Device device;
   const int maps_;
   const int words_;
-  const bool vectors_;
+  const bool units_, vectors_;
 };
 
 }  // namespace fastmunit::cuda::norm

@@ -40,9 +40,9 @@ BUGS = {
     ),
     "writes past the end": Bug(
         "fused_norm/forward.cuh",
-        "rows_left <= r * block_warps * width",
-        "rows_left + block_warps * width <= r * block_warps * width",
-        "      if (",
+        "left <= u * pitch",
+        "left + unit_values <= u * pitch",
+        "    }\n#pragma unroll\n    for (int u = 0; u < units; ++u) {\n      if (",
     ),
     "shared memory past its end": Bug(
         "fused_norm/tile.cuh",
@@ -66,13 +66,13 @@ BUGS = {
         "fused_norm/forward.cuh",
         "blocks.sync();",
         "",
-        "tile.channels);\n  ",
+        "% largest_cluster);\n  ",
     ),
     "exits while others read": Bug(
         "fused_norm/forward.cuh",
         "blocks.wait();",
         "",
-        "right_value);\n        }\n      }\n    }\n    ",
+        "from + to_pad));\n        }\n      }\n    }\n    ",
     ),
     "wrong mask": Bug(
         "fused_norm/tile.cuh",
@@ -86,6 +86,12 @@ BUGS = {
         "difference",
         "__fdividef(sum_of_lanes<width>(",
     ),
+    "union of a cluster without counts": Bug(
+        "fused_norm/forward.cuh",
+        "set.count * (set.center - center + set.offset)",
+        "set.center - center + set.offset",
+        "differences += ",
+    ),
     "tiles leave moments in one place": Bug(
         "fused_norm/forward.cuh",
         "number_in_group(a, arguments.cover, tile)",
@@ -96,7 +102,7 @@ BUGS = {
         "fused_norm/forward.cuh",
         "wait_for_previous_launch();",
         "",
-        "  if (arguments.split) ",
+        "mode == Mode::apply && arguments.split) ",
     ),
     "combines before it waits": Bug(
         "fused_norm/forward.cuh",
@@ -136,9 +142,9 @@ BUGS = {
     ),
     "unwritten channels": Bug(
         "fused_norm/forward.cuh",
-        "lane * C < again.channels",
-        "lane * C < again.channels - C",
-        "return ",
+        "lane * C < tile.channels",
+        "lane * C < tile.channels - C",
+        "inside = ",
     ),
     "unwritten vector": Bug(
         "fused_norm/forward.cuh",
@@ -166,8 +172,8 @@ BUGS = {
     ),
     "loads twice": Bug(
         "fused_norm/forward.cuh",
-        "widen(ld_global(x + place(pixel)))",
-        "0.5f * widen(ld_global(x + place(pixel))) + 0.5f * widen(ld_global(x + place(pixel)))",
+        "load_any(a.x, x + place(pixel), a.dtype)",
+        "0.5f * load_any(a.x, x + place(pixel), a.dtype) + 0.5f * load_any(a.x, x + place(pixel), a.dtype)",
         "mine[u * block_threads] = ",
     ),
     "folds back off by one": Bug(

@@ -25,6 +25,7 @@ from gpu_budget import (  # noqa: E402
     markdown_name,
     nvcc_release,
     read_budget,
+    read_calls,
 )
 
 ARCHITECTURES = (80, 90, 100)
@@ -53,6 +54,7 @@ def test_kernels_are_within_their_budget(source, arch, tmp_path):
     assert kernels
     budgets = read_budget()[source.stem]
     broken = check(kernels, budgets)
+    broken += [line for call in read_calls().get(source.stem, []) for line in call.broken_by(kernels)]
     assert not broken, "\n".join(broken)
     # The documented figures are those of one compiler.
     text = (ROOT / "docs" / "gpu.md").read_text()

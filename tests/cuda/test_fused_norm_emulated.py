@@ -152,14 +152,16 @@ def test_matches_float64(case):
 @pytest.mark.parametrize("pad_mode", ["reflect", "replicate", "zero"])
 @pytest.mark.parametrize("width", [32, 64, 128, 256, 512])
 def test_rows_of_words(width, pad_mode):
-    """NCHW float32 rows of a multiple of 32: the kernel that holds whole rows, in all of its modes."""
-    for device, statistics, height, pad in (
-        ("H100", "instance", 20, 1),
-        ("small clusters", "instance", 20, 3),
-        ("small tiles", "layer", 13, 2),
-        ("small tiles", "none", 9, 3),
+    """NCHW rows of a multiple of 32: the kernels that hold them, in all modes; where heights do not fit, another."""
+    for device, statistics, height, pad, dtype in (
+        ("H100", "instance", 20, 1, torch.float32),
+        ("small clusters", "instance", 20, 3, torch.bfloat16),
+        ("small tiles", "layer", 13, 2, torch.float32),
+        ("small tiles", "none", 12, 3, torch.float16),
+        ("small clusters", "layer", 12, 2, torch.float32),
     ):
         case = plain_case(n=1, c=2, h=height, w=width, pad=pad, pad_mode=pad_mode, statistics=statistics, device=device)
+        case["dtype"] = dtype
         check({**case, "activation": "leaky_relu", "residual": "interior" if pad == 1 else "absent"})
 
 

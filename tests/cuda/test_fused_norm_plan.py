@@ -75,16 +75,18 @@ def test_tiles_cover_the_map(data):
     assert plan.channels <= 32
     assert plan.lanes in (1, 2, 4, 8, 16, 32)
     assert plan.blocks == n * plan.slices * plan.tiles
-    words = w // 32
-    held = {"rows": 32 // max(words, 1), "pixels": 8, "any": 32}[plan.kernel] // maps
-    held = min(8, held) if plan.kernel == "rows" and maps == 2 else held
+    held = {"rows": 8, "pixels": 8 // maps, "any": 32 // maps}[plan.kernel]
+    if plan.kernel == "rows" and maps == 2:
+        held = min(8, 16 // (w // 32))
     rounds = 4 if plan.split and maps == 2 else 1
     assert 1 <= plan.steps <= rounds * min(device.most_steps, held)
     if plan.steps > held:
         assert plan.blocks >= 1.5 * device.multiprocessors
-    assert plan.step_pixels == (8 * w if plan.kernel == "rows" else 256 // plan.lanes)
+    step_pixels = 8 * w if maps == 2 else 8 * 128
+    assert plan.step_pixels == (step_pixels if plan.kernel == "rows" else 256 // plan.lanes)
     if plan.kernel == "rows":
-        assert (layout, dtype, phases, w % 32) == ("nchw", "float32", False, 0)
+        assert (layout, phases, w % 32) == ("nchw", False, 0)
+        assert dtype == "float32" if maps == 2 else (h * w % 128, 1024 % w) == (0, 0)
     if plan.kernel == "pixels":
         assert layout == "channels_last"
         assert vectors
@@ -105,6 +107,7 @@ def test_maps_of_munit(device):
         if of.width % 32 == 0:
             plan = plan_of(device, "nchw", of.statistics, shape)
             assert plan.kernel == "rows"
+            assert plan_of(device, "nchw", of.statistics, shape, dtype="bfloat16") == plan
             assert plan.blocks >= device.multiprocessors or plan.steps * plan.step_pixels <= 8192
             assert plan_of(device, "nchw", of.statistics, shape, maps=2).kernel == "rows"
 

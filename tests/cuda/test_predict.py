@@ -41,7 +41,7 @@ def test_kernels_and_their_bytes_are_those_of_the_launchers():
     forward, backward = predict.kernels_of(CASE, H100.device)
     assert [short_name(kernel.name).split("<")[0] for kernel in forward] == ["forward_rows"]
     assert [short_name(kernel.name).split("<")[0] for kernel in backward] == ["backward_rows"]
-    assert x <= forward[0].loaded <= 1.01 * x
+    assert x <= forward[0].loaded <= 1.04 * x  # the two rows of 64 that the pad shows are loaded again
     assert padded <= forward[0].stored <= 1.01 * padded
     assert x + padded <= backward[0].loaded <= 1.02 * (x + padded)
     layer = replace(CASE, options={**CASE.options, "statistics": "layer"}, parameters=((32,), (32,)))

@@ -68,7 +68,8 @@ __attribute__((noinline)) void st_plain(T* to, const T& value, EMULATOR_CALLER) 
   *to = value;
 }
 
-inline void forget(unsigned&) {}
+template <class T>
+void forget(T&) {}
 inline void rarely() {}
 inline long long wide_product(int a, int b) { return static_cast<long long>(a) * b; }
 
