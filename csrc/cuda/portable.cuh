@@ -69,6 +69,13 @@ __device__ __forceinline__ long long wide_product(int a, int b) {
   return product;
 }
 
+// Adds `value` to `sum` and value * factor to `product` unless z <= bound: a comparison and two instructions that depend on it.
+__device__ __forceinline__ void add_unless_below(float z, float bound, float value, float factor, float& sum, float& product) {
+  asm("{\n\t.reg .pred above;\n\tsetp.gtu.f32 above, %2, %3;\n\t@above add.f32 %0, %0, %4;\n\t@above fma.rn.f32 %1, %4, %5, %1;\n\t}"
+      : "+f"(sum), "+f"(product)
+      : "f"(z), "f"(bound), "f"(value), "f"(factor));
+}
+
 // Marks code that few warps run, such as that of a map's border. It is an instruction that does nothing but for a profiler, by which
 // tools/sass.py tells this code from what every thread executes.
 __device__ __forceinline__ void rarely() { asm volatile("pmevent 15;"); }

@@ -22,8 +22,10 @@ struct Upstream {
   std::int64_t sample_stride, channel_stride;
   int row_stride, column_stride;
 
-  __device__ const char* plane(std::int64_t sample, std::int64_t channel) const {
-    return data + sample * sample_stride + channel * channel_stride;
+  __device__ const char* plane(int sample, int channel) const {
+    // Products of numbers without a sign take fewer instructions.
+    const std::uint64_t of_sample = static_cast<unsigned>(sample), of_channel = static_cast<unsigned>(channel);
+    return data + of_sample * static_cast<std::uint64_t>(sample_stride) + of_channel * static_cast<std::uint64_t>(channel_stride);
   }
   template <class Value>
   __device__ const Value* at(const char* plane, int row, int column) const {
@@ -31,16 +33,31 @@ struct Upstream {
   }
 };
 
+// Which lanes of kernel `rows` read a column of the pad beside their row: `lanes` of them from number `first` on, and as many counted
+// from the last lane. Where the pad reflects, a lane reads the column that shows what it holds, the mirror image of its own; else
+// the outermost lane reads the next one, `behind` that.
+struct Beside {
+  int first, lanes, behind;
+
+  Beside(const FusedNormOptions& a, bool folds) {
+    const bool reflects = a.pad_mode == PadMode::reflect;
+    first = reflects ? 1 : 0;
+    lanes = !folds ? 0 : (reflects ? a.pad : 1);
+    behind = 1 - first;
+  }
+};
+
 struct BackwardArguments {
   FusedNormBackward map;
   Upstream first, second;    // dy is their sum; the second may be absent
-  bool folds;                // the first has a pad that shows pixels
-  Reach of_rows, of_columns;
+  Beside beside;
+  Reach of_rows, of_columns;  // of the first's pad; kernel `pixels` counts pairs of pixels where x has phases
   bool split;                // lines come from two launches before apply
   bool writes_coefficients;  // who knows the sums of a plane writes their gradients
   Cover cover;
   float bound;            // z up to which relu's gradient is 0: NaN, which no z is below, where there is no activation
   double share;           // of a value in the mean of its group
+  std::int64_t sample_bytes;  // of x
   TileSums* of_planes;    // of each plane's tiles; null where nothing needs them
   TileSums* of_groups;    // of each group's tiles, in MUNIT's layer norm weighted; null unless split
   GroupLine* lines;       // of each group, from combine to apply
@@ -150,9 +167,9 @@ __device__ inline void set_channels(const BackwardArguments& arguments, const Ti
   const FusedNormBackward& a = arguments.map;
   const int thread = static_cast<int>(threadIdx.x);
   const std::int64_t channel = tile.channel + thread;
-  if (thread == 0) *shared.tile = tile;
   if (thread < tile.channels) {
     rarely();
+    if (thread == 0) *shared.tile = tile;
     const Group group = saved_group(a, tile.sample, channel);
     const double weight = coefficient(a.weight, tile.sample, channel, 1.0);
     const Affine<float> affine = affine_of<float>(group, weight, coefficient(a.bias, tile.sample, channel, 0.0));
@@ -179,11 +196,9 @@ __device__ inline void set_channels(const BackwardArguments& arguments, const Ti
   __syncthreads();
 }
 
-// MUNIT's layer norm: the weighted sum over the channels of a tile.
+// MUNIT's layer norm: the weighted sum over the channels of a tile, by its first warp.
 __device__ inline void set_total(const Tile& tile, const BackwardShared& shared) {
   const int thread = static_cast<int>(threadIdx.x);
-  if (thread >= 32) return;
-  rarely();
   TileSums sums = {0.0f, 0.0f};
   if (thread < tile.channels) {
     const float weight = static_cast<float>(shared.weights[thread]);
@@ -198,12 +213,10 @@ __device__ inline void keep_sums(const BackwardArguments& arguments, const Tile&
   const FusedNormBackward& a = arguments.map;
   const int thread = static_cast<int>(threadIdx.x);
   if (arguments.of_planes != nullptr && thread < tile.channels) {
-    rarely();
     const std::int64_t plane = static_cast<std::int64_t>(tile.sample) * a.channels + tile.channel + thread;
     st_plain(arguments.of_planes + plane * arguments.cover.tiles + tile.index, shared.sums[thread]);
   }
   if (arguments.split && a.statistics == Statistics::layer && thread == 0) {
-    rarely();
     st_plain(arguments.of_groups + group_of_tile(a, tile) * arguments.tiles_of_group + number_in_group(a, arguments.cover, tile),
              *shared.total);
   }
@@ -214,35 +227,48 @@ __device__ inline void set_lines(const BackwardArguments& arguments, const Tile&
                                  const Blocks& blocks) {
   const FusedNormBackward& a = arguments.map;
   const bool layer = a.statistics == Statistics::layer;
-  const int thread = static_cast<int>(threadIdx.x), channel = thread / largest_cluster, rank = thread % largest_cluster;
+  const int thread = static_cast<int>(threadIdx.x);
   blocks.sync();
-  TileSums sums = {0.0f, 0.0f};
-  if (channel < tile.channels && rank < blocks.count) sums = blocks.of(layer ? shared.total : shared.sums + channel, rank);
-  sums = {sum_of_lanes<largest_cluster>(sums.dz), sum_of_lanes<largest_cluster>(sums.product)};
-  blocks.arrive();
-  if (channel < tile.channels && rank == 0) {
+  if (thread < tile.channels) {
     rarely();
-    const Doubles of = shared.groups[channel];
-    const Group group = {of.values[0], of.values[1]};
-    const GroupLine line = line_of(arguments, group, shared.weights[channel], sums);
-    shared.slopes[channel] = line.slope;
-    shared.constants[channel] = line.constant;
-    if (arguments.writes_coefficients && tile.index == 0) {
-      write_gradients(a, tile.sample, tile.channel + channel, group, sums);
+    const TileSums* const mine = layer ? shared.total : shared.sums + thread;
+    TileSums sums = {0.0f, 0.0f};
+#pragma unroll 1
+    for (int rank = 0; rank < blocks.count; ++rank) {
+      const TileSums of_block = blocks.of(mine, rank);
+      sums.dz += of_block.dz;
+      sums.product += of_block.product;
     }
+    const Doubles of = shared.groups[thread];
+    const Group group = {of.values[0], of.values[1]};
+    const GroupLine line = line_of(arguments, group, shared.weights[thread], sums);
+    shared.slopes[thread] = line.slope;
+    shared.constants[thread] = line.constant;
+    if (arguments.writes_coefficients && tile.index == 0) write_gradients(a, tile.sample, tile.channel + thread, group, sums);
   }
+  blocks.arrive();
   __syncthreads();
 }
 
+// The tile of a block, computed anew for each round: else what follows from it is kept, for which there are no registers.
+__device__ inline Tile tile_anew(const FusedNormOptions& a, const Cover& cover, int pixels) {
+  unsigned block = blockIdx.x;
+  forget(block);
+  return tile_of(a, cover, pixels, block);
+}
+
 // Between sums and dx: from those of each thread, in the order of lane_sums, to lines.
-template <Mode mode, int count>
+template <Mode mode, int most_lanes, int count>
 __device__ inline void finish_sums(const BackwardArguments& arguments, float (&sums)[count], int lanes,
                                    const BackwardShared& shared, const Blocks& blocks) {
   const FusedNormBackward& a = arguments.map;
   const Tile& tile = *shared.tile;
-  lane_sums(sums, lanes, shared.scratch, &shared.sums->dz);
-  if (a.statistics == Statistics::layer) set_total(tile, shared);
-  keep_sums(arguments, tile, shared);
+  lane_sums<most_lanes>(sums, lanes, shared.scratch, &shared.sums->dz);
+  if (threadIdx.x < 32) {
+    rarely();
+    if (a.statistics == Statistics::layer) set_total(tile, shared);
+    keep_sums(arguments, tile, shared);
+  }
   if constexpr (mode == Mode::whole) {
     if (a.statistics != Statistics::none) set_lines(arguments, tile, shared, blocks);
   }
@@ -250,8 +276,8 @@ __device__ inline void finish_sums(const BackwardArguments& arguments, float (&s
 
 // --- Values -----------------------------------------------------------------------------------------------------------
 
-// What a kernel can do. `few` leaves out leaky relu, statistics none, dinterior beside dpadded, and dresidual: most calls have none
-// of them, and take fewer instructions without.
+// What a kernel can do. `few` leaves out leaky relu, statistics none, dinterior beside dpadded, dresidual, and pads of more than one
+// that repeat the outermost pixel: most calls have none of them, and take fewer instructions without.
 enum class Abilities { few, all };
 
 // Replaces the gradient of activation(z) by that of z; where z is 0, torch's convention.
@@ -268,89 +294,140 @@ __device__ inline void activate_gradient(const BackwardArguments& arguments, con
   }
 }
 
+// Adds dz and dz * deviation, as activate_gradient gives dz, to their sums.
+template <Abilities abilities>
+__device__ inline void add_activated(const BackwardArguments& arguments, float z, float gradient, float deviation, float& sum,
+                                     float& product) {
+  if constexpr (abilities == Abilities::all) {
+    const float of_z[1] = {z};
+    float dz[1] = {gradient};
+    activate_gradient<abilities>(arguments, of_z, dz);
+    sum += dz[0];
+    product += dz[0] * deviation;
+  } else {
+    add_unless_below(z, arguments.bound, gradient, deviation, sum, product);
+  }
+}
+
 // --- NCHW, rows of 32 * words columns ---------------------------------------------------------------------------------
 
 // A lane has columns lane, lane + 32, ... of rows block_warps apart, so that loads and stores are coalesced wherever the rows of
 // the padded gradient begin.
 template <class Storage, int words, Mode mode, Abilities abilities>
 __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_rows(const __grid_constant__ BackwardArguments arguments) {
-  constexpr int held = backward_values / words, rows = held < most_backward_rows ? held : most_backward_rows, width = 32 * words;
+  constexpr int rows = backward_values / words, width = 32 * words, round = rows * block_warps;
+  static_assert(block_warps > max_pad);  // so of the rows that a warp holds at most one is shown above the map, and one below
   FASTMUNIT_BACKWARD_SHARED(shared);
   if constexpr (mode != Mode::apply) start_dependent_launch();
   const FusedNormBackward& a = arguments.map;
+  const Cover& cover = arguments.cover;
   const int height = static_cast<int>(a.height);
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  // Where the rows of a warp begin in a tile, `done` steps of which lie before: computed anew for each use, for want of registers.
-  const auto row_of = [&](const Tile& tile, int done) { return (tile.index * arguments.cover.steps + done) * block_warps + warp; };
-  int first_row = 0, left = 0;  // of those that the warp holds: the first, and pixels from it on
-  const auto kept = [&](int r) { return left > r * block_warps * width; };
-  const auto begin = [&](const Tile& tile, int done) {
-    const std::int64_t plane = static_cast<std::int64_t>(tile.sample) * a.channels + tile.channel;
-    return plane * height * width + row_of(tile, done) * width + lane;
+  const int lane = static_cast<int>(threadIdx.x % 32u), warp = static_cast<int>(threadIdx.x / 32u);
+  // The first row that the warp holds, how many of the tile follow from it on, and where it lies in x and dx.
+  int row = 0, left = 0;
+  std::int64_t at = 0;
+  const auto kept = [&](int r) { return left > r * block_warps; };
+  const auto first_in = [&](const Upstream& map, const Tile& tile) {
+    const char* const first = map.plane(tile.sample, tile.channel) + wide_product(row, map.row_stride);
+    return reinterpret_cast<const Storage*>(first) + lane;
   };
-  const auto begin_in = [&](const Upstream& map, const Tile& tile, int done) {
-    unsigned row = static_cast<unsigned>(row_of(tile, done));
-    forget(row);
-    const char* const begin = map.plane(tile.sample, tile.channel) + wide_product(static_cast<int>(row), map.row_stride);
-    return reinterpret_cast<const Storage*>(begin) + lane;
+  // The row that lies `below` rows below.
+  const auto row_below = [](const Upstream& map, const Storage* from, int below) {
+    return reinterpret_cast<const Storage*>(reinterpret_cast<const char*>(from) + wide_product(map.row_stride, below));
   };
-  // The row that lies `rows` rows below.
-  const auto row_below = [](const Upstream& map, const Storage* row, int rows) {
-    return reinterpret_cast<const Storage*>(reinterpret_cast<const char*>(row) + static_cast<std::int64_t>(map.row_stride) * rows);
-  };
-  float values[rows][words], dz[rows][words];
+  const Beside& sides = arguments.beside;
+  const bool takes_left = static_cast<unsigned>(lane - sides.first) < static_cast<unsigned>(sides.lanes);
+  const bool takes_right = static_cast<unsigned>(31 - lane - sides.first) < static_cast<unsigned>(sides.lanes);
+  // Where that column lies, from the lane's first one on.
+  const int place = (takes_left ? -sides.behind : 32 * (words - 1) + 62 + sides.behind) - 2 * lane;
+  float values[rows][words], dz[rows][words], shown[rows];
+  constexpr bool reads_beside = rows <= 8;  // at once: else there are no registers for what the pad's columns show
   const auto load = [&](const Tile& tile, int done) {
-    first_row = row_of(tile, done);
-    left = tile.end - tile.first - (done * block_warps + warp) * width;
-    const Storage* const x = static_cast<const Storage*>(a.x) + begin(tile, done);
-    const Storage* row = begin_in(arguments.first, tile, done);
+    const int first_row = tile.index * cover.steps + done, rows_of_tile = (cover.steps - done) * block_warps;
+    row = first_row * block_warps + warp;
+    left = (height - row < rows_of_tile - warp ? height - row : rows_of_tile - warp);
+    const int plane = tile.sample * cover.slices + tile.slice;  // slices are channels
+    at = wide_product(plane, height * width) + (row * width + lane);
+    const Storage* from = first_in(arguments.first, tile);
+    const Storage* const x = static_cast<const Storage*>(a.x) + at;
 #pragma unroll
-    for (int r = 0; r < rows; ++r, row = row_below(arguments.first, row, block_warps)) {
+    for (int r = 0; r < rows; ++r, from = row_below(arguments.first, from, block_warps)) {
+      if (!kept(r)) break;
 #pragma unroll
       for (int k = 0; k < words; ++k) {
-        values[r][k] = kept(r) ? widen(ld_global(x + r * block_warps * width + 32 * k)) : 0.0f;
-        dz[r][k] = kept(r) ? widen(ld_global(row + 32 * k)) : 0.0f;
+        values[r][k] = widen(ld_global(x + r * block_warps * width + 32 * k));
+        dz[r][k] = widen(ld_global(from + 32 * k));
       }
+      if (reads_beside && (takes_left || takes_right)) shown[r] = widen(ld_global(from + place));
     }
   };
-  // Lanes 1 to pad read the pad's columns on the left, the last ones but one those on the right: they show what these lanes hold
-  // where the pad reflects, else what the outermost lane holds.
-  const bool reflects = a.pad_mode == PadMode::reflect;
-  const bool reads_left = arguments.folds && lane >= 1 && lane <= a.pad;
-  const bool reads_right = arguments.folds && lane <= 30 && lane >= 31 - a.pad;
-  const int beside = reads_left ? -2 * lane : 32 * (words - 1) + 2 * (31 - lane);
-  const bool takes_left = reflects ? reads_left : lane == 0, takes_right = reflects ? reads_right : lane == 31;
-  const auto add_columns = [&](const Storage* from, float(&row)[words]) {
-    float shown = 0.0f;
-    if (reads_left || reads_right) shown = widen(ld_global(from + beside));
-    if (!reflects) shown = sum_of_lanes<4>(shown);
-    if (takes_left) row[0] += shown;
-    if (takes_right) row[words - 1] += shown;
+  // A pad that repeats the outermost pixel more than once: its other columns beside a row.
+  [[maybe_unused]] const auto repeated = [&](const Storage* from, float(&of_row)[words]) {
+    if (!takes_left && !takes_right) return;
+#pragma unroll
+    for (int i = 1; i < max_pad; ++i) {
+      const float column = i < a.pad ? widen(ld_global(from + place + (takes_left ? -i : i))) : 0.0f;
+      of_row[0] += takes_left ? column : 0.0f;
+      of_row[words - 1] += takes_right ? column : 0.0f;
+    }
   };
   // From what was loaded of dpadded to dy, and to dresidual.
-  const auto complete_gradient = [&](const Tile& tile, int done) {
-    if (arguments.folds) {
-      const Storage* from = begin_in(arguments.first, tile, done);
+  const auto complete_gradient = [&] {
+    if constexpr (reads_beside) {
+#pragma unroll
+      for (int r = 0; r < rows; ++r) {
+        if (takes_left) dz[r][0] += shown[r];
+        if (takes_right) dz[r][words - 1] += shown[r];
+      }
+    } else if (takes_left || takes_right) {
+      const Storage* from = first_in(arguments.first, *shared.tile) + place;
 #pragma unroll
       for (int r = 0; r < rows; ++r, from = row_below(arguments.first, from, block_warps)) {
         if (!kept(r)) break;
-        add_columns(from, dz[r]);
-        const int y = first_row + r * block_warps;
-        if (arguments.of_rows.shows(y)) {
-          rarely();
-          const PadTargets targets(y, height, a.pad, a.pad_mode);
-#pragma unroll 1
-          for (int i = 1; i < targets.count(); ++i) {
-            const Storage* const shown = row_below(arguments.first, from, targets[i] - y);
+        dz[r][0] += widen(ld_global(from));
+      }
+    }
+    // All columns of a pad of several that repeat the outermost one.
+    const bool repeats = abilities == Abilities::all && sides.behind > 0 && a.pad > 1;
+    if (repeats) {
+      const Storage* from = first_in(arguments.first, *shared.tile);
 #pragma unroll
-            for (int k = 0; k < words; ++k) dz[r][k] += widen(ld_global(shown + 32 * k));
-            add_columns(shown, dz[r]);
+      for (int r = 0; r < rows; ++r, from = row_below(arguments.first, from, block_warps)) {
+        if (!kept(r)) break;
+        repeated(from, dz[r]);
+      }
+    }
+    // Rows that the pad shows: the first one, or that of the last block_warps rows of the map.
+    const unsigned behind = static_cast<unsigned>(height - 1 - row);
+    const bool last = behind % block_warps < static_cast<unsigned>(arguments.of_rows.behind) && behind < round;
+    if (row < arguments.of_rows.first || last) {
+      rarely();
+#pragma unroll 1
+      for (int r = 0; r < rows; ++r) {
+        const int y = row + r * block_warps;
+        if (!kept(r) || !arguments.of_rows.shows(y)) continue;
+        const Storage* const from = row_below(arguments.first, first_in(arguments.first, *shared.tile), r * block_warps);
+        const PadTargets targets(y, height, a.pad, a.pad_mode);
+#pragma unroll 1
+        for (int i = 1; i < targets.count(); ++i) {
+          const Storage* const of_pad = row_below(arguments.first, from, targets[i] - y);
+          float added[words];
+#pragma unroll
+          for (int k = 0; k < words; ++k) added[k] = widen(ld_global(of_pad + 32 * k));
+          const float beside = takes_left || takes_right ? widen(ld_global(of_pad + place)) : 0.0f;
+          added[0] += takes_left ? beside : 0.0f;
+          added[words - 1] += takes_right ? beside : 0.0f;
+          if (repeats) repeated(of_pad, added);
+#pragma unroll
+          for (int held = 0; held < rows; ++held) {
+#pragma unroll
+            for (int k = 0; k < words; ++k) dz[held][k] += held == r ? added[k] : 0.0f;
           }
         }
       }
     }
     if (abilities == Abilities::all && arguments.second.data != nullptr) {
-      const Storage* from = begin_in(arguments.second, tile, done);
+      const Storage* from = first_in(arguments.second, *shared.tile);
 #pragma unroll
       for (int r = 0; r < rows; ++r, from = row_below(arguments.second, from, block_warps)) {
         if (!kept(r)) break;
@@ -359,21 +436,20 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
       }
     }
     if (abilities == Abilities::all && mode != Mode::reduce && a.dresidual != nullptr) {
-      Storage* const dresidual = static_cast<Storage*>(a.dresidual) + begin(tile, done);
+      Storage* const dresidual = static_cast<Storage*>(a.dresidual) + at;
 #pragma unroll
       for (int r = 0; r < rows; ++r) {
+        if (!kept(r)) break;
 #pragma unroll
-        for (int k = 0; k < words; ++k) {
-          if (kept(r)) st_plain(dresidual + r * block_warps * width + 32 * k, narrowed<Storage>(dz[r][k]));
-        }
+        for (int k = 0; k < words; ++k) st_plain(dresidual + r * block_warps * width + 32 * k, narrowed<Storage>(dz[r][k]));
       }
     }
   };
-  const auto write = [&](int done) {
+  const auto write = [&] {
     // Without statistics a slope of 0 would make NaN of an infinite deviation.
     const bool none = abilities == Abilities::all && a.statistics == Statistics::none;
     const float scale = shared.scales[0], slope = shared.slopes[0], constant = shared.constants[0];
-    Storage* const dx = static_cast<Storage*>(a.dx) + begin(*shared.tile, done);
+    Storage* const dx = static_cast<Storage*>(a.dx) + at;
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
       if (!kept(r)) break;
@@ -385,12 +461,12 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
     }
   };
   float sums[2] = {0.0f, 0.0f};
-  Tile tile = tile_of(a, arguments.cover, height * width);
 #pragma unroll 1
   for (int done = 0;;) {
+    const Tile tile = tile_anew(a, cover, height * width);
     load(tile, done);
     if (done == 0) set_channels<mode>(arguments, tile, shared);
-    complete_gradient(*shared.tile, done);
+    complete_gradient();
     const float center = shared.centers[0], scale = shared.scales[0], shift = shared.shifts[0];
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
@@ -401,8 +477,13 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
         values[r][k] -= center;
         z[k] = values[r][k] * scale + shift;
       }
+      if constexpr (mode == Mode::reduce) {
+#pragma unroll
+        for (int k = 0; k < words; ++k) add_activated<abilities>(arguments, z[k], dz[r][k], values[r][k], sums[0], sums[1]);
+        continue;
+      }
       activate_gradient<abilities>(arguments, z, dz[r]);
-      if constexpr (mode != Mode::apply) {
+      if constexpr (mode == Mode::whole) {
 #pragma unroll
         for (int k = 0; k < words; ++k) {
           sums[0] += dz[r][k];
@@ -410,46 +491,62 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
         }
       }
     }
-    if constexpr (mode == Mode::apply) write(done);
+    if constexpr (mode == Mode::apply) write();
     done += rows;
-    if (mode == Mode::whole || done >= arguments.cover.steps) break;
-    tile = *shared.tile;
+    if (mode == Mode::whole || done >= cover.steps) break;
   }
-  const Blocks blocks(mode == Mode::whole ? arguments.cover.cluster : 1);
-  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, sums, 1, shared, blocks);
+  const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
+  if constexpr (mode != Mode::apply) finish_sums<mode, 1>(arguments, sums, 1, shared, blocks);
   if constexpr (mode == Mode::whole) {
-    write(0);
+    write();
     blocks.wait();
   }
 }
 
 // --- channels_last, 16 bytes of channels per thread -------------------------------------------------------------------
 
-template <class Storage>
-__device__ inline void add_vector(const Vector* from, float (&values)[vector_values<Storage>]) {
-  float added[vector_values<Storage>];
-  unpack<Storage>(ld_global(from), added);
-#pragma unroll
-  for (int k = 0; k < vector_values<Storage>; ++k) values[k] += added[k];
-}
+// What a thread holds of a gradient where it holds 16 bytes of x: 16 bytes of one pixel. With phases 4 bytes of each of 4 pixels, a
+// word for each, which hold a quarter as many channels; their values are ordered as those of x.
+template <class Storage, bool phases>
+struct Pixels {
+  static constexpr int count = phases ? 4 : 1, N = vector_values<Storage>;
 
-// From 16 bytes of channels of one of 4 pixels, that of phase threadIdx.x % 4, to the values of all 4 for a quarter of the
-// channels, as x with phases has them.
-template <int count>
-__device__ inline void exchange_gradients(float (&values)[count]) {
-  constexpr int C = count / 4;
-  float exchanged[count];
+  // Values of the words of `held`, as they lie there.
+  __device__ static void widen(const Vector& held, float (&values)[N]) {
+    if constexpr (!phases || sizeof(Storage) == 4) {
+      unpack<Storage>(held, values);
+    } else {
 #pragma unroll
-  for (int c = 0; c < C; ++c) {
-    unsigned words[4];
-#pragma unroll
-    for (int k = 0; k < 4; ++k) memcpy(&words[k], &values[C * k + c], sizeof(float));
-    transpose(words);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) memcpy(&exchanged[4 * c + k], &words[k], sizeof(float));
+      for (int k = 0; k < 4; ++k) widen_pair(held.words[k], values[k], values[4 + k], Storage{});
+    }
   }
-  memcpy(values, exchanged, sizeof(values));
-}
+  // Adds those of pixel k that lie at `from`.
+  __device__ static void add(const char* from, int k, float (&values)[N]) {
+    Vector read = {};
+    if constexpr (phases) {
+      const unsigned word = ld_global(reinterpret_cast<const unsigned*>(from));
+#pragma unroll
+      for (int pixel = 0; pixel < 4; ++pixel) read.words[pixel] = pixel == k ? word : 0u;
+    } else {
+      read = ld_global(reinterpret_cast<const Vector*>(from));
+    }
+    float added[N];
+    widen(read, added);
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] += added[i];
+  }
+  // Stores those of pixel k.
+  __device__ static void store(char* to, int k, const float (&values)[N]) {
+    if constexpr (!phases) {
+      st_plain(reinterpret_cast<Vector*>(to), pack<Storage>(values));
+    } else if constexpr (sizeof(Storage) == 4) {
+      st_plain(reinterpret_cast<float*>(to), values[k]);
+    } else {
+      st_plain(reinterpret_cast<decltype(narrowed_pair(0.0f, 0.0f, Storage{}))*>(to),
+               narrowed_pair(values[k], values[4 + k], Storage{}));
+    }
+  }
+};
 
 // Values 4 h to 4 h + 3 of a vector.
 template <class Storage>
@@ -459,6 +556,31 @@ __device__ inline void unpack_four(const Vector& vector, int h, float (&values)[
   } else {
 #pragma unroll
     for (int k = 0; k < 2; ++k) widen_pair(vector.words[2 * h + k], values[2 * k], values[2 * k + 1], Storage{});
+  }
+}
+
+// Adds the half h of a vector.
+template <class Storage>
+__device__ inline void add_half(const char* vector, int h, float (&values)[4]) {
+  const auto words = ld_global(reinterpret_cast<const Chunk<unsigned, 2>*>(vector) + h);
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    float added[2];
+    widen_pair(words.values[k], added[0], added[1], Storage{});
+    values[2 * k] += added[0];
+    values[2 * k + 1] += added[1];
+  }
+}
+template <class Storage>
+__device__ inline void pack_four(const float (&values)[4], int h, Vector& vector) {
+  if constexpr (sizeof(Storage) == 4) {
+    memcpy(vector.words, values, sizeof(values));
+  } else {
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const auto pair = narrowed_pair(values[2 * k], values[2 * k + 1], Storage{});
+      memcpy(&vector.words[2 * h + k], &pair, sizeof(unsigned));
+    }
   }
 }
 
@@ -487,15 +609,30 @@ struct Four {
 #pragma unroll
     for (int k = 0; k < 4; ++k) x[k] -= centers[k / of_channel];
   }
-  // Replaces dy by dz.
-  __device__ static void activate(const BackwardArguments& arguments, const BackwardShared& shared, unsigned channel,
-                                  const float (&deviations)[4], float (&gradient)[4]) {
-    float scales[channels], shifts[channels], z[4];
+  __device__ static void activated(const BackwardShared& shared, unsigned channel, const float (&deviations)[4], float (&z)[4]) {
+    float scales[channels], shifts[channels];
     load(shared.scales + channel, scales);
     load(shared.shifts + channel, shifts);
 #pragma unroll
     for (int k = 0; k < 4; ++k) z[k] = deviations[k] * scales[k / of_channel] + shifts[k / of_channel];
+  }
+  // Replaces dy by dz.
+  __device__ static void activate(const BackwardArguments& arguments, const BackwardShared& shared, unsigned channel,
+                                  const float (&deviations)[4], float (&gradient)[4]) {
+    float z[4];
+    activated(shared, channel, deviations, z);
     activate_gradient<abilities>(arguments, z, gradient);
+  }
+  // Adds dz and dz * deviation to the sums of each channel.
+  __device__ static void add(const BackwardArguments& arguments, const BackwardShared& shared, unsigned channel,
+                             const float (&deviations)[4], const float (&gradient)[4], float* sums) {
+    float z[4];
+    activated(shared, channel, deviations, z);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      float* const of = sums + 2 * (k / of_channel);
+      add_activated<abilities>(arguments, z[k], gradient[k], deviations[k], of[0], of[1]);
+    }
   }
   // Replaces dz by dx.
   __device__ static void apply(const FusedNormOptions& a, const BackwardShared& shared, unsigned channel,
@@ -521,124 +658,139 @@ struct Four {
 template <class Storage, bool phases, Mode mode, Abilities abilities>
 __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_pixels(const __grid_constant__ BackwardArguments arguments) {
   constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C, fours = N / 4;
+  using Of = Pixels<Storage, phases>;
   using OfFour = Four<C / fours, abilities>;
   FASTMUNIT_BACKWARD_SHARED(shared);
   if constexpr (mode != Mode::apply) start_dependent_launch();
   const FusedNormBackward& a = arguments.map;
   const Cover& cover = arguments.cover;
-  const int result_height = static_cast<int>(a.height), result_width = static_cast<int>(a.width);
-  const int height = phases ? result_height / 2 : result_height, width = phases ? result_width / 2 : result_width;
-  const int phase = phases ? static_cast<int>(threadIdx.x) % 4 : 0, channels = static_cast<int>(a.channels);
-  // For want of registers, what follows from the thread's number is computed anew for each use.
-  const auto thread_again = [] {
-    unsigned number = threadIdx.x;
-    forget(number);
-    return static_cast<int>(number);
-  };
-  // The first pixel of the thread in a tile, `done` steps of which lie before.
-  const auto first_pixel = [&](const Tile& of, int done) {
-    return of.first + cover.pixels_before(thread_again()) + done * cover.step_pixels;
-  };
-  int left = 0;  // pixels of the tile from the first one on that the thread holds
-  unsigned shown = 0;  // by the pad: a bit for each vector
+  const int result_width = static_cast<int>(a.width), width = phases ? result_width / 2 : result_width;
+  const int height = phases ? static_cast<int>(a.height) / 2 : static_cast<int>(a.height);
+  const int thread = static_cast<int>(threadIdx.x), lane = cover.lane_of_pixel(thread);
+  const int pixel_bytes = static_cast<int>(a.channels) * (of_channel * static_cast<int>(sizeof(Storage)));
+  const int step = cover.step_pixels * pixel_bytes;
+  int left = 0;         // pixels of the tile from the first one on that the thread holds
+  unsigned shown = 0;   // by the pad: a bit for each vector
+  std::int64_t at = 0;  // bytes before the first in x and dx
   const auto kept = [&](int u) { return left > u * cover.step_pixels; };
-  // Where the gradient of a vector lies: with phases it is that of one pixel of four lanes' channels.
+  // Where the gradient of a vector lies: with phases that of its first pixel.
   const auto place = [&](int pixel, int& row, int& column) {
     row = cover.by_width.quotient(phases ? 2 * pixel : pixel);
     column = pixel - row * width;
-    if constexpr (phases) {
-      row = 2 * row + phase / 2;
-      column = 2 * column + phase % 2;
-    }
+    if constexpr (phases) row *= 2, column *= 2;
   };
-  const auto first_vector = [&](const Tile& of, int done) {
-    const std::int64_t pixel = static_cast<std::int64_t>(of.sample) * (height * width) + first_pixel(of, done);
-    return pixel * (channels * of_channel) + (of.channel + cover.lane_of_pixel(thread_again()) * C) * of_channel;
+  const auto place_again = [&](int u, int& row, int& column) {
+    place(shared.tile->end - left + u * cover.step_pixels, row, column);
   };
-  const int step = cover.step_pixels * (channels * of_channel);
-  const auto channel_of = [&](const Tile& of) {
-    const int lane = cover.lane_of_pixel(thread_again());
-    return of.channel + (phases ? lane / 4 * N : lane * C);
+  // Where the thread's channels of a gradient begin: they lie side by side.
+  const auto channels_of = [&](const Upstream& map, const Tile& tile) {
+    return map.plane(tile.sample, 0) + (tile.channel + lane * C) * static_cast<int>(sizeof(Storage));
   };
   Vector vectors[backward_vectors], gradients[backward_vectors];
   const auto load = [&](const Tile& tile, int done) {
-    const int first_of_these = first_pixel(tile, done);
-    left = cover.lane_of_pixel(thread_again()) * C < tile.channels ? tile.end - first_of_these : 0;
-    const Storage* const x = static_cast<const Storage*>(a.x) + first_vector(tile, done);
-    const char* const first = arguments.first.plane(tile.sample, channel_of(tile));
+    const int pixel = tile.first + cover.pixels_before(thread) + done * cover.step_pixels;
+    left = lane * C < tile.channels ? tile.end - pixel : 0;
+    at = wide_product(pixel, pixel_bytes) + (tile.channel + lane * C) * (of_channel * static_cast<int>(sizeof(Storage)));
+    at += static_cast<std::int64_t>(static_cast<std::uint64_t>(arguments.sample_bytes) * static_cast<unsigned>(tile.sample));
+    const char* const x = static_cast<const char*>(a.x) + at;
+    const char* const first = channels_of(arguments.first, tile);
     shown = 0;
 #pragma unroll
     for (int u = 0; u < backward_vectors; ++u) {
-      vectors[u] = gradients[u] = {};
-      if (kept(u)) {
-        int row, column;
-        place(first_of_these + u * cover.step_pixels, row, column);
-        vectors[u] = ld_global(reinterpret_cast<const Vector*>(x + static_cast<std::int64_t>(u) * step));
-        gradients[u] = ld_global(arguments.first.at<Vector>(first, row, column));
-        if (arguments.of_rows.shows(row) || arguments.of_columns.shows(column)) shown |= 1u << u;
+      if (!kept(u)) break;
+      int row, column;
+      place(pixel + u * cover.step_pixels, row, column);
+      vectors[u] = ld_global(reinterpret_cast<const Vector*>(x + static_cast<std::int64_t>(u) * step));
+      const char* const from = arguments.first.at<char>(first, row, column);
+      if constexpr (phases) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) gradients[u].words[k] = ld_global(arguments.first.at<unsigned>(from, k / 2, k % 2));
+        row /= 2, column /= 2;
+      } else {
+        gradients[u] = ld_global(reinterpret_cast<const Vector*>(from));
+      }
+      if (arguments.of_rows.shows(row) || arguments.of_columns.shows(column)) shown |= 1u << u;
+    }
+  };
+  // Adds what the pad shows of a vector.
+  const auto fold = [&](int u, auto add) {
+    if ((shown >> u & 1u) == 0) return;
+    rarely();
+    int row, column;
+    place_again(u, row, column);
+#pragma unroll 1
+    for (int k = 0; k < Of::count; ++k) {
+      for_pad_targets(a, row + k / 2, column + k % 2, [&](int from_row, int from_column) {
+        add(arguments.first.at<char>(channels_of(arguments.first, *shared.tile), from_row, from_column), k);
+      });
+    }
+  };
+  // In halves where the numbers of eight channels take the registers.
+  constexpr bool folds_halves = mode == Mode::apply && abilities == Abilities::few && C > 4;
+  // dy as x has its values, once: it writes dresidual.
+  const auto take_gradient = [&](int u, float(&values)[N]) {
+    Of::widen(gradients[u], values);
+    if (abilities == Abilities::all && arguments.second.data != nullptr) {
+      int row, column;
+      place_again(u, row, column);
+      const char* const second = channels_of(arguments.second, *shared.tile);
+#pragma unroll
+      for (int k = 0; k < Of::count; ++k) Of::add(arguments.second.at<char>(second, row + k / 2, column + k % 2), k, values);
+    }
+    if constexpr (!folds_halves) fold(u, [&](const char* from, int k) { Of::add(from, k, values); });
+    if (abilities == Abilities::all && mode != Mode::reduce && a.dresidual != nullptr) {
+      int row, column;
+      place_again(u, row, column);
+      const std::int64_t first_row = static_cast<std::int64_t>(shared.tile->sample) * static_cast<int>(a.height) + row;
+      const int channel_bytes = (shared.tile->channel + lane * C) * static_cast<int>(sizeof(Storage));
+#pragma unroll
+      for (int k = 0; k < Of::count; ++k) {
+        const std::int64_t of_result = (first_row + k / 2) * result_width + (column + k % 2);
+        Of::store(static_cast<char*>(a.dresidual) + of_result * (pixel_bytes / of_channel) + channel_bytes, k, values);
       }
     }
   };
-  // dy as x has its values, once: it writes dresidual.
-  const auto take_gradient = [&](int done, int u, float(&values)[N]) {
-    unpack<Storage>(gradients[u], values);
-    const auto add = [&](const Upstream& map, int from_row, int from_column) {
-      const Tile& of = *shared.tile;
-      add_vector<Storage>(map.at<Vector>(map.plane(of.sample, channel_of(of)), from_row, from_column), values);
-    };
-    if (abilities == Abilities::all && arguments.second.data != nullptr && kept(u)) {
-      int row, column;
-      place(first_pixel(*shared.tile, done) + u * cover.step_pixels, row, column);
-      add(arguments.second, row, column);
-    }
-    if (arguments.folds && (shown >> u & 1u) != 0) {
-      rarely();
-      int row, column;
-      place(first_pixel(*shared.tile, done) + u * cover.step_pixels, row, column);
-      for_pad_targets(a, row, column, [&](int from_row, int from_column) { add(arguments.first, from_row, from_column); });
-    }
-    if (abilities == Abilities::all && mode != Mode::reduce && a.dresidual != nullptr && kept(u)) {
-      int row, column;
-      place(first_pixel(*shared.tile, done) + u * cover.step_pixels, row, column);
-      const Tile& of = *shared.tile;
-      const std::int64_t plane = static_cast<std::int64_t>(of.sample) * result_height * result_width;
-      Storage* const to = static_cast<Storage*>(a.dresidual) + (plane + row * result_width + column) * channels + channel_of(of);
-      st_plain(reinterpret_cast<Vector*>(to), pack<Storage>(values));
-    }
-    if constexpr (phases) exchange_gradients(values);
-  };
-  const auto write = [&](Storage* dx, int u, const float(&values)[N]) {
-    if (kept(u)) st_plain(reinterpret_cast<Vector*>(dx + static_cast<std::int64_t>(u) * step), pack<Storage>(values));
+  const auto write = [&](int u, const Vector& values) {
+    char* const dx = static_cast<char*>(a.dx) + at;
+    st_plain(reinterpret_cast<Vector*>(dx + static_cast<std::int64_t>(u) * step), values);
   };
   // dz waits in shared memory: of 16-bit values it takes twice the registers of what it comes from.
   [[maybe_unused]] Vector* waiting = nullptr;
   if constexpr (mode == Mode::whole) waiting = waiting_room<fours * backward_vectors * block_threads>() + threadIdx.x;
+  // The numbers of a lane's channels are read anew for each use where there are no registers for all of them.
+  unsigned numbers = static_cast<unsigned>(lane * C);
+  const auto read_anew = [&] {
+    if constexpr (C > 4) forget(numbers);
+  };
   float sums[2 * C] = {};
-  Tile tile = tile_of(a, cover, height * width);
 #pragma unroll 1
   for (int done = 0;;) {
+    const Tile tile = tile_anew(a, cover, height * width);
     load(tile, done);
     if (done == 0) set_channels<mode>(arguments, tile, shared);
-    [[maybe_unused]] Storage* const dx = static_cast<Storage*>(a.dx) + first_vector(*shared.tile, done);
 #pragma unroll
     for (int u = 0; u < backward_vectors; ++u) {
-      if (done + u >= cover.steps) break;
-      const unsigned at = static_cast<unsigned>(cover.lane_of_pixel(thread_again()) * C);
+      if (!kept(u)) break;
       float gradient[N];
-      take_gradient(done, u, gradient);
+      take_gradient(u, gradient);
+      [[maybe_unused]] Vector result;
 #pragma unroll
       for (int h = 0; h < fours; ++h) {
-        const unsigned channel = at + static_cast<unsigned>(h * C / fours);
+        read_anew();
+        const unsigned channel = numbers + static_cast<unsigned>(h * C / fours);
         float x[4], dz[4];
         memcpy(dz, &gradient[4 * h], sizeof(dz));
+        if constexpr (folds_halves) fold(u, [&](const char* from, int) { add_half<Storage>(from, h, dz); });
         unpack_four<Storage>(vectors[u], h, x);
-        // Else the compiler loads the numbers of all channels at once, for which there are no registers.
-        if (mode == Mode::apply && h > 0) __syncwarp();
         OfFour::center(shared, channel, x);
+        if constexpr (mode == Mode::reduce) {
+          OfFour::add(arguments, shared, channel, x, dz, &sums[2 * (4 * h / of_channel)]);
+          continue;
+        }
         OfFour::activate(arguments, shared, channel, x, dz);
         if constexpr (mode == Mode::apply) {
           OfFour::apply(a, shared, channel, x, dz);
-          memcpy(&gradient[4 * h], dz, sizeof(dz));
+          pack_four<Storage>(dz, h, result);
         } else {
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
@@ -646,35 +798,33 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_pi
             sums[2 * c] += dz[k];
             sums[2 * c + 1] += dz[k] * x[k];
           }
+          memcpy(&waiting[(u * fours + h) * block_threads], dz, sizeof(dz));
         }
-        if constexpr (mode == Mode::whole) memcpy(&waiting[(u * fours + h) * block_threads], dz, sizeof(dz));
       }
-      if constexpr (mode == Mode::apply) write(dx, u, gradient);
+      if constexpr (mode == Mode::apply) write(u, result);
     }
     done += backward_vectors;
     if (mode == Mode::whole || done >= cover.steps) break;
-    tile = *shared.tile;
   }
   const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
-  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, sums, cover.lanes, shared, blocks);
+  if constexpr (mode != Mode::apply) finish_sums<mode, 8>(arguments, sums, cover.lanes, shared, blocks);
   if constexpr (mode == Mode::whole) {
-    Storage* const dx = static_cast<Storage*>(a.dx) + first_vector(*shared.tile, 0);
 #pragma unroll
     for (int u = 0; u < backward_vectors; ++u) {
-      if (u >= cover.steps) break;
-      const unsigned at = static_cast<unsigned>(cover.lane_of_pixel(thread_again()) * C);
-      float gradient[N];
+      if (!kept(u)) break;
+      Vector result;
 #pragma unroll
       for (int h = 0; h < fours; ++h) {
-        const unsigned channel = at + static_cast<unsigned>(h * C / fours);
+        read_anew();
+        const unsigned channel = numbers + static_cast<unsigned>(h * C / fours);
         float x[4], dz[4];
         memcpy(dz, &waiting[(u * fours + h) * block_threads], sizeof(dz));
         unpack_four<Storage>(repacked<Storage>(vectors[u], cover.in_order[0]), h, x);
         OfFour::center(shared, channel, x);
         OfFour::apply(a, shared, channel, x, dz);
-        memcpy(&gradient[4 * h], dz, sizeof(dz));
+        pack_four<Storage>(dz, h, result);
       }
-      write(dx, u, gradient);
+      write(u, result);
     }
     blocks.wait();
   }
@@ -728,7 +878,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_an
     if (arguments.second.data != nullptr) {
       dy[0] += widen(ld_global(arguments.second.at<Storage>(arguments.second.plane(tile.sample, c), row, column)));
     }
-    if (arguments.folds && (arguments.of_rows.shows(row) || arguments.of_columns.shows(column))) {
+    if (arguments.of_rows.shows(row) || arguments.of_columns.shows(column)) {
       rarely();
       for_pad_targets(a, row, column, [&](int from_row, int from_column) {
         dy[0] += widen(ld_global(arguments.first.at<Storage>(first, from_row, from_column)));
@@ -771,7 +921,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_an
     if constexpr (mode == Mode::apply) write(first_of_round);
   }
   const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
-  if constexpr (mode != Mode::apply) finish_sums<mode>(arguments, sums, cover.lanes, shared, blocks);
+  if constexpr (mode != Mode::apply) finish_sums<mode, 32>(arguments, sums, cover.lanes, shared, blocks);
   if constexpr (mode == Mode::whole) {
     write(first_pixel);
     blocks.wait();

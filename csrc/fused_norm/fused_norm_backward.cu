@@ -32,7 +32,7 @@ auto kernel_with(const FusedNormBackward& a, const Plan& plan) {
 // Whether kernels of few abilities do.
 bool takes_few(const FusedNormBackward& a) {
   return a.activation != Activation::leaky_relu && a.statistics != Statistics::none && a.dresidual == nullptr &&
-         (a.dpadded.data == nullptr || a.dinterior.data == nullptr);
+         (a.dpadded.data == nullptr || a.dinterior.data == nullptr) && (a.pad_mode != PadMode::replicate || a.pad <= 1);
 }
 
 template <class Storage, Mode mode>
@@ -67,17 +67,23 @@ BackwardArguments arguments_of(const FusedNormBackward& a, const Plan& plan) {
   const double values = static_cast<double>(a.height * a.width) *
                         (a.statistics == Statistics::layer ? static_cast<double>(a.channels) : 1.0);
   const bool has_padded = a.dpadded.data != nullptr;
+  const bool folds = has_padded && a.pad > 0 && a.pad_mode != PadMode::zero;
+  const auto reach = [&](std::int64_t axis) {
+    const Reach of_pixels(a, static_cast<int>(axis), folds);
+    return plan.kernel == Kernel::pixels && a.phases ? of_pixels.of_pairs() : of_pixels;
+  };
   return {a,
           has_padded ? upstream_of(a, a.dpadded, a.pad) : upstream_of(a, a.dinterior, 0),
           has_padded ? upstream_of(a, a.dinterior, 0) : Upstream{},
-          has_padded && a.pad > 0 && a.pad_mode != PadMode::zero,
-          Reach(a, static_cast<int>(a.height)),
-          Reach(a, static_cast<int>(a.width)),
+          Beside(a, folds),
+          reach(a.height),
+          reach(a.width),
           plan.split,
           false,
           Cover(plan, a),
           a.activation == Activation::relu ? 0.0f : std::numeric_limits<float>::quiet_NaN(),
           1.0 / values,
+          a.channels * a.height * a.width * value_bytes(a.dtype),
           nullptr,
           nullptr,
           nullptr,
@@ -146,8 +152,10 @@ class Launches {
   BackwardArguments arguments;
 };
 
+// Whether all maps take vectors, and kernel `pixels` holds the bytes of a step in 32 bits.
 bool all_take_vectors(const FusedNormBackward& a) {
-  return takes_vectors(a.x, a) && takes_vectors(a.dx, a) && takes_vectors(a.dresidual, a) && takes_vectors(a.dpadded, a) &&
+  return a.channels <= 1 << 20 && takes_vectors(a.x, a) && takes_vectors(a.dx, a) && takes_vectors(a.dresidual, a) &&
+         takes_vectors(a.dpadded, a) &&
          takes_vectors(a.dinterior, a);
 }
 

@@ -32,7 +32,6 @@ constexpr int tile_values = block_threads > 256 ? 16 : 32;  // of each thread, o
 constexpr int tile_vectors = tile_values / 4;               // of each thread, of pixels
 constexpr int unit_words = 4, unit_values = 32 * unit_words;  // that a warp of the forward's kernel `rows` accesses at once
 constexpr int backward_values = tile_values / 2, backward_vectors = tile_vectors / 2;
-constexpr int most_backward_rows = 8;  // of a warp, in kernel `rows`: the addresses of more take too many registers
 constexpr int most_rounds = 4;  // that a block of the backward holds its registers' values anew for
 constexpr int vector_bytes = 16;
 constexpr int largest_cluster = 8;  // the largest size that every GPU with clusters supports
@@ -161,8 +160,7 @@ class Planner {
   int held() const {
     if (units_) return tile_values / unit_words;
     if (words_ == 0) return (vectors_ ? tile_vectors : tile_values) / maps_;
-    const int rows = tile_values / maps_ / words_;
-    return maps_ > 1 && rows > most_backward_rows ? most_backward_rows : rows;
+    return tile_values / maps_ / words_;
   }
 
   // The largest tiles. cluster is still 0.

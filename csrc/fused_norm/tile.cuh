@@ -54,10 +54,10 @@ struct Tile {
   int sample, channel, channels, slice, index, first, end;
 };
 
-__device__ inline Tile tile_of(const FusedNormOptions& a, const Cover& cover, int pixels) {
+__device__ inline Tile tile_of(const FusedNormOptions& a, const Cover& cover, int pixels, unsigned block = blockIdx.x) {
   Tile tile;
-  const int slices = cover.by_tiles.quotient(static_cast<int>(blockIdx.x));
-  tile.index = static_cast<int>(blockIdx.x) - slices * cover.tiles;
+  const int slices = cover.by_tiles.quotient(static_cast<int>(block));
+  tile.index = static_cast<int>(block) - slices * cover.tiles;
   tile.sample = cover.by_slices.quotient(slices);
   tile.slice = slices - tile.sample * cover.slices;
   tile.channel = tile.slice * cover.channels;
@@ -206,10 +206,19 @@ __device__ inline void activate(const FusedNormOptions& a, float (&z)[count]) {
 // Whether the pad shows pixel `at` of `size` ones, seen from one axis. All of a map that is smaller than its pad's reach is.
 struct Reach {
   int first, size;  // what the pad does not show
+  int behind;       // how many pixels follow that
 
-  FASTMUNIT_HOST_DEVICE Reach(const FusedNormOptions& a, int axis) {
-    first = a.pad == 0 ? 0 : (a.pad_mode == PadMode::reflect ? a.pad + 1 : 1);
+  FASTMUNIT_HOST_DEVICE Reach(const FusedNormOptions& a, int axis, bool has_pad = true) {
+    first = a.pad == 0 || !has_pad ? 0 : (a.pad_mode == PadMode::reflect ? a.pad + 1 : 1);
     size = axis > 2 * first ? axis - 2 * first : 0;
+    behind = axis > first + size ? axis - first - size : 0;
+  }
+  // The same of pairs of pixels.
+  Reach of_pairs() const {
+    Reach pairs = *this;
+    pairs.first = (first + 1) / 2;
+    pairs.size = (first + size) / 2 > pairs.first ? (first + size) / 2 - pairs.first : 0;
+    return pairs;
   }
   __device__ bool shows(int at) const { return static_cast<unsigned>(at - first) >= static_cast<unsigned>(size); }
 };
@@ -218,11 +227,14 @@ struct Reach {
 // computed anew for each place: they would take ten registers from the tile.
 template <class Write>
 __device__ inline void for_pad_targets(const FusedNormOptions& a, int row, int column, Write write) {
-  const PadMode mode = a.pad_mode == PadMode::zero ? PadMode::replicate : a.pad_mode;
   const auto targets = [&](int at, std::int64_t size) {
-    unsigned again = static_cast<unsigned>(at);
+    unsigned again = static_cast<unsigned>(at), pad = static_cast<unsigned>(a.pad);
+    unsigned reflects = a.pad_mode == PadMode::reflect ? 1u : 0u;
     forget(again);
-    return PadTargets(static_cast<int>(again), static_cast<int>(size), a.pad, mode);
+    forget(pad);  // else what follows from it is computed where every thread does
+    forget(reflects);
+    const PadMode mode = reflects != 0 ? PadMode::reflect : PadMode::replicate;
+    return PadTargets(static_cast<int>(again), static_cast<int>(size), static_cast<int>(pad), mode);
   };
 #pragma unroll 1
   for (int i = 0; i < targets(row, a.height).count(); ++i) {
@@ -245,24 +257,50 @@ __device__ inline float sum_of_lanes(float value) {
 // The most values that lane_sums gives.
 constexpr int most_lane_sums = 128;
 
-// Sums over the threads with the same threadIdx.x % lanes, in an order that nothing but `lanes` decides: sums[lane * count + k].
-// `lanes` is a power of 2. `scratch` has room for block_warps * most_lane_sums floats.
-template <int count>
-__device__ inline void lane_sums(float (&values)[count], int lanes, float* scratch, float* sums) {
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32, columns = lanes * count;
+// One step of lane_sums: of more than two values each half of the lanes goes on with a half, of fewer each lane with all.
+template <int offset, int count, int least>
+__device__ inline void halve_sums(float* values, int& first) {
+  if constexpr (offset >= least) {
+    constexpr bool halves = count > 2;
+    if constexpr (halves) {
+      const bool upper = (threadIdx.x & offset) != 0;
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    if (offset >= lanes) {
+      for (int k = 0; k < count / 2; ++k) {
+        const float given = upper ? values[k] : values[k + count / 2];
+        values[k] = (upper ? values[k + count / 2] : values[k]) + __shfl_xor_sync(0xffffffffu, given, offset);
+      }
+      if (upper) first += count / 2;
+    } else {
 #pragma unroll
       for (int k = 0; k < count; ++k) values[k] += __shfl_xor_sync(0xffffffffu, values[k], offset);
     }
+    halve_sums<offset / 2, halves ? count / 2 : count, least>(values, first);
   }
-  if (lane < lanes) {
+}
+
+// Sums over the threads with the same threadIdx.x % lanes, in an order that nothing but `lanes` decides: sums[lane * count + k].
+// `lanes` is a power of 2, at most `most_lanes`; so is `count`. `scratch` has room for block_warps * most_lane_sums floats.
+template <int most_lanes = 32, int count>
+__device__ inline void lane_sums(float (&values)[count], int lanes, float* scratch, float* sums) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32, columns = lanes * count;
+  constexpr int parts = count <= 2 ? 1 : (count / 2 < 32 / most_lanes ? count / 2 : 32 / most_lanes), kept = count / parts;
+  int first = 0;
+  halve_sums<16, count, most_lanes>(values, first);
 #pragma unroll
-    for (int k = 0; k < count; ++k) scratch[warp * columns + lane * count + k] = values[k];
+  for (int offset = most_lanes / 2; offset > 0; offset /= 2) {
+    if (offset >= lanes) {
+#pragma unroll
+      for (int k = 0; k < kept; ++k) values[k] += __shfl_xor_sync(0xffffffffu, values[k], offset);
+    }
+  }
+  const int of_lane = lane % (32 / parts);
+  if (of_lane < lanes) {
+#pragma unroll
+    for (int k = 0; k < kept; ++k) scratch[warp * columns + of_lane * count + first + k] = values[k];
   }
   __syncthreads();
   if (thread < columns) {
+    rarely();
     float sum = 0.0f;
 #pragma unroll
     for (int w = 0; w < block_warps; ++w) sum += scratch[w * columns + thread];

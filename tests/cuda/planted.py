@@ -46,7 +46,7 @@ BUGS = {
     ),
     "shared memory past its end": Bug(
         "fused_norm/tile.cuh",
-        "warp * columns + lane * count + k",
+        "warp * columns + of_lane * count + first + k",
         "block_warps * most_lane_sums + k",
         "scratch[",
     ),
@@ -192,8 +192,7 @@ BUGS = {
         "fused_norm/backward.cuh",
         "!kept(r)",
         "!kept(r - 1)",
-        "static_cast<Storage*>(a.dx) + begin(*shared.tile, done);\n#pragma unroll\n"
-        "    for (int r = 0; r < rows; ++r) {\n      if (",
+        "static_cast<Storage*>(a.dx) + at;\n#pragma unroll\n    for (int r = 0; r < rows; ++r) {\n      if (",
     ),
     "backward uses shared memory past its end": Bug(
         "fused_norm/backward.cuh",
@@ -205,13 +204,13 @@ BUGS = {
         "fused_norm/backward.cuh",
         "blocks.sync();",
         "",
-        "rank = thread % largest_cluster;\n  ",
+        "static_cast<int>(threadIdx.x);\n  ",
     ),
     "backward exits while others read": Bug(
         "fused_norm/backward.cuh",
         "blocks.wait();",
         "",
-        "    write(0);\n    ",
+        "    write();\n    ",
     ),
     "backward reads before it waits": Bug(
         "fused_norm/backward.cuh",
@@ -229,7 +228,8 @@ BUGS = {
         "fused_norm/backward.cuh",
         "start_dependent_launch();",
         "",
-        "width = 32 * words;\n  FASTMUNIT_BACKWARD_SHARED(shared);\n  if constexpr (mode != Mode::apply) ",
+        "at most one is shown above the map, and one below\n  FASTMUNIT_BACKWARD_SHARED(shared);\n"
+        "  if constexpr (mode != Mode::apply) ",
     ),
     "tiles leave sums in one place": Bug(
         "fused_norm/backward.cuh",
@@ -240,8 +240,8 @@ BUGS = {
     "sums of one tile alone": Bug(
         "fused_norm/backward.cuh",
         "rank < blocks.count",
-        "rank == 0",
-        "channel < tile.channels && ",
+        "rank < 1",
+        "for (int rank = 0; ",
     ),
     "sums of a sample without weights": Bug(
         "fused_norm/backward.cuh",
@@ -256,9 +256,9 @@ BUGS = {
     ),
     "a column of the pad is not folded": Bug(
         "fused_norm/backward.cuh",
-        "lane >= 1 && lane <= a.pad",
-        "lane >= 2 && lane <= a.pad",
-        "reads_left = arguments.folds && ",
+        "lane - sides.first",
+        "lane - sides.first - 1",
+        "takes_left = static_cast<unsigned>(",
     ),
     "a row of the pad is not folded": Bug(
         "fused_norm/backward.cuh",
@@ -268,20 +268,20 @@ BUGS = {
     ),
     "a corner of the pad is not folded": Bug(
         "fused_norm/backward.cuh",
-        "add_columns(shown, dz[r]);",
+        "added[0] += takes_left ? beside : 0.0f;",
         "",
     ),
     "folds to the lane beside": Bug(
         "fused_norm/backward.cuh",
-        "lane == 31",
-        "lane == 30",
-        "reads_right : ",
+        "31 - lane - sides.first",
+        "30 - lane - sides.first",
+        "takes_right = static_cast<unsigned>(",
     ),
     "a round loads the first one's values": Bug(
         "fused_norm/backward.cuh",
         "done * cover.step_pixels",
         "0",
-        "cover.pixels_before(thread_again()) + ",
+        "cover.pixels_before(thread) + ",
     ),
     "backward loads twice": Bug(
         "fused_norm/backward.cuh",

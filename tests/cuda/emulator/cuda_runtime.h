@@ -72,6 +72,11 @@ template <class T>
 void forget(T&) {}
 inline void rarely() {}
 inline long long wide_product(int a, int b) { return static_cast<long long>(a) * b; }
+inline void add_unless_below(float z, float bound, float value, float factor, float& sum, float& product) {
+  if (z <= bound) return;
+  sum += value;
+  product += value * factor;
+}
 
 // --- Barriers, shuffles and votes -------------------------------------------------------------------------------------
 
