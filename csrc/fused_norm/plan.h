@@ -123,7 +123,13 @@ class Planner {
       if (best.cluster == 0 || plan.blocks > best.blocks) best = plan;
       if (10 * best.blocks >= 9 * device.multiprocessors) break;
     }
-    return best.cluster > 0 ? best : finish(best, best.tiles, true);
+    if (best.cluster > 0) return best;
+    const Plan split = finish(best, best.tiles, true);
+    // Where a block of the backward loads once: a sector of channels and more pixels, as each tile reads the numbers of its channels
+    // twice and leaves their sums.
+    if (maps_ == 1 || split.steps > held()) return split;
+    const Plan narrow = shape(least_lanes());
+    return finish(narrow, narrow.tiles, true);
   }
 
  private:
