@@ -656,7 +656,8 @@ struct Four {
 };
 
 template <class Storage, bool phases, Mode mode, Abilities abilities>
-__global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_pixels(const __grid_constant__ BackwardArguments arguments) {
+__global__ void __launch_bounds__(block_threads, resident_blocks(3 - (abilities == Abilities::all ? blocks_spared : 0)))
+    backward_pixels(const __grid_constant__ BackwardArguments arguments) {
   constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C, fours = N / 4;
   using Of = Pixels<Storage, phases>;
   using OfFour = Four<C / fours, abilities>;

@@ -463,7 +463,8 @@ __device__ inline Vector exchange_phases(const float (&values)[vector_values<Sto
 }
 
 template <class Storage, bool phases, Mode mode, bool extra>
-__global__ void __launch_bounds__(block_threads, resident_blocks(4)) forward_pixels(const __grid_constant__ ForwardArguments arguments) {
+__global__ void __launch_bounds__(block_threads, resident_blocks(4 - (extra ? blocks_spared : 0)))
+    forward_pixels(const __grid_constant__ ForwardArguments arguments) {
   constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C;
   constexpr bool about_pivot = mode == Mode::whole && sizeof(Storage) == sizeof(float);
   // Vectors of 16-bit values wait in shared memory: unpacked ones, and the affines of their channels, take the registers.

@@ -49,6 +49,13 @@ inline LaunchShape shape_of(const Plan& plan, int cluster = 1) {
 
 constexpr int most_channels = 32;  // of a slice
 
+// By how many blocks per multiprocessor the largest kernels stay below the others, where the compiler would spill registers.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ == 1200)
+constexpr int blocks_spared = 1;
+#else
+constexpr int blocks_spared = 0;
+#endif
+
 // The tile of a block: pixels [first, end) of a plane, in all channels [channel, channel + channels) of a sample.
 struct Tile {
   int sample, channel, channels, slice, index, first, end;
