@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from fastmunit.errors import ConfigError
 from fastmunit.files import expand, shown, write_text
@@ -29,6 +29,13 @@ Channels = Annotated[int, Field(gt=0, le=8192)]
 Levels = Annotated[int, Field(gt=0, le=16)]
 Images = Annotated[int, Field(gt=0, le=65536)]
 _SHOWN = 10
+
+
+def _factory_name(text: str) -> str:
+    module, _, function = text.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), function]):
+        raise ValueError("give package.module:factory, a function that is called with the configuration")
+    return text
 
 
 class GeneratorConfig(Section):
@@ -117,6 +124,9 @@ class Config(Section):
     data_list_train_b: PathText | None = None
     data_folder_test_b: PathText | None = None
     data_list_test_b: PathText | None = None
+    data_module: Annotated[str, AfterValidator(_factory_name)] | None = Field(
+        None, description="package.module:factory of the images to use in place of folders and lists; its code runs"
+    )
 
     pairs: Literal["unpaired", "folders", "side_by_side"] = Field(
         "unpaired", description="folders: equal names in A and B; side_by_side: left half A, right half B"

@@ -269,7 +269,8 @@ def test_paths_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DATA", "/data")
     monkeypatch.delenv("NOWHERE", raising=False)
-    keys = [key for key in Config.model_fields if key.startswith("data_")] + ["vgg_model_path"]
+    keys = [key for key in Config.model_fields if key.startswith(("data_root", "data_folder", "data_list"))]
+    keys.append("vgg_model_path")
     assert len(keys) == 10
     home = str(tmp_path / "home")
     for key in keys:

@@ -82,6 +82,7 @@ def evaluate(
     from fastmunit.cli.evaluation_page import render
     from fastmunit.data.checks import left_out
     from fastmunit.data.failures import raise_failures, unreadable
+    from fastmunit.data.sources import given_images
     from fastmunit.errors import ConfigError, FastmunitError
     from fastmunit.files import require_writable, write_text
     from fastmunit.inference import model_files
@@ -95,7 +96,7 @@ def evaluate(
     place = resolve_device(device)
     file, settings = model_files(checkpoint, config)
     if data is not None:
-        settings.data_root = str(data)
+        settings.data_root, settings.data_module = str(data), None
     if max_pixels is not None:
         settings.max_pixels = max_pixels
     names = None
@@ -115,6 +116,7 @@ def evaluate(
         output = run / "evaluation"
     figures_file, page_file = output / "evaluation.json", output / "evaluation.html"
     require_writable(figures_file, page_file)
+    images = given_images(settings)
     for note in left_out(settings, ("test",)):
         typer.echo(note, err=True)
 
@@ -129,7 +131,9 @@ def evaluate(
     backward = {name: translators.get("b2a" if name == "a2b" else "a2b") for name in wanted}
     if len(wanted) > 1:
         for name in wanted:
-            require_possible(translators[name], settings, measures, direction=name, backward=backward[name])
+            require_possible(
+                translators[name], settings, measures, direction=name, backward=backward[name], images=images
+            )
 
     found: list[Evaluation] = []
     for name in wanted:
@@ -151,6 +155,7 @@ def evaluate(
                     samples=samples,
                     seed=seed,
                     progress=show,
+                    images=images,
                 )
             )
     measured = max(len(evaluation.per_input) for evaluation in found)  # fewer than asked for where there are fewer

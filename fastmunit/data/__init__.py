@@ -1,5 +1,6 @@
 """Images in and out: folders and lists, decoding, transforms, training batches, checks, the built-in demo data."""
 
+from fastmunit.data.adapters import huggingface
 from fastmunit.data.checks import check
 from fastmunit.data.crop_size import minimum_crop
 from fastmunit.data.datasets import ImageDataset, display_images, test_datasets, training_datasets
@@ -7,15 +8,19 @@ from fastmunit.data.demo import unpack_demo, unpack_paired_demo
 from fastmunit.data.folders import FoundImages, find_images, input_images, list_images
 from fastmunit.data.images import read_image, save_image
 from fastmunit.data.sampling import TrainingPairs
+from fastmunit.data.sources import ImageSource, ImageSources
 from fastmunit.data.verification import verify
 
 __all__ = [
     "FoundImages",
     "ImageDataset",
+    "ImageSource",
+    "ImageSources",
     "TrainingPairs",
     "check",
     "display_images",
     "find_images",
+    "huggingface",
     "input_images",
     "list_images",
     "minimum_crop",

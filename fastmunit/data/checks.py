@@ -10,10 +10,11 @@ from pathlib import Path
 
 from fastmunit.config import Config
 from fastmunit.data.crop_size import check_crop
-from fastmunit.data.datasets import differing_sizes, odd_width, test_crop
+from fastmunit.data.datasets import differing_sizes, odd_width, test_crop, test_datasets, training_datasets
 from fastmunit.data.images import check_bands, read_header
 from fastmunit.data.memory_limit import memory_excess
 from fastmunit.data.paths import Domain, DomainFiles, Part, domain_files
+from fastmunit.data.sources import GivenImages
 from fastmunit.data.transforms import resize_excess, resized_shape
 from fastmunit.errors import ConfigError, DataError
 from fastmunit.files import shown
@@ -25,11 +26,12 @@ _READERS = 8
 _FLOAT_BYTES = 4
 
 
-def check(config: Config) -> list[str]:
+def check(config: Config, given: GivenImages | None = None) -> list[str]:
     """Check the data of a configuration, reading no more than the headers of its images.
 
     Args:
         config: the configuration of a training.
+        given: images of a program, in place of those of folders. The first one of each domain is looked at.
 
     Returns:
         One line for each folder with files that are left out; see `find_images`.
@@ -50,11 +52,14 @@ def check(config: Config) -> list[str]:
             "set new_size alone, or pairs to unpaired."
         )
     _check_memory(config)
+    if given is not None:
+        _check_given(config, given)
+        return []
     parts: tuple[Part, ...] = ("train", "test")
     domains: tuple[Domain, ...] = ("a", "b")
     found = {(part, domain): domain_files(config, part, domain) for part in parts for domain in domains}
     for (part, _), files in found.items():
-        _check_count(config, part, files)
+        _check_count(config, part, shown(files.source), len(files.paths))
     shapes = {(part, domain): _check_headers(config, part, domain, files) for (part, domain), files in found.items()}
     if config.pairs == "folders":
         for part in parts:
@@ -88,9 +93,13 @@ def check_image(
 def left_out(config: Config, parts: Sequence[Part] = ("train", "test")) -> list[str]:
     """Return one line for each folder of the data with files that are left out; see `find_images`.
 
+    With `data_module` there is none.
+
     Raises:
         ConfigError, DataError: As `domain_files`.
     """
+    if config.data_module is not None:
+        return []
     domains: tuple[Domain, ...] = ("a", "b")
     return _notes(domain_files(config, part, domain) for part in parts for domain in domains)
 
@@ -119,16 +128,24 @@ def _check_memory(config: Config) -> None:
             )
 
 
-def _check_count(config: Config, part: Part, files: DomainFiles) -> None:
-    count = len(files.paths)
+def _check_given(config: Config, given: GivenImages) -> None:
+    datasets = {"train": training_datasets(config, given), "test": test_datasets(config, given)}
+    parts: tuple[Part, ...] = ("train", "test")
+    domains: tuple[Domain, ...] = ("a", "b")
+    for part in parts:
+        for domain, dataset in zip(domains, datasets[part], strict=True):
+            _check_count(config, part, given.source(part, domain).name, len(dataset))
+            dataset[0]
+
+
+def _check_count(config: Config, part: Part, source: str, count: int) -> None:
     if part == "train" and count < config.batch_size:
         raise DataError(
-            f"{shown(files.source)} has {count} images, fewer than batch_size {config.batch_size}: "
-            "add images or lower batch_size."
+            f"{source} has {count} images, fewer than batch_size {config.batch_size}: add images or lower batch_size."
         )
     if count < config.display_size:
         raise DataError(
-            f"{shown(files.source)} has {count} images, fewer than display_size {config.display_size}: "
+            f"{source} has {count} images, fewer than display_size {config.display_size}: "
             f"add images or set display_size to {count} or less."
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,30 @@ from fastmunit.data.crop_size import takes_any_size
 from fastmunit.data.images import decode_image
 from fastmunit.data.paths import Domain, Half, Part, domain_files
 from fastmunit.data.seeding import named_generator
+from fastmunit.data.sources import GivenImages, NamedSource, file_identity
 from fastmunit.data.transforms import TestTransform, TrainTransform
 from fastmunit.errors import DataError
 from fastmunit.files import shown
+
+
+class FileSource:
+    """Image files, with the interface of a `NamedSource`."""
+
+    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+        self.paths = list(paths)
+        self.count = len(self.paths)
+
+    def label(self, index: int) -> str | os.PathLike[str]:
+        """Return the path of an image."""
+        return self.paths[index]
+
+    def planes(self, index: int, channels: int, max_pixels: int | None) -> Tensor:
+        """Return an image as `decode_image` does."""
+        return decode_image(self.paths[index], channels, max_pixels)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells these files from others; see `file_identity`."""
+        return file_identity(self.paths)
 
 
 class ImageDataset(Dataset[Tensor]):
@@ -27,7 +49,7 @@ class ImageDataset(Dataset[Tensor]):
     changed.
 
     Args:
-        paths: image files.
+        images: image files, or a source of a program.
         size: shortest side after resizing, pixels; None keeps the size.
         crop: (height, width) in pixels; None keeps the whole image.
         channels: channels of the tensors; see `decode_image`.
@@ -42,7 +64,7 @@ class ImageDataset(Dataset[Tensor]):
 
     def __init__(
         self,
-        paths: Sequence[str | os.PathLike[str]],
+        images: Sequence[str | os.PathLike[str]] | NamedSource,
         size: int | None,
         crop: tuple[int, int] | None,
         channels: int = 3,
@@ -53,7 +75,7 @@ class ImageDataset(Dataset[Tensor]):
         half: Half | None = None,
         max_pixels: int | None = None,
     ) -> None:
-        self.paths = list(paths)
+        self.source = images if isinstance(images, NamedSource) else FileSource(images)
         self.size = size
         self.channels = channels
         self.seed = seed
@@ -64,7 +86,22 @@ class ImageDataset(Dataset[Tensor]):
         self.test_transform = TestTransform(size, crop)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return self.source.count
+
+    @property
+    def paths(self) -> list[str | os.PathLike[str]]:
+        """The image files. Raises TypeError where the images are of a program."""
+        if isinstance(self.source, NamedSource):
+            raise TypeError(f"{self.source.name} is no list of files")
+        return self.source.paths
+
+    def label(self, index: int) -> str | os.PathLike[str]:
+        """What an image is called: its path, or the name of its source with the index."""
+        return self.source.label(index)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these images from others: "count" and "names", a SHA-256, "" where there is nothing to hash."""
+        return self.source.identity()
 
     def __getitem__(self, index: int) -> Tensor:
         """The image as epoch 0 shows it. Raises DataError naming the file when it cannot be used."""
@@ -83,7 +120,7 @@ class ImageDataset(Dataset[Tensor]):
 
     def decode_whole(self, index: int) -> Tensor:
         """The image as it is stored: (C, H, W) as `decode_image` gives it."""
-        return decode_image(self.paths[index], self.channels, self.max_pixels)
+        return self.source.planes(index, self.channels, self.max_pixels)
 
     def take_half(self, image: Tensor, index: int) -> Tensor:
         """The half of a decoded image that the dataset is of, or all of it. Raises DataError on an odd width."""
@@ -91,34 +128,44 @@ class ImageDataset(Dataset[Tensor]):
             return image
         width = image.shape[2]
         if width % 2:
-            raise DataError(odd_width(self.paths[index], width))
+            raise DataError(odd_width(self.label(index), width))
         return image[:, :, : width // 2] if self.half == "left" else image[:, :, width // 2 :]
 
     def transform(self, image: Tensor, index: int, epoch: int) -> Tensor:
         """What `sample` makes of the decoded image."""
-        path = self.paths[index]
+        label = self.label(index)
         if self.train_transform is None:
-            return self.test_transform(image, path)
-        return self.train_transform(image, named_generator("transform", self.seed, self.stream, epoch, index), path)
+            return self.test_transform(image, label)
+        return self.train_transform(image, named_generator("transform", self.seed, self.stream, epoch, index), label)
 
 
-def training_datasets(config: Config) -> tuple[ImageDataset, ImageDataset]:
+def training_datasets(config: Config, given: GivenImages | None = None) -> tuple[ImageDataset, ImageDataset]:
     """Training data of domains A and B: flip, resize to `new_size`, random crop.
+
+    Args:
+        config: sizes and crop, and the folders or lists.
+        given: images of a program, to use in place of folders and lists.
 
     Raises:
         ConfigError, DataError: as `domain_files`.
     """
     crop = (config.crop_image_height, config.crop_image_width)
-    return _dataset(config, "train", "a", crop), _dataset(config, "train", "b", crop)
+    return _dataset(config, "train", "a", crop, given), _dataset(config, "train", "b", crop, given)
 
 
-def test_datasets(config: Config) -> tuple[ImageDataset, ImageDataset]:
+def test_datasets(
+    config: Config,
+    given: GivenImages | None = None,  # noqa: PT028 - no test
+) -> tuple[ImageDataset, ImageDataset]:
     """Test data of domains A and B: resize to `new_size`, centre crop of `test_crop`.
+
+    Arguments: as of `training_datasets`.
 
     Raises:
         ConfigError, DataError: as `domain_files`.
     """
-    return _dataset(config, "test", "a", test_crop(config, "a")), _dataset(config, "test", "b", test_crop(config, "b"))
+    crop_a, crop_b = test_crop(config, "a"), test_crop(config, "b")
+    return _dataset(config, "test", "a", crop_a, given), _dataset(config, "test", "b", crop_b, given)
 
 
 def test_crop(config: Config, domain: Domain) -> tuple[int, int]:
@@ -167,17 +214,24 @@ def differing_sizes(
     )
 
 
-def _dataset(config: Config, part: Part, domain: Domain, crop: tuple[int, int]) -> ImageDataset:
-    files = domain_files(config, part, domain)
+def _dataset(
+    config: Config, part: Part, domain: Domain, crop: tuple[int, int], given: GivenImages | None
+) -> ImageDataset:
+    images: Sequence[str | os.PathLike[str]] | NamedSource
+    if given is not None:
+        images, half = given.source(part, domain), given.half(domain)
+    else:
+        files = domain_files(config, part, domain)
+        images, half = files.paths, files.half
     return ImageDataset(
-        files.paths,
+        images,
         size=config.size_a if domain == "a" else config.size_b,
         crop=crop,
         channels=config.input_dim_a if domain == "a" else config.input_dim_b,
         train=part == "train",
         seed=config.seed,
         stream="ab".index(domain) if config.pairs == "unpaired" else 0,
-        half=files.half,
+        half=half,
         flip=config.flip,
         max_pixels=config.max_pixels,
     )

@@ -79,7 +79,9 @@ def _folder_or_list(config: Config, part: Part, domain: Domain, in_root: str) ->
     folder_name: str | None = getattr(config, folder_key)
     list_name: str | None = getattr(config, list_key)
     if folder_name is None:
-        raise ConfigError(f"no data: set data_root (a folder with {in_root}), or {folder_key} and {list_key}.")
+        raise ConfigError(
+            f"no data: set data_root (a folder with {in_root}), or {folder_key} and {list_key}, or data_module."
+        )
     if list_name is None:
         return _in_folder(folder_name)
     return DomainFiles(Path(list_name), read_image_list(list_name, folder_name))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 from fastmunit.config import Config
 from fastmunit.data import workers
 from fastmunit.data.background import Background
-from fastmunit.data.datasets import ImageDataset, differing_sizes, training_datasets
+from fastmunit.data.datasets import FileSource, ImageDataset, differing_sizes, training_datasets
 from fastmunit.data.seeding import named_generator
 from fastmunit.data.transforms import resized_shape
 from fastmunit.errors import DataError
@@ -43,7 +43,9 @@ class TrainingPairs:
     changed.
 
     Args:
-        config: data keys, sizes, batch_size, num_workers (at most the processors of this machine are used) and seed.
+        config: data keys, sizes, batch_size, num_workers and seed.
+        datasets: what `training_datasets` gives, its default. Files are loaded by as many processes as this machine has
+            processors at most; images of a program by `num_workers`, as they may wait rather than compute.
 
     Attributes:
         batches_per_epoch: batches until the shorter domain is used up.
@@ -52,12 +54,13 @@ class TrainingPairs:
         ConfigError, DataError: the data are missing, or fewer than batch_size.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.datasets = training_datasets(config)
+    def __init__(self, config: Config, datasets: tuple[ImageDataset, ImageDataset] | None = None) -> None:
+        self.datasets = datasets or training_datasets(config)
         self.batch_size = config.batch_size
         self.seed = config.seed
         self.paired = config.pairs != "unpaired"
-        self.num_workers = min(config.num_workers, workers.usable_processors())
+        of_files = all(isinstance(dataset.source, FileSource) for dataset in self.datasets)
+        self.num_workers = min(config.num_workers, workers.usable_processors()) if of_files else config.num_workers
         self.batches_per_epoch = min(len(dataset) for dataset in self.datasets) // self.batch_size
         if self.batches_per_epoch == 0:
             counts = " and ".join(str(len(dataset)) for dataset in self.datasets)
@@ -102,7 +105,7 @@ class TrainingPairs:
         """
         if gpu is not None:
             torch.cuda.set_device(gpu)
-        loader = DataLoader(
+        loader = _Loader(
             _Pairs(*self.datasets, paired=self.paired),
             batch_sampler=_Positions(self, start),
             num_workers=self.num_workers,
@@ -184,21 +187,21 @@ class _Pairs(Dataset[tuple[Tensor, Tensor] | DataError]):
             if not is_out_of_memory(error):
                 raise
             return DataError(
-                f"there is too little memory to load {shown(self.a.paths[position.index_a])} and "
-                f"{shown(self.b.paths[position.index_b])} ({first_line(error)}): lower new_size, the crop size, "
+                f"there is too little memory to load {shown(self.a.label(position.index_a))} and "
+                f"{shown(self.b.label(position.index_b))} ({first_line(error)}): lower new_size, the crop size, "
                 "batch_size or num_workers."
             )
 
     def _pair(self, index: int, epoch: int) -> tuple[Tensor, Tensor]:
-        in_one_file = self.a.paths[index] == self.b.paths[index] and self.a.channels == self.b.channels
-        if in_one_file:
+        in_one = self.a.label(index) == self.b.label(index) and self.a.channels == self.b.channels
+        if in_one:
             image = self.a.decode_whole(index)
             a, b = self.a.take_half(image, index), self.b.take_half(image, index)
         else:
             a, b = self.a.decode(index), self.b.decode(index)
         shapes = [resized_shape(x.shape[1], x.shape[2], of.size) for x, of in ((a, self.a), (b, self.b))]
         if shapes[0] != shapes[1]:
-            raise DataError(differing_sizes(self.a.paths[index], shapes[0], self.b.paths[index], shapes[1]))
+            raise DataError(differing_sizes(self.a.label(index), shapes[0], self.b.label(index), shapes[1]))
         return self.a.transform(a, index, epoch), self.b.transform(b, index, epoch)
 
 
@@ -236,3 +239,10 @@ def _stack(items: list[tuple[Tensor, Tensor] | DataError]) -> Batch | _Unshared 
         return default_collate(a), default_collate(b)
     except RuntimeError as error:  # no room, or no more files may be open
         return _Unshared(torch.stack(a).numpy(), torch.stack(b).numpy(), first_line(error))
+
+
+class _Loader(DataLoader[Any]):
+    """A DataLoader that warns of no number of workers: `TrainingPairs` says when they may be more than processors."""
+
+    def check_worker_number_rationality(self) -> None:
+        """Say nothing."""

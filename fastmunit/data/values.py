@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastmunit.data.images import deep_planes, normalize, pillow_planes, read_image
+from fastmunit.data.images import decode_image, deep_planes, normalize, pillow_planes
 from fastmunit.data.opening import decoding
 from fastmunit.errors import DataError
 
@@ -40,12 +40,20 @@ def image_tensor(value: object, channels: int, what: str, max_pixels: int | None
     """
     if isinstance(value, Tensor):
         return checked(value, what)
+    return normalize(image_planes(value, channels, what, max_pixels))
+
+
+def image_planes(value: object, channels: int, what: str, max_pixels: int | None = None) -> Tensor:
+    """Return a path, a PIL image or an array as `decode_image` returns a file: uint8, or float32 in [0, 1].
+
+    Arguments and errors: as of `image_tensor`.
+    """
     if isinstance(value, Image.Image):
-        return normalize(_planes(value, channels))
+        return _planes(value, channels)
     if isinstance(value, np.ndarray):
-        return normalize(_from_array(value, channels, what))
+        return _from_array(value, channels, what)
     if isinstance(value, str | os.PathLike):
-        return read_image(value, channels, max_pixels)
+        return decode_image(value, channels, max_pixels)
     raise TypeError(f"{what}: expected {ACCEPTED}, got {type(value).__name__}.")
 
 

@@ -12,6 +12,7 @@ from fastmunit import data
 from fastmunit.config import Config
 from fastmunit.data.paths import Domain, domain_files
 from fastmunit.data.seeding import named_generator
+from fastmunit.data.sources import GivenImages, ImageSources, given_images
 from fastmunit.errors import ConfigError, DataError, FastmunitError
 from fastmunit.metrics.checks import check_images
 from fastmunit.metrics.classifier import Classifier, accuracy_on, class_folders
@@ -53,6 +54,7 @@ def evaluate(
     samples: int = SAMPLES,
     seed: int = 0,
     progress: Progress | None = None,
+    images: ImageSources | GivenImages | None = None,
 ) -> Evaluation:
     """Translate test images into random styles and measure the outputs.
 
@@ -66,6 +68,7 @@ def evaluate(
         samples: outputs of each, with independent styles; a system without styles has one, counted `samples` times.
         seed: of the styles: input k gets the same ones whatever the number of inputs.
         progress: is called with the fraction done and what is being done.
+        images: test images, and those of the training for comparison, in place of those that `config` names.
 
     Returns:
         The figures, of the images that can be read; `failures` names the others.
@@ -75,7 +78,7 @@ def evaluate(
         ConfigError: the model has nothing of what is to be measured.
         FastmunitError: a package is missing, or there is not enough memory.
     """
-    return _Run(forward, backward, config, measures, direction, inputs, samples, seed, progress).evaluate()
+    return _Run(forward, backward, config, measures, direction, inputs, samples, seed, progress, images).evaluate()
 
 
 @torch.inference_mode()
@@ -86,12 +89,13 @@ def require_possible(
     *,
     direction: str = "a2b",
     backward: Translator | None = None,
+    images: ImageSources | GivenImages | None = None,
 ) -> None:
     """Raise what `evaluate` would raise before its first figure, for callers that have other work to do before it.
 
     Arguments and errors as of `evaluate`.
     """
-    _Run(forward, backward, config, measures, direction, 2, 2, 0, None).refuse_what_cannot_work()
+    _Run(forward, backward, config, measures, direction, 2, 2, 0, None, images).refuse_what_cannot_work()
 
 
 class _Run:
@@ -108,6 +112,7 @@ class _Run:
         samples: int,
         seed: int,
         progress: Progress | None,
+        images: ImageSources | GivenImages | None,
     ) -> None:
         if samples < 2:
             raise DataError(f"samples = {samples}: at least 2 outputs of each input are needed for pairs.")
@@ -116,7 +121,10 @@ class _Run:
         self.samples, self.seed = samples, seed
         self._progress = progress
         self.target: Domain = "b" if direction == "a2b" else "a"
-        test_a, test_b = data.test_datasets(config)
+        self.given = given_images(config, images)
+        if self.given is not None:
+            self.given.require_test()
+        test_a, test_b = data.test_datasets(config, self.given)
         self.source_set, self.target_set = (test_a, test_b) if direction == "a2b" else (test_b, test_a)
         self.readable = ReadableImages()
         self.chosen = _spread(len(self.source_set), inputs)
@@ -215,6 +223,8 @@ class _Run:
 
     def _class_names(self, domain: Domain) -> set[str]:
         """Of the class folders that the domain's test images lie in; empty where they lie in none."""
+        if self.given is not None:
+            return set()
         folder = domain_files(self.config, "test", domain).source
         names = {path.name for path in class_folders(folder)} if folder.is_dir() else set()
         return names if len(names) >= 2 else set()
@@ -372,7 +382,7 @@ class _Run:
         cis = conditional_inception_score(torch.stack(self.probabilities)).per_input if self.probabilities else ()
         rows = []
         for place, index in enumerate(self.chosen):
-            row: dict[str, Any] = {"file": str(self.source_set.paths[index])}
+            row: dict[str, Any] = {"file": str(self.source_set.label(index))}
             row |= {name: values[place] for name, values in columns.items() if values}
             if cis:
                 row["CIS (KL)"] = cis[place]
@@ -409,7 +419,7 @@ class _Run:
 
     def _training_images(self) -> data.ImageDataset | None:
         try:
-            a, b = data.training_datasets(self.config)
+            a, b = data.training_datasets(self.config, self.given)
         except FastmunitError:
             return None
         return b if self.target == "b" else a

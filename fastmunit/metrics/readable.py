@@ -29,7 +29,7 @@ class ReadableImages:
 
     def read(self, images: ImageDataset, index: int) -> Tensor | None:
         """Return an image; None where it cannot be read."""
-        path = Path(images.paths[index])
+        path = Path(images.label(index))
         if path in self.reasons:
             return None
         try:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,17 +41,8 @@ class _State(BaseModel):
 
 
 def fingerprint(datasets: Sequence[ImageDataset]) -> dict[str, dict[str, Any]]:
-    """What identifies the training images of A and B: their count, and a SHA-256 of their names in order.
-
-    Names are relative to the folder that holds them all, so that moved data are the same data.
-    """
-    found = {}
-    for domain, dataset in zip(("A", "B"), datasets, strict=True):
-        paths = [os.fspath(path) for path in dataset.paths]
-        folder = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
-        names = "\0".join(os.path.relpath(path, folder) for path in paths)
-        found[domain] = {"count": len(paths), "names": hashlib.sha256(os.fsencode(names)).hexdigest()}
-    return found
+    """What identifies the training images of A and B; see `ImageDataset.identity`."""
+    return {domain: dataset.identity() for domain, dataset in zip(("A", "B"), datasets, strict=True)}
 
 
 def capture(
@@ -150,12 +139,19 @@ def _differing_images(before: Mapping[str, Mapping[str, Any]], after: Mapping[st
             counts = f"{before[domain]['count']:,} → {facts['count']:,}"
             same = facts["count"] == before[domain]["count"]
             changes.append(f"{domain} ({'other names or another order' if same else counts})")
-    if not changes:
-        return []
-    return [
-        f"the training images have changed: {', '.join(changes)}; batches are new ones, so the run is not bit for bit "
-        "the uninterrupted one."
-    ]
+    notes = []
+    if changes:
+        notes.append(
+            f"the training images have changed: {', '.join(changes)}; batches are new ones, so the run is not bit for "
+            "bit the uninterrupted one."
+        )
+    nameless = [domain for domain in after if not (after[domain]["names"] or before[domain]["names"])]
+    if nameless:
+        notes.append(
+            f"the training images of {' and '.join(nameless)} have no fingerprint: only their number was compared with "
+            "the earlier one."
+        )
+    return notes
 
 
 def _scheduler_state(scheduler: Any) -> dict[str, Any] | None:
