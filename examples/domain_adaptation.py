@@ -204,7 +204,7 @@ def adapt(
     run = RunFolder(folder)
     limit = max(time_limit - seconds_trained(run), 1e-3)
     result = train(config, run.root, resume=run.config.is_file(), device=device, time_limit=limit, keep=1,
-                   progress=Bar(timed=True))  # fmt: skip
+                   callbacks=[Bar(timed=True)])  # fmt: skip
     if result.interrupted:
         return None
 

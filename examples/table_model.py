@@ -80,7 +80,7 @@ class Model:
             self._write({**record, "seconds": spent, "iterations": None})
             print(f"{self.title}: training for {left / 60:.1f} minutes", flush=True)
             result = train(self.config, self.folder, resume=run.config.is_file(), device=self.device, time_limit=left,
-                           keep=1, allow_in_output=(_RECORD,), progress=Bar(timed=True))  # fmt: skip
+                           keep=1, allow_in_output=(_RECORD,), callbacks=[Bar(timed=True)])  # fmt: skip
             if result.interrupted:
                 raise SystemExit("interrupted; the same command goes on from here.")
             newest, spent = result.iterations, result.seconds

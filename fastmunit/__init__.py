@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastmunit import functional, info
+    from fastmunit import data, functional, info
     from fastmunit.acceleration.accelerate import accelerate
     from fastmunit.config import Config
     from fastmunit.inference import load_translator, translate
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fastmunit.models.munit import MUNIT
     from fastmunit.models.registry import load_generators
     from fastmunit.models.unit import UNIT
+    from fastmunit.training.loop import train
+    from fastmunit.training.progress import Callback
 
     __version__: str
 
@@ -24,18 +26,21 @@ __all__ = [
     "MUNIT",
     "UNIT",
     "BicycleGAN",
+    "Callback",
     "Config",
     "CycleGAN",
     "__version__",
     "accelerate",
+    "data",
     "functional",
     "info",
     "load_generators",
     "load_translator",
+    "train",
     "translate",
 ]
 
-_MODULES = ("functional", "info")
+_MODULES = ("data", "functional", "info")
 _HOMES = {
     "MUNIT": "fastmunit.models.munit",
     "UNIT": "fastmunit.models.unit",
@@ -46,6 +51,8 @@ _HOMES = {
     "load_translator": "fastmunit.inference",
     "translate": "fastmunit.inference",
     "load_generators": "fastmunit.models.registry",
+    "train": "fastmunit.training.loop",
+    "Callback": "fastmunit.training.progress",
 }
 
 

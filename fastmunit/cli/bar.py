@@ -7,13 +7,14 @@ import time
 
 from tqdm import tqdm
 
-from fastmunit.training.progress import Progress, Status
+from fastmunit.models.system import System
+from fastmunit.training.progress import Callback, Status
 from fastmunit.training.report import duration
 
 _SECONDS_BETWEEN_LINES = 30.0
 
 
-class Bar(Progress):
+class Bar(Callback):
     """A bar with iteration, main losses, images/s and time left; where stderr is no terminal, a line now and then.
 
     Args:
@@ -27,7 +28,7 @@ class Bar(Progress):
         self._last_line = time.monotonic()
 
     def verifying(self, done: int, total: int) -> None:
-        """See `Progress.verifying`."""
+        """See `Callback.verifying`."""
         if self._terminal:
             if self._bar is None:
                 self._bar = tqdm(total=total, desc="verifying images", unit="image", dynamic_ncols=True)
@@ -38,15 +39,15 @@ class Bar(Progress):
             self._last_line = time.monotonic()
             print(f"verifying images: {done:,}/{total:,}", file=sys.stderr, flush=True)
 
-    def started(self, status: Status) -> None:
-        """See `Progress.started`."""
+    def started(self, status: Status, trainer: System) -> None:
+        """See `Callback.started`."""
         if self._terminal:
             layout = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
             self._bar = tqdm(total=1.0, bar_format=layout, dynamic_ncols=True, smoothing=0, leave=True)
             self._bar.set_description_str(self._position(status))
 
-    def iteration(self, status: Status) -> None:
-        """See `Progress.iteration`."""
+    def iteration(self, status: Status, trainer: System) -> None:
+        """See `Callback.iteration`."""
         if self._bar is not None:
             self._bar.n = min(1.0, status.fraction)
             self._bar.set_description_str(self._position(status), refresh=False)
@@ -60,13 +61,13 @@ class Bar(Progress):
             print(f"{self._position(status)} {_details(status)}", file=sys.stderr, flush=True)
 
     def message(self, text: str) -> None:
-        """See `Progress.message`."""
+        """See `Callback.message`."""
         if self._bar is not None:
             self._bar.clear()
         print(text, file=sys.stderr, flush=True)
 
     def finished(self) -> None:
-        """See `Progress.finished`."""
+        """See `Callback.finished`."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -69,13 +69,13 @@ def demo(
         root = data.unpack_demo(output / "data")
     else:
         root = data.unpack_paired_demo(output / "pairs")
-    settings.data_root, settings.seed = str(root), seed
+    settings.data_root, settings.data_module, settings.seed = str(root), None, seed
     settings.precision = "bfloat16" if has_fast_bfloat16(place) else "float32"
 
     limit = _training_seconds(minutes, time.monotonic() - started)
     echo(f"Training on {place} in {settings.precision} for {duration(limit)}; watch {output / 'report.html'}.")
     result = train(
-        settings, output, device=device, time_limit=limit, keep=1, allow_in_output=_OWN, progress=Bar(timed=True)
+        settings, output, device=device, time_limit=limit, keep=1, allow_in_output=_OWN, callbacks=[Bar(timed=True)]
     )
     if result.interrupted:
         echo(f"Stopped after iteration {result.iterations:,}; everything is saved. Continue with:")

@@ -134,7 +134,7 @@ def train(
     for term in ablate or ():
         setattr(settings, f"recon_{term.value}_w", 0.0)
     if data is not None:
-        settings.data_root = str(data.resolve())
+        settings.data_root, settings.data_module = str(data.resolve()), None
     if max_iter is not None:
         settings.max_iter = max_iter
     if seed is not None:
@@ -149,7 +149,7 @@ def train(
         time_limit=None if minutes is None else 60 * minutes,
         keep=keep,
         verify=verify,
-        progress=Bar(),
+        callbacks=[Bar()],
         init=init,
         init_dis=init_dis,
     )

@@ -2,7 +2,7 @@
 
 from fastmunit.training.device import describe_device, resolve_device
 from fastmunit.training.loop import TrainingResult, train
-from fastmunit.training.progress import Progress, Status
+from fastmunit.training.progress import Callback, Status
 from fastmunit.training.run_folder import RunFolder
 
-__all__ = ["Progress", "RunFolder", "Status", "TrainingResult", "describe_device", "resolve_device", "train"]
+__all__ = ["Callback", "RunFolder", "Status", "TrainingResult", "describe_device", "resolve_device", "train"]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from fastmunit import data
 from fastmunit.config import Config
+from fastmunit.data import TrainingPairs, display_images, test_datasets, training_datasets
 from fastmunit.data.background import Background
+from fastmunit.data.checks import check as check_data
+from fastmunit.data.sources import GivenImages, ImageSources, given_images
+from fastmunit.data.verification import verify as verify_data
 from fastmunit.errors import CheckpointError, ConfigError, DataError, FastmunitError, TrainingError
 from fastmunit.models import registry
 from fastmunit.models.system import System
@@ -22,7 +25,7 @@ from fastmunit.training import snapshot, state
 from fastmunit.training.device import describe_device, resolve_device
 from fastmunit.training.failures import explained
 from fastmunit.training.pace import Pace
-from fastmunit.training.progress import Progress, Status
+from fastmunit.training.progress import Callback, Callbacks, Status
 from fastmunit.training.reporter import Reporter
 from fastmunit.training.run_folder import RunFolder, with_absolute_paths
 from fastmunit.training.stop_signal import StopSignal
@@ -66,13 +69,14 @@ def train(
     config: Config,
     output: str | os.PathLike[str],
     *,
+    data: ImageSources | None = None,
+    callbacks: Sequence[Callback] = (),
     resume: bool = False,
     device: str = "auto",
     time_limit: float | None = None,
     keep: int | None = None,
     allow_in_output: Collection[str] = (),
     verify: bool = False,
-    progress: Progress | None = None,
     init: str | os.PathLike[str] | None = None,
     init_dis: str | os.PathLike[str] | None = None,
 ) -> TrainingResult:
@@ -85,13 +89,17 @@ def train(
     Args:
         config: what to train; its `max_iter` counts resumed iterations too.
         output: the run folder.
+        data: images in place of those that `config` names: a mapping of "trainA", "trainB" and, where there are some,
+            "testA" and "testB" to `fastmunit.data.ImageSource`s. With `pairs: folders` image k of A and image k of B
+            are a pair; with `pairs: side_by_side` the names are "train" and "test". Without test images the sample
+            grids called test show the first training images. Give the same images when you resume.
+        callbacks: are told how it goes; see `Callback`.
         resume: continue the run in `output`; one that has no snapshot yet starts from the beginning.
         device: see `resolve_device`.
         time_limit: seconds after which to end, counted from this call; None for no limit.
         keep: how many snapshots to keep; None keeps all.
         allow_in_output: names that may lie in a new run's folder already.
         verify: decode every image before starting; without it, no more than their headers are read.
-        progress: is told how it goes.
         init: trained generators to start a new run from: a gen_*.pt or ema_*.pt, or the state dict of a whole trainer.
             Optimizers and random streams are those of any new run. A snapshot of iteration 0 is written first.
         init_dis: trained discriminators to start a new run from: a dis_*.pt, or the state dict of a whole trainer.
@@ -104,7 +112,7 @@ def train(
             nothing is written.
     """
     started = time.monotonic()
-    progress = progress or Progress()
+    progress = Callbacks(callbacks)
     place = resolve_device(device)
     folder = RunFolder(output)
     if not resume:
@@ -113,16 +121,17 @@ def train(
     system.check(config)
     if config.cuda_graph is True and place.type != "cuda":
         raise ConfigError(f"cuda_graph: true needs a CUDA GPU, not device {place}: set cuda_graph to false.")
+    given = given_images(config, data)
     try:
-        notes = data.check(config)
+        notes = check_data(config, given)
     except DataError:
         if verify:  # which names all damaged images, where the check names the first few of one folder
-            data.verify(config, progress.verifying)
+            verify_data(config, progress.verifying, given)
         raise
     for note in notes:
         progress.message(note)
     if verify:
-        data.verify(config, progress.verifying)
+        verify_data(config, progress.verifying, given)
     with explained(place, lambda: "No iteration was trained."):
         torch.manual_seed(config.seed)
         trainer = system(config)
@@ -138,7 +147,7 @@ def train(
                     f"{folder.root} has a snapshot of iteration {resume_at:,} to resume, and initial weights are for "
                     "a new run: leave out --init and --init-dis, or give another --output."
                 )
-            session = _Session(config, folder, trainer, place, keep, progress, started, time_limit)
+            session = _Session(config, folder, trainer, place, keep, progress, started, time_limit, given)
             session.prepare(previous, resume_at, initialized)
             return session.run()
 
@@ -153,12 +162,13 @@ class _Session:
         trainer: System,
         device: torch.device,
         keep: int | None,
-        progress: Progress,
+        progress: Callback,
         started: float,
         time_limit: float | None,
+        given: GivenImages | None,
     ) -> None:
         self.config, self.folder, self.trainer, self.device = config, folder, trainer, device
-        self.keep, self.progress = keep, progress
+        self.keep, self.progress, self.given = keep, progress, given
         self.pace = Pace(config, started, time_limit)
         self.iterations = 0
         self.saved_at: int | None = None
@@ -170,14 +180,12 @@ class _Session:
 
         Files of the run are changed only when all that has succeeded.
         """
-        self.pairs = data.TrainingPairs(self.config)
+        datasets = training_datasets(self.config, self.given)
+        self.pairs = TrainingPairs(self.config, datasets)
         self.images = state.fingerprint(self.pairs.datasets)
         displays = {}
-        for part, datasets in (
-            ("train", data.training_datasets(self.config)),
-            ("test", data.test_datasets(self.config)),
-        ):
-            x_a, x_b = (data.display_images(d, self.config.display_size).to(self.device) for d in datasets)
+        for part, shown in (("train", datasets), ("test", test_datasets(self.config, self.given))):
+            x_a, x_b = (display_images(d, self.config.display_size).to(self.device) for d in shown)
             displays[part] = (x_a, x_b)
         if resume_at is not None:
             snapshot.require_same_networks(self.config, previous)
@@ -218,7 +226,7 @@ class _Session:
         try:
             if not self.reporter.scalars.available:
                 self.progress.message("TensorBoard logs are off: `pip install tensorboard` turns them on.")
-            self.progress.started(self._status())
+            self.progress.started(self._status(), self.trainer)
             with (
                 StopSignal() as stop,
                 explained(self.device, self._kept),
@@ -228,6 +236,17 @@ class _Session:
                 ended = self._loop(stop, batches)
                 status = self._status(ended=True)
                 self.reporter.write(status, "stopped" if ended.startswith("SIG") else "finished")
+            result = TrainingResult(
+                iterations=self.iterations,
+                seconds=status.seconds,
+                iterations_per_second=self.pace.session_speed(self.iterations),
+                ended=ended,
+                folder=self.folder,
+                trainer=self.trainer,
+                reporter=self.reporter,
+                status=status,
+            )
+            self.progress.ended(result)
         except BaseException as error:
             problem = str(error) or type(error).__name__
             with suppress(FastmunitError):  # the first error is the one to tell
@@ -236,16 +255,7 @@ class _Session:
         finally:
             self.progress.finished()
             self.reporter.close()
-        return TrainingResult(
-            iterations=self.iterations,
-            seconds=status.seconds,
-            iterations_per_second=self.pace.session_speed(self.iterations),
-            ended=ended,
-            folder=self.folder,
-            trainer=self.trainer,
-            reporter=self.reporter,
-            status=status,
-        )
+        return result
 
     def _loop(self, stop: StopSignal, batches: Background[tuple[Tensor, Tensor]]) -> str:
         config, trainer = self.config, self.trainer
@@ -286,7 +296,7 @@ class _Session:
                 displayed_at = self.iterations
             if saving or ending:
                 self._save()
-            self.progress.iteration(status)
+            self.progress.iteration(status, trainer)
             if ending:
                 break
         if displayed_at != self.iterations and not ended.startswith("SIG"):
@@ -326,6 +336,7 @@ class _Session:
         except TrainingError as error:
             raise TrainingError(f"{error} {self._advice()}") from error
         self.saved_at = self.iterations
+        self.progress.saved(self.iterations, self.folder.checkpoints)
 
     def _save_unless_saved(self) -> None:
         if self.iterations > self.pace.first and self.saved_at != self.iterations:
@@ -371,7 +382,7 @@ def _previous_config(folder: RunFolder, config: Config) -> Config:
     return Config.load(folder.config) if folder.config.exists() else config
 
 
-def _snapshot_to_resume(folder: RunFolder, progress: Progress) -> int | None:
+def _snapshot_to_resume(folder: RunFolder, progress: Callback) -> int | None:
     found = snapshot.latest(folder)
     if found is None:
         progress.message(f"{folder.root} holds no complete snapshot yet: starting from the beginning.")

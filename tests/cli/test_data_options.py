@@ -1,7 +1,9 @@
 """What the commands say of the images that they are given."""
 
+import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,48 @@ def test_names_that_are_not_utf8(fastmunit: Command, tmp_path: Path) -> None:
     translate = ("translate", "--checkpoint", run, "--input", tmp_path / "testA", "--output", tmp_path / "out")
     assert fastmunit(*translate, "--styles", 1, "--device", "cpu").status == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def test_images_of_a_module(fastmunit: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images_of_mine.py").write_text(
+        "from fastmunit import data\n"
+        "NAMES = ('trainA', 'trainB', 'testA', 'testB')\n"
+        "def images(config):\n"
+        f"    return {{name: data.list_images('{images}/' + name) for name in NAMES}}\n"
+        "def train_alone(config):\n"
+        "    return {name: images(config)[name] for name in NAMES[:2]}\n"
+    )
+    config = tiny_config(Path("nowhere"), max_iter=1, data_module="images_of_mine:images")
+    config.save(tmp_path / "mine.yaml")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    run = ("--output", tmp_path / "run", "--device", "cpu")
+    outcome = fastmunit("train", "--config", tmp_path / "mine.yaml", *run)
+    assert outcome.status == 1 and "no module 'images_of_mine': install it, or run in the folder" in outcome.err
+    monkeypatch.chdir(tmp_path)
+    outcome = fastmunit("train", "--config", tmp_path / "mine.yaml", *run)
+    assert outcome.status == 0, outcome.err
+    outcome = fastmunit("train", "--resume", "--max-iter", 2, *run)
+    assert outcome.status == 0 and "Resuming after iteration 1" in outcome.err, outcome.err
+    assert "Note:" not in outcome.err
+    outcome = fastmunit("train", "--resume", "--max-iter", 3, "--data", images, *run)  # the same images, by folder
+    assert outcome.status == 0 and "data_module images_of_mine:images → None" in outcome.err, outcome.err
+    assert "Note:" not in outcome.err
+    evaluate = (
+        "evaluate",
+        "--checkpoint",
+        tmp_path / "run",
+        "--metrics",
+        "edge-agreement",
+        "--inputs",
+        2,
+        "--samples",
+        2,
+    )
+    outcome = fastmunit(*evaluate, "--config", tmp_path / "mine.yaml")
+    assert outcome.status == 0 and "edge agreement: " in outcome.out, outcome.err
+    figures = json.loads((tmp_path / "run/evaluation/evaluation.json").read_text())
+    assert [row["file"] for row in figures["evaluations"][0]["per_input"]] == ["testA[0]", "testA[2]"]
+    tiny_config(Path("nowhere"), data_module="images_of_mine:train_alone").save(tmp_path / "alone.yaml")
+    outcome = fastmunit(*evaluate, "--config", tmp_path / "alone.yaml")
+    assert outcome.status == 1 and "no test images: give testA and testB" in outcome.err
+    assert fastmunit(*evaluate, "--data", images).status == 0

@@ -21,7 +21,8 @@ import typer
 from typer.testing import CliRunner, Result
 
 from fastmunit.errors import DataError
-from fastmunit.training.progress import Progress, Status
+from fastmunit.models.system import System
+from fastmunit.training.progress import Callback, Status
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "domain_adaptation.py"
 TINY = ["max_iter=2", "gen.dim=2", "gen.n_res=1", "dis.dim=2", "batch_size=2", "display_size=2"]
@@ -181,11 +182,11 @@ def test_other_settings_and_damaged_results_are_errors(run: Callable[..., Result
 def test_a_stopped_training_goes_on(
     run: Callable[..., Result], example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Impatient(Progress):
+    class Impatient(Callback):
         def __init__(self, timed: bool = False) -> None:
             pass
 
-        def iteration(self, status: Status) -> None:
+        def iteration(self, status: Status, trainer: System) -> None:
             if status.iterations == 3:
                 os.kill(os.getpid(), signal.SIGINT)
 

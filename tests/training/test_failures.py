@@ -155,7 +155,7 @@ def test_full_disk_during_a_save_keeps_the_snapshot_before(
     monkeypatch.setattr(os, "replace", replace)
     recorder = Recorder({3: lambda: full.update(now=True)})
     with pytest.raises(FastmunitError, match=rf"cannot write .*{kind}.*No space left"):
-        train(tiny_config(images), tmp_path / "run", device="cpu", progress=recorder)
+        train(tiny_config(images), tmp_path / "run", device="cpu", callbacks=[recorder])
     monkeypatch.undo()
     assert newest(tmp_path / "run") == 2
     assert not list((tmp_path / "run/checkpoints").glob("*.partial"))
@@ -251,7 +251,7 @@ def test_killed_during_the_very_first_save_starts_again(images: Path, uninterrup
     folder = tmp_path / "run/checkpoints"
     (folder / "optimizer.pt").rename(folder / ".optimizer.pt.abc.partial")  # the last file that a save renames
     recorder = Recorder()
-    train(tiny_config(images), tmp_path / "run", resume=True, device="cpu", progress=recorder, time_limit=0.0)
+    train(tiny_config(images), tmp_path / "run", resume=True, device="cpu", callbacks=[recorder], time_limit=0.0)
     assert any("from the beginning" in message for message in recorder.messages)
     assert not (folder / "gen_00000002.pt").exists() and not list(folder.glob(".*.partial"))
     train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")

@@ -38,7 +38,7 @@ def test_a_folder_in_the_run_that_is_removed_is_made_again(
 ) -> None:
     run = tmp_path / "run"
     recorder = Recorder({3: lambda: shutil.rmtree(run / name)})
-    train(tiny_config(images, image_display_iter=2), run, device="cpu", progress=recorder)
+    train(tiny_config(images, image_display_iter=2), run, device="cpu", callbacks=[recorder])
     assert_same_snapshot(uninterrupted, run, 7)
     assert len(list((run / "images").glob("*_current.jpg"))) == 4
     with RunFolder(run).losses.open(newline="") as file:
@@ -54,7 +54,7 @@ def test_a_new_event_file_is_readable(images: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     recorder = Recorder({2: lambda: shutil.rmtree(tmp_path / "run/logs")})
-    train(tiny_config(images, max_iter=4), tmp_path / "run", device="cpu", progress=recorder)
+    train(tiny_config(images, max_iter=4), tmp_path / "run", device="cpu", callbacks=[recorder])
     events = EventAccumulator(str(tmp_path / "run/logs"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss_gen_total")] == [3, 4]
@@ -82,7 +82,7 @@ def test_a_run_folder_that_is_gone_is_named(
     run = tmp_path / "run"
     recorder = Recorder({3: lambda: lose(run)})
     with pytest.raises(TrainingError, match=rf"the run folder {run} is gone") as raised:
-        train(tiny_config(images, **changes), run, device="cpu", progress=recorder)
+        train(tiny_config(images, **changes), run, device="cpu", callbacks=[recorder])
     assert "learning rate" not in str(raised.value)
     assert not run.is_dir(), "it is not made again"
     assert tracebacks == []

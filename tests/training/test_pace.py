@@ -74,7 +74,7 @@ def test_time_limit(clock: Clock) -> None:
 
 def test_report_and_last_line_show_the_mean(images: Path, tmp_path: Path) -> None:
     recorder = Recorder()
-    result = train(tiny_config(images), tmp_path / "run", device="cpu", progress=recorder)
+    result = train(tiny_config(images), tmp_path / "run", device="cpu", callbacks=[recorder])
     last = recorder.statuses[-1]
     assert last.iterations_per_second == pytest.approx(7 / last.seconds)
     assert result.status.iterations_per_second == pytest.approx(7 / result.status.seconds)

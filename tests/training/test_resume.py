@@ -57,7 +57,7 @@ def test_tensorboard_steps_are_unique_after_resume(images: Path, tmp_path: Path)
     optimizer = tmp_path / "run/checkpoints/optimizer.pt"
     kept: list[bytes] = []
     recorder = Recorder({2: lambda: kept.append(optimizer.read_bytes())})
-    train(tiny_config(images, max_iter=3), tmp_path / "run", device="cpu", progress=recorder)
+    train(tiny_config(images, max_iter=3), tmp_path / "run", device="cpu", callbacks=[recorder])
     for kind in ("gen", "dis", "state"):  # as if killed after logging iteration 3 but before saving it
         (tmp_path / "run/checkpoints" / f"{kind}_00000003.pt").unlink()
     optimizer.write_bytes(kept[0])
@@ -74,7 +74,7 @@ def test_signal_saves_and_resume_is_exact(
 ) -> None:
     before = signal.getsignal(number)
     recorder = Recorder({2: lambda: os.kill(os.getpid(), number)})
-    result = train(tiny_config(images), tmp_path / "run", device="cpu", progress=recorder)
+    result = train(tiny_config(images), tmp_path / "run", device="cpu", callbacks=[recorder])
     assert result.interrupted
     assert result.ended == number.name
     assert result.iterations == 3
@@ -130,14 +130,14 @@ def test_public_run_folder_resumes_and_says_what_is_not_exact(images: Path, tmp_
     public = load_tensors(checkpoints / "optimizer.pt")
     torch.save({"gen": public["gen"], "dis": public["dis"]}, checkpoints / "optimizer.pt")
     recorder = Recorder()
-    result = train(tiny_config(images), tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    result = train(tiny_config(images), tmp_path / "run", resume=True, device="cpu", callbacks=[recorder])
     assert result.iterations == 7
     assert any("not bit for bit" in message for message in recorder.messages)
 
 
 def test_resume_without_snapshot_starts_from_the_beginning(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
     recorder = Recorder()
-    train(tiny_config(images), tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    train(tiny_config(images), tmp_path / "run", resume=True, device="cpu", callbacks=[recorder])
     assert any("from the beginning" in message for message in recorder.messages)
     assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
 
@@ -166,7 +166,7 @@ def test_changed_settings_are_named_and_applied(images: Path, tmp_path: Path) ->
     train(tiny_config(images, max_iter=4, lr=1e-3), tmp_path / "run", device="cpu")
     recorder = Recorder()
     config = tiny_config(images, max_iter=5, lr=1e-4, weight_decay=0.0, display_size=3)
-    result = train(config, tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    result = train(config, tmp_path / "run", resume=True, device="cpu", callbacks=[recorder])
     text = " ".join(recorder.messages)
     assert "lr 0.001 → 0.0001" in text
     assert "not bit for bit" in text
@@ -187,7 +187,7 @@ def test_fixed_display_styles_belong_to_the_run(images: Path, tmp_path: Path) ->
 def test_longer_training_is_not_called_inexact(images: Path, tmp_path: Path) -> None:
     train(tiny_config(images, max_iter=2), tmp_path / "run", device="cpu")
     recorder = Recorder()
-    train(tiny_config(images, max_iter=3), tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    train(tiny_config(images, max_iter=3), tmp_path / "run", resume=True, device="cpu", callbacks=[recorder])
     assert any("max_iter 2 → 3" in message for message in recorder.messages)
     assert not any("not bit for bit" in message for message in recorder.messages)
 
@@ -197,11 +197,11 @@ def test_other_training_images_are_named(tmp_path: Path) -> None:
     train(tiny_config(root, max_iter=2), tmp_path / "run", device="cpu")
     root = root.rename(tmp_path / "moved")
     recorder = Recorder()
-    train(tiny_config(root, max_iter=3), tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    train(tiny_config(root, max_iter=3), tmp_path / "run", resume=True, device="cpu", callbacks=[recorder])
     assert not any("training images have changed" in message for message in recorder.messages)
     (root / "trainA/2.png").rename(root / "trainA/renamed.png")
     (root / "trainB/5.png").write_bytes((root / "trainB/4.png").read_bytes())
-    train(tiny_config(root, max_iter=4), tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    train(tiny_config(root, max_iter=4), tmp_path / "run", resume=True, device="cpu", callbacks=[recorder])
     (note,) = (message for message in recorder.messages if "training images have changed" in message)
     assert "A (other names or another order), B (5 → 6)" in note
     assert "not bit for bit" in note
@@ -279,7 +279,7 @@ def test_options_that_shape_no_network_may_change(images: Path, tmp_path: Path) 
     train(tiny_config(images, max_iter=1, **CYCLEGAN), tmp_path / "run", device="cpu")
     recorder = Recorder()
     config = tiny_config(images, max_iter=2, options={"identity": 0.1}, **CYCLEGAN)
-    train(config, tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    train(config, tmp_path / "run", resume=True, device="cpu", callbacks=[recorder])
     assert any(
         "options.identity 0.5 → 0.1" in message and "not bit for bit" in message for message in recorder.messages
     )
@@ -298,5 +298,5 @@ def test_a_linear_schedule_ends_elsewhere_when_training_is_longer(images: Path, 
     train(tiny_config(images, max_iter=2, lr_policy="linear"), tmp_path / "run", device="cpu")
     recorder = Recorder()
     config = tiny_config(images, max_iter=3, lr_policy="linear")
-    train(config, tmp_path / "run", resume=True, device="cpu", progress=recorder)
+    train(config, tmp_path / "run", resume=True, device="cpu", callbacks=[recorder])
     assert any("not bit for bit" in message and "max_iter 2 → 3" in message for message in recorder.messages)

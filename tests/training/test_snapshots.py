@@ -351,7 +351,7 @@ def test_a_run_killed_before_its_first_snapshot_keeps_its_initial_weights(
     gen = two_runs[1] / "checkpoints/ema_00000002.pt"
     config = tiny_config(images, max_iter=2, ema_decay=0.9)
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "run", device="cpu", init=gen, progress=Recorder({1: killed}))
+        train(config, tmp_path / "run", device="cpu", init=gen, callbacks=[Recorder({1: killed})])
     train(config, tmp_path / "run", device="cpu", resume=True)
     train(config, tmp_path / "whole", device="cpu", init=gen)
     assert_same_snapshot(tmp_path / "run", tmp_path / "whole", 2)
@@ -399,5 +399,5 @@ def test_initial_weights_do_not_replace_those_of_a_snapshot(run: Path, images: P
 def test_a_finished_run_says_how_to_go_on(run: Path, images: Path) -> None:
     recorder = Recorder()
     config = tiny_config(images, max_iter=2, ema_decay=0.9)
-    train(config, run, device="cpu", resume=True, progress=recorder)
+    train(config, run, device="cpu", resume=True, callbacks=[recorder])
     assert any("2 of 2 iterations are done. To train on, raise --max-iter" in text for text in recorder.messages)

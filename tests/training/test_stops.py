@@ -56,7 +56,7 @@ def test_signal_while_waiting_for_images(
     config = tiny_config(images, num_workers=num_workers, snapshot_save_iter=1000)
     signals = threading.Timer(0.3, os.kill, (os.getpid(), number))
     recorder = Recorder({2: signals.start})
-    result = train(config, tmp_path / "run", device="cpu", progress=recorder)
+    result = train(config, tmp_path / "run", device="cpu", callbacks=[recorder])
     assert (result.ended, result.iterations, newest(tmp_path / "run")) == (number.name, 2, 2)
     assert any("No images came" in message for message in recorder.messages)
     assert 'class="state stopped"' in result.folder.report.read_text(encoding="utf-8")

@@ -13,7 +13,8 @@ from PIL import Image
 from fastmunit.config import Config
 from fastmunit.files import load_tensors
 from fastmunit.models.checkpoint import latest
-from fastmunit.training import Progress, RunFolder, Status
+from fastmunit.models.system import System
+from fastmunit.training import Callback, RunFolder, Status
 
 
 def make_images(root: Path, count: int = 5, height: int = 40, width: int = 37) -> Path:
@@ -49,7 +50,7 @@ def tiny_config(data_root: Path, **changes: Any) -> Config:
     return Config.from_dict({**values, **changes})
 
 
-class Recorder(Progress):
+class Recorder(Callback):
     """Keeps messages and iterations, and calls `after[k]` after iteration k."""
 
     def __init__(self, after: dict[int, Callable[[], None]] | None = None) -> None:
@@ -57,7 +58,7 @@ class Recorder(Progress):
         self.statuses: list[Status] = []
         self._after = after or {}
 
-    def iteration(self, status: Status) -> None:
+    def iteration(self, status: Status, trainer: System) -> None:
         self.statuses.append(status)
         self._after.get(status.iterations, lambda: None)()
 
