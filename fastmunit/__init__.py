@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastmunit import data, functional, info
+    from fastmunit import data, distributed, functional, info
     from fastmunit.acceleration.accelerate import accelerate
     from fastmunit.config import Config
     from fastmunit.inference import load_translator, translate
@@ -32,6 +32,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "data",
+    "distributed",
     "functional",
     "info",
     "load_generators",
@@ -40,7 +41,7 @@ __all__ = [
     "translate",
 ]
 
-_MODULES = ("data", "functional", "info")
+_MODULES = ("data", "distributed", "functional", "info")
 _HOMES = {
     "MUNIT": "fastmunit.models.munit",
     "UNIT": "fastmunit.models.unit",

@@ -153,6 +153,12 @@ class Config(Section):
     )
     checkpointing: bool = Field(False, description="keep only the inputs of networks for backward: less memory")
     micro_batches: Images = Field(1, description="equal parts that a batch is computed in, gradients added up")
+    gradient_compression: Literal["none", "bfloat16"] = Field(
+        "none", description="several processes: what gradients are rounded to when they are averaged"
+    )
+    overlap_communication: bool = Field(
+        False, description="several processes: average gradients while backward still computes others"
+    )
     share_fakes: bool = Field(False, description="MUNIT, UNIT: one draw for both halves of an iteration")
     ema_decay: float = Field(0, ge=0, lt=1, description="moving average of generator weights; 0: none")
 

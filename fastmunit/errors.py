@@ -21,5 +21,9 @@ class TrainingError(FastmunitError, RuntimeError):
     """Training cannot go on (for example a loss is no longer finite)."""
 
 
+class RankError(TrainingError):
+    """A process of a distributed training has ended, hangs, or differs from the others; the message names it."""
+
+
 class ImplementationError(FastmunitError, RuntimeError):
     """An implementation that was asked for by name cannot run here; the message says why."""

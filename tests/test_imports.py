@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastmunit"
 
 # What each layer may import, beside itself. `functional` and `config` are single files.
-LEAVES = {"errors", "files", "memory", "config", "section", "yaml_file", "info"}
+LEAVES = {"errors", "files", "memory", "distributed", "config", "section", "yaml_file", "info"}
 LAYERS = {
+    "__main__": {"cli"},
     "cli": {"inference", "translation", "training", "metrics", "data", "models", "nn", "functional"} | LEAVES,
     "inference": {"translation", "training", "data", "models"} | LEAVES,
     "translation": {"training", "data", "models"} | LEAVES,
@@ -33,6 +34,7 @@ LAYERS = {
     "errors": set(),
     "files": {"errors"},
     "memory": {"errors"},
+    "distributed": {"errors", "memory"},
     "info": {"ops", "errors"},
 }
 

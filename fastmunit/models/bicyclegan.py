@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from fastmunit import functional
+from fastmunit import distributed, functional
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
 from fastmunit.models.cuda_graph import CapturedIteration
@@ -154,6 +154,10 @@ class BicycleGAN(System):
             )
         return options
 
+    @classmethod
+    def batch_parts(cls, config: Config) -> int:
+        return super().batch_parts(config) * (2 if cls.check(config).regresses else 1)
+
     @staticmethod
     def _least(config: Config, options: BicycleGANOptions) -> int:
         encoder = 2 if options.variant == "pix2pix_noise" else 2 ** (options.encoder_blocks + 1)
@@ -215,7 +219,12 @@ class BicycleGAN(System):
         if options.regresses and len(x_a) % 2:
             raise ValueError(f"system {self.name!r} needs an even number of pairs, got {len(x_a)}.")
         inputs, targets = (x.chunk(2) if options.regresses else (x, x) for x in (x_a, x_b))
-        codes = [torch.randn(len(inputs[0]), self.config.gen.style_dim).to(x_a) for _ in self._codes()]
+
+        def draw(count: int) -> Tensor:
+            return torch.randn(count, self.config.gen.style_dim)
+
+        micro_batches = self.config.micro_batches
+        codes = [distributed.draw(draw, len(inputs[0]), micro_batches).to(x_a) for _ in self._codes()]
 
         def generators(*tensors: Tensor) -> None:
             self.step_generators(*tensors, weight=weight)
@@ -300,7 +309,8 @@ class BicycleGAN(System):
                 mean, log_variance = (widen(x) for x in self.run(cast(LatentEncoder, self.encoder), x_b))
                 codes["encoded"] = mean + drawn["encoded"] * torch.exp(0.5 * log_variance)
                 kl = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum()
-                kl = kl * self.config.micro_batches  # a sum over the batch, of which `descend` takes a mean over parts
+                # A sum over the batch, of which `descend` takes a mean over parts and processes.
+                kl = kl * (self.config.micro_batches * distributed.world_size())
                 terms.append(weight("recon_kl_w") * kl)
                 losses["kl"] = kl.detach()
             made = dict(zip(codes, self._translate(x_a, [*codes.values()]), strict=True))
@@ -355,6 +365,7 @@ class BicycleGAN(System):
         if len(x_a) != len(x_b):
             raise ValueError(f"sample needs pairs; got {len(x_a)} and {len(x_b)} images.")
         columns = []
+        generator = distributed.apart(generator)
         generators = self.evaluation_generators()
         gen, encoder = generators["b"], generators.get("encoder")
         with self.inference_autocast(), masks_from(generator):

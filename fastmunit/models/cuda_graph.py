@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fastmunit import distributed
 from fastmunit.errors import ConfigError, TrainingError
 
 _WARM_UP = 3
@@ -70,7 +71,7 @@ class CapturedIteration:
     ) -> dict[str, Tensor]:
         make_capturable(optimizers, tensors[0].device)
         forms = tuple((tensor.shape, tensor.dtype, tensor.stride(), tensor.device) for tensor in tensors)
-        signature = (key, forms, tuple(_settings(optimizer) for optimizer in optimizers))
+        signature = (key, distributed.world_size(), forms, tuple(_settings(optimizer) for optimizer in optimizers))
         if signature != self._signature:
             self._signature, self._calls = signature, 0
             self._graph, self._inputs, self._results = None, [], {}
@@ -80,7 +81,7 @@ class CapturedIteration:
             return {}
         if self._graph is None:
             self._inputs = [tensor.clone() for tensor in tensors]
-            self._graph = _capture(body, self._inputs)
+            self._graph = _capture_together(body, self._inputs)
             self._results = dict(results())
             self._replayed = torch.cuda.Event()
         else:
@@ -123,6 +124,21 @@ def _settings(optimizer: torch.optim.Optimizer) -> Hashable:
         groups.append((group["lr"].data_ptr(), parameters, numbers))
     states = optimizer.state.values()
     return (*groups, *(v.data_ptr() for state in states for v in state.values() if isinstance(v, Tensor)))
+
+
+def _capture_together(body: Callable[..., None], inputs: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
+    """Capture in all processes or in none: a replay in one alone would wait for the others for ever."""
+    graph, error = None, None
+    try:
+        graph = _capture(body, inputs)
+    except TrainingError as failure:
+        error = failure
+    if not distributed.all_agree(graph is not None) and error is None:
+        error = TrainingError("another process could not capture an iteration as a CUDA graph; its error says why.")
+    if graph is None or error is not None:
+        assert error is not None
+        raise error
+    return graph
 
 
 def _capture(body: Callable[..., None], inputs: Sequence[Tensor]) -> torch.cuda.CUDAGraph:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fastmunit import functional
+from fastmunit import distributed, functional
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
 from fastmunit.models import resume_checks
@@ -169,7 +169,7 @@ class CycleGAN(System):
         else:
             generators(x_a, x_b, *noises)
         fakes = [torch.cat(parts) for parts in zip(*self._fakes, strict=True)]
-        images = [self.pools[name].exchange(fake) for name, fake in zip("ab", fakes, strict=True)]
+        images = [self._from_pool(self.pools[name], fake) for name, fake in zip("ab", fakes, strict=True)]
         if self.replays:
             tensors = (images[0], images[1], x_a, x_b)
             self.replay(self._captured_dis, self.step_discriminators, tensors, [self.dis_opt])
@@ -233,6 +233,13 @@ class CycleGAN(System):
             total = total + weighted
         return total, losses
 
+    def _from_pool(self, pool: ImagePool, fakes: Tensor) -> Tensor:
+        """Exchange the translated images of all processes, each of which keeps the same pool, and return this one's."""
+        if pool.size == 0:
+            return pool.exchange(fakes)
+        parts = self.batch_parts(self.config)
+        return distributed.share(pool.exchange(distributed.gather(fakes, parts)), parts)
+
     def _translate(self, gen: nn.Module, x: Tensor, noise: Tensor | None) -> Tensor:
         return self.run(gen, x) if noise is None else self.run(gen, x, noise)
 
@@ -254,8 +261,12 @@ class CycleGAN(System):
         """One vector from N(0, I) for each image that an iteration makes, drawn on the CPU; empty without noise."""
         if not self.options.noise_dim:
             return []
-        counts = {"a": len(x_a), "b": len(x_b)}
-        return [torch.randn(counts[name[0]], self.options.noise_dim).to(x_a) for name in _NOISES]
+        counts, parts = {"a": len(x_a), "b": len(x_b)}, self.batch_parts(self.config)
+
+        def sample(count: int) -> Tensor:
+            return torch.randn(count, self.options.noise_dim)
+
+        return [distributed.draw(sample, counts[name[0]], parts).to(x_a) for name in _NOISES]
 
     @torch.no_grad()
     def sample(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
@@ -270,6 +281,7 @@ class CycleGAN(System):
             For each direction what `rows` names, first a2b.
         """
         outputs: list[Tensor] = []
+        generator = distributed.apart(generator)
         generators = self.evaluation_generators()
         gen_a, gen_b = generators["a"], generators["b"]
         with self.inference_autocast(), masks_from(generator):

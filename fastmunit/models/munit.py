@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from fastmunit import functional
+from fastmunit import distributed, functional
 from fastmunit.config import STYLE_DOWNSAMPLE, Config
 from fastmunit.models import resume_checks
 from fastmunit.models.codes import ContentCodes
@@ -328,7 +328,7 @@ class MUNIT(System):
             raise ValueError(f"sample needs as many images of each domain; got {len(x_a)} and {len(x_b)}.")
         if len(x_a) > len(self.s_a):
             raise ValueError(f"sample has {len(self.s_a)} fixed styles (display_size); got {len(x_a)} images.")
-        new_s_a, new_s_b = self.draw_styles(x_a, x_b, generator)
+        new_s_a, new_s_b = self.draw_styles(x_a, x_b, distributed.apart(generator))
         at_once = 1
         if functional.default_implementation() != "reference":
             at_once = max(1, _PIXELS_PER_SAMPLE_BATCH // max(x[0, 0].numel() for x in (x_a, x_b)))
@@ -353,10 +353,19 @@ class MUNIT(System):
         return (x_a, *outputs[:3], x_b, *outputs[3:])
 
     def draw_styles(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """New styles s_a and s_b from N(0, I), (N, style_dim, 1, 1) each, drawn on the CPU in this order."""
-        s_a = torch.randn(x_a.size(0), self.style_dim, 1, 1, generator=generator).to(self.s_a)
-        s_b = torch.randn(x_b.size(0), self.style_dim, 1, 1, generator=generator).to(self.s_b)
-        return s_a, s_b
+        """New styles s_a and s_b from N(0, I), (N, style_dim, 1, 1) each, drawn on the CPU in this order.
+
+        From torch's global generator, each of several processes draws for all of them and takes its share.
+        """
+
+        def sample(count: int) -> Tensor:
+            return torch.randn(count, self.style_dim, 1, 1, generator=generator)
+
+        if generator is not None:
+            return sample(len(x_a)).to(self.s_a), sample(len(x_b)).to(self.s_b)
+        parts = self.batch_parts(self.config)
+        s_a = distributed.draw(sample, len(x_a), parts).to(self.s_a)
+        return s_a, distributed.draw(sample, len(x_b), parts).to(self.s_b)
 
     def _evaluation_pair(self) -> tuple[AdaINGen, AdaINGen]:
         generators = self.evaluation_generators()

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastmunit import functional
+from fastmunit import distributed, functional
 from fastmunit.config import Config, unknown_keys
 from fastmunit.errors import CheckpointError, ConfigError
 from fastmunit.files import shown
@@ -30,6 +30,7 @@ from fastmunit.models.perceptual import PerceptualLoss
 from fastmunit.models.schedule import make_scheduler
 from fastmunit.models.size import Estimate, public_networks, require_parameters
 from fastmunit.models.translator import Translator
+from fastmunit.nn.batch_norm import BatchNorm2d
 from fastmunit.nn.init import without_values
 from fastmunit.nn.recompute import recompute
 from fastmunit.nn.spectral_norm import SpectralNorm
@@ -91,6 +92,7 @@ class System(nn.Module):
         self.vgg: PerceptualLoss | None = None
         self.averages: GeneratorAverages | None = None
         self.scalers: dict[str, torch.amp.GradScaler] = {}
+        self._overlaps: dict[str, distributed.OverlappedAverage] = {}
 
     @classmethod
     def check(cls, config: Config) -> Any:
@@ -120,6 +122,21 @@ class System(nn.Module):
         """Return how many parameters the networks would have, about, per group of keys that decide it."""
         return public_networks(config)
 
+    @classmethod
+    def batch_parts(cls, config: Config) -> int:
+        """Return in how many equal parts a batch is computed or used: of each, a process takes its share."""
+        return config.micro_batches
+
+    def share(self, batch: Tensor) -> Tensor:
+        """Return this process's samples of a whole batch (batch_size, ...), for `step` and the updates.
+
+        Without several processes that is the batch. See `fastmunit.distributed`.
+
+        Raises:
+            ConfigError: The batch does not divide by the processes.
+        """
+        return distributed.share(batch, self.batch_parts(self.config))
+
     def make_optimizer(self, modules: Iterable[nn.Module]) -> torch.optim.Adam:
         """Adam over the trained parameters of `modules`, each once, in order, with coupled weight decay."""
         config = self.config
@@ -147,6 +164,11 @@ class System(nn.Module):
             for network in (*self.generators().values(), *self.discriminators().values()):
                 network.to(memory_format=torch.channels_last)
         if self.config.compile:
+            if distributed.is_active() and any(isinstance(module, BatchNorm2d) for module in self.modules()):
+                raise ConfigError(
+                    "dis.norm bn takes statistics of the images of all processes, which a compiled network cannot: set "
+                    "compile to false, or dis.norm to none, in, ln or sn."
+                )
             for network in self.compiled_networks():
                 if self.compat and any(isinstance(module, SpectralNorm) for module in network.modules()):
                     continue  # a compiled graph keeps the u and v of each forward, which is the right gradient
@@ -269,7 +291,7 @@ class System(nn.Module):
             loss_of: total and terms, each a mean over samples.
 
         Returns:
-            Total and terms of the whole batch, without graph.
+            Total and terms of the whole batch, that of all processes, without graph.
 
         Raises:
             ValueError: the batch cannot be split into `micro_batches` equal parts.
@@ -281,21 +303,25 @@ class System(nn.Module):
         optimizer.zero_grad()
         scaler = self._scaler(name) if self.config.precision == "float16" else None
         totals, terms = [], []
-        for part in zip(*(tensor.chunk(parts) for tensor in images), strict=True):
+        overlap = self._overlap(name)
+        for number, part in enumerate(zip(*(tensor.chunk(parts) for tensor in images), strict=True), start=1):
             with recompute(self._recomputes()):
                 total, values = loss_of(*(images if parts == 1 else part))
             mean = total if parts == 1 else total / parts
-            (mean if scaler is None else scaler.scale(mean)).backward()
+            with overlap.during_backward() if overlap is not None and number == parts else nullcontext():
+                (mean if scaler is None else scaler.scale(mean)).backward()
             totals.append(total.detach())
             terms.append(values)
+        total = totals[0] if parts == 1 else torch.stack(totals).mean()
+        means = terms[0] if parts == 1 else {key: _mean([values[key] for values in terms]) for key in terms[0]}
+        # Before the scaler looks at them, so that all processes find the same gradients infinite.
+        self._average_over_processes([] if overlap is not None else _gradients(optimizer), [total, *means.values()])
         if scaler is None:
             optimizer.step()
         else:
             scaler.step(optimizer)
             scaler.update()
-        if parts == 1:
-            return totals[0], terms[0]
-        return torch.stack(totals).mean(), {key: _mean([values[key] for values in terms]) for key in terms[0]}
+        return total, means
 
     @property
     def replays(self) -> bool:
@@ -479,6 +505,30 @@ class System(nn.Module):
         for name, optimizer in self.optimizers().items():
             setattr(self, f"{name}_scheduler", make_scheduler(optimizer, config, iterations, self.compat))
 
+    def _average_over_processes(self, gradients: Sequence[Tensor], losses: Sequence[Loss]) -> None:
+        """Replace gradients and losses by their means over the processes, whose shares of a batch are equal."""
+        values = [loss for loss in losses if isinstance(loss, Tensor)]
+        if self._sent_dtype is None:
+            distributed.average([*gradients, *values])
+        else:
+            distributed.average(gradients, self._sent_dtype)
+            distributed.average(values)
+
+    @property
+    def _sent_dtype(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.config.gradient_compression == "bfloat16" else None
+
+    def _overlap(self, name: str) -> distributed.OverlappedAverage | None:
+        """What averages gradients during backward, where that is wanted and possible: not in a captured iteration."""
+        if not (self.config.overlap_communication and distributed.has_group()):
+            return None
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return None
+        if name not in self._overlaps:
+            parameters = [p for group in self.optimizers()[name].param_groups for p in group["params"]]
+            self._overlaps[name] = distributed.OverlappedAverage(parameters, self._sent_dtype)
+        return self._overlaps[name]
+
     def _scaler(self, name: str) -> torch.amp.GradScaler:
         if name not in self.scalers:
             self.scalers[name] = torch.amp.GradScaler(self.device.type)
@@ -529,6 +579,10 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def _mean(values: Sequence[Loss]) -> Loss:

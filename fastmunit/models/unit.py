@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fastmunit import functional
+from fastmunit import distributed, functional
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
 from fastmunit.models.codes import ContentCodes
@@ -222,9 +222,12 @@ class UNIT(System):
         self.replay(self._captured, both, (x_a, x_b, *noise, *second, *cycles), self.optimizers().values(), weights)
 
     def draw_noise(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """New noise from N(0, I) for the latent codes of x_a and of x_b, drawn in this order; see `VAEGen`."""
+        """New noise from N(0, I) for the latent codes of x_a and of x_b, drawn in this order; see `VAEGen`.
+
+        From torch's global generator, each of several processes draws for all of them and takes its share.
+        """
         if generator is None:
-            return self.gen_a.draw_noise(x_a), self.gen_b.draw_noise(x_b)
+            return self._shared_draw(self.gen_a, x_a), self._shared_draw(self.gen_b, x_b)
         return self.gen_a.draw_noise(x_a, generator), self.gen_b.draw_noise(x_b, generator)
 
     def _evaluation_pair(self) -> tuple[VAEGen, VAEGen]:
@@ -233,7 +236,17 @@ class UNIT(System):
 
     def _noise_of_cycles(self, x_a: Tensor, x_b: Tensor, weight: Weight) -> tuple[Tensor, ...]:
         """Noise for the latent codes of x_ba, by gen_a, and of x_ab; none where there are no cycles."""
-        return (self.gen_a.draw_noise(x_b), self.gen_b.draw_noise(x_a)) if weight("recon_x_cyc_w") > 0 else ()
+        if weight("recon_x_cyc_w") == 0:
+            return ()
+        return self._shared_draw(self.gen_a, x_b), self._shared_draw(self.gen_b, x_a)
+
+    def _shared_draw(self, gen: VAEGen, images: Tensor) -> Tensor:
+        """Noise for `images`: this process's share of what is drawn for the images of all."""
+
+        def sample(count: int) -> Tensor:
+            return gen.draw_noise(images if count == len(images) else images[:1].expand(count, -1, -1, -1))
+
+        return distributed.draw(sample, len(images), self.batch_parts(self.config))
 
     def step_discriminators(self, x_a: Tensor, x_b: Tensor, noise: tuple[Tensor, ...], weight: Weight) -> None:
         """`dis_update` with given noise of x_a and x_b: nothing in it is random or waits for the device."""
@@ -349,7 +362,7 @@ class UNIT(System):
         at_once = 1
         if functional.default_implementation() != "reference":
             at_once = max(1, _PIXELS_PER_SAMPLE_BATCH // max(x[0, 0].numel() for x in (x_a, x_b)))
-        n_a, n_b = self.draw_noise(x_a, x_b, generator)
+        n_a, n_b = self.draw_noise(x_a, x_b, distributed.apart(generator))
         parts: list[tuple[Tensor, ...]] = []
         gen_a, gen_b = self._evaluation_pair()
         with self.inference_autocast():

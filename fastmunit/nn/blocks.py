@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastmunit import functional
 from fastmunit.functional import PadMode
+from fastmunit.nn.batch_norm import BatchNorm2d
 from fastmunit.nn.cancelled_bias import with_zero_gradients
 from fastmunit.nn.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
 from fastmunit.nn.padded import Pad, PaddedMap, normalise, pad_map
@@ -81,7 +82,7 @@ class Conv2dBlock(nn.Module):
         self.norm: nn.Module | None
         match norm:
             case "bn":
-                self.norm = nn.BatchNorm2d(output_dim)
+                self.norm = BatchNorm2d(output_dim)
             case "in":
                 self.norm = InstanceNorm2d(output_dim)
             case "ln":

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastmunit import distributed
 from fastmunit.nn.padded import PaddedMap
 
 _generator: ContextVar[torch.Generator | None] = ContextVar("fastmunit_dropout_generator", default=None)
@@ -44,6 +45,19 @@ def _dropped(x: Tensor, rate: float) -> Tensor:
     return x * mask
 
 
+def _share_of_mask(x: Tensor, rate: float) -> Tensor:
+    """Return the factors of x where it is this process's share of a batch: those that one process would draw."""
+    layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+    whole = torch.empty(
+        (len(x) * distributed.world_size(), *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=layout
+    )
+    return distributed.share(F.dropout(whole.fill_(1), rate))
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
 class Dropout(nn.Module):
     """Zeroes each value with probability `rate` and scales the others by 1 / (1 - rate); x of any shape.
 
@@ -61,7 +75,11 @@ class Dropout(nn.Module):
         self.at_test = at_test
 
     def forward(self, x: Tensor) -> Tensor:
-        return _dropped(x, self.rate) if self.active else x
+        if not self.active:
+            return x
+        if self.training and distributed.is_active() and _generator.get() is None:
+            return x * _share_of_mask(x, self.rate)
+        return _dropped(x, self.rate)
 
     @property
     def active(self) -> bool:

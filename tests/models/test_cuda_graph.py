@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fastmunit.errors import TrainingError
 from fastmunit.models import cuda_graph
 from fastmunit.models.cuda_graph import CapturedIteration
 
@@ -35,6 +36,21 @@ def test_a_replay_waits_for_the_one_before_it(monkeypatch):
         results = iteration._run(lambda x: total.copy_(x.sum()), [torch.ones(2)], [], None, lambda: {"total": total})
     assert calls == ["replay", "record", "wait", "copy", "replay", "record"]
     assert results["total"] is not total
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_no_process_replays_where_another_could_not_capture(monkeypatch, captured):
+    def capture(body, inputs):
+        if not captured:
+            raise TrainingError("there is not enough GPU memory")
+        return Recorded([])
+
+    monkeypatch.setattr(cuda_graph, "_capture", capture)
+    agreed = []
+    monkeypatch.setattr(cuda_graph.distributed, "all_agree", lambda holds: agreed.append(holds) or False)
+    with pytest.raises(TrainingError, match="another process could not" if captured else "not enough GPU memory"):
+        cuda_graph._capture_together(lambda x: None, [torch.ones(2)])
+    assert agreed == [captured]
 
 
 @pytest.mark.gpu

@@ -1,0 +1,59 @@
+"""One training on several processes, each with its part of every batch: same weights as one process, to rounding.
+
+A script calls `setup` first and is started by torchrun. Every system then averages gradients and losses over the
+processes by itself; `share` gives a process its images of a batch. Without torchrun nothing changes.
+
+    import fastmunit
+
+    device = fastmunit.distributed.setup()
+    trainer = fastmunit.MUNIT(config).to(device)
+    trainer.step(trainer.share(images_a).to(device), trainer.share(images_b).to(device))
+"""
+
+from fastmunit.distributed.batch import apart, draw, gather, positions, require_divisible, share
+from fastmunit.distributed.collectives import all_agree, average, barrier, gather_objects
+from fastmunit.distributed.overlap import OverlappedAverage
+from fastmunit.distributed.processes import (
+    DEFAULT_TIMEOUT,
+    has_group,
+    is_active,
+    launched,
+    local_world_size,
+    rank,
+    restarted,
+    setup,
+    shutdown,
+    world_size,
+)
+from fastmunit.distributed.work import Together, block, each, each_for_first, exchange, first_per_machine, require_same
+
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "OverlappedAverage",
+    "Together",
+    "all_agree",
+    "apart",
+    "average",
+    "barrier",
+    "block",
+    "draw",
+    "each",
+    "each_for_first",
+    "exchange",
+    "first_per_machine",
+    "gather",
+    "gather_objects",
+    "has_group",
+    "is_active",
+    "launched",
+    "local_world_size",
+    "positions",
+    "rank",
+    "require_divisible",
+    "require_same",
+    "restarted",
+    "setup",
+    "share",
+    "shutdown",
+    "world_size",
+]

@@ -1,0 +1,90 @@
+"""Which samples of a batch belong to a process, and random numbers for all of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastmunit.distributed.collectives import all_gather
+from fastmunit.distributed.processes import has_group, is_active, rank, world_size
+from fastmunit.errors import ConfigError
+
+
+def positions(count: int, parts: int = 1, of_rank: int | None = None) -> list[int]:
+    """Return which samples of a batch are a process's: of each of `parts` equal parts in a row, its share.
+
+    With one part they are a slice. With more, what a process computes at once is its share of what one process would.
+
+    Args:
+        count: Samples of the whole batch.
+        parts: Parts of the batch that are computed one after the other or used in different ways.
+        of_rank: Number of the process; None for this one.
+
+    Raises:
+        ConfigError: The batch does not divide.
+    """
+    require_divisible(count, parts)
+    number = rank() if of_rank is None else of_rank
+    part = count // parts
+    size = part // world_size()
+    return [first + number * size + k for first in range(0, count, part) for k in range(size)]
+
+
+def require_divisible(count: int, parts: int = 1) -> None:
+    """Raise ConfigError where a batch of `count` samples in `parts` parts does not divide by the processes."""
+    unit = parts * world_size()
+    if count % unit == 0:
+        return
+    nearest = [size for size in (count // unit * unit, (count // unit + 1) * unit) if size > 0]
+    divided = f"{world_size()} processes" + (f", each in {parts} parts," if parts > 1 else "")
+    raise ConfigError(
+        f"batch_size {count} is that of all processes together and does not divide by {divided} equally: set it to "
+        f"{' or '.join(map(str, nearest))}."
+    )
+
+
+def share(batch: Tensor, parts: int = 1) -> Tensor:
+    """Return this process's samples of a whole batch (N, ...); see `positions`."""
+    if not is_active():
+        return batch
+    if parts == 1:
+        size = len(batch) // world_size()
+        require_divisible(len(batch))
+        return batch.narrow(0, rank() * size, size)
+    return batch[positions(len(batch), parts)]
+
+
+def gather(mine: Tensor, parts: int = 1) -> Tensor:
+    """Return the whole batch of which every process gives its `share`."""
+    if not is_active():
+        return mine
+    whole = torch.cat(all_gather(mine))
+    order = [place for number in range(world_size()) for place in positions(len(whole), parts, number)]
+    result = torch.empty_like(whole)
+    result[order] = whole
+    return result
+
+
+def draw(sample: Callable[[int], Tensor], count: int, parts: int = 1) -> Tensor:
+    """Draw random numbers for the whole batch, so that all processes keep one random state, and return this one's.
+
+    Args:
+        sample: Draws for a number of samples, (number, ...).
+        count: Samples of this process.
+        parts: See `positions`.
+    """
+    return share(sample(count * world_size()), parts)
+
+
+def apart(generator: torch.Generator | None) -> torch.Generator | None:
+    """Return a generator for draws that not all processes make, such as those of a sample grid.
+
+    After `setup`, None becomes a copy of torch's global generator, which itself stays the same everywhere.
+    """
+    if generator is not None or not has_group():
+        return generator
+    copy = torch.Generator()
+    copy.set_state(torch.get_rng_state())
+    return copy

@@ -1,0 +1,183 @@
+"""The processes of a training: their group, and what each tells the others about itself."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import cast
+
+import torch
+import torch.distributed as dist
+
+from fastmunit.distributed.heartbeat import Heartbeat
+from fastmunit.errors import ConfigError, RankError
+from fastmunit.memory import first_line
+
+DEFAULT_TIMEOUT = 600.0
+"""Seconds that a process waits for another one."""
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+_heartbeat: Heartbeat | None = None
+_control: dist.ProcessGroup | None = None
+
+
+def setup(timeout: float = DEFAULT_TIMEOUT, device: str = "auto") -> torch.device:
+    """Join the processes that torchrun started; do nothing where it did not start this one, or when called again.
+
+    The process uses GPU number LOCAL_RANK, and NCCL; without GPUs, gloo.
+
+    Args:
+        timeout: Seconds that a process waits for another one before it ends with an error that names it.
+        device: "auto", "cuda" or "cpu".
+
+    Returns:
+        The device of this process.
+
+    Raises:
+        ConfigError: A variable that torchrun sets is missing or wrong, or there is no GPU for this process.
+        RankError: The processes do not find each other within `timeout`.
+    """
+    if not dist.is_available() or not (launched() or dist.is_initialized()):
+        return _device(device, 0)
+    place = _device(device, local_rank())
+    if dist.is_initialized():
+        return place
+    missing = [name for name in _VARIABLES if name not in os.environ]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} is not set: start the processes with torchrun, or unset RANK.")
+    rank, world, attempt = _number("RANK", 0), _number("WORLD_SIZE", 1), _number("TORCHELASTIC_RESTART_COUNT", 0)
+    wait = timedelta(seconds=timeout)
+    try:
+        store = dist.PrefixStore(f"fastmunit/{attempt}", _store(rank, world, wait))
+        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=wait)
+        if world > 1:
+            _start_heartbeat(rank, world, wait)
+    except (RuntimeError, ValueError) as error:  # ValueError: a world of other sizes
+        raise RankError(
+            f"rank {rank} of {world} could not join the others within {timeout:g} s at "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({first_line(error)}): check that all are "
+            "started, with the same number of processes, and that the machines reach each other there."
+        ) from error
+    return place
+
+
+def launched() -> bool:
+    """Return whether torchrun, or a launcher that sets the same variables, has started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def shutdown() -> None:
+    """Leave the processes; call it when the training has ended well."""
+    global _heartbeat, _control
+    if _heartbeat is not None:
+        _heartbeat.stop()
+    _heartbeat = _control = None
+    if has_group():
+        dist.destroy_process_group()
+
+
+def has_group() -> bool:
+    """Return whether there is a process group, also one of a single process."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def is_active() -> bool:
+    """Return whether there is more than one process."""
+    return world_size() > 1
+
+
+def rank() -> int:
+    """Return the number of this process, 0 where there is one."""
+    return dist.get_rank() if has_group() else 0
+
+
+def local_rank() -> int:
+    """Return the number of this process among those of its machine."""
+    return _number("LOCAL_RANK", 0)
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if has_group() else 1
+
+
+def local_world_size() -> int:
+    """Return the number of processes on this machine."""
+    return max(1, _number("LOCAL_WORLD_SIZE", 1)) if has_group() else 1
+
+
+def restarted() -> bool:
+    """Return whether torchrun has started this process again after a failure."""
+    return launched() and _number("TORCHELASTIC_RESTART_COUNT", 0) > 0
+
+
+def heartbeat() -> Heartbeat | None:
+    """Return what this process tells the others about itself; None where there are none, or no `setup` was called."""
+    return _heartbeat
+
+
+def control_group() -> dist.ProcessGroup | None:
+    """Return the group for values on the CPU: the default one where that is gloo's, else one of its own.
+
+    The first call is a collective one.
+    """
+    global _control
+    if dist.get_backend() == "gloo":
+        return dist.group.WORLD
+    if _control is None:
+        _control = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))  # it is for all ranks
+    return _control
+
+
+def _store(rank: int, world: int, wait: timedelta) -> dist.Store:
+    """The store at MASTER_ADDR: torchrun's own where it shares that, else one that rank 0 hosts."""
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        _number("MASTER_PORT", 0),
+        None if shared else world,
+        is_master=rank == 0 and not shared,
+        timeout=wait,
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+
+
+def _start_heartbeat(rank: int, world: int, wait: timedelta) -> None:
+    """Begin to tell the others about this process, on a connection of its own, which no collective holds."""
+    global _heartbeat
+    attempt = _number("TORCHELASTIC_RESTART_COUNT", 0)
+    own = dist.PrefixStore(f"fastmunit/heartbeat/{attempt}", _connection(wait))
+    _heartbeat = Heartbeat(own, rank, world)
+
+
+def _connection(wait: timedelta) -> dist.Store:
+    address, port = os.environ["MASTER_ADDR"], _number("MASTER_PORT", 0)
+    return dist.TCPStore(address, port, None, is_master=False, timeout=wait, wait_for_workers=False)
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"the environment variable {name} is {text!r}, not a whole number: unset it.") from None
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        if launched():
+            raise ConfigError(f"each process takes the GPU of its local rank: give device cuda or cpu, not {name}.")
+        return torch.device(name)
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise ConfigError(
+            f"the process of local rank {local_rank} has no GPU: this machine has {count}. Start {max(count, 1)} "
+            "processes per machine, or train on device cpu."
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

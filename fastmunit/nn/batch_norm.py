@@ -1,0 +1,39 @@
+"""Batch norm over the batch of all processes."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed.nn.functional as differentiable
+from torch import Tensor, nn
+
+from fastmunit import distributed
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch's batch norm; in training with several processes its statistics are those of all their images.
+
+    x: (N, C, H, W) of any floating-point dtype to the same. With several processes, mean and variance are sums over all
+    of them in two passes, in float32 or wider; each holds as many images. torch's SyncBatchNorm is for GPUs alone.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and distributed.is_active()):
+            return super().forward(x)
+        wide = x if x.dtype == torch.float64 else x.float()
+        count = x.numel() // x.shape[1] * distributed.world_size()
+        mean = differentiable.all_reduce(wide.sum((0, 2, 3))) / count
+        centered = wide - mean.view(1, -1, 1, 1)
+        variance = differentiable.all_reduce(centered.square().sum((0, 2, 3))) / count
+        self._update_averages(mean.detach(), variance.detach() * (count / max(1, count - 1)))
+        scale = torch.rsqrt(variance + self.eps)
+        y = centered * (scale if self.weight is None else scale * self.weight).view(1, -1, 1, 1)
+        return (y if self.bias is None else y + self.bias.view(1, -1, 1, 1)).to(x.dtype)
+
+    @torch.no_grad()
+    def _update_averages(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean), share)
+        self.running_var.lerp_(variance.to(self.running_var), share)

@@ -1,0 +1,89 @@
+"""What processes compute together, which part of a batch is whose, and what a single process does instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastmunit import distributed
+from fastmunit.distributed import batch
+from fastmunit.errors import ConfigError, RankError
+from tests.distributed.launch import run
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    run(2, "-m", "tests.distributed.worker", "together", str(tmp_path))
+
+
+@pytest.mark.gpu
+def test_one_rank_with_nccl_in_a_captured_iteration(tmp_path: Path) -> None:
+    run(1, "-m", "tests.distributed.worker", "captured", str(tmp_path))
+
+
+def test_one_process_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert distributed.setup(device="cpu") == torch.device("cpu")
+    assert not distributed.has_group() and not distributed.is_active()
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    x = torch.randn(3, 2)
+    assert distributed.share(x) is x and distributed.gather(x) is x
+    kept = x.clone()
+    distributed.average([x])
+    assert torch.equal(x, kept)
+    assert distributed.gather_objects(5) == [5]
+    assert distributed.all_agree(True) and not distributed.all_agree(False)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_ranks_share_every_part_equally(world: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "world_size", lambda: world)
+    count = 2 * world * parts
+    shares = [distributed.positions(count, parts, rank) for rank in range(world)]
+    assert sorted(place for share in shares for place in share) == list(range(count))
+    part = count // parts
+    for share in shares:
+        assert [place // part for place in share] == [k for k in range(parts) for _ in range(2)]
+    if parts == 1:
+        assert shares == [[2 * rank, 2 * rank + 1] for rank in range(world)]
+
+
+@pytest.mark.parametrize(
+    ("count", "world", "parts", "nearest"),
+    [(5, 2, 1, "4 or 6"), (1, 2, 1, "2"), (6, 2, 2, "4 or 8"), (10, 4, 1, "8 or 12")],
+)
+def test_a_batch_that_does_not_divide_is_refused(
+    count: int, world: int, parts: int, nearest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "world_size", lambda: world)
+    with pytest.raises(ConfigError, match=rf"batch_size {count} .* {world} processes.*: set it to {nearest}\."):
+        distributed.require_divisible(count, parts)
+
+
+def test_setup_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="MASTER_ADDR, MASTER_PORT is not set: start the processes with torchrun"):
+        distributed.setup(device="cpu")
+    monkeypatch.setenv("LOCAL_RANK", "one")
+    with pytest.raises(ConfigError, match="LOCAL_RANK is 'one', not a whole number"):
+        distributed.setup(device="cpu")
+
+
+def test_setup_that_nobody_joins_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.distributed.launch import free_port
+
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RankError, match=r"rank 1 of 2 could not join the others within 1 s at 127\.0\.0\.1:\d+"):
+        distributed.setup(timeout=1, device="cpu")
