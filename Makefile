@@ -8,7 +8,7 @@ PROCESSES ?= 2
 
 SOURCES := pyproject.toml setup.py CMakeLists.txt tools/build_backend.py $(shell find csrc -type f)
 
-.PHONY: demo test test-slow bench lint format clean
+.PHONY: demo test test-slow test-distributed bench lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -22,6 +22,9 @@ test: $(VENV)/.fastmunit-test  ## Run the tests and run every benchmark once as 
 
 test-slow: $(VENV)/.fastmunit-test  ## Run the long tests
 	$(BIN)/python -m pytest tests bench -m slow
+
+test-distributed: $(VENV)/.fastmunit-test  ## Kill, stop and cut off processes of trainings; about ten minutes
+	$(BIN)/python -m pytest tests/distributed
 
 bench: $(VENV)/.fastmunit-test  ## Time the fused ops; run it with nothing else running
 	$(BIN)/python -m pytest bench --benchmark

@@ -27,14 +27,14 @@ def reported(command: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Re
             with as_exception():
                 return command(*args, **kwargs)
         except FastmunitError as error:
-            _show(str(error))
+            show_error(str(error))
             raise typer.Exit(1) from error
         except (MemoryError, RuntimeError) as error:
             from fastmunit.memory import first_line, is_out_of_memory
 
             if not is_out_of_memory(error):
                 raise
-            _show(f"there is too little memory ({first_line(error)}): use smaller images, or fewer at once.")
+            show_error(f"there is too little memory ({first_line(error)}): use smaller images, or fewer at once.")
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
@@ -43,6 +43,7 @@ def reported(command: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Re
     return run
 
 
-def _show(message: str) -> None:
+def show_error(message: str) -> None:
+    """Print the message of an error."""
     typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
     typer.echo(message, err=True)

@@ -27,3 +27,23 @@ MaxPixels = Annotated[
     ),
 ]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="The folder to write into.", metavar="FOLDER")]
+Devices = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        min=1,
+        max=1024,
+        help="Run in this many processes, each on a GPU of its own (with --device cpu, on the CPU).",
+        metavar="N",
+        rich_help_panel="Several GPUs",
+    ),
+]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        min=1,
+        max=10**6,
+        help="Seconds that a process waits for another one before it ends with an error.",
+        metavar="SECONDS",
+        rich_help_panel="Several GPUs",
+    ),
+]

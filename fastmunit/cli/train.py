@@ -7,7 +7,17 @@ from typing import Annotated, Optional
 import typer
 
 from fastmunit.cli.interrupt import INTERRUPTED
-from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder, Seed, SystemName
+from fastmunit.cli.launch import start_processes, told_once
+from fastmunit.cli.options import (
+    ConfigName,
+    Device,
+    Devices,
+    MaxPixels,
+    OutputFolder,
+    Seed,
+    SystemName,
+    Timeout,
+)
 from fastmunit.cli.output import echo, shell_line
 
 
@@ -78,6 +88,8 @@ def train(
         bool, typer.Option("--verify", help="Decode every image before starting, and name all damaged ones at once.")
     ] = False,
     max_pixels: MaxPixels = None,
+    devices: Devices = None,
+    timeout: Timeout = 600.0,
 ) -> None:
     """Train MUNIT, UNIT, CycleGAN or BicycleGAN on two folders of images.
 
@@ -91,6 +103,8 @@ def train(
 
     fastmunit train --output runs/shoes --resume
 
+    fastmunit train --config edges2shoes --data datasets/edges2shoes --output runs/shoes --devices 4
+
     fastmunit train --config edges2shoes --data boots --output runs/boots --init runs/shoes/checkpoints/gen_01000000.pt
 
     [bold]What you get in --output[/bold]
@@ -100,6 +114,12 @@ def train(
 
     Ctrl-C finishes the iteration, saves, and tells how to resume. A folder of the public trainer can be resumed too.
     """
+    from fastmunit import distributed
+
+    if devices is not None and not distributed.launched():
+        start_processes(devices)
+        return
+
     from fastmunit.cli.bar import Bar
     from fastmunit.config import Config
     from fastmunit.errors import FastmunitError
@@ -120,7 +140,7 @@ def train(
             raise FastmunitError(
                 f"nothing to resume in {output}: it has no config.yaml. Check --output, or give --config."
             )
-    elif not resume:
+    elif not resume and not distributed.launched():
         folder.require_unused()
     settings = Config.load(folder.config if config is None else config, overrides or ())
     if system is not None and system != settings.system:
@@ -141,24 +161,31 @@ def train(
         settings.seed = seed
     if max_pixels is not None:
         settings.max_pixels = max_pixels
-    result = run_training(
-        settings,
-        output,
-        resume=resume,
-        device=device,
-        time_limit=None if minutes is None else 60 * minutes,
-        keep=keep,
-        verify=verify,
-        callbacks=[Bar()],
-        init=init,
-        init_dis=init_dis,
-    )
+    with told_once():
+        result = run_training(
+            settings,
+            output,
+            resume=resume,
+            device=device,
+            time_limit=None if minutes is None else 60 * minutes,
+            keep=keep,
+            verify=verify,
+            callbacks=[Bar()],
+            init=init,
+            init_dis=init_dis,
+            timeout=timeout,
+        )
+    main = distributed.rank() == 0
+    distributed.shutdown()
+    if not main:
+        return
     if result.ended == "finished":
         echo(f"Finished: {result.iterations:,} iterations in {duration(result.seconds)}.")
         echo(f"Report: {result.folder.report}")
         return
     command = ["fastmunit", "train", "--output", str(output), "--resume"]
     command += ["--device", device] if device != "auto" else []
+    command += ["--devices", str(devices)] if devices is not None else []
     command += ["--keep", str(keep)] if keep is not None else []
     reason = "the time is up" if result.ended == "time" else result.ended
     echo(f"Stopped ({reason}) after iteration {result.iterations:,}; everything is saved. Resume with:")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, cast
@@ -69,7 +69,12 @@ class TrainingPairs:
                 "add images or lower batch_size."
             )
 
-    def batches(self, start: int = 0, tell: Callable[[str], None] | None = None) -> Background[Batch]:
+    def batches(
+        self,
+        start: int = 0,
+        tell: Callable[[str], None] | None = None,
+        positions: Sequence[int] | None = None,
+    ) -> Background[Batch]:
         """Return batches `start`, `start` + 1, ... without end; skipped batches are not loaded.
 
         Each is (images of A, images of B), both (N, C, H, W) float32 in [-1, 1], in pinned memory where CUDA is there.
@@ -79,6 +84,7 @@ class TrainingPairs:
         Args:
             start: Number of the first batch.
             tell: Called once with a sentence for the user when there is too little shared memory.
+            positions: Which pairs of each batch to load; None for all.
 
         Raises:
             DataError: By `next`: an image cannot be used, or a worker process was killed.
@@ -88,10 +94,15 @@ class TrainingPairs:
             raise ValueError(f"start is {start}; batches are counted from 0")
         processes: list[BaseProcess] = []
         gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
-        return Background(self._load(start, gpu, tell, processes), lambda: workers.end(processes))
+        return Background(self._load(start, gpu, tell, processes, positions), lambda: workers.end(processes))
 
     def _load(
-        self, start: int, gpu: int | None, tell: Callable[[str], None] | None, processes: list[BaseProcess]
+        self,
+        start: int,
+        gpu: int | None,
+        tell: Callable[[str], None] | None,
+        processes: list[BaseProcess],
+        positions: Sequence[int] | None,
     ) -> Generator[Batch, None, None]:
         """Load batches in the calling thread, which is not the main one.
 
@@ -102,12 +113,13 @@ class TrainingPairs:
             gpu: GPU to pin memory for, which is otherwise the first one in each new thread.
             tell: See `batches`.
             processes: Worker processes are added to it.
+            positions: See `batches`.
         """
         if gpu is not None:
             torch.cuda.set_device(gpu)
         loader = _Loader(
             _Pairs(*self.datasets, paired=self.paired),
-            batch_sampler=_Positions(self, start),
+            batch_sampler=_Positions(self, start, positions),
             num_workers=self.num_workers,
             collate_fn=_stack,
             worker_init_fn=workers.start,
@@ -142,11 +154,12 @@ class TrainingPairs:
 
 
 class _Positions(Sampler[list[_Position]]):
-    """Positions of the pairs of each batch, from batch `start` on, without end."""
+    """Positions of the pairs of each batch, or of some of them, from batch `start` on, without end."""
 
-    def __init__(self, pairs: TrainingPairs, start: int) -> None:
+    def __init__(self, pairs: TrainingPairs, start: int, chosen: Sequence[int] | None = None) -> None:
         self.pairs = pairs
         self.start = start
+        self.chosen = range(pairs.batch_size) if chosen is None else chosen
 
     def __iter__(self) -> Iterator[list[_Position]]:
         pairs = self.pairs
@@ -157,11 +170,8 @@ class _Positions(Sampler[list[_Position]]):
                 for dataset in pairs.datasets
             )
             for batch in range(first, pairs.batches_per_epoch):
-                chosen = slice(batch * pairs.batch_size, (batch + 1) * pairs.batch_size)
-                yield [
-                    _Position(epoch, index_a, index_b)
-                    for index_a, index_b in zip(order_a[chosen].tolist(), order_b[chosen].tolist(), strict=True)
-                ]
+                numbers = [batch * pairs.batch_size + k for k in self.chosen]
+                yield [_Position(epoch, int(order_a[number]), int(order_b[number])) for number in numbers]
             epoch, first = epoch + 1, 0
 
 

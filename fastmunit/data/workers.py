@@ -13,16 +13,16 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn, cast
 
+from fastmunit import distributed
 from fastmunit.errors import DataError, FastmunitError
 
 _SECONDS_TO_END = 0.5
 
 
 def usable_processors() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many processors this process may use: its part of them, where a training has more processes here."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, count // distributed.local_world_size())
 
 
 def start(_number: int) -> None:

@@ -6,19 +6,20 @@ import math
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from fastmunit import distributed
 from fastmunit.config import Config
 from fastmunit.data import TrainingPairs, display_images, test_datasets, training_datasets
 from fastmunit.data.background import Background
 from fastmunit.data.checks import check as check_data
 from fastmunit.data.sources import GivenImages, ImageSources, given_images
 from fastmunit.data.verification import verify as verify_data
-from fastmunit.errors import CheckpointError, ConfigError, DataError, FastmunitError, TrainingError
+from fastmunit.errors import CheckpointError, ConfigError, DataError, FastmunitError, RankError, TrainingError
 from fastmunit.models import registry
 from fastmunit.models.system import System
 from fastmunit.training import snapshot, state
@@ -26,7 +27,8 @@ from fastmunit.training.device import describe_device, resolve_device
 from fastmunit.training.failures import explained
 from fastmunit.training.pace import Pace
 from fastmunit.training.progress import Callback, Callbacks, Status
-from fastmunit.training.reporter import Reporter
+from fastmunit.training.ranks import FAILED, Ranks
+from fastmunit.training.reporter import Reporter, SilentReporter
 from fastmunit.training.run_folder import RunFolder, with_absolute_paths
 from fastmunit.training.stop_signal import StopSignal
 
@@ -79,12 +81,16 @@ def train(
     verify: bool = False,
     init: str | os.PathLike[str] | None = None,
     init_dis: str | os.PathLike[str] | None = None,
+    timeout: float = distributed.DEFAULT_TIMEOUT,
 ) -> TrainingResult:
     """Train the system of `config` and write snapshots, logs, sample grids and a report into one folder.
 
     Each iteration is `System.step`. SIGINT, SIGTERM and the time limit end training after the iteration in hand, or
     while it waits for images that do not come, with a snapshot. A resumed run computes the same weights as one that
     never stopped (bit for bit on the CPU with the same number of threads).
+
+    Started by torchrun, the processes train together: each computes its share of every batch, and the first one alone
+    writes and tells. A process that torchrun has started again resumes.
 
     Args:
         config: what to train; its `max_iter` counts resumed iterations too.
@@ -103,6 +109,7 @@ def train(
         init: trained generators to start a new run from: a gen_*.pt or ema_*.pt, or the state dict of a whole trainer.
             Optimizers and random streams are those of any new run. A snapshot of iteration 0 is written first.
         init_dis: trained discriminators to start a new run from: a dis_*.pt, or the state dict of a whole trainer.
+        timeout: with several processes, seconds that one waits for another before it ends with an error.
 
     Raises:
         FastmunitError: data, configuration, device or output folder cannot be used, found before training starts
@@ -110,15 +117,19 @@ def train(
             snapshot kept.
         CheckpointError: `init` or `init_dis` does not fit the configuration, or there is a snapshot to resume instead;
             nothing is written.
+        RankError: another process has ended, hangs or has other weights.
     """
     started = time.monotonic()
-    progress = Callbacks(callbacks)
-    place = resolve_device(device)
+    place = distributed.setup(timeout, device) if distributed.launched() else resolve_device(device)
+    ranks = Ranks()
+    progress = Callbacks(callbacks if ranks.main else ())
+    resume = resume or distributed.restarted()
     folder = RunFolder(output)
     if not resume:
-        folder.require_unused(allow_in_output)
+        ranks.by_main(lambda: folder.require_unused(allow_in_output))
     system = registry.system_of(config)
     system.check(config)
+    distributed.require_divisible(config.batch_size, system.batch_parts(config))
     if config.cuda_graph is True and place.type != "cuda":
         raise ConfigError(f"cuda_graph: true needs a CUDA GPU, not device {place}: set cuda_graph to false.")
     given = given_images(config, data)
@@ -137,23 +148,23 @@ def train(
         trainer = system(config)
         snapshot.load_initial_weights(trainer, init, init_dis)
         trainer = trainer.to(place)
-        folder.create()
-        with folder.lock():
+        ranks.by_main(folder.create)
+        with folder.lock() if ranks.main else nullcontext():
             previous = _previous_config(folder, config) if resume else config
             resume_at = _snapshot_to_resume(folder, progress) if resume else None
-            initialized = init is not None or init_dis is not None
+            initialized = (init is not None or init_dis is not None) and not distributed.restarted()
             if initialized and resume_at is not None:
                 raise CheckpointError(
                     f"{folder.root} has a snapshot of iteration {resume_at:,} to resume, and initial weights are for "
                     "a new run: leave out --init and --init-dis, or give another --output."
                 )
-            session = _Session(config, folder, trainer, place, keep, progress, started, time_limit, given)
+            session = _Session(config, folder, trainer, place, ranks, keep, progress, started, time_limit, given)
             session.prepare(previous, resume_at, initialized)
             return session.run()
 
 
 class _Session:
-    """One stretch of training in one process."""
+    """One stretch of training in this process."""
 
     def __init__(
         self,
@@ -161,6 +172,7 @@ class _Session:
         folder: RunFolder,
         trainer: System,
         device: torch.device,
+        ranks: Ranks,
         keep: int | None,
         progress: Callback,
         started: float,
@@ -168,7 +180,7 @@ class _Session:
         given: GivenImages | None,
     ) -> None:
         self.config, self.folder, self.trainer, self.device = config, folder, trainer, device
-        self.keep, self.progress, self.given = keep, progress, given
+        self.ranks, self.keep, self.progress, self.given = ranks, keep, progress, given
         self.pace = Pace(config, started, time_limit)
         self.iterations = 0
         self.saved_at: int | None = None
@@ -183,6 +195,7 @@ class _Session:
         datasets = training_datasets(self.config, self.given)
         self.pairs = TrainingPairs(self.config, datasets)
         self.images = state.fingerprint(self.pairs.datasets)
+        self.ranks.require_same_start(self.config, self.images, resume_at)
         displays = {}
         for part, shown in (("train", datasets), ("test", test_datasets(self.config, self.given))):
             x_a, x_b = (display_images(d, self.config.display_size).to(self.device) for d in shown)
@@ -204,10 +217,15 @@ class _Session:
                     f"The run is finished: {done:,} of {self.config.max_iter:,} iterations are done. To train on, "
                     "raise --max-iter."
                 )
-        snapshot.discard_uncommitted(self.folder, -1 if resume_at is None else resume_at)
-        self.folder.remove_partial_files()
+        self.ranks.require_same_weights(self.trainer, self.iterations)
+        if self.ranks.main:
+            snapshot.discard_uncommitted(self.folder, -1 if resume_at is None else resume_at)
+            self.folder.remove_partial_files()
         if initialized:  # so that resuming does not begin from random weights
             self._save()
+        if not self.ranks.main:
+            self.reporter: Reporter = SilentReporter()
+            return
         with_absolute_paths(self.config).save(self.folder.config)
         self.reporter = Reporter(
             self.folder,
@@ -223,14 +241,15 @@ class _Session:
         if self.device.type == "cuda" and not torch.backends.cudnn.deterministic:
             torch.backends.cudnn.benchmark = True  # shapes stay the same; the search may choose otherwise next time
         self.pace.start()
+        shares = distributed.positions(self.config.batch_size, self.trainer.batch_parts(self.config))
         try:
-            if not self.reporter.scalars.available:
+            if not self.reporter.logs_scalars:
                 self.progress.message("TensorBoard logs are off: `pip install tensorboard` turns them on.")
             self.progress.started(self._status(), self.trainer)
             with (
                 StopSignal() as stop,
                 explained(self.device, self._kept),
-                closing(self.pairs.batches(self.iterations, self.progress.message)) as batches,
+                closing(self.pairs.batches(self.iterations, self.progress.message, shares)) as batches,
             ):
                 self.reporter.write(self._status(), "running")
                 ended = self._loop(stop, batches)
@@ -249,6 +268,7 @@ class _Session:
             self.progress.ended(result)
         except BaseException as error:
             problem = str(error) or type(error).__name__
+            self.ranks.failed(problem)
             with suppress(FastmunitError):  # the first error is the one to tell
                 self.reporter.write(self._status(ended=True), "failed", problem)
             raise
@@ -262,18 +282,12 @@ class _Session:
         displayed_at = -1
         ended = "finished"
         while self.iterations < config.max_iter:
-            try:
-                given_up = self._wait(batches, stop)
-                if given_up is not None:
-                    self._save_unless_saved()
-                    ended = given_up
-                    break
-                x_a, x_b = (x.to(self.device, non_blocking=True) for x in next(batches))
-            except DataError as error:
-                self._save_unless_saved()
-                if stop.received is not None:  # the signal ended the processes that load images as well
-                    return stop.received
-                raise DataError(f"{error} {self._kept()}") from error
+            batch, given_up = self._next_batch(batches, stop)
+            if batch is None:
+                ended = given_up
+                break
+            self.ranks.doing(f"iteration {self.iterations + 1}, computing")
+            x_a, x_b = (x.to(self.device, non_blocking=True) for x in batch)
             trainer.step(x_a, x_b)
             self.iterations += 1
             self.pace.iteration()
@@ -282,7 +296,7 @@ class _Session:
             saving = self.iterations % config.snapshot_save_iter == 0
             keeping = self.iterations % config.image_save_iter == 0
             displaying = keeping or self.iterations % config.image_display_iter == 0
-            ended = self._reason_to_stop(stop) or ended
+            ended = self.ranks.reason_to_stop(self._reason_to_stop(stop)) or ended
             ending = ended != "finished" or self.iterations == config.max_iter
             # Except on the CPU, reading a loss waits for the device to finish.
             if logging or saving or ending or self.device.type == "cpu":
@@ -291,6 +305,7 @@ class _Session:
             if logging:
                 self.reporter.log(status)
             if displaying:
+                self.ranks.doing(f"iteration {self.iterations}, drawing sample grids")
                 self.reporter.display(trainer, self.iterations, keep=keeping)
                 self.reporter.write(status, "running")
                 displayed_at = self.iterations
@@ -302,6 +317,35 @@ class _Session:
         if displayed_at != self.iterations and not ended.startswith("SIG"):
             self.reporter.display(trainer, self.iterations, keep=False)
         return ended
+
+    def _next_batch(
+        self, batches: Background[tuple[Tensor, Tensor]], stop: StopSignal
+    ) -> tuple[tuple[Tensor, Tensor] | None, str]:
+        """Return this process's images of the next batch, or None and why the run ends, with a snapshot.
+
+        Raises:
+            DataError: They cannot be loaded; a snapshot is kept.
+            RankError: Another process cannot load its images.
+        """
+        self.ranks.doing(f"iteration {self.iterations + 1}, waiting for images")
+        batch, reason, problem = None, None, None
+        try:
+            reason = self._wait(batches, stop)
+            if reason is None:
+                batch = next(batches)
+        except DataError as error:
+            problem = error
+            if stop.received is not None:  # the signal ended the processes that load images as well
+                reason, problem = stop.received, None
+        reason = self.ranks.reason_to_stop(reason, failed=problem is not None)
+        if reason is None:
+            return batch, ""
+        self._save_unless_saved()
+        if problem is not None:
+            raise DataError(f"{problem} {self._kept()}") from problem
+        if reason == FAILED:
+            raise RankError(f"another process could not load its images; its error says which. {self._kept()}")
+        return None, reason
 
     def _wait(self, batches: Background[tuple[Tensor, Tensor]], stop: StopSignal) -> str | None:
         """Wait until `next(batches)` needs no time; return why the run ends instead where no batch comes."""
@@ -330,13 +374,18 @@ class _Session:
             )
 
     def _save(self) -> None:
+        self.ranks.doing(f"iteration {self.iterations}, saving")
+        self.ranks.require_same_weights(self.trainer, self.iterations)
+        self.ranks.by_main(self._write_snapshot)
+        self.saved_at = self.iterations
+        self.progress.saved(self.iterations, self.folder.checkpoints)
+
+    def _write_snapshot(self) -> None:
         self.folder.require_present()
         try:
             snapshot.save(self.trainer, self.folder, self.iterations, self.pace.seconds, self.images, self.keep)
         except TrainingError as error:
             raise TrainingError(f"{error} {self._advice()}") from error
-        self.saved_at = self.iterations
-        self.progress.saved(self.iterations, self.folder.checkpoints)
 
     def _save_unless_saved(self) -> None:
         if self.iterations > self.pace.first and self.saved_at != self.iterations:

@@ -61,6 +61,11 @@ class Reporter:
             self._restore_images(resume_at)
         self.scalars = ScalarLog(folder.logs, resume_at)
 
+    @property
+    def logs_scalars(self) -> bool:
+        """Whether there are TensorBoard logs."""
+        return self.scalars.available
+
     def log(self, status: Status) -> None:
         """Log the losses of `status` and, now and then, rewrite the report.
 
@@ -160,3 +165,24 @@ class Reporter:
         if self.scalars.available:
             commands["All losses in TensorBoard"] = f"tensorboard --logdir {shlex.quote(str(self.folder.logs))}"
         return commands
+
+
+class SilentReporter(Reporter):
+    """Writes nothing: for the processes of a training other than the first."""
+
+    logs_scalars = True  # the first process says where there are none
+
+    def __init__(self) -> None:
+        """Open nothing."""
+
+    def log(self, status: Status) -> None:
+        """Log nothing."""
+
+    def display(self, trainer: System, iterations: int, *, keep: bool) -> None:
+        """Draw nothing."""
+
+    def write(self, status: Status, state: str, problem: str | None = None) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""

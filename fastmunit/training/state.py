@@ -61,7 +61,7 @@ def capture(
         "seconds": seconds,
         "images": {domain: dict(facts) for domain, facts in images.items()},
         "torch_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda_rng": [torch.cuda.get_rng_state(trainer.device)] if trainer.device.type == "cuda" else [],
         "system": trainer.resume_state(),
         "schedulers": {name: _scheduler_state(scheduler) for name, scheduler in trainer.schedulers().items()},
     }
@@ -121,11 +121,13 @@ def _restore(
     }
     notes = _differing_images({domain: facts.model_dump() for domain, facts in found.images.items()}, images)
     notes += trainer.load_resume_state(found.system)
-    if found.cuda_rng and torch.cuda.is_available():
-        if len(found.cuda_rng) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(found.cuda_rng)
+    if found.cuda_rng and trainer.device.type == "cuda":
+        # Earlier versions kept those of all GPUs.
+        of_device = 0 if len(found.cuda_rng) == 1 else trainer.device.index or 0
+        if of_device < len(found.cuda_rng):
+            torch.cuda.set_rng_state(found.cuda_rng[of_device], trainer.device)
         else:
-            notes.append("the number of GPUs changed, so the GPU random streams are new.")
+            notes.append("the number of GPUs changed, so the GPU random stream is new.")
     for name, values in schedulers.items():
         vars(trainer.schedulers()[name]).update(values)
     torch.set_rng_state(found.torch_rng)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
+
+from fastmunit import distributed
+
+_SECONDS_OF_ONE_STOP = 5.0
 
 
 class StopSignal:
     """Context in which the first SIGINT or SIGTERM only sets `received`; a second one interrupts at once.
 
-    Outside the main thread, where Python allows no signal handlers, it does nothing.
+    Ctrl-C reaches a process that torchrun has started twice, from the terminal and from torchrun: there, a second one
+    within a few seconds is the same. Outside the main thread, where Python allows no signal handlers, it does nothing.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -21,6 +27,7 @@ class StopSignal:
         self.received: str | None = None
         self._previous: dict[int, Any] = {}
         self._process = os.getpid()
+        self._received_at = 0.0
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
@@ -43,5 +50,10 @@ class StopSignal:
             if number == signal.SIGTERM:
                 os._exit(0)
             return
-        self.received = signal.Signals(number).name
-        self._restore()
+        if self.received is None:
+            self.received, self._received_at = signal.Signals(number).name, time.monotonic()
+            if not distributed.launched():
+                self._restore()
+        elif time.monotonic() - self._received_at >= _SECONDS_OF_ONE_STOP:
+            self._restore()
+            signal.raise_signal(number)

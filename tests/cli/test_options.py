@@ -199,7 +199,7 @@ def test_a_run_folder_whose_name_is_not_utf8(fastmunit: Command, config_file: Pa
 
 
 def shell(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    program = f"{sys.executable} -m fastmunit.cli"
+    program = f"{sys.executable} -m fastmunit"
     return subprocess.run(
         ["bash", "-c", script.replace("fastmunit", program)],
         capture_output=True,

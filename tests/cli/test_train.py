@@ -103,7 +103,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(config_file: Path, tmp_path: Path) 
     command = [
         sys.executable,
         "-m",
-        "fastmunit.cli",
+        "fastmunit",
         "train",
         "--config",
         str(config_file),

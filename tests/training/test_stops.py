@@ -105,7 +105,7 @@ class Training:
 
     def __init__(self, config_file: Path, folder: Path, *, stalled: bool, resume: bool = False) -> None:
         self.folder = RunFolder(folder)
-        program = ["-c", STALLED] if stalled else ["-m", "fastmunit.cli"]
+        program = ["-c", STALLED] if stalled else ["-m", "fastmunit"]
         command = [sys.executable, *program, "train", "--config", str(config_file), "--output", str(folder)]
         self.process = subprocess.Popen(
             [*command, "--device", "cpu", *(["--resume"] if resume else [])],
