@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -278,6 +278,7 @@ def accuracy_on(
     limit: int = 1000,
     max_pixels: int | None = None,
     reasons: dict[Path, str] | None = None,
+    each: Callable[..., Iterable[Any]] = map,
 ) -> tuple[float, int]:
     """Accuracy on another class-per-folder data set, and the number of images it was taken on (at most `limit`).
 
@@ -287,6 +288,7 @@ def accuracy_on(
         limit: most images to take.
         max_pixels: refuse images with more pixels; None is Pillow's limit.
         reasons: is told of images that cannot be read, which are left out; None raises for the first.
+        each: computes a function of each item of a list; `distributed.each` divides the images by the processes.
 
     Raises:
         DataError: its class folders are not those of the classifier, or no image can be read.
@@ -301,15 +303,18 @@ def accuracy_on(
     chosen = random.Random(0).sample(range(len(data.paths)), min(limit, len(data.paths)))
     images = _Images(data.paths, model.size, max_pixels)
     if reasons is not None:
-        chosen = [index for index in chosen if images.is_readable(index, reasons)]
+        problems = list(each(images.problem, chosen))
+        reasons.update((data.paths[index], why) for index, why in zip(chosen, problems, strict=True) if why is not None)
+        chosen = [index for index, why in zip(chosen, problems, strict=True) if why is None]
         if not chosen:
             raise DataError(f"no image in {folder} can be read: {next(iter(reasons.values()))}")
-    right = 0
-    for start in range(0, len(chosen), 64):
-        part = chosen[start : start + 64]
+
+    def right(part: Sequence[int]) -> int:
         truth = torch.tensor([order[data.classes[data.labels[index]]] for index in part])
-        right += int((model.probabilities(images.batch(torch.tensor(part))).argmax(1) == truth).sum())
-    return right / len(chosen), len(chosen)
+        return int((model.probabilities(images.batch(torch.tensor(part))).argmax(1) == truth).sum())
+
+    parts = [chosen[start : start + 64] for start in range(0, len(chosen), 64)]
+    return sum(each(right, parts)) / len(chosen), len(chosen)
 
 
 def _difference(known: Sequence[str], found: Sequence[str]) -> str:
@@ -346,14 +351,13 @@ class _Images:
         levels = torch.stack([self._levels(index) for index in indices.tolist()])
         return levels.float() / 127.5 - 1
 
-    def is_readable(self, index: int, reasons: dict[Path, str]) -> bool:
-        """Whether a file can be read; `reasons` is told why where it cannot."""
+    def problem(self, index: int) -> str | None:
+        """Why a file cannot be read; None where it can."""
         try:
             self._levels(index)
         except DataError as error:
-            reasons[self._paths[index]] = str(error)
-            return False
-        return True
+            return str(error)
+        return None
 
     def _levels(self, index: int) -> Tensor:
         found = self._kept.get(index)

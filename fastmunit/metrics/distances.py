@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastmunit.errors import DataError, FastmunitError
-from fastmunit.metrics.intervals import Estimate, counts_of_resample, resampled_estimate
+from fastmunit.metrics.intervals import FEWEST, Estimate, counts_of_resample, resampled_estimate, spread_estimate
 
 _FRECHET_RESAMPLES = 40
 
@@ -41,23 +42,31 @@ def frechet_distance(real: Tensor, outputs: Tensor) -> float:
     return max(0.0, float(metric.compute()))
 
 
-def frechet_estimate(real: Tensor, outputs: Tensor, seed: int = 0) -> Estimate:
+def frechet_estimate(
+    real: Tensor, outputs: Tensor, seed: int = 0, each: Callable[..., Iterable[float]] = map
+) -> Estimate:
     """`frechet_distance` with an interval.
 
     Args:
         real: (N, d).
         outputs: (I, S, d): S outputs for each of I inputs; inputs are resampled with all their outputs.
         seed: of the resampling.
+        each: computes a function of each item of a list; `distributed.each` divides the resamples by the processes.
     """
+    count = min(len(real), len(outputs))
+    generator = torch.Generator().manual_seed(seed)
+    draws = [
+        tuple(torch.randint(n, (n,), generator=generator) for n in (len(real), len(outputs)))
+        for _ in range(_FRECHET_RESAMPLES if count >= FEWEST else 0)
+    ]
 
-    def resampled(generator: torch.Generator) -> float:
-        x = real[torch.randint(len(real), (len(real),), generator=generator)]
-        y = outputs[torch.randint(len(outputs), (len(outputs),), generator=generator)]
+    def distance(drawn: Sequence[Tensor]) -> float:
+        x, y = (vectors[indices] for vectors, indices in zip((real, outputs), drawn, strict=True))
         return frechet_distance(x, y.flatten(0, 1))
 
-    value = frechet_distance(real, outputs.flatten(0, 1))
-    count = min(len(real), len(outputs))
-    return resampled_estimate(value, count, resampled, resamples=_FRECHET_RESAMPLES, seed=seed)
+    whole = tuple(torch.arange(len(vectors)) for vectors in (real, outputs))
+    value, *resampled = each(distance, [whole, *draws])
+    return spread_estimate(value, count, resampled)
 
 
 def kernel_distance(real: Tensor, outputs: Tensor) -> float:
@@ -135,4 +144,5 @@ def _torchmetrics_frechet(num_features: int) -> Any:
         raise FastmunitError(
             'Fréchet distances need torchmetrics, which is not installed: pip install "fastmunit[eval]".'
         ) from error
-    return FrechetInceptionDistance(feature=_Given(num_features), normalize=True)
+    # By default it would add up the vectors of all processes.
+    return FrechetInceptionDistance(feature=_Given(num_features), normalize=True, sync_on_compute=False)

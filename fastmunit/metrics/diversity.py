@@ -68,7 +68,13 @@ def diversity(distance: Distance, outputs: Iterable[Tensor]) -> Diversity:
 
 
 @torch.inference_mode()
-def real_diversity(distance: Distance, images: Tensor, pairs: int = INPUTS * PAIRS, seed: int = 0) -> Estimate:
+def real_diversity(
+    distance: Distance,
+    images: Tensor,
+    pairs: int = INPUTS * PAIRS,
+    seed: int = 0,
+    each: Callable[..., Iterable[Tensor]] = map,
+) -> Estimate:
     """Mean distance of random pairs of different real images (N, C, H, W): the papers' row "real data".
 
     The interval takes images as independent, not pairs: an image is resampled with all its pairs, and a resample that
@@ -79,6 +85,7 @@ def real_diversity(distance: Distance, images: Tensor, pairs: int = INPUTS * PAI
         images: real images of the target domain.
         pairs: how many pairs.
         seed: of the choice of pairs.
+        each: computes a function of each item of a list; `distributed.each` divides the pairs by the processes.
 
     Raises:
         DataError: fewer than two images, or no pair.
@@ -91,7 +98,12 @@ def real_diversity(distance: Distance, images: Tensor, pairs: int = INPUTS * PAI
     orders = [torch.randperm(len(images), generator=generator) for _ in range(rounds)]
     chosen = torch.stack([torch.cat(orders), torch.cat([order.roll(1) for order in orders])])[:, :pairs]
     batch = max(1, _PIXELS_AT_ONCE // (images.shape[-1] * images.shape[-2]))
-    distances = torch.cat([distance(images[a], images[b]).cpu() for a, b in chosen.split(batch, dim=1)]).double()
+
+    def measured(places: Tensor) -> Tensor:
+        first, second = places
+        return distance(images[first], images[second]).cpu()
+
+    distances = torch.cat(list(each(measured, chosen.split(batch, dim=1)))).double()
 
     def resampled(random: torch.Generator) -> float:
         while True:

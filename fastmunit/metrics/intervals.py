@@ -108,7 +108,21 @@ def resampled_estimate(
     if count < FEWEST:
         return Estimate(value, None, None, count)
     generator = torch.Generator().manual_seed(seed)
-    spread = statistics.stdev(statistic(generator) for _ in range(resamples))
+    return spread_estimate(value, count, [statistic(generator) for _ in range(resamples)], level=level)
+
+
+def spread_estimate(value: float, count: int, resampled: Sequence[float], *, level: float = LEVEL) -> Estimate:
+    """`resampled_estimate` from bootstrap values that are computed already; with few independent values none are used.
+
+    Args:
+        value: the figure on the data themselves.
+        count: independent values it rests on; with fewer than `FEWEST` there is no interval.
+        resampled: the figure on each resample.
+        level: how often the interval should hold the true value.
+    """
+    if count < FEWEST:
+        return Estimate(value, None, None, count)
+    spread = statistics.stdev(resampled)
     reach = statistics.NormalDist().inv_cdf((1 + level) / 2) * spread
     return Estimate(value, value - reach, value + reach, count)
 

@@ -228,7 +228,7 @@ def test_neighbours_are_the_nearest(config: Config, monkeypatch: pytest.MonkeyPa
     assert "nearest training images in 16x16 pixels" in sheet.caption
     found = sum(torch.equal(x, y) or torch.equal(x, y.flip(2)) for x, y in zip(*sheet.rows[:2], strict=True))
     assert found >= 4  # training images are shown as training shows them, and half of those are flipped
-    monkeypatch.setattr("fastmunit.metrics.evaluation._MOST_SEARCHED", 5)
+    monkeypatch.setattr("fastmunit.metrics.sheets._MOST_SEARCHED", 5)
     sheet = evaluate(Same(), same, Measures(), samples=2).sheets[-1]
     assert "nearest of 5 of the 12 training images in" in sheet.caption
 
