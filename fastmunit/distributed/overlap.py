@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ class OverlappedAverage:
         learning = not self._buckets
         self._order, self._next = [], 0
         for bucket in self._buckets:
-            bucket.missing, bucket.work = len(bucket.parameters), None
+            bucket.missing, bucket.sent, bucket.work = len(bucket.parameters), None, None
         places = {id(p): bucket for bucket in self._buckets for p in bucket.parameters}
         hooks = []
         for number, parameter in enumerate(self._parameters):
@@ -99,9 +100,15 @@ class OverlappedAverage:
         if bucket.parameters:
             self._buckets.append(bucket)
 
+    def averages(self, parameters: Sequence[Tensor]) -> bool:
+        """Return whether it is made for exactly these."""
+        return len(parameters) == len(self._parameters) and all(map(operator.is_, parameters, self._parameters))
+
     @torch.no_grad()
     def _send(self, bucket: _Bucket) -> None:
         bucket.gradients = [p.grad for p in bucket.parameters if p.grad is not None]
+        if not bucket.gradients:  # of losses that were switched off since
+            return
         flat = torch.cat([gradient.reshape(-1) for gradient in bucket.gradients])
         bucket.sent = flat if self._dtype is None else flat.to(self._dtype)
         with explained("average gradients"):
@@ -113,14 +120,16 @@ class OverlappedAverage:
         for bucket in self._buckets[self._next :]:
             self._send(bucket)
         for bucket in self._buckets:
-            assert bucket.sent is not None
+            if bucket.sent is None:
+                continue
             with explained("average gradients"):
                 bucket.work.wait()
             mean = bucket.sent.to(bucket.gradients[0].dtype).div_(world_size())
             parts = mean.split([gradient.numel() for gradient in bucket.gradients])
             views = [part.view(gradient.shape) for part, gradient in zip(parts, bucket.gradients, strict=True)]
             torch._foreach_copy_(bucket.gradients, views)
-            bucket.sent, bucket.gradients = None, []
+            # A handle of torch can be neither copied nor pickled.
+            bucket.sent, bucket.work, bucket.gradients = None, None, []
         in_buckets = {id(p) for bucket in self._buckets for p in bucket.parameters}
         others = [p.grad for p in self._parameters if p.grad is not None and id(p) not in in_buckets]
         if others:  # of losses that were switched on since

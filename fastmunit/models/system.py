@@ -524,8 +524,8 @@ class System(nn.Module):
             return None
         if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return None
-        if name not in self._overlaps:
-            parameters = [p for group in self.optimizers()[name].param_groups for p in group["params"]]
+        parameters = [p for group in self.optimizers()[name].param_groups for p in group["params"]]
+        if name not in self._overlaps or not self._overlaps[name].averages(parameters):
             self._overlaps[name] = distributed.OverlappedAverage(parameters, self._sent_dtype)
         return self._overlaps[name]
 
