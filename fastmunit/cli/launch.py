@@ -27,7 +27,7 @@ def start_processes(count: int) -> None:
         main(["--standalone", "--nproc-per-node", str(count), "--module", "fastmunit", *sys.argv[1:]])
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
-        raise typer.Exit(max(1, *codes)) from None
+        raise typer.Exit(max([1, *codes])) from None
     except SignalException:  # the processes have ended, and have said how the run goes on
         raise typer.Exit(INTERRUPTED) from None
 
