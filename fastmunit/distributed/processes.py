@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
+import uuid
 from datetime import timedelta
 from typing import cast
 
@@ -20,6 +23,13 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 _heartbeat: Heartbeat | None = None
 _control: dist.ProcessGroup | None = None
+_wait: timedelta | None = None
+_shared: dist.Store | None = None
+_start = ""
+
+_SECONDS_BETWEEN_LOOKS = 0.05
+# NCCL ends a process without a word when its time is up: later than gloo, which is waited for first and names the rank.
+_MORE_FOR_NCCL = timedelta(seconds=120)
 
 
 def setup(timeout: float = DEFAULT_TIMEOUT, device: str = "auto") -> torch.device:
@@ -40,20 +50,28 @@ def setup(timeout: float = DEFAULT_TIMEOUT, device: str = "auto") -> torch.devic
     """
     if not dist.is_available() or not (launched() or dist.is_initialized()):
         return _device(device, 0)
+    if dist.is_initialized() and "LOCAL_RANK" not in os.environ and torch.cuda.is_available():
+        return _device(device, torch.cuda.current_device())  # the one that the script has chosen
     place = _device(device, local_rank())
     if dist.is_initialized():
         return place
     missing = [name for name in _VARIABLES if name not in os.environ]
     if missing:
         raise ConfigError(f"{', '.join(missing)} is not set: start the processes with torchrun, or unset RANK.")
-    rank, world, attempt = _number("RANK", 0), _number("WORLD_SIZE", 1), _number("TORCHELASTIC_RESTART_COUNT", 0)
-    wait = timedelta(seconds=timeout)
+    global _wait, _shared, _start
+    rank, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
+    _wait = wait = timedelta(seconds=timeout)
     try:
-        store = dist.PrefixStore(f"fastmunit/{attempt}", _store(rank, world, wait))
-        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=wait)
+        _shared = dist.PrefixStore("fastmunit", _store(rank, world, wait))
+        _start = _agree_on_start(_shared, rank, world, timeout)
+        store = dist.PrefixStore(_start, _shared)
+        if place.type == "cuda":
+            backend, limit = "cpu:gloo,cuda:nccl", wait + _MORE_FOR_NCCL
+        else:
+            backend, limit = "gloo", wait
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
         if world > 1:
-            _start_heartbeat(rank, world, wait)
+            _start_heartbeat(rank, world, wait, _start)
     except (RuntimeError, ValueError) as error:  # ValueError: a world of other sizes
         raise RankError(
             f"rank {rank} of {world} could not join the others within {timeout:g} s at "
@@ -70,10 +88,11 @@ def launched() -> bool:
 
 def shutdown() -> None:
     """Leave the processes; call it when the training has ended well."""
-    global _heartbeat, _control
+    global _heartbeat, _control, _wait, _shared, _start
     if _heartbeat is not None:
         _heartbeat.stop()
-    _heartbeat = _control = None
+    _heartbeat = _control = _wait = _shared = None
+    _start = ""
     if has_group():
         dist.destroy_process_group()
 
@@ -113,6 +132,21 @@ def restarted() -> bool:
     return launched() and _number("TORCHELASTIC_RESTART_COUNT", 0) > 0
 
 
+def remember(what: str) -> None:
+    """Leave a note for these processes when they are started again."""
+    if _shared is not None:
+        _shared.set(f"note/{what}", _start)
+
+
+def remembered(what: str) -> bool:
+    """Return whether these processes have left that note before they were started again, as far as torchrun keeps it.
+
+    Unlike `restarted` it also holds where torchrun has started them again since a machine has come or gone.
+    """
+    key = f"note/{what}"
+    return _shared is not None and _shared.check([key]) and _shared.get(key).decode() != _start
+
+
 def heartbeat() -> Heartbeat | None:
     """Return what this process tells the others about itself; None where there are none, or no `setup` was called."""
     return _heartbeat
@@ -127,7 +161,7 @@ def control_group() -> dist.ProcessGroup | None:
     if dist.get_backend() == "gloo":
         return dist.group.WORLD
     if _control is None:
-        _control = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))  # it is for all ranks
+        _control = cast(dist.ProcessGroup, dist.new_group(timeout=_wait, backend="gloo"))  # of all ranks
     return _control
 
 
@@ -145,11 +179,38 @@ def _store(rank: int, world: int, wait: timedelta) -> dist.Store:
     )
 
 
-def _start_heartbeat(rank: int, world: int, wait: timedelta) -> None:
+def _agree_on_start(store: dist.Store, rank: int, world: int, seconds: float) -> str:
+    """Return a name of this start of the processes, the same in all and new each time.
+
+    torchrun's store outlives its processes, and what those before have left in it would be taken for that of these:
+    addresses that nobody listens at. Restarts are counted by each machine for itself, so they do not tell starts apart.
+    Each process leaves a name of its own here; rank 0 says which it has found until all have found theirs in it.
+
+    Raises:
+        RuntimeError: That takes longer than `seconds`.
+    """
+    mine, deadline = uuid.uuid4().hex, time.monotonic() + seconds
+    store.set(f"here/{rank}", mine)
+    everyone = [f"here/{number}" for number in range(world)]
+    while time.monotonic() < deadline:
+        names = [store.get(key).decode() for key in everyone] if rank == 0 and store.check(everyone) else []
+        if names:
+            store.set("names", " ".join(names))
+        elif rank > 0 and store.check(["names"]):
+            names = store.get("names").decode().split()
+        if mine in names:
+            start = hashlib.sha256(" ".join(names).encode()).hexdigest()
+            store.set(f"{start}/found/{rank}", "")
+            if store.check([f"{start}/found/{number}" for number in range(world)]):
+                return start
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    raise RuntimeError("not all of them are there")
+
+
+def _start_heartbeat(rank: int, world: int, wait: timedelta, start: str) -> None:
     """Begin to tell the others about this process, on a connection of its own, which no collective holds."""
     global _heartbeat
-    attempt = _number("TORCHELASTIC_RESTART_COUNT", 0)
-    own = dist.PrefixStore(f"fastmunit/heartbeat/{attempt}", _connection(wait))
+    own = dist.PrefixStore(f"fastmunit/heartbeat/{start}", _connection(wait))
     _heartbeat = Heartbeat(own, rank, world)
 
 

@@ -123,10 +123,12 @@ def train(
     place = distributed.setup(timeout, device) if distributed.launched() else resolve_device(device)
     ranks = Ranks()
     progress = Callbacks(callbacks if ranks.main else ())
-    resume = resume or distributed.restarted()
     folder = RunFolder(output)
+    # Each machine counts its restarts for itself.
+    restarted = not distributed.all_agree(not _restarted(folder))
+    resume = not distributed.all_agree(not (resume or restarted))
     if not resume:
-        ranks.by_main(lambda: folder.require_unused(allow_in_output))
+        ranks.by_main(lambda: _require_unused(folder, allow_in_output))
     system = registry.system_of(config)
     system.check(config)
     distributed.require_divisible(config.batch_size, system.batch_parts(config))
@@ -148,11 +150,11 @@ def train(
         trainer = system(config)
         snapshot.load_initial_weights(trainer, init, init_dis)
         trainer = trainer.to(place)
-        ranks.by_main(folder.create)
+        ranks.by_main(lambda: _create(folder))
         with folder.lock() if ranks.main else nullcontext():
             previous = _previous_config(folder, config) if resume else config
             resume_at = _snapshot_to_resume(folder, progress) if resume else None
-            initialized = (init is not None or init_dis is not None) and not distributed.restarted()
+            initialized = (init is not None or init_dis is not None) and not restarted
             if initialized and resume_at is not None:
                 raise CheckpointError(
                     f"{folder.root} has a snapshot of iteration {resume_at:,} to resume, and initial weights are for "
@@ -425,6 +427,27 @@ class _Session:
 def _count(networks: Mapping[str, nn.Module]) -> int:
     """Parameters of `networks`, shared ones once."""
     return sum({id(p): p.numel() for network in networks.values() for p in network.parameters()}.values())
+
+
+def _restarted(folder: RunFolder) -> bool:
+    """Whether torchrun has started this process again after it had begun this run: not where it was refused."""
+    place = folder.root.absolute()
+    if distributed.remembered(f"begun {place}"):
+        return True
+    return distributed.restarted() and not distributed.remembered(f"refused {place}")
+
+
+def _require_unused(folder: RunFolder, allowed: Collection[str]) -> None:
+    try:
+        folder.require_unused(allowed)
+    except FastmunitError:  # which torchrun would try again, with what `--resume` allows
+        distributed.remember(f"refused {folder.root.absolute()}")
+        raise
+
+
+def _create(folder: RunFolder) -> None:
+    folder.create()
+    distributed.remember(f"begun {folder.root.absolute()}")
 
 
 def _previous_config(folder: RunFolder, config: Config) -> Config:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from fastmunit import distributed
-from fastmunit.distributed import batch
+from fastmunit.distributed import OverlappedAverage, batch, processes
 from fastmunit.errors import ConfigError, RankError
 from tests.distributed.launch import run
 
@@ -72,6 +77,54 @@ def test_setup_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "one")
     with pytest.raises(ConfigError, match="LOCAL_RANK is 'one', not a whole number"):
         distributed.setup(device="cpu")
+
+
+def test_a_start_is_told_from_those_before_it() -> None:
+    store, found = dist.HashStore(), []
+    with ThreadPoolExecutor(3) as threads:
+        for _ in range(3):
+            names = threads.map(lambda rank: processes._agree_on_start(store, rank, 3, 30), range(3))
+            found += [set(names)]
+    assert [len(names) for names in found] == [1, 1, 1] and len(set.union(*found)) == 3
+    store.set("here/1", "of a process that has ended")
+    with pytest.raises(RuntimeError):
+        processes._agree_on_start(store, 0, 2, 0.2)
+
+
+@pytest.fixture
+def world_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    from tests.distributed.launch import free_port
+
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    distributed.setup(timeout=7, device="cpu")
+    yield
+    distributed.shutdown()
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_beside_nccl_decisions_have_the_timeout_of_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "get_backend", lambda *_: "cpu:gloo,cuda:nccl")
+    group = processes.control_group()
+    assert group is not None and group is not dist.group.WORLD
+    assert group._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=7)
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_overlap_follows_what_is_trained() -> None:
+    """It can be copied between iterations, and gradients may be missing from a bucket on."""
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+    averages = OverlappedAverage(weights, bucket_bytes=1)
+    for count in (3, 1, 3):
+        for weight in weights:
+            weight.grad = None
+        with averages.during_backward():
+            torch.stack([weight.sum() for weight in weights[:count]]).sum().backward()
+        assert all(weight.grad is not None and weight.grad.tolist() == [1, 1] for weight in weights[:count])
+        averages = copy.deepcopy(averages)
+        weights = averages._parameters  # type: ignore[assignment]
+    assert averages.averages(weights) and not averages.averages(weights[:2])
 
 
 def test_setup_that_nobody_joins_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
