@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.distributed.nn.functional as differentiable
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastmunit import distributed
+from fastmunit.distributed.collectives import explained
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -21,9 +24,9 @@ class BatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         wide = x if x.dtype == torch.float64 else x.float()
         count = x.numel() // x.shape[1] * distributed.world_size()
-        mean = differentiable.all_reduce(wide.sum((0, 2, 3))) / count
+        mean = _sum_over_processes(wide.sum((0, 2, 3))) / count
         centered = wide - mean.view(1, -1, 1, 1)
-        variance = differentiable.all_reduce(centered.square().sum((0, 2, 3))) / count
+        variance = _sum_over_processes(centered.square().sum((0, 2, 3))) / count
         self._update_averages(mean.detach(), variance.detach() * (count / max(1, count - 1)))
         scale = torch.rsqrt(variance + self.eps)
         y = centered * (scale if self.weight is None else scale * self.weight).view(1, -1, 1, 1)
@@ -37,3 +40,23 @@ class BatchNorm2d(nn.BatchNorm2d):
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean), share)
         self.running_var.lerp_(variance.to(self.running_var), share)
+
+
+class _Sum(torch.autograd.Function):
+    """Sum of a tensor over the processes; the gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(_context: Any, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        with explained("sum statistics of batch norm"):
+            dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return _sum_over_processes(gradient)
+
+
+def _sum_over_processes(x: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(x)
+    return total
