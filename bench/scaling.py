@@ -12,6 +12,7 @@ GPUs over W times those of one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -47,6 +48,7 @@ LINKS = (
 RECIPES = ("edges2shoes", "unit_edges2shoes", "cyclegan", "cyclegan_noise", "bicyclegan", "pix2pix_noise")
 
 
+@cache
 def gradient_bytes(recipe: str) -> dict[str, int]:
     """Return the bytes of the gradients of each optimizer."""
     config = Config.load(recipe)

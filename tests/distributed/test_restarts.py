@@ -44,6 +44,7 @@ def iterations(losses: Path) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_started_again_and_resumes(tmp_path: Path) -> None:
     kill_and_compare(tmp_path, kills=1, last=60)
 
