@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ def start_processes(count: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
+    from fastmunit.data.workers import usable_processors
+
+    # torchrun would give each process one thread, with a warning.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // count)))
     try:
         main(["--standalone", "--nproc-per-node", str(count), "--module", "fastmunit", *sys.argv[1:]])
     except ChildFailedError as error:
@@ -47,7 +52,6 @@ def told_once() -> Iterator[None]:
         beats = heartbeat()
         if beats is None:
             raise
-        beats.failed(str(error))
         if beats.rank != 0 and (told := beats.failure_of(0)) is not None and told in str(error):
             raise typer.Exit(1) from error
         raise

@@ -27,7 +27,7 @@ from fastmunit.training.device import describe_device, resolve_device
 from fastmunit.training.failures import explained
 from fastmunit.training.pace import Pace
 from fastmunit.training.progress import Callback, Callbacks, Status
-from fastmunit.training.ranks import FAILED, Ranks
+from fastmunit.training.ranks import FAILED, Ranks, told_to_others
 from fastmunit.training.reporter import Reporter, SilentReporter
 from fastmunit.training.run_folder import RunFolder, with_absolute_paths
 from fastmunit.training.stop_signal import StopSignal
@@ -67,6 +67,7 @@ class TrainingResult:
         return self.ended not in ("finished", "time")
 
 
+@told_to_others
 def train(
     config: Config,
     output: str | os.PathLike[str],
@@ -270,7 +271,6 @@ class _Session:
             self.progress.ended(result)
         except BaseException as error:
             problem = str(error) or type(error).__name__
-            self.ranks.failed(problem)
             with suppress(FastmunitError):  # the first error is the one to tell
                 self.reporter.write(self._status(ended=True), "failed", problem)
             raise

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import signal
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,10 +25,30 @@ FAILED = "failed"
 _TIME, _FAILURE = 1, 1000
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def told_to_others(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Have `function` leave the error that it raises for the errors of the other processes, which wait for this one."""
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            beats = heartbeat()
+            if beats is not None:
+                beats.failed(str(error) or type(error).__name__)
+            raise
+
+    return call
+
+
 class Ranks:
     """This process among those of its training; alone, it decides for itself.
 
-    Every method but `doing` and `failed` is called by all processes, in the same order.
+    Every method but `doing` is called by all processes, in the same order.
 
     Attributes:
         main: Whether this process writes the run folder and talks to the user.
@@ -42,12 +63,6 @@ class Ranks:
         beats = heartbeat()
         if beats is not None:
             beats.doing(what)
-
-    def failed(self, message: str) -> None:
-        """Leave the error that ends this process, for the errors of the others."""
-        beats = heartbeat()
-        if beats is not None:
-            beats.failed(message)
 
     def reason_to_stop(self, own: str | None, failed: bool = False) -> str | None:
         """Return why all stop: `FAILED` where it is so in one process, else a signal, else "time", else None.

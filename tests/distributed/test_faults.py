@@ -40,6 +40,7 @@ def broken(folder: Path, how: str) -> tuple[list[str], list[int]]:
             marks=pytest.mark.slow,
         ),
         pytest.param("hangs", r"rank 1 was at: iteration 3, computing\.", marks=pytest.mark.slow),
+        pytest.param("before the start", r"rank 1 failed: dis_00000001\.pt is damaged", marks=pytest.mark.slow),
         pytest.param("not a number", "iteration 3: ", marks=pytest.mark.slow),
         pytest.param("damaged image", "another process could not load its images", marks=pytest.mark.slow),
     ],
@@ -52,7 +53,7 @@ def test_the_others_end_and_name_it(how: str, told: str, tmp_path: Path) -> None
         assert "NaN or infinite" in written[0] and "NaN or infinite" in written[1]
     if how == "damaged image":
         assert "is damaged" in written[1], written[1]
-    assert latest(RunFolder(tmp_path / "run")) == 2
+    assert latest(RunFolder(tmp_path / "run")) == (None if how == "before the start" else 2)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ import torch
 from fastmunit import data, distributed, functional
 from fastmunit.config import Config
 from fastmunit.distributed import overlap
-from fastmunit.errors import DataError, RankError, TrainingError
+from fastmunit.errors import CheckpointError, DataError, RankError, TrainingError
 from fastmunit.models import registry
 from fastmunit.models.system import System
 from fastmunit.training import RunFolder, snapshot, state, train
@@ -186,6 +186,12 @@ def broken(folder: Path, how: str) -> None:
             return decode(self, index)
 
         data.ImageDataset.decode_whole = damaged  # type: ignore[method-assign]
+    if how == "before the start" and rank == 1:
+
+        def refuse(*_: Any) -> None:
+            raise CheckpointError("dis_00000001.pt is damaged")
+
+        snapshot.load_initial_weights = refuse
     if how == "disk full" and rank == 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
     train(config, folder / "run", device="cpu", timeout=8)
