@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fastmunit.models.munit import MUNIT
     from fastmunit.models.registry import load_generators
     from fastmunit.models.unit import UNIT
-    from fastmunit.training.loop import train
     from fastmunit.training.progress import Callback
+    from fastmunit.training.start import train
 
     __version__: str
 
@@ -52,7 +52,7 @@ _HOMES = {
     "load_translator": "fastmunit.inference",
     "translate": "fastmunit.inference",
     "load_generators": "fastmunit.models.registry",
-    "train": "fastmunit.training.loop",
+    "train": "fastmunit.training.start",
     "Callback": "fastmunit.training.progress",
 }
 
