@@ -34,7 +34,7 @@ from gpu_budget import short_name
 WHOLE, REDUCE, APPLY = "0", "1", "2"
 """Numbers of a kernel's mode, as C++ writes them into its name."""
 COMBINE_ROUND_TRIPS = 2
-"""Of a kernel that combines what tiles left: those, then what it is applied to."""
+"""Round trips to memory of a kernel that combines the results of tiles: one for these, one for its coefficients."""
 HEAD = (
     "map",
     "layout, dtype",

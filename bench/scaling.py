@@ -20,14 +20,14 @@ from fastmunit.config import Config
 from fastmunit.models import registry
 
 STEP_SECONDS = 20.2e-3
-"""Of MUNIT at 256x256, batch 1, bfloat16, replayed, measured on an H100 (docs/benchmarks.md)."""
+"""Seconds of a replayed MUNIT step at 256x256, batch 1, bfloat16, measured on an H100 (docs/benchmarks.md)."""
 ALL_REDUCES = 2  # per iteration: one for each optimizer
 WORLDS = (2, 4, 8)
 
 
 @dataclass(frozen=True)
 class Link:
-    """What connects GPUs.
+    """A connection between GPUs.
 
     Attributes:
         name: In the table.

@@ -331,7 +331,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
     const char* const first = map.plane(tile.sample, tile.channel) + wide_product(row, map.row_stride);
     return reinterpret_cast<const Storage*>(first) + lane;
   };
-  // The row that lies `below` rows below.
+  // The row `below` rows further down.
   const auto row_below = [](const Upstream& map, const Storage* from, int below) {
     return reinterpret_cast<const Storage*>(reinterpret_cast<const char*>(from) + wide_product(map.row_stride, below));
   };
