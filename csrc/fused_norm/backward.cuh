@@ -33,9 +33,9 @@ struct Upstream {
   }
 };
 
-// Which lanes of kernel `rows` read a column of the pad beside their row: `lanes` of them from number `first` on, and as many counted
-// from the last lane. Where the pad reflects, a lane reads the column that shows what it holds, the mirror image of its own; else
-// the outermost lane reads the next one, `behind` that.
+// The lanes of kernel `rows` that add a column of the pad to their row: `lanes` of them from lane `first` on, and as many from the
+// last lane backward. In reflect mode a lane adds the mirror image of its own column. In the other modes the outermost lane adds the
+// column next to its own, which is `behind` columns further out than the mirror image.
 struct Beside {
   int first, lanes, behind;
 
@@ -276,8 +276,8 @@ __device__ inline void finish_sums(const BackwardArguments& arguments, float (&s
 
 // --- Values -----------------------------------------------------------------------------------------------------------
 
-// What a kernel can do. `few` leaves out leaky relu, statistics none, dinterior beside dpadded, dresidual, and pads of more than one
-// that repeat the outermost pixel: most calls have none of them, and take fewer instructions without.
+// The options that a kernel has code for. `few` has none for leaky relu, statistics none, dinterior together with dpadded, dresidual,
+// and replicate pads wider than 1. Most calls need none of these, and run fewer instructions without that code.
 enum class Abilities { few, all };
 
 // Replaces the gradient of activation(z) by that of z; where z is 0, torch's convention.
@@ -323,7 +323,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
   const Cover& cover = arguments.cover;
   const int height = static_cast<int>(a.height);
   const int lane = static_cast<int>(threadIdx.x % 32u), warp = static_cast<int>(threadIdx.x / 32u);
-  // The first row that the warp holds, how many of the tile follow from it on, and where it lies in x and dx.
+  // The first row that the warp holds, the number of the tile's rows from there on, and the offset of that row in x and dx.
   int row = 0, left = 0;
   std::int64_t at = 0;
   const auto kept = [&](int r) { return left > r * block_warps; };
@@ -338,7 +338,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
   const Beside& sides = arguments.beside;
   const bool takes_left = static_cast<unsigned>(lane - sides.first) < static_cast<unsigned>(sides.lanes);
   const bool takes_right = static_cast<unsigned>(31 - lane - sides.first) < static_cast<unsigned>(sides.lanes);
-  // Where that column lies, from the lane's first one on.
+  // Offset of the pad's column that the lane adds, from the first column that the lane holds.
   const int place = (takes_left ? -sides.behind : 32 * (words - 1) + 62 + sides.behind) - 2 * lane;
   float values[rows][words], dz[rows][words], shown[rows];
   constexpr bool reads_beside = rows <= 8;  // at once: else there are no registers for what the pad's columns show
@@ -361,7 +361,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
       if (reads_beside && (takes_left || takes_right)) shown[r] = widen(ld_global(from + place));
     }
   };
-  // A pad that repeats the outermost pixel more than once: its other columns beside a row.
+  // Adds the other columns of a replicate pad that is wider than 1.
   [[maybe_unused]] const auto repeated = [&](const Storage* from, float(&of_row)[words]) {
     if (!takes_left && !takes_right) return;
 #pragma unroll

@@ -197,19 +197,6 @@ __device__ inline double coefficient(const Coefficients& of, std::int64_t n, std
   return absent;
 }
 
-// Replaces z by the activation of z. NaN stays NaN.
-template <int count>
-__device__ inline void activate(const FusedNormOptions& a, float (&z)[count]) {
-  if (a.activation == Activation::relu) {
-#pragma unroll
-    for (int k = 0; k < count; ++k) z[k] = z[k] <= 0.0f ? 0.0f : z[k];
-  } else if (a.activation == Activation::leaky_relu) {
-    const float slope = static_cast<float>(a.negative_slope);
-#pragma unroll
-    for (int k = 0; k < count; ++k) z[k] = z[k] > 0.0f ? z[k] : z[k] * slope;
-  }
-}
-
 // Whether the pad shows pixel `at` of `size` ones, seen from one axis. All of a map that is smaller than its pad's reach is.
 struct Reach {
   int first, size;  // what the pad does not show
