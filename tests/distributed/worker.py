@@ -118,6 +118,25 @@ def together(folder: Path) -> None:
     with pytest.raises(RankError, match=r"weights of rank 1 are not those of rank 0; .* equal last after iteration 5"):
         ranks.require_same_weights(trainer, 9)
     scaled_gradients_are_skipped_together(rank)
+    both_updates_are_a_step()
+
+
+def both_updates_are_a_step() -> None:
+    """A script that calls the updates itself, as the public one does, has the weights of `step`."""
+    found = []
+    for apart in (False, True):
+        torch.manual_seed(0)
+        trainer = registry.system_of(Config.from_dict(CASES["munit"]))(CASES["munit"]).double()
+        images = torch.Generator().manual_seed(1)
+        x_a, x_b = (trainer.share(torch.rand(BATCH, 3, 32, 32, generator=images, dtype=torch.float64)) for _ in "ab")
+        if apart:
+            trainer.update_learning_rate()
+            trainer.dis_update(x_a, x_b)
+            trainer.gen_update(x_a, x_b)
+        else:
+            trainer.step(x_a, x_b)
+        found.append(everything(trainer))
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
 def scaled_gradients_are_skipped_together(rank: int) -> None:
