@@ -6,7 +6,7 @@ import torch
 from bench.harness import Count
 from bench.problems import name_of
 from fastmunit import functional
-from fastmunit.nn.blocks import AdaINParameters, Conv2dBlock, run_blocks
+from fastmunit.nn.layers.blocks import AdaINParameters, Conv2dBlock, run_blocks
 from fastmunit.testing import make_map, saved_bytes
 
 SHAPE = (1, 256, 64, 64)

@@ -16,7 +16,7 @@ from bench.harness import DEVICE, Count, StepTimes, without_tf32
 from bench.steps import check_losses, images, our_step, plain_step, trainer_of
 from fastmunit import functional, translate
 from fastmunit.config import Config
-from fastmunit.models.munit import MUNIT
+from fastmunit.systems.munit import MUNIT
 from fastmunit.testing import saved_bytes
 
 upsample_ops = importlib.import_module("fastmunit.ops.upsample_conv2d")  # the package has the function of that name
@@ -151,8 +151,8 @@ TRAINING = """
 import sys
 import torch
 from fastmunit.config import Config
-from fastmunit.models.munit import MUNIT
-from fastmunit.models.reference_step import reference_step
+from fastmunit.systems.munit import MUNIT
+from fastmunit.testing.reference_step import reference_step
 precision, plain = sys.argv[1], sys.argv[2] == "plain"
 trainer = MUNIT(Config.load("edges2shoes", [f"precision={precision}"]), fused_adam=not plain)
 x_a, x_b = (torch.rand(1, 3, 256, 256) * 2 - 1 for _ in range(2))

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.harness import Count, StepTimes
 from fastmunit import functional
 from fastmunit.config import Config
-from fastmunit.models import registry
+from fastmunit.systems import registry
 from fastmunit.testing import saved_bytes
 
 SIZE = 256

@@ -1,5 +1,7 @@
 """upsample_conv2d on the up blocks of MUNIT's decoder at 256²: 256 to 128 channels at 64², 128 to 64 at 128²."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ BLOCKS = ((256, 128, 64), (128, 64, 128))
 KERNEL_SIZE = 5
 
 
-def compare_forward_backward(compare, name, block, batch, layout, dtype):
+def compare_forward_backward(compare, unshuffled, block, batch, layout, dtype):
     channels, outputs, size = block
     fan_in = channels * KERNEL_SIZE**2
     inputs = (
@@ -20,7 +22,7 @@ def compare_forward_backward(compare, name, block, batch, layout, dtype):
         make_map((outputs, channels, KERNEL_SIZE, KERNEL_SIZE), dtype, std=fan_in**-0.5, seed=1),
         make_map((1, outputs, 1, 1), dtype, seed=2).flatten(),
     )
-    ours, plain = getattr(functional, name), getattr(reference, name)
+    ours, plain = (partial(module.upsample_conv2d, unshuffled=unshuffled) for module in (functional, reference))
     with torch.no_grad():
         shape = tuple(ours(*inputs).shape)
     dy = make_map(shape, dtype, layout, seed=3)
@@ -38,7 +40,7 @@ def compare_forward_backward(compare, name, block, batch, layout, dtype):
     compiled = torch.compile(plain, dynamic=False)
     compare(
         Comparison(
-            op=f"{name} forward+backward",
+            op=f"upsample_conv2d{' unshuffled' * unshuffled} forward+backward",
             case=f"{batch} x {channels} to {outputs}, {size}² {layout} {name_of(dtype)}",
             group=name_of(dtype),
             ours=lambda: run(ours, *inputs),
@@ -74,10 +76,10 @@ cases = pytest.mark.parametrize(
 
 @cases
 def bench_forward_backward(compare, block, batch, layout, dtype):
-    compare_forward_backward(compare, "upsample_conv2d", block, batch, layout, dtype)
+    compare_forward_backward(compare, False, block, batch, layout, dtype)
 
 
 @cases
 def bench_phases_forward_backward(compare, block, batch, layout, dtype):
     """What the networks call: fused_norm puts the phases in place while it writes."""
-    compare_forward_backward(compare, "upsample_conv2d_phases", block, batch, layout, dtype)
+    compare_forward_backward(compare, True, block, batch, layout, dtype)

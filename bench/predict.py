@@ -55,7 +55,7 @@ def kernels_of(case: FusedNormCase, device: Device) -> tuple[list[Started], list
     n, c, h, w = case.shape
     options = Options(**case.options)
     memory_format = torch.channels_last if case.layout == "channels_last" else torch.contiguous_format
-    x = torch.zeros((n, 4 * c, h // 2, w // 2) if options.phases else case.shape, dtype=case.dtype)
+    x = torch.zeros((n, 4 * c, h // 2, w // 2) if options.pixel_shuffle else case.shape, dtype=case.dtype)
     x = x.contiguous(memory_format=memory_format)
     weight, bias = (None if size is None else torch.ones(size) for size in case.parameters)
     residual = None

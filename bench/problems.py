@@ -85,7 +85,7 @@ class FusedNormCase:
         shape: (N, C, H, W) of the result before the pad.
         dtype: Of x, the residual and the gradients.
         layout: "nchw" or "channels_last".
-        options: Keywords of `fused_norm`: statistics, activation, pad, phases.
+        options: Keywords of `fused_norm`: statistics, activation, pad, pixel_shuffle.
         backward: Whether the backward pass runs too.
         parameters: Shapes of weight and bias; None where absent.
         parameters_learn: Whether their gradients are taken too.
@@ -111,9 +111,9 @@ class FusedNormCase:
         """Return the case with random inputs on `device`."""
         n, c, h, w = self.shape
         pad = self.options.get("pad", 0)
-        phases = self.options.get("phases", False)
+        pixel_shuffle = self.options.get("pixel_shuffle", False)
         padded = (n, c, h + 2 * pad, w + 2 * pad)
-        x = _map((n, 4 * c, h // 2, w // 2) if phases else self.shape, self.dtype, self.layout, 0, device)
+        x = _map((n, 4 * c, h // 2, w // 2) if pixel_shuffle else self.shape, self.dtype, self.layout, 0, device)
         upstream = _map(padded, self.dtype, self.layout, 1, device) if self.backward else None
         residual = _map((n, c, h + 2, w + 2), self.dtype, self.layout, 2, device) if self.residual else None
         generator = torch.Generator().manual_seed(3)

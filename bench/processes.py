@@ -19,7 +19,7 @@ import torch
 
 from fastmunit import distributed
 from fastmunit.config import Config
-from fastmunit.models import registry
+from fastmunit.systems import registry
 
 BATCH, WARM_UP, SIZE = 4, 3, 64
 

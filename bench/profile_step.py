@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from fastmunit import functional
 from fastmunit.config import Config
-from fastmunit.models.munit import MUNIT
+from fastmunit.systems.munit import MUNIT
 
 _CONVOLUTIONS = ("convolution", "mkldnn_convolution", "thnn_conv", "slow_conv", "cudnn_conv")
 _PRODUCTS = ("addmm", "aten::mm", "linear", "bmm")

@@ -17,7 +17,7 @@ from functools import cache
 import torch
 
 from fastmunit.config import Config
-from fastmunit.models import registry
+from fastmunit.systems import registry
 
 STEP_SECONDS = 20.2e-3
 """Seconds of a replayed MUNIT step at 256x256, batch 1, bfloat16, measured on an H100 (docs/benchmarks.md)."""

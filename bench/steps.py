@@ -5,8 +5,8 @@ from torch import Tensor
 
 from bench.harness import DEVICE, without_tf32
 from fastmunit.config import Config
-from fastmunit.models.munit import MUNIT
-from fastmunit.models.reference_step import reference_step
+from fastmunit.systems.munit import MUNIT
+from fastmunit.testing.reference_step import reference_step
 
 SIZE = 256
 LOSS_TOLERANCES = {"float32": 2e-5, "bfloat16": 2e-2}

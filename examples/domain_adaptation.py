@@ -34,13 +34,14 @@ from torch import Tensor, nn
 
 import fastmunit
 from fastmunit import data
-from fastmunit.cli.bar import Bar
 from fastmunit.cli.errors import INTERRUPTED, reported
+from fastmunit.cli.progress_bar import Bar
 from fastmunit.config import Config
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import write_text
-from fastmunit.models.system import System
-from fastmunit.training import RunFolder, history, resolve_device, train
+from fastmunit.runs import RunFolder, resolve_device, train
+from fastmunit.runs.reports import loss_log
+from fastmunit.systems.base import System
 
 Direction = Literal["optdigits2mnist", "mnist2optdigits"]
 
@@ -166,7 +167,7 @@ def seconds_trained(run: RunFolder) -> float:
     if not run.losses.is_file():
         return 0.0
     try:
-        return max((float(row["seconds"]) for row in history.read_rows(run.losses)), default=0.0)
+        return max((float(row["seconds"]) for row in loss_log.read_rows(run.losses)), default=0.0)
     except (KeyError, ValueError) as error:
         raise FastmunitError(f"{run.losses} is damaged ({error}): mend it, or remove it.") from error
 

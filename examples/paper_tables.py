@@ -5,7 +5,7 @@
 FRUITS_360/train holds apple, tomato and cherry with files named VARIETY__ROTATION_FRAME_100.jpg. Table 1 is edges to
 fruit photos: quality (KID to held-out photos, in place of the paper's workers) and LPIPS diversity. Table 2 is the six
 directions between the three families: CIS and IS by a classifier of varieties. Every system is trained by
-`fastmunit.training.train` with the configuration shipped for it. What is done already is not done again, and a training
+`fastmunit.runs.train` with the configuration shipped for it. What is done already is not done again, and a training
 that was cut short goes on where it stopped: run the same command. What was made with other settings is refused, or
 measured again where only the measuring differs.
 
@@ -45,9 +45,9 @@ from fastmunit.files import write_text
 from fastmunit.metrics.classifier import load_classifier, save_classifier, train_classifier
 from fastmunit.metrics.evaluation import evaluate
 from fastmunit.metrics.measures import Measures, load_measures
-from fastmunit.models import registry
-from fastmunit.training import describe_device, resolve_device
-from fastmunit.training.device import has_fast_bfloat16
+from fastmunit.runs import describe_device, resolve_device
+from fastmunit.runs.device import has_fast_bfloat16
+from fastmunit.systems import registry
 
 
 @dataclass(frozen=True)

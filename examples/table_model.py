@@ -1,6 +1,6 @@
 """One model of the tables: trained for a given time, in one sitting or several, and what was measured of it.
 
-Beside the files of a run (`fastmunit.training.RunFolder`) its folder has training.json, which says with which settings
+Beside the files of a run (`fastmunit.runs.RunFolder`) its folder has training.json, which says with which settings
 it is trained, on what, and, once its time is spent, for how many seconds and iterations. To measure a trained model,
 three files are enough: training.json, config.yaml and checkpoints/gen_*.pt.
 """
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastmunit.cli.bar import Bar
+from fastmunit.cli.progress_bar import Bar
 from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, FastmunitError
 from fastmunit.files import write_text
-from fastmunit.training import RunFolder, describe_device, resolve_device, snapshot, train
+from fastmunit.runs import RunFolder, describe_device, resolve_device, train
+from fastmunit.runs.checkpoints import checkpoint
 
 _RECORD = "training.json"
 
@@ -67,12 +68,12 @@ class Model:
 
         Raises:
             SystemExit: a signal stopped it; the next call goes on.
-            FastmunitError: as `fastmunit.training.train`, or the folder was made with other settings.
+            FastmunitError: as `fastmunit.runs.train`, or the folder was made with other settings.
         """
         run, device = RunFolder(self.folder), resolve_device(self.device)
         record = self.record or {"settings": dict(self.settings), "devices": []}
-        newest = snapshot.latest(run)
-        spent = 0.0 if newest is None else snapshot.seconds(run, newest)
+        newest = checkpoint.latest(run)
+        spent = 0.0 if newest is None else checkpoint.seconds(run, newest)
         left = 60 * self.settings["minutes"] - spent
         if newest is None or left >= 1:
             place = f"{describe_device(device)}, {self.config.precision}"
@@ -93,13 +94,13 @@ class Model:
             FastmunitError: it is not there, or is of another time or other networks than those recorded.
         """
         run, iterations = RunFolder(self.folder), self.record["iterations"]
-        path = snapshot.generators(run)
+        path = checkpoint.generators(run)
         if path is None or path.stem.rpartition("_")[2] != f"{iterations:08d}":
             raise CheckpointError(
                 f"{self.folder / _RECORD} is of a model of {iterations} iterations, but {run.checkpoints} holds "
                 f"{'no generators' if path is None else path.name}: put gen_{iterations:08d}.pt there."
             )
-        snapshot.require_same_networks(self.config, Config.load(run.config))
+        checkpoint.require_same_networks(self.config, Config.load(run.config))
         return path
 
     def result(self, place: Path, measuring: Mapping[str, Any]) -> dict[str, Any] | None:

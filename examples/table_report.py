@@ -14,7 +14,7 @@ import paper_figures
 from paper_figures import Ordering
 
 from fastmunit.files import write_text
-from fastmunit.training.page import STYLE
+from fastmunit.runs.reports.page import STYLE
 
 FRUITS = ("apple to tomato", "tomato to apple", "apple to cherry", "cherry to apple", "tomato to cherry",
           "cherry to tomato")  # fmt: skip

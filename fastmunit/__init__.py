@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastmunit import data, distributed, functional, info
-    from fastmunit.acceleration.accelerate import accelerate
+    from fastmunit.acceleration.install import accelerate
     from fastmunit.config import Config
-    from fastmunit.inference import load_translator, translate
-    from fastmunit.models.bicyclegan import BicycleGAN
-    from fastmunit.models.cyclegan import CycleGAN
-    from fastmunit.models.munit import MUNIT
-    from fastmunit.models.registry import load_generators
-    from fastmunit.models.unit import UNIT
-    from fastmunit.training.progress import Callback
-    from fastmunit.training.start import train
+    from fastmunit.runs.callbacks import Callback
+    from fastmunit.runs.start import train
+    from fastmunit.systems.bicyclegan import BicycleGAN
+    from fastmunit.systems.cyclegan import CycleGAN
+    from fastmunit.systems.munit import MUNIT
+    from fastmunit.systems.registry import load_generators
+    from fastmunit.systems.unit import UNIT
+    from fastmunit.translation.translate import load_translator, translate
 
     __version__: str
 
@@ -43,17 +43,17 @@ __all__ = [
 
 _MODULES = ("data", "distributed", "functional", "info")
 _HOMES = {
-    "MUNIT": "fastmunit.models.munit",
-    "UNIT": "fastmunit.models.unit",
-    "CycleGAN": "fastmunit.models.cyclegan",
-    "BicycleGAN": "fastmunit.models.bicyclegan",
+    "MUNIT": "fastmunit.systems.munit",
+    "UNIT": "fastmunit.systems.unit",
+    "CycleGAN": "fastmunit.systems.cyclegan",
+    "BicycleGAN": "fastmunit.systems.bicyclegan",
     "Config": "fastmunit.config",
-    "accelerate": "fastmunit.acceleration.accelerate",
-    "load_translator": "fastmunit.inference",
-    "translate": "fastmunit.inference",
-    "load_generators": "fastmunit.models.registry",
-    "train": "fastmunit.training.start",
-    "Callback": "fastmunit.training.progress",
+    "accelerate": "fastmunit.acceleration.install",
+    "load_translator": "fastmunit.translation.translate",
+    "translate": "fastmunit.translation.translate",
+    "load_generators": "fastmunit.systems.registry",
+    "train": "fastmunit.runs.start",
+    "Callback": "fastmunit.runs.callbacks",
 }
 
 

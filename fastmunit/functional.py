@@ -41,7 +41,6 @@ __all__ = [
     "instance_norm_stats",
     "layer_norm_munit",
     "upsample_conv2d",
-    "upsample_conv2d_phases",
     "use_implementation",
     "weighted_l1",
 ]
@@ -171,7 +170,7 @@ def fused_norm(
     pad: int = 0,
     pad_mode: PadMode = "reflect",
     eps: float = 1e-5,
-    phases: bool = False,
+    pixel_shuffle: bool = False,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Normalisation, activation, residual and the next convolution's pad, written once.
@@ -200,8 +199,9 @@ def fused_norm(
 
     Args:
         x: (N, C, H, W) in float32, bfloat16, float16 or float64, N may be 0. NCHW and channels_last are read as they
-            lie and the results have the same layout; other strides are copied first. With phases, (N, 4 C, H/2, W/2).
-            C may be 0 too. Gradients of weight and bias (C,) are then zeros: sums of nothing.
+            lie and the results have the same layout; other strides are copied first.
+            With pixel_shuffle, (N, 4 C, H/2, W/2). C may be 0 too.
+            Gradients of weight and bias (C,) are then zeros: sums of nothing.
         weight: Absent, (C,) or (N, C), of any of these dtypes.
         bias: Absent, (C,) or (N, C), of any of these dtypes.
         statistics: What mean and rstd are taken over.
@@ -211,8 +211,8 @@ def fused_norm(
         pad: Pixels added on each side, 0 to 3.
         pad_mode: What they show: "reflect", "replicate" or "zero".
         eps: Added to the variance (instance) or to the standard deviation (layer).
-        phases: x holds the four phases of the map, (C, 2, 2) along its channels as `torch.nn.functional.pixel_shuffle`
-            reads them; they are put in place while y is written.
+        pixel_shuffle: Whether x is pixel-unshuffled, with the channels (C, 2, 2) that
+            `torch.nn.functional.pixel_shuffle` reads. y is shuffled as it is written.
         implementation: See the module.
 
     Returns:
@@ -226,8 +226,8 @@ def fused_norm(
         ImplementationError: The named implementation cannot run here.
     """
     return _fused_norm(
-        "fused_norm", x, weight, bias, statistics, activation, negative_slope, residual, pad, pad_mode, eps, phases,
-        implementation,
+        "fused_norm", x, weight, bias, statistics, activation, negative_slope, residual, pad, pad_mode, eps,
+        pixel_shuffle, implementation,
     )  # fmt: skip
 
 
@@ -243,7 +243,7 @@ def _fused_norm(
     pad: int,
     pad_mode: PadMode,
     eps: float,
-    phases: bool,
+    pixel_shuffle: bool,
     implementation: Implementation,
 ) -> tuple[Tensor, Tensor]:
     """`fused_norm`, called `function` in messages."""
@@ -257,10 +257,10 @@ def _fused_norm(
         if value not in choices:
             raise ValueError(f"{function}: {option} must be one of {', '.join(map(repr, choices))}, not {value!r}")
     n, c, h, w = x.shape
-    if phases:
+    if pixel_shuffle:
         if c % 4 != 0:
             raise ValueError(
-                f"{function}: phases need a multiple of 4 channels, but the shape of x is {tuple(x.shape)}"
+                f"{function}: pixel_shuffle need a multiple of 4 channels, but the shape of x is {tuple(x.shape)}"
             )
         c, h, w = c // 4, 2 * h, 2 * w
     if (statistics == "instance" and h * w == 1) or (statistics == "layer" and c * h * w == 1):
@@ -290,10 +290,10 @@ def _fused_norm(
     if chosen == "reference":
         return reference.fused_norm(
             x, weight, bias, statistics=statistics, activation=activation, negative_slope=negative_slope,
-            residual=residual, pad=pad, pad_mode=pad_mode, eps=eps, phases=phases,
+            residual=residual, pad=pad, pad_mode=pad_mode, eps=eps, pixel_shuffle=pixel_shuffle,
         )  # fmt: skip
     return ops.fused_norm(
-        x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, phases, chosen
+        x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, pixel_shuffle, chosen
     )
 
 
@@ -308,7 +308,7 @@ def instance_norm(
     pad: int = 0,
     pad_mode: PadMode = "reflect",
     eps: float = 1e-5,
-    phases: bool = False,
+    pixel_shuffle: bool = False,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
     """`fused_norm` with the statistics of each (sample, channel) plane: instance norm.
@@ -317,8 +317,8 @@ def instance_norm(
     are those of `fused_norm`.
     """
     return _fused_norm(
-        "instance_norm", x, weight, bias, "instance", activation, negative_slope, residual, pad, pad_mode, eps, phases,
-        implementation,
+        "instance_norm", x, weight, bias, "instance", activation, negative_slope, residual, pad, pad_mode, eps,
+        pixel_shuffle, implementation,
     )  # fmt: skip
 
 
@@ -333,7 +333,7 @@ def adain(
     pad: int = 0,
     pad_mode: PadMode = "reflect",
     eps: float = 1e-5,
-    phases: bool = False,
+    pixel_shuffle: bool = False,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
     """`fused_norm` as adaptive instance norm: weight (N, C) is the style's standard deviation, bias (N, C) its mean.
@@ -342,8 +342,8 @@ def adain(
     https://arxiv.org/abs/1703.06868, equation 8). Arguments, results and errors are those of `fused_norm`.
     """
     return _fused_norm(
-        "adain", x, weight, bias, "instance", activation, negative_slope, residual, pad, pad_mode, eps, phases,
-        implementation,
+        "adain", x, weight, bias, "instance", activation, negative_slope, residual, pad, pad_mode, eps,
+        pixel_shuffle, implementation,
     )  # fmt: skip
 
 
@@ -358,7 +358,7 @@ def layer_norm_munit(
     pad: int = 0,
     pad_mode: PadMode = "reflect",
     eps: float = 1e-5,
-    phases: bool = False,
+    pixel_shuffle: bool = False,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
     """`fused_norm` with the layer norm of the public MUNIT code.
@@ -367,8 +367,8 @@ def layer_norm_munit(
     each sample. Arguments, results and errors are those of `fused_norm`.
     """
     return _fused_norm(
-        "layer_norm_munit", x, weight, bias, "layer", activation, negative_slope, residual, pad, pad_mode, eps, phases,
-        implementation,
+        "layer_norm_munit", x, weight, bias, "layer", activation, negative_slope, residual, pad, pad_mode, eps,
+        pixel_shuffle, implementation,
     )  # fmt: skip
 
 
@@ -381,7 +381,7 @@ def bias_act_pad(
     residual: Tensor | None = None,
     pad: int = 0,
     pad_mode: PadMode = "reflect",
-    phases: bool = False,
+    pixel_shuffle: bool = False,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
     """`fused_norm` without statistics: y = activation(x + bias) + residual, padded.
@@ -389,7 +389,7 @@ def bias_act_pad(
     The bias is that of the convolution before. Arguments, results and errors are those of `fused_norm`.
     """
     return _fused_norm(
-        "bias_act_pad", x, None, bias, "none", activation, negative_slope, residual, pad, pad_mode, 0.0, phases,
+        "bias_act_pad", x, None, bias, "none", activation, negative_slope, residual, pad, pad_mode, 0.0, pixel_shuffle,
         implementation,
     )  # fmt: skip
 
@@ -522,8 +522,10 @@ def upsample_conv2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    padding_mode: PadMode = "reflect",
+    pad_mode: PadMode = "reflect",
     implementation: Implementation = "auto",
+    *,
+    unshuffled: bool = False,
 ) -> Tensor:
     """Nearest upsampling by 2, padding by k // 2, and a k x k convolution, computed on the low-resolution map.
 
@@ -545,54 +547,33 @@ def upsample_conv2d(
         x: (N, C, H, W) in float32, bfloat16, float16 or float64. NCHW and channels_last are kept.
         weight: (O, C, k, k), k odd and at least 3, in the dtype of x; of any dtype, and summed in it, under autocast.
         bias: Absent or (O,).
-        padding_mode: "reflect", "replicate" or "zero".
+        pad_mode: "reflect", "replicate" or "zero".
+        unshuffled: Whether to leave the result pixel-unshuffled, for `fused_norm(..., pixel_shuffle=True)`, which puts
+            the pixels in place as it writes.
         implementation: "reference" is the plain chain.
 
     Returns:
-        (N, O, 2 H, 2 W) in the dtype of x; in that of autocast under it.
+        (N, O, 2 H, 2 W) in the dtype of x; in that of autocast under it. With `unshuffled`, (N, 4 O, H, W), of which
+        `torch.nn.functional.pixel_shuffle(..., 2)` makes the same.
 
     Raises:
-        ValueError: A shape or padding_mode is wrong, or the upsampled map is too small for reflect padding.
+        ValueError: A shape or pad_mode is wrong, or the upsampled map is too small for reflect padding.
         TypeError: x is of another dtype, or weight or bias of another one than x.
     """
-    _check_upsample_conv2d("upsample_conv2d", x, weight, bias, padding_mode)
+    _check_upsample_conv2d("upsample_conv2d", x, weight, bias, pad_mode)
     if _is_plain_chain(implementation, x):
-        return reference.upsample_conv2d(x, weight, bias, padding_mode)
-    return ops.upsample_conv2d(x, weight, bias, padding_mode, phases=False)
-
-
-def upsample_conv2d_phases(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    padding_mode: PadMode = "reflect",
-    implementation: Implementation = "auto",
-) -> Tensor:
-    """`upsample_conv2d` before its result is put in order, for `fused_norm(..., phases=True)`, which does that itself.
-
-    Args:
-        x: See `upsample_conv2d`, as for all arguments.
-        weight: (O, C, k, k).
-        bias: Absent or (O,).
-        padding_mode: "reflect", "replicate" or "zero".
-        implementation: "reference" is the plain chain.
-
-    Returns:
-        (N, 4 O, H, W); `torch.nn.functional.pixel_shuffle(..., 2)` makes it the result of `upsample_conv2d`.
-
-    Raises:
-        ValueError: See `upsample_conv2d`.
-        TypeError: See `upsample_conv2d`.
-    """
-    _check_upsample_conv2d("upsample_conv2d_phases", x, weight, bias, padding_mode)
-    if _is_plain_chain(implementation, x):
-        return reference.upsample_conv2d_phases(x, weight, bias, padding_mode)
-    return ops.upsample_conv2d(x, weight, bias, padding_mode, phases=True)
+        return reference.upsample_conv2d(x, weight, bias, pad_mode, unshuffled)
+    return ops.upsample_conv2d(x, weight, bias, pad_mode, unshuffled)
 
 
 def default_implementation() -> Implementation:
     """What `use_implementation` has chosen here; "auto" outside of it."""
     return _traced_default if torch.compiler.is_compiling() else _default.get()
+
+
+def exact_order() -> bool:
+    """Return whether operations must run in the order of the public code: the reference is the default here."""
+    return default_implementation() == "reference"
 
 
 def implementation_of(function: str, x: Tensor, statistics: Statistics | None = None) -> str:
@@ -603,8 +584,8 @@ def implementation_of(function: str, x: Tensor, statistics: Statistics | None = 
     return _choose(function, "auto", x, statistics=statistics)
 
 
-def upsamples_in_phases(x: Tensor) -> bool:
-    """Whether "auto" computes `upsample_conv2d` of x in phases: only then is `upsample_conv2d_phases` no detour."""
+def upsamples_unshuffled(x: Tensor) -> bool:
+    """Whether "auto" computes `upsample_conv2d` of x unshuffled: only then does `unshuffled=True` save work."""
     return not _is_plain_chain("auto", x)
 
 
@@ -616,12 +597,10 @@ def _is_plain_chain(implementation: str, x: Tensor) -> bool:
     return implementation == "reference" or x.device.type not in ("cpu", "cuda", "meta")
 
 
-def _check_upsample_conv2d(function: str, x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str) -> None:
+def _check_upsample_conv2d(function: str, x: Tensor, weight: Tensor, bias: Tensor | None, pad_mode: str) -> None:
     _check_map(function, x)
-    if padding_mode not in ("reflect", "replicate", "zero"):
-        raise ValueError(
-            f"{function}: padding_mode must be one of 'reflect', 'replicate', 'zero', not {padding_mode!r}"
-        )
+    if pad_mode not in ("reflect", "replicate", "zero"):
+        raise ValueError(f"{function}: pad_mode must be one of 'reflect', 'replicate', 'zero', not {pad_mode!r}")
     _, c, h, w = x.shape
     if weight.dim() != 4 or weight.shape[1] != c or weight.shape[2] != weight.shape[3]:
         raise ValueError(f"{function}: weight must be (O, {c}, k, k), not of shape {tuple(weight.shape)}")
@@ -635,7 +614,7 @@ def _check_upsample_conv2d(function: str, x: Tensor, weight: Tensor, bias: Tenso
         raise ValueError(f"{function}: the kernel size must be odd and at least 3, not {k}")
     if bias is not None and tuple(bias.shape) != (o,):
         raise ValueError(f"{function}: bias must be ({o},), not of shape {tuple(bias.shape)}")
-    if padding_mode == "reflect" and not (k // 2 < 2 * h and k // 2 < 2 * w):
+    if pad_mode == "reflect" and not (k // 2 < 2 * h and k // 2 < 2 * w):
         raise ValueError(
             f"{function}: reflect padding should be less than the height and width of the upsampled map, but it is "
             f"{k // 2} and the upsampled map is {2 * h} x {2 * w}"

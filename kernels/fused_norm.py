@@ -269,13 +269,13 @@ def map_strides(x: Tensor | None) -> tuple[int, ...]:
     return (0, 0, 0, 0) if x is None else x.stride()
 
 
-def result_shape(x: Tensor, phases: bool) -> tuple[int, int, int, int]:
+def result_shape(x: Tensor, pixel_shuffle: bool) -> tuple[int, int, int, int]:
     """(N, C, H, W) of the result before the pad."""
     n, c, h, w = x.shape
-    return (n, c // 4, 2 * h, 2 * w) if phases else (n, c, h, w)
+    return (n, c // 4, 2 * h, 2 * w) if pixel_shuffle else (n, c, h, w)
 
 
-def _partial_moments(x: Tensor, statistics: str, phases: bool) -> Partials:
+def _partial_moments(x: Tensor, statistics: str, pixel_shuffle: bool) -> Partials:
     """Moments of segments of each group; groups are runs of planes, as x lies in memory."""
     n, c, h, w = x.shape
     if statistics == "layer":
@@ -283,7 +283,7 @@ def _partial_moments(x: Tensor, statistics: str, phases: bool) -> Partials:
     elif is_channels_last(x):
         planes, strides = (n, c, h * w), (c * h * w, 1, c)
     else:  # the four phases of a plane lie one behind the other
-        c, pixels = (c // 4, 4 * h * w) if phases else (c, h * w)
+        c, pixels = (c // 4, 4 * h * w) if pixel_shuffle else (c, h * w)
         planes, strides = (n, c, pixels), (c * pixels, pixels, 1)
     return partial_moments(x, planes, strides, multiprocessors(x.device))
 
@@ -296,12 +296,12 @@ def _affine_table(
     rstd: Tensor,
     statistics: str,
     eps: float,
-    phases: bool,
+    pixel_shuffle: bool,
     channels: int,
 ) -> Tensor:
     """Write mean and rstd; center, scale and shift of each plane, (3, N, C)."""
     layer = statistics == "layer"
-    partials = _partial_moments(x, statistics, phases)
+    partials = _partial_moments(x, statistics, pixel_shuffle)
     n = x.shape[0]
     table = x.new_empty((3, n, channels), dtype=torch.float32)
     of_programs = 128 if layer else partials.channels
@@ -345,17 +345,17 @@ def fused_norm(
     pad: int,
     pad_mode: str,
     eps: float,
-    phases: bool,
+    pixel_shuffle: bool,
 ) -> None:
     """Write the padded result of a dense x, in its layout, and mean and rstd in float64."""
     if padded.numel() == 0:
         return
-    n, c, h, w = result_shape(x, phases)
+    n, c, h, w = result_shape(x, pixel_shuffle)
     channels_last = is_channels_last(x)
     launch = choose_launch((n, c, h, w), x.element_size(), channels_last, statistics, multiprocessors(x.device))
     table = None
     if statistics != "none" and not launch.whole:
-        table = _affine_table(x, weight, bias, mean, rstd, statistics, eps, phases, c)
+        table = _affine_table(x, weight, bias, mean, rstd, statistics, eps, pixel_shuffle, c)
     _forward_kernel[(launch.programs,)](
         x,
         weight,
@@ -382,7 +382,7 @@ def fused_norm(
         ACTIVATION=activation,
         PAD=pad,
         PAD_MODE=pad_mode,
-        PHASES=phases,
+        PHASES=pixel_shuffle,
         INDEX=tl.int64 if needs_64_bit_offsets(x, residual, padded) else tl.int32,
         CHANNELS=launch.tile.channels,
         ROWS=launch.tile.rows,

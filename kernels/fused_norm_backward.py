@@ -568,7 +568,7 @@ def fused_norm_backward(
     pad: int,
     pad_mode: str,
     eps: float,
-    phases: bool,
+    pixel_shuffle: bool,
 ) -> None:
     """Write the gradients of a dense x, of weight and bias where these are given, and of residual where it is wanted.
 
@@ -579,7 +579,7 @@ def fused_norm_backward(
             if empty_sum is not None:
                 empty_sum.zero_()
         return
-    n, c, h, w = result_shape(x, phases)
+    n, c, h, w = result_shape(x, pixel_shuffle)
     launch = choose_launch((n, c, h, w), x.element_size(), is_channels_last(x), statistics, multiprocessors(x.device))
     tile = launch.tile
     _, row_blocks, column_blocks = tile.blocks(c, h, w)
@@ -629,7 +629,7 @@ def fused_norm_backward(
             TARGETS=_pad_targets(pad, pad_mode) if dpadded is not None else 1,
             PAD=pad,
             PAD_MODE=pad_mode,
-            PHASES=phases,
+            PHASES=pixel_shuffle,
             INDEX=tl.int64 if needs_64_bit_offsets(x, dpadded, dinterior) else tl.int32,
             CHANNELS=tile.channels,
             ROWS=tile.rows,

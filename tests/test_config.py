@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import fastmunit
 from fastmunit.config import Config, DiscriminatorConfig, GeneratorConfig
 from fastmunit.errors import ConfigError
-from fastmunit.models import registry
+from fastmunit.systems import registry
 from fastmunit.yaml_file import parse_yaml
 
 PUBLIC = {

@@ -108,7 +108,7 @@ class _Request(ctypes.Structure):
     """`Request` of candidates.cu."""
 
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("dtype", *_CHOICES, "phases", "pad")),
+        *((name, ctypes.c_int32) for name in ("dtype", *_CHOICES, "pixel_shuffle", "pad")),
         *((name, ctypes.c_int32) for name in ("multiprocessors", "cluster", "dependent_launches", "most_steps")),
         *((name, ctypes.c_int64) for name in ("batch", "channels", "height", "width")),
         *((name, ctypes.c_double) for name in ("negative_slope", "eps")),
@@ -199,14 +199,14 @@ def _start(request: _Request, x: Tensor, mean: Tensor, rstd: Tensor, plan: Plan)
 def _size(maps: Maps, options: dict[str, Any]) -> tuple[int, int, int, int]:
     """Return the size of the result before the pad."""
     n, c, h, w = maps.x.shape
-    return (n, c // 4, 2 * h, 2 * w) if options["phases"] else (n, c, h, w)
+    return (n, c // 4, 2 * h, 2 * w) if options["pixel_shuffle"] else (n, c, h, w)
 
 
 def _request(device: Device, maps: Maps, options: dict[str, Any]) -> tuple[_Request, Tensor]:
     """Return the request without what `_start` fills in, and the padded map that forward writes."""
     n, c, h, w = _size(maps, options)
     pad = options["pad"]
-    request = _Request(dtype=_DTYPES.index(maps.x.dtype), phases=int(options["phases"]), pad=pad)
+    request = _Request(dtype=_DTYPES.index(maps.x.dtype), pixel_shuffle=int(options["pixel_shuffle"]), pad=pad)
     chosen = {"layout": maps.layout, "pad_mode": "reflect", **options}
     for name, choices in _CHOICES.items():
         setattr(request, name, choices.index(chosen[name]))

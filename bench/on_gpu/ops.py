@@ -89,14 +89,19 @@ def _case(each: Map, dtype: torch.dtype, layout: str, backward: bool) -> FusedNo
         "channel": (channels, channels),
         "style": (of_samples, of_samples),
     }
-    phases = each.statistics == "layer"  # written by an upsampling convolution
+    pixel_shuffle = each.statistics == "layer"  # written by an upsampling convolution
     name = f"{'bias' if each.statistics == 'none' else each.statistics} + {each.activation} + pad {each.pad}"
     return FusedNormCase(
-        name=name + " + residual" * each.residual + " of phases" * phases,
+        name=name + " + residual" * each.residual + " of phases" * pixel_shuffle,
         shape=(1, each.channels, each.height, each.width),
         dtype=dtype,
         layout=layout,
-        options={"statistics": each.statistics, "activation": each.activation, "pad": each.pad, "phases": phases},
+        options={
+            "statistics": each.statistics,
+            "activation": each.activation,
+            "pad": each.pad,
+            "pixel_shuffle": pixel_shuffle,
+        },
         backward=backward,
         parameters=(None, channels) if each.statistics == "none" else parameters[each.weight],
         parameters_learn=True,

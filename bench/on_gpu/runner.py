@@ -19,7 +19,7 @@ from bench.on_gpu.stage import Row, Stage
 # which does not survive a fork; so bench.harness, which looks for a GPU, is left to the processes themselves. What
 # cannot be imported here is skipped.
 FORKING = multiprocessing.get_context("forkserver")
-PRELOADED = ["torch", "fastmunit.functional", "fastmunit.testing", "fastmunit.models.munit"]
+PRELOADED = ["torch", "fastmunit.functional", "fastmunit.testing", "fastmunit.systems.munit"]
 PRELOADED_FOR_DRY_RUNS = ["torch._dynamo.eval_frame", "bench.on_gpu.stages", "bench.steps"]  # may look for a GPU
 
 END_SECONDS = 8.0  # before the end of a run: to kill a process and to write the report

@@ -49,7 +49,7 @@ def _steps() -> ModuleType:
     try:
         from bench import steps
     except ImportError as error:
-        raise SkippedError(f"whole steps need what fastmunit.models imports: {error}") from error
+        raise SkippedError(f"whole steps need what fastmunit.systems imports: {error}") from error
     return steps
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmunit import functional
-from fastmunit.acceleration.layers import (
+from fastmunit.acceleration.recognize import (
     ActivationLayer,
     ConvolutionLayer,
     Layer,
@@ -21,10 +21,10 @@ from fastmunit.acceleration.layers import (
     UpsampleLayer,
 )
 from fastmunit.functional import PadMode
-from fastmunit.nn.cancelled_bias import with_zero_gradients
-from fastmunit.nn.padded import FusedForm, Pad, PaddedMap, fused_form, run_form
-from fastmunit.nn.pixel_blocks import convolve
-from fastmunit.nn.recompute import kept_as
+from fastmunit.nn.fused.dead_bias import with_zero_gradients
+from fastmunit.nn.fused.few_channel_conv import convolve
+from fastmunit.nn.fused.norm_act_pad import FusedForm, Pad, PaddedMap, fused_form, run_form
+from fastmunit.nn.fused.recompute import kept_as
 
 _Kind = TypeVar("_Kind")
 
@@ -36,7 +36,7 @@ class _Running:
     map: PaddedMap
     residuals: list[Tensor] = field(default_factory=list)
     bias: Tensor | None = None
-    phases: bool = False
+    pixel_shuffle: bool = False
 
 
 @dataclass
@@ -56,13 +56,13 @@ class Convolve:
     """A convolution, with its bias where it is not `left_out` for the op that follows: added there, or cancelled.
 
     With `upsampled`, the pad mode, that of the nearest upsampling by 2 and the pad before it too, computed on the
-    low-resolution map; with `phases` for an op that puts the pixels in place.
+    low-resolution map; with `pixel_shuffle` for an op that puts the pixels in place.
     """
 
     module: nn.Conv2d
     left_out: Literal["added", "cancelled"] | None = None
     upsampled: PadMode | None = None
-    phases: bool = False
+    pixel_shuffle: bool = False
 
     def run(self, state: _Running) -> None:
         """Convolve the map."""
@@ -71,11 +71,9 @@ class Convolve:
         with kept_as(state.map.recipe, x):
             if self.upsampled is None:
                 y = convolve(conv, x, bias)
-            elif self.phases and functional.upsamples_in_phases(x):
-                y = functional.upsample_conv2d_phases(x, conv.weight, bias, self.upsampled)
-                state.phases = True
             else:
-                y = functional.upsample_conv2d(x, conv.weight, bias, self.upsampled)
+                state.pixel_shuffle = self.pixel_shuffle and functional.upsamples_unshuffled(x)
+                y = functional.upsample_conv2d(x, conv.weight, bias, self.upsampled, unshuffled=state.pixel_shuffle)
         state.bias = conv.bias if self.left_out == "added" else None
         state.map = PaddedMap(y, y)
 
@@ -94,9 +92,9 @@ class Write:
         """Replace the map by the op's result."""
         residual = state.residuals.pop() if self.adds else None
         form = self._form(state.map.padded, state.bias)
-        state.map = run_form(state.map.padded, form, residual, self.pad, state.phases)
+        state.map = run_form(state.map.padded, form, residual, self.pad, state.pixel_shuffle)
         state.residuals += [state.map.interior] * self.keeps
-        state.bias, state.phases = None, False
+        state.bias, state.pixel_shuffle = None, False
 
     def _form(self, x: Tensor, bias: Tensor | None) -> FusedForm:
         form = fused_form(None, self.activation)
@@ -207,7 +205,7 @@ def chain_of(layers: Sequence[Layer]) -> Chain:
             step, used = upsampling
             position += used
             _leave_bias_out(step, layers, position)
-            step.phases = _write(layers, position, fresh=True)[1] > 0
+            step.pixel_shuffle = _write(layers, position, fresh=True)[1] > 0
             steps.append(step)
         elif isinstance(layer, ConvolutionLayer):
             position += 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from fastmunit.acceleration.fast_forward import fast_forward_of
+from fastmunit.acceleration.fused_forward import fast_forward_of
 
 
 @dataclass(frozen=True)

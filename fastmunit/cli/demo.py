@@ -13,7 +13,7 @@ from fastmunit.cli.output import echo, shell_line
 if TYPE_CHECKING:
     import torch
 
-    from fastmunit.models.translator import Translator
+    from fastmunit.systems.translator import Translator
 
 _IMAGES, _STYLES = 8, 8
 _MARKER = "demo.json"
@@ -51,14 +51,14 @@ def demo(
     """
     started = time.monotonic()
     from fastmunit import data
-    from fastmunit.cli.bar import Bar
+    from fastmunit.cli.progress_bar import Bar
     from fastmunit.config import Config
     from fastmunit.errors import ConfigError
-    from fastmunit.models import registry
-    from fastmunit.training import resolve_device, train
-    from fastmunit.training.device import has_fast_bfloat16
-    from fastmunit.training.grids import save
-    from fastmunit.training.report import Picture, duration
+    from fastmunit.runs import resolve_device, train
+    from fastmunit.runs.device import has_fast_bfloat16
+    from fastmunit.runs.reports.image_grid import save
+    from fastmunit.runs.reports.training_report import Picture, duration
+    from fastmunit.systems import registry
 
     if config is not None and system != "munit":
         raise ConfigError(f"--config {config} says which system is trained: leave out --system {system}.")
@@ -109,7 +109,7 @@ def _samples(translator: "Translator", root: Path, seed: int) -> "torch.Tensor":
     import torch
 
     from fastmunit import data
-    from fastmunit.training.grids import grid
+    from fastmunit.runs.reports.image_grid import grid
 
     drawings = [data.read_image(path, 3) for path in _spread(data.list_images(root / "testA"), 0.0)]
     photos = [data.read_image(path, 3) for path in _spread(data.list_images(root / "testB"), 0.5)]
@@ -141,8 +141,8 @@ def _make_way(output: Path, minutes: float, seed: int) -> None:
     import json
 
     from fastmunit.files import write_text
-    from fastmunit.training import RunFolder
-    from fastmunit.training.run_folder import remove
+    from fastmunit.runs import RunFolder
+    from fastmunit.runs.checkpoints.run_folder import remove
 
     folder = RunFolder(output)
     if (output / _MARKER).is_file():

@@ -86,18 +86,18 @@ def evaluate(
     from tqdm import tqdm
 
     from fastmunit import distributed
-    from fastmunit.data.checks import left_out
     from fastmunit.data.failures import raise_failures, unreadable
     from fastmunit.data.sources import given_images
+    from fastmunit.data.validate import left_out
     from fastmunit.errors import FastmunitError
     from fastmunit.files import require_writable
-    from fastmunit.inference import model_files
     from fastmunit.metrics.evaluation import evaluate as run_evaluation
     from fastmunit.metrics.evaluation import require_possible
     from fastmunit.metrics.measures import load_measures
-    from fastmunit.models import registry
-    from fastmunit.models.translator import Translator
-    from fastmunit.training import resolve_device
+    from fastmunit.runs import resolve_device
+    from fastmunit.systems import registry
+    from fastmunit.systems.translator import Translator
+    from fastmunit.translation.translate import model_files
 
     if devices is not None and not distributed.launched():
         start_processes(devices)
@@ -203,8 +203,8 @@ def _measure_names(metrics: str | None, classifier: Path | None) -> list[str] | 
 def _write(output: Path, title: str, facts: Mapping[str, str | int], found: "Sequence[Evaluation]") -> None:
     import json
 
-    from fastmunit.cli.evaluation_page import render
     from fastmunit.files import write_text
+    from fastmunit.runs.reports.evaluation_report import render
 
     report = {**facts, "evaluations": [evaluation.to_dict() for evaluation in found]}
     write_text(output / _FIGURES, json.dumps(report, indent=1, ensure_ascii=False) + "\n")

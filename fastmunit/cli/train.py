@@ -120,13 +120,13 @@ def train(
         start_processes(devices)
         return
 
-    from fastmunit.cli.bar import Bar
+    from fastmunit.cli.progress_bar import Bar
     from fastmunit.config import Config
     from fastmunit.errors import FastmunitError
-    from fastmunit.models import registry
-    from fastmunit.training import RunFolder
-    from fastmunit.training import train as run_training
-    from fastmunit.training.report import duration
+    from fastmunit.runs import RunFolder
+    from fastmunit.runs import train as run_training
+    from fastmunit.runs.reports.training_report import duration
+    from fastmunit.systems import registry
 
     folder = RunFolder(output)
     if config is None and system is not None and not resume:

@@ -52,8 +52,8 @@ def train_classifier(
 
     from fastmunit.files import require_writable
     from fastmunit.metrics import classifier
-    from fastmunit.models.imagenet import WeightsNotFoundError
-    from fastmunit.training import resolve_device
+    from fastmunit.nn.networks.imagenet import WeightsNotFoundError
+    from fastmunit.runs import resolve_device
 
     require_writable(output)
     place = resolve_device(device)

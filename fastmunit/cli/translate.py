@@ -11,7 +11,7 @@ from fastmunit.cli.output import echo
 
 if TYPE_CHECKING:
     from fastmunit.config import Config
-    from fastmunit.models.translator import Translator
+    from fastmunit.systems.translator import Translator
     from fastmunit.translation.batch import Looks
 
 
@@ -125,11 +125,11 @@ def translate(
     from fastmunit.data.crop_size import takes_any_size
     from fastmunit.data.failures import raise_failures
     from fastmunit.errors import FastmunitError
-    from fastmunit.inference import model_files
-    from fastmunit.models import registry
-    from fastmunit.training import resolve_device
+    from fastmunit.runs import resolve_device
+    from fastmunit.systems import registry
     from fastmunit.translation.batch import FileTranslator, Rendering
     from fastmunit.translation.inputs import Limits, checked_inputs, list_inputs, list_references
+    from fastmunit.translation.translate import model_files
 
     if styles_file is not None and reference:
         raise FastmunitError("give either --reference or --styles-file: both decide the style.")

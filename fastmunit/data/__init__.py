@@ -1,7 +1,6 @@
 """Images in and out: folders and lists, decoding, transforms, training batches, checks, the built-in demo data."""
 
 from fastmunit.data.adapters import huggingface
-from fastmunit.data.checks import check
 from fastmunit.data.crop_size import minimum_crop
 from fastmunit.data.datasets import ImageDataset, display_images, test_datasets, training_datasets
 from fastmunit.data.demo import unpack_demo, unpack_paired_demo
@@ -9,6 +8,7 @@ from fastmunit.data.folders import FoundImages, find_images, input_images, list_
 from fastmunit.data.images import read_image, save_image
 from fastmunit.data.sampling import TrainingPairs
 from fastmunit.data.sources import ImageSource, ImageSources
+from fastmunit.data.validate import check
 from fastmunit.data.verification import verify
 
 __all__ = [

@@ -20,7 +20,7 @@ from fastmunit.data.transforms import TestTransform
 from fastmunit.errors import CheckpointError, DataError
 from fastmunit.files import load_tensors, save_tensors
 from fastmunit.metrics.checks import check_images
-from fastmunit.models import imagenet
+from fastmunit.nn.networks import imagenet
 
 Architecture = Literal["alexnet", "small"]
 

@@ -23,7 +23,7 @@ from fastmunit.metrics.requirements import Plan, plan
 from fastmunit.metrics.results import Evaluation
 from fastmunit.metrics.sheets import sheets
 from fastmunit.metrics.task import Task
-from fastmunit.models.translator import Translator
+from fastmunit.systems.translator import Translator
 
 SAMPLES = 2 * PAIRS
 """Outputs of each input: `PAIRS` disjoint pairs of independent ones."""

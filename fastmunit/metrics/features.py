@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastmunit.errors import FastmunitError
 from fastmunit.metrics.checks import check_images
-from fastmunit.models import imagenet
+from fastmunit.nn.networks import imagenet
 
 FeatureName = Literal["AlexNet", "VGG16"]
 

@@ -16,7 +16,7 @@ from fastmunit.metrics.diversity import pair_distances
 from fastmunit.metrics.features import FeatureName, features_of
 from fastmunit.metrics.reconstruction import reconstruction_l1
 from fastmunit.metrics.task import Task, code, rgb
-from fastmunit.models.translator import Translator
+from fastmunit.systems.translator import Translator
 
 # Outputs of each input that go into distances between sets: more of one input add little.
 SET_SAMPLES = 10

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastmunit.errors import CheckpointError, FastmunitError
 from fastmunit.files import load_tensors
 from fastmunit.metrics.checks import check_images, check_pair
-from fastmunit.models import imagenet
+from fastmunit.nn.networks import imagenet
 
 Net = Literal["alex", "vgg"]
 Version = Literal["0.0", "0.1"]

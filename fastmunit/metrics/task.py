@@ -13,7 +13,7 @@ from fastmunit.data.seeding import named_generator
 from fastmunit.data.sources import GivenImages, ImageSources, given_images
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.metrics.measures import Measures
-from fastmunit.models.translator import Translator
+from fastmunit.systems.translator import Translator
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastmunit.ops import library
 from fastmunit.ops.layout import dense, dense_format
 
-_OPTIONS = "str statistics, str activation, float negative_slope, int pad, str pad_mode, float eps, bool phases"
+_OPTIONS = "str statistics, str activation, float negative_slope, int pad, str pad_mode, float eps, bool pixel_shuffle"
 _SCHEMA = (
     f"(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, {_OPTIONS}) "
     "-> (Tensor padded, Tensor mean, Tensor rstd)"
@@ -21,10 +21,10 @@ _BACKWARD_SCHEMA = (
 )
 
 
-def _result_shape(x: Tensor, phases: bool) -> tuple[int, int, int, int]:
+def _result_shape(x: Tensor, pixel_shuffle: bool) -> tuple[int, int, int, int]:
     """(N, C, H, W) of the result before the pad."""
     n, c, h, w = x.shape
-    return (n, c // 4, 2 * h, 2 * w) if phases else (n, c, h, w)
+    return (n, c // 4, 2 * h, 2 * w) if pixel_shuffle else (n, c, h, w)
 
 
 def _fake(
@@ -38,9 +38,9 @@ def _fake(
     pad: int,
     pad_mode: str,
     eps: float,
-    phases: bool,
+    pixel_shuffle: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    n, c, h, w = _result_shape(x, phases)
+    n, c, h, w = _result_shape(x, pixel_shuffle)
     padded = torch.empty(
         (n, c, h + 2 * pad, w + 2 * pad), dtype=x.dtype, device=x.device, memory_format=dense_format(x)
     )
@@ -66,7 +66,7 @@ def _backward_fake(
     pad: int,
     pad_mode: str,
     eps: float,
-    phases: bool,
+    pixel_shuffle: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     memory_format = dense_format(x)
     dx = torch.empty_like(x, memory_format=memory_format)
@@ -77,14 +77,14 @@ def _backward_fake(
         for parameter, wanted in ((weight, wants_weight), (bias, wants_bias))
     )
     if wants_residual:
-        shape = _result_shape(x, phases)
+        shape = _result_shape(x, pixel_shuffle)
         dresidual = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
     else:
         dresidual = x.new_empty((0,), dtype=torch.float64)
     return dx, dweight, dbias, dresidual
 
 
-_OPTION_NAMES = ("statistics", "activation", "negative_slope", "pad", "pad_mode", "eps", "phases")
+_OPTION_NAMES = ("statistics", "activation", "negative_slope", "pad", "pad_mode", "eps", "pixel_shuffle")
 
 
 def _triton(
@@ -229,7 +229,7 @@ def fused_norm(
     pad: int,
     pad_mode: str,
     eps: float,
-    phases: bool,
+    pixel_shuffle: bool,
     implementation: str,
 ) -> tuple[Tensor, Tensor]:
     """Normalisation, activation, residual and pad; see `fastmunit.functional.fused_norm`, which checks the arguments.
@@ -238,7 +238,7 @@ def fused_norm(
         padded, contiguous in the layout of x, and its interior view; without pad the same tensor twice.
     """
     op = _OPS[implementation][0]
-    inputs = (x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, phases)
+    inputs = (x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, pixel_shuffle)
     if torch.compiler.is_compiling():
         # A compiled graph takes the op and the view apart: it would fill the gradient of an interior that nothing uses
         # with zeros, and it fuses the sum of two gradients by itself.

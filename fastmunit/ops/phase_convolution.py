@@ -17,53 +17,53 @@ from fastmunit.ops.layout import dense, dense_format
 from fastmunit.ops.phase_kernels import Kernels, depth, reach, ring, shifted, summed, summed_backward
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str, phases: bool) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, pad_mode: str, unshuffled: bool) -> Tensor:
     """Convolution of x (N, C, H, W), upsampled by 2 and padded by k // 2, with weight (O, C, k, k).
 
     Args:
         x: The low-resolution map.
         weight: k is odd and at least 3.
         bias: (O,) or absent.
-        padding_mode: "reflect", "replicate" or "zero".
-        phases: Whether the result is (N, 4 O, H, W), with channels (O, 2, 2), instead of (N, O, 2 H, 2 W).
+        pad_mode: "reflect", "replicate" or "zero".
+        unshuffled: Whether the result is (N, 4 O, H, W), with channels (O, 2, 2), instead of (N, O, 2 H, 2 W).
     """
     x = dense(x)
     k = weight.shape[-1]
     # Phases first where they are shuffled: in channels_last the O values of a position then stay together.
-    kernels = _kernels(x, weight, padding_mode, phases_first=not phases)
-    padded = _pad(x, k, padding_mode)
+    kernels = _kernels(x, weight, pad_mode, phases_first=not unshuffled)
+    padded = _pad(x, k, pad_mode)
     if bias is not None:
-        bias = (bias[:, None].expand(-1, 4) if phases else bias.expand(4, -1)).reshape(-1)
+        bias = (bias[:, None].expand(-1, 4) if unshuffled else bias.expand(4, -1)).reshape(-1)
     y = F.conv2d(padded, kernels.phases, bias)
     if shifted(k):
-        y = _cut(y, not phases)
+        y = _cut(y, not unshuffled)
     if kernels.rows is not None and kernels.columns is not None:
-        strips = _strips_of(y, ring(k), not phases)
+        strips = _strips_of(y, ring(k), not unshuffled)
         _add_to_rows(strips.rows, F.conv2d(_row_differences(x, k), kernels.rows, groups=2))
         _add_to_columns(strips.columns, F.conv2d(_column_differences(padded, k), kernels.columns, groups=2), k)
-    return y if phases else _shuffle(y)
+    return y if unshuffled else _shuffle(y)
 
 
 def convolve_backward(
     dy: Tensor,
     x: Tensor,
     weight: Tensor,
-    padding_mode: str,
-    phases: bool,
+    pad_mode: str,
+    unshuffled: bool,
     wanted: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of x, weight and bias that are wanted, given that of the result."""
     x = dense(x)
     k = weight.shape[-1]
-    kernels = _kernels(x, weight, padding_mode, phases_first=not phases)
-    padded = _pad(x, k, padding_mode)
-    dy = dy.contiguous(memory_format=dense_format(x)) if phases else _unshuffle(dy, dense_format(x))
-    dphases = _cut_backward(dy, not phases) if shifted(k) else dy
+    kernels = _kernels(x, weight, pad_mode, phases_first=not unshuffled)
+    padded = _pad(x, k, pad_mode)
+    dy = dy.contiguous(memory_format=dense_format(x)) if unshuffled else _unshuffle(dy, dense_format(x))
+    dphases = _cut_backward(dy, not unshuffled) if shifted(k) else dy
     dpadded, dkernels, dbias = _conv2d_backward(dphases, padded, kernels.phases, 1, wanted)
     drow_kernels, dcolumn_kernels = None, None
-    dx = None if dpadded is None else _pad_backward(dpadded, k, padding_mode, dense_format(x))
+    dx = None if dpadded is None else _pad_backward(dpadded, k, pad_mode, dense_format(x))
     if kernels.rows is not None and kernels.columns is not None:
-        strips = _strips_of(dy, ring(k), not phases)
+        strips = _strips_of(dy, ring(k), not unshuffled)
         inputs = (wanted[0], wanted[1], False)
         drows, drow_kernels, _ = _conv2d_backward(
             _rows_of(strips.rows), _row_differences(x, k), kernels.rows, 2, inputs
@@ -76,14 +76,14 @@ def convolve_backward(
             _add_column_differences_backward(dx, dcolumns, k)
     dweight = None
     if dkernels is not None:
-        dweight = summed_backward(Kernels(dkernels, drow_kernels, dcolumn_kernels), weight, phases_first=not phases)
+        dweight = summed_backward(Kernels(dkernels, drow_kernels, dcolumn_kernels), weight, phases_first=not unshuffled)
     if dbias is not None:
-        dbias = dbias.view(-1, 4).sum(1) if phases else dbias.view(4, -1).sum(0)
+        dbias = dbias.view(-1, 4).sum(1) if unshuffled else dbias.view(4, -1).sum(0)
     return dx, dweight, dbias
 
 
-def _kernels(x: Tensor, weight: Tensor, padding_mode: str, phases_first: bool) -> Kernels:
-    edges = padding_mode == "reflect" and ring(weight.shape[-1]) > 0
+def _kernels(x: Tensor, weight: Tensor, pad_mode: str, phases_first: bool) -> Kernels:
+    edges = pad_mode == "reflect" and ring(weight.shape[-1]) > 0
     return summed(weight, x.dtype, dense_format(x), phases_first=phases_first, edges=edges)
 
 
@@ -99,14 +99,14 @@ def _conv2d_backward(
 # --- Padding ----------------------------------------------------------------------------------------------------------
 
 
-def _pad(x: Tensor, k: int, padding_mode: str) -> Tensor:
-    return F.pad(x, (reach(k),) * 4, mode="constant" if padding_mode == "zero" else "replicate")
+def _pad(x: Tensor, k: int, pad_mode: str) -> Tensor:
+    return F.pad(x, (reach(k),) * 4, mode="constant" if pad_mode == "zero" else "replicate")
 
 
-def _pad_backward(dpadded: Tensor, k: int, padding_mode: str, memory_format: torch.memory_format) -> Tensor:
+def _pad_backward(dpadded: Tensor, k: int, pad_mode: str, memory_format: torch.memory_format) -> Tensor:
     pad = reach(k)
     dx = dpadded[:, :, pad:-pad, pad:-pad].clone(memory_format=memory_format)
-    if padding_mode == "zero":
+    if pad_mode == "zero":
         return dx
     for edge, beyond in ((slice(0, 1), slice(0, pad)), (slice(-1, None), slice(-pad, None))):
         # The corners belong to both axes: they go with the rows.

@@ -8,7 +8,7 @@ from fastmunit.reference.fused_norm import fused_norm
 from fastmunit.reference.instance_norm import instance_norm
 from fastmunit.reference.instance_norm_stats import instance_norm_stats
 from fastmunit.reference.layer_norm_munit import layer_norm_munit
-from fastmunit.reference.upsample_conv2d import upsample_conv2d, upsample_conv2d_phases
+from fastmunit.reference.upsample_conv2d import upsample_conv2d
 from fastmunit.reference.weighted_l1 import weighted_l1
 
 __all__ = [
@@ -17,6 +17,5 @@ __all__ = [
     "instance_norm_stats",
     "layer_norm_munit",
     "upsample_conv2d",
-    "upsample_conv2d_phases",
     "weighted_l1",
 ]

@@ -22,12 +22,12 @@ def fused_norm(
     pad: int = 0,
     pad_mode: str = "reflect",
     eps: float = 1e-5,
-    phases: bool = False,
+    pixel_shuffle: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """pad(activation((x - mean) * rstd * weight + bias) + residual), op for op as the public MUNIT code writes it.
 
     Args:
-        x: (N, C, H, W), or (N, 4 C, H/2, W/2) with phases; float16, bfloat16, float32 or float64.
+        x: (N, C, H, W), or (N, 4 C, H/2, W/2) with pixel_shuffle; float16, bfloat16, float32 or float64.
         weight: Absent, (C,) or (N, C).
         bias: Absent, (C,) or (N, C).
         statistics: "instance", "layer" (MUNIT's) or "none".
@@ -37,12 +37,12 @@ def fused_norm(
         pad: Pixels on each side.
         pad_mode: "reflect", "replicate" or "zero".
         eps: Added to the variance (instance) or to the standard deviation (layer).
-        phases: Whether x is to be pixel-shuffled first.
+        pixel_shuffle: Whether x is to be pixel-shuffled first.
 
     Returns:
         The padded map, and the map before the pad, in the dtype of x. The second is a tensor of its own.
     """
-    if phases:
+    if pixel_shuffle:
         x = _pixel_shuffle(x)
     if statistics == "instance":
         y = instance_norm(x, weight, bias, eps)

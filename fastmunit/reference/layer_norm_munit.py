@@ -29,7 +29,7 @@ def layer_norm_munit(x: Tensor, weight: Tensor | None = None, bias: Tensor | Non
         return parameter.view([-1, x.shape[1]] + [1] * (x.dim() - 2))
 
     # One reshape for each statistic, and a flat one for a batch of one: gradients are then added up in the order of the
-    # public code, which tests/models/test_golden.py needs to the last bit.
+    # public code, which tests/systems/test_golden.py needs to the last bit.
     shape = [-1] if len(x) == 1 else [len(x), -1]
     mean = wide.reshape(shape).mean(-1).view(per_sample)
     std = wide.reshape(shape).std(-1).view(per_sample)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from fastmunit import data
 from fastmunit.data.animation import animated_format
-from fastmunit.data.checks import check_image
 from fastmunit.data.failures import Failure
+from fastmunit.data.validate import check_image
 from fastmunit.errors import DataError
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from fastmunit.training.grids import grid, save
+from fastmunit.runs.reports.image_grid import grid, save
 
 _ROWS, _COLUMNS, _CELL = 40, 20, 256
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmunit
 from fastmunit import functional
-from fastmunit.nn.recompute import recompute
+from fastmunit.nn.fused.recompute import recompute
 from tests.acceleration import lookalike
 from tests.acceleration.lookalike import (
     AdaINGen,
@@ -687,7 +687,7 @@ def test_meta_tensors_and_our_own_networks_are_left() -> None:
     assert {entry.text for entry in fastmunit.accelerate(block).left} == {
         "it is on the meta device, where it cannot be checked"
     }
-    from fastmunit.nn.blocks import ResBlock as OurResBlock
+    from fastmunit.nn.layers.blocks import ResBlock as OurResBlock
 
     report = fastmunit.accelerate(OurResBlock(4))
     assert report.replaced == [] and {entry.text for entry in report.left} == {"it is fastmunit's own"}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fastmunit.cli import main
-from fastmunit.training import train
-from tests.training.tiny import make_images, tiny_config
+from fastmunit.runs import train
+from tests.runs.tiny import make_images, tiny_config
 
 
 @dataclass

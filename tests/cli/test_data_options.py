@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastmunit.config import Config
 from tests.cli.conftest import Command
-from tests.training.tiny import make_images, tiny_config
+from tests.runs.tiny import make_images, tiny_config
 
 
 @pytest.fixture

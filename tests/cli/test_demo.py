@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 import fastmunit.cli.app  # noqa: F401 - loads the commands' modules
-from fastmunit import training
+from fastmunit import runs
 from fastmunit.cli import demo
 from fastmunit.config import Config
 from fastmunit.errors import TrainingError
 from tests.cli.conftest import Command
-from tests.training.tiny import newest
+from tests.runs.tiny import newest
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_demo_limits_its_training(fastmunit: Command, tmp_path: Path, monkeypatc
 
     clock = iter([100.0, 130.0])  # half a minute of preparation
     monkeypatch.setattr(demo, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(training, "train", stop)
+    monkeypatch.setattr(runs, "train", stop)
     outcome = fastmunit("demo", "--output", tmp_path / "demo", "--minutes", 2, "--device", "cpu")
     assert "enough" in outcome.err
     assert limits == [120 - 30 - 8]

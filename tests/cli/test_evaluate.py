@@ -13,7 +13,8 @@ from torch import nn
 from fastmunit.config import Config
 from fastmunit.errors import DataError
 from fastmunit.metrics import classifier, evaluation, measures
-from fastmunit.models import imagenet, registry
+from fastmunit.nn.networks import imagenet
+from fastmunit.systems import registry
 from tests.cli.conftest import Command
 from tests.metrics.conftest import random_backbone
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from fastmunit.config import Config
-from fastmunit.training import RunFolder
+from fastmunit.runs import RunFolder
 from tests.cli.conftest import Command
-from tests.training.tiny import newest
+from tests.runs.tiny import newest
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,10 +14,10 @@ from PIL import Image
 from fastmunit.config import Config, GeneratorConfig
 from fastmunit.data import read_image
 from fastmunit.errors import FastmunitError
-from fastmunit.models.munit import StyleTranslator
-from fastmunit.models.registry import load_generators
-from fastmunit.models.translator import value_mapping
-from fastmunit.nn.generator import AdaINGen
+from fastmunit.nn.networks.autoencoders import AdaINGen
+from fastmunit.systems.munit import StyleTranslator
+from fastmunit.systems.registry import load_generators
+from fastmunit.systems.translator import value_mapping
 from fastmunit.translation.record import RECORD_FILE
 from tests.cli.conftest import Command
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from fastmunit.inference import load_translator
-from fastmunit.inference import translate as translate_in_python
 from fastmunit.translation.record import RECORD_FILE, OutputRecord
 from fastmunit.translation.style_file import write_styles
+from fastmunit.translation.translate import load_translator
+from fastmunit.translation.translate import translate as translate_in_python
 from tests.cli.conftest import Command
 from tests.cli.test_translate import picture, pixels
 

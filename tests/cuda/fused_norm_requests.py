@@ -36,7 +36,7 @@ class Options:
     pad: int = 0
     pad_mode: str = "reflect"
     eps: float = 1e-5
-    phases: bool = False
+    pixel_shuffle: bool = False
 
 
 class _Arrays:
@@ -44,7 +44,7 @@ class _Arrays:
 
     def __init__(self, x: Tensor, options: Options, device: Device) -> None:
         n, c, h, w = x.shape
-        if options.phases:
+        if options.pixel_shuffle:
             c, h, w = c // 4, 2 * h, 2 * w
         self.shape = (n, c, h, w)
         self.x = x
@@ -52,7 +52,7 @@ class _Arrays:
         self.inputs = {"x": x}
         self.values: dict[str, int | float] = {"batch": n, "channels": c, "height": h, "width": w}
         self.values |= {name: getattr(options, name) for name in ("negative_slope", "pad", "eps")}
-        self.values |= {"phases": int(options.phases), **vars(device)}
+        self.values |= {"pixel_shuffle": int(options.pixel_shuffle), **vars(device)}
         layout = "nchw" if self.memory_format == torch.contiguous_format else "channels_last"
         self.texts = {"dtype": name_of(x.dtype), "layout": layout}
         self.texts |= {name: getattr(options, name) for name in ("statistics", "activation", "pad_mode")}

@@ -14,7 +14,7 @@ NCHW = plain_case(h=10, w=11)
 ROWS = plain_case(n=1, c=1, h=5, w=32, pad=2)
 UNITS = {**ROWS, "h": 4}
 CHANNELS_LAST = plain_case(layout="channels_last", h=10, w=11)
-PHASES = plain_case(layout="channels_last", h=10, w=12, phases=True)
+PHASES = plain_case(layout="channels_last", h=10, w=12, pixel_shuffle=True)
 SMALL_MAP = plain_case(n=1, c=2, h=5, w=5, pad=2)
 CLUSTERS = plain_case(device="small clusters", n=1, c=2, h=48, w=32)
 SPLIT = plain_case(device="small clusters", n=1, c=2, h=48, w=48)

@@ -35,7 +35,7 @@ AXES = {
     "residual": ("absent", "same", "interior"),
     "pad": (0, 1, 2, 3),
     "pad_mode": ("reflect", "replicate", "zero"),
-    "phases": (False, False, True),
+    "pixel_shuffle": (False, False, True),
     "gradient": ("padded", "interior", "both", "strided"),
     "device": tuple(DEVICES),
     "schedule": SCHEDULES,
@@ -48,7 +48,7 @@ def possible(case):
         return False
     if case["statistics"] == "layer" and pixels * case["c"] == 1:
         return False
-    if case["phases"] and (case["h"] % 2 or case["w"] % 2):
+    if case["pixel_shuffle"] and (case["h"] % 2 or case["w"] % 2):
         return False
     if case["pad_mode"] == "reflect" and case["pad"] >= min(case["h"], case["w"]):
         return False
@@ -76,13 +76,13 @@ def case_id(case):
 
 
 def options_of(case):
-    return Options(**{name: case[name] for name in ("statistics", "activation", "pad", "pad_mode", "phases")})
+    return Options(**{name: case[name] for name in ("statistics", "activation", "pad", "pad_mode", "pixel_shuffle")})
 
 
 def inputs_of(case, mean=0.5, std=2.0):
     """x, weight, bias and residual of a case; None where absent."""
     n, c, h, w, dtype, layout = (case[name] for name in ("n", "c", "h", "w", "dtype", "layout"))
-    shape = (n, 4 * c, h // 2, w // 2) if case["phases"] else (n, c, h, w)
+    shape = (n, 4 * c, h // 2, w // 2) if case["pixel_shuffle"] else (n, c, h, w)
     x = make_map(shape, dtype, layout, mean=mean, std=std)
     generator = torch.Generator().manual_seed(1)
     size = (n, c) if case["parameters"] == "sample" else (c,)
@@ -175,7 +175,7 @@ def test_vectors_of_phases(channels, dtype):
         ("small tiles", "layer", 2),
     ):
         case = plain_case(n=2, c=channels, h=10, w=14, pad=pad, statistics=statistics, device=device, dtype=dtype)
-        check({**case, "layout": "channels_last", "phases": True, "activation": "relu", "parameters": "sample"})
+        check({**case, "layout": "channels_last", "pixel_shuffle": True, "activation": "relu", "parameters": "sample"})
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
@@ -208,8 +208,8 @@ def test_whole_planes(layout, statistics, device):
 @pytest.mark.parametrize("name", ["x", "padded", "residual", "dpadded", "dinterior", "dx", "dresidual"])
 def test_any_alignment(name, layout, dtype):
     case = plain_case(layout=layout, dtype=dtype, residual="same", activation="leaky_relu")
-    for phases in (False, True):
-        check({**case, "h": 10, "w": 12, "phases": phases}, shifts={name: dtype.itemsize})
+    for pixel_shuffle in (False, True):
+        check({**case, "h": 10, "w": 12, "pixel_shuffle": pixel_shuffle}, shifts={name: dtype.itemsize})
 
 
 @pytest.mark.parametrize("device", ["H100", "small clusters", "small tiles", "no tiles"])

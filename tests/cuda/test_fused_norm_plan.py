@@ -31,14 +31,14 @@ class Plan:
     blocks: int
 
 
-def plan_of(device, layout, statistics, shape, *, dtype="float32", phases=False, vectors=True, maps=1):
+def plan_of(device, layout, statistics, shape, *, dtype="float32", pixel_shuffle=False, vectors=True, maps=1):
     """The plan of a map of (batch, channels, height, width); tiles of the backward hold two maps."""
     values = dict(zip(("batch", "channels", "height", "width"), shape, strict=True))
     values |= {
         "pad": 1,
         "negative_slope": 0.2,
         "eps": 1e-5,
-        "phases": int(phases),
+        "pixel_shuffle": int(pixel_shuffle),
         "vectors": int(vectors),
         "maps": maps,
         **vars(device),
@@ -63,12 +63,14 @@ def test_tiles_cover_the_map(data):
     vector = 4 if dtype == "float32" else 8
     n, c, h = draw(st.integers(1, 8)), draw(st.integers(1, 600)), draw(st.integers(1, 300))
     w = draw(st.one_of(st.integers(1, 600), st.sampled_from([32, 64, 128, 256, 512])))
-    phases = draw(st.booleans())
-    h, w = (2 * h, 2 * w) if phases else (h, w)
+    pixel_shuffle = draw(st.booleans())
+    h, w = (2 * h, 2 * w) if pixel_shuffle else (h, w)
     vectors = c % vector == 0 and draw(st.booleans())
     maps = draw(st.sampled_from([1, 2]))
-    plan = plan_of(device, layout, statistics, (n, c, h, w), dtype=dtype, phases=phases, vectors=vectors, maps=maps)
-    pixels = h * w // (4 if phases and plan.kernel == "pixels" else 1)
+    plan = plan_of(
+        device, layout, statistics, (n, c, h, w), dtype=dtype, pixel_shuffle=pixel_shuffle, vectors=vectors, maps=maps
+    )
+    pixels = h * w // (4 if pixel_shuffle and plan.kernel == "pixels" else 1)
     tile = plan.steps * plan.step_pixels
     assert (plan.tiles - 1) * tile < pixels <= plan.tiles * tile
     assert (plan.slices - 1) * plan.channels < c <= plan.slices * plan.channels
@@ -85,7 +87,7 @@ def test_tiles_cover_the_map(data):
     step_pixels = 8 * w if maps == 2 else 8 * 128
     assert plan.step_pixels == (step_pixels if plan.kernel == "rows" else 256 // plan.lanes)
     if plan.kernel == "rows":
-        assert (layout, phases, w % 32) == ("nchw", False, 0)
+        assert (layout, pixel_shuffle, w % 32) == ("nchw", False, 0)
         assert dtype == "float32" if maps == 2 else (h * w % 128, 1024 % w) == (0, 0)
     if plan.kernel == "pixels":
         assert layout == "channels_last"

@@ -103,7 +103,7 @@ def test_the_judged_maps_are_those_of_a_step():
         ("instance", (64, 256, 256), 1), ("instance", (128, 128, 128), 1), ("instance", (256, 64, 64), 1),
         ("layer", (128, 128, 128), 0), ("layer", (64, 256, 256), 3), ("none", (64, 128, 128), 1),
     }  # fmt: skip
-    assert {case.options["phases"] for case in cases if case.options["statistics"] == "layer"} == {True}
+    assert {case.options["pixel_shuffle"] for case in cases if case.options["statistics"] == "layer"} == {True}
     assert {(case.dtype, case.layout) for case in cases} == set(ops.FORMS)
     assert {case.backward for case in cases} == {False, True}
 

@@ -41,7 +41,7 @@ SMALL = {
         for statistics in ("instance", "layer")
         for device in ("H100", "small clusters", "small tiles", "no tiles")
     },
-    "fused_norm of phases": fused_norm(phases=True, h=8, w=6, parameters="sample", gradient="strided"),
+    "fused_norm of pixel_shuffle": fused_norm(pixel_shuffle=True, h=8, w=6, parameters="sample", gradient="strided"),
     "fused_norm without statistics": fused_norm(statistics="none", layout="channels_last", pad_mode="zero"),
 }
 TINY = {

@@ -31,11 +31,11 @@ from fastmunit.metrics.evaluation import evaluate
 from fastmunit.metrics.features import FeatureNet
 from fastmunit.metrics.lpips import LPIPS
 from fastmunit.metrics.measures import Measures
-from fastmunit.models import registry
+from fastmunit.systems import registry
 from tests.metrics.conftest import random_backbone
 from tests.metrics.test_evaluation import Same
 from tests.metrics.test_lpips import random_heads
-from tests.training.tiny import tiny_config
+from tests.runs.tiny import tiny_config
 
 SIDE, COUNT = 32, 13
 DAMAGED = ("testA/one/2.png", "testA/two/12.png", "testB/one/6.png", "trainB/one/4.png")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fastmunit.training import RunFolder
-from fastmunit.training.snapshot import latest
+from fastmunit.runs import RunFolder
+from fastmunit.runs.checkpoints.checkpoint import latest
 from tests.distributed.launch import outputs, start
-from tests.training.tiny import make_images, tiny_config
+from tests.runs.tiny import make_images, tiny_config
 
 TIMEOUT = 8.0  # of the worker's task "broken"
 

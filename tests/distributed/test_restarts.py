@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.launch import ROOT
-from tests.training.tiny import assert_same_snapshot, make_images, tiny_config
+from tests.runs.tiny import assert_same_snapshot, make_images, tiny_config
 
 ITERATIONS = 2000
 

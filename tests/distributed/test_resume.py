@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmunit.training import RunFolder
+from fastmunit.runs import RunFolder
 from tests.distributed.launch import run
-from tests.training.tiny import make_images, tiny_config
+from tests.runs.tiny import make_images, tiny_config
 
 
 def train(folder: Path, world: int, name: str, first: int, last: int) -> None:

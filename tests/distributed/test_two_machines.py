@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from fastmunit.training import RunFolder
-from fastmunit.training.snapshot import latest
+from fastmunit.runs import RunFolder
+from fastmunit.runs.checkpoints.checkpoint import latest
 from tests.distributed.launch import ROOT
 from tests.distributed.test_restarts import iterations, workers
-from tests.training.tiny import make_images, tiny_config
+from tests.runs.tiny import make_images, tiny_config
 
 pytestmark = pytest.mark.slow
 ADDRESSES = ("10.77.0.1", "10.77.0.2")

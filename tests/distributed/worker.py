@@ -21,10 +21,11 @@ from fastmunit import data, distributed, functional
 from fastmunit.config import Config
 from fastmunit.distributed import overlap
 from fastmunit.errors import CheckpointError, DataError, RankError, TrainingError
-from fastmunit.models import registry
-from fastmunit.models.system import System
-from fastmunit.training import RunFolder, snapshot, state, train
-from fastmunit.training.ranks import Ranks
+from fastmunit.runs import RunFolder, train
+from fastmunit.runs.checkpoints import checkpoint, resume_state
+from fastmunit.runs.ranks import Ranks
+from fastmunit.systems import registry
+from fastmunit.systems.base import System
 from tests.distributed.cases import BATCH, CASES, ITERATIONS, SHORT
 
 
@@ -158,18 +159,18 @@ def resumed(folder: Path, run: str, first: str, last: str) -> None:
     torch.manual_seed(config.seed)
     trainer = registry.system_of(config)(config).double()
     pairs = data.TrainingPairs(config)
-    images = state.fingerprint(pairs.datasets)
+    images = resume_state.fingerprint(pairs.datasets)
     root = RunFolder(folder / run)
     root.create()
     if int(first):
-        assert snapshot.resume(trainer, root, config, config, images)[0] == int(first)
+        assert checkpoint.resume(trainer, root, config, config, images)[0] == int(first)
     shares = distributed.positions(config.batch_size, trainer.batch_parts(config))
     batches = pairs.batches(int(first), positions=shares)
     for _ in range(int(first), int(last)):
         x_a, x_b = next(batches)
         trainer.step(x_a.double(), x_b.double())
     if distributed.rank() == 0:
-        snapshot.save(trainer, root, int(last), 0.0, images)
+        checkpoint.save(trainer, root, int(last), 0.0, images)
     distributed.barrier()
 
 
@@ -210,7 +211,7 @@ def broken(folder: Path, how: str) -> None:
         def refuse(*_: Any) -> None:
             raise CheckpointError("dis_00000001.pt is damaged")
 
-        snapshot.load_initial_weights = refuse
+        checkpoint.load_initial_weights = refuse
     if how == "disk full" and rank == 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
     train(config, folder / "run", device="cpu", timeout=8)

@@ -21,8 +21,8 @@ import typer
 from typer.testing import CliRunner, Result
 
 from fastmunit.errors import DataError
-from fastmunit.models.system import System
-from fastmunit.training.progress import Callback, Status
+from fastmunit.runs.callbacks import Callback, Status
+from fastmunit.systems.base import System
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "domain_adaptation.py"
 TINY = ["max_iter=2", "gen.dim=2", "gen.n_res=1", "dis.dim=2", "batch_size=2", "display_size=2"]

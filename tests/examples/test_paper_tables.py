@@ -17,7 +17,7 @@ from fastmunit.config import Config
 from fastmunit.data import list_images
 from fastmunit.errors import FastmunitError
 from fastmunit.files import save_tensors
-from fastmunit.models import registry
+from fastmunit.systems import registry
 
 
 @pytest.fixture(scope="module")

@@ -231,7 +231,7 @@ def test_gradients_of_coefficients_cost_nothing_where_they_are_not_wanted():
         with launches_compiled_for(90) as compiled:
             fused_norm_backward(
                 x, None, x, mean, mean, None, bias, dx, None, dbias if wanted else None, None, statistics=statistics,
-                activation="relu", negative_slope=0.2, pad=0, pad_mode="zero", eps=1e-5, phases=False,
+                activation="relu", negative_slope=0.2, pad=0, pad_mode="zero", eps=1e-5, pixel_shuffle=False,
             )  # fmt: skip
         assert len(compiled) == launches, (statistics, wanted)
         assert ("shfl.sync" in compiled[0][1].asm["ptx"]) == (wanted or statistics == "instance")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastmunit.models import imagenet
+from fastmunit.nn.networks import imagenet
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from fastmunit.metrics.features import FeatureNet
 from fastmunit.metrics.lpips import LPIPS
 from fastmunit.metrics.measures import Measures, load_measures
 from fastmunit.metrics.results import Evaluation, Figure
-from fastmunit.models.translator import Translator
+from fastmunit.systems.translator import Translator
 from tests.metrics.test_lpips import random_heads
 
 

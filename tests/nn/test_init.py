@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastmunit.nn.blocks import Conv2dBlock
-from fastmunit.nn.init import weights_init
+from fastmunit.nn.layers.blocks import Conv2dBlock
+from fastmunit.nn.layers.init import weights_init
 
 
 @pytest.mark.parametrize(

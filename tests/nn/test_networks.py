@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fastmunit.config import DiscriminatorConfig, GeneratorConfig
-from fastmunit.nn.blocks import AdaINParameters, Conv2dBlock, LinearBlock, ResBlock, make_activation
-from fastmunit.nn.discriminator import MsImageDis
-from fastmunit.nn.generator import AdaINGen, VAEGen, num_adain_params
-from fastmunit.nn.vgg import Vgg16
+from fastmunit.nn.layers.blocks import AdaINParameters, Conv2dBlock, LinearBlock, ResBlock, make_activation
+from fastmunit.nn.networks.autoencoders import AdaINGen, VAEGen, num_adain_params
+from fastmunit.nn.networks.discriminators import MsImageDis
+from fastmunit.nn.networks.vgg import Vgg16
 
 TINY = GeneratorConfig(dim=4, mlp_dim=8, style_dim=3, n_res=1)
 

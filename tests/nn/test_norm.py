@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from fastmunit import functional
-from fastmunit.nn.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
-from fastmunit.nn.spectral_norm import SpectralNorm
+from fastmunit.nn.layers.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
+from fastmunit.nn.layers.spectral_norm import SpectralNorm
 
 IMPLEMENTATIONS: list[functional.Implementation] = ["reference", "auto"]
 SHAPES = [(1, 1, 1, 2), (2, 3, 7, 5), (3, 64, 8, 8), (1, 255, 3, 3)]

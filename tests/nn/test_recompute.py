@@ -8,9 +8,9 @@ from torch import nn
 
 from fastmunit import functional
 from fastmunit.config import Config
-from fastmunit.nn.blocks import Conv2dBlock, run_blocks
-from fastmunit.nn.generator import AdaINGen
-from fastmunit.nn.recompute import kept_as, recompute
+from fastmunit.nn.fused.recompute import kept_as, recompute
+from fastmunit.nn.layers.blocks import Conv2dBlock, run_blocks
+from fastmunit.nn.networks.autoencoders import AdaINGen
 from fastmunit.ops.availability import unavailable
 from fastmunit.testing import make_map, saved_bytes
 

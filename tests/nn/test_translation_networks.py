@@ -10,12 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastmunit import functional
 from fastmunit.config import DiscriminatorConfig
-from fastmunit.nn.dropout import Dropout
-from fastmunit.nn.latent_encoder import LatentEncoder
-from fastmunit.nn.patch_discriminator import PatchDiscriminator, least_size
-from fastmunit.nn.recompute import recompute
-from fastmunit.nn.resnet import ResNetGenerator
-from fastmunit.nn.unet import UNet
+from fastmunit.nn.fused.recompute import recompute
+from fastmunit.nn.layers.dropout import Dropout
+from fastmunit.nn.networks.latent_encoder import LatentEncoder
+from fastmunit.nn.networks.patch_discriminator import PatchDiscriminator, min_size
+from fastmunit.nn.networks.resnet import ResNetGenerator
+from fastmunit.nn.networks.unet import UNet
 from fastmunit.ops.availability import unavailable
 from fastmunit.testing import saved_bytes
 
@@ -165,7 +165,7 @@ def test_patch_discriminator_is_the_plain_chain(
     x = torch.randn(2, 3, 40, 33, dtype=torch.float64, requires_grad=True)
     with functional.use_implementation(implementation):
         assert_same_function(net(x), plain_patch_discriminator(net, x), net, [x])
-        fake, real = net.judge_both(x[:1], x[1:])
+        fake, real = net.forward_pair(x[:1], x[1:])
         torch.testing.assert_close([torch.cat(pair) for pair in zip(fake, real, strict=True)], net(x))
 
 
@@ -214,7 +214,7 @@ def test_averaging_convolution_takes_fewer_products() -> None:
 @pytest.mark.parametrize("n_layer", [1, 2, 3])
 def test_least_size_of_the_discriminator(scales: int, n_layer: int) -> None:
     config = DiscriminatorConfig(dim=2, norm="in", n_layer=n_layer, num_scales=scales, pad_type="zero")
-    least = least_size(config)
+    least = min_size(config)
     net = PatchDiscriminator(1, config)
     net(torch.rand(1, 1, least, least))
     with pytest.raises((ValueError, RuntimeError)):

@@ -32,7 +32,7 @@ class Case:
     residual: str | None
     gradients: str
     gradient_layout: str
-    phases: bool
+    pixel_shuffle: bool
 
     def options(self):
         return {
@@ -40,7 +40,7 @@ class Case:
             "activation": self.activation,
             "pad": self.pad,
             "pad_mode": self.pad_mode,
-            "phases": self.phases,
+            "pixel_shuffle": self.pixel_shuffle,
         }
 
     def id(self):
@@ -50,12 +50,12 @@ class Case:
             self.activation, f"{self.pad_mode}{self.pad}", f"wb{coefficients}", f"residual_{self.residual}",
             f"{self.gradients}_{self.gradient_layout}",
         ]  # fmt: skip
-        return "-".join([*parts, "phases"] if self.phases else parts)
+        return "-".join([*parts, "pixel_shuffle"] if self.pixel_shuffle else parts)
 
 
 def is_valid(case):
     _, c, h, w = case.shape
-    if case.phases and (h % 2 or w % 2):
+    if case.pixel_shuffle and (h % 2 or w % 2):
         return False
     if case.pad_mode == "reflect" and 0 < min(h, w) <= case.pad:
         return False
@@ -81,7 +81,7 @@ def sampled_cases(count, seed, *, batches=4, channels=CHANNELS, sizes=SIZES, dty
             residual=choose.choice((None, None, *LAYOUTS)),
             gradients=choose.choice(("padded", "interior", "both")),
             gradient_layout=choose.choice(LAYOUTS),
-            phases=choose.random() < 0.3,
+            pixel_shuffle=choose.random() < 0.3,
         )
         if is_valid(case) and torch.Size(shape).numel() <= largest:
             cases.append(case)
@@ -100,7 +100,7 @@ def coefficients(dimensions, shape, dtype, seed):
 def inputs(case, *, mean=0.5, std=2.0):
     """x, weight, bias and residual; the coefficients of 16-bit maps are float32 for half of the shapes."""
     n, c, h, w = case.shape
-    x_shape = (n, 4 * c, h // 2, w // 2) if case.phases else case.shape
+    x_shape = (n, 4 * c, h // 2, w // 2) if case.pixel_shuffle else case.shape
     x = make_map(x_shape, case.dtype, case.layout, mean=mean, std=std)
     wide = torch.float32 if (h + w) % 2 and case.dtype != torch.float64 else case.dtype
     weight, bias = (coefficients(d, case.shape, wide, seed=1 + i) for i, d in enumerate(case.coefficients))
@@ -155,7 +155,7 @@ def triton(*args, **options):
 def term_scales(case, tensors, upstream):
     """What the errors of dx, dweight and dbias are relative to: the size of the terms that cancel in them."""
     x, weight, _, _ = map(double, tensors)
-    flat = {**case.options(), "statistics": "none", "activation": "none", "phases": False}
+    flat = {**case.options(), "statistics": "none", "activation": "none", "pixel_shuffle": False}
     leaf = torch.zeros(case.shape, dtype=torch.float64, requires_grad=True)
     pairs = zip(reference.fused_norm(leaf, **flat), upstream, strict=True)
     outputs, magnitudes = zip(*((y, dy.double().abs()) for y, dy in pairs if dy is not None), strict=True)

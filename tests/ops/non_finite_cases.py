@@ -29,7 +29,7 @@ _PLAIN = Case(
     residual="nchw",
     gradients="both",
     gradient_layout="nchw",
-    phases=False,
+    pixel_shuffle=False,
 )
 
 

@@ -25,18 +25,18 @@ def run(function, *shapes):
 
 @each_implementation
 @each_pad_mode
-@pytest.mark.parametrize("phases", [False, True])
+@pytest.mark.parametrize("pixel_shuffle", [False, True])
 @pytest.mark.parametrize("of_samples", [False, True])
 @pytest.mark.parametrize("statistics", ["instance", "layer", "none"])
 @pytest.mark.parametrize(("n", "c"), [(0, 4), (2, 0), (0, 0)])
-def test_fused_norm(n, c, statistics, of_samples, phases, pad_mode, implementation):
+def test_fused_norm(n, c, statistics, of_samples, pixel_shuffle, pad_mode, implementation):
     def function(x, weight, bias, residual):
         return functional.fused_norm(
             x, weight, bias, statistics=statistics, activation="relu", residual=residual, pad=1, pad_mode=pad_mode,
-            phases=phases, implementation=implementation,
+            pixel_shuffle=pixel_shuffle, implementation=implementation,
         )  # fmt: skip
 
-    x, y = ((n, c, 4, 4), (n, c // 4, 8, 8)) if phases else ((n, c, 4, 4), (n, c, 4, 4))
+    x, y = ((n, c, 4, 4), (n, c // 4, 8, 8)) if pixel_shuffle else ((n, c, 4, 4), (n, c, 4, 4))
     coefficients = y[:2] if of_samples else y[1:2]
     assert run(function, x, coefficients, coefficients, y) == [(*y[:2], y[2] + 2, y[3] + 2), y]
 
@@ -67,17 +67,14 @@ def test_weight_alone_has_a_gradient(implementation):
 @each_pad_mode
 @pytest.mark.parametrize("k", [3, 5])
 def test_upsample_conv2d(k, pad_mode, implementation):
-    for function, expected in (
-        (functional.upsample_conv2d, (0, 3, 8, 10)),
-        (functional.upsample_conv2d_phases, (0, 12, 4, 5)),
-    ):
+    for unshuffled, expected in ((False, (0, 3, 8, 10)), (True, (0, 12, 4, 5))):
 
-        def call(x, weight, bias, function=function):
-            return function(x, weight, bias, pad_mode, implementation)
+        def call(x, weight, bias, unshuffled=unshuffled):
+            return functional.upsample_conv2d(x, weight, bias, pad_mode, implementation, unshuffled=unshuffled)
 
         assert run(call, (0, 4, 4, 5), (3, 4, k, k), (3,)) == [expected]
         for x, weight in (((2, 0, 4, 5), (3, 0, k, k)), ((0, 0, 4, 5), (3, 0, k, k)), ((2, 4, 4, 5), (0, 4, k, k))):
-            with pytest.raises(ValueError, match=f"{function.__name__}: a convolution needs channels"):
+            with pytest.raises(ValueError, match="upsample_conv2d: a convolution needs channels"):
                 call(torch.zeros(x), torch.zeros(weight), None)
 
 
@@ -109,7 +106,7 @@ def test_maps_without_a_pixel_are_refused(shape, implementation):
         lambda: functional.bias_act_pad(x, **how),
         lambda: functional.instance_norm_stats(x, **how),
         lambda: functional.upsample_conv2d(x, weight, **how),
-        lambda: functional.upsample_conv2d_phases(x, weight, **how),
+        lambda: functional.upsample_conv2d(x, weight, unshuffled=True, **how),
         lambda: functional.adain_residual_block(x, ((weight, None),) * 2, styles, **how),
     ):
         with pytest.raises(ValueError, match="x needs at least one pixel"):

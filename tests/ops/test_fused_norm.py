@@ -36,7 +36,7 @@ AXES = {
     "residual": ("absent", "same", "interior", "other layout"),
     "pad": (0, 1, 2, 3),
     "pad_mode": ("reflect", "replicate", "zero"),
-    "phases": (False, False, True),
+    "pixel_shuffle": (False, False, True),
     "gradient": ("padded", "interior", "both"),
 }
 
@@ -46,7 +46,7 @@ def possible(case):
     values = pixels * case["c"]
     if (case["statistics"] == "instance" and pixels == 1) or (case["statistics"] == "layer" and values == 1):
         return False
-    if case["phases"] and (case["h"] % 2 or case["w"] % 2):
+    if case["pixel_shuffle"] and (case["h"] % 2 or case["w"] % 2):
         return False
     return case["pad_mode"] != "reflect" or case["pad"] < min(case["h"], case["w"])
 
@@ -69,7 +69,7 @@ def name_of(case):
 def inputs_of(case, seed=0, mean=0.5, std=2.0):
     """x, weight, bias, residual of a case; None where absent."""
     n, c, h, w, dtype = (case[name] for name in ("n", "c", "h", "w", "dtype"))
-    shape = (n, 4 * c, h // 2, w // 2) if case["phases"] else (n, c, h, w)
+    shape = (n, 4 * c, h // 2, w // 2) if case["pixel_shuffle"] else (n, c, h, w)
     x = make_map(shape, dtype, case["layout"], mean=mean, std=std, seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     size = (n, c) if case["parameters"] == "sample" else (c,)
@@ -90,7 +90,7 @@ def inputs_of(case, seed=0, mean=0.5, std=2.0):
 
 
 def options_of(case):
-    names = ("statistics", "activation", "pad", "pad_mode", "phases")
+    names = ("statistics", "activation", "pad", "pad_mode", "pixel_shuffle")
     return {name: case[name] for name in names}
 
 
@@ -247,12 +247,14 @@ def test_same_bits_for_any_number_of_threads(layout, statistics, batch):
 def test_opcheck(dtype, layout, requires_grad):
     for case in (
         plain_case(dtype=dtype, layout=layout, parameters="sample", residual="interior"),
-        plain_case(dtype=dtype, layout=layout, statistics="layer", parameters="channel", phases=True, h=8, pad=3),
+        plain_case(
+            dtype=dtype, layout=layout, statistics="layer", parameters="channel", pixel_shuffle=True, h=8, pad=3
+        ),
         plain_case(dtype=dtype, layout=layout, statistics="none", parameters="bias", activation="leaky_relu", pad=0),
     ):
         inputs = [None if t is None else t.detach().requires_grad_(requires_grad) for t in inputs_of(case)]
         o = options_of(case)
-        options = (o["statistics"], o["activation"], 0.2, o["pad"], o["pad_mode"], 1e-5, o["phases"])
+        options = (o["statistics"], o["activation"], 0.2, o["pad"], o["pad_mode"], 1e-5, o["pixel_shuffle"])
         opcheck(FORWARD, (*inputs, *options))
         with torch.no_grad():
             padded, mean, rstd = FORWARD(*inputs, *options)
@@ -417,7 +419,7 @@ X = torch.zeros(2, 4, 6, 6)
         (X, {"bias": torch.ones(4, dtype=torch.int32)}, TypeError, "bias"),
         (X, {"residual": X[:1]}, ValueError, "residual must be"),
         (X, {"residual": X.double()}, TypeError, "residual must be"),
-        (X[:, :3], {"phases": True}, ValueError, "multiple of 4"),
+        (X[:, :3], {"pixel_shuffle": True}, ValueError, "multiple of 4"),
         (X, {"implementation": "fast"}, ValueError, "implementation must be one of"),
     ],
 )

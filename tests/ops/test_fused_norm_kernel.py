@@ -28,7 +28,7 @@ SIMPLE = Case(
     residual=None,
     gradients="both",
     gradient_layout="nchw",
-    phases=False,
+    pixel_shuffle=False,
 )
 BOTH_LAYOUTS = ("nchw", "channels_last")
 STATISTICS = ("instance", "layer", "none")
@@ -121,7 +121,7 @@ def test_reference_matches_separate_ops(case):
     case = replace(case, dtype=torch.float64)
     x, weight, bias, residual = inputs(case)
     padded, interior = reference.fused_norm(x, weight, bias, residual=residual, **case.options())
-    y = torch.nn.functional.pixel_shuffle(x, 2) if case.phases else x
+    y = torch.nn.functional.pixel_shuffle(x, 2) if case.pixel_shuffle else x
     if case.statistics == "instance":
         centred = y - y.mean((2, 3), keepdim=True)
         y = centred / (centred.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()

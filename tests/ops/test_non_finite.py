@@ -1,6 +1,7 @@
 """Infinities and NaN in every input of every public op: each implementation gives what its contract promises."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -179,15 +180,18 @@ def test_adain_residual_block(layout):
 
 @both_layouts
 @pytest.mark.parametrize("k", [3, 5, 7])
-@pytest.mark.parametrize("function", [functional.upsample_conv2d, functional.upsample_conv2d_phases])
-def test_upsample_conv2d(function, k, layout):
-    phases = function is functional.upsample_conv2d_phases
+@pytest.mark.parametrize("unshuffled", [False, True])
+def test_upsample_conv2d(unshuffled, k, layout):
     places = ("x", "weight", "bias", "gradient")
+
+    def upsample(mode, implementation, *tensors):
+        return functional.upsample_conv2d(*tensors, mode, implementation, unshuffled=unshuffled)
+
     for mode, place, at_edge, value in itertools.product(
         ("reflect", "replicate", "zero"), places, (False, True), VALUES
     ):
         tensors = [make_map((2, 3, 6, 7), layout=layout), random(4, 3, k, k), random(4)]
-        upstream = make_map((2, 16, 6, 7) if phases else (2, 4, 12, 14), layout=layout, seed=1)
+        upstream = make_map((2, 16, 6, 7) if unshuffled else (2, 4, 12, 14), layout=layout, seed=1)
         target = dict(zip(places, (*tensors, upstream), strict=True))[place]
         if target.dim() == 1:
             target[1] = value
@@ -195,7 +199,8 @@ def test_upsample_conv2d(function, k, layout):
             row, column = (0, 0) if at_edge else (target.shape[2] // 2, target.shape[3] // 2)
             target[1, 1, row, column] = value
         ours, plain = (
-            run(lambda *t, i=i, mode=mode: function(*t, mode, i), tensors, [upstream]) for i in ("auto", "reference")
+            run(partial(upsample, mode, implementation), tensors, [upstream])
+            for implementation in ("auto", "reference")
         )
         what = f"of {place} {value}, {mode}"
         assert_as_often_finite(ours[0], plain[0], f"y {what}")

@@ -1,6 +1,7 @@
 """upsample_conv2d: phase convolutions against the plain chain, over kernel and map sizes, layouts and dtypes."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastmunit import functional, reference
-from fastmunit.functional import upsample_conv2d, upsample_conv2d_phases
+from fastmunit.functional import upsample_conv2d
 from fastmunit.testing import DTYPES, LAYOUTS, assert_as_exact_as, assert_same_nonfinite, make_map
 
 FORWARD = torch.ops.fastmunit.upsample_conv2d.default
@@ -20,7 +21,7 @@ MODES = ["reflect", "replicate", "zero"]
 KERNEL_SIZES = [3, 5, 7, 9]
 FUNCTIONS = {
     "upsample_conv2d": (upsample_conv2d, reference.upsample_conv2d),
-    "upsample_conv2d_phases": (upsample_conv2d_phases, reference.upsample_conv2d_phases),
+    "unshuffled": (partial(upsample_conv2d, unshuffled=True), partial(reference.upsample_conv2d, unshuffled=True)),
 }
 functions = pytest.mark.parametrize("name", FUNCTIONS)
 NATIVE_LAYOUTS = ["nchw", "channels_last"]
@@ -102,7 +103,7 @@ def test_is_as_exact_as_the_plain_chain(dtype, layout, k, mode, name):
 
 def test_phases_are_pixel_shuffled():
     x, (weight, bias) = make_map((2, 3, 5, 6), torch.float64), make_weights(4, 3, 5)
-    y = upsample_conv2d_phases(x, weight, bias)
+    y = upsample_conv2d(x, weight, bias, unshuffled=True)
     assert y.shape == (2, 16, 5, 6)
     torch.testing.assert_close(F.pixel_shuffle(y, 2), upsample_conv2d(x, weight, bias))
 
@@ -144,18 +145,18 @@ def test_gradcheck(k, mode, name):
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
-@pytest.mark.parametrize("phases", [False, True])
+@pytest.mark.parametrize("unshuffled", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_opcheck(dtype, layout, phases, requires_grad):
+def test_opcheck(dtype, layout, unshuffled, requires_grad):
     # torch compares its own traces to float32's tolerance, whatever the dtype; these values are exact in all of them.
     x = make_map((2, 3, 4, 5), dtype, layout).round().requires_grad_(requires_grad)
     weight, bias = (t.round().requires_grad_(requires_grad) for t in make_weights(2, 3, 5, dtype))
-    opcheck(FORWARD, (x, weight, bias, "reflect", phases))
+    opcheck(FORWARD, (x, weight, bias, "reflect", unshuffled))
     if requires_grad:
         return
-    dy = make_map((2, 8, 4, 5) if phases else (2, 2, 8, 10), dtype, layout, seed=3).round()
-    opcheck(BACKWARD, (dy, x, weight, "reflect", phases, [True, True, True]))
+    dy = make_map((2, 8, 4, 5) if unshuffled else (2, 2, 8, 10), dtype, layout, seed=3).round()
+    opcheck(BACKWARD, (dy, x, weight, "reflect", unshuffled, [True, True, True]))
 
 
 @pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=3)), ids=str)
@@ -326,7 +327,7 @@ def test_bad_arguments(implementation, name):
         call(x, torch.zeros(2, 3, 1, 1))
     with pytest.raises(ValueError, match=r"bias must be \(2,\), not of shape \(3,\)"):
         call(x, weight, torch.zeros(3))
-    with pytest.raises(ValueError, match="padding_mode must be one of"):
+    with pytest.raises(ValueError, match="pad_mode must be one of"):
         call(x, weight, mode="circular")
     with pytest.raises(ValueError, match="but it is 2 and the upsampled map is 2 x 8"):
         call(x[:, :, :1], weight)

@@ -26,7 +26,7 @@ SIMPLE = Case(
     residual=None,
     gradients="both",
     gradient_layout="nchw",
-    phases=False,
+    pixel_shuffle=False,
 )
 both_layouts = pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 each_statistics = pytest.mark.parametrize("statistics", ["instance", "layer", "none"])
@@ -41,7 +41,7 @@ def test_sample(case):
 
 
 @pytest.mark.parametrize(
-    ("layout", "shape", "phases", "dtype"),
+    ("layout", "shape", "pixel_shuffle", "dtype"),
     [
         ("nchw", (1, 1, 90, 70), False, torch.float32),
         ("channels_last", (1, 35, 9, 20), False, torch.bfloat16),
@@ -51,9 +51,10 @@ def test_sample(case):
 @pytest.mark.parametrize(
     ("statistics", "mode", "pad"), [("instance", "reflect", 1), ("layer", "reflect", 3), ("none", "replicate", 1)]
 )
-def test_several_tiles(statistics, mode, pad, layout, shape, phases, dtype):
+def test_several_tiles(statistics, mode, pad, layout, shape, pixel_shuffle, dtype):
     case = replace(
-        SIMPLE, shape=shape, layout=layout, statistics=statistics, pad=pad, pad_mode=mode, dtype=dtype, phases=phases,
+        SIMPLE, shape=shape, layout=layout, statistics=statistics, pad=pad, pad_mode=mode, dtype=dtype,
+        pixel_shuffle=pixel_shuffle,
         residual="channels_last", coefficients=(1, 1), activation="leaky_relu", gradient_layout="transposed",
     )  # fmt: skip
     check(case, inputs(case), triton)
@@ -131,7 +132,7 @@ def test_gradients_of_coefficients_are_left_out(statistics):
     n, c, h, w = shape = (2, 2, 9, 6)
     options = {
         "statistics": statistics, "activation": "relu", "negative_slope": 0.2, "pad": 1, "pad_mode": "reflect",
-        "eps": 1e-5, "phases": False,
+        "eps": 1e-5, "pixel_shuffle": False,
     }  # fmt: skip
     x, padded = make_map(shape, torch.float32), torch.empty(n, c, h + 2, w + 2)
     weight, bias = make_map((1, 1, 2, c), torch.float32)[0, 0].unbind()
@@ -177,7 +178,12 @@ def test_float64_says_that_it_is_not_taken():
     [
         replace(SIMPLE, shape=(1, 1, 4, 5), residual="sliced"),
         replace(
-            SIMPLE, shape=(2, 1, 4, 6), layout="channels_last", statistics="layer", coefficients=(1, 1), phases=True
+            SIMPLE,
+            shape=(2, 1, 4, 6),
+            layout="channels_last",
+            statistics="layer",
+            coefficients=(1, 1),
+            pixel_shuffle=True,
         ),
         replace(SIMPLE, shape=(1, 1, 4, 5), layout="transposed", statistics="none", dtype=torch.bfloat16, pad=0),
     ],
@@ -185,7 +191,7 @@ def test_float64_says_that_it_is_not_taken():
 )
 def test_opcheck(case):
     tensors = [None if t is None else t.detach().requires_grad_() for t in inputs(case)]
-    options = (case.statistics, case.activation, 0.2, case.pad, case.pad_mode, 1e-5, case.phases)
+    options = (case.statistics, case.activation, 0.2, case.pad, case.pad_mode, 1e-5, case.pixel_shuffle)
     opcheck(FORWARD, (*tensors, *options))
     x, weight, bias, residual = (None if t is None else t.detach() for t in tensors)
     padded, mean, rstd = FORWARD(x, weight, bias, residual, *options)

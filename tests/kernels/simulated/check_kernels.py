@@ -24,28 +24,30 @@ NORMS = [
 ]
 
 
-def results(function, tensors, upstream, statistics, mode, pad, phases):
+def results(function, tensors, upstream, statistics, mode, pad, pixel_shuffle):
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     x, weight, bias, residual = leaves
     padded, interior = function(
         x, weight, bias, statistics=statistics, activation="leaky_relu", residual=residual, pad=pad, pad_mode=mode,
-        phases=phases,
+        pixel_shuffle=pixel_shuffle,
     )  # fmt: skip
     upstream = [dy.to(padded.dtype) for dy in upstream]
     return [padded.detach(), *torch.autograd.grad([padded, interior], leaves, upstream)]
 
 
-@pytest.mark.parametrize(("layout", "shape", "statistics", "mode", "pad", "phases", "dtype"), NORMS)
-def test_fused_norm(layout, shape, statistics, mode, pad, phases, dtype):
+@pytest.mark.parametrize(("layout", "shape", "statistics", "mode", "pad", "pixel_shuffle", "dtype"), NORMS)
+def test_fused_norm(layout, shape, statistics, mode, pad, pixel_shuffle, dtype):
     n, c, h, w = shape
-    x = make_map((n, 4 * c, h // 2, w // 2) if phases else shape, dtype, layout, mean=0.5, std=2.0, device="cuda")
+    x = make_map(
+        (n, 4 * c, h // 2, w // 2) if pixel_shuffle else shape, dtype, layout, mean=0.5, std=2.0, device="cuda"
+    )
     weight, bias = (make_map((n, c, 1, 1), seed=seed, device="cuda").flatten(1) for seed in (1, 2))
     residual = make_map(shape, dtype, "sliced", seed=3, device="cuda")
     upstream = [
         make_map((n, c, h + 2 * pad, w + 2 * pad), dtype, "transposed", seed=4, device="cuda"),
         make_map(shape, dtype, "sliced", seed=5, device="cuda"),
     ]
-    tensors, options = (x, weight, bias, residual), (statistics, mode, pad, phases)
+    tensors, options = (x, weight, bias, residual), (statistics, mode, pad, pixel_shuffle)
 
     def triton(*args, **kwargs):
         return functional.fused_norm(*args, **kwargs, implementation="triton")

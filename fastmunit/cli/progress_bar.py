@@ -1,0 +1,89 @@
+"""The progress bar of a training run."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from fastmunit.runs.callbacks import Callback, Status
+from fastmunit.runs.reports.training_report import duration
+from fastmunit.systems.base import System
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class Bar(Callback):
+    """A bar with iteration, main losses, images/s and time left; where stderr is no terminal, a line now and then.
+
+    Args:
+        timed: the run is bounded by time, so the iteration is shown without the number of all iterations.
+    """
+
+    def __init__(self, timed: bool = False) -> None:
+        self._timed = timed
+        self._terminal = sys.stderr.isatty()
+        self._bar: tqdm | None = None
+        self._last_line = time.monotonic()
+
+    def verifying(self, done: int, total: int) -> None:
+        """See `Callback.verifying`."""
+        if self._terminal:
+            if self._bar is None:
+                self._bar = tqdm(total=total, desc="verifying images", unit="image", dynamic_ncols=True)
+            self._bar.update(done - self._bar.n)
+            if done == total:
+                self.finished()
+        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(f"verifying images: {done:,}/{total:,}", file=sys.stderr, flush=True)
+
+    def started(self, status: Status, trainer: System) -> None:
+        """See `Callback.started`."""
+        if self._terminal:
+            layout = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
+            self._bar = tqdm(total=1.0, bar_format=layout, dynamic_ncols=True, smoothing=0, leave=True)
+            self._bar.set_description_str(self._position(status))
+
+    def iteration(self, status: Status, trainer: System) -> None:
+        """See `Callback.iteration`."""
+        if self._bar is not None:
+            self._bar.n = min(1.0, status.fraction)
+            self._bar.set_description_str(self._position(status), refresh=False)
+            self._bar.set_postfix_str(_details(status), refresh=False)
+            now = time.monotonic()
+            if now - self._last_line >= 0.1 or status.fraction >= 1:
+                self._bar.refresh()
+                self._last_line = now
+        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(f"{self._position(status)} {_details(status)}", file=sys.stderr, flush=True)
+
+    def message(self, text: str) -> None:
+        """See `Callback.message`."""
+        if self._bar is not None:
+            self._bar.clear()
+        print(text, file=sys.stderr, flush=True)
+
+    def finished(self) -> None:
+        """See `Callback.finished`."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _position(self, status: Status) -> str:
+        return f"iteration {status.iterations:,}" + ("" if self._timed else f"/{status.max_iter:,}")
+
+
+def _details(status: Status) -> str:
+    parts = [
+        f"{name} {status.losses[key]:.3g}"
+        for name, key in (("gen", "loss_gen_total"), ("dis", "loss_dis_total"))
+        if key in status.losses
+    ]
+    if status.images_per_second:
+        parts.append(f"{status.images_per_second:.3g} images/s")
+    if status.seconds_left is not None:
+        parts.append(f"{duration(status.seconds_left)} left")
+    return ", ".join(parts)

@@ -1,1 +1,0 @@
-"""The systems: one file each with its networks put together, its losses, its update steps and its optimizers."""

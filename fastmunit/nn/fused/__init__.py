@@ -1,0 +1,1 @@
+"""Fused chains of layers: norm, activation, residual and padding in one op."""

@@ -1,0 +1,1 @@
+"""Layers: normalization, convolution blocks, upsampling, dropout, initial weights."""

@@ -1,0 +1,97 @@
+"""Dropout that a system may keep on when it translates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastmunit import distributed
+from fastmunit.nn.fused.norm_act_pad import PaddedMap
+
+_generator: ContextVar[torch.Generator | None] = ContextVar("fastmunit_dropout_generator", default=None)
+
+
+@contextmanager
+def masks_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Draw the masks of `Dropout` inside from a generator, in this thread alone.
+
+    torch's global generator, which other threads may be using for a training, is then left alone.
+
+    Args:
+        generator: On any device. It draws the masks for the tensors on its own device itself; for those on another,
+            it draws the seed of a generator there. None is torch's global generator.
+    """
+    token = _generator.set(generator)
+    try:
+        yield
+    finally:
+        _generator.reset(token)
+
+
+def _dropped(x: Tensor, rate: float) -> Tensor:
+    """Return dropout of x with a mask from the generator of `masks_from`; on a CPU that is what torch computes."""
+    generator = _generator.get()
+    if generator is None:
+        return F.dropout(x, rate)
+    if generator.device.type != x.device.type:
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        generator = torch.Generator(x.device).manual_seed(seed)
+    mask = torch.empty_like(x).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+    return x * mask
+
+
+def _share_of_mask(x: Tensor, rate: float) -> Tensor:
+    """Return the factors of x where it is this process's share of a batch: those that one process would draw."""
+    layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+    whole = torch.empty(
+        (len(x) * distributed.world_size(), *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=layout
+    )
+    return distributed.share(F.dropout(whole.fill_(1), rate))
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+class Dropout(nn.Module):
+    """Zeroes each value with probability `rate` and scales the others by 1 / (1 - rate); x of any shape.
+
+    Masks come from torch's global generator of x's device, or from that of `masks_from`. Source: Srivastava et al.
+    2014; Isola et al. 2017, section 3.2.1, which leaves it on at test time as the only source of noise.
+
+    Args:
+        rate: 0 for none.
+        at_test: draw masks in eval mode too.
+    """
+
+    def __init__(self, rate: float = 0.5, at_test: bool = False) -> None:
+        super().__init__()
+        self.rate = rate
+        self.at_test = at_test
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.active:
+            return x
+        if self.training and distributed.is_active() and _generator.get() is None:
+            return x * _share_of_mask(x, self.rate)
+        return _dropped(x, self.rate)
+
+    @property
+    def active(self) -> bool:
+        """Whether a call draws a mask."""
+        return self.rate > 0 and (self.training or self.at_test)
+
+    def run(self, x: PaddedMap) -> PaddedMap:
+        """`forward` on a map without pad, which cannot be computed again where a mask was drawn."""
+        if not self.active:
+            return x
+        dropped = self(x.interior)
+        return PaddedMap(dropped, dropped)
+
+    def extra_repr(self) -> str:
+        return f"{self.rate}, at_test={self.at_test}"

@@ -1,0 +1,1 @@
+"""Networks: encoders, decoders, generators, discriminators, feature networks."""

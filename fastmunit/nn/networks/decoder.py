@@ -1,0 +1,42 @@
+"""The decoder shared by MUNIT (AdaIN residual blocks) and UNIT (instance norm)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from fastmunit.nn.fused.norm_act_pad import PaddedMap
+from fastmunit.nn.layers.blocks import AdaINParameters, Conv2dBlock, ResBlocks
+
+
+class Decoder(nn.Module):
+    """Content code (N, dim, H, W) to image (N, output_dim, H * 2^n_upsample, W * 2^n_upsample) in [-1, 1].
+
+    n_res residual blocks with norm `res_norm`, then n_upsample times { nearest upsampling x2, 5x5 convolution halving
+    the channels, layer norm }, then a 7x7 convolution and tanh. Layer norm, because instance norm would undo the
+    statistics that AdaIN has set. Source: MUNIT paper, appendix B.2.
+    """
+
+    def __init__(
+        self, n_upsample: int, n_res: int, dim: int, output_dim: int, res_norm: str, activ: str, pad_type: str
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [ResBlocks(n_res, dim, norm=res_norm, activation=activ, pad_type=pad_type)]
+        for _ in range(n_upsample):
+            layers.append(nn.Upsample(scale_factor=2))
+            layers.append(Conv2dBlock(dim, dim // 2, 5, 1, 2, norm="ln", activation=activ, pad_type=pad_type))
+            dim //= 2
+        layers.append(Conv2dBlock(dim, output_dim, 7, 1, 3, norm="none", activation="tanh", pad_type=pad_type))
+        self.model = nn.ModuleList(layers)
+
+    def forward(self, content: Tensor, adain: AdaINParameters | None = None) -> Tensor:
+        x = self.model[0](content, adain)
+        blocks = [cast(Conv2dBlock, layer) for layer in self.model[1:] if not isinstance(layer, nn.Upsample)]
+        *upsampled, last = blocks
+        if not upsampled:
+            return last(x)
+        current = PaddedMap(x, x)
+        for block in upsampled[:-1]:
+            current = block.run_upsampled(current)
+        return last.run(upsampled[-1].run_upsampled(current, last.pad), None).interior

@@ -1,0 +1,61 @@
+"""Content and style encoders of MUNIT."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from fastmunit.nn.layers.blocks import Conv2dBlock, ResBlocks, run_blocks
+
+
+class ContentEncoder(nn.Module):
+    """Image (N, C, H, W) to content code (N, dim * 2^n_downsample, H / 2^n_downsample, W / 2^n_downsample).
+
+    A 7x7 convolution, n_downsample 4x4 stride-2 convolutions that double the channels, n_res residual blocks.
+    Source: MUNIT paper, appendix B.2.
+    """
+
+    def __init__(
+        self, n_downsample: int, n_res: int, input_dim: int, dim: int, norm: str, activ: str, pad_type: str
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [Conv2dBlock(input_dim, dim, 7, 1, 3, norm=norm, activation=activ, pad_type=pad_type)]
+        for _ in range(n_downsample):
+            layers.append(Conv2dBlock(dim, 2 * dim, 4, 2, 1, norm=norm, activation=activ, pad_type=pad_type))
+            dim *= 2
+        layers.append(ResBlocks(n_res, dim, norm=norm, activation=activ, pad_type=pad_type))
+        self.model = nn.Sequential(*layers)
+        self.output_dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        *convolutions, residual_blocks = self.model.children()
+        return run_blocks([*convolutions, *cast(ResBlocks, residual_blocks).model], x).interior
+
+
+class StyleEncoder(nn.Module):
+    """Image (N, C, H, W) to style code (N, style_dim, 1, 1).
+
+    A 7x7 convolution, two 4x4 stride-2 convolutions that double the channels, n_downsample - 2 that keep them, global
+    average pooling, a 1x1 convolution. No instance norm: it would remove the mean and variance that carry the style.
+    Source: MUNIT paper, appendix B.2.
+    """
+
+    def __init__(
+        self, n_downsample: int, input_dim: int, dim: int, style_dim: int, norm: str, activ: str, pad_type: str
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [Conv2dBlock(input_dim, dim, 7, 1, 3, norm=norm, activation=activ, pad_type=pad_type)]
+        for _ in range(2):
+            layers.append(Conv2dBlock(dim, 2 * dim, 4, 2, 1, norm=norm, activation=activ, pad_type=pad_type))
+            dim *= 2
+        for _ in range(n_downsample - 2):
+            layers.append(Conv2dBlock(dim, dim, 4, 2, 1, norm=norm, activation=activ, pad_type=pad_type))
+        layers.append(nn.AdaptiveAvgPool2d(1))
+        layers.append(nn.Conv2d(dim, style_dim, 1, 1, 0))
+        self.model = nn.Sequential(*layers)
+        self.output_dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        *convolutions, pool, projection = self.model.children()
+        return projection(pool(run_blocks(convolutions, x).interior))

@@ -1,0 +1,9 @@
+"""Training: the loop, snapshots with exact resume, logs, sample grids and the HTML report."""
+
+from fastmunit.runs.callbacks import Callback, Status
+from fastmunit.runs.checkpoints.run_folder import RunFolder
+from fastmunit.runs.device import describe_device, resolve_device
+from fastmunit.runs.loop import TrainingResult
+from fastmunit.runs.start import train
+
+__all__ = ["Callback", "RunFolder", "Status", "TrainingResult", "describe_device", "resolve_device", "train"]

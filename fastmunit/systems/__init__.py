@@ -1,0 +1,1 @@
+"""Training algorithms, one file each: networks, losses, update steps and optimizers."""

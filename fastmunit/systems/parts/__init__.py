@@ -1,0 +1,1 @@
+"""Mechanisms that systems share: losses, optimizers, caches, averages, checkpoint files."""

@@ -1,0 +1,82 @@
+"""Exponential moving averages of generators: smoother translations than those of the last weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fastmunit.systems.parts import weights as weight_files
+
+
+class GeneratorAverages:
+    """average ← decay · average + (1 - decay) · weight, for every floating-point tensor of the networks' states.
+
+    Starts at the weights of the first update. Source: Yazici et al. 2019, "The unusual effectiveness of averaging in
+    GAN training".
+
+    Args:
+        generators: networks by name.
+        decay: in (0, 1); 0.999 averages over about a thousand iterations.
+    """
+
+    def __init__(self, generators: Mapping[str, nn.Module], decay: float) -> None:
+        self.decay = decay
+        self._averages: list[Tensor] | None = None
+
+    @torch.no_grad()
+    def update(self, generators: Mapping[str, nn.Module]) -> None:
+        """Move the averages towards the weights."""
+        weights = _tensors(generators)
+        if self._averages is None:
+            self._averages = [weight.clone() for weight in weights]
+        else:
+            self._averages = [average.to(weight) for average, weight in zip(self._averages, weights, strict=True)]
+            torch._foreach_lerp_(self._averages, weights, 1 - self.decay)
+
+    def values(self, generators: Mapping[str, nn.Module]) -> dict[int, Tensor]:
+        """Return the average of each parameter and buffer of the networks, by its id; empty before the first update."""
+        if self._averages is None:
+            return {}
+        return {id(weight): average for weight, average in zip(_tensors(generators), self._averages, strict=True)}
+
+    def state_dicts(self, generators: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+        """Return state dicts of the networks with the averages in them, by name."""
+        averages = self.values(generators)
+        return {
+            name: {
+                key: averages.get(id(value), value).to(value).detach().clone()
+                for key, value in network.state_dict(keep_vars=True).items()
+            }
+            for name, network in generators.items()
+        }
+
+    def load(self, path: str | os.PathLike[str], generators: Mapping[str, nn.Module]) -> None:
+        """Read the averages from an ema_*.pt; where there is none, they start anew.
+
+        Raises:
+            CheckpointError: the file does not fit the networks; the averages are as they were.
+        """
+        if not Path(path).is_file():
+            self._averages = None
+            return
+        weights = _tensors(generators)
+        own = [weight.detach().clone() for weight in weights]
+        weight_files.load_networks(path, generators, "ema")
+        with torch.no_grad():
+            self._averages = [weight.detach().clone() for weight in weights]
+            torch._foreach_copy_(weights, own)
+
+
+def _tensors(generators: Mapping[str, nn.Module]) -> list[Tensor]:
+    """Floating-point parameters and buffers of the networks, each once."""
+    found = {
+        id(tensor): tensor
+        for network in generators.values()
+        for tensor in (*network.parameters(), *network.buffers())
+        if tensor.is_floating_point()
+    }
+    return list(found.values())

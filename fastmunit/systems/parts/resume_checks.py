@@ -1,0 +1,91 @@
+"""Checks of an exact-resume state, whose parts may come from any file: what is wrong is named before it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from torch import Tensor
+
+from fastmunit.errors import CheckpointError
+from fastmunit.systems.parts.weights import is_plain
+
+
+class _Scaler(BaseModel):
+    """What `torch.amp.GradScaler.state_dict` returns."""
+
+    model_config = ConfigDict(strict=True)
+
+    scale: FiniteFloat = Field(ge=0)
+    growth_factor: FiniteFloat = Field(gt=1)
+    backoff_factor: FiniteFloat = Field(gt=0, lt=1)
+    growth_interval: int = Field(gt=0, lt=2**31)
+    growth_tracker: int = Field(alias="_growth_tracker", ge=0, lt=2**31)
+
+
+def part(state: Any, key: str, kind: type) -> Any:
+    """Return `state[key]`.
+
+    Raises:
+        CheckpointError: `state` is no mapping, or the entry is missing or is not of class `kind`.
+    """
+    if not isinstance(state, Mapping):
+        raise _damaged(f"it is a {type(state).__name__}, expected a mapping")
+    if key not in state:
+        raise _damaged(f"{key} is missing")
+    value = state[key]
+    if not isinstance(value, kind):
+        raise _damaged(f"{key} is a {type(value).__name__}, expected a {kind.__name__}")
+    return value
+
+
+def tensor(state: Any, key: str, shape: Sequence[int]) -> Tensor:
+    """Return `state[key]`, a floating-point tensor of shape (N, *shape).
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    value: Tensor = part(state, key, Tensor)
+    plain = is_plain(value) and value.is_floating_point()
+    if not plain or not value.dim() or tuple(value.shape[1:]) != tuple(shape):
+        sizes = ", ".join(map(str, ("N", *shape)))
+        raise _damaged(f"{key} is not a floating-point tensor of shape ({sizes})")
+    return value
+
+
+def images(state: Any, key: str, channels: int) -> list[Tensor]:
+    """Return `state[key]`, a list of images (channels, H, W).
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    found: list[Tensor] = part(state, key, list)
+    for image in found:
+        plain = isinstance(image, Tensor) and is_plain(image) and image.is_floating_point()
+        if not plain or image.dim() != 3 or image.shape[0] != channels:
+            raise _damaged(f"{key} holds something other than images of shape ({channels}, H, W)")
+    return found
+
+
+def scaler(state: Any, name: str, known: Collection[str]) -> dict[str, Any]:
+    """Return `state[name]`, the state of the gradient scaler of an optimizer.
+
+    Raises:
+        CheckpointError: it is something else, or there is no optimizer `name`.
+    """
+    if name not in known:
+        raise _damaged(f"it has a loss scale of {str(name)[:60]!r}, and the optimizers are {', '.join(known)}")
+    try:
+        return _Scaler.model_validate(part(state, name, Mapping)).model_dump(by_alias=True)
+    except ValidationError as error:
+        raise _damaged(f"loss scale of {name}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """Return in one line what pydantic found wrong in a state, without the values, which may be of any size."""
+    return "; ".join(f"{'.'.join(map(str, item['loc']))[:100]}: {item['msg']}" for item in error.errors()[:3])
+
+
+def _damaged(reason: str) -> CheckpointError:
+    return CheckpointError(f"the exact-resume state is damaged or of another system: {reason}.")

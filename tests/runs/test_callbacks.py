@@ -1,0 +1,92 @@
+"""What a training tells callbacks, and what they may do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastmunit
+from fastmunit import Callback
+from fastmunit.runs import RunFolder, Status, TrainingResult
+from fastmunit.systems.base import System
+from tests.runs.tiny import assert_same_snapshot, newest, tiny_config
+
+
+class Told(Callback):
+    """Writes down what it is told, and raises at one of the hooks."""
+
+    def __init__(self, raises_at: str = "") -> None:
+        self.hooks: list[str] = []
+        self.raises_at = raises_at
+
+    def note(self, hook: str) -> None:
+        self.hooks.append(hook)
+        if hook == self.raises_at:
+            raise LookupError(f"at {hook}")
+
+    def started(self, status: Status, trainer: System) -> None:
+        self.note(f"started {status.iterations}")
+
+    def iteration(self, status: Status, trainer: System) -> None:
+        assert trainer.losses().keys() == status.losses.keys()
+        self.note(f"iteration {status.iterations}")
+
+    def saved(self, iterations: int, checkpoints: Path) -> None:
+        assert (checkpoints / f"gen_{iterations:08d}.pt").is_file()
+        self.note(f"saved {iterations}")
+
+    def ended(self, result: TrainingResult) -> None:
+        assert 'class="state finished"' in result.folder.report.read_text(encoding="utf-8")
+        self.note(f"ended {result.ended} {result.iterations}")
+
+    def finished(self) -> None:
+        self.note("finished")
+
+
+class Previewing(Callback):
+    """Translates between iterations, with styles of its own."""
+
+    def __init__(self, image: torch.Tensor) -> None:
+        self.image, self.generator, self.made = image, torch.Generator().manual_seed(0), 0
+
+    def iteration(self, status: Status, trainer: System) -> None:
+        fastmunit.translate(trainer, self.image[0], styles=2)
+        trainer.sample(self.image, self.image, self.generator)
+        self.made += 1
+
+
+def test_hooks_and_their_order(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    first, second = Told(), Told()
+    preview = Previewing(torch.zeros(2, 3, 32, 32))
+    result = fastmunit.train(tiny_config(images), tmp_path / "run", callbacks=[first, preview, second], device="cpu")
+    assert first.hooks == second.hooks == [
+        "started 0", "iteration 1", "saved 2", "iteration 2", "iteration 3", "saved 4", "iteration 4", "iteration 5",
+        "saved 6", "iteration 6", "saved 7", "iteration 7", "ended finished 7", "finished",
+    ]  # fmt: skip
+    assert preview.made == result.iterations == 7
+    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+
+
+@pytest.mark.parametrize(("hook", "saved"), [("started 0", None), ("saved 2", 2), ("ended finished 2", 2)])
+def test_what_a_callback_raises_ends_the_run(images: Path, tmp_path: Path, hook: str, saved: int | None) -> None:
+    first, second = Told(hook), Told("finished")
+    with pytest.raises(LookupError, match="at finished") as caught:
+        fastmunit.train(tiny_config(images, max_iter=2), tmp_path / "run", callbacks=[first, second], device="cpu")
+    assert str(caught.value.__context__) == f"at {hook}"
+    assert first.hooks[-2:] == [hook, "finished"]
+    assert second.hooks[-1] == "finished" and hook not in second.hooks
+    assert newest(tmp_path / "run") == saved
+    report = RunFolder(tmp_path / "run").report.read_text(encoding="utf-8")
+    assert 'class="state failed"' in report and f"at {hook}" in report
+
+
+def test_a_run_that_a_callback_ended_resumes_bit_for_bit(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    with pytest.raises(LookupError, match="at iteration 3"):
+        fastmunit.train(tiny_config(images), tmp_path / "run", callbacks=[Told("iteration 3")], device="cpu")
+    assert newest(tmp_path / "run") == 2
+    again = Told()
+    fastmunit.train(tiny_config(images), tmp_path / "run", resume=True, callbacks=[again], device="cpu")
+    assert again.hooks[:2] == ["started 2", "iteration 3"]
+    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)

@@ -1,0 +1,79 @@
+"""CapturedIteration: the order of replays, also from different streams."""
+
+import pytest
+import torch
+
+from fastmunit.errors import TrainingError
+from fastmunit.systems.parts import cuda_graph
+from fastmunit.systems.parts.cuda_graph import CapturedIteration
+
+
+class Recorded:
+    """Stands for an event or a graph of CUDA, and for the side stream: writes down what is asked of it."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def wait(self):
+        self.calls.append("wait")
+
+    def record(self):
+        self.calls.append("record")
+
+    def replay(self):
+        self.calls.append("replay")
+
+
+def test_a_replay_waits_for_the_one_before_it(monkeypatch):
+    calls = []
+    monkeypatch.setattr(cuda_graph, "_on_side_stream", lambda body, tensors: body(*tensors))
+    monkeypatch.setattr(cuda_graph, "_capture", lambda body, inputs: Recorded(calls))
+    monkeypatch.setattr(torch.cuda, "Event", lambda: Recorded(calls))
+    monkeypatch.setattr(torch, "_foreach_copy_", lambda to, given: calls.append("copy"))
+    iteration = CapturedIteration()
+    total = torch.zeros(())
+    for _ in range(cuda_graph._WARM_UP + 2):
+        results = iteration._run(lambda x: total.copy_(x.sum()), [torch.ones(2)], [], None, lambda: {"total": total})
+    assert calls == ["replay", "record", "wait", "copy", "replay", "record"]
+    assert results["total"] is not total
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_no_process_replays_where_another_could_not_capture(monkeypatch, captured):
+    def capture(body, inputs):
+        if not captured:
+            raise TrainingError("there is not enough GPU memory")
+        return Recorded([])
+
+    monkeypatch.setattr(cuda_graph, "_capture", capture)
+    agreed = []
+    monkeypatch.setattr(cuda_graph.distributed, "all_agree", lambda holds: agreed.append(holds) or False)
+    with pytest.raises(TrainingError, match="another process could not" if captured else "not enough GPU memory"):
+        cuda_graph._capture_together(lambda x: None, [torch.ones(2)])
+    assert agreed == [captured]
+
+
+@pytest.mark.gpu
+def test_replays_from_two_streams_follow_each_other():
+    """Each replay adds its input to a sum after work that takes long; none may overtake another."""
+    total = torch.zeros((), device="cuda")
+    large = torch.randn(2048, 2048, device="cuda")
+
+    def body(x):
+        product = large
+        for _ in range(20):
+            product = torch.tanh(product @ large)
+        total.add_(x.sum() + 0.0 * product.sum())
+
+    iteration = CapturedIteration()
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    results = []
+    for k in range(12):
+        x = torch.full((2,), float(k), device="cuda")
+        torch.cuda.synchronize()
+        with torch.cuda.stream(streams[k % 2]):
+            results.append(iteration.run(body, [x], [], results=lambda: {"total": total}))
+    torch.cuda.synchronize()
+    assert float(total) == 2.0 * sum(range(12))
+    given = [float(result["total"]) for result in results if result]
+    assert given == [2.0 * sum(range(k + 1)) for k in range(12 - len(given), 12)]
