@@ -47,7 +47,7 @@ inline fastmunit::FusedNormOptions fused_norm_options(const Request& request) {
                                                                {"replicate", PadMode::replicate},
                                                                {"zero", PadMode::zero}});
   options.eps = request.number("eps");
-  options.phases = request.integer("phases") != 0;
+  options.phases = request.integer("pixel_shuffle") != 0;
   return options;
 }
 
