@@ -1,7 +1,6 @@
-"""fastmunit: exact and fast MUNIT for current PyTorch.
+"""Exact and fast MUNIT for current PyTorch.
 
-Public names are imported when they are first used, so `import fastmunit` is quick: it compiles nothing and leaves CUDA
-alone.
+Public names are imported on first use, so `import fastmunit` is fast: it does not compile anything or touch CUDA.
 """
 
 from importlib import import_module
@@ -16,9 +15,8 @@ if TYPE_CHECKING:
     from fastmunit.systems.bicyclegan import BicycleGAN
     from fastmunit.systems.cyclegan import CycleGAN
     from fastmunit.systems.munit import MUNIT
-    from fastmunit.systems.registry import load_generators
     from fastmunit.systems.unit import UNIT
-    from fastmunit.translation.translate import load_translator, translate
+    from fastmunit.translation.translate import load_generators, load_translator, translate
 
     __version__: str
 
@@ -51,7 +49,7 @@ _HOMES = {
     "accelerate": "fastmunit.acceleration.install",
     "load_translator": "fastmunit.translation.translate",
     "translate": "fastmunit.translation.translate",
-    "load_generators": "fastmunit.systems.registry",
+    "load_generators": "fastmunit.translation.translate",
     "train": "fastmunit.runs.start",
     "Callback": "fastmunit.runs.callbacks",
 }
@@ -62,7 +60,7 @@ def _version() -> str:
 
     try:
         return version("fastmunit")
-    except PackageNotFoundError:  # imported from a checkout that was never installed
+    except PackageNotFoundError:  # imported from a checkout without an installation
         return "0+not.installed"
 
 

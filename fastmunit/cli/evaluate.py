@@ -97,7 +97,7 @@ def evaluate(
     from fastmunit.runs import resolve_device
     from fastmunit.systems import registry
     from fastmunit.systems.translator import Translator
-    from fastmunit.translation.translate import model_files
+    from fastmunit.translation.translate import find_checkpoint, load_translator
 
     if devices is not None and not distributed.launched():
         start_processes(devices)
@@ -105,7 +105,7 @@ def evaluate(
     place = distributed.setup(timeout, device) if distributed.launched() else resolve_device(device)
     main = distributed.rank() == 0
     with as_one_command():
-        file, settings = model_files(checkpoint, config)
+        file, settings = find_checkpoint(checkpoint, config)
         if data is not None:
             settings.data_root, settings.data_module = str(data), None
         if max_pixels is not None:
@@ -128,7 +128,8 @@ def evaluate(
         if classifier is not None and len(wanted) > 1:
             raise FastmunitError("IS and CIS are of one target domain's classes: measure one --direction at a time.")
         translators: dict[str, Translator] = {
-            name: registry.load_translator(file, settings, name, place) for name in dict.fromkeys([*wanted, *possible])
+            name: load_translator(file, settings, direction=name, device=place)
+            for name in dict.fromkeys([*wanted, *possible])
         }
         measures = distributed.first_per_machine(
             lambda: load_measures(names, weights=weights, classifier=classifier, device=place)

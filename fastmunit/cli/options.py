@@ -1,24 +1,33 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
+from fastmunit.systems import registry
+
+SYSTEMS = ", ".join(registry.names())
+"""Names of all systems, for help texts."""
+
 Device = Annotated[
-    str, typer.Option(help="auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps.", metavar="NAME")
+    str,
+    typer.Option(
+        help="Compute on this device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps.",
+        metavar="NAME",
+    ),
 ]
-SystemName = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="munit, unit, cyclegan or bicyclegan; without --config, its usual recipe.", metavar="NAME"),
+Seed = Annotated[
+    int | None, typer.Option(min=0, max=2**63 - 1, help="Set the seed of all random numbers.", metavar="N")
 ]
-Seed = Annotated[Optional[int], typer.Option(min=0, max=2**63 - 1, help="Seed of every random draw.", metavar="N")]  # noqa: UP045
 ConfigName = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--config", "-c", help="A YAML file, or a name that `fastmunit configs` lists.", metavar="NAME|FILE"),
+    str | None,
+    typer.Option(
+        "--config", "-c", help="Use this YAML file, or a name that `fastmunit configs` lists.", metavar="NAME|FILE"
+    ),
 ]
 MaxPixels = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(
         "--max-pixels",
         min=1,
@@ -26,13 +35,13 @@ MaxPixels = Annotated[
         metavar="N",
     ),
 ]
-OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="The folder to write into.", metavar="FOLDER")]
+OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Write into this folder.", metavar="FOLDER")]
 Devices = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(
         min=1,
         max=1024,
-        help="Run in this many processes, each on a GPU of its own (with --device cpu, on the CPU).",
+        help="Run in this many processes, each on its own GPU (with --device cpu, on the CPU).",
         metavar="N",
         rich_help_panel="Several GPUs",
     ),
@@ -42,7 +51,7 @@ Timeout = Annotated[
     typer.Option(
         min=1,
         max=10**6,
-        help="Seconds that a process waits for another one before it ends with an error.",
+        help="End with an error when a process waits longer than this for another one.",
         metavar="SECONDS",
         rich_help_panel="Several GPUs",
     ),

@@ -1,10 +1,11 @@
-"""Standard output and error of the commands: they may be closed, full, or unable to show a name."""
+"""Standard output and error of commands. They may be closed, full, or unable to encode a name."""
 
 import io
 import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import IO
 
 import typer
 
@@ -13,10 +14,10 @@ from fastmunit.files import is_unicode
 
 
 def prepare_streams() -> None:
-    """Make standard output and error take any text, and give closed streams a place to write to.
+    """Make standard output and error accept any text, and open closed standard streams on the null device.
 
-    Characters that a stream cannot encode are escaped: a name that is not UTF-8, or "↔" in an ASCII locale. A closed
-    stream would be None in Python, and its descriptor would go to the next file that is opened.
+    Characters that a stream cannot encode are escaped, such as a name that is not UTF-8, or "↔" in an ASCII locale. A
+    closed stream would be None in Python, and the next opened file would get its descriptor.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -30,31 +31,31 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def echo(text: str) -> None:
-    """Print a line of text.
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a line of text to standard output, or with `err` to standard error.
 
     Raises:
-        FastmunitError: Standard output cannot be written (disk full).
-        BrokenPipeError: Its reader has ended; typer ends the process without a message then.
+        FastmunitError: If the stream cannot be written, for example because the disk is full.
+        BrokenPipeError: If the reader has ended; typer then ends the process without a message.
     """
     try:
-        typer.echo(text)
+        typer.echo(text, err=err)
     except BrokenPipeError:
         raise
     except OSError as error:
-        _discard_output()
-        raise FastmunitError(f"cannot write to standard output: {error.strerror}.") from error
+        _discard(sys.stderr if err else sys.stdout)
+        raise FastmunitError(f"cannot write to standard {'error' if err else 'output'}: {error.strerror}.") from error
 
 
-def _discard_output() -> None:
-    """Send what is left in the buffer nowhere: Python would fail on it again while it exits."""
+def _discard(stream: IO[str]) -> None:
+    """Redirect a stream to the null device: Python would fail again on the rest of its buffer at exit."""
     handle = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(handle, sys.stdout.fileno())
+    os.dup2(handle, stream.fileno())
     os.close(handle)
 
 
 def shell_line(parts: Sequence[str]) -> str:
-    """Return a command line for a shell; bytes that are not UTF-8 are escaped in $'…'."""
+    """Return a command line for a shell. Bytes that are not UTF-8 are escaped in $'…'."""
     return " ".join(_quoted(part) for part in parts)
 
 

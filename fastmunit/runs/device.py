@@ -7,7 +7,7 @@ import torch
 from fastmunit.errors import FastmunitError
 
 
-def resolve_device(name: str = "auto") -> torch.device:
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
     """Turn a device name into a device that exists here.
 
     Args:

@@ -399,7 +399,9 @@ class System(nn.Module):
     @torch.no_grad()
     def evaluation_translator(self, direction: str) -> Translator:
         """Return what translates one way with `evaluation_generators`. Raises ConfigError as `translator` does."""
-        return self.translator(self.evaluation_generators(), self.config, direction)
+        translator = self.translator(self.evaluation_generators(), self.config, direction)
+        translator.direction = direction
+        return translator
 
     def perceptual_loss(self, translated: Tensor, source: Tensor) -> Tensor:
         """Distance of the instance-normalised VGG-16 features of two images (N, 3, H, W); see `PerceptualLoss`."""

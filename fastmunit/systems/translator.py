@@ -31,8 +31,11 @@ class Translator(ABC):
         style_dim: values of a style code; 0 for a system with one output an image.
 
     Attributes:
+        direction: "a2b" or "b2a", for a translator that a system or `fastmunit.load_translator` has built.
         precision: of convolutions and matrix products where a call names none: "float32", "bfloat16" or "float16".
     """
+
+    direction: str | None = None
 
     def __init__(
         self, network: nn.Module, multiple: int, least: int, channels: tuple[int, int], style_dim: int

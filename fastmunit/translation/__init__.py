@@ -1,1 +1,1 @@
-"""Translating images and files of images: what may be given, where styles come from, what is written."""
+"""Translation of images and image files with trained models: inputs, styles, outputs."""

@@ -1,4 +1,4 @@
-"""Which files are translated, and what their outputs are called."""
+"""Find the images to translate and name their outputs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Input(NamedTuple):
 
     Attributes:
         path: The file.
-        name: Of its outputs, below the output folder, without what tells styles apart and without a suffix.
-        form: Pillow's name of an animated file's format; None for a still image.
+        name: Start of the names of its outputs, relative to the output folder; a style's label and a suffix follow.
+        form: Pillow's name of an animated file's format. None for a still image.
     """
 
     path: Path
@@ -29,13 +29,13 @@ class Input(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What is asked of an image before it is read.
+    """Requirements that an image is checked for before it is read.
 
     Attributes:
-        channels: Channels that the model takes.
-        size: What the shortest side is resized to; None keeps it.
-        pixel_bytes: Bytes of the largest tensor per pixel after the resize.
-        max_pixels: The number of pixels above which an image is refused; None is Pillow's limit.
+        channels: Number of channels that the model takes.
+        size: Length to resize the shortest side to. None keeps it.
+        pixel_bytes: Bytes per pixel of the largest tensor after the resize.
+        max_pixels: Refuse images with more pixels. None is Pillow's limit.
     """
 
     channels: int
@@ -44,18 +44,19 @@ class Limits(NamedTuple):
     max_pixels: int | None
 
     def check(self, path: Path) -> None:
-        """Raise DataError where the image cannot be used."""
+        """Raise DataError if the image cannot be used."""
         check_image(path, *self)
 
 
 def list_inputs(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:
-    """Return the images of files and folders, each file once, in order; and a note on files that were left out.
+    """Return the images of files and folders, each file once and in order, and notes on files that were left out.
 
-    An output is called as its image, with the subfolders of a folder. The suffix is kept in where images differ in
-    nothing else, then the name of the folder that was given is put in front.
+    An output is named after its image, including subfolders of an input folder. Where names of images differ only in
+    their suffixes, the suffix becomes part of the name; where they are still equal, so does the name of the input
+    folder.
 
     Raises:
-        DataError: An input does not exist, or a folder holds no images.
+        DataError: If an input does not exist, or a folder holds no images.
     """
     found: dict[Path, tuple[Path, Path]] = {}
     notes: list[str] = []
@@ -65,22 +66,22 @@ def list_inputs(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:
         for path in images.paths:
             found.setdefault(path.resolve(), (path, images.folder))
     paths = list(found.values())
-    stems = [_stem(path.relative_to(folder)) for path, folder in paths]
-    twice = _repeated(stems)
+    stems = [path.relative_to(folder).with_suffix("").as_posix() for path, folder in paths]
+    repeated = _repeated(stems)
     names = [
-        f"{stem}_{path.suffix[1:]}" if stem in twice else stem for stem, (path, _) in zip(stems, paths, strict=True)
+        f"{stem}_{path.suffix[1:]}" if stem in repeated else stem for stem, (path, _) in zip(stems, paths, strict=True)
     ]
     if len({folder for _, folder in paths}) > 1:
-        twice = _repeated(names)
+        repeated = _repeated(names)
         names = [
-            f"{folder.resolve().name}/{stem}" if name in twice else name
+            f"{folder.resolve().name}/{stem}" if name in repeated else name
             for name, stem, (_, folder) in zip(names, stems, paths, strict=True)
         ]
     return [Input(path, name) for name, (path, _) in zip(names, paths, strict=True)], notes
 
 
 def checked_inputs(inputs: Sequence[Input], limits: Limits) -> tuple[list[Input], list[Failure]]:
-    """Look at the headers of images; returns those that the model can take, and the others."""
+    """Read the headers of images. Return those that the model can take, with their formats, and the failures."""
     good: list[Input] = []
     failures: list[Failure] = []
     for item in inputs:
@@ -93,17 +94,13 @@ def checked_inputs(inputs: Sequence[Input], limits: Limits) -> tuple[list[Input]
 
 
 def list_references(references: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Return the reference images of files and folders, in order; and a note on files that were left out.
+    """Return the reference images of files and folders in order, and notes on files that were left out.
 
     Raises:
-        DataError: As `list_inputs`.
+        DataError: As in `list_inputs`.
     """
     found = [data.input_images(source) for source in references]
     return [path for images in found for path in images.paths], [images.note for images in found if images.note]
-
-
-def _stem(path: Path) -> str:
-    return path.with_suffix("").as_posix()
 
 
 def _repeated(names: Sequence[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Files of style codes: safetensors with `styles` (S, style_dim, 1, 1), and their names in the metadata."""
+"""Style files: safetensors files with a tensor `styles` (S, style_dim, 1, 1) and names in the metadata."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _KEY, _NAMES = "styles", "names"
 
 
 class Styles(NamedTuple):
-    """Style codes (S, style_dim, 1, 1), and a name of each; no names where the file has none."""
+    """Style codes (S, style_dim, 1, 1) and one name per code, or no names."""
 
     codes: Tensor
     names: list[str]
 
 
 def read_styles(path: str | os.PathLike[str]) -> Styles:
-    """Read a file of style codes.
+    """Read a style file.
 
     Raises:
-        DataError: The file is missing, damaged, or holds something else.
+        DataError: If the file is missing or damaged, or is not a style file.
     """
     require_regular_file(path, "styles file", DataError)
     try:
@@ -49,26 +49,26 @@ def read_styles(path: str | os.PathLike[str]) -> Styles:
             f"styles file {shown(path)} has no tensor {_KEY!r} (it holds {held[:200]}): give a file of style codes."
         )
     if codes.dim() != 4 or not len(codes) or codes.shape[2:] != (1, 1):
-        raise DataError(f"styles file {shown(path)}: {_KEY!r} must be (S, style_dim, 1, 1), not {tuple(codes.shape)}.")
+        raise DataError(f"styles file {shown(path)}: expected {_KEY!r} (S, style_dim, 1, 1), got {tuple(codes.shape)}.")
     if codes.is_floating_point() and not bool(codes.float().isfinite().all()):
-        raise DataError(f"styles file {shown(path)}: {_KEY!r} holds values that are not finite.")
+        raise DataError(f"styles file {shown(path)}: {_KEY!r} has infinite or NaN values.")
     return Styles(codes, _names(metadata.get(_NAMES), len(codes), path))
 
 
 def write_styles(path: str | os.PathLike[str], codes: Tensor, names: Sequence[str] = ()) -> None:
-    """Write style codes for `read_styles`, whole or not at all.
+    """Write a style file atomically.
 
     Args:
         path: The file, usually with the suffix .safetensors.
-        codes: (S, style_dim, 1, 1).
-        names: One for each code, or none.
+        codes: Style codes (S, style_dim, 1, 1).
+        names: One name per code, or none.
 
     Raises:
-        ValueError: The codes have another shape, or the numbers of codes and names differ.
-        FastmunitError: The file cannot be written.
+        ValueError: If the codes have another shape, or the numbers of codes and names differ.
+        FastmunitError: If the file cannot be written.
     """
     if codes.dim() != 4 or not len(codes) or codes.shape[2:] != (1, 1):
-        raise ValueError(f"codes must be (S, style_dim, 1, 1), not of shape {tuple(codes.shape)}")
+        raise ValueError(f"expected codes (S, style_dim, 1, 1), got {tuple(codes.shape)}")
     if names and len(names) != len(codes):
         raise ValueError(f"expected {len(codes)} names, one per code, got {len(names)}")
     metadata = {_NAMES: json.dumps(list(names), ensure_ascii=False)} if names else None
@@ -90,15 +90,15 @@ def _names(text: str | None, count: int, path: str | os.PathLike[str]) -> list[s
     return names
 
 
-def as_codes(codes: Tensor, style_dim: int, example: Tensor, what: str) -> Tensor:
-    """Return style codes on the device and in the dtype of `example`, codes that the model has drawn.
+def as_codes(codes: Tensor, style_dim: int, example: Tensor, name: str) -> Tensor:
+    """Convert style codes to the device and dtype of `example`, a code that the model has drawn.
 
     Raises:
-        ValueError: The codes have another shape than the model's, or are integers where those are not.
+        ValueError: If the shape is not the model's, or only one of codes and example is of integers.
     """
     if codes.dim() != 4 or not len(codes) or tuple(codes.shape[1:]) != (style_dim, 1, 1):
-        raise ValueError(f"{what} must be (S, {style_dim}, 1, 1), not of shape {tuple(codes.shape)}")
+        raise ValueError(f"expected {name} (S, {style_dim}, 1, 1), got {tuple(codes.shape)}")
     if codes.is_complex() or codes.dtype == torch.bool or codes.is_floating_point() != example.is_floating_point():
         kind = "floating point numbers" if example.is_floating_point() else "integers"
-        raise ValueError(f"{what} must be {kind}, not {codes.dtype}")
+        raise ValueError(f"expected {name} as {kind}, got {codes.dtype}")
     return codes.to(example)

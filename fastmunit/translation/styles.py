@@ -1,4 +1,4 @@
-"""Where style codes come from: random draws, images, files, interpolation."""
+"""Style codes from random numbers, reference images, style files and interpolation."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ StylesLike = int | ImageLike | Sequence[ImageLike]
 
 
 def styles_from_file(translator: Translator, path: str | os.PathLike[str]) -> Styles:
-    """Read the style codes of a file for a model.
+    """Read a style file for a model.
 
     Raises:
-        DataError: The file cannot be used, or its codes are not of this model.
+        DataError: If the file cannot be used, or its codes do not fit the model.
     """
-    found = read_styles(path)
+    styles = read_styles(path)
     try:
-        codes = as_codes(found.codes, translator.style_dim, _example(translator), "its styles")
+        codes = as_codes(styles.codes, translator.style_dim, _example(translator), "styles")
     except ValueError as error:
-        raise DataError(f"styles file {shown(path)} is of another model: {error}.") from error
-    return Styles(codes, found.names)
+        raise DataError(f"styles file {shown(path)} belongs to another model: {error}.") from error
+    return Styles(codes, styles.names)
 
 
 def style_codes(
     translator: Translator, styles: object, seed: int, precision: str | None, max_pixels: int | None = None
 ) -> Tensor:
-    """Return style codes from what `fastmunit.translate` takes as `styles`; see there.
+    """Convert the argument `styles` of `fastmunit.translate` to style codes.
 
     Raises:
-        TypeError: `styles` is nothing of that.
-        ValueError: Codes or images have a wrong shape.
-        FastmunitError: A file cannot be used, or the model takes no references.
+        TypeError: If `styles` has another type than those listed there.
+        ValueError: If codes or images have a wrong shape.
+        FastmunitError: If a file cannot be used, or the model takes no references.
     """
     if isinstance(styles, int):
         count = styles if translator.style_dim else 1
         return translator.random_styles(count, torch.Generator().manual_seed(seed))
-    if isinstance(styles, Tensor) and styles.dim() != 3:  # of three dimensions, it is an image
+    if isinstance(styles, Tensor) and styles.dim() != 3:  # a tensor of three dimensions is an image
         return as_codes(styles, translator.style_dim, _example(translator), "styles")
     if isinstance(styles, str | os.PathLike) and Path(styles).suffix.lower() == SUFFIX:
         return styles_from_file(translator, styles).codes
     if isinstance(styles, list | tuple):
         if not styles:
-            raise ValueError("styles is an empty list: give one reference or more")
+            raise ValueError("styles is an empty list: give at least one reference")
         return torch.cat([_code_of(translator, reference, precision, max_pixels) for reference in styles])
     return _code_of(translator, styles, precision, max_pixels)
 
 
-def between(first: Tensor, second: Tensor, count: int) -> Tensor:
-    """Return `count` codes evenly from the first to the second code, each (1, style_dim, 1, 1), ends included."""
+def interpolate(first: Tensor, second: Tensor, count: int) -> Tensor:
+    """Interpolate between two codes (1, style_dim, 1, 1). Return `count` codes, both ends included."""
     weights = torch.linspace(0, 1, count, dtype=first.dtype, device=first.device).view(-1, 1, 1, 1)
     return torch.lerp(first, second, weights)
 

@@ -1,4 +1,4 @@
-"""Translating with a trained model from Python."""
+"""Translate images in Python, and load trained models."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from fastmunit.translation.styles import StylesLike, style_codes
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Model = str | os.PathLike[str] | System | Translator
+ConfigLike = str | os.PathLike[str] | Config
 
 
 @overload
@@ -32,12 +33,12 @@ def translate(
     images: ImageLike,
     styles: StylesLike = 10,
     *,
-    direction: str = "a2b",
+    direction: str | None = None,
     seed: int = 0,
     precision: Precision | None = None,
     device: str = "auto",
     batch_size: int | None = None,
-    config: str | os.PathLike[str] | Config | None = None,
+    config: ConfigLike | None = None,
     max_pixels: int | None = None,
 ) -> Tensor: ...
 
@@ -48,12 +49,12 @@ def translate(
     images: Sequence[ImageLike],
     styles: StylesLike = 10,
     *,
-    direction: str = "a2b",
+    direction: str | None = None,
     seed: int = 0,
     precision: Precision | None = None,
     device: str = "auto",
     batch_size: int | None = None,
-    config: str | os.PathLike[str] | Config | None = None,
+    config: ConfigLike | None = None,
     max_pixels: int | None = None,
 ) -> Tensor | list[Tensor]: ...
 
@@ -64,44 +65,47 @@ def translate(
     images: ImageLike | Sequence[ImageLike],
     styles: StylesLike = 10,
     *,
-    direction: str = "a2b",
+    direction: str | None = None,
     seed: int = 0,
     precision: Precision | None = None,
     device: str = "auto",
     batch_size: int | None = None,
-    config: str | os.PathLike[str] | Config | None = None,
+    config: ConfigLike | None = None,
     max_pixels: int | None = None,
 ) -> Tensor | list[Tensor]:
-    """Translate images into many styles; each image is encoded once.
+    """Translate images into many styles. Each image is encoded once.
 
-    It is safe in any thread, also beside a training of `model`: neither the model nor torch's random state is changed.
+    Safe in any thread, even while `model` is being trained: changes neither the model nor torch's random state.
 
     Args:
-        model: a run folder, a gen_*.pt, a trained system such as `fastmunit.MUNIT`, or what `load_translator` gave.
-        images: an image of any size, or several: a tensor (C, H, W) or (N, C, H, W) in [-1, 1], a path, a PIL image,
-            a NumPy array (H, W) or (H, W, C) of uint8 or uint16, or a list of any of these.
-        styles: how many random styles S; style codes (S, style_dim, 1, 1), or the path of a .safetensors file with such
-            a tensor named `styles`; or an image of the target domain whose style is to be taken, or a list of S of
-            them, in the forms that `images` has. A system without style codes gives one output per image.
-        direction: "a2b" or "b2a".
-        seed: of the random styles, the same ones for every image.
-        precision: of convolutions and matrix products; None is that of `model` where it is a translator, else float32.
-        device: of a model that is loaded; see `fastmunit.runs.resolve_device`.
-        batch_size: styles decoded at once; None chooses by the image's size.
-        config: of a gen_*.pt without a config.yaml beside it: a `Config`, a YAML file or a shipped name.
-        max_pixels: refuse files of images with more pixels; None is what the configuration of `model` has, or Pillow's
-            limit where it has none or `model` is a translator.
+        model: A run folder, a gen_*.pt, a trained system such as `fastmunit.MUNIT`, or a translator from
+            `load_translator`.
+        images: An image of any size, or several: a tensor (C, H, W) or (N, C, H, W) in [-1, 1], a path, a PIL image, a
+            NumPy array (H, W) or (H, W, C) of uint8 or uint16, or a list of any of these.
+        styles: The number S of random styles; style codes (S, style_dim, 1, 1), or the path of a .safetensors file
+            with such a tensor named `styles`; or reference images of the target domain, one or a list of S, in the
+            forms that `images` takes. A system without style codes gives one output per image.
+        direction: "a2b" (the default) or "b2a". A translator has its own direction.
+        seed: Seed of the random styles, which are the same for every image.
+        precision: Precision of convolutions and matrix products. None uses a translator's own precision, and float32
+            for other models.
+        device: Device to load a model on; see `fastmunit.runs.resolve_device`. A system or translator stays on its own.
+        batch_size: Number of styles decoded at once. None chooses it by the size of the image.
+        config: Configuration of a gen_*.pt that has no config.yaml next to it: a `Config`, a YAML file or a shipped
+            name.
+        max_pixels: Refuse image files with more pixels. None uses the limit in the configuration of `model`; without
+            one, and for translators, Pillow's limit.
 
     Returns:
-        (S, C', H, W) in [-1, 1] for one image, (N, S, C', H, W) for a batch and for a list of images of equal size;
-        for a list of images of several sizes, a list of (S, C', H, W). float32, on the CPU.
+        A float32 tensor in [-1, 1] on the CPU: (S, C', H, W) for one image, (N, S, C', H, W) for a batch and for a list
+        of images of equal size. A list of (S, C', H, W) for a list of images of several sizes.
 
     Raises:
-        FastmunitError: the model or an image cannot be used, or there is not enough memory.
-        TypeError: an argument is of a type that is not listed here.
-        ValueError: an argument has a wrong value or shape.
+        FastmunitError: If the model or an image cannot be used, or memory runs out.
+        TypeError: If an argument has a type that is not listed here.
+        ValueError: If an argument has a wrong value or shape, or contradicts `model`.
     """
-    if direction not in ("a2b", "b2a"):
+    if direction not in (None, "a2b", "b2a"):
         raise ValueError(f"direction is {direction!r}: use a2b or b2a")
     if precision is not None and precision not in get_args(Precision):
         raise ValueError(f"precision is {precision!r}: use one of {', '.join(get_args(Precision))}, or None")
@@ -109,17 +113,9 @@ def translate(
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed is {seed}: use a number from -2^63 to 2^64 - 1")
     if isinstance(styles, int | float | complex | np.generic):
-        styles = _integer("styles", styles)
-        if styles < 1:
-            raise ValueError(f"styles is {styles}: ask for at least 1")
-    if batch_size is not None:
-        batch_size = _integer("batch_size", batch_size)
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: use at least 1, or None")
-    if max_pixels is not None:
-        max_pixels = _integer("max_pixels", max_pixels)
-        if max_pixels < 1:
-            raise ValueError(f"max_pixels is {max_pixels}: use at least 1, or None")
+        styles = _positive("styles", styles)
+    batch_size = None if batch_size is None else _positive("batch_size", batch_size)
+    max_pixels = None if max_pixels is None else _positive("max_pixels", max_pixels)
     translator, configured = _translator_of(model, config, direction, device)
     limit = configured if max_pixels is None else max_pixels
     inputs = _images(images, translator.channels, limit)
@@ -132,85 +128,143 @@ def translate(
 
 def load_translator(
     checkpoint: str | os.PathLike[str],
-    config: str | os.PathLike[str] | Config | None = None,
+    config: ConfigLike | None = None,
     *,
     direction: str = "a2b",
-    device: str = "auto",
+    device: str | torch.device = "auto",
 ) -> Translator:
-    """Load what translates one way from a run folder or a gen_*.pt. Arguments and errors as in `translate`."""
-    weights, settings = model_files(checkpoint, config)
-    return registry.load_translator(weights, settings, direction, resolve_device(device))
-
-
-def model_files(
-    checkpoint: str | os.PathLike[str], config: str | os.PathLike[str] | Config | None = None
-) -> tuple[Path, Config]:
-    """The gen_*.pt (or ema_*.pt) that `checkpoint` stands for, and its configuration.
+    """Load a trained model for translating in one direction.
 
     Args:
-        checkpoint: a run folder, its checkpoints folder, or the file itself.
-        config: the configuration, where there is no config.yaml beside.
+        checkpoint: A run folder, or a gen_*.pt or ema_*.pt.
+        config: Configuration of a file that has no config.yaml next to it: a `Config`, a YAML file or a shipped name.
+        direction: "a2b" or "b2a".
+        device: Device to compute on; see `fastmunit.runs.resolve_device`.
 
     Raises:
-        CheckpointError: there is no such file, or no configuration for it.
-        ConfigError: `config` cannot be used.
+        CheckpointError: If the file is missing, truncated or of another kind, or does not fit the configuration.
+        ConfigError: If the configuration cannot be used, or its system does not translate in that direction.
     """
-    weights = Path(checkpoint)
-    if weights.is_dir():
-        newest = newest_generators(RunFolder(weights.parent if weights.name == "checkpoints" else weights))
+    file, settings = find_checkpoint(checkpoint, config)
+    system = registry.system_of(settings)
+    translator = system.translator(system.load_generators(file, settings, resolve_device(device)), settings, direction)
+    translator.direction = direction
+    return translator
+
+
+def load_generators(
+    checkpoint: str | os.PathLike[str],
+    config: ConfigLike | None = None,
+    device: str | torch.device = "cpu",
+) -> tuple[torch.nn.Module, ...]:
+    """Load the generators of a trained model in eval mode, for MUNIT and UNIT (gen_a, gen_b).
+
+    The global random state is not changed.
+
+    Args:
+        checkpoint: A run folder, or a gen_*.pt or ema_*.pt.
+        config: Configuration of a file that has no config.yaml next to it: a `Config`, a YAML file or a shipped name.
+        device: Device to load the networks on; see `fastmunit.runs.resolve_device`.
+
+    Raises:
+        CheckpointError: If the file is missing, truncated or of another kind, or does not fit the configuration.
+        ConfigError: If the configuration cannot be used.
+    """
+    file, settings = find_checkpoint(checkpoint, config)
+    return tuple(registry.system_of(settings).load_generators(file, settings, resolve_device(device)).values())
+
+
+def find_checkpoint(checkpoint: str | os.PathLike[str], config: ConfigLike | None = None) -> tuple[Path, Config]:
+    """Return the gen_*.pt or ema_*.pt of a checkpoint, and its configuration.
+
+    Args:
+        checkpoint: A run folder, its checkpoints folder, or the file itself.
+        config: The configuration. None looks for a config.yaml next to the file and in the folder above.
+
+    Raises:
+        CheckpointError: If there is no such file, or no configuration for it.
+        ConfigError: If `config` cannot be used.
+    """
+    file = Path(checkpoint)
+    if file.is_dir():
+        newest = newest_generators(RunFolder(file.parent if file.name == "checkpoints" else file))
         if newest is None:
-            raise CheckpointError(f"{weights} holds no snapshot: give a run folder or a gen_*.pt.")
-        weights = newest
-    elif not weights.exists():
-        raise CheckpointError(f"checkpoint {weights} does not exist: check the path.")
+            raise CheckpointError(f"{file} holds no checkpoint: give a run folder or a gen_*.pt.")
+        file = newest
+    elif not file.exists():
+        raise CheckpointError(f"checkpoint {file} does not exist: check the path.")
     if config is not None:
-        return weights, config if isinstance(config, Config) else Config.load(config)
-    for candidate in (weights.parent.parent / "config.yaml", weights.parent / "config.yaml"):
+        return file, config if isinstance(config, Config) else Config.load(config)
+    for candidate in (file.parent.parent / "config.yaml", file.parent / "config.yaml"):
         if candidate.exists():
-            return weights, Config.load(candidate)
+            return file, Config.load(candidate)
     raise CheckpointError(
-        f"there is no config.yaml beside {weights}: give --config with the YAML file it was trained with, or a shipped "
+        f"there is no config.yaml next to {file}: give --config with the YAML file it was trained with, or a shipped "
         "name such as edges2shoes."
     )
 
 
 def _translator_of(
-    model: object, config: str | os.PathLike[str] | Config | None, direction: str, device: str
+    model: object, config: ConfigLike | None, direction: str | None, device: str
 ) -> tuple[Translator, int | None]:
-    """Return what translates, and the pixel limit of its configuration."""
-    if isinstance(model, Translator):
-        return model, None
-    if isinstance(model, System):
-        return model.evaluation_translator(direction), model.config.max_pixels
+    """Return a translator, and the pixel limit in the configuration of the model."""
     if isinstance(model, str | os.PathLike):
-        weights, settings = model_files(model, config)
-        return registry.load_translator(weights, settings, direction, resolve_device(device)), settings.max_pixels
-    raise TypeError(
-        "model: expected a run folder, a gen_*.pt, a system such as fastmunit.MUNIT, or what load_translator returned, "
-        f"got {type(model).__name__}"
-    )
+        file, settings = find_checkpoint(model, config)
+        return load_translator(file, settings, direction=direction or "a2b", device=device), settings.max_pixels
+    if isinstance(model, System):
+        translator, max_pixels = model.evaluation_translator(direction or "a2b"), model.config.max_pixels
+    elif isinstance(model, Translator):
+        translator, max_pixels = model, None
+    else:
+        raise TypeError(
+            "model: expected a run folder, a gen_*.pt, a system such as fastmunit.MUNIT, or a translator from "
+            f"load_translator, got {type(model).__name__}"
+        )
+    if translator.direction is not None and direction not in (None, translator.direction):
+        raise ValueError(
+            f"direction is {direction!r}, but the translator is for {translator.direction}: leave direction out, or "
+            "load another translator"
+        )
+    if config is not None:
+        raise ValueError("config is for a run folder or a gen_*.pt, but the model has its own: leave config out")
+    if device != "auto" and not _is_on(translator.device, resolve_device(device)):
+        raise ValueError(
+            f"device is {device!r}, but the model is on {translator.device}: leave device out, or move the model"
+        )
+    return translator, max_pixels
+
+
+def _is_on(actual: torch.device, requested: torch.device) -> bool:
+    return actual.type == requested.type and requested.index in (None, actual.index)
 
 
 def _images(images: object, channels: int, max_pixels: int | None) -> list[Tensor]:
     """Return the images to translate, each (C, H, W)."""
     if isinstance(images, Tensor):
         if images.dim() not in (3, 4):
-            raise ValueError(f"images must be (C, H, W) or (N, C, H, W), not of shape {tuple(images.shape)}")
+            raise ValueError(f"expected images (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
         if images.numel() == 0 or not images.is_floating_point():
-            raise ValueError(f"images must hold values in [-1, 1], not {tuple(images.shape)} in {images.dtype}")
+            raise ValueError(f"expected images with values in [-1, 1], got {tuple(images.shape)} in {images.dtype}")
         return [images] if images.dim() == 3 else list(images)
     if isinstance(images, list | tuple):
         if not images:
-            raise ValueError("images is an empty list: give one image or more")
+            raise ValueError("images is an empty list: give at least one image")
         return [image_tensor(image, channels, "images", max_pixels) for image in images]
     return [image_tensor(images, channels, "images", max_pixels)]
 
 
 def _integer(name: str, value: object) -> int:
-    """Return a Python or NumPy integer as an int; bool is none."""
+    """Return a Python or NumPy integer as an int. A bool is not an integer."""
     try:
         if isinstance(value, bool | np.bool_):
             raise TypeError
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+
+
+def _positive(name: str, value: object) -> int:
+    number = _integer(name, value)
+    if number < 1:
+        raise ValueError(f"{name} is {number}: use at least 1")
+    return number

@@ -14,7 +14,7 @@ from fastmunit.config import Config
 from fastmunit.errors import DataError
 from fastmunit.metrics import classifier, evaluation, measures
 from fastmunit.nn.networks import imagenet
-from fastmunit.systems import registry
+from fastmunit.translation import translate
 from tests.cli.conftest import Command
 from tests.metrics.conftest import random_backbone
 
@@ -113,7 +113,7 @@ def test_wrong_use(
 def test_an_output_that_cannot_be_written_is_refused_at_once(
     fastmunit: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr(registry, "load_translator", None)
+    monkeypatch.setattr(translate, "load_translator", None)
     monkeypatch.setattr(classifier, "train_classifier", None)
     (tmp_path / "file").write_text("kept")
     (tmp_path / "out" / "evaluation.html").mkdir(parents=True)

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fastmunit import load_generators
 from fastmunit.config import Config, GeneratorConfig
 from fastmunit.data import read_image
 from fastmunit.errors import FastmunitError
 from fastmunit.nn.networks.autoencoders import AdaINGen
 from fastmunit.systems.munit import StyleTranslator
-from fastmunit.systems.registry import load_generators
 from fastmunit.systems.translator import value_mapping
-from fastmunit.translation.record import RECORD_FILE
+from fastmunit.translation.output_record import RECORD_FILE
 from tests.cli.conftest import Command
 
 
@@ -164,7 +164,7 @@ def test_size_hint(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
         ("checkpoints/optimizer.pt", "optimizer"),
         ("checkpoints/dis_00000002.pt", "discriminators"),
         ("checkpoints/gen_00000009.pt", "does not exist"),
-        ("images", "no snapshot"),
+        ("images", "no checkpoint"),
         ("config.yaml", "config.yaml"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`fastmunit translate` on several inputs, from several sources of styles, again into one folder, on animations."""
+"""`fastmunit translate` with several inputs, every source of styles, repeated calls into one folder, animations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from fastmunit.translation.record import RECORD_FILE, OutputRecord
+from fastmunit.translation.output_record import RECORD_FILE, OutputRecord
 from fastmunit.translation.style_file import write_styles
 from fastmunit.translation.translate import load_translator
 from fastmunit.translation.translate import translate as translate_in_python
@@ -111,7 +111,7 @@ def test_styles_of_a_file(fastmunit: Command, trained: Path, images: Path, tmp_p
         "--styles-file", tmp_path / "wide.safetensors",
     )  # fmt: skip
     assert outcome.status == 1
-    assert "wide.safetensors is of another model: its styles must be (S, 8, 1, 1)" in outcome.err
+    assert "wide.safetensors belongs to another model: expected styles (S, 8, 1, 1), got (2, 9, 1, 1)" in outcome.err
     assert not (tmp_path / "no").exists()
 
 
@@ -122,8 +122,8 @@ def test_styles_of_a_file(fastmunit: Command, trained: Path, images: Path, tmp_p
         (["--styles-file", "s", "--styles", "2"], "give either --styles-file or --styles"),
         (["--styles-file", "s", "--same-styles"], "give either --styles-file or --styles"),
         (["--styles-file", "s"], "styles file s does not exist"),
-        (["--interpolate", "3"], "--interpolate goes from one style to another"),
-        (["--reference", "IMAGE", "--interpolate", "3"], "between two styles, and 1 are given"),
+        (["--interpolate", "3"], "--interpolate needs two styles: give two --reference, or --styles-file"),
+        (["--reference", "IMAGE", "--interpolate", "3"], "--interpolate needs two styles, got 1"),
     ],
 )
 def test_styles_that_contradict_each_other(

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastmunit import distributed
+from fastmunit import distributed, load_translator
 from fastmunit.cli import main
 from fastmunit.config import Config
 from fastmunit.errors import FastmunitError, RankError
@@ -70,7 +70,7 @@ def everything(folder: Path) -> dict[str, Any]:
     """Evaluate a MUNIT by all measures, with little work in several batches."""
     config = Config.load(folder / "run/config.yaml")
     file = folder / "run/checkpoints/gen_00000001.pt"
-    forward, backward = (registry.load_translator(file, config, d, torch.device("cpu")) for d in ("a2b", "b2a"))
+    forward, backward = (load_translator(file, config, direction=d, device="cpu") for d in ("a2b", "b2a"))
     alexnet = random_backbone("alexnet")
     torch.manual_seed(0)
     classifier = Classifier(["one", "two"], "small", SIDE).eval()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from fastmunit import functional
+from fastmunit import functional, load_translator
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError, FastmunitError
 from fastmunit.systems import registry
@@ -255,7 +255,7 @@ def test_sample_rows(variant: str) -> None:
 def test_translator(tmp_path: Path) -> None:
     trainer = trainer_of("input_dim_a=1").float().eval()
     trainer.save(tmp_path, 0)
-    translator = registry.load_translator(tmp_path / "gen_00000001.pt", trainer.config)
+    translator = load_translator(tmp_path / "gen_00000001.pt", trainer.config)
     codes = translator.random_styles(3, torch.Generator().manual_seed(0))
     assert (codes.shape, translator.takes_references) == ((3, 3, 1, 1), True)
     image, target = torch.rand(1, 30, 33), torch.rand(3, 32, 48)
@@ -265,7 +265,7 @@ def test_translator(tmp_path: Path) -> None:
     assert trainer.encoder is not None
     torch.testing.assert_close(translator.style_of(target)[..., 0, 0], trainer.encoder(target[None])[0].detach())
     with pytest.raises(ConfigError, match="'bicyclegan' translates a2b only, not b2a"):
-        registry.load_translator(tmp_path / "gen_00000001.pt", trainer.config, "b2a")
+        load_translator(tmp_path / "gen_00000001.pt", trainer.config, direction="b2a")
 
 
 def test_pix2pix_takes_no_references() -> None:

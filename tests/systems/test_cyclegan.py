@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmunit import functional
+from fastmunit import functional, load_translator
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
 from fastmunit.systems import registry
@@ -211,13 +211,13 @@ def test_translator_goes_the_right_way(tmp_path: Path) -> None:
     trainer.float().save(tmp_path, 0)
     config = trainer.config
     image = torch.rand(3, 21, 30) * 2 - 1
-    there = registry.load_translator(tmp_path / "gen_00000001.pt", config, "a2b")
+    there = load_translator(tmp_path / "gen_00000001.pt", config, direction="a2b")
     assert (there.style_dim, there.takes_references) == (0, False)
     result = there.translate(image, there.random_styles(1, torch.Generator()))
     assert result.shape == (1, 1, 21, 30)
     padded = F.pad(image[None], (0, 0, 0, 1), mode="reflect")
     torch.testing.assert_close(result, trainer.gen_b(padded)[..., :21, :].detach(), rtol=1e-4, atol=1e-5)
-    back = registry.load_translator(tmp_path / "gen_00000001.pt", config, "b2a")
+    back = load_translator(tmp_path / "gen_00000001.pt", config, direction="b2a")
     assert back.translate(image[:1], back.random_styles(1, torch.Generator())).shape == (1, 3, 21, 30)
 
 

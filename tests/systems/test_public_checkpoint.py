@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastmunit import load_generators
 from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, FastmunitError
 from fastmunit.systems.munit import MUNIT
 from fastmunit.systems.parts import public_checkpoint
 from fastmunit.systems.parts.optimizer_state import load_optimizers
-from fastmunit.systems.registry import load_generators
 
 Pair = tuple[Tensor, Tensor]
 

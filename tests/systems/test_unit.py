@@ -445,7 +445,7 @@ def test_shared_blocks_are_saved_for_both_domains_and_stay_shared(
     for one in (resumed, copied):
         assert all(torch.equal(one.state_dict()[name], value) for name, value in trainer.state_dict().items())
     config = trainer.config
-    gen_a, gen_b = registry.load_generators(tmp_path / "gen_00000002.pt", config)
+    gen_a, gen_b = fastmunit.load_generators(tmp_path / "gen_00000002.pt", config)
     assert torch.equal(gen_a.get_parameter(key), file["a"][key])
     assert gen_a.get_parameter(key) is gen_b.get_parameter(key)
 
@@ -491,7 +491,7 @@ def test_checkpoints_of_another_system_are_named(hyperparameters: dict[str, Any]
         MUNIT({**hyperparameters, "system": "munit"}).resume(tmp_path / "unit")
     config = Config.from_dict(hyperparameters)
     with pytest.raises(CheckpointError, match=r"holds discriminators \(a dis_"):
-        registry.load_generators(tmp_path / "unit" / "dis_00000001.pt", config)
+        fastmunit.load_generators(tmp_path / "unit" / "dis_00000001.pt", config)
 
 
 def test_public_files_load(hyperparameters: dict[str, Any], images: Pair, tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastmunit import load_generators
 from fastmunit.config import Config
 from fastmunit.errors import CheckpointError
 from fastmunit.systems.munit import MUNIT
 from fastmunit.systems.parts.weights import load_networks
-from fastmunit.systems.registry import load_generators, system_named
+from fastmunit.systems.registry import system_named
 
 HYPERPARAMETERS: dict[str, Any] = {
     "display_size": 1,

@@ -106,18 +106,45 @@ def test_both_directions_have_their_channels(trainer: fastmunit.MUNIT, image: to
 def test_mistakes_are_named(run_folder: Path, image: torch.Tensor, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist: check the path"):
         fastmunit.translate(tmp_path / "nothing", image)
-    with pytest.raises(CheckpointError, match="holds no snapshot"):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
         fastmunit.translate(tmp_path, image)
     lonely = tmp_path / "gen_00000005.pt"
     lonely.write_bytes((run_folder / "checkpoints/gen_00000005.pt").read_bytes())
-    with pytest.raises(CheckpointError, match=r"there is no config\.yaml beside"):
+    with pytest.raises(CheckpointError, match=r"there is no config\.yaml next to"):
         fastmunit.translate(lonely, image)
     with pytest.raises(CheckpointError, match="does not fit the configuration"):
         fastmunit.translate(lonely, image, config="demo")
     with pytest.raises(ConfigError, match=r"system 'munitt' is none of .*; did you mean 'munit'\?"):
         fastmunit.translate(lonely, image, config=Config(system="munitt"))
-    with pytest.raises(ValueError, match=r"must be \(C, H, W\) or \(N, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"expected images \(C, H, W\) or \(N, C, H, W\), got \(30, 41\)"):
         fastmunit.translate(run_folder, image[0])
+
+
+def test_generators_of_a_run_folder_or_a_file(trainer: fastmunit.MUNIT, run_folder: Path) -> None:
+    file = run_folder / "checkpoints/gen_00000005.pt"
+    for arguments in ((run_folder,), (file,), (file, trainer.config), (file, run_folder / "config.yaml")):
+        gen_a, gen_b = fastmunit.load_generators(*arguments)
+        assert not gen_a.training and not gen_b.training
+        assert torch.equal(gen_a.enc_style.model[0].conv.weight, trainer.gen_a.enc_style.model[0].conv.weight)
+
+
+def test_arguments_that_contradict_the_model(trainer: fastmunit.MUNIT, run_folder: Path, image: torch.Tensor) -> None:
+    backward = fastmunit.load_translator(run_folder, direction="b2a")
+    rgb = image.expand(3, -1, -1)
+    expected = fastmunit.translate(trainer, rgb, 2, direction="b2a")
+    assert torch.equal(fastmunit.translate(backward, rgb, 2), expected)
+    assert torch.equal(fastmunit.translate(backward, rgb, 2, direction="b2a", device="cpu"), expected)
+    with pytest.raises(ValueError, match="direction is 'a2b', but the translator is for b2a: leave direction out"):
+        fastmunit.translate(backward, rgb, 2, direction="a2b")
+    for model in (trainer, backward):
+        with pytest.raises(ValueError, match=r"config is for a run folder or a gen_\*\.pt, .*: leave config out"):
+            fastmunit.translate(model, rgb, 2, config="demo")
+    meta = torch.empty(0, device="meta").device
+    for model in (trainer, backward):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fastmunit.translation.translate.resolve_device", lambda name: meta)
+            with pytest.raises(ValueError, match="device is 'other', but the model is on cpu: leave device out"):
+                fastmunit.translate(model, rgb, 2, direction="b2a", device="other")
 
 
 @pytest.mark.parametrize(
@@ -125,11 +152,11 @@ def test_mistakes_are_named(run_folder: Path, image: torch.Tensor, tmp_path: Pat
     [
         ({"direction": "a2a"}, "direction is 'a2a': use a2b or b2a"),
         ({"precision": "fp16"}, "precision is 'fp16': use one of float32, bfloat16, float16"),
-        ({"styles": 0}, "styles is 0: ask for at least 1"),
+        ({"styles": 0}, "styles is 0: use at least 1"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"styles": torch.zeros(2, 5, 1, 1)}, r"styles must be \(S, 8, 1, 1\), not of shape \(2, 5, 1, 1\)"),
-        ({"styles": torch.zeros(0, 8, 1, 1)}, r"styles must be \(S, 8, 1, 1\)"),
-        ({"images": torch.zeros(0, 1, 32, 32)}, r"not \(0, 1, 32, 32\) in torch.float32"),
+        ({"styles": torch.zeros(2, 5, 1, 1)}, r"expected styles \(S, 8, 1, 1\), got \(2, 5, 1, 1\)"),
+        ({"styles": torch.zeros(0, 8, 1, 1)}, r"expected styles \(S, 8, 1, 1\), got \(0, 8, 1, 1\)"),
+        ({"images": torch.zeros(0, 1, 32, 32)}, r"got \(0, 1, 32, 32\) in torch.float32"),
         ({"images": torch.zeros(1, 32, 32, dtype=torch.uint8)}, "in torch.uint8"),
         ({"images": []}, "images is an empty list"),
         ({"images": [torch.zeros(1, 1, 32, 32)]}, r"images must be \(C, H, W\), not of shape \(1, 1, 32, 32\)"),
@@ -137,7 +164,7 @@ def test_mistakes_are_named(run_folder: Path, image: torch.Tensor, tmp_path: Pat
         ({"images": np.zeros((0, 8), np.uint8)}, r"not of shape \(0, 8\)"),
         (
             {"styles": torch.zeros(2, 8, 1, 1, dtype=torch.int64)},
-            "styles must be floating point numbers",
+            "expected styles as floating point numbers, got torch.int64",
         ),
         ({"styles": []}, "styles is an empty list"),
         ({"seed": 2**64}, "seed is 18446744073709551616: use a number from"),
@@ -214,14 +241,14 @@ def test_arrays_and_pil_images_are_what_their_files_are(
 
 @pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
 def test_deep_arrays(trainer: fastmunit.MUNIT, channels: int) -> None:
-    """Multiples of 257 are 8-bit values; a grey file of 16 bits is the same as its array."""
+    """Multiples of 257 are 8-bit values; a gray file of 16 bits is the same as its array."""
     array = as_picture(channels)
     expected = fastmunit.translate(trainer, array, 1, direction="b2a")
     for deep in (array.astype(np.uint16) * 257, (array.astype(np.uint16) * 257).astype(">u2")):
         outputs = fastmunit.translate(trainer, deep, 1, direction="b2a")
         torch.testing.assert_close(
             outputs, expected, rtol=0, atol=0.05
-        )  # 8-bit pixels are rounded on white and to grey
+        )  # 8-bit pixels are rounded on white and to gray
     if channels == 0:
         deep = as_picture(0, np.uint16)
         of_file = fastmunit.translate(trainer, Image.fromarray(deep), 1)
@@ -256,7 +283,7 @@ def test_styles_of_a_file(trainer: fastmunit.MUNIT, image: torch.Tensor, tmp_pat
     outputs = fastmunit.translate(trainer, image, tmp_path / "codes.safetensors")
     assert torch.equal(outputs, fastmunit.translate(trainer, image, codes))
     write_styles(tmp_path / "codes.safetensors", codes[:, :4])
-    with pytest.raises(DataError, match=r"is of another model: its styles must be \(S, 8, 1, 1\)"):
+    with pytest.raises(DataError, match=r"belongs to another model: expected styles \(S, 8, 1, 1\)"):
         fastmunit.translate(trainer, image, tmp_path / "codes.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""Translating files of images into files of images."""
+"""Translate image files into image files."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from fastmunit.files import shown
 from fastmunit.memory import first_line, is_out_of_memory
 from fastmunit.systems.translator import Translator, value_mapping
 from fastmunit.translation.inputs import Input
-from fastmunit.translation.record import OutputRecord
-from fastmunit.translation.sheet import OutputSheet, resized
+from fastmunit.translation.output_record import OutputRecord
+from fastmunit.translation.output_sheet import OutputSheet, resized
 
-# Of a style's name in the name of a file, in characters.
-_NAME_LENGTH = 30
+_MAX_NAME_LENGTH = 30
+"""Characters of a style's name that go into a file name."""
 
 
 @dataclass(frozen=True)
-class Looks:
-    """The styles of all outputs.
+class OutputStyles:
+    """The styles that every image is translated into.
 
     Attributes:
-        kind: What stands in the names of outputs, before the number: "style", "reference", "interpolated".
-        count: How many styles each image is translated into.
-        codes: The style codes of all images; None draws new ones for each image.
-        names: Of the styles, for the names of outputs; empty where they have none.
-        references: The images that the codes come from.
-        seed: Of codes that are drawn.
+        kind: Word in output names before the number: "style", "reference" or "interpolated".
+        count: Number of styles.
+        codes: Style codes, the same for all images. None draws new ones for each image.
+        names: Names of the styles for output names, or none.
+        references: Images that the codes come from.
+        seed: Seed of codes that are drawn.
     """
 
     kind: str
@@ -47,21 +47,21 @@ class Looks:
     seed: int = 0
 
     def label(self, index: int) -> str:
-        """Return what the name of output `index` ends in."""
+        """Return the end of the name of output `index`."""
         name = f"_{_printable(self.names[index])}" if self.names else ""
         return f"{self.kind}{index:02d}{name}"
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """How images are read and written.
+    """Options for reading and writing images.
 
     Attributes:
-        size: What the shortest side is resized to; None keeps it.
-        stretch: Whether each output is stretched to the full range of values.
-        batch_size: Styles decoded at once; None chooses.
-        precision: Of convolutions and matrix products.
-        max_pixels: The number of pixels above which an image is refused; None is Pillow's limit.
+        size: Length to resize the shortest side to. None keeps it.
+        stretch: Stretch each output to the full range of values.
+        batch_size: Number of styles decoded at once. None chooses it.
+        precision: Precision of convolutions and matrix products.
+        max_pixels: Refuse images with more pixels. None is Pillow's limit.
     """
 
     size: int | None = None
@@ -73,7 +73,7 @@ class Rendering:
 
 @dataclass
 class Summary:
-    """What was written, removed, and left out."""
+    """Counts of translated images and written files, removed files, and images that failed."""
 
     images: int = 0
     written: int = 0
@@ -82,38 +82,38 @@ class Summary:
 
 
 class FileTranslator:
-    """Translates files into an output folder.
+    """A translator of image files into an output folder.
 
     Args:
         translator: The model.
-        output: The folder.
-        looks: The styles.
-        rendering: How images are read and written.
+        output: The output folder.
+        styles: The styles of outputs.
+        rendering: Options for reading and writing images.
     """
 
-    def __init__(self, translator: Translator, output: Path, looks: Looks, rendering: Rendering) -> None:
+    def __init__(self, translator: Translator, output: Path, styles: OutputStyles, rendering: Rendering) -> None:
         self._translator, self._output = translator, output
-        self._looks, self._rendering = looks, rendering
+        self._styles, self._rendering = styles, rendering
         self._map = value_mapping(rendering.stretch)
-        self._random = torch.Generator().manual_seed(looks.seed)
+        self._random = torch.Generator().manual_seed(styles.seed)
         self.sheet = output / "sheet.png"
 
     def targets(self, item: Input) -> list[Path]:
-        """Return the files that an image is translated into."""
+        """Return the output files of an image."""
         still = ".png" if self._translator.target_channels <= 4 else ".tif"
         suffix = still if item.form is None else SUFFIXES[item.form]
-        return [self._output / f"{item.name}_{self._looks.label(k)}{suffix}" for k in range(self._looks.count)]
+        return [self._output / f"{item.name}_{self._styles.label(k)}{suffix}" for k in range(self._styles.count)]
 
     def require_free_targets(self, inputs: Sequence[Input], sources: Sequence[Path], read: Sequence[Path]) -> None:
-        """Check that nothing that is read would be overwritten, and no output by another.
+        """Check that outputs overwrite neither a file that is read nor each other.
 
         Args:
-            inputs: The images that are translated, with their forms, which decide the suffixes of outputs.
-            sources: What the user gave as inputs: files and folders.
-            read: All files that are read, also those that cannot be translated.
+            inputs: Images to translate, with their formats, which decide the suffixes of outputs.
+            sources: Files and folders that the user gave as inputs.
+            read: All files that are read, including those that cannot be translated.
 
         Raises:
-            FastmunitError: Otherwise.
+            FastmunitError: If one would be overwritten.
         """
         place = self._output.resolve()
         for folder in (source for source in sources if source.is_dir()):
@@ -121,10 +121,10 @@ class FileTranslator:
                 raise FastmunitError(
                     f"output {shown(self._output)} is in the input folder {shown(folder)}: choose a folder outside it."
                 )
-        kept = {path.resolve() for path in read}
+        protected = {path.resolve() for path in read}
         targets = [path for item in inputs for path in self.targets(item)]
         for path in (*targets, self.sheet):
-            if path.resolve() in kept:
+            if path.resolve() in protected:
                 raise FastmunitError(f"{shown(path)} is an input and would be overwritten: choose another --output.")
         for path, times in Counter([*targets, self.sheet]).most_common(1):
             if times > 1:
@@ -132,47 +132,47 @@ class FileTranslator:
                     f"{times} images would be written to {shown(path)}: rename some inputs so that names differ."
                 )
 
-    def run(self, inputs: Sequence[Input], keep: Iterable[Path], each: Callable[[], object]) -> Summary:
-        """Translate images; those that cannot be read are left out and named in the result.
+    def run(self, inputs: Sequence[Input], keep: Iterable[Path], advance: Callable[[], object]) -> Summary:
+        """Translate images. Those that cannot be read are left out and listed in the result.
 
         Args:
-            inputs: The images.
-            keep: Files that must stay, whatever an earlier call has written.
-            each: Is called after each image.
+            inputs: Images to translate.
+            keep: Files that are never removed, even if an earlier call has written them.
+            advance: Called after each image.
 
         Raises:
-            FastmunitError: An output cannot be written.
+            FastmunitError: If an output cannot be written.
         """
-        summary, sheet = Summary(), OutputSheet(self._looks.references)
+        summary, sheet = Summary(), OutputSheet(self._styles.references)
         record: OutputRecord | None = None
-        kept = {path.resolve() for path in keep}
+        protected = {path.resolve() for path in keep}
         for item in inputs:
-            # Drawn for images that fail too, so that the styles of the others do not depend on them.
-            codes = self._looks.codes
+            # Draw codes for images that fail too, so that they do not change the styles of the others.
+            codes = self._styles.codes
             if codes is None:
-                codes = self._translator.random_styles(self._looks.count, self._random)
+                codes = self._translator.random_styles(self._styles.count, self._random)
             targets = self.targets(item)
             try:
                 image, outputs = self._translate(item, codes, targets)
             except (DataError, _Untranslated) as error:
                 summary.failures.append(Failure(item.path, str(error)))
-            except (MemoryError, RuntimeError) as error:  # around the network: the resize, frames of an animation
+            except (MemoryError, RuntimeError) as error:  # outside the network: a resize, frames of an animation
                 if not is_out_of_memory(error):
                     raise
                 summary.failures.append(Failure(item.path, f"not enough memory: {first_line(error)}"))
             else:
                 record = record or OutputRecord(self._output)
-                summary.removed += record.replace(item.name, self._looks.kind, targets, kept)
+                summary.removed += record.replace(item.name, self._styles.kind, targets, protected)
                 sheet.add(image, outputs)
                 summary.images += 1
                 summary.written += len(targets)
-            each()
+            advance()
         if summary.images:
             sheet.save(self.sheet)
         return summary
 
     def _translate(self, item: Input, codes: Tensor, targets: Sequence[Path]) -> tuple[Tensor, list[Tensor]]:
-        """Translate an image and write its outputs; returns both, the first frames of an animation."""
+        """Translate an image and write its outputs. Return both, or the first frames of an animation."""
         if item.form is not None:
             return self._translate_animation(item, codes, targets)
         image = data.read_image(item.path, self._translator.channels, self._rendering.max_pixels)
@@ -182,7 +182,7 @@ class FileTranslator:
         return image, outputs
 
     def _translate_animation(self, item: Input, codes: Tensor, targets: Sequence[Path]) -> tuple[Tensor, list[Tensor]]:
-        """Translate each frame into the same styles, and write an animation per style."""
+        """Translate each frame into the same styles, and write one animation per style."""
         animation = read_animation(item.path, self._translator.channels, self._rendering.max_pixels)
         first: tuple[Tensor, list[Tensor]] | None = None
         frames: list[list[Tensor]] = [[] for _ in targets]
@@ -197,20 +197,21 @@ class FileTranslator:
         return first
 
     def _outputs(self, image: Tensor, codes: Tensor) -> tuple[Tensor, list[Tensor]]:
-        how = self._rendering
-        image = resized(image, how.size)
+        options = self._rendering
+        image = resized(image, options.size)
         try:
-            results = self._translator.translate(image, codes, how.batch_size, precision=how.precision)
-        except FastmunitError as error:  # such as too little memory for this image
+            results = self._translator.translate(image, codes, options.batch_size, precision=options.precision)
+        except FastmunitError as error:  # for example too little memory for this image
             raise _Untranslated(str(error)) from error
         return image, [self._map(result) for result in results]
 
 
 class _Untranslated(Exception):
-    """The model cannot translate an image."""
+    """An image that the model cannot translate."""
 
 
 def _printable(name: str) -> str:
-    """Return a style's name as a part of a file's name."""
-    kept = "".join(character if character.isalnum() or character in "-." else "_" for character in name[:_NAME_LENGTH])
-    return kept.strip("._") or "unnamed"
+    """Return a style's name as a part of a file name."""
+    shortened = name[:_MAX_NAME_LENGTH]
+    safe = "".join(character if character.isalnum() or character in "-." else "_" for character in shortened)
+    return safe.strip("._") or "unnamed"

@@ -1,4 +1,4 @@
-"""What earlier calls have written into an output folder, so that outputs that a new call makes stale can go."""
+"""A record of the files that earlier calls wrote into an output folder, for removing stale ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RECORD_FILE = ".fastmunit-outputs.jsonl"
 
 
 class _File(NamedTuple):
-    """A file as it was written: its path below the folder, its size and its time of modification."""
+    """A written file: its path relative to the folder, its size and its modification time."""
 
     path: str
     size: int
@@ -22,13 +22,13 @@ class _File(NamedTuple):
 
 
 class OutputRecord:
-    """The outputs of each image in a folder, in a file with a line per image.
+    """A record of the outputs of each image in a folder, kept in a file with one line per image.
 
-    A later call for the same image with fewer styles removes what it does not write anew. Only files that are recorded
-    here and have not changed since are ever removed.
+    A later call for the same image with fewer styles removes the outputs that it does not overwrite. Only recorded
+    files that have not changed since are removed.
 
     Args:
-        folder: The output folder; it need not exist.
+        folder: The output folder. It need not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,24 +45,24 @@ class OutputRecord:
             write_text(self._file, "".join(map(_line, self._entries, self._entries.values())))
 
     def replace(self, name: str, kind: str, written: Sequence[Path], keep: Collection[Path] = ()) -> list[Path]:
-        """Record the outputs of an image, and remove those of an earlier call that are not among them.
+        """Record the outputs of an image, and remove outputs of an earlier call that are not among them.
 
         Args:
-            name: Of the image's outputs.
-            kind: Of outputs, such as "style"; those of other kinds stay.
-            written: The outputs, below the folder.
+            name: `Input.name` of the image.
+            kind: Kind of outputs, such as "style". Outputs of other kinds stay.
+            written: The outputs, in the folder.
             keep: Resolved paths that must stay.
 
         Returns:
-            What was removed.
+            The removed files.
 
         Raises:
-            FastmunitError: The record cannot be written.
+            FastmunitError: If the record cannot be written.
         """
         files = [_described(path, self._folder) for path in written]
         current = {file.path for file in files}
         stale = [file for file in self._entries.get((name, kind), []) if file.path not in current]
-        removed = [path for file in stale if (path := self._removed(file, keep)) is not None]
+        removed = [self._folder / file.path for file in stale if self._remove(file, keep)]
         self._entries[name, kind] = files
         try:
             with self._file.open("a", encoding="utf-8") as record:
@@ -71,20 +71,20 @@ class OutputRecord:
             raise FastmunitError(f"cannot write {shown(self._file)}: {error.strerror or error}.") from error
         return removed
 
-    def _removed(self, file: _File, keep: Collection[Path]) -> Path | None:
+    def _remove(self, file: _File, keep: Collection[Path]) -> bool:
         path = self._folder / file.path
         try:
             parent = path.parent.resolve()
             if self._folder.resolve() not in (parent, *parent.parents):
-                return None
+                return False
             if path.is_symlink() or path.resolve() in keep:
-                return None
+                return False
             if not path.is_file() or _described(path, self._folder) != file:
-                return None
+                return False
             path.unlink()
-        except OSError:  # it stays, as a file that cannot be looked at may be anybody's
-            return None
-        return path
+        except OSError:  # a file that cannot be examined stays, as it may not be ours
+            return False
+        return True
 
     def _read(self) -> list[str]:
         if not self._file.exists():
@@ -108,7 +108,7 @@ def _line(key: tuple[str, str], files: Sequence[_File]) -> str:
 
 
 def _parsed(line: str) -> tuple[str, str, list[_File]] | None:
-    """Return what a line says; None for one that is not ours, or was cut short by a crash."""
+    """Parse a line. Return None for one that we did not write, or that a crash cut short."""
     try:
         content: Any = json.loads(line)
         files = [_File(str(path), int(size), int(modified)) for path, size, modified in content["files"]]

@@ -1,4 +1,4 @@
-"""The picture that shows images and their outputs side by side."""
+"""A contact sheet of images and their outputs."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torchvision.transforms.v2 import functional
 
 from fastmunit.runs.reports.image_grid import grid, save
 
-_ROWS, _COLUMNS, _CELL = 40, 20, 256
+_MAX_ROWS, _MAX_COLUMNS, _CELL = 40, 20, 256
 
 
 class OutputSheet:
-    """Rows of an image and its outputs, as many as fit; with references, those are the first row.
+    """A contact sheet with a row for each image and its outputs, up to a maximum number of rows and columns.
 
     Args:
-        references: (C', H, W) each.
+        references: Reference images (C', H, W) for the first row, or none.
     """
 
     def __init__(self, references: Sequence[Tensor] = ()) -> None:
         self._rows: list[list[Tensor]] = []
         if references:
-            cells = [_cell(image) for image in references[:_COLUMNS]]
+            cells = [_cell(image) for image in references[:_MAX_COLUMNS]]
             self._rows.append([torch.ones_like(cells[0]), *cells])
 
     def add(self, image: Tensor, outputs: Sequence[Tensor]) -> None:
-        """Add a row where there is room."""
-        if len(self._rows) < _ROWS:
-            self._rows.append([_cell(x) for x in (image, *outputs[:_COLUMNS])])
+        """Add a row if the sheet is not full."""
+        if len(self._rows) < _MAX_ROWS:
+            self._rows.append([_cell(x) for x in (image, *outputs[:_MAX_COLUMNS])])
 
     def save(self, path: Path) -> None:
         """Write the sheet."""
@@ -38,14 +38,14 @@ class OutputSheet:
 
 
 def resized(image: Tensor, size: int | None) -> Tensor:
-    """Return an image with its shortest side resized to `size`; as it is for None."""
+    """Return an image with its shortest side resized to `size`. None keeps the size."""
     if size is None:
         return image
     return functional.resize(image, [size], antialias=True).clamp(-1, 1)
 
 
 def _cell(image: Tensor) -> Tensor:
-    """Return an image no larger than a cell of the sheet."""
+    """Return an image that fits into a cell of the sheet."""
     height, width = image.shape[1:]
     scale = _CELL / max(height, width)
     if scale >= 1:
