@@ -35,7 +35,7 @@ from torch import Tensor, nn
 import fastmunit
 from fastmunit import data
 from fastmunit.cli.errors import INTERRUPTED, reported
-from fastmunit.cli.progress_bar import Bar
+from fastmunit.runs import ProgressBar as Bar
 from fastmunit.config import Config
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import write_text

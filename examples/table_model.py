@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastmunit.cli.progress_bar import Bar
+from fastmunit.runs import ProgressBar as Bar
 from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, FastmunitError
 from fastmunit.files import write_text

@@ -1,4 +1,4 @@
-"""`python -m fastmunit` is the command `fastmunit`; torchrun starts it as `torchrun -m fastmunit train`."""
+"""The command `fastmunit`, for `python -m fastmunit` and `torchrun -m fastmunit train`."""
 
 from fastmunit.cli import main
 

@@ -1,4 +1,4 @@
-"""The `fastmunit` command. `main` is its entry point; each command has a file of its own."""
+"""The `fastmunit` command. `main` is its entry point; each subcommand has its own file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 on success, 1 on an error the user can mend, 2 on wrong usage, 130 on Ctrl-C.
+    """Run the command line and exit: 0 on success, 1 on an error that users can fix, 2 on wrong usage, 130 on Ctrl-C.
 
     Args:
-        arguments: without the program's name; None takes those of the process.
+        arguments: Arguments without the program's name. None uses those of the process.
     """
     from fastmunit.cli import interrupt
 
@@ -22,5 +22,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepare_streams()
         app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="fastmunit")
     finally:
-        if installed and arguments is not None:  # else the process ends here, and Ctrl-C may still come
+        if installed and arguments is not None:  # otherwise the process ends here, and Ctrl-C may still arrive
             interrupt.uninstall()

@@ -10,6 +10,7 @@ from fastmunit.cli.demo import demo
 from fastmunit.cli.errors import reported
 from fastmunit.cli.evaluate import evaluate
 from fastmunit.cli.info import info
+from fastmunit.cli.output import echo
 from fastmunit.cli.train import train
 from fastmunit.cli.train_classifier import train_classifier
 from fastmunit.cli.translate import translate
@@ -19,27 +20,25 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Image-to-image translation: train MUNIT (one image, many looks), UNIT, CycleGAN or BicycleGAN on two folders "
-    "of images, then translate.",
-    epilog="Start here: [bold]fastmunit demo[/bold] trains on built-in photos in five minutes.",
+    help="Train image-to-image translation models such as MUNIT on two folders of images, then translate images.",
+    epilog="Start with [bold]fastmunit demo[/bold]: it trains on built-in photos in five minutes.",
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         import fastmunit
 
-        typer.echo(f"fastmunit {fastmunit.__version__}")
+        echo(f"fastmunit {fastmunit.__version__}")
         raise typer.Exit()
 
 
 @app.callback()
-def _options(
+def _add_global_options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-) -> None:
-    """Options of the program as a whole."""
+) -> None: ...
 
 
 for _command in (train, translate, evaluate, train_classifier, demo, configs, info):

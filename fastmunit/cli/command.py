@@ -1,4 +1,4 @@
-"""What every command checks of its options before it runs."""
+"""Checks of option values that all commands share."""
 
 import functools
 import inspect
@@ -17,13 +17,13 @@ _Result = TypeVar("_Result")
 
 
 class Command(TyperCommand):
-    """A command that refuses an option given twice, unless it is a list, and one whose value is empty.
+    """A command that refuses empty option values, and options that are given twice but are not lists.
 
-    Click would keep the last value without a word, and an empty path would stand for the working folder.
+    Click would silently keep the last value, and an empty path would mean the working folder.
     """
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        """Read the command line into `ctx`. Raises BadParameter (exit status 2) naming the option."""
+        """Parse the command line into `ctx`. Raises BadParameter (exit status 2), which names the option."""
         values, _, order = self.make_parser(ctx).parse_args(args=list(args))
         given: Counter[Any] = Counter(order)
         if not ctx.resilient_parsing and not any(parameter.is_eager for parameter in given):  # --help has precedence
@@ -43,10 +43,10 @@ def _check_value(value: Any, parameter: Any, ctx: typer.Context) -> None:
 
 
 def with_usable_values(command: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Wrap a command: "~" and "$VARIABLE" in its paths are expanded, as in `--data=~/photos`, where shells leave them.
+    """Wrap a command to expand "~" and "$VARIABLE" in its paths: shells leave them in `--data=~/photos`.
 
-    A path that no file can have, and an integer of more than 64 bits, which torch cannot take, are wrong usage:
-    BadParameter (exit status 2) names the option.
+    Paths that no file can have, and integers that torch cannot take (more than 64 bits), are wrong usage: BadParameter
+    (exit status 2) names the option.
     """
     signature = inspect.signature(command)
 

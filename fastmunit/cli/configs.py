@@ -1,12 +1,12 @@
-"""`fastmunit configs`."""
+"""The command `fastmunit configs`."""
 
 from fastmunit.cli.output import echo
 
 
 def configs() -> None:
-    """List the shipped configurations, which --config takes by name.
+    """List the shipped configurations, which --config accepts by name.
 
-    To change one, add --set KEY=VALUE to `fastmunit train`, or give --config the path of your own YAML file.
+    To change one, add --set KEY=VALUE to `fastmunit train`, or pass the path of your own YAML file to --config.
     """
     from importlib import resources
 

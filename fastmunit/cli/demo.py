@@ -1,13 +1,13 @@
-"""`fastmunit demo`."""
+"""The command `fastmunit demo`."""
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastmunit.cli.interrupt import INTERRUPTED
-from fastmunit.cli.options import Device
+from fastmunit.cli.options import SYSTEMS, Device
 from fastmunit.cli.output import echo, shell_line
 
 if TYPE_CHECKING:
@@ -17,25 +17,28 @@ if TYPE_CHECKING:
 
 _IMAGES, _STYLES = 8, 8
 _MARKER = "demo.json"
-_OWN = ("data", "pairs", _MARKER)
+_ALLOWED = ("data", "pairs", _MARKER)
 
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Run folder; an earlier demo in it is replaced.", metavar="FOLDER")
+        Path,
+        typer.Option("--output", "-o", help="Write into this folder, replacing an earlier demo.", metavar="FOLDER"),
     ] = Path("runs/demo"),
     minutes: Annotated[
-        float, typer.Option(min=0.1, max=10**7, help="Time for everything, start to report.", metavar="MINUTES")
+        float, typer.Option(min=0.1, max=10**7, help="Finish everything within this time.", metavar="MINUTES")
     ] = 5.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of every random draw.", metavar="N")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Set the seed of all random numbers.", metavar="N")
+    ] = 0,
     device: Device = "auto",
-    system: Annotated[str, typer.Option(help="munit, unit, cyclegan or bicyclegan.", metavar="NAME")] = "munit",
+    system: Annotated[str, typer.Option(help=f"Train this system: {SYSTEMS}.", metavar="NAME")] = "munit",
     config: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Another demo recipe that `fastmunit configs` lists.", metavar="NAME"),
+        str | None,
+        typer.Option(help="Use another demo configuration that `fastmunit configs` lists.", metavar="NAME"),
     ] = None,
 ) -> None:
-    """Train on the built-in fruit photos for a few minutes and colour held-out drawings.
+    """Train on the built-in fruit photos for a few minutes and color held-out drawings.
 
     [bold]Examples[/bold]
 
@@ -43,28 +46,28 @@ def demo(
 
     fastmunit demo --minutes 20 --output runs/longer
 
-    Learns edge drawings ↔ photos (64x64; only BicycleGAN sees pairs), then draws [bold]samples.png[/bold]: held-out
-    drawings, eight random styles, and the styles of held-out photos. Open [bold]report.html[/bold] to watch it train.
+    Learns to translate between edge drawings and photos (64x64; systems that need pairs get pairs), then draws
+    [bold]samples.png[/bold]: held-out drawings in eight random styles and in the styles of held-out photos. Open
+    [bold]report.html[/bold] to watch it train.
 
-    Ctrl-C saves; `fastmunit train --output runs/demo --resume` continues. A new demo replaces an earlier one in the
-    same folder, and nothing else.
+    Ctrl-C saves; `fastmunit train --output runs/demo --resume` continues. A new demo in the same folder replaces the
+    earlier one and nothing else.
     """
     started = time.monotonic()
     from fastmunit import data
-    from fastmunit.cli.progress_bar import Bar
     from fastmunit.config import Config
     from fastmunit.errors import ConfigError
-    from fastmunit.runs import resolve_device, train
+    from fastmunit.runs import ProgressBar, resolve_device, train
     from fastmunit.runs.device import has_fast_bfloat16
     from fastmunit.runs.reports.image_grid import save
     from fastmunit.runs.reports.training_report import Picture, duration
     from fastmunit.systems import registry
 
     if config is not None and system != "munit":
-        raise ConfigError(f"--config {config} says which system is trained: leave out --system {system}.")
+        raise ConfigError(f"--config {config} already chooses the system: leave out --system {system}.")
     place = resolve_device(device)
     settings = Config.load(config or registry.system_named(system).demo_recipe)
-    _make_way(output, minutes, seed)
+    _remove_previous_demo(output, minutes, seed)
     if settings.pairs == "unpaired":
         root = data.unpack_demo(output / "data")
     else:
@@ -74,8 +77,9 @@ def demo(
 
     limit = _training_seconds(minutes, time.monotonic() - started)
     echo(f"Training on {place} in {settings.precision} for {duration(limit)}; watch {output / 'report.html'}.")
+    progress = ProgressBar(timed=True)
     result = train(
-        settings, output, device=device, time_limit=limit, keep=1, allow_in_output=_OWN, callbacks=[Bar(timed=True)]
+        settings, output, device=device, time_limit=limit, keep=1, allow_in_output=_ALLOWED, callbacks=[progress]
     )
     if result.interrupted:
         echo(f"Stopped after iteration {result.iterations:,}; everything is saved. Continue with:")
@@ -83,28 +87,27 @@ def demo(
         raise typer.Exit(INTERRUPTED)
 
     translator = result.trainer.evaluation_translator("a2b")
-    picture = _samples(translator, root, seed)
-    save(picture, output / "samples.png")
-    caption = _caption(translator)
-    result.reporter.results.append(Picture(caption, (output / "samples.png").read_bytes()))
+    samples = output / "samples.png"
+    save(_samples(translator, root, seed), samples)
+    result.reporter.results.append(Picture(_caption(translator), samples.read_bytes()))
     result.reporter.write(result.status, "finished")
     echo(
         f"Done in {duration(time.monotonic() - started)}: {result.iterations:,} iterations, "
         f"{result.iterations_per_second:.2f} iterations/s."
     )
-    echo(f"Look at {output / 'samples.png'} and {output / 'report.html'}.")
+    echo(f"Look at {samples} and {output / 'report.html'}.")
 
 
 def _training_seconds(minutes: float, spent: float) -> float:
-    """Seconds for the training: what is left of the whole after `spent`, less a reserve for the samples and report."""
+    """Return the time for training: the rest of `minutes` after `spent` seconds, less a reserve for the results."""
     budget = 60 * minutes
     return max(0.0, budget - min(8.0, 0.2 * budget) - spent)
 
 
 def _samples(translator: "Translator", root: Path, seed: int) -> "torch.Tensor":
-    """Rows: inputs, the same random style along each row, styles of photos, those photos.
+    """Draw rows of inputs, outputs in one random style per row, outputs in the styles of photos, and these photos.
 
-    Of a system without style codes: inputs, its one output, photos.
+    A system without style codes has one row of outputs.
     """
     import torch
 
@@ -118,26 +121,25 @@ def _samples(translator: "Translator", root: Path, seed: int) -> "torch.Tensor":
     for drawing, photo in zip(drawings, photos, strict=True):
         codes = torch.cat([styles, translator.style_of(photo)]) if translator.takes_references else styles
         columns.append([drawing, *translator.translate(drawing, codes), photo])
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    return grid(rows)
+    return grid([list(row) for row in zip(*columns, strict=True)])
 
 
 def _caption(translator: "Translator") -> str:
     if not translator.style_dim:
         return "Held-out drawings (first row), their translations, and photos for comparison"
-    rows = f"Held-out drawings (first row) in {_STYLES} random styles, one a row; "
+    rows = f"Held-out drawings (first row) in {_STYLES} random styles, one per row; "
     if translator.takes_references:
         return rows + "then each in the style of the photo below it"
     return rows + "then photos for comparison"
 
 
 def _spread(paths: list[Path], offset: float) -> list[Path]:
-    """Eight paths spread evenly; different offsets give different ones."""
+    """Return eight paths, spread evenly. Different offsets return different ones."""
     return [paths[int((k + offset) * len(paths) / _IMAGES)] for k in range(_IMAGES)]
 
 
-def _make_way(output: Path, minutes: float, seed: int) -> None:
-    """Remove an earlier demo from `output`; refuse to touch anything else."""
+def _remove_previous_demo(output: Path, minutes: float, seed: int) -> None:
+    """Remove an earlier demo from `output`, and refuse any other folder that is not empty."""
     import json
 
     from fastmunit.files import write_text

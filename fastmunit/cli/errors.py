@@ -1,13 +1,13 @@
-"""How errors reach the user of the command line."""
+"""Error messages and exit statuses of commands."""
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import typer
 
 from fastmunit.cli.interrupt import INTERRUPTED, as_exception
+from fastmunit.cli.output import echo
 from fastmunit.errors import FastmunitError
 
 _Arguments = ParamSpec("_Arguments")
@@ -15,10 +15,9 @@ _Result = TypeVar("_Result")
 
 
 def reported(command: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Wrap a command: a FastmunitError becomes one message and exit status 1, Ctrl-C exit status 130.
+    """Wrap a command to exit with 1 and a message on a FastmunitError or when memory runs out, with 130 on Ctrl-C.
 
-    So does an error that says that memory has run out. Any other exception is a defect of fastmunit and keeps its
-    traceback.
+    Any other exception is a bug of fastmunit and keeps its traceback.
     """
 
     @functools.wraps(command)
@@ -34,16 +33,15 @@ def reported(command: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Re
 
             if not is_out_of_memory(error):
                 raise
-            show_error(f"there is too little memory ({first_line(error)}): use smaller images, or fewer at once.")
+            show_error(f"out of memory ({first_line(error)}): use smaller images, or fewer at a time.")
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr)
+            echo("\ninterrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
     return run
 
 
 def show_error(message: str) -> None:
-    """Print the message of an error."""
-    typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    typer.echo(message, err=True)
+    """Print an error message to standard error."""
+    echo(typer.style("error: ", fg="red", bold=True) + message, err=True)

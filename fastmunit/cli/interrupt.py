@@ -1,4 +1,4 @@
-"""Ctrl-C on the command line: one line and exit status 130, at whatever moment it comes."""
+"""Ctrl-C on the command line: one line and exit status 130, at any moment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _as_exception = False
 
 
 def install() -> bool:
-    """Handle SIGINT from here on; return whether that is so (not in other threads, nor where it is ignored)."""
+    """Handle SIGINT and return True. In other threads, or if SIGINT is ignored or handled, return False."""
     if threading.current_thread() is not threading.main_thread():
         return False
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -28,13 +28,13 @@ def install() -> bool:
 
 
 def uninstall() -> None:
-    """Leave SIGINT to Python again."""
+    """Restore Python's own handling of SIGINT."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
 def as_exception() -> Iterator[None]:
-    """Context in which Ctrl-C raises KeyboardInterrupt, so that what is being written can be cleaned up."""
+    """Make Ctrl-C raise KeyboardInterrupt in this context, so that unfinished files can be cleaned up."""
     global _as_exception
     before, _as_exception = _as_exception, True
     try:
@@ -50,7 +50,7 @@ def _handle(_number: int, frame: FrameType | None) -> None:
 
 
 def _importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported: extension modules swallow an exception there, or turn it into another."""
+    """Return True during an import: extension modules swallow exceptions there, or replace them."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -59,7 +59,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def _end() -> NoReturn:
-    with suppress(Exception):  # whatever is wrong with stdout, the process ends
+    with suppress(Exception):  # the process ends even if standard output is broken
         sys.stdout.flush()
     with suppress(OSError):
         os.write(2, b"\ninterrupted\n")

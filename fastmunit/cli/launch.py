@@ -1,4 +1,4 @@
-"""One command in several processes: starting them on this machine, and ending them together."""
+"""Commands that run in several processes: starting them on this machine, and ending them together."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fastmunit.errors import FastmunitError
 
 
 def start_processes(count: int) -> None:
-    """Run the command of this process in `count` processes, as `torchrun -m fastmunit` does, and wait for them.
+    """Run this command line in `count` processes, as `torchrun -m fastmunit` does, and wait for them.
 
     Raises:
-        typer.Exit: One of them has failed; its own message has been printed.
+        typer.Exit: If a process has failed. It has printed its own message.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -33,16 +33,16 @@ def start_processes(count: int) -> None:
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
         raise typer.Exit(max([1, *codes])) from None
-    except SignalException:  # the processes have ended, and have said how the run goes on
+    except SignalException:  # the processes have ended and have printed how to resume
         raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager
-def told_once() -> Iterator[None]:
-    """Context in which an error that all processes find, such as a wrong configuration, is told by the first alone.
+def report_once() -> Iterator[None]:
+    """Let only the first process report an error that all processes hit, such as a wrong configuration.
 
     Raises:
-        typer.Exit: This is another process, and the first has the same error.
+        typer.Exit: If this is another process and the first one has the same error.
     """
     from fastmunit.distributed.processes import heartbeat
 
@@ -52,19 +52,19 @@ def told_once() -> Iterator[None]:
         beats = heartbeat()
         if beats is None:
             raise
-        if beats.rank != 0 and (told := beats.failure_of(0)) is not None and told in str(error):
+        if beats.rank != 0 and (reported := beats.failure_of(0)) is not None and reported in str(error):
             raise typer.Exit(1) from error
         raise
 
 
 @contextmanager
 def as_one_command() -> Iterator[None]:
-    """Context of a command that all processes run: when one fails, all end, and the first alone says why.
+    """Run the body in all processes as one command: if it fails in one, all end, and only the first reports why.
 
-    The others wait for it: torchrun ends all processes once one has ended with an error.
+    The others wait for the first: torchrun ends all processes as soon as one has ended with an error.
 
     Raises:
-        typer.Exit: The command has failed in several processes, and the first has said why.
+        typer.Exit: If the command has failed in several processes, after the first has reported why.
     """
     from fastmunit import distributed
 

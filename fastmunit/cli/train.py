@@ -1,24 +1,20 @@
-"""`fastmunit train`."""
+"""The command `fastmunit train`."""
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastmunit.cli.interrupt import INTERRUPTED
-from fastmunit.cli.launch import start_processes, told_once
-from fastmunit.cli.options import (
-    ConfigName,
-    Device,
-    Devices,
-    MaxPixels,
-    OutputFolder,
-    Seed,
-    SystemName,
-    Timeout,
-)
+from fastmunit.cli.launch import report_once, start_processes
+from fastmunit.cli.options import SYSTEMS, ConfigName, Device, Devices, MaxPixels, OutputFolder, Seed, Timeout
 from fastmunit.cli.output import echo, shell_line
+
+if TYPE_CHECKING:
+    from fastmunit.config import Config
+    from fastmunit.runs import RunFolder
 
 
 class Term(str, Enum):
@@ -32,57 +28,68 @@ class Term(str, Enum):
 def train(
     output: OutputFolder,
     config: ConfigName = None,
-    system: SystemName = None,
+    system: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Train this system: {SYSTEMS}. Without --config, use its default configuration.", metavar="NAME"
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --output, exactly where it stopped.")
     ] = False,
     data: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder with trainA, trainB, testA, testB (sets data_root).", metavar="FOLDER"),
+        Path | None,
+        typer.Option(help="Read images from trainA, trainB, testA, testB in this folder.", metavar="FOLDER"),
     ] = None,
     init: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
-            help="Start a new run from the trained generators in this gen_*.pt or ema_*.pt, with fresh optimizers.",
+            help="Start a new run from the generators in this gen_*.pt or ema_*.pt, with fresh optimizers. An error "
+            "with --resume once the run has a checkpoint; a process that torchrun restarts resumes instead.",
             metavar="FILE",
         ),
     ] = None,
     init_dis: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Start a new run from the trained discriminators in this dis_*.pt.", metavar="FILE"),
+        Path | None,
+        typer.Option(
+            help="Start a new run from the discriminators in this dis_*.pt, under the rules of --init.", metavar="FILE"
+        ),
     ] = None,
     device: Device = "auto",
     overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--set",
-            help="Change one configuration key; repeat for more.",
+            help="Change one key of the configuration; repeat for more.",
             metavar="KEY=VALUE",
             rich_help_panel="Recipe",
         ),
     ] = None,
     max_iter: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Train up to this iteration.", metavar="N", rich_help_panel="Recipe"),
+        int | None, typer.Option(min=1, help="Train up to this iteration.", metavar="N", rich_help_panel="Recipe")
     ] = None,
     ablate: Annotated[
-        Optional[list[Term]],  # noqa: UP045
+        list[Term] | None,
         typer.Option(
-            help="Leave out the reconstruction of images (x), content codes (c) or style codes (s); repeat for more.",
+            help="Leave out MUNIT's reconstruction loss of images (x), content codes (c) or style codes (s); repeat "
+            "for more.",
             metavar="x|c|s",
             rich_help_panel="Recipe",
         ),
     ] = None,
     seed: Seed = None,
     minutes: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(
-            min=0, max=10**7, help="Stop after this time, with a snapshot.", metavar="MINUTES", rich_help_panel="Recipe"
+            min=0,
+            max=10**7,
+            help="Save a checkpoint and stop after this time.",
+            metavar="MINUTES",
+            rich_help_panel="Recipe",
         ),
     ] = None,
     keep: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Keep only the newest N snapshots (all by default).", metavar="N"),
+        int | None, typer.Option(min=1, help="Keep only the newest N checkpoints (all by default).", metavar="N")
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Decode every image before starting, and name all damaged ones at once.")
@@ -91,7 +98,7 @@ def train(
     devices: Devices = None,
     timeout: Timeout = 600.0,
 ) -> None:
-    """Train MUNIT, UNIT, CycleGAN or BicycleGAN on two folders of images.
+    """Train a model on two folders of images.
 
     [bold]Examples[/bold]
 
@@ -107,12 +114,13 @@ def train(
 
     fastmunit train --config edges2shoes --data boots --output runs/boots --init runs/shoes/checkpoints/gen_01000000.pt
 
-    [bold]What you get in --output[/bold]
+    [bold]Contents of --output[/bold]
 
-    report.html (sample grids and loss curves, up to date while it trains), checkpoints/ (files that the public trainer
-    reads too), images/, logs/ (TensorBoard, losses.csv), config.yaml.
+    report.html (sample grids and loss curves, updated during training), checkpoints/ (files that the public trainer
+    can also read), images/, logs/ (TensorBoard, losses.csv), config.yaml.
 
-    Ctrl-C finishes the iteration, saves, and tells how to resume. A folder of the public trainer can be resumed too.
+    Ctrl-C finishes the iteration, saves a checkpoint, and prints the command that resumes. Run folders of the public
+    trainer can be resumed too.
     """
     from fastmunit import distributed
 
@@ -120,48 +128,18 @@ def train(
         start_processes(devices)
         return
 
-    from fastmunit.cli.progress_bar import Bar
-    from fastmunit.config import Config
-    from fastmunit.errors import FastmunitError
-    from fastmunit.runs import RunFolder
+    from fastmunit.runs import ProgressBar, RunFolder
     from fastmunit.runs import train as run_training
     from fastmunit.runs.reports.training_report import duration
-    from fastmunit.systems import registry
 
-    folder = RunFolder(output)
-    if config is None and system is not None and not resume:
-        config = registry.system_named(system).recipe
-    if config is None:
-        if not resume:
-            raise FastmunitError(
-                "give --config (a YAML file, or a name that `fastmunit configs` lists), or --system for its recipe."
-            )
-        if not folder.config.exists():
-            raise FastmunitError(
-                f"nothing to resume in {output}: it has no config.yaml. Check --output, or give --config."
-            )
-    elif not resume and not distributed.launched():
-        folder.require_unused()
-    settings = Config.load(folder.config if config is None else config, overrides or ())
-    if system is not None and system != settings.system:
-        registry.system_named(system)
-        settings.system, settings.options = system, {}
-    if ablate and settings.system != "munit":
-        raise FastmunitError(
-            f"--ablate is for munit, and the system is {settings.system}: set its loss weights with --set, for example "
-            "--set recon_x_w=0."
-        )
-    for term in ablate or ():
-        setattr(settings, f"recon_{term.value}_w", 0.0)
+    settings = _configuration(RunFolder(output), config, system, resume, overrides or ())
+    _ablate(settings, ablate or ())
     if data is not None:
         settings.data_root, settings.data_module = str(data.resolve()), None
-    if max_iter is not None:
-        settings.max_iter = max_iter
-    if seed is not None:
-        settings.seed = seed
-    if max_pixels is not None:
-        settings.max_pixels = max_pixels
-    with told_once():
+    for key, value in (("max_iter", max_iter), ("seed", seed), ("max_pixels", max_pixels)):
+        if value is not None:
+            setattr(settings, key, value)
+    with report_once():
         result = run_training(
             settings,
             output,
@@ -170,7 +148,7 @@ def train(
             time_limit=None if minutes is None else 60 * minutes,
             keep=keep,
             verify=verify,
-            callbacks=[Bar()],
+            callbacks=[ProgressBar()],
             init=init,
             init_dis=init_dis,
             timeout=timeout,
@@ -192,3 +170,45 @@ def train(
     echo(f"  {shell_line(command)}")
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _configuration(
+    folder: "RunFolder", config: str | Path | None, system: str | None, resume: bool, overrides: Sequence[str]
+) -> "Config":
+    from fastmunit import distributed
+    from fastmunit.config import Config
+    from fastmunit.errors import FastmunitError
+    from fastmunit.systems import registry
+
+    if config is None and resume:
+        if not folder.config.exists():
+            raise FastmunitError(
+                f"nothing to resume in {folder.root}: it has no config.yaml. Check --output, or give --config."
+            )
+        config = folder.config
+    elif config is None:
+        if system is None:
+            raise FastmunitError(
+                "give --config (a YAML file, or a name that `fastmunit configs` lists), or --system for its default "
+                "configuration."
+            )
+        config = registry.system_named(system).recipe
+    if not resume and not distributed.launched():
+        folder.require_unused()
+    settings = Config.load(config, overrides)
+    if system is not None and system != settings.system:
+        registry.system_named(system)
+        settings.system, settings.options = system, {}
+    return settings
+
+
+def _ablate(settings: "Config", terms: Sequence[Term]) -> None:
+    from fastmunit.errors import FastmunitError
+
+    if terms and settings.system != "munit":
+        raise FastmunitError(
+            f"--ablate is for munit, and the system is {settings.system}: set its loss weights with --set, for example "
+            "--set recon_x_w=0."
+        )
+    for term in terms:
+        setattr(settings, f"recon_{term.value}_w", 0.0)

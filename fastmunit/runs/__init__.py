@@ -4,6 +4,16 @@ from fastmunit.runs.callbacks import Callback, Status
 from fastmunit.runs.checkpoints.run_folder import RunFolder
 from fastmunit.runs.device import describe_device, resolve_device
 from fastmunit.runs.loop import TrainingResult
+from fastmunit.runs.progress_bar import ProgressBar
 from fastmunit.runs.start import train
 
-__all__ = ["Callback", "RunFolder", "Status", "TrainingResult", "describe_device", "resolve_device", "train"]
+__all__ = [
+    "Callback",
+    "ProgressBar",
+    "RunFolder",
+    "Status",
+    "TrainingResult",
+    "describe_device",
+    "resolve_device",
+    "train",
+]

@@ -32,7 +32,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def fastmunit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs the command line in this process."""
+    """Return a function that runs the command line in this process."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: object) -> Outcome:
@@ -60,7 +60,7 @@ def config_file(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder: domain A is grey, domain B is RGB."""
+    """A run folder: domain A is gray, domain B is RGB."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
     train(tiny_config(images, max_iter=2, input_dim_a=1), folder, device="cpu")
     return folder

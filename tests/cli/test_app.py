@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,11 @@ import fastmunit as package
 from fastmunit.cli.errors import reported
 from fastmunit.config import Config
 from fastmunit.errors import DataError
+from fastmunit.systems import registry
 from tests.cli.conftest import Command
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["train", "translate", "demo", "configs", "info"]
+COMMANDS = ["train", "translate", "evaluate", "train-classifier", "demo", "configs", "info"]
 
 
 def test_help_lists_the_commands(fastmunit: Command) -> None:
@@ -28,9 +30,18 @@ def test_help_lists_the_commands(fastmunit: Command) -> None:
 def test_help_of_each_command(fastmunit: Command, command: str) -> None:
     outcome = fastmunit(command, "-h")
     assert outcome.status == 0
-    if command in ("train", "translate", "demo"):
-        assert "Examples" in outcome.out
+    if command not in ("configs", "info"):
+        assert "Example" in outcome.out
         assert f"fastmunit {command}" in outcome.out.split("Options")[0]
+
+
+@pytest.mark.parametrize("system", registry.names())
+def test_every_registered_system_is_in_help_and_docs(fastmunit: Command, system: str) -> None:
+    for command in ("train", "demo"):
+        option = fastmunit(command, "--help").out.rpartition("--system")[2].partition("--")[0]
+        assert re.search(rf"\b{system}[,.]", option)
+    assert f"| `{system}`" in (ROOT / "docs/systems.md").read_text(encoding="utf-8")
+    assert registry.system_named(system).name == system
 
 
 def test_help_does_not_load_torch() -> None:

@@ -53,10 +53,10 @@ def test_demo_leaves_a_report_and_samples_and_can_run_again(fastmunit: Command, 
     assert not (folder / "checkpoints/gen_00000099.pt").exists()
 
 
-def test_a_recipe_already_says_the_system(fastmunit: Command, tmp_path: Path) -> None:
+def test_a_configuration_already_chooses_the_system(fastmunit: Command, tmp_path: Path) -> None:
     outcome = fastmunit("demo", "--config", "demo_unit", "--system", "cyclegan", "--output", tmp_path / "demo")
     assert outcome.status == 1
-    assert "--config demo_unit says which system is trained: leave out --system cyclegan" in outcome.err
+    assert "--config demo_unit already chooses the system: leave out --system cyclegan" in outcome.err
     assert not (tmp_path / "demo").exists()
 
 

@@ -1,4 +1,4 @@
-"""The progress bar of a training run."""
+"""A progress bar for training runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from fastmunit.systems.base import System
 _SECONDS_BETWEEN_LINES = 30.0
 
 
-class Bar(Callback):
-    """A bar with iteration, main losses, images/s and time left; where stderr is no terminal, a line now and then.
+class ProgressBar(Callback):
+    """A bar with iteration, main losses, images/s and time left on standard error.
+
+    If standard error is not a terminal, a line every 30 seconds.
 
     Args:
-        timed: the run is bounded by time, so the iteration is shown without the number of all iterations.
+        timed: True if time limits the run. The total number of iterations is then not shown.
     """
 
     def __init__(self, timed: bool = False) -> None:
@@ -28,7 +30,7 @@ class Bar(Callback):
         self._last_line = time.monotonic()
 
     def verifying(self, done: int, total: int) -> None:
-        """See `Callback.verifying`."""
+        """Implement `Callback.verifying`."""
         if self._terminal:
             if self._bar is None:
                 self._bar = tqdm(total=total, desc="verifying images", unit="image", dynamic_ncols=True)
@@ -40,14 +42,14 @@ class Bar(Callback):
             print(f"verifying images: {done:,}/{total:,}", file=sys.stderr, flush=True)
 
     def started(self, status: Status, trainer: System) -> None:
-        """See `Callback.started`."""
+        """Implement `Callback.started`."""
         if self._terminal:
             layout = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
             self._bar = tqdm(total=1.0, bar_format=layout, dynamic_ncols=True, smoothing=0, leave=True)
             self._bar.set_description_str(self._position(status))
 
     def iteration(self, status: Status, trainer: System) -> None:
-        """See `Callback.iteration`."""
+        """Implement `Callback.iteration`."""
         if self._bar is not None:
             self._bar.n = min(1.0, status.fraction)
             self._bar.set_description_str(self._position(status), refresh=False)
@@ -61,13 +63,13 @@ class Bar(Callback):
             print(f"{self._position(status)} {_details(status)}", file=sys.stderr, flush=True)
 
     def message(self, text: str) -> None:
-        """See `Callback.message`."""
+        """Implement `Callback.message`."""
         if self._bar is not None:
             self._bar.clear()
         print(text, file=sys.stderr, flush=True)
 
     def finished(self) -> None:
-        """See `Callback.finished`."""
+        """Implement `Callback.finished`."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
