@@ -1,20 +1,21 @@
-"""Domain adaptation: classify digits of a domain that has no labels.
+"""Domain adaptation: classify digits of a domain without labels.
 
-UNIT learns to translate digits of a labelled source domain into an unlabelled target domain. A classifier trained on
-the translations, with the labels of their sources, is compared with one trained on the source images themselves, and
-with one trained on target labels, which is what labels would be worth. All are tested on held-out target digits.
-Source: Liu, Breuel, Kautz, "Unsupervised Image-to-Image Translation Networks", NIPS 2017, section 4, in a small form.
+UNIT learns to translate digits of a labeled source domain into an unlabeled target domain. The program compares three
+classifiers on held-out target digits: one trained on translations with the labels of their sources, one trained on the
+source images themselves, and, as an upper bound, one trained on labeled target images. It is a small form of section 4
+of Liu, Breuel, Kautz, "Unsupervised Image-to-Image Translation Networks", NIPS 2017.
 
 The domains are scikit-learn's optdigits (1,797 digits of 8x8 pixels) and 3,000 digits of MNIST's test set.
 
     pip install "fastmunit[examples]"
     python examples/domain_adaptation.py --output adaptation --minutes 2 --seeds 3
 
-A run that was stopped goes on when the same command is given again.
+After an interruption, run the same command to continue.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import statistics
@@ -22,7 +23,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Optional
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,15 +34,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import fastmunit
-from fastmunit import data
-from fastmunit.cli.errors import INTERRUPTED, reported
-from fastmunit.runs import ProgressBar as Bar
-from fastmunit.config import Config
+from fastmunit import Config, data
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import write_text
-from fastmunit.runs import RunFolder, resolve_device, train
-from fastmunit.runs.reports import loss_log
-from fastmunit.systems.base import System
+from fastmunit.runs import ProgressBar, RunFolder, resolve_device, train
 
 Direction = Literal["optdigits2mnist", "mnist2optdigits"]
 
@@ -49,28 +45,28 @@ SIZE = 32
 SUBSET = Path(__file__).parent / "data" / "mnist_digits.npz"
 RECIPE = Path(__file__).with_name("domain_adaptation.yaml")
 DISPLAYED = 64
-"""Source images that are kept out of training, for the sample grids."""
+"""Number of source images that are kept out of training, for the sample grids."""
 
 CLASSIFIERS = {
     "source_only": "trained on source images",
     "translated": "trained on translated source images",
-    "target_labels": "trained on labelled target images",
+    "target_labels": "trained on labeled target images",
 }
 
 
 class Digits(NamedTuple):
-    """Grey images (N, H, W) and their classes (N,), uint8."""
+    """Gray images (N, H, W) and their classes (N,), uint8."""
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
 
     def part(self, selection: slice) -> Digits:
-        """Some of the digits."""
+        """Select some of the digits."""
         return Digits(self.images[selection], self.labels[selection])
 
 
 def load_optdigits() -> Digits:
-    """Scikit-learn's digits: 1,797 of 8x8 pixels, white on black. Raises FastmunitError without scikit-learn."""
+    """Load scikit-learn's 1,797 digits of 8x8 pixels, white on black. Raises FastmunitError without scikit-learn."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -80,12 +76,12 @@ def load_optdigits() -> Digits:
 
 
 def load_mnist(folder: Path | None) -> Digits:
-    """MNIST's test digits: the 3,000 beside this script, or all 10,000 from the idx files in `folder`.
+    """Load MNIST's test digits: 3,000 from a file next to this script, or all 10,000 from idx files in `folder`.
 
-    Of 28x28 pixels the middle 20x20 are taken, the size that the digits were made to fit: optdigits have no margin.
+    The 28x28 pixels are cropped to the middle 20x20, which the digits were scaled to: optdigits have no margin.
 
     Raises:
-        DataError: a file is missing or damaged.
+        DataError: If a file is missing or damaged.
     """
     if folder is None:
         with np.load(SUBSET) as arrays:
@@ -99,7 +95,7 @@ def load_mnist(folder: Path | None) -> Digits:
 
 
 def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
-    """A gzipped idx file of unsigned bytes. Raises DataError naming the file when it is not one."""
+    """Read a gzipped idx file of unsigned bytes. Raises DataError, which names the file, if it is not one."""
     try:
         content = gzip.decompress(path.read_bytes())
         magic, *shape = struct.unpack(f">{1 + dimensions}I", content[: 4 + 4 * dimensions])
@@ -109,11 +105,13 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: give --mnist the folder with MNIST's gzipped test files.") from error
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise DataError(f"{path} is no gzipped idx file of {dimensions} dimensions ({error}): get it again.") from error
+        raise DataError(
+            f"{path} is not a gzipped idx file of {dimensions} dimensions ({error}): replace it."
+        ) from error
 
 
 def write_images(digits: Digits, folder: Path) -> list[Path]:
-    """Write PNG files in the order of `digits`, those that are not there yet. Returns their paths."""
+    """Write missing PNG files of digits. Return all paths, in the order of `digits`."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{index:05d}.png" for index in range(len(digits.images))]
     for path, image in zip(paths, digits.images, strict=True):
@@ -125,13 +123,13 @@ def write_images(digits: Digits, folder: Path) -> list[Path]:
 
 
 def read_images(paths: Sequence[Path]) -> Tensor:
-    """Images as UNIT sees them in translation: (N, 1, SIZE, SIZE) in [-1, 1]."""
+    """Read images as UNIT translates them: (N, 1, SIZE, SIZE) in [-1, 1]."""
     dataset = data.ImageDataset(paths, SIZE, (SIZE, SIZE), channels=1)
     return torch.stack([dataset[index] for index in range(len(dataset))])
 
 
 class Classifier(nn.Sequential):
-    """Images (N, 1, SIZE, SIZE) to logits of ten classes."""
+    """A network from images (N, 1, SIZE, SIZE) to logits of ten classes."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -143,7 +141,7 @@ class Classifier(nn.Sequential):
 
 
 def train_classifier(images: Tensor, labels: Tensor, seed: int, epochs: int, batch_size: int = 32) -> Classifier:
-    """A classifier after `epochs` of Adam on the cross entropy, in eval mode."""
+    """Train a classifier with Adam on the cross entropy. Return it in eval mode."""
     torch.manual_seed(seed)
     classifier = Classifier().to(images.device)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-3)
@@ -157,19 +155,20 @@ def train_classifier(images: Tensor, labels: Tensor, seed: int, epochs: int, bat
 
 @torch.no_grad()
 def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Part of `images` whose class is right, in percent."""
-    right = [(classifier(x).argmax(1) == y).sum() for x, y in zip(images.split(500), labels.split(500), strict=True)]
-    return 100 * float(torch.stack(right).sum()) / len(images)
+    """Return the percentage of images that are classified correctly."""
+    correct = [(classifier(x).argmax(1) == y).sum() for x, y in zip(images.split(500), labels.split(500), strict=True)]
+    return 100 * float(torch.stack(correct).sum()) / len(images)
 
 
 def seconds_trained(run: RunFolder) -> float:
-    """Training time of a run that was stopped, from its log; 0 where there is none."""
+    """Return the training time of an interrupted run from its log losses.csv, or 0 without a log."""
     if not run.losses.is_file():
         return 0.0
-    try:
-        return max((float(row["seconds"]) for row in loss_log.read_rows(run.losses)), default=0.0)
-    except (KeyError, ValueError) as error:
-        raise FastmunitError(f"{run.losses} is damaged ({error}): mend it, or remove it.") from error
+    with run.losses.open(newline="", encoding="utf-8") as file:
+        try:
+            return max((float(row["seconds"]) for row in csv.DictReader(file)), default=0.0)
+        except (KeyError, TypeError, ValueError) as error:
+            raise FastmunitError(f"{run.losses} is damaged ({error}): repair or remove it.") from error
 
 
 def adapt(
@@ -182,20 +181,20 @@ def adapt(
     time_limit: float,
     device: str,
 ) -> dict[str, Any] | None:
-    """Train UNIT, then the classifiers, of one seed.
+    """Train UNIT and then the classifiers for one seed.
 
     Args:
-        config: of UNIT; its seed and data_root are what `folder` was made with.
-        source: labelled digits; the last `DISPLAYED` are for the sample grids alone.
-        target: digits whose labels only the classifier "target_labels" sees.
-        held_out: digits of the target domain for testing.
-        folder: where images and the run are kept; what is there is used.
-        epochs: of each classifier.
-        time_limit: of UNIT's training, in seconds, those of earlier runs in `folder` included.
-        device: see `resolve_device`.
+        config: Configuration of UNIT, with the seed and data_root that `folder` was made with.
+        source: Labeled digits. The last `DISPLAYED` are only for the sample grids.
+        target: Digits of the target domain. Only the classifier "target_labels" uses their labels.
+        held_out: Digits of the target domain for testing.
+        folder: Run folder. An existing run is resumed.
+        epochs: Epochs of each classifier.
+        time_limit: Training time of UNIT in seconds, including earlier runs in `folder`.
+        device: Device name; see `resolve_device`.
 
     Returns:
-        What is written as the seed's results; None when a signal stopped the training.
+        The results of the seed, or None if a signal stopped the training.
     """
     root = Path(str(config.data_root))
     parts = {"trainA": source.part(slice(-DISPLAYED)), "trainB": target, "testB": held_out}
@@ -204,8 +203,10 @@ def adapt(
 
     run = RunFolder(folder)
     limit = max(time_limit - seconds_trained(run), 1e-3)
-    result = train(config, run.root, resume=run.config.is_file(), device=device, time_limit=limit, keep=1,
-                   callbacks=[Bar(timed=True)])  # fmt: skip
+    resume = run.config.is_file()
+    result = train(
+        config, run.root, resume=resume, device=device, time_limit=limit, keep=1, callbacks=[ProgressBar(timed=True)]
+    )
     if result.interrupted:
         return None
 
@@ -214,7 +215,7 @@ def adapt(
     labels = {name: torch.from_numpy(digits.labels).long().to(place) for name, digits in parts.items()}
     training = {
         "source_only": (images["trainA"], labels["trainA"]),
-        "translated": (translate(result.trainer, images["trainA"]), labels["trainA"]),
+        "translated": (fastmunit.translate(result.trainer, images["trainA"], 1)[:, 0].to(place), labels["trainA"]),
         "target_labels": (images["trainB"], labels["trainB"]),
     }
     accuracies = {
@@ -229,13 +230,8 @@ def adapt(
     }
 
 
-def translate(trainer: System, images: Tensor) -> Tensor:
-    """Source images as digits of the target domain, (N, 1, SIZE, SIZE) in [-1, 1]."""
-    return fastmunit.translate(trainer, images, 1)[:, 0].to(images)
-
-
 def summary(results: Sequence[dict[str, Any]], title: str) -> str:
-    """Mean ± standard deviation over seeds of every classifier's accuracy, as a table."""
+    """Return a table of the accuracy of every classifier: mean ± standard deviation over seeds."""
     lines = [title]
     for name, description in CLASSIFIERS.items():
         values = [result["accuracy"][name] for result in results]
@@ -245,41 +241,58 @@ def summary(results: Sequence[dict[str, Any]], title: str) -> str:
     return "\n".join(lines)
 
 
-@reported
 def main(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs and results.")],
-    direction: Annotated[Direction, typer.Option(help="Labelled source 2 unlabelled target.")] = "optdigits2mnist",
-    minutes: Annotated[float, typer.Option(min=0.001, help="Training time of UNIT for each seed.")] = 2.0,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, …")] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each classifier.")] = 15,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write runs and results into this folder.")],
+    direction: Annotated[Direction, typer.Option(help="Labeled source 2 unlabeled target.")] = "optdigits2mnist",
+    minutes: Annotated[float, typer.Option(min=0.001, help="Train UNIT for this time per seed.")] = 2.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Use this many seeds: 0, 1, …")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Train each classifier for this many epochs.")] = 15,
     mnist: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder with MNIST's t10k-*.gz, to use all of its test digits."),
+        Path | None, typer.Option(help="Use all test digits of MNIST, from t10k-*.gz in this folder.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="Compute on this device: auto, cpu, cuda, cuda:N or mps.")] = "auto",
     override: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the configuration."),
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the configuration.")
     ] = None,
 ) -> None:
     """Compare classifiers of a target domain without labels, with and without UNIT."""
+    try:
+        compare(output, direction, minutes, seeds, epochs, mnist, device, override or [])
+    except FastmunitError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def compare(
+    output: Path,
+    direction: Direction,
+    minutes: float,
+    seeds: int,
+    epochs: int,
+    mnist: Path | None,
+    device: str,
+    overrides: list[str],
+) -> None:
+    """Train what is not trained yet for every seed, and print the table. The arguments are the options of `main`."""
     domains = {"optdigits": load_optdigits(), "mnist": load_mnist(mnist)}
     source_name, target_name = direction.split("2")
     target = domains[target_name]
     third = len(target.images) // 3
-    overrides = [f"data_root={json.dumps(str((output / 'images').resolve()))}", *(override or [])]
     settings = {
-        "direction": direction, "minutes": minutes, "epochs": epochs, "mnist": len(domains["mnist"].images),
-        "set": override or [],
-    }  # fmt: skip
+        "direction": direction,
+        "minutes": minutes,
+        "epochs": epochs,
+        "mnist": len(domains["mnist"].images),
+        "set": overrides,
+    }
+    data_root = json.dumps(str((output / "images").resolve()))
     results_file = output / "results.json"
     results = finished_seeds(results_file, settings)
     for seed in range(seeds):
         if any(result["seed"] == seed for result in results):
             continue
-        typer.echo(f"Seed {seed}: training UNIT for {minutes:g} minutes; watch {output / f'seed_{seed}/report.html'}.")
+        print(f"Seed {seed}: training UNIT for {minutes:g} minutes; watch {output / f'seed_{seed}/report.html'}.")
         result = adapt(
-            Config.load(RECIPE, [*overrides, f"seed={seed}"]),
+            Config.load(RECIPE, [f"data_root={data_root}", *overrides, f"seed={seed}"]),
             domains[source_name],
             target.part(slice(0, -third)),
             target.part(slice(-third, None)),
@@ -289,20 +302,20 @@ def main(
             device,
         )
         if result is None:
-            typer.echo("Stopped; the same command goes on from here.")
-            raise typer.Exit(INTERRUPTED)
+            print("Stopped; run the same command to continue.")
+            raise typer.Exit(130)  # the exit status of Ctrl-C in a shell
         results.append(result)
         write_text(results_file, json.dumps({"settings": settings, "results": results}, indent=1) + "\n")
-        typer.echo(f"Seed {seed}: {result['iterations']:,} iterations; accuracy in percent {result['accuracy']}")
+        print(f"Seed {seed}: {result['iterations']:,} iterations; accuracy in percent {result['accuracy']}")
     title = f"Accuracy on {third:,} held-out digits, {direction}, {len(results)} seeds, {minutes:g} minutes each:"
-    typer.echo(summary(results, title))
+    print(summary(results, title))
 
 
 def finished_seeds(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Results of seeds that are done.
+    """Return the results of finished seeds.
 
     Raises:
-        FastmunitError: the file is damaged, or of a run with other settings.
+        FastmunitError: If the file is damaged, or belongs to a run with other settings.
     """
     if not path.exists():
         return []
@@ -310,9 +323,9 @@ def finished_seeds(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]
         content = json.loads(path.read_text(encoding="utf-8"))
         found, results = content["settings"], list(content["results"])
     except (ValueError, KeyError, TypeError) as error:
-        raise FastmunitError(f"{path} cannot be read ({error}): remove it to start anew.") from error
+        raise FastmunitError(f"{path} cannot be read ({error}): remove it to start again.") from error
     if found != settings:
-        raise FastmunitError(f"{path} is of a run with {found}, not {settings}: give another --output.")
+        raise FastmunitError(f"{path} belongs to a run with {found}, not {settings}: give another --output.")
     return results
 
 

@@ -48,7 +48,7 @@ def echo(text: str, *, err: bool = False) -> None:
 
 
 def _discard(stream: IO[str]) -> None:
-    """Redirect a stream to the null device: Python would fail again on the rest of its buffer at exit."""
+    """Send a stream to the null device: Python would fail again on the rest of its buffer at exit."""
     handle = os.open(os.devnull, os.O_WRONLY)
     os.dup2(handle, stream.fileno())
     os.close(handle)

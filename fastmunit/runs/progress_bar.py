@@ -30,7 +30,7 @@ class ProgressBar(Callback):
         self._last_line = time.monotonic()
 
     def verifying(self, done: int, total: int) -> None:
-        """Implement `Callback.verifying`."""
+        """Show the number of verified images."""
         if self._terminal:
             if self._bar is None:
                 self._bar = tqdm(total=total, desc="verifying images", unit="image", dynamic_ncols=True)
@@ -42,14 +42,14 @@ class ProgressBar(Callback):
             print(f"verifying images: {done:,}/{total:,}", file=sys.stderr, flush=True)
 
     def started(self, status: Status, trainer: System) -> None:
-        """Implement `Callback.started`."""
+        """Open the bar."""
         if self._terminal:
             layout = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
             self._bar = tqdm(total=1.0, bar_format=layout, dynamic_ncols=True, smoothing=0, leave=True)
             self._bar.set_description_str(self._position(status))
 
     def iteration(self, status: Status, trainer: System) -> None:
-        """Implement `Callback.iteration`."""
+        """Update the bar, or print a line from time to time."""
         if self._bar is not None:
             self._bar.n = min(1.0, status.fraction)
             self._bar.set_description_str(self._position(status), refresh=False)
@@ -63,13 +63,13 @@ class ProgressBar(Callback):
             print(f"{self._position(status)} {_details(status)}", file=sys.stderr, flush=True)
 
     def message(self, text: str) -> None:
-        """Implement `Callback.message`."""
+        """Print a message above the bar."""
         if self._bar is not None:
             self._bar.clear()
         print(text, file=sys.stderr, flush=True)
 
     def finished(self) -> None:
-        """Implement `Callback.finished`."""
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

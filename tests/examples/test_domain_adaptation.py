@@ -1,4 +1,4 @@
-"""examples/domain_adaptation.py: its digits, its classifiers, and runs that are stopped and go on."""
+"""examples/domain_adaptation.py: digits, classifiers, and interrupted runs that continue."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def example() -> ModuleType:
 
 @pytest.fixture
 def bars(example: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Digits 0 and 1 as bars: upright or lying, thick in one domain and thin in the other."""
+    """Replace digits 0 and 1 by vertical and horizontal bars, thick in one domain and thin in the other."""
 
     def domain(count: int, size: int, thickness: int) -> Any:
         images = np.zeros((count, size, size), np.uint8)
@@ -115,7 +115,7 @@ def test_damaged_mnist_files_are_named(example: ModuleType, tmp_path: Path) -> N
         idx(labels),
         b"no idx file at all, but longer than its head",
     ):
-        with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz is no gzipped idx file of 3 dimensions"):
+        with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz is not a gzipped idx file of 3 dimensions"):
             example.load_mnist(write_idx(tmp_path, wrong, idx(labels)))
     folder = write_idx(tmp_path, idx(images), idx(labels[:3]))
     with pytest.raises(DataError, match="4 images but 3 labels"):
@@ -123,7 +123,7 @@ def test_damaged_mnist_files_are_named(example: ModuleType, tmp_path: Path) -> N
     path = folder / "t10k-images-idx3-ubyte.gz"
     for content in (path.read_bytes()[:-9], b"not gzipped"):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz is no gzipped"):
+        with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz is not a gzipped"):
             example.load_mnist(folder)
 
 
@@ -176,10 +176,10 @@ def test_other_settings_and_damaged_results_are_errors(run: Callable[..., Result
         assert outcome.exit_code == 1 and "give another --output" in outcome.output
     (tmp_path / "out" / "results.json").write_text('{"settings": ')
     outcome = run("--seeds", "1")
-    assert outcome.exit_code == 1 and "remove it to start anew" in outcome.output
+    assert outcome.exit_code == 1 and "remove it to start again" in outcome.output
 
 
-def test_a_stopped_training_goes_on(
+def test_an_interrupted_training_continues(
     run: Callable[..., Result], example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Impatient(Callback):
@@ -191,9 +191,9 @@ def test_a_stopped_training_goes_on(
                 os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patched:
-        patched.setattr(example, "Bar", Impatient)
+        patched.setattr(example, "ProgressBar", Impatient)
         outcome = run("--seeds", "1", settings=("max_iter=5", "log_iter=1"))
-    assert outcome.exit_code == 130 and "goes on from here" in outcome.output
+    assert outcome.exit_code == 130 and "run the same command to continue" in outcome.output
     assert not (tmp_path / "out" / "results.json").exists()
     assert example.seconds_trained(example.RunFolder(tmp_path / "out" / "seed_0")) > 0
     outcome = run("--seeds", "1", settings=("max_iter=5", "log_iter=1"))
@@ -205,12 +205,12 @@ def test_a_stopped_training_goes_on(
 def test_labels_of_the_target_do_not_reach_the_translations(
     run: Callable[..., Result], example: ModuleType, bars: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With other labels on the unlabelled digits, only the classifier that is trained on them changes."""
+    """With other labels of the target digits, only the classifier that is trained on them changes."""
     accuracies = []
     digits = bars(60, 20, 3)
-    mislabelled = digits.labels.copy()
-    mislabelled[:40] = 9
-    for name, labels in (("right", digits.labels), ("wrong", mislabelled)):
+    mislabeled = digits.labels.copy()
+    mislabeled[:40] = 9
+    for name, labels in (("right", digits.labels), ("wrong", mislabeled)):
         monkeypatch.setattr(example, "load_mnist", lambda _, labels=labels: example.Digits(digits.images, labels))
         outcome = run("--seeds", "1", "--epochs", "4", "-o", str(tmp_path / "out" / name))
         assert outcome.exit_code == 0, outcome.output

@@ -1,10 +1,12 @@
-"""examples/paper_tables.py: its data, its bookkeeping, its tables. Training and measuring are tested elsewhere."""
+"""examples/paper_tables: its data, records and tables. Training and measuring are tested elsewhere."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from examples.paper_tables import data as fruit_data
+from examples.paper_tables import model as model_file
+from examples.paper_tables import program, published
+from examples.paper_tables.__main__ import arguments
+from examples.paper_tables.report import _average_over_directions, values, write_report
 from fastmunit.config import Config
 from fastmunit.data import list_images
 from fastmunit.errors import FastmunitError
@@ -28,30 +35,28 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for family in ("apple", "tomato", "cherry"):
         (root / family).mkdir()
         for variety in (1, 2):
-            colour = tuple(random.integers(20, 200, 3).tolist())
+            color = tuple(random.integers(20, 200, 3).tolist())
             for frame in range(60):
                 image = Image.new("RGB", (100, 100), "white")
-                ImageDraw.Draw(image).ellipse((20 + frame % 10, 20, 80, 80), fill=colour)
+                ImageDraw.Draw(image).ellipse((20 + frame % 10, 20, 80, 80), fill=color)
                 image.save(root / family / f"{family.title()}_{variety}__r0_{frame}_100.jpg")
     return root
 
 
 def frames(folder: Path) -> set[tuple[str, int]]:
-    """(variety, frame) of edge data, whose names are INDEX_VARIETY_ROTATION_FRAME."""
+    """Return (variety, frame) of edge data, whose names are INDEX_VARIETY_ROTATION_FRAME."""
     return {("_".join(p.stem.split("_")[1:-2]), int(p.stem.split("_")[-1])) for p in list_images(folder)}
 
 
 def test_edges_data(photos: Path, tmp_path: Path) -> None:
     pytest.importorskip("skimage", reason="drawing edges needs scikit-image")
-    import fruit_data
-
     unpaired, paired = fruit_data.edges_data(photos, tmp_path, per_variety=6, test_pairs=12, seed=0)
     for root in (unpaired, paired):
         parts = {part: frames(root / part) for part in ("trainA", "trainB", "testA", "testB")}
         assert [len(parts[part]) for part in parts] == [36, 36, 12, 12]
         assert parts["testA"] == parts["testB"]
         assert not parts["testB"] & (parts["trainA"] | parts["trainB"])
-        # No neighbouring frame either.
+        # The training data hold no frame next to a test frame.
         assert not {(v, (f + d) % 60) for v, f in parts["testB"] for d in (-1, 1)} & (parts["trainA"] | parts["trainB"])
     assert not frames(unpaired / "trainA") & frames(unpaired / "trainB")
     names = [[path.name for path in list_images(paired / part)] for part in ("trainA", "trainB")]
@@ -63,7 +68,7 @@ def test_edges_data(photos: Path, tmp_path: Path) -> None:
     assert (unpaired / "made.json").stat().st_mtime_ns == made
     with pytest.raises(SystemExit, match="made with other settings \\(per_variety 6, not 5\\)"):
         fruit_data.edges_data(photos, tmp_path, per_variety=5, test_pairs=12, seed=0)
-    # Elsewhere the photos may be absent; other photos are refused.
+    # On another machine the photos may be missing. Other photos are refused.
     assert fruit_data.edges_data(None, tmp_path, per_variety=6, test_pairs=12, seed=0) == (unpaired, paired)
     with pytest.raises(SystemExit, match="made with other settings \\(photos 360, not 0"):
         fruit_data.edges_data(tmp_path / "absent", tmp_path, per_variety=6, test_pairs=12, seed=0)
@@ -74,8 +79,6 @@ def test_edges_data(photos: Path, tmp_path: Path) -> None:
 
 def test_family_data(photos: Path, tmp_path: Path) -> None:
     pytest.importorskip("skimage", reason="the rule of the demo data needs scikit-image")
-    import fruit_data
-
     roots = fruit_data.family_data(photos, tmp_path, seed=0)
     assert list(roots) == ["apple", "tomato", "cherry"]
     for family, root in roots.items():
@@ -93,8 +96,6 @@ def test_family_data(photos: Path, tmp_path: Path) -> None:
 
 
 def test_data_made_by_two_processes_at_once(photos: Path, tmp_path: Path) -> None:
-    import fruit_data
-
     root = tmp_path / "data" / "apple"
     with fruit_data._whole(root, photos, {"seed": 0}) as slow:
         (slow / "of").write_text("the slow one")
@@ -108,18 +109,16 @@ def test_data_made_by_two_processes_at_once(photos: Path, tmp_path: Path) -> Non
 
 
 def test_the_papers_figures() -> None:
-    import paper_figures
-
-    for cells in paper_figures.TABLE_2.values():
+    for cells in published.TABLE_2.values():
         for k in (0, 1):
             mean = statistics.fmean(score[k] for name, score in cells.items() if name != "average")
             assert mean == pytest.approx(cells["average"][k], abs=6e-4)
-    orders = {(order.measure, order.better, order.worse) for order in paper_figures.orderings()}
+    orders = {(order.measure, order.better, order.worse) for order in published.orderings()}
     assert ("diversity", "MUNIT", "UNIT") in orders
     assert ("diversity", "MUNIT without x reconstruction", "MUNIT") in orders
     assert ("quality", "BicycleGAN (paired)", "MUNIT") in orders
     assert ("diversity", "real data", "MUNIT") in orders
-    assert len(orders) == 21 and sum(order.table == 2 for order in paper_figures.orderings()) == 6
+    assert len(orders) == 21 and sum(order.table == 2 for order in published.orderings()) == 6
 
 
 def figure(name: str, value: float, half: float | None = None, reference: float | None = None) -> dict[str, Any]:
@@ -129,14 +128,14 @@ def figure(name: str, value: float, half: float | None = None, reference: float 
 
 
 def report_settings(**changes: Any) -> dict[str, Any]:
-    settings = {"minutes a model": 10, "seeds": [0, 1], "inputs": 100, "outputs of each": 38, "quality": "kid-vgg16",
+    settings = {"minutes per model": 10, "seeds": [0, 1], "inputs": 100, "outputs of each": 38, "quality": "kid-vgg16",
                 "diversity": "lpips-alex-v0.1", "changed keys": [], "missing": [], "untrained": [],
                 "command": ""}  # fmt: skip
     return settings | changes
 
 
 def made(iterations: int = 9) -> dict[str, Any]:
-    """How a result came about."""
+    """Return the records of training and measuring of a result."""
     record = {"settings": {}, "devices": ["a GPU, bfloat16"], "seconds": 600.0, "iterations": iterations}
     return {"training": record, "measuring": {"device": "cpu, 2 threads"}}
 
@@ -152,8 +151,6 @@ def cell(system: str, seed: int, direction: str, cis: float, score: float) -> di
 
 
 def test_tables(tmp_path: Path) -> None:
-    from table_report import write_report
-
     settings = report_settings(missing=["demo_unit"], command="python <that>", untrained=["table 1, some model"])
     results = [
         row("MUNIT", 0, 1.0, 0.20), row("MUNIT", 1, 1.2, 0.22),
@@ -174,7 +171,7 @@ def test_tables(tmp_path: Path) -> None:
     assert "| 1 | diversity | real data before MUNIT | holds" in text
     assert "BicycleGAN" not in text and "demo_unit" in text and "not trained: table 1, some model." in text
     assert "Measured on: cpu, 2 threads." in text
-    assert "The paper's figures, and the orders among them, are unchecked" in text
+    assert "The paper's figures and the rankings among them are unverified" in text
     assert "| 1 | edges → fruit | UNIT | 1 | 1,234 | 10.0 | a GPU, bfloat16 |" in text
     assert text.count("| 2 | apple ↔ tomato | MUNIT | 0 | 9 | 10.0 |") == 1
     page = (tmp_path / "tables.html").read_text()
@@ -182,8 +179,6 @@ def test_tables(tmp_path: Path) -> None:
 
 
 def test_one_seed_shows_no_spread(tmp_path: Path) -> None:
-    from table_report import values, write_report
-
     settings = report_settings(seeds=[0])
     results = [row("MUNIT", 0, 1.0, 0.2), row("UNIT", 0, 1.05, 0.1)]
     write_report(tmp_path, settings, results)
@@ -194,8 +189,6 @@ def test_one_seed_shows_no_spread(tmp_path: Path) -> None:
 
 
 def test_averages_over_directions_have_an_error_and_only_shared_directions(tmp_path: Path) -> None:
-    from table_report import _average_over_directions
-
     def result(system: str, direction: str, value: float) -> dict[str, Any]:
         figure = {"name": "IS", "value": value, "low": value - 0.196, "high": value + 0.196}
         return {"table": 2, "system": system, "seed": 0, "direction": direction, "figures": [figure]}
@@ -207,9 +200,7 @@ def test_averages_over_directions_have_an_error_and_only_shared_directions(tmp_p
     assert found["MUNIT"].error == pytest.approx(0.1 / 2**0.5)
 
 
-def test_a_classifier_without_weights_is_not_taken_for_one_with(tmp_path: Path) -> None:
-    import paper_tables
-
+def test_a_classifier_without_weights_is_refused_where_weights_are_given(tmp_path: Path) -> None:
     from fastmunit.metrics.classifier import Classifier, save_classifier
 
     model = Classifier(["a", "b"], "small", 64)
@@ -218,37 +209,34 @@ def test_a_classifier_without_weights_is_not_taken_for_one_with(tmp_path: Path) 
     save_classifier(model, tmp_path / "classifiers" / "apple_12_epochs.pt")
     given = ["--output", str(tmp_path), "--device", "cpu", "--weights", str(tmp_path / "weights")]
     with pytest.raises(FastmunitError, match=r"apple_12_epochs\.pt was trained without ImageNet weights: delete it"):
-        paper_tables.Program(paper_tables.arguments(given))._scores(tmp_path / "apple", "apple")
-    measures, about = paper_tables.Program(paper_tables.arguments(given[:-2]))._scores(tmp_path / "apple", "apple")
+        program.Program(arguments(given))._scores(tmp_path / "apple", "apple")
+    measures, about = program.Program(arguments(given[:-2]))._scores(tmp_path / "apple", "apple")
     assert measures.classifier is not None and about == {"classifier accuracy": 0.5}
 
 
 class Work:
-    """Stands in for training and measuring, and writes down what was asked for."""
+    """A stand-in for training and measuring that records its calls."""
 
     def __init__(self, photos: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        import paper_tables
-        import table_model
-
         self.trained: list[str] = []
         self.limits: list[float] = []
         self.measured: list[str] = []
-        self.output, self.photos, self.program = output, photos, paper_tables
-        monkeypatch.setattr(table_model, "train", self._train)
-        monkeypatch.setattr(paper_tables, "evaluate", self._evaluate)
-        monkeypatch.setattr(paper_tables, "load_measures", lambda names, **_: names)
-        monkeypatch.setattr(paper_tables.registry, "load_translator", lambda *_: None)
+        self.output, self.photos = output, photos
+        monkeypatch.setattr(model_file, "train", self._train)
+        monkeypatch.setattr(program, "evaluate", self._evaluate)
+        monkeypatch.setattr(program, "load_measures", lambda names, **_: names)
+        monkeypatch.setattr(program.fastmunit, "load_translator", lambda *_, **__: None)
         monkeypatch.setattr(
-            paper_tables.Program, "_scores", lambda self, family, name: (["is-cis"], {"classifier accuracy": 0.9})
+            program.Program, "_scores", lambda self, family, name: (["is-cis"], {"classifier accuracy": 0.9})
         )
 
     def __call__(self, *more: str) -> Work:
-        """Run the program; returns what it did."""
+        """Run the program and return itself, with the calls of this run."""
         self.trained, self.limits, self.measured = [], [], []
         given = ["--data", str(self.photos), "--output", str(self.output), "--minutes", "0.5", "--train-per-variety",
                  "2", "--test-pairs", "6", "--systems", "MUNIT", "MUNIT without x reconstruction",
                  *more]  # fmt: skip
-        self.program.Program(self.program.arguments(given)).run()
+        program.Program(arguments(given)).run()
         return self
 
     def _train(self, config: Config, folder: Path, *, time_limit: float, **_: Any) -> SimpleNamespace:
@@ -269,8 +257,6 @@ class Work:
 @pytest.fixture(scope="module")
 def prepared(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("skimage", reason="drawing edges needs scikit-image")
-    import fruit_data
-
     data = tmp_path_factory.mktemp("prepared") / "data"
     fruit_data.edges_data(photos, data, per_variety=2, test_pairs=6, seed=0)
     fruit_data.family_data(photos, data, seed=0)
@@ -283,9 +269,9 @@ def work(photos: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.Monke
     return Work(photos, tmp_path, monkeypatch)
 
 
-def test_what_is_done_is_not_done_again(work: Work, tmp_path: Path) -> None:
+def test_finished_work_is_not_repeated(work: Work, tmp_path: Path) -> None:
     assert work().trained[:2] == ["table_1/munit_without_x_reconstruction/seed_0", "table_1/munit/seed_0"]
-    # Table 2 has no ablations: three pairs of families, both directions of each by one model.
+    # Table 2 has no ablations: three pairs of families, one model for both directions of each.
     assert len(work.trained) == 2 + 3 and work.measured == ["a2b", "a2b", *["a2b", "b2a"] * 3]
     assert work.limits == [30] * 5
     before = (tmp_path / "tables.md").read_text()
@@ -304,7 +290,7 @@ def test_what_is_done_is_not_done_again(work: Work, tmp_path: Path) -> None:
     ]
 
 
-def test_work_is_shared_and_measured_elsewhere(work: Work, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_is_shared_by_machines(work: Work, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert work("--prepare").trained == []
     assert work("--train-only", "--tables", "1").trained[1] == "table_1/munit/seed_0"
     assert work.measured == [] and not (tmp_path / "tables.md").exists()
@@ -322,7 +308,8 @@ def test_work_is_shared_and_measured_elsewhere(work: Work, tmp_path: Path, capsy
     work.output = there
     assert work("--measure-only").trained == [] and work.measured == ["a2b", "a2b", "a2b", "b2a"]
     assert "apple and tomato, MUNIT, seed 0: not trained" in capsys.readouterr().err
-    assert "Left out, as not trained: table 2, apple and tomato, MUNIT" in (there / "tables.md").read_text()
+    report = (there / "tables.md").read_text()
+    assert "Left out because they are not trained: table 2, apple and tomato, MUNIT" in report
     with pytest.raises(FastmunitError, match="no trained model"):
         work("--measure-only", "--tables", "1", "--seeds", "3")
 
@@ -338,7 +325,7 @@ def test_other_settings(work: Work, tmp_path: Path, capsys: pytest.CaptureFixtur
                 work("--tables", "1", *more, *part)
     with pytest.raises(SystemExit, match="made with other settings"):
         work("--test-pairs", "7")
-    # What is measured in another way is measured again, and not trained again.
+    # Other measuring settings measure again and do not train again.
     assert work("--tables", "1", "--inputs", "50").measured == ["a2b", "a2b"] and work.trained == []
     assert "measured with other settings" in capsys.readouterr().out
     assert work("--tables", "1", "--inputs", "50").measured == []
@@ -347,9 +334,9 @@ def test_other_settings(work: Work, tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(FastmunitError, match=r"7 iterations, but .* holds gen_00000008"):
         work("--tables", "1")
     for name, content, told in (
-        ("result.json", '{"figures": []}', "no result of this program"),
+        ("result.json", '{"figures": []}', "not a result of this program"),
         ("result.json", '{"figures": [', "cannot be read"),
-        ("training.json", "{}", "no record of a training"),
+        ("training.json", "{}", "not the record of a training"),
         ("training.json", "[]", "does not hold"),
     ):
         (folder / "result.json").unlink(missing_ok=True)
@@ -358,16 +345,14 @@ def test_other_settings(work: Work, tmp_path: Path, capsys: pytest.CaptureFixtur
             work("--tables", "1", "--inputs", "50")
 
 
-def test_a_stopped_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import table_model
-
+def test_a_stopped_training_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config.load("demo")
     limits: list[float] = []
 
     def train(config: Config, folder: Path, *, time_limit: float, resume: bool, **_: Any) -> SimpleNamespace:
-        """Stopped after 20 seconds, the first time."""
+        """Stop after 20 seconds the first time."""
         limits.append(time_limit)
-        run = table_model.RunFolder(folder)
+        run = model_file.RunFolder(folder)
         assert resume == (len(limits) > 1)
         if not resume:
             run.create()
@@ -378,28 +363,36 @@ def test_a_stopped_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             save_tensors({"iterations": 5}, run.checkpoints / "optimizer.pt")
         return SimpleNamespace(interrupted=not resume, iterations=9, seconds=31.0)
 
-    monkeypatch.setattr(table_model, "train", train)
-    model = table_model.Model("a model", tmp_path / "run", config, {"minutes": 0.5}, "cpu")
+    monkeypatch.setattr(model_file, "train", train)
+    model = model_file.Model("a model", tmp_path / "run", config, {"minutes": 0.5}, "cpu")
     assert not model.trained
-    with pytest.raises(SystemExit, match="goes on from here"):
+    with pytest.raises(SystemExit, match="run the same command to continue"):
         model.train()
     assert not model.trained
     with pytest.raises(FastmunitError, match="made with other settings"):
-        table_model.Model("a model", tmp_path / "run", config, {"minutes": 1}, "cpu").train()
+        model_file.Model("a model", tmp_path / "run", config, {"minutes": 1}, "cpu").train()
     model.train()
     assert limits == [30, 10] and model.trained
     assert (model.record["iterations"], model.record["seconds"], len(model.record["devices"])) == (9, 31, 1)
 
 
 def test_recipes_change_what_they_name() -> None:
-    import paper_tables
-
-    for name, recipe in paper_tables.RECIPES.items():
+    for name, recipe in program.RECIPES.items():
         if recipe.config in Config.shipped():
             config, shipped = Config.load(recipe.config, recipe.changes), Config.load(recipe.config)
             assert (config == shipped) == (not recipe.changes), name
             registry.system_of(config).check(config)
             assert (config.crop_image_height, config.crop_image_width) == (64, 64)
+
+
+def test_the_program_runs_as_documented(tmp_path: Path) -> None:
+    pytest.importorskip("skimage", reason="preparing data needs scikit-image")
+    for given, status, message in ((["--help"], 0, "train each model"), (["--output", "out"], 1, "give --data")):
+        run = subprocess.run(
+            [sys.executable, "-m", "examples.paper_tables", *(str(tmp_path) if x == "out" else x for x in given)],
+            cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (run.returncode, message in run.stdout + run.stderr) == (status, True), run.stderr
 
 
 @pytest.mark.parametrize(
@@ -413,14 +406,12 @@ def test_recipes_change_what_they_name() -> None:
     ],
 )
 def test_wrong_arguments(given: list[str]) -> None:
-    import paper_tables
-
     with pytest.raises(SystemExit):
-        paper_tables.arguments(given)
+        arguments(given)
 
 
 def change_photos(root: Path, change: str) -> Path:
-    """Make a folder of photos unusable; returns what to give as --data."""
+    """Make a folder of photos unusable and return what to give as --data."""
     apples = sorted((root / "apple").iterdir())
     match change:
         case "absent":

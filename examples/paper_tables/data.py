@@ -1,15 +1,13 @@
-"""The data of the tables in miniature, from a folder of Fruits-360 photos: FAMILY/VARIETY__ROTATION_FRAME_100.jpg.
+"""Data sets for the tables, made from a folder of Fruits-360 photos: FAMILY/VARIETY__ROTATION_FRAME_100.jpg.
 
-Each turn of the turntable is cut into arcs with gaps between them by the rule of tools/make_demo_data.py, so that no
-test image, and no neighbouring frame of one, is in the training data.
+Each turn of the turntable is cut into arcs with gaps between them, by the rule of tools/make_demo_data.py. The training
+data thus hold no test image and no frame next to one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,22 +26,23 @@ _JPEG_QUALITY = 95
 
 
 def edges_data(photos: Path | None, output: Path, per_variety: int, test_pairs: int, seed: int) -> tuple[Path, Path]:
-    """Edge drawings and photos, as two data roots: (unpaired, paired).
+    """Make edge drawings and photos, and return two data roots: (unpaired, paired).
 
-    Unpaired, the drawings are of other photos than those of trainB. Paired, trainA has the drawings of trainB, under
-    equal names. The test pairs are the same. Data that are there already need neither photos nor scikit-image.
+    In the unpaired data, the drawings are of other photos than those of trainB. In the paired data, trainA has the
+    drawings of trainB under equal names. Both have the same test pairs. Data that exist already need neither photos nor
+    scikit-image.
 
     Raises:
-        SystemExit: the photos are missing, damaged, too few or named otherwise, or others made what is there.
+        SystemExit: If photos are missing, damaged, too few or wrongly named, or other photos made the existing data.
     """
     unpaired, paired = output / "edges_unpaired", output / "edges_paired"
     settings = {"per_variety": per_variety, "test_pairs": test_pairs, "seed": seed}
-    wanted = [root for root in (unpaired, paired) if not _is_made(root, photos, settings)]
-    if wanted:
-        rule, everything = _rule(), _require(photos, output)
-        split = rule.split_photos(rule.list_photos(everything), rule.Counts(per_variety, test_pairs), seed)
-    for root in wanted:
-        with _whole(root, everything, settings) as partial:
+    missing = [root for root in (unpaired, paired) if not _is_made(root, photos, settings)]
+    if missing:
+        rule, photos = _rule(), _require(photos, output)
+        split = rule.split_photos(rule.list_photos(photos), rule.Counts(per_variety, test_pairs), seed)
+    for root in missing:
+        with _whole(root, photos, settings) as partial:
             for part, members, draw in (
                 ("trainA", split.train_a if root == unpaired else split.train_b, True),
                 ("trainB", split.train_b, False),
@@ -59,27 +58,25 @@ def edges_data(photos: Path | None, output: Path, per_variety: int, test_pairs: 
 
 
 def family_data(photos: Path | None, output: Path, seed: int, families: Iterable[str] = FAMILIES) -> dict[str, Path]:
-    """Photos by family and variety: FAMILY/train/VARIETY/… and FAMILY/test/VARIETY/…, for table 2 and classifiers.
+    """Sort photos by family and variety, for table 2 and classifiers: FAMILY/{train,test}/VARIETY/….
 
-    Data that are there already need neither photos nor scikit-image.
+    Data that exist already need neither photos nor scikit-image.
 
     Raises:
-        SystemExit: there are no photos of a family, or as of `edges_data`.
-        DataError: too few varieties or photos for a classifier of them.
+        SystemExit: If there are no photos of a family, and as `edges_data`.
+        DataError: If there are too few varieties or photos for a classifier.
     """
     roots = {family: output / family for family in families}
     settings = {"seed": seed}
     for family, root in roots.items():
         if _is_made(root, photos, settings):
             continue
-        rule, everything = _rule(), _require(photos, output)
-        members = [photo for photo in rule.list_photos(everything) if photo.family == family]
+        rule, photos = _rule(), _require(photos, output)
+        members = [photo for photo in rule.list_photos(photos) if photo.family == family]
         if not members:
-            raise SystemExit(
-                f"{photos} has no photos of {family}: expected {everything / family}/VARIETY__FRAME_100.jpg"
-            )
+            raise SystemExit(f"{photos} has no photos of {family}: expected {photos / family}/VARIETY__FRAME_100.jpg")
         rng = rule.np.random.default_rng(seed)
-        with _whole(root, everything, settings) as partial:
+        with _whole(root, photos, settings) as partial:
             for variety in sorted({photo.variety for photo in members}):
                 parts = rule.arcs([photo for photo in members if photo.variety == variety], rng)
                 _write(rule, partial / "train" / variety, [*parts.train_a, *parts.train_b])
@@ -90,7 +87,7 @@ def family_data(photos: Path | None, output: Path, seed: int, families: Iterable
 
 
 def facts(root: Path) -> dict[str, Any]:
-    """What the data in `root` were made from, and how."""
+    """Return the settings and photos that the data in `root` were made from."""
     try:
         found: dict[str, Any] = json.loads((root / _MARKER).read_text())
     except ValueError as error:
@@ -116,7 +113,7 @@ def _require(photos: Path | None, output: Path) -> Path:
 
 
 def _source(photos: Path) -> dict[str, Any]:
-    """Which photos: their number and a hash of their names, so that data may move to another machine."""
+    """Describe photos by their number and a hash of their names, so that data may move to another machine."""
     names = sorted(f"{path.parent.name}/{path.name}" for path in photos.glob("*/*.jpg"))
     return {"photos": len(names), "names": hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]}
 
@@ -126,19 +123,19 @@ def _is_made(root: Path, photos: Path | None, settings: dict[str, Any]) -> bool:
         return False
     if not (root / _MARKER).is_file():
         raise SystemExit(f"{root} was not made by this program: give another --output, or remove it.")
-    wanted = settings | (_source(photos) if photos is not None else {})
+    expected = settings | (_source(photos) if photos is not None else {})
     found = facts(root)
-    other = [f"{key} {found.get(key)}, not {value}" for key, value in wanted.items() if found.get(key) != value]
-    if other:
+    differences = [f"{key} {found.get(key)}, not {value}" for key, value in expected.items() if found.get(key) != value]
+    if differences:
         raise SystemExit(
-            f"{root} was made with other settings ({'; '.join(other)}): give another --output, or remove it."
+            f"{root} was made with other settings ({'; '.join(differences)}): give another --output, or remove it."
         )
     return True
 
 
 @contextmanager
 def _whole(root: Path, photos: Path, settings: dict[str, Any]) -> Iterator[Path]:
-    """A folder to fill, renamed to `root` at the end: whole or absent, also when several processes make it at once."""
+    """Fill a folder and rename it to `root` at the end: `root` is complete or absent, even with several processes."""
     print(f"preparing {root}", flush=True)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent, ignore_cleanup_errors=True) as name:
@@ -154,15 +151,12 @@ def _whole(root: Path, photos: Path, settings: dict[str, Any]) -> Iterator[Path]
 
 
 def _rule() -> ModuleType:
-    """tools/make_demo_data.py, which is a program and not part of the package."""
-    path = Path(__file__).parents[1] / "tools" / "make_demo_data.py"
-    spec = importlib.util.spec_from_file_location("make_demo_data", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise SystemExit(f"{path} is missing: run this from a checkout of the repository.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_demo_data"] = module
+    """Import tools/make_demo_data.py, a program that is not part of the package."""
     try:
-        spec.loader.exec_module(module)
+        from tools import make_demo_data
     except ImportError as error:
-        raise SystemExit(f"drawing edges needs scikit-image and scipy ({error}): pip install scikit-image") from error
-    return module
+        raise SystemExit(
+            f"preparing data needs scikit-image and scipy ({error}): pip install scikit-image, and run this in the "
+            "root folder of the repository"
+        ) from error
+    return make_demo_data

@@ -1,8 +1,8 @@
-"""The figures of tables 1 and 2 of the MUNIT paper (Huang et al., ECCV 2018, arXiv:1804.04732), and their order.
+"""Published figures of tables 1 and 2 of the MUNIT paper (Huang et al., ECCV 2018, arXiv:1804.04732), and their order.
 
-Unchecked: the paper's text was not at hand when they were entered. Issue 72 of NVlabs/MUNIT quotes one of them, MUNIT's
-0.109 on shoes, and the tests verify that the averages of table 2 are those of its six directions. For all others there
-is no second source.
+The figures are unverified: the paper's text was not available when they were entered. Issue 72 of NVlabs/MUNIT quotes
+one of them, MUNIT's 0.109 on shoes, and the tests verify that the averages of table 2 are those of its six directions.
+There is no second source for the others.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """A row of table 1: part of workers who prefer the system to MUNIT in per cent, and LPIPS, on two data sets."""
+    """A row of table 1: percentage of judges who prefer the system to MUNIT, and LPIPS, on two data sets."""
 
     shoes_quality: float | None
     shoes_diversity: float
@@ -30,11 +30,11 @@ TABLE_1: dict[str, Row] = {
     "BicycleGAN (paired)": Row(56.7, 0.104, 51.2, 0.140),
     "real data": Row(None, 0.293, None, 0.371),
 }
-"""Edges to shoes, edges to handbags. The quality of MUNIT is 50 % by definition."""
+"""Edges to shoes and edges to handbags. The quality of MUNIT is 50 % by definition."""
 
 
 class Score(NamedTuple):
-    """A cell of table 2."""
+    """A cell of table 2: conditional inception score (CIS) and inception score (IS)."""
 
     cis: float
     inception: float
@@ -78,11 +78,11 @@ TABLE_2: dict[str, dict[str, Score]] = {
         "average": Score(1.039, 1.050),
     },
 }
-"""CIS and IS as mean KL, not its exponential."""
+"""CIS and IS are mean KL divergences, not their exponentials."""
 
 
 class Ordering(NamedTuple):
-    """The paper puts `better` before `worse`, by `measure`."""
+    """A pair of systems that the paper ranks: `better` is ahead of `worse` by `measure`."""
 
     table: int
     measure: str
@@ -91,7 +91,7 @@ class Ordering(NamedTuple):
 
 
 def orderings() -> list[Ordering]:
-    """Every order between MUNIT and another row that both data sets of table 1 agree on, and those of table 2."""
+    """Return the rankings of MUNIT against each other row. For table 1, those that both data sets share."""
     found = []
     reference = TABLE_1["MUNIT"]
     for name, row in TABLE_1.items():

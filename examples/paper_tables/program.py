@@ -1,26 +1,4 @@
-"""Tables 1 and 2 of the MUNIT paper in miniature: real photos of fruit at 64x64, minutes a model instead of weeks.
-
-    python examples/paper_tables.py --data FRUITS_360/train --output runs/tables --minutes 10 --weights WEIGHTS
-
-FRUITS_360/train holds apple, tomato and cherry with files named VARIETY__ROTATION_FRAME_100.jpg. Table 1 is edges to
-fruit photos: quality (KID to held-out photos, in place of the paper's workers) and LPIPS diversity. Table 2 is the six
-directions between the three families: CIS and IS by a classifier of varieties. Every system is trained by
-`fastmunit.runs.train` with the configuration shipped for it. What is done already is not done again, and a training
-that was cut short goes on where it stopped: run the same command. What was made with other settings is refused, or
-measured again where only the measuring differs.
-
-Writes tables.md, tables.html and tables.json, with the spread over seeds and the paper's own figures beside.
-
-The work can be shared by processes that write to one --output, and by machines:
-
-    python examples/paper_tables.py --data FRUITS_360/train --output runs/tables --prepare
-    python examples/paper_tables.py --output runs/tables --minutes 10 --train-only --tables 1 --systems MUNIT &
-    python examples/paper_tables.py --output runs/tables --minutes 10 --train-only --tables 2 --pairs apple_tomato &
-    python examples/paper_tables.py --output runs/tables --minutes 10 --measure-only --weights WEIGHTS
-
-Prepared data need no --data; training needs no weights and no package of metrics. To measure elsewhere, take data/ and
-of every model training.json, config.yaml and checkpoints/gen_*.pt.
-"""
+"""Train and measure the models of both tables, and write the tables."""
 
 from __future__ import annotations
 
@@ -29,17 +7,19 @@ import itertools
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fruit_data
-from table_model import Model
-from table_report import write_report
 from tqdm import tqdm
 
-from fastmunit.config import Config
+import fastmunit
+from examples.paper_tables import data
+from examples.paper_tables.model import Model
+from examples.paper_tables.report import write_report
+from fastmunit import Config
 from fastmunit.errors import FastmunitError
 from fastmunit.files import write_text
 from fastmunit.metrics.classifier import load_classifier, save_classifier, train_classifier
@@ -47,17 +27,16 @@ from fastmunit.metrics.evaluation import evaluate
 from fastmunit.metrics.measures import Measures, load_measures
 from fastmunit.runs import describe_device, resolve_device
 from fastmunit.runs.device import has_fast_bfloat16
-from fastmunit.systems import registry
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a row of a table is trained.
+    """The training configuration of a table row.
 
     Attributes:
-        config: name of the shipped configuration.
+        config: Name of the shipped configuration.
         changes: "key=value" for keys that differ from it.
-        paired: whether it learns from pairs.
+        paired: True if it trains on pairs.
     """
 
     config: str
@@ -65,7 +44,7 @@ class Recipe:
     paired: bool = False
 
 
-# The paper's UNIT is random by the noise of its latent code.
+# The paper's UNIT is random through the noise of its latent code.
 RECIPES: dict[str, Recipe] = {
     "UNIT": Recipe("demo_unit", ("options.noise_at_test=true",)),
     "CycleGAN": Recipe("demo_cyclegan"),
@@ -78,9 +57,10 @@ RECIPES: dict[str, Recipe] = {
 }
 TABLE_1 = tuple(RECIPES)
 TABLE_2 = ("CycleGAN", "CycleGAN* with noise", "UNIT", "MUNIT")
-PAIRS = {f"{a}_{b}": (a, b) for a, b in itertools.combinations(fruit_data.FAMILIES, 2)}
+PAIRS = {f"{a}_{b}": (a, b) for a, b in itertools.combinations(data.FAMILIES, 2)}
 
-_WITHOUT_END = 1_000_000_000
+_MAX_ITER = 1_000_000_000
+"""Never reached: time ends the training."""
 _INTERVALS = ("image_save_iter", "image_display_iter", "snapshot_save_iter", "log_iter")
 
 QUALITY = "kid-vgg16"
@@ -88,7 +68,11 @@ DIVERSITY = "lpips-alex-v0.1"
 
 
 class Program:
-    """One run of this program."""
+    """A run of the program.
+
+    Args:
+        options: The parsed command line.
+    """
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -100,7 +84,7 @@ class Program:
         self.scores: dict[str, tuple[Measures, dict[str, Any]]] = {}
 
     def run(self) -> None:
-        """Train and measure what is not done yet, and write the tables; or that part of it that is asked for."""
+        """Do the requested part of the work that is not done yet: prepare, train, measure, write the tables."""
         results: list[dict[str, Any]] = []
         if 1 in self.options.tables:
             results += self.table_1()
@@ -109,9 +93,9 @@ class Program:
         if self.options.prepare or self.options.train_only:
             return
         if not results:
-            raise FastmunitError(f"nothing to tabulate: {self.output} has no trained model of those asked for.")
+            raise FastmunitError(f"nothing to tabulate: {self.output} has no trained model of the requested ones.")
         settings = {
-            "minutes a model": self.options.minutes,
+            "minutes per model": self.options.minutes,
             "seeds": self.options.seeds,
             "inputs": self.options.inputs,
             "outputs of each": self.options.samples,
@@ -120,15 +104,15 @@ class Program:
             "changed keys": self.options.set,
             "missing": self.missing,
             "untrained": self.untrained,
-            "command": shlex.join(["python", *sys.argv]),
+            "command": shlex.join(["python", "-m", "examples.paper_tables", *sys.argv[1:]]),
         }
         write_text(self.output / "tables.json", json.dumps({"settings": settings, "results": results}, indent=1) + "\n")
         write_report(self.output, settings, results)
         print(f"Look at {self.output / 'tables.md'} and {self.output / 'tables.html'}.")
 
     def table_1(self) -> list[dict[str, Any]]:
-        """Edges to fruit photos."""
-        unpaired, paired = fruit_data.edges_data(
+        """Return the results of table 1: edges to fruit photos."""
+        unpaired, paired = data.edges_data(
             self.options.data, self.data, self.options.train_per_variety, self.options.test_pairs, seed=0
         )
         results: list[dict[str, Any]] = []
@@ -141,7 +125,7 @@ class Program:
                 loaded.append(load_measures([DIVERSITY, QUALITY], weights=self.options.weights, device=self.device))
             return loaded[0], {}
 
-        for name, seed in self._wanted(TABLE_1):
+        for name, seed in self._rows(TABLE_1):
             recipe = RECIPES[name]
             config = self._config(recipe, seed)
             if config is None:
@@ -149,21 +133,21 @@ class Program:
             root = paired if recipe.paired else unpaired
             config.data_root = str(root.absolute())
             folder = self.output / "table_1" / _slug(name) / f"seed_{seed}"
-            model = self._model(f"table 1, {name}, seed {seed}", folder, config, recipe, fruit_data.facts(root))
-            wanted = {"measures": [DIVERSITY, QUALITY]}
-            result = self._result(model, folder, "a2b", wanted, measures)
+            model = self._model(f"table 1, {name}, seed {seed}", folder, config, recipe, data.facts(root))
+            measuring = {"measures": [DIVERSITY, QUALITY]}
+            result = self._result(model, folder, "a2b", measuring, measures)
             if result is not None:
                 results.append({"table": 1, "system": name, "seed": seed, **result})
         return results
 
     def table_2(self) -> list[dict[str, Any]]:
-        """The six directions between three families of fruit."""
+        """Return the results of table 2: the six directions between three families of fruit."""
         pairs = [PAIRS[name] for name in dict.fromkeys(self.options.pairs)]
-        families = fruit_data.family_data(self.options.data, self.data, 0, dict.fromkeys(itertools.chain(*pairs)))
+        families = data.family_data(self.options.data, self.data, 0, dict.fromkeys(itertools.chain(*pairs)))
         results: list[dict[str, Any]] = []
         if self.options.prepare:
             return results
-        for (a, b), (name, seed) in itertools.product(pairs, self._wanted(TABLE_2)):
+        for (a, b), (name, seed) in itertools.product(pairs, self._rows(TABLE_2)):
             config = self._config(RECIPES[name], seed)
             if config is None:
                 continue
@@ -171,42 +155,42 @@ class Program:
                 for part in ("train", "test"):
                     setattr(config, f"data_folder_{part}_{domain}", str((families[family] / part).absolute()))
             folder = self.output / "table_2" / f"{a}_{b}" / _slug(name) / f"seed_{seed}"
-            facts = {family: fruit_data.facts(families[family]) for family in (a, b)}
+            facts = {family: data.facts(families[family]) for family in (a, b)}
             model = self._model(f"table 2, {a} and {b}, {name}, seed {seed}", folder, config, RECIPES[name], facts)
-            wanted = {"measures": ["is-cis"], "classifier epochs": self.options.classifier_epochs}
+            measuring = {"measures": ["is-cis"], "classifier epochs": self.options.classifier_epochs}
             for direction, source, target in (("a2b", a, b), ("b2a", b, a)):
 
                 def measures(target: str = target) -> tuple[Measures, dict[str, Any]]:
                     return self._scores(families[target], target)
 
-                result = self._result(model, folder / direction, direction, wanted, measures)
+                result = self._result(model, folder / direction, direction, measuring, measures)
                 if result is not None:
                     results.append(
                         {"table": 2, "system": name, "seed": seed, "direction": f"{source} to {target}", **result}
                     )
         return results
 
-    def _wanted(self, names: Iterable[str]) -> list[tuple[str, int]]:
+    def _rows(self, names: Iterable[str]) -> list[tuple[str, int]]:
         chosen = [name for name in names if not self.options.systems or name in self.options.systems]
         return list(itertools.product(chosen, self.options.seeds))
 
     def _config(self, recipe: Recipe, seed: int) -> Config | None:
-        """The shipped configuration with the recipe's changes; None where none is shipped."""
+        """Return the shipped configuration with the changes of the recipe, or None if there is none."""
         if recipe.config not in Config.shipped():
             if recipe.config not in self.missing:
                 print(f"no configuration {recipe.config} is shipped: rows that need it are left out.", file=sys.stderr)
                 self.missing.append(recipe.config)
             return None
-        # Time ends the training. Where iterations are short, the shipped intervals would be spent on writing.
-        every = 10 if self.device.type == "cuda" else 1
+        # With short iterations, most of the time would be spent on writing at the shipped intervals.
+        factor = 10 if self.device.type == "cuda" else 1
         shipped = Config.load(recipe.config)
-        place = [
+        overrides = [
             f"seed={seed}",
             f"precision={'bfloat16' if has_fast_bfloat16(self.device) else 'float32'}",
-            f"max_iter={_WITHOUT_END}",
-            *(f"{key}={every * getattr(shipped, key)}" for key in _INTERVALS),
+            f"max_iter={_MAX_ITER}",
+            *(f"{key}={factor * getattr(shipped, key)}" for key in _INTERVALS),
         ]
-        return Config.load(recipe.config, [*place, *recipe.changes, *self.options.set])
+        return Config.load(recipe.config, [*overrides, *recipe.changes, *self.options.set])
 
     def _model(self, title: str, folder: Path, config: Config, recipe: Recipe, facts: dict[str, Any]) -> Model:
         settings = {
@@ -220,18 +204,22 @@ class Program:
     def _result(
         self,
         model: Model,
-        place: Path,
+        folder: Path,
         direction: str,
-        wanted: dict[str, Any],
+        measuring: dict[str, Any],
         measures: Callable[[], tuple[Measures, dict[str, Any]]],
     ) -> dict[str, Any] | None:
-        """Train and measure what is not done yet; None where there is nothing to measure, or it is not asked for.
+        """Train and measure a model unless that is done. Return None if it is not trained or not to be measured.
 
-        `wanted` has to be found in a result that is there already; `measures` gives what to measure, and what a result
-        says about it.
+        Args:
+            model: The model.
+            folder: Folder of the result.
+            direction: "a2b" or "b2a".
+            measuring: Settings of the measurement. A result with other settings is measured again.
+            measures: Returns the measures, and facts about them for the result.
         """
-        wanted = {**wanted, "inputs": self.options.inputs, "outputs of each": self.options.samples}
-        result = model.result(place, wanted)
+        measuring = {**measuring, "inputs": self.options.inputs, "outputs of each": self.options.samples}
+        result = model.result(folder, measuring)
         if result is not None:
             return result
         if not model.trained:
@@ -242,16 +230,11 @@ class Program:
             model.train()
         if self.options.train_only:
             return None
-        chosen, about = measures()
+        chosen, facts = measures()
         generators = model.generators()
-        with tqdm(total=1.0, bar_format="measuring {percentage:3.0f}%|{bar}|{postfix}", disable=None) as bar:
-
-            def show(fraction: float, text: str) -> None:
-                bar.n = fraction
-                bar.set_postfix_str(text)
-
+        with _progress("measuring") as show:
             found = evaluate(
-                registry.load_translator(generators, model.config, direction, self.device),
+                fastmunit.load_translator(generators, model.config, direction=direction, device=self.device),
                 model.config,
                 chosen,
                 direction=direction,
@@ -259,26 +242,20 @@ class Program:
                 samples=self.options.samples,
                 progress=show,
             )
-        measuring = {**wanted, **about, "device": describe_device(self.device)}
-        return model.write_result(place, measuring, found.to_dict()["figures"])
+        measuring = {**measuring, **facts, "device": describe_device(self.device)}
+        return model.write_result(folder, measuring, found.to_dict()["figures"])
 
     def _scores(self, family: Path, name: str) -> tuple[Measures, dict[str, Any]]:
-        """IS and CIS by a classifier of the family's varieties, which is trained once."""
+        """Return IS and CIS by a classifier of the family's varieties, which is trained once."""
         if name in self.scores:
             return self.scores[name]
         epochs = self.options.classifier_epochs
         file = self.output / "classifiers" / f"{name}_{epochs}_epochs.pt"
         if not file.is_file():
-            with tqdm(total=1.0, bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}", disable=None) as bar:
-                bar.set_description_str(f"classifier of {name} varieties")
-
-                def show(fraction: float, text: str) -> None:
-                    bar.n = fraction
-                    bar.set_postfix_str(text)
-
+            with _progress(f"classifier of {name} varieties") as show:
                 model = train_classifier(
                     family / "train",
-                    size=fruit_data.SIZE,
+                    size=data.SIZE,
                     epochs=epochs,
                     weights=self.options.weights,
                     device=self.device,
@@ -298,48 +275,17 @@ class Program:
         return self.scores[name]
 
 
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[float, str], None]]:
+    """Show a progress bar. Yields a function that sets the fraction done and a text."""
+    with tqdm(total=1.0, desc=title, bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}", disable=None) as bar:
+
+        def show(fraction: float, text: str) -> None:
+            bar.n = fraction
+            bar.set_postfix_str(text)
+
+        yield show
+
+
 def _slug(name: str) -> str:
     return "_".join("".join(c if c.isalnum() else " " for c in name).lower().split())
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        help="folder with apple, tomato, cherry: Fruits-360 photos; not needed where the data are prepared",
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder for data, models and tables")
-    parser.add_argument("--minutes", type=_positive, default=10.0, help="training time of each model")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one model each")
-    parser.add_argument("--tables", type=int, nargs="+", choices=(1, 2), default=[1, 2], help="which tables")
-    parser.add_argument("--systems", nargs="+", choices=TABLE_1, help="which rows (all)")
-    parser.add_argument("--pairs", nargs="+", choices=tuple(PAIRS), default=list(PAIRS), help="of table 2: which (all)")
-    part = parser.add_mutually_exclusive_group()
-    part.add_argument("--prepare", action="store_true", help="make the data, nothing else")
-    part.add_argument("--train-only", action="store_true", help="train what is not trained, measure nothing")
-    part.add_argument("--measure-only", action="store_true", help="leave out what is not trained")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change keys of every configuration")
-    parser.add_argument("--weights", type=Path, help="folder with alexnet_features.pth and vgg16_features.pth")
-    parser.add_argument("--inputs", type=int, default=100, help="test images measured")
-    parser.add_argument("--samples", type=int, default=38, help="outputs of each")
-    parser.add_argument("--train-per-variety", type=int, default=25, help="photos a variety and domain in table 1")
-    parser.add_argument("--test-pairs", type=int, default=200, help="held-out pairs in table 1")
-    parser.add_argument("--classifier-epochs", type=int, default=12, help="passes over the photos")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
-    return parser.parse_args(given)
-
-
-if __name__ == "__main__":
-    try:
-        Program(arguments()).run()
-    except FastmunitError as error:
-        raise SystemExit(f"error: {error}") from error

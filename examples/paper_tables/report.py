@@ -1,4 +1,4 @@
-"""Tables of results as Markdown and HTML: mean ± deviation over seeds, the paper's figures, and which orders hold."""
+"""Result tables in Markdown and HTML: mean ± deviation over seeds, the published figures, and rankings that hold."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import paper_figures
-from paper_figures import Ordering
-
+from examples.paper_tables import published
+from examples.paper_tables.published import Ordering
 from fastmunit.files import write_text
-from fastmunit.runs.reports.page import STYLE
 
 FRUITS = ("apple to tomato", "tomato to apple", "apple to cherry", "cherry to apple", "tomato to cherry",
           "cherry to tomato")  # fmt: skip
 
 Results = Sequence[Mapping[str, Any]]
+
+_STYLE = """
+main { max-width: 1100px; margin: 0 auto; padding: 24px; font: 15px/1.5 system-ui, sans-serif; }
+table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 2px 14px 2px 0; text-align: left; border-bottom: 1px solid #ddd; }
+pre { overflow-x: auto; }
+"""
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,10 @@ class Value:
     """A measured value.
 
     Attributes:
-        mean: over seeds.
-        deviation: over seeds; None for one seed.
-        error: standard error of the measurement of a single seed, from its interval; None where it has none.
-        seeds: how many.
+        mean: Mean over seeds.
+        deviation: Standard deviation over seeds. None for one seed.
+        error: Standard error of the measurement with one seed, from its confidence interval. None without an interval.
+        seeds: Number of seeds.
     """
 
     mean: float
@@ -40,7 +45,7 @@ class Value:
 
     @property
     def spread(self) -> float:
-        """What a difference has to exceed to mean something."""
+        """Size of differences that are noise."""
         return self.deviation if self.deviation is not None else self.error or 0.0
 
     def __str__(self) -> str:
@@ -52,7 +57,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a heading."""
+    """A table of text with a heading and a note."""
 
     heading: str
     note: str
@@ -65,26 +70,27 @@ def write_report(output: Path, settings: Mapping[str, Any], results: Results) ->
     tables = [table for table in (_table_1(results), _table_2(results)) if table is not None]
     tables += [_orders(results), _models(results)]
     seeds = len(settings["seeds"])
-    spread = "± is the standard deviation over them" if seeds > 1 else "one seed shows no spread between trainings"
+    spread = "± is the standard deviation over seeds" if seeds > 1 else "one seed shows no spread between trainings"
     facts = [
-        f"{settings['minutes a model']:g} minutes a model, {seeds} seed{'s' if seeds > 1 else ''}: {spread}.",
-        f"{settings['inputs']} inputs, {settings['outputs of each']} outputs of each; quality is {settings['quality']}"
-        f" (lower is better), diversity {settings['diversity']} (higher is more diverse).",
+        f"{settings['minutes per model']:g} minutes per model, {seeds} seed{'s' if seeds > 1 else ''}: {spread}.",
+        f"{settings['inputs']} inputs, {settings['outputs of each']} outputs per input.",
+        f"Quality is {settings['quality']} (lower is better). Diversity is {settings['diversity']} (higher is more "
+        "diverse).",
         "Fruits-360 by Mihai Oltean (CC BY-SA 4.0), 64x64; test images are held-out blocks of frames.",
-        "The paper's figures, and the orders among them, are unchecked: see examples/paper_figures.py.",
+        "The paper's figures and the rankings among them are unverified: see examples/paper_tables/published.py.",
     ]
     if settings["changed keys"]:
         facts.append(f"Changed in every configuration: {', '.join(settings['changed keys'])}.")
     if settings["untrained"]:
-        facts.append(f"Left out, as not trained: {'; '.join(settings['untrained'])}.")
+        facts.append(f"Left out because they are not trained: {'; '.join(settings['untrained'])}.")
     if settings["missing"]:
-        facts.append(f"Left out, as no such configuration is shipped: {', '.join(settings['missing'])}.")
+        facts.append(f"Left out because no such configuration is shipped: {', '.join(settings['missing'])}.")
     write_text(output / "tables.md", _markdown(tables, facts, settings["command"]))
     write_text(output / "tables.html", _page(tables, facts, settings["command"]))
 
 
 def values(results: Results, table: int, figure: str, **where: str) -> dict[str, Value]:
-    """System → value of the figure whose name begins so, over seeds."""
+    """Return the value of a figure per system, over seeds. `figure` is the start of the name of the figure."""
     found: dict[str, list[tuple[float, float | None]]] = {}
     for result in results:
         if result["table"] != table or any(result.get(key) != value for key, value in where.items()):
@@ -110,7 +116,7 @@ def _table_1(results: Results) -> Table | None:
         return None
     real = _real(results)
     rows = []
-    for name, paper in paper_figures.TABLE_1.items():
+    for name, paper in published.TABLE_1.items():
         if name == "real data":
             own = [str(real[kind]) if kind in real else "–" for kind in ("quality", "diversity")]
         elif name in diversity:
@@ -121,7 +127,7 @@ def _table_1(results: Results) -> Table | None:
                      _number(paper.handbags_quality, "{} %"), _number(paper.handbags_diversity, "{:.3f}")])  # fmt: skip
     return Table(
         "Table 1 in miniature: edges → fruit",
-        "The paper's quality is the part of workers who prefer a system to MUNIT (higher is better).",
+        "The paper's quality is the percentage of judges who prefer a system to MUNIT (higher is more diverse).",
         ["", "quality: KID ↓", "diversity ↑", "paper: shoes, quality ↑", "diversity ↑", "handbags, quality ↑",
          "diversity ↑"],
         rows,
@@ -129,7 +135,7 @@ def _table_1(results: Results) -> Table | None:
 
 
 def _real(results: Results) -> dict[str, Value]:
-    """Quality and diversity of real images: references that every result of table 1 carries."""
+    """Return quality and diversity of real images, which every result of table 1 has as references."""
     found = {}
     for result in results:
         for entry in result["figures"] if result["table"] == 1 else ():
@@ -142,7 +148,7 @@ def _real(results: Results) -> dict[str, Value]:
 
 
 def _table_2(results: Results) -> Table | None:
-    systems = [name for name in paper_figures.TABLE_2 if any(r["table"] == 2 and r["system"] == name for r in results)]
+    systems = [name for name in published.TABLE_2 if any(r["table"] == 2 and r["system"] == name for r in results)]
     if not systems:
         return None
     rows = []
@@ -155,8 +161,8 @@ def _table_2(results: Results) -> Table | None:
     rows.append(
         ["**average**", *(str(averages[f][n]) if n in averages[f] else "–" for n in systems for f in ("CIS", "IS"))]
     )
-    for direction in next(iter(paper_figures.TABLE_2.values())):
-        cells = [_number(value, "{:.3f}") for name in systems for value in paper_figures.TABLE_2[name][direction]]
+    for direction in next(iter(published.TABLE_2.values())):
+        cells = [_number(value, "{:.3f}") for name in systems for value in published.TABLE_2[name][direction]]
         rows.append([f"paper: {direction}", *cells])
     accuracies = sorted(
         {f"{r['direction'].split(' to ')[1]}: {entry['note'].split('; ', 2)[-1]}"
@@ -171,7 +177,7 @@ def _table_2(results: Results) -> Table | None:
 
 
 def _average_over_directions(results: Results, figure: str) -> dict[str, Value]:
-    """System → mean over directions that all systems have; the deviation is that of the means of each seed."""
+    """Return the mean per system over the directions that all systems have, with its deviation over seeds."""
     by_direction = [values(results, 2, figure, direction=d) for d in dict.fromkeys(_directions(results))]
     by_direction = [found for found in by_direction if found]
     names = dict.fromkeys(name for found in by_direction for name in found)
@@ -191,7 +197,7 @@ def _directions(results: Results) -> list[str]:
 
 
 def _deviation(results: Results, figure: str, name: str) -> float | None:
-    """Of the means over directions of each seed; None for one seed."""
+    """Return the standard deviation over seeds of the mean over directions. None for one seed."""
     by_seed: dict[int, list[float]] = {}
     for result in results:
         for entry in result["figures"] if result["table"] == 2 and result["system"] == name else ():
@@ -202,7 +208,7 @@ def _deviation(results: Results, figure: str, name: str) -> float | None:
 
 
 def _orders(results: Results) -> Table:
-    """Which orders of the paper are found here."""
+    """Compare the rankings of the paper with the results."""
     measured = {
         (1, "diversity"): values(results, 1, "LPIPS"),
         (1, "quality"): values(results, 1, "KID"),
@@ -212,37 +218,37 @@ def _orders(results: Results) -> Table:
     if "diversity" in (real := _real(results)):
         measured[1, "diversity"]["real data"] = real["diversity"]
     rows = []
-    held = small = judged = 0
-    for order in paper_figures.orderings():
+    held = small = compared = 0
+    for order in published.orderings():
         verdict = _verdict(order, measured[order.table, order.measure])
         if verdict:
             rows.append([str(order.table), order.measure, f"{order.better} before {order.worse}", verdict])
-            judged += 1
+            compared += 1
             held += verdict.startswith("holds")
             small += verdict.startswith("holds") and "small difference" in verdict
     return Table(
-        "Orders of the paper",
-        f"{held} of {judged} hold, {small} of them by a small difference. A difference below twice the spread (over "
-        "seeds, or of the measurement where there is one seed) is called small.",
+        "Rankings of the paper",
+        f"{held} of {compared} hold, {small} of them by a small difference. Differences below twice the spread (over "
+        "seeds, or with one seed, of the measurement) are called small.",
         ["table", "measure", "in the paper", "here"],
         rows,
     )
 
 
 def _models(results: Results) -> Table:
-    """What each model was trained on, and how far."""
+    """List the models with their devices, iterations and training times."""
     rows = []
     for result in results:
         pair = "edges → fruit" if result["table"] == 1 else " ↔ ".join(sorted(result["direction"].split(" to ")))
         record = result["training"]
         row = [str(result["table"]), pair, result["system"], str(result["seed"]), f"{record['iterations']:,}",
                f"{record['seconds'] / 60:.1f}", "; ".join(record["devices"])]  # fmt: skip
-        if row not in rows:  # both directions of a pair are of one model
+        if row not in rows:  # both directions of a pair come from one model
             rows.append(row)
     devices = "; ".join(dict.fromkeys(result["measuring"]["device"] for result in results))
     return Table(
         "Models",
-        f"Trained for a time, not for a number of iterations. Measured on: {devices}.",
+        f"Trained for a fixed time, not for a number of iterations. Measured on: {devices}.",
         ["table", "data", "system", "seed", "iterations", "minutes", "trained on"],
         rows,
     )
@@ -254,7 +260,7 @@ def _verdict(order: Ordering, found: Mapping[str, Value]) -> str:
     better, worse = found[order.better], found[order.worse]
     difference = better.mean - worse.mean
     if order.measure == "quality":
-        difference = -difference  # of distances, the smaller is better
+        difference = -difference  # smaller distances are better
     small = abs(difference) < 2 * (better.spread**2 + worse.spread**2) ** 0.5
     holds = "holds" if difference > 0 else "does not hold"
     return f"{holds} ({better} and {worse}{', a small difference' if small else ''})"
@@ -274,7 +280,6 @@ def _markdown(tables: Sequence[Table], facts: Sequence[str], command: str) -> st
 
 
 def _page(tables: Sequence[Table], facts: Sequence[str], command: str) -> str:
-    style = "table { width: 100%; } th { text-align: left; padding-right: 14px; color: var(--soft); }"
     body = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
     parts = []
     for table in tables:
@@ -284,12 +289,11 @@ def _page(tables: Sequence[Table], facts: Sequence[str], command: str) -> str:
             cells = "".join(f"<td>{html.escape(cell.strip('*'))}</td>" for cell in row)
             rows += f"<tr>{cells}</tr>"
         parts.append(
-            f'<h2>{html.escape(table.heading)}</h2><p class="note">{html.escape(table.note)}</p>'
-            f'<div class="card"><table><tr>{head}</tr>{rows}</table></div>'
+            f"<h2>{html.escape(table.heading)}</h2><p>{html.escape(table.note)}</p><table><tr>{head}</tr>{rows}</table>"
         )
     title = "The MUNIT paper's tables in miniature"
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}{style}'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}'
         f"</style></head><body><main><h1>{title}</h1><ul>{body}</ul><pre>{html.escape(command)}</pre>{''.join(parts)}"
         "</main></body></html>\n"
     )

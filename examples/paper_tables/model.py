@@ -1,8 +1,8 @@
-"""One model of the tables: trained for a given time, in one sitting or several, and what was measured of it.
+"""A model of the tables: trained for a given time, in one or several calls, and measured.
 
-Beside the files of a run (`fastmunit.runs.RunFolder`) its folder has training.json, which says with which settings
-it is trained, on what, and, once its time is spent, for how many seconds and iterations. To measure a trained model,
-three files are enough: training.json, config.yaml and checkpoints/gen_*.pt.
+In addition to the files of a run (`fastmunit.runs.RunFolder`), its folder has training.json: the settings of the
+training and, once the time is up, its seconds and iterations. Measuring a trained model needs three files:
+training.json, config.yaml and checkpoints/gen_*.pt.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastmunit.runs import ProgressBar as Bar
-from fastmunit.config import Config
+from fastmunit import Config
 from fastmunit.errors import CheckpointError, FastmunitError
 from fastmunit.files import write_text
-from fastmunit.runs import RunFolder, describe_device, resolve_device, train
+from fastmunit.runs import ProgressBar, RunFolder, describe_device, resolve_device, train
 from fastmunit.runs.checkpoints import checkpoint
 
 _RECORD = "training.json"
@@ -28,12 +27,12 @@ class Model:
     """A model that a table needs.
 
     Attributes:
-        title: for messages.
-        folder: its run folder.
-        config: what to train; the paths in it are those of this machine.
-        settings: what decides the weights beside `config`: minutes, the recipe, the data. A folder that was made with
-            others is refused.
-        device: see `resolve_device`.
+        title: Title for messages.
+        folder: Run folder.
+        config: Configuration to train. Its paths are of this machine.
+        settings: Settings that decide the weights in addition to `config`: minutes, recipe, data. A folder that was
+            made with other settings is refused.
+        device: Device name; see `resolve_device`.
     """
 
     title: str
@@ -44,31 +43,31 @@ class Model:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What training.json says; nothing where training has not begun.
+        """Content of training.json, empty before training.
 
         Raises:
-            FastmunitError: the file is damaged, or the model was made with other settings.
+            FastmunitError: If the file is damaged, or the model was made with other settings.
         """
         path = self.folder / _RECORD
         if not path.is_file():
             return {}
         record = _read(path)
         if not {"settings", "devices", "seconds", "iterations"} <= set(record):
-            raise FastmunitError(f"{path} is no record of a training: remove {self.folder} to train anew.")
+            raise FastmunitError(f"{path} is not the record of a training: remove {self.folder} to train again.")
         _require_same(path, record["settings"], self.settings)
         return record
 
     @property
     def trained(self) -> bool:
-        """Whether its time is spent."""
+        """True once its training time is used up."""
         return self.record.get("iterations") is not None
 
     def train(self) -> None:
-        """Train until the time is spent, what earlier calls spent included.
+        """Train until the time is used up, counting earlier calls.
 
         Raises:
-            SystemExit: a signal stopped it; the next call goes on.
-            FastmunitError: as `fastmunit.runs.train`, or the folder was made with other settings.
+            SystemExit: If a signal stopped it; the next call continues.
+            FastmunitError: As `fastmunit.runs.train`, and if the folder was made with other settings.
         """
         run, device = RunFolder(self.folder), resolve_device(self.device)
         record = self.record or {"settings": dict(self.settings), "devices": []}
@@ -80,18 +79,26 @@ class Model:
             record["devices"] = list(dict.fromkeys([*record["devices"], place]))
             self._write({**record, "seconds": spent, "iterations": None})
             print(f"{self.title}: training for {left / 60:.1f} minutes", flush=True)
-            result = train(self.config, self.folder, resume=run.config.is_file(), device=self.device, time_limit=left,
-                           keep=1, allow_in_output=(_RECORD,), callbacks=[Bar(timed=True)])  # fmt: skip
+            result = train(
+                self.config,
+                self.folder,
+                resume=run.config.is_file(),
+                device=self.device,
+                time_limit=left,
+                keep=1,
+                allow_in_output=(_RECORD,),
+                callbacks=[ProgressBar(timed=True)],
+            )
             if result.interrupted:
-                raise SystemExit("interrupted; the same command goes on from here.")
+                raise SystemExit("interrupted: run the same command to continue.")
             newest, spent = result.iterations, result.seconds
         self._write({**record, "seconds": round(spent, 1), "iterations": newest})
 
     def generators(self) -> Path:
-        """The gen_*.pt (or ema_*.pt) of the trained model.
+        """Return the gen_*.pt (or ema_*.pt) of the trained model.
 
         Raises:
-            FastmunitError: it is not there, or is of another time or other networks than those recorded.
+            FastmunitError: If it is missing, or its iteration or networks are not the recorded ones.
         """
         run, iterations = RunFolder(self.folder), self.record["iterations"]
         path = checkpoint.generators(run)
@@ -103,28 +110,28 @@ class Model:
         checkpoint.require_same_networks(self.config, Config.load(run.config))
         return path
 
-    def result(self, place: Path, measuring: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What place/result.json says; None where it is to be measured, or was measured in another way.
+    def result(self, folder: Path, measuring: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the content of result.json in `folder`, or None if it is missing or was measured with other settings.
 
         Raises:
-            FastmunitError: the file is damaged, or is of a model made with other settings.
+            FastmunitError: If the file is damaged, or the model was made with other settings.
         """
-        path = place / "result.json"
+        path = folder / "result.json"
         if not path.is_file():
             return None
         found = _read(path)
         if not {"training", "measuring", "figures"} <= set(found):
-            raise FastmunitError(f"{path} is no result of this program: remove it to measure again.")
+            raise FastmunitError(f"{path} is not a result of this program: remove it to measure again.")
         _require_same(path, found["training"]["settings"], self.settings)
         if any(found["measuring"].get(key) != value for key, value in measuring.items()):
             print(f"{self.title}: {path} was measured with other settings, so it is measured again", flush=True)
             return None
         return found
 
-    def write_result(self, place: Path, measuring: Mapping[str, Any], figures: list[dict[str, Any]]) -> dict[str, Any]:
-        """Write place/result.json; returns its content."""
+    def write_result(self, folder: Path, measuring: Mapping[str, Any], figures: list[dict[str, Any]]) -> dict[str, Any]:
+        """Write result.json into `folder` and return its content."""
         result = {"training": self.record, "measuring": dict(measuring), "figures": figures}
-        write_text(place / "result.json", json.dumps(result, indent=1) + "\n")
+        write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
         return result
 
     def _write(self, record: Mapping[str, Any]) -> None:
@@ -141,12 +148,12 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    wanted = json.loads(json.dumps(dict(wanted)))
-    other = [f"{key} {found.get(key)}, not {value}" for key, value in wanted.items() if found.get(key) != value]
-    other += [f"{key} {value}, which is not set now" for key, value in found.items() if key not in wanted]
-    if other:
+def _require_same(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    expected = json.loads(json.dumps(dict(expected)))
+    differences = [f"{key} {found.get(key)}, not {value}" for key, value in expected.items() if found.get(key) != value]
+    differences += [f"{key} {value}, which is not set now" for key, value in found.items() if key not in expected]
+    if differences:
         raise FastmunitError(
-            f"{path} is of a model made with other settings ({'; '.join(other)}): give the same ones, "
-            "or another --output."
+            f"{path} is of a model made with other settings ({'; '.join(differences)}): give the same settings, or "
+            "another --output."
         )
