@@ -1,4 +1,4 @@
-"""Options and reports that tests and benchmarks share."""
+"""Pytest options and hooks for tests and benchmarks."""
 
 import signal
 
@@ -14,7 +14,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--benchmark",
         action="store_true",
         default=False,
-        help="time the benchmarks and print their ratios; without it each one runs once, as a check",
+        help="time the benchmarks and print their ratios (without it, each runs once as a check)",
     )
 
 

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from fastmunit.cli import main
 from fastmunit.runs import train
+from tests.runs.conftest import one_thread  # noqa: F401 - a fixture
 from tests.runs.tiny import make_images, tiny_config
 
 
@@ -20,14 +20,6 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -60,7 +52,7 @@ def config_file(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder: domain A is gray, domain B is RGB."""
+    """Train a run in which domain A is gray and domain B is RGB."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
     train(tiny_config(images, max_iter=2, input_dim_a=1), folder, device="cpu")
     return folder

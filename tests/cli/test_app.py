@@ -84,7 +84,7 @@ def test_ctrl_c_outside_training_is_status_130() -> None:
     assert exit.value.exit_code == 130
 
 
-def test_only_fastmunits_errors_lose_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_errors_of_fastmunit_hide_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     @reported
     def expected() -> None:
         raise DataError("image x.png is damaged")

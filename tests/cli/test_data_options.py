@@ -1,4 +1,4 @@
-"""What the commands say of the images that they are given."""
+"""Messages of commands about the images that they are given."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def test_train_verifies_first(fastmunit: Command, own_images: Path, config_file:
 def test_verify_names_damage_of_every_kind_at_once(
     fastmunit: Command, own_images: Path, config_file: Path, tmp_path: Path
 ) -> None:
-    """Also where the check of headers, which comes first, would stop at the first folder."""
+    """Verification reports all folders, although the earlier check of headers would stop at the first one."""
     truncated = own_images / "trainB/2.png"
     truncated.write_bytes(truncated.read_bytes()[:-500])
     for index in range(4):
@@ -58,7 +58,7 @@ def test_verify_names_damage_of_every_kind_at_once(
     assert all(f"{index}.png is damaged" in outcome.err for index in range(4)) and "trainB/2.png" in outcome.err
 
 
-def test_max_pixels_is_kept_for_a_resumed_run(
+def test_a_resumed_run_keeps_max_pixels(
     fastmunit: Command, own_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)  # images have 40x37 pixels
@@ -158,7 +158,7 @@ def test_images_of_a_module(fastmunit: Command, images: Path, tmp_path: Path, mo
     outcome = fastmunit("train", "--resume", "--max-iter", 2, *run)
     assert outcome.status == 0 and "Resuming after iteration 1" in outcome.err, outcome.err
     assert "Note:" not in outcome.err
-    outcome = fastmunit("train", "--resume", "--max-iter", 3, "--data", images, *run)  # the same images, by folder
+    outcome = fastmunit("train", "--resume", "--max-iter", 3, "--data", images, *run)  # the same images
     assert outcome.status == 0 and "data_module images_of_mine:images → None" in outcome.err, outcome.err
     assert "Note:" not in outcome.err
     evaluate = (

@@ -21,7 +21,7 @@ from tests.runs.tiny import newest
 
 @pytest.fixture
 def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo's data with smaller networks and few iterations."""
+    """Use the data of the demo with smaller networks and few iterations."""
     load = Config.load
     tiny = ["gen.dim=4", "gen.n_res=1", "gen.mlp_dim=8", "dis.dim=4", "max_iter=4", "batch_size=1", "display_size=2"]
 
@@ -32,7 +32,7 @@ def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_demo")
-def test_demo_leaves_a_report_and_samples_and_can_run_again(fastmunit: Command, tmp_path: Path) -> None:
+def test_demo_writes_a_report_and_samples_and_can_run_again(fastmunit: Command, tmp_path: Path) -> None:
     folder = tmp_path / "runs/demo"
     outcome = fastmunit("demo", "--output", folder, "--device", "cpu")
     assert outcome.status == 0, outcome.err
@@ -72,7 +72,7 @@ def test_demo_does_not_touch_other_folders(fastmunit: Command, tmp_path: Path, t
     (trained / "mine.txt").unlink()
 
 
-def test_earlier_demo_that_cannot_be_removed(
+def test_an_earlier_demo_that_cannot_be_removed_is_an_error(
     fastmunit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "demo.json").write_text("{}")
@@ -90,11 +90,11 @@ def test_earlier_demo_that_cannot_be_removed(
 @pytest.mark.parametrize(
     ("minutes", "spent", "left"), [(5, 10, 282), (20, 0, 1192), (0.5, 4, 20), (0.1, 5, 0), (0.1, 4.5, 0.3)]
 )
-def test_training_gets_what_is_left_less_a_reserve(minutes: float, spent: float, left: float) -> None:
+def test_training_gets_the_remaining_time_less_a_reserve(minutes: float, spent: float, left: float) -> None:
     assert demo._training_seconds(minutes, spent) == pytest.approx(left)
 
 
-def test_demo_limits_its_training(fastmunit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_limits_the_time_of_training(fastmunit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = []
 
     def stop(*_: object, time_limit: float, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C at moments before and during a command: one line, status 130."""
+"""Ctrl-C before and during a command: one line, exit status 130."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastmunit.cli import interrupt, main
 
 ROOT = Path(__file__).parents[2]
 
-# Sends SIGINT to itself as soon as the named module is looked for.
+# The program sends SIGINT to itself when the named module is imported.
 INTERRUPTED_AT = """
 import os, signal, sys
 module, *arguments = sys.argv[1:]
@@ -82,7 +82,7 @@ def test_ctrl_c_in_a_command_cleans_up() -> None:
     assert (child.returncode, child.stdout, child.stderr) == (130, "cleaned up\n", "\ninterrupted\n")
 
 
-def test_main_leaves_the_handler_of_a_program_that_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_restores_the_handler_of_a_program_that_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupt, "_end", None)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Odd values of options: a message, an exit status, never a traceback."""
+"""Odd option values cause a message and an exit status, never a traceback."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_options_are_lists_or_given_once(fastmunit: Command, command: str, param
     assert list(Path().iterdir()) == []
 
 
-def test_lists() -> None:
+def test_options_that_are_lists() -> None:
     assert {(name, parameter.name) for name, parameter in OPTIONS if parameter.multiple} >= {
         ("train", "overrides"),
         ("train", "ablate"),
@@ -82,12 +82,12 @@ def test_lists() -> None:
     }
 
 
-def test_help_of_a_command_line_with_repeats(fastmunit: Command) -> None:
+def test_help_works_with_repeated_options(fastmunit: Command) -> None:
     assert fastmunit("train", "--output", "a", "--output", "b", "--help").status == 0
 
 
 @pytest.mark.parametrize(("command", "option", "others"), PATHS + CONFIGS)
-def test_values_that_are_no_path(fastmunit: Command, command: str, option: str, others: tuple[str, ...]) -> None:
+def test_values_that_are_not_paths(fastmunit: Command, command: str, option: str, others: tuple[str, ...]) -> None:
     Path("gen.pt").touch()
     for value, reason in (
         ("", "the value is empty"),
@@ -106,7 +106,7 @@ def test_values_that_are_no_path(fastmunit: Command, command: str, option: str, 
 
 @pytest.mark.parametrize(("command", "option", "others"), PATHS + CONFIGS)
 def test_odd_names(fastmunit: Command, command: str, option: str, others: tuple[str, ...]) -> None:
-    """Names that are not UTF-8, special files and unknown users: an error, or an error about another option."""
+    """Names that are not UTF-8, special files and unknown users cause an error about this or another option."""
     os.mkfifo("fifo")
     for value in (
         "b\udcff",
@@ -211,7 +211,7 @@ def shell(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_output_that_is_closed_full_or_of_another_encoding() -> None:
-    """Closed early and before the start, a full disk, an encoding without arrows."""
+    """Output may be closed early or from the start, on a full disk, or in an encoding without arrows."""
     closed_early = shell("fastmunit configs | head -1; echo ${PIPESTATUS[0]}")
     assert closed_early.stderr == ""
     assert closed_early.stdout.startswith("bicyclegan")

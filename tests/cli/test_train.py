@@ -34,7 +34,7 @@ def test_train_then_resume(fastmunit: Command, config_file: Path, images: Path, 
     assert newest(folder) == 3
 
 
-def test_second_run_into_the_same_folder(fastmunit: Command, trained: Path, config_file: Path) -> None:
+def test_a_second_run_in_the_same_folder_is_refused(fastmunit: Command, trained: Path, config_file: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     outcome = fastmunit("train", "--config", config_file, "--output", trained)
     assert outcome.status == 1
@@ -67,7 +67,7 @@ def test_mistakes_are_named(
     assert not (tmp_path / "run").exists()
 
 
-def test_config_is_needed(fastmunit: Command, tmp_path: Path) -> None:
+def test_a_configuration_is_required(fastmunit: Command, tmp_path: Path) -> None:
     outcome = fastmunit("train", "--output", tmp_path / "run")
     assert outcome.status == 1
     assert "give --config" in outcome.err
@@ -98,7 +98,7 @@ def test_minutes_end_the_run_with_the_resume_command(fastmunit: Command, config_
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
-def test_ctrl_c_saves_and_says_how_to_resume(config_file: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_prints_the_resume_command(config_file: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     command = [
         sys.executable,
@@ -112,7 +112,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(config_file: Path, tmp_path: Path) 
     ]
     command += ["--device", "cpu", "--max-iter", "1000000", "--set", "num_workers=2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    # Its own process group, so that Ctrl-C reaches the data workers too, as in a terminal.
+    # In its own process group, Ctrl-C also reaches the data workers, as in a terminal.
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -132,7 +132,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(config_file: Path, tmp_path: Path) 
     assert f"after iteration {saved:,}" in out
 
 
-def test_system_alone_is_its_recipe(fastmunit: Command, images: Path, tmp_path: Path) -> None:
+def test_system_alone_uses_its_default_configuration(fastmunit: Command, images: Path, tmp_path: Path) -> None:
     small = ["gen.dim=4", "dis.dim=4", "dis.n_layer=2", "dis.num_scales=1", "new_size=32", "crop_image_height=32"]
     small += ["crop_image_width=32", "display_size=2", "num_workers=0"]
     overrides = [part for override in small for part in ("--set", override)]
@@ -155,14 +155,14 @@ def test_system_alone_is_its_recipe(fastmunit: Command, images: Path, tmp_path: 
     assert (config.system, config.gen.dim, config.recon_kl_w) == ("unit", 4, 0.01)
 
 
-def test_a_system_that_is_not_there_is_named(fastmunit: Command, images: Path, tmp_path: Path) -> None:
+def test_an_unknown_system_is_named(fastmunit: Command, images: Path, tmp_path: Path) -> None:
     outcome = fastmunit("train", "--system", "cyclgan", "--data", images, "-o", tmp_path / "run")
     assert outcome.status == 1
     assert "system 'cyclgan' is none of bicyclegan, cyclegan, munit, unit; did you mean 'cyclegan'?" in outcome.err
     assert not (tmp_path / "run").exists()
 
 
-def test_ablate_leaves_terms_out(fastmunit: Command, config_file: Path, tmp_path: Path) -> None:
+def test_ablate_sets_weights_to_zero(fastmunit: Command, config_file: Path, tmp_path: Path) -> None:
     outcome = fastmunit(
         "train", "--config", config_file, "-o", tmp_path / "run", "--max-iter", 1, "--ablate", "x", "--ablate", "s",
         "--device", "cpu",

@@ -126,7 +126,7 @@ def test_reference_takes_the_style_of_the_target_domain(
 
 
 def padded_by_hand(image: torch.Tensor) -> torch.Tensor:
-    """40x37 reflected to 40x40: columns 37, 38, 39 mirror columns 35, 34, 33."""
+    """Reflect 40x37 to 40x40: columns 37, 38, 39 mirror columns 35, 34, 33."""
     return torch.cat([image, image[..., [35, 34, 33]]], dim=-1)[None]
 
 
@@ -191,7 +191,7 @@ def test_truncated_checkpoint(fastmunit: Command, trained: Path, images: Path, t
     assert "truncated" in outcome.err
 
 
-def test_unreadable_images_alone_write_nothing(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+def test_nothing_is_written_if_no_image_can_be_read(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_text("no image")
@@ -202,8 +202,8 @@ def test_unreadable_images_alone_write_nothing(fastmunit: Command, trained: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_the_others_are_translated_where_images_are_damaged(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
-    """A header that cannot be read, data that end too early, bands that the model does not take."""
+def test_damaged_images_do_not_stop_the_others(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    """One header cannot be read, one file is truncated, and one has bands that the model does not take."""
     for name in "acf":
         picture(tmp_path / f"in/{name}.png", 16, 16)
     (tmp_path / "in/b.png").write_text("no image")
@@ -316,7 +316,7 @@ def test_sizes_that_fit_are_not_padded() -> None:
     torch.testing.assert_close(translator.translate(image, style), expected)
 
 
-def test_memory_that_is_not_there_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = AdaINGen(3, SIZES)
     translator = translator_of(generator, generator)
     image, style = torch.rand(3, 20, 28), torch.randn(1, 8, 1, 1)

@@ -31,7 +31,7 @@ def translated(fastmunit: Command, trained: Path, output: Path, *arguments: obje
 
 
 def test_several_inputs(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
-    """Files and folders, each file once; names that are equal get the folder's name in front."""
+    """Each file is translated once. Outputs with equal names are told apart by the name of the input folder."""
     for name in ("one/x.png", "one/deep/y.png", "two/x.png", "two/z.png", "w.png"):
         picture(tmp_path / name, 16, 16)
     inputs = [tmp_path / "one", tmp_path / "two", tmp_path / "w.png", tmp_path / "one/x.png"]
@@ -48,7 +48,7 @@ def test_several_inputs(fastmunit: Command, trained: Path, tmp_path: Path) -> No
 
 
 def test_names_of_many_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Comparing each name with all others would take minutes."""
+    """Names are not compared in pairs, which would take minutes."""
     from fastmunit import data
     from fastmunit.data.folders import FoundImages
     from fastmunit.translation.inputs import list_inputs
@@ -136,8 +136,8 @@ def test_styles_that_contradict_each_other(
     assert not (tmp_path / "out").exists()
 
 
-def test_stale_outputs_of_an_earlier_call_go(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
-    """Of the same images and kind alone, and only where nobody has changed them since."""
+def test_stale_outputs_of_an_earlier_call_are_removed(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    """Only outputs of the same images and kind that have not changed since are removed."""
     for name in "ab":
         picture(tmp_path / f"in/{name}.png", 16, 16)
     out = tmp_path / "out"
@@ -152,7 +152,7 @@ def test_stale_outputs_of_an_earlier_call_go(fastmunit: Command, trained: Path, 
     assert names(out) == kept | {"a_style00.png", "a_style01.png"}
     assert pixels(mine).shape == (5, 5, 3) and pixels(changed).shape == (6, 6, 3)
     assert "Removed" not in translated(fastmunit, trained, out, "--styles", 2, "-i", tmp_path / "in/a.png")
-    # b's are still known, also one that serves as a reference now.
+    # Outputs of b are still recorded. One of them is a reference now and stays.
     reference = ["--reference", out / "b_style03.png"]
     assert "Removed" not in translated(fastmunit, trained, out, "-i", tmp_path / "in/b.png", *reference)
     assert "Removed 3 outputs" in translated(fastmunit, trained, out, "-i", tmp_path / "in/b.png", "--styles", 1)
@@ -179,7 +179,7 @@ def test_a_record_that_was_tampered_with_removes_nothing_elsewhere(tmp_path: Pat
     assert OutputRecord(out).replace("x", "style", []) == [new]
 
 
-def test_a_record_that_is_no_file_is_refused(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+def test_a_record_that_is_not_a_file_is_refused(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     os.mkfifo(tmp_path / "out" / RECORD_FILE)
     image = picture(tmp_path / "a.png", 16, 16)

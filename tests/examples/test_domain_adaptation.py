@@ -80,7 +80,7 @@ def test_digits_of_both_domains(example: ModuleType) -> None:
         assert digits.images.min() == 0 and digits.images.max() == 255
         shares = np.bincount(digits.labels, minlength=10) / count
         assert len(shares) == 10 and shares.min() > 0.08
-        # White on black: the ground is the commonest value, and nearly all corners show it.
+        # White on black: 0 is the most frequent value, and nearly all corners are black.
         assert np.bincount(digits.images.ravel()).argmax() == 0
         assert (digits.images[:, 0, 0] == 0).mean() > 0.95
 
@@ -127,7 +127,7 @@ def test_damaged_mnist_files_are_named(example: ModuleType, tmp_path: Path) -> N
             example.load_mnist(folder)
 
 
-def test_images_keep_their_order_and_are_written_once(example: ModuleType, bars: Any, tmp_path: Path) -> None:
+def test_images_are_written_once_and_in_order(example: ModuleType, bars: Any, tmp_path: Path) -> None:
     digits = bars(30, 8, 2)
     paths = example.write_images(digits, tmp_path / "images")
     assert paths == sorted((tmp_path / "images").iterdir())
@@ -155,7 +155,7 @@ def test_classifier_learns_and_accuracy_counts(example: ModuleType, bars: Any, t
     assert example.accuracy(classifier, images, wrong) == 75
 
 
-def test_seeds_are_compared_and_not_computed_again(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_finished_seeds_are_not_computed_again(run: Callable[..., Result], tmp_path: Path) -> None:
     outcome = run("--seeds", "1")
     assert outcome.exit_code == 0, outcome.output
     assert "Accuracy on 20 held-out digits, optdigits2mnist, 1 seeds" in outcome.output
@@ -202,7 +202,7 @@ def test_an_interrupted_training_continues(
     assert results(tmp_path)[0]["iterations"] == 5
 
 
-def test_labels_of_the_target_do_not_reach_the_translations(
+def test_translations_do_not_use_labels_of_the_target(
     run: Callable[..., Result], example: ModuleType, bars: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With other labels of the target digits, only the classifier that is trained on them changes."""

@@ -29,7 +29,7 @@ from fastmunit.systems import registry
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two varieties of each family, one turn of 60 frames, 100x100."""
+    """Write photos of 100x100 pixels: two varieties per family, one turn of 60 frames each."""
     root = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(0)
     for family in ("apple", "tomato", "cherry"):
@@ -95,7 +95,7 @@ def test_family_data(photos: Path, tmp_path: Path) -> None:
         fruit_data.family_data(None, tmp_path / "other", seed=0)
 
 
-def test_data_made_by_two_processes_at_once(photos: Path, tmp_path: Path) -> None:
+def test_two_processes_can_make_data_at_once(photos: Path, tmp_path: Path) -> None:
     root = tmp_path / "data" / "apple"
     with fruit_data._whole(root, photos, {"seed": 0}) as slow:
         (slow / "of").write_text("the slow one")
@@ -188,7 +188,7 @@ def test_one_seed_shows_no_spread(tmp_path: Path) -> None:
     assert values(results, 1, "KID")["MUNIT"].spread == pytest.approx(0.1 / 1.96)
 
 
-def test_averages_over_directions_have_an_error_and_only_shared_directions(tmp_path: Path) -> None:
+def test_averages_have_an_error_and_use_shared_directions(tmp_path: Path) -> None:
     def result(system: str, direction: str, value: float) -> dict[str, Any]:
         figure = {"name": "IS", "value": value, "low": value - 0.196, "high": value + 0.196}
         return {"table": 2, "system": system, "seed": 0, "direction": direction, "figures": [figure]}
@@ -467,7 +467,7 @@ def test_unusable_photos_are_refused_before_anything_is_trained(
     assert not any((tmp_path / "out" / "data" / name).exists() for name in unusable), "what is prepared is whole"
 
 
-def test_other_photos_than_those_of_prepared_data(work: Work, photos: Path, tmp_path: Path) -> None:
+def test_other_photos_than_the_prepared_ones_are_refused(work: Work, photos: Path, tmp_path: Path) -> None:
     assert work("--tables", "1").measured == ["a2b", "a2b"]
     work.photos = change_photos(shutil.copytree(photos, tmp_path / "photos"), "one variety")
     with pytest.raises(SystemExit, match=r"made with other settings \(photos 360, not 300; names .*remove it"):

@@ -16,7 +16,7 @@ CODES = torch.randn(3, 4, 1, 1, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("names", [["a", "b/c", "…"], []])
-def test_codes_and_names_come_back(tmp_path: Path, names: list[str]) -> None:
+def test_codes_and_names_are_read_as_written(tmp_path: Path, names: list[str]) -> None:
     write_styles(tmp_path / "s.safetensors", CODES, names)
     codes, found = read_styles(tmp_path / "s.safetensors")
     assert torch.equal(codes, CODES)

@@ -1,4 +1,4 @@
-"""`fastmunit.translate` and `load_translator`: the same images from every kind of model."""
+"""`fastmunit.translate`, `load_translator` and `load_generators`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_styles_may_be_codes_or_an_image(trainer: fastmunit.MUNIT, image: torch.
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_images_and_codes_of_any_type_are_brought_to_that_of_the_weights(
+def test_images_and_codes_are_cast_to_the_dtype_of_the_weights(
     trainer: fastmunit.MUNIT, image: torch.Tensor, dtype: torch.dtype
 ) -> None:
     image, codes = image.to(dtype), torch.randn(2, 8, 1, 1).to(dtype)
@@ -177,7 +177,7 @@ def test_wrong_arguments_are_named(
         fastmunit.translate(trainer, **{"images": image, **arguments})
 
 
-def test_max_pixels_is_that_of_the_call_or_of_the_configuration(
+def test_max_pixels_of_the_call_or_of_the_configuration(
     trainer: fastmunit.MUNIT, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_image(torch.zeros(1, 16, 16), tmp_path / "input.png")
@@ -200,7 +200,7 @@ def test_max_pixels_is_that_of_the_call_or_of_the_configuration(
 
 
 def test_outputs_are_ordinary_tensors(trainer: fastmunit.MUNIT, image: torch.Tensor) -> None:
-    """They are written in place, they learn, and losses of them are differentiated."""
+    """Outputs can be modified in place, require gradients, and enter losses that are differentiated."""
     for outputs in (fastmunit.translate(trainer, image, 2), fastmunit.translate(trainer, image[:, :16, :16], 2)):
         assert not outputs.is_inference() and outputs.is_contiguous() and not outputs.requires_grad
         outputs.clamp_(-0.5, 0.5)
@@ -225,7 +225,7 @@ def as_picture(channels: int, depth: type = np.uint8, height: int = 20, width: i
 
 @pytest.mark.parametrize("direction", ["a2b", "b2a"])
 @pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
-def test_arrays_and_pil_images_are_what_their_files_are(
+def test_arrays_and_pil_images_are_translated_as_their_files(
     trainer: fastmunit.MUNIT, tmp_path: Path, channels: int, direction: str
 ) -> None:
     array = as_picture(channels)
@@ -240,15 +240,15 @@ def test_arrays_and_pil_images_are_what_their_files_are(
 
 
 @pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
-def test_deep_arrays(trainer: fastmunit.MUNIT, channels: int) -> None:
-    """Multiples of 257 are 8-bit values; a gray file of 16 bits is the same as its array."""
+def test_arrays_of_uint16(trainer: fastmunit.MUNIT, channels: int) -> None:
+    """Multiples of 257 are 8-bit values. A 16-bit gray file is translated as its array."""
     array = as_picture(channels)
     expected = fastmunit.translate(trainer, array, 1, direction="b2a")
     for deep in (array.astype(np.uint16) * 257, (array.astype(np.uint16) * 257).astype(">u2")):
         outputs = fastmunit.translate(trainer, deep, 1, direction="b2a")
         torch.testing.assert_close(
             outputs, expected, rtol=0, atol=0.05
-        )  # 8-bit pixels are rounded on white and to gray
+        )  # 8-bit pixels are rounded when blended with white and converted to gray
     if channels == 0:
         deep = as_picture(0, np.uint16)
         of_file = fastmunit.translate(trainer, Image.fromarray(deep), 1)
@@ -329,8 +329,8 @@ def test_a_damaged_pil_image_is_named(trainer: fastmunit.MUNIT, tmp_path: Path) 
         fastmunit.translate(trainer, Image.new("RGB", (0, 4)), 1)
 
 
-def test_precision_is_of_a_call(run_folder: Path, image: torch.Tensor) -> None:
-    """None is the translator's own; requests of other threads do not matter."""
+def test_precision_applies_to_the_call(run_folder: Path, image: torch.Tensor) -> None:
+    """None uses the translator's own precision. Calls in other threads do not matter."""
     translator = fastmunit.load_translator(run_folder)
     exact, rounded = (fastmunit.translate(translator, image, 2, precision=p) for p in ("float32", "bfloat16"))  # type: ignore[arg-type]
     assert translator.precision == "float32"
