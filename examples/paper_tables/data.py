@@ -39,10 +39,10 @@ def edges_data(photos: Path | None, output: Path, per_variety: int, test_pairs: 
     settings = {"per_variety": per_variety, "test_pairs": test_pairs, "seed": seed}
     missing = [root for root in (unpaired, paired) if not _is_made(root, photos, settings)]
     if missing:
-        rule, photos = _rule(), _require(photos, output)
-        split = rule.split_photos(rule.list_photos(photos), rule.Counts(per_variety, test_pairs), seed)
+        rule, source = _rule(), _require(photos, output)
+        split = rule.split_photos(rule.list_photos(source), rule.Counts(per_variety, test_pairs), seed)
     for root in missing:
-        with _whole(root, photos, settings) as partial:
+        with _whole(root, source, settings) as partial:
             for part, members, draw in (
                 ("trainA", split.train_a if root == unpaired else split.train_b, True),
                 ("trainB", split.train_b, False),
@@ -71,12 +71,12 @@ def family_data(photos: Path | None, output: Path, seed: int, families: Iterable
     for family, root in roots.items():
         if _is_made(root, photos, settings):
             continue
-        rule, photos = _rule(), _require(photos, output)
-        members = [photo for photo in rule.list_photos(photos) if photo.family == family]
+        rule, source = _rule(), _require(photos, output)
+        members = [photo for photo in rule.list_photos(source) if photo.family == family]
         if not members:
-            raise SystemExit(f"{photos} has no photos of {family}: expected {photos / family}/VARIETY__FRAME_100.jpg")
+            raise SystemExit(f"{source} has no photos of {family}: expected {source / family}/VARIETY__FRAME_100.jpg")
         rng = rule.np.random.default_rng(seed)
-        with _whole(root, photos, settings) as partial:
+        with _whole(root, source, settings) as partial:
             for variety in sorted({photo.variety for photo in members}):
                 parts = rule.arcs([photo for photo in members if photo.variety == variety], rng)
                 _write(rule, partial / "train" / variety, [*parts.train_a, *parts.train_b])

@@ -44,8 +44,8 @@ def train(
     init: Annotated[
         Path | None,
         typer.Option(
-            help="Start a new run from the generators in this gen_*.pt or ema_*.pt, with fresh optimizers. An error "
-            "with --resume once the run has a checkpoint; a process that torchrun restarts resumes instead.",
+            help="Start a new run from the generators in this gen_*.pt or ema_*.pt, with fresh optimizers. Not allowed "
+            "with --resume once the run has a checkpoint. Processes that torchrun restarts ignore it and resume.",
             metavar="FILE",
         ),
     ] = None,
