@@ -6,7 +6,7 @@ import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args, overload
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args, overload
 
 import numpy as np
 import torch
@@ -22,40 +22,31 @@ from fastmunit.systems.base import System
 from fastmunit.systems.translator import Translator
 from fastmunit.translation.styles import StylesLike, style_codes
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Precision = Literal["float32", "bfloat16", "float16"]
 Model = str | os.PathLike[str] | System | Translator
 ConfigLike = str | os.PathLike[str] | Config
 
 
+class _Options(TypedDict, total=False):
+    direction: str | None
+    seed: int
+    precision: Precision | None
+    device: str
+    batch_size: int | None
+    config: ConfigLike | None
+    max_pixels: int | None
+
+
 @overload
-def translate(
-    model: Model,
-    images: ImageLike,
-    styles: StylesLike = 10,
-    *,
-    direction: str | None = None,
-    seed: int = 0,
-    precision: Precision | None = None,
-    device: str = "auto",
-    batch_size: int | None = None,
-    config: ConfigLike | None = None,
-    max_pixels: int | None = None,
-) -> Tensor: ...
+def translate(model: Model, images: ImageLike, styles: StylesLike = 10, **options: Unpack[_Options]) -> Tensor: ...
 
 
 @overload
 def translate(
-    model: Model,
-    images: Sequence[ImageLike],
-    styles: StylesLike = 10,
-    *,
-    direction: str | None = None,
-    seed: int = 0,
-    precision: Precision | None = None,
-    device: str = "auto",
-    batch_size: int | None = None,
-    config: ConfigLike | None = None,
-    max_pixels: int | None = None,
+    model: Model, images: Sequence[ImageLike], styles: StylesLike = 10, **options: Unpack[_Options]
 ) -> Tensor | list[Tensor]: ...
 
 
