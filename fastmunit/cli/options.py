@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -36,23 +37,22 @@ MaxPixels = Annotated[
     ),
 ]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Write into this folder.", metavar="FOLDER")]
+_gpu_option = partial(typer.Option, rich_help_panel="Several GPUs")
 Devices = Annotated[
     int | None,
-    typer.Option(
+    _gpu_option(
         min=1,
         max=1024,
         help="Run in this many processes, each on its own GPU (with --device cpu, on the CPU).",
         metavar="N",
-        rich_help_panel="Several GPUs",
     ),
 ]
 Timeout = Annotated[
     float,
-    typer.Option(
+    _gpu_option(
         min=1,
         max=10**6,
         help="End with an error when a process waits longer than this for another one.",
         metavar="SECONDS",
-        rich_help_panel="Several GPUs",
     ),
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,9 @@ from fastmunit.cli.output import echo, shell_line
 if TYPE_CHECKING:
     from fastmunit.config import Config
     from fastmunit.runs import RunFolder
+
+
+_recipe_option = partial(typer.Option, rich_help_panel="Recipe")
 
 
 class Term(str, Enum):
@@ -58,35 +62,21 @@ def train(
     device: Device = "auto",
     overrides: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            help="Change one key of the configuration; repeat for more.",
-            metavar="KEY=VALUE",
-            rich_help_panel="Recipe",
-        ),
+        _recipe_option("--set", help="Change one key of the configuration; repeat for more.", metavar="KEY=VALUE"),
     ] = None,
-    max_iter: Annotated[
-        int | None, typer.Option(min=1, help="Train up to this iteration.", metavar="N", rich_help_panel="Recipe")
-    ] = None,
+    max_iter: Annotated[int | None, _recipe_option(min=1, help="Train up to this iteration.", metavar="N")] = None,
     ablate: Annotated[
         list[Term] | None,
-        typer.Option(
+        _recipe_option(
             help="Leave out MUNIT's reconstruction loss of images (x), content codes (c) or style codes (s); repeat "
             "for more.",
             metavar="x|c|s",
-            rich_help_panel="Recipe",
         ),
     ] = None,
     seed: Seed = None,
     minutes: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=10**7,
-            help="Save a checkpoint and stop after this time.",
-            metavar="MINUTES",
-            rich_help_panel="Recipe",
-        ),
+        _recipe_option(min=0, max=10**7, help="Save a checkpoint and stop after this time.", metavar="MINUTES"),
     ] = None,
     keep: Annotated[
         int | None, typer.Option(min=1, help="Keep only the newest N checkpoints (all by default).", metavar="N")

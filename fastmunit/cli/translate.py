@@ -1,6 +1,7 @@
 """The command `fastmunit translate`."""
 
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from fastmunit.config import Config
     from fastmunit.systems.translator import Translator
     from fastmunit.translation.file_translator import OutputStyles
+
+
+_style_option = partial(typer.Option, rich_help_panel="Style")
 
 
 class Direction(str, Enum):
@@ -54,48 +58,36 @@ def translate(
     config: ConfigName = None,
     styles: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=100_000,
-            help="Translate each image into this many random styles [10].",
-            metavar="N",
-            rich_help_panel="Style",
-        ),
+        _style_option(min=1, max=100_000, help="Translate each image into this many random styles [10].", metavar="N"),
     ] = None,
     seed: Annotated[
-        int,
-        typer.Option(
-            min=0, max=2**63 - 1, help="Set the seed of the random styles.", metavar="N", rich_help_panel="Style"
-        ),
+        int, _style_option(min=0, max=2**63 - 1, help="Set the seed of the random styles.", metavar="N")
     ] = 0,
     same_styles: Annotated[
-        bool, typer.Option("--same-styles", help="Use the same random styles for every image.", rich_help_panel="Style")
+        bool, _style_option("--same-styles", help="Use the same random styles for every image.")
     ] = False,
     reference: Annotated[
         list[Path] | None,
-        typer.Option(
+        _style_option(
             help="Use the style of this image of the target domain, or of each image in this folder; repeat for more.",
             metavar="IMAGE|FOLDER",
-            rich_help_panel="Style",
         ),
     ] = None,
     styles_file: Annotated[
         Path | None,
-        typer.Option(
+        _style_option(
             help="Use the style codes of this safetensors file: a tensor `styles` (S, style_dim, 1, 1). Names in the "
             "metadata, a JSON list under `names`, become part of output names.",
             metavar="FILE",
-            rich_help_panel="Style",
         ),
     ] = None,
     interpolate: Annotated[
         int | None,
-        typer.Option(
+        _style_option(
             min=2,
             max=100_000,
             help="Use N styles evenly spaced between two references, or between two codes of a styles file.",
             metavar="N",
-            rich_help_panel="Style",
         ),
     ] = None,
     size: Annotated[
