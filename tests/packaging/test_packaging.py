@@ -81,7 +81,7 @@ def test_wheel_without_native_code(tmp_path):
     assert wheel.name.endswith("-py3-none-any.whl")
     names = names_in(wheel)
     for path in (checkout / "fastmunit").rglob("*"):
-        if path.suffix in (".py", ".yaml", ".zip", ".typed"):
+        if path.suffix in (".py", ".yaml", ".zip", ".typed", ".j2", ".css", ".js"):
             assert str(path.relative_to(checkout)) in names
     for path in (checkout / "kernels").glob("*.py"):
         assert f"fastmunit/kernels/{path.name}" in names

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmunit.errors import FastmunitError
-from fastmunit.runs.reports.loss_log import Curves, LossHistory
+from fastmunit.runs.reports.curves import Curves
+from fastmunit.runs.reports.loss_log import LossLog
 
 
 @given(
@@ -42,50 +43,50 @@ BAD_ROWS = {
 
 @pytest.mark.parametrize("row", BAD_ROWS.values(), ids=BAD_ROWS.keys())
 def test_damaged_rows_are_named(tmp_path: Path, row: bytes) -> None:
-    history = LossHistory(tmp_path / "losses.csv")
-    history.append(1, 0.5, 1e-4, {"loss_gen_total": 1})
-    content = history.path.read_bytes() + row
-    history.path.write_bytes(content)
-    with pytest.raises(FastmunitError, match=r"losses\.csv.* (row '.*' is not of numbers|cannot be read)") as raised:
-        LossHistory(history.path, resume_at=1)
+    log = LossLog(tmp_path / "losses.csv")
+    log.append(1, 0.5, 1e-4, {"loss_gen_total": 1})
+    content = log.path.read_bytes() + row
+    log.path.write_bytes(content)
+    with pytest.raises(FastmunitError, match=r"losses\.csv.* (is not a number|cannot be read)") as raised:
+        LossLog(log.path, resume_at=1)
     assert len(str(raised.value)) < 800
-    assert history.path.read_bytes() == content
+    assert log.path.read_bytes() == content
 
 
 def test_resuming_drops_later_and_broken_rows(tmp_path: Path) -> None:
-    history = LossHistory(tmp_path / "losses.csv")
+    log = LossLog(tmp_path / "losses.csv")
     for k in range(1, 6):
-        history.append(k, 0.5 * k, 1e-4, {"loss_gen_total": k, "loss_dis_total": 2 * k})
-    with history.path.open("a") as file:
+        log.append(k, 0.5 * k, 1e-4, {"loss_gen_total": k, "loss_dis_total": 2 * k})
+    with log.path.open("a") as file:
         file.write("6,3.0,0.0001,6")  # killed while writing
-    resumed = LossHistory(history.path, resume_at=3)
+    resumed = LossLog(log.path, resume_at=3)
     resumed.append(4, 2.5, 1e-4, {"loss_gen_total": 40, "loss_dis_total": 80})
-    rows = list(csv.DictReader(history.path.open()))
+    rows = list(csv.DictReader(log.path.open()))
     assert [row["iteration"] for row in rows] == ["1", "2", "3", "4"]
     assert rows[-1]["loss_dis_total"] == "80"
     assert resumed.curves.means("loss_gen_total") == [1, 2, 3, 40]
 
 
 def test_new_losses_become_new_columns(tmp_path: Path) -> None:
-    history = LossHistory(tmp_path / "losses.csv")
-    history.append(1, 0.1, 1e-4, {"loss_a": 1})
-    history.append(2, 0.2, 1e-4, {"loss_a": 2, "loss_b": 3})
-    rows = list(csv.DictReader(history.path.open()))
+    log = LossLog(tmp_path / "losses.csv")
+    log.append(1, 0.1, 1e-4, {"loss_a": 1})
+    log.append(2, 0.2, 1e-4, {"loss_a": 2, "loss_b": 3})
+    rows = list(csv.DictReader(log.path.open()))
     assert [row["loss_b"] for row in rows] == ["", "3"]
-    assert LossHistory(history.path, resume_at=2).curves.means("loss_b") == [None, 3]
+    assert LossLog(log.path, resume_at=2).curves.means("loss_b") == [None, 3]
 
 
 @pytest.mark.parametrize("text", ["", "\n", "iteration", "nonsense\n1\n", "a,b\n1,2\n"])
-def test_a_file_that_is_no_history_is_replaced(tmp_path: Path, text: str) -> None:
+def test_a_file_without_losses_is_replaced(tmp_path: Path, text: str) -> None:
     path = tmp_path / "losses.csv"
     path.write_text(text)
-    history = LossHistory(path, resume_at=5)
-    history.append(6, 1.0, 1e-4, {"loss": 1})
+    log = LossLog(path, resume_at=5)
+    log.append(6, 1.0, 1e-4, {"loss": 1})
     assert [row["iteration"] for row in csv.DictReader(path.open())] == ["6"]
 
 
 def test_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
     path = tmp_path / "losses.csv"
-    LossHistory(path).append(1, 1.0, 1e-4, {"loss": 1})
-    LossHistory(path).append(1, 1.0, 1e-4, {"loss": 2})
+    LossLog(path).append(1, 1.0, 1e-4, {"loss": 1})
+    LossLog(path).append(1, 1.0, 1e-4, {"loss": 2})
     assert [row["loss"] for row in csv.DictReader(path.open())] == ["2"]

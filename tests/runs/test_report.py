@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import html
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -12,8 +14,9 @@ from PIL import Image
 from fastmunit.config import Config
 from fastmunit.runs.callbacks import Status
 from fastmunit.runs.reports.charts import Series, line_chart
-from fastmunit.runs.reports.loss_log import Curves
-from fastmunit.runs.reports.training_report import Picture, duration, loss_groups, render
+from fastmunit.runs.reports.curves import Curves
+from fastmunit.runs.reports.html import Picture
+from fastmunit.runs.reports.training_report import duration, loss_groups, render
 
 VOID = {"meta", "img", "line", "circle", "polyline", "br", "input"}
 
@@ -80,7 +83,18 @@ def test_only_a_running_page_reloads(state: str, refreshes: bool) -> None:
 
 def test_names_are_escaped() -> None:
     hostile = '<script>alert("x")</script>'
-    text = page(title=hostile, problem=hostile, facts={hostile: hostile}, grids=[Picture(hostile, png())])
+    curves = Curves()
+    curves.add(1, {f"loss_'{hostile}_{hostile}": 1.0})
+    text = page(
+        title=hostile,
+        problem=hostile,
+        facts={hostile: hostile},
+        grids=[Picture(hostile, png())],
+        rows=[hostile],
+        commands={hostile: hostile},
+        curves=curves,
+        config=Config(data_root=hostile),
+    )
     assert hostile not in text
     Balance(text)
 
@@ -109,17 +123,29 @@ def test_domains_share_a_chart() -> None:
     step=st.integers(1, 10**6),
 )
 def test_charts_stay_inside_their_box(values: list[float | None], step: int) -> None:
-    text = line_chart("loss", [step * (k + 1) for k in range(len(values))], [Series("a", values)])
+    chart = line_chart("loss", [step * (k + 1) for k in range(len(values))], [Series("a", values)])
     if all(value is None for value in values):
-        assert text == ""
+        assert chart is None
         return
-    Balance(text)
-    points = re.search(r'polyline class="line0" points="([^"]*)"', text)
-    assert points is not None
-    for point in points[1].split():
+    assert chart is not None
+    (curve,) = chart.curves
+    assert len(curve.points) == sum(value is not None for value in values)
+    places = [*curve.points, *((chart.left, y) for y, _ in chart.grid), *((x, chart.bottom) for x, _ in chart.ticks)]
+    for x, y in places:
+        assert chart.left <= x <= chart.right
+        assert chart.top <= y <= chart.bottom
+
+
+def test_curves_are_drawn() -> None:
+    text = page()
+    lines = re.findall(r'polyline class="line\d" points="([^"]*)"', text)
+    assert [len(points.split()) for points in lines] == [29] * 3
+    for point in " ".join(lines).split():
         x, y = map(float, point.split(","))
-        assert 0 <= x <= 520
-        assert 0 <= y <= 230
+        assert 0 <= x <= 520 and 0 <= y <= 230
+    assert re.findall(r"</span>(\w+) <b>([\d.]+)</b>", text) == [("gen", "1.03"), ("dis", "2"), ("a", "1")]
+    (values, _) = (json.loads(html.unescape(data)) for data in re.findall(r"data-chart='([^']*)'", text))
+    assert values["x"] == list(range(1, 30)) and [s["name"] for s in values["series"]] == ["gen", "dis"]
 
 
 @pytest.mark.parametrize(

@@ -1,81 +1,106 @@
-"""Loss curves as inline SVG, without any library in the page."""
+"""Geometry of the loss curves, which the `chart` macro of the templates draws as SVG."""
 
 from __future__ import annotations
 
-import html
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-WIDTH, HEIGHT = 520, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 28
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: its name in the legend and a value for each x (None where there is none)."""
+    """One curve: its name in the legend and one value per x, None where there is none."""
 
     name: str
     values: Sequence[float | None]
 
 
-def line_chart(title: str, x: Sequence[int], series: Sequence[Series]) -> str:
-    """Draw curves over iterations as an HTML figure with a legend; report.html's script adds the values on hover.
+@dataclass(frozen=True)
+class Curve:
+    """A series in the chart.
 
-    The y axis starts at 0 and is cut above the bulk of the values (1.5 × the 98th percentile), so that a spike at the
-    start does not flatten the rest.
+    Attributes:
+        name: Name in the legend.
+        points: SVG coordinates.
+        last: Last value; NaN if there is none.
+    """
+
+    name: str
+    points: list[Point]
+    last: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves over iterations, in SVG coordinates.
+
+    Attributes:
+        title: Caption.
+        grid: Height and label of each grid line.
+        ticks: Position and label of each tick on the x axis.
+        curves: One per series.
+        data: Values that chart.js displays under the pointer.
+    """
+
+    title: str
+    grid: list[tuple[float, str]]
+    ticks: list[tuple[float, str]]
+    curves: list[Curve]
+    data: dict[str, Any]
+
+    width: ClassVar[int] = 520
+    height: ClassVar[int] = 230
+    left: ClassVar[int] = 52
+    right: ClassVar[int] = 508
+    top: ClassVar[int] = 10
+    bottom: ClassVar[int] = 202
+
+
+def line_chart(title: str, x: Sequence[int], series: Sequence[Series]) -> Chart | None:
+    """Lay out curves over iterations; return None if there is no value.
+
+    The y axis starts at 0 and ends above the bulk of the values (1.5 times the 98th percentile), so that a spike at
+    the start does not flatten the rest.
     """
     values = sorted(v for s in series for v in s.values if v is not None)
     if not x or not values:
-        return ""
+        return None
     bulk = max(0.0, min(values[-1], 1.5 * values[math.ceil(0.98 * len(values)) - 1]))
     step = _nice_step(max(bulk, -values[0]) / 4 or 1.0)
-    top = step * max(1, math.ceil(bulk / step))
+    high = step * max(1, math.ceil(bulk / step))
     low = -step * math.ceil(-values[0] / step) if values[0] < 0 else 0.0
-    plot_width, plot_height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-    x_first, x_last = 0, max(x[-1], 1)
+    last = max(x[-1], 1)
+    span = Chart.right - Chart.left
 
-    def place(iteration: float, value: float) -> tuple[float, float]:
-        clipped = min(max(value, low), top)
+    def place(iteration: float, value: float) -> Point:
+        fraction = (min(max(value, low), high) - low) / (high - low)
         return (
-            _LEFT + plot_width * (iteration - x_first) / (x_last - x_first),
-            _TOP + plot_height * (1 - (clipped - low) / (top - low)),
+            round(Chart.left + span * iteration / last, 1),
+            round(Chart.bottom - (Chart.bottom - Chart.top) * fraction, 1),
         )
 
-    parts = []
-    for k in range(round((top - low) / step) + 1):
-        value = low + k * step
-        _, y = place(0, value)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>')
-    x_step = max(1, round(_nice_step(x_last / 5)))
-    for iteration in range(0, x_last + 1, x_step):
-        px, _ = place(iteration, low)
-        parts.append(f'<text x="{px:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{_short(iteration)}</text>')
-    legend = []
-    for k, s in enumerate(series):
-        points = [place(i, v) for i, v in zip(x, s.values, strict=True) if v is not None]
-        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
-        parts.append(f'<polyline class="line{k % 4}" points="{path}"/>')
-        if points:
-            px, py = points[-1]
-            parts.append(f'<circle class="line{k % 4}" cx="{px:.1f}" cy="{py:.1f}" r="2.5"/>')
-        last = next((v for v in reversed(s.values) if v is not None), math.nan)
-        legend.append(f'<span class="key line{k % 4}"></span>{html.escape(s.name)} <b>{last:.3g}</b>')
-    data = {
-        "x": list(x),
-        "left": _LEFT,
-        "span": plot_width,
-        "last": x_last,
-        "series": [{"name": s.name, "values": [_rounded(v) for v in s.values]} for s in series],
-    }
-    attribute = html.escape(json.dumps(data, separators=(",", ":")), quote=True)
-    return (
-        f'<figure class="chart" data-chart="{attribute}"><figcaption>{html.escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title, quote=True)}">'
-        f'{"".join(parts)}<line class="cursor" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}" visibility="hidden"/></svg>'
-        f'<p class="legend">{" &nbsp; ".join(legend)}</p><div class="tip" hidden></div></figure>'
+    def curves() -> Iterator[Curve]:
+        for s in series:
+            known = [(i, v) for i, v in zip(x, s.values, strict=True) if v is not None]
+            yield Curve(s.name, [place(i, v) for i, v in known], known[-1][1] if known else math.nan)
+
+    levels = [low + k * step for k in range(round((high - low) / step) + 1)]
+    x_step = max(1, round(_nice_step(last / 5)))
+    return Chart(
+        title=title,
+        grid=[(place(0, level)[1], f"{level:.4g}") for level in levels],
+        ticks=[(place(i, low)[0], _short(i)) for i in range(0, last + 1, x_step)],
+        curves=list(curves()),
+        data={
+            "x": list(x),
+            "left": Chart.left,
+            "span": span,
+            "last": last,
+            "series": [{"name": s.name, "values": [_rounded(v) for v in s.values]} for s in series],
+        },
     )
 
 
@@ -84,7 +109,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _nice_step(rough: float) -> float:
-    """The 1, 2, 2.5 or 5 × 10^k next above `rough`."""
+    """Return the smallest of 1, 2, 2.5 and 5 times a power of ten that is not below `rough`."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
 

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from fastmunit.data.failures import unreadable
+from fastmunit.runs.reports.html import STYLE
 from fastmunit.runs.reports.image_grid import grid, jpeg
-from fastmunit.runs.reports.page import STYLE
 
 if TYPE_CHECKING:
     from fastmunit.metrics.results import Evaluation, Figure, Sheet

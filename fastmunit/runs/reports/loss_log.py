@@ -1,76 +1,36 @@
-"""Losses over time: every logged value in a CSV file, and a thinned copy in memory for the report's curves."""
+"""The CSV file of logged losses."""
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from fastmunit.errors import FastmunitError
 from fastmunit.files import write_text
 from fastmunit.runs.checkpoints.run_folder import remove
+from fastmunit.runs.reports.curves import Curves
 
 _LEADING = ("iteration", "seconds", "lr")
 
 
-class Curves:
-    """Means of the logged losses over equal spans of the run, so that memory stays bounded however long it is.
+class LossLog:
+    """The CSV file of a run, with one row per logged iteration, and its curves.
+
+    Rows are appended whole. When a run resumes, rows after the checkpoint are dropped, and so is a row that a crash cut
+    short: no iteration appears twice.
 
     Args:
-        capacity: most points kept a curve (even); beyond it neighbours are merged two by two.
-    """
+        path: Path of the CSV file.
+        resume_at: Iterations of the checkpoint that the run continues from; 0 starts a new file.
 
-    def __init__(self, capacity: int = 400) -> None:
-        self._capacity = capacity + capacity % 2
-        self._per_point = 1
-        self._points: list[tuple[int, int, dict[str, float]]] = []  # last iteration, rows, sums
-
-    def add(self, iteration: int, losses: Mapping[str, float]) -> None:
-        """Add one logged row."""
-        finite = {name: value for name, value in losses.items() if math.isfinite(value)}
-        if self._points and self._points[-1][1] < self._per_point:
-            _, rows, sums = self._points[-1]
-            merged = {name: sums.get(name, 0.0) + value for name, value in finite.items()}
-            self._points[-1] = (iteration, rows + 1, merged)
-            return
-        if len(self._points) >= self._capacity:
-            pairs = zip(self._points[::2], self._points[1::2], strict=True)
-            self._points = [
-                (last, rows + more, {name: sums.get(name, 0.0) + value for name, value in others.items()})
-                for (_, rows, sums), (last, more, others) in pairs
-            ]
-            self._per_point *= 2
-        self._points.append((iteration, 1, dict(finite)))
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the losses, in the order first seen."""
-        return list(dict.fromkeys(name for _, _, sums in self._points for name in sums))
-
-    @property
-    def iterations(self) -> list[int]:
-        """Last iteration of each point."""
-        return [iteration for iteration, _, _ in self._points]
-
-    def means(self, name: str) -> list[float | None]:
-        """Mean of one loss at each point; None where it was not logged."""
-        return [sums[name] / rows if name in sums else None for _, rows, sums in self._points]
-
-
-class LossHistory:
-    """The CSV file of a run, one row a logged iteration.
-
-    Rows are appended whole; when a run resumes, rows after the snapshot (and a row cut short by a crash) are dropped,
-    so no iteration appears twice.
-
-    Args:
-        path: the CSV file.
-        resume_at: iterations of the snapshot that the run continues from; 0 starts a new file.
+    Attributes:
+        path: As given.
+        curves: The logged losses, thinned.
 
     Raises:
-        FastmunitError: the file of the run that continues is damaged, or cannot be read or removed.
+        FastmunitError: If the file of the continued run is damaged, or cannot be read or removed.
     """
 
     def __init__(self, path: Path, resume_at: int = 0) -> None:
@@ -78,25 +38,27 @@ class LossHistory:
         self.curves = Curves()
         self._columns: list[str] = []
         if resume_at and path.is_file():
-            self._keep_until(resume_at)
+            self._truncate_after(resume_at)
         else:
             remove(path)
 
     def append(self, iteration: int, seconds: float, lr: float, losses: Mapping[str, float]) -> None:
-        """Add one row.
+        """Append one row.
 
         Raises:
-            FastmunitError: the file cannot be written.
+            FastmunitError: If the file cannot be written.
         """
+        columns = [*_LEADING, *losses]
         header = ""
         if not self.path.exists():
             self._columns = []
-        if self._columns != [*_LEADING, *losses]:
+        if self._columns != columns:
             if self._columns:
-                self._change_columns([*_LEADING, *losses])
+                self._columns = columns
+                self._rewrite(read_rows(self.path))
             else:
-                header = _row([*_LEADING, *losses])
-            self._columns = [*_LEADING, *losses]
+                header = _row(columns)
+            self._columns = columns
         row = _row([str(iteration), f"{seconds:.2f}", f"{lr:.6g}", *(f"{value:.6g}" for value in losses.values())])
         try:
             self.path.parent.mkdir(exist_ok=True)  # logs/ may be removed at any time
@@ -106,7 +68,7 @@ class LossHistory:
             raise FastmunitError(f"cannot write {self.path}: {error.strerror}. Free some space and resume.") from error
         self.curves.add(iteration, losses)
 
-    def _keep_until(self, iteration: int) -> None:
+    def _truncate_after(self, iteration: int) -> None:
         rows = []
         for row in read_rows(self.path):
             try:
@@ -114,18 +76,14 @@ class LossHistory:
                 values = {name: float(row[name]) for name in row if name not in _LEADING and row[name] != ""}
             except ValueError as error:
                 raise FastmunitError(
-                    f"{self.path}: the row {','.join(row.values())[:200]!r} is not of numbers ({str(error)[:200]}): "
-                    "correct or remove the row, or move the file away to begin a new one."
+                    f"{self.path}: the row {','.join(row.values())[:200]!r} has a value that is not a number "
+                    f"({str(error)[:200]}): correct or remove the row, or move the file away to start a new one."
                 ) from error
             if number <= iteration:
                 rows.append(row)
                 self.curves.add(number, values)
         self._columns = list(rows[0]) if rows else []
         self._rewrite(rows)
-
-    def _change_columns(self, columns: list[str]) -> None:
-        self._columns = columns
-        self._rewrite(read_rows(self.path))
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         if self._columns:
@@ -136,10 +94,10 @@ class LossHistory:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file of losses by column; those cut short are left out.
+    """Read the rows of a loss log by column, except for rows that were cut short.
 
     Raises:
-        FastmunitError: the file cannot be read.
+        FastmunitError: If the file cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -148,7 +106,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return [row for row in reader if None not in row and None not in row.values() and "iteration" in names]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FastmunitError(
-            f"{path} cannot be read ({error}): mend it, or move it away to begin a new one."
+            f"{path} cannot be read ({error}): correct it, or move it away to start a new one."
         ) from error
 
 

@@ -15,7 +15,8 @@ from fastmunit.files import shown, write_text
 from fastmunit.runs.callbacks import Status
 from fastmunit.runs.checkpoints.run_folder import RunFolder, remove
 from fastmunit.runs.reports import image_grid, training_report
-from fastmunit.runs.reports.loss_log import LossHistory
+from fastmunit.runs.reports.html import Picture
+from fastmunit.runs.reports.loss_log import LossLog
 from fastmunit.runs.reports.tensorboard import ScalarLog
 from fastmunit.systems.base import System
 from fastmunit.systems.parts import public_checkpoint
@@ -48,14 +49,14 @@ class Reporter:
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.folder, self.config = folder, config
-        self.history = LossHistory(folder.losses, resume_at)
-        self.results: list[training_report.Picture] = []
+        self.losses = LossLog(folder.losses, resume_at)
+        self.results: list[Picture] = []
         self._displays = dict(displays)
         self._facts = dict(facts)
         self._rows = rows
         self._tell = tell
-        self._grids: list[training_report.Picture] = []
-        self._earlier_grids: dict[Path, training_report.Picture] = {}  # encoded once, not for every report
+        self._grids: list[Picture] = []
+        self._earlier_grids: dict[Path, Picture] = {}  # encoded once, not for every report
         self._written = -_SECONDS_BETWEEN_REPORTS
         if resume_at:
             self._restore_images(resume_at)
@@ -77,7 +78,7 @@ class Reporter:
         self.folder.require_present()
         if not self.folder.logs.is_dir():
             self._tell(f"{shown(self.folder.logs)} was removed while training: logging goes on in a new one.")
-        self.history.append(status.iterations, status.seconds, status.learning_rate, status.losses)
+        self.losses.append(status.iterations, status.seconds, status.learning_rate, status.losses)
         self.scalars.scalars(status.iterations, status.losses)
         if time.monotonic() - self._written >= _SECONDS_BETWEEN_REPORTS:
             self.write(status, "running")
@@ -94,7 +95,7 @@ class Reporter:
                     image_grid.save(picture, self._image(direction, part, public_checkpoint.digits(iterations)))
                     self.scalars.image(iterations, f"{direction}_{part}", picture)
                 caption = f"{direction}, {part} images, iteration {iterations:,}"
-                self._grids.append(training_report.Picture(caption, image_grid.jpeg(picture)))
+                self._grids.append(Picture(caption, image_grid.jpeg(picture)))
 
     def write(self, status: Status, state: str, problem: str | None = None) -> None:
         """Write report.html; `state` as in `training_report.render`.
@@ -108,7 +109,7 @@ class Reporter:
             state=state,
             status=status,
             config=self.config,
-            curves=self.history.curves,
+            curves=self.losses.curves,
             facts=self._facts,
             commands=self._commands(state),
             results=self.results,
@@ -138,9 +139,7 @@ class Reporter:
             for direction in ("a2b", "b2a"):
                 path = self._image(direction, part, "current")
                 if path.is_file():
-                    self._grids.append(
-                        training_report.Picture(f"{direction}, {part} images, last session", image_grid.jpeg(path))
-                    )
+                    self._grids.append(Picture(f"{direction}, {part} images, last session", image_grid.jpeg(path)))
 
     def _kept(self, direction: str, part: str) -> dict[int, Path]:
         """Numbered grids by their iteration, ascending."""
@@ -148,14 +147,14 @@ class Reporter:
         matches = (pattern.fullmatch(path.name) for path in self.folder.images.glob("gen_*_*.jpg"))
         return dict(sorted((int(match[1]), self.folder.images / match[0]) for match in matches if match))
 
-    def _earlier(self) -> list[training_report.Picture]:
+    def _earlier(self) -> list[Picture]:
         """Up to six kept test grids, spread evenly over the run."""
         kept = list(self._kept("a2b", "test").items())
         count = min(_EARLIER_GRIDS, len(kept))
         chosen = [kept[round(i * (len(kept) - 1) / max(1, count - 1))] for i in range(count)]
         self._earlier_grids = {
             path: self._earlier_grids.get(path)
-            or training_report.Picture(f"a2b, iteration {number:,}", image_grid.jpeg(path, max_width=900))
+            or Picture(f"a2b, iteration {number:,}", image_grid.jpeg(path, max_width=900))
             for number, path in chosen
         }
         return list(self._earlier_grids.values())
