@@ -1,4 +1,4 @@
-"""Whether an error says that memory has run out: torch has no single class for it."""
+"""Recognition of out-of-memory errors, for which torch has no single class."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import torch
 from fastmunit.errors import FastmunitError
 
 _TEXTS = (
-    "can't allocate memory",  # the allocator of the CPU
+    "can't allocate memory",  # the CPU allocator
     "not enough memory: you tried to allocate",  # the same on Windows
-    "out of memory",  # CUDA outside of its allocator, MPS
-    "Cannot allocate memory",  # what the system says
+    "out of memory",  # CUDA outside torch's allocator, MPS
+    "Cannot allocate memory",  # the operating system
     "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` says that memory has run out, of the CPU or of an accelerator."""
+    """Return True if `error` means that the CPU or an accelerator has run out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     known = isinstance(error, RuntimeError) and not isinstance(error, FastmunitError)
@@ -24,6 +24,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says in one line, without the frames of C++ that torch adds."""
+    """Return the first line of an error's message, without the C++ frames that torch adds."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

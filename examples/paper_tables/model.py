@@ -17,7 +17,7 @@ from fastmunit import Config
 from fastmunit.errors import CheckpointError, FastmunitError
 from fastmunit.files import write_text
 from fastmunit.runs import ProgressBar, RunFolder, describe_device, resolve_device, train
-from fastmunit.runs.checkpoints import checkpoint
+from fastmunit.runs.checkpoints import checkpoint, config_changes
 
 _RECORD = "training.json"
 
@@ -71,8 +71,8 @@ class Model:
         """
         run, device = RunFolder(self.folder), resolve_device(self.device)
         record = self.record or {"settings": dict(self.settings), "devices": []}
-        newest = checkpoint.latest(run)
-        spent = 0.0 if newest is None else checkpoint.seconds(run, newest)
+        newest = checkpoint.resumable(run)
+        spent = 0.0 if newest is None else checkpoint.training_seconds(run, newest)
         left = 60 * self.settings["minutes"] - spent
         if newest is None or left >= 1:
             place = f"{describe_device(device)}, {self.config.precision}"
@@ -107,7 +107,7 @@ class Model:
                 f"{self.folder / _RECORD} is of a model of {iterations} iterations, but {run.checkpoints} holds "
                 f"{'no generators' if path is None else path.name}: put gen_{iterations:08d}.pt there."
             )
-        checkpoint.require_same_networks(self.config, Config.load(run.config))
+        config_changes.require_same_networks(self.config, Config.load(run.config))
         return path
 
     def result(self, folder: Path, measuring: Mapping[str, Any]) -> dict[str, Any] | None:

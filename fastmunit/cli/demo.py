@@ -59,8 +59,9 @@ def demo(
     from fastmunit.errors import ConfigError
     from fastmunit.runs import ProgressBar, resolve_device, train
     from fastmunit.runs.device import has_fast_bfloat16
+    from fastmunit.runs.reports.html import Picture
     from fastmunit.runs.reports.image_grid import save
-    from fastmunit.runs.reports.training_report import Picture, duration
+    from fastmunit.runs.reports.training_report import duration
     from fastmunit.systems import registry
 
     if config is not None and system != "munit":
@@ -89,8 +90,7 @@ def demo(
     translator = result.trainer.evaluation_translator("a2b")
     samples = output / "samples.png"
     save(_samples(translator, root, seed), samples)
-    result.reporter.results.append(Picture(_caption(translator), samples.read_bytes()))
-    result.reporter.write(result.status, "finished")
+    result.add_to_report(Picture(_caption(translator), samples.read_bytes()))
     echo(
         f"Done in {duration(time.monotonic() - started)}: {result.iterations:,} iterations, "
         f"{result.iterations_per_second:.2f} iterations/s."

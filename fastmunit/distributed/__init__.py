@@ -1,7 +1,8 @@
-"""One training on several processes, each with its part of every batch: same weights as one process, to rounding.
+"""Training in several processes, each with its share of every batch.
 
-A script calls `setup` first and is started by torchrun. Every system then averages gradients and losses over the
-processes by itself; `share` gives a process its images of a batch. Without torchrun nothing changes.
+The weights are those of one process, up to rounding. A script calls `setup` first and is started by torchrun. Every
+system then averages gradients and losses over the processes by itself; `share` selects a process's images from a batch.
+Without torchrun nothing changes.
 
     import fastmunit
 
@@ -15,6 +16,7 @@ from fastmunit.distributed.collectives import all_agree, average, barrier, gathe
 from fastmunit.distributed.overlap import OverlappedAverage
 from fastmunit.distributed.processes import (
     DEFAULT_TIMEOUT,
+    doing,
     has_group,
     is_active,
     launched,
@@ -27,17 +29,29 @@ from fastmunit.distributed.processes import (
     shutdown,
     world_size,
 )
-from fastmunit.distributed.work import Together, block, each, each_for_first, exchange, first_per_machine, require_same
+from fastmunit.distributed.work import (
+    Together,
+    announces_failure,
+    block,
+    each,
+    each_for_first,
+    exchange,
+    first_per_machine,
+    on_first,
+    require_same,
+)
 
 __all__ = [
     "DEFAULT_TIMEOUT",
     "OverlappedAverage",
     "Together",
     "all_agree",
+    "announces_failure",
     "apart",
     "average",
     "barrier",
     "block",
+    "doing",
     "draw",
     "each",
     "each_for_first",
@@ -49,6 +63,7 @@ __all__ = [
     "is_active",
     "launched",
     "local_world_size",
+    "on_first",
     "positions",
     "rank",
     "remember",

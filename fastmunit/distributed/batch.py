@@ -1,4 +1,4 @@
-"""Which samples of a batch belong to a process, and random numbers for all of a batch."""
+"""Shares of a batch, and random numbers for a whole batch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from fastmunit.errors import ConfigError
 
 
 def positions(count: int, parts: int = 1, of_rank: int | None = None) -> list[int]:
-    """Return which samples of a batch are a process's: of each of `parts` equal parts in a row, its share.
+    """Return the indices of a process's samples in a batch.
 
-    With one part they are a slice. With more, what a process computes at once is its share of what one process would.
+    The batch consists of `parts` equal parts in a row, and the process has a share of each part: with one part, a slice
+    of the batch.
 
     Args:
-        count: Samples of the whole batch.
-        parts: Parts of the batch that are computed one after the other or used in different ways.
-        of_rank: Number of the process; None for this one.
+        count: Number of samples in the whole batch.
+        parts: Number of parts that are computed one after the other or used in different ways.
+        of_rank: Rank of the process; None for this one.
 
     Raises:
-        ConfigError: The batch does not divide.
+        ConfigError: If the parts do not divide by the number of processes.
     """
     require_divisible(count, parts)
     number = rank() if of_rank is None else of_rank
@@ -33,20 +34,20 @@ def positions(count: int, parts: int = 1, of_rank: int | None = None) -> list[in
 
 
 def require_divisible(count: int, parts: int = 1) -> None:
-    """Raise ConfigError where a batch of `count` samples in `parts` parts does not divide by the processes."""
+    """Raise ConfigError if a batch of `count` samples in `parts` parts does not divide by the number of processes."""
     unit = parts * world_size()
     if count % unit == 0:
         return
     nearest = [size for size in (count // unit * unit, (count // unit + 1) * unit) if size > 0]
     divided = f"{world_size()} processes" + (f", each in {parts} parts," if parts > 1 else "")
     raise ConfigError(
-        f"batch_size {count} is that of all processes together and does not divide by {divided} equally: set it to "
+        f"batch_size {count} counts the images of all processes and does not divide equally by {divided}: set it to "
         f"{' or '.join(map(str, nearest))}."
     )
 
 
 def share(batch: Tensor, parts: int = 1) -> Tensor:
-    """Return this process's samples of a whole batch (N, ...); see `positions`."""
+    """Return this process's samples of a whole batch (N, ...). See `positions`."""
     if not is_active():
         return batch
     if parts == 1:
@@ -57,7 +58,7 @@ def share(batch: Tensor, parts: int = 1) -> Tensor:
 
 
 def gather(mine: Tensor, parts: int = 1) -> Tensor:
-    """Return the whole batch of which every process gives its `share`."""
+    """Return the whole batch, given the `share` of every process."""
     if not is_active():
         return mine
     whole = torch.cat(all_gather(mine))
@@ -68,20 +69,21 @@ def gather(mine: Tensor, parts: int = 1) -> Tensor:
 
 
 def draw(sample: Callable[[int], Tensor], count: int, parts: int = 1) -> Tensor:
-    """Draw random numbers for the whole batch, so that all processes keep one random state, and return this one's.
+    """Draw random numbers for the whole batch and return this process's share. All processes keep one random state.
 
     Args:
-        sample: Draws for a number of samples, (number, ...).
-        count: Samples of this process.
+        sample: Function that draws a tensor (number, ...) for a number of samples.
+        count: Number of samples of this process.
         parts: See `positions`.
     """
     return share(sample(count * world_size()), parts)
 
 
 def apart(generator: torch.Generator | None) -> torch.Generator | None:
-    """Return a generator for draws that not all processes make, such as those of a sample grid.
+    """Return a generator for draws that not all processes make, such as those for a sample grid.
 
-    After `setup`, None becomes a copy of torch's global generator, which itself stays the same everywhere.
+    After `setup`, None becomes a copy of torch's global generator. The global generator itself stays the same in all
+    processes.
     """
     if generator is not None or not has_group():
         return generator

@@ -1,4 +1,4 @@
-"""What the processes compute together. Every process has to call each of these, in the same order."""
+"""Collective operations. Every process must call each of them, in the same order."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ from fastmunit.memory import first_line
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Context in which a failure of the network, or a wait that was too long, becomes an error that names a process."""
+def explained(action: str) -> Iterator[None]:
+    """Turn a network failure or a timeout inside the context into an error that names a process.
+
+    Args:
+        action: The operation, for the message: "rank 0 could not `action` with the others".
+
+    Raises:
+        RankError: If the operation fails.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -26,26 +33,27 @@ def explained(what: str) -> Iterator[None]:
             raise
         beats = heartbeat()
         others = "" if beats is None else f"\n{beats.explain()}"
-        raise RankError(f"rank {rank()} could not {what} with the others ({_reason(error)}).{others}") from error
+        raise RankError(f"rank {rank()} could not {action} with the others ({_reason(error)}).{others}") from error
 
 
 def _reason(error: RuntimeError) -> str:
-    """Return what gloo or NCCL says, without the place in its source and its general advice."""
+    """Return the message of gloo or NCCL without its source location and general advice."""
     return re.sub(r"^\[[^]]*\.cc:\d+\] ?|\. This is typically .*", "", first_line(error)).rstrip(".")
 
 
 @torch.no_grad()
 def average(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> None:
-    """Replace each tensor by its mean over the processes: one all-reduce per dtype.
+    """Replace each tensor by its mean over the processes, with one all-reduce per dtype.
 
-    It may be captured in a CUDA graph. All processes get the same bits.
+    All processes get the same bits. The call can be captured in a CUDA graph.
 
     Args:
-        tensors: On one device, of the same shapes in all processes.
-        dtype: What is sent; None sends each tensor as it is. bfloat16 halves the bytes of float32, and rounds.
+        tensors: Tensors on one device, with the same shapes in all processes.
+        dtype: Data type for the transfer; None keeps that of each tensor. bfloat16 halves the bytes of float32, and
+            rounds.
 
     Raises:
-        RankError: A process has ended or does not answer.
+        RankError: If a process has ended or does not answer.
     """
     if not has_group():
         return
@@ -62,50 +70,50 @@ def average(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> None
 
 
 def all_gather(tensor: Tensor) -> list[Tensor]:
-    """Return the tensors of all processes, by rank; they are of one shape and dtype."""
+    """Return the tensors of all processes, by rank. They must have the same shape and dtype."""
     if not is_active():
         return [tensor]
-    found = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    gathered = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
     with explained("gather images"):
-        dist.all_gather(found, tensor.contiguous())
-    return found
+        dist.all_gather(gathered, tensor.contiguous())
+    return gathered
 
 
 def largest(value: int) -> int:
-    """Return the largest of the numbers that the processes give."""
+    """Return the largest value of all processes."""
     if not is_active():
         return value
-    found = torch.tensor([value], dtype=torch.int64)
+    result = torch.tensor([value], dtype=torch.int64)
     with explained("agree"):
-        dist.all_reduce(found, dist.ReduceOp.MAX, group=control_group())
-    return int(found)
+        dist.all_reduce(result, dist.ReduceOp.MAX, group=control_group())
+    return int(result)
 
 
 def all_agree(holds: bool) -> bool:
-    """Return whether something holds in all processes."""
+    """Return True if `holds` is True in all processes."""
     return largest(int(not holds)) == 0
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have called this function."""
     largest(0)
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Return what each process gives, by rank: numbers, strings, and containers of them."""
+    """Return the values of all processes, by rank: numbers, strings, and containers of them."""
     if not is_active():
         return [value]
-    found: list[Any] = [None] * world_size()
+    values: list[Any] = [None] * world_size()
     with explained("compare"):
-        dist.all_gather_object(found, value, group=control_group())
-    return found
+        dist.all_gather_object(values, value, group=control_group())
+    return values
 
 
 def gather_on_first(value: Any) -> list[Any] | None:
-    """Return what each process gives, by rank, in the first process, and None in the others; see `gather_objects`."""
+    """Return the values of all processes, by rank, in the first process, and None in the others."""
     if not is_active():
         return [value]
-    found: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
     with explained("gather results"):
-        dist.gather_object(value, found, group=control_group())
-    return found
+        dist.gather_object(value, values, group=control_group())
+    return values

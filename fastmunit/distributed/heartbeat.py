@@ -1,4 +1,4 @@
-"""Which process does not answer: each counts up in a store that all can read, and says what it is doing."""
+"""Heartbeats, which show the process that does not answer and what each process was doing."""
 
 from __future__ import annotations
 
@@ -12,38 +12,43 @@ import torch.distributed as dist
 
 _SECONDS = 1.0
 _SECONDS_FOR_STORE = 5.0
-_LINES = 20
+_MAX_LINES = 20
 
 Result = TypeVar("Result")
 
 
 def _within(seconds: float, action: Callable[[], Result]) -> Result:
-    """Return what `action` returns; raise TimeoutError where that takes longer, as over a network that was cut."""
-    found: list[Result] = []
+    """Return the result of `action`.
+
+    Raises:
+        TimeoutError: If it takes longer, for example because the network was cut.
+    """
+    results: list[Result] = []
     failed: list[RuntimeError] = []
 
     def run() -> None:
         try:
-            found.append(action())
+            results.append(action())
         except RuntimeError as error:
             failed.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
-    if not found:
+    if not results:
         raise failed[0] if failed else TimeoutError(f"no answer within {seconds:g} s")
-    return found[0]
+    return results[0]
 
 
 class Heartbeat:
-    """Tells the other processes, once per second and from a thread, that this one is alive.
+    """A thread that tells the other processes, once per second, that this process is alive.
 
-    A process that was killed or stopped no longer counts up; one that hangs does, but says what it has been doing.
+    It increments a counter in a store that all processes read, and adds the current activity. The counter of a process
+    that was killed or stopped stands still. A process that hangs still counts, but its activity stays the same.
 
     Args:
-        store: What all processes read and write; used by this object alone, since a call may block it.
-        rank: Number of this process.
+        store: Store for all processes. This object must be its only user in this process, since a call may block it.
+        rank: Rank of this process.
         world: Number of processes.
 
     Attributes:
@@ -59,22 +64,22 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="fastmunit-heartbeat", daemon=True)
         self._thread.start()
 
-    def doing(self, what: str) -> None:
-        """Set what this process is doing, as the errors of others quote it: "iteration 12, waiting for images"."""
-        self._doing = what
+    def doing(self, activity: str) -> None:
+        """Set the activity that errors of other processes quote: "iteration 12, waiting for images"."""
+        self._doing = activity
 
     def failed(self, message: str) -> None:
-        """Leave the message of an error that ends this process, for the errors of the others."""
+        """Publish the message of an error that ends this process, for the errors of the other processes."""
 
-        def leave() -> None:
+        def publish() -> None:
             with self._lock:
                 self._store.set(f"failed/{self.rank}", message)
 
         with suppress(RuntimeError, TimeoutError):
-            _within(_SECONDS_FOR_STORE, leave)
+            _within(_SECONDS_FOR_STORE, publish)
 
     def failure_of(self, rank: int) -> str | None:
-        """Return the error that another process has left, or leaves within seconds; None where there is none."""
+        """Return the message that a process has published or publishes within a few seconds, or None."""
         deadline = time.monotonic() + 3 * _SECONDS
         with suppress(RuntimeError, TimeoutError):
             while time.monotonic() < deadline:
@@ -84,14 +89,14 @@ class Heartbeat:
         return None
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._stopped.set()
         self._thread.join(2 * _SECONDS)
 
     def explain(self) -> str:
-        """Return a sentence per process that does not answer or has failed, or what each is doing where all answer.
+        """Return a line per process that does not answer or has failed, or the activity of each if all answer.
 
-        It takes a few seconds: two looks at the counts.
+        Takes a few seconds, since it compares two readings of the counters.
         """
         try:
             before = _within(_SECONDS_FOR_STORE, self._read)
@@ -99,21 +104,21 @@ class Heartbeat:
             after = _within(_SECONDS_FOR_STORE, self._read)
         except (RuntimeError, TimeoutError):  # the store has ended with the process that hosts it
             return "rank 0, or the machine that hosts the rendezvous, does not answer."
-        found = []
+        lines = []
         for rank in range(self._world):
             failed, doing = after[rank][1], after[rank][2]
             if rank == self.rank:
                 continue
             if failed:
-                found.append(f"rank {rank} failed: {failed}")
+                lines.append(f"rank {rank} failed: {failed}")
             elif after[rank][0] == before[rank][0]:
-                found.append(f"rank {rank} does not answer; its last sign was: {doing}.")
-        if not found:
-            found = [f"rank {rank} was at: {after[rank][2]}." for rank in range(self._world)]
-        return "\n".join(found[:_LINES])
+                lines.append(f"rank {rank} does not answer; it was last seen at: {doing}.")
+        if not lines:
+            lines = [f"rank {rank} was at: {after[rank][2]}." for rank in range(self._world)]
+        return "\n".join(lines[:_MAX_LINES])
 
     def _read(self) -> dict[int, tuple[int, str, str]]:
-        """Count, message of failure and doing of each process."""
+        """Read counter, error message and activity of each process."""
         with self._lock:
             return {rank: self._read_one(rank) for rank in range(self._world)}
 
@@ -126,7 +131,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._stopped.wait(_SECONDS):
-            with suppress(RuntimeError):  # the store may have ended: the others are told so when they look
+            with suppress(RuntimeError):  # the store may have ended: processes that read it report that
                 self._beat()
 
     def _beat(self) -> None:

@@ -1,4 +1,4 @@
-"""Averages of gradients that are sent while backward still computes others."""
+"""Averaging of gradients during backward."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BUCKET_BYTES = 25 * 2**20
 
 @dataclass
 class _Bucket:
-    """Parameters whose gradients are sent together."""
+    """A group of parameters whose gradients are sent together."""
 
     parameters: list[Tensor]
     missing: int = 0
@@ -30,16 +30,15 @@ class _Bucket:
 
 
 class OverlappedAverage:
-    """Averages the gradients of parameters over the processes, in buckets, during backward.
+    """An average of gradients over the processes that is sent in buckets while backward computes the others.
 
-    The first backward is followed by a plain average; it shows the order in which gradients are ready, and buckets
-    follow that of rank 0 from then on. They are sent in this order in all processes. The result is that of `average`
-    up to the order of sums.
+    The first backward ends with a plain average and records the order in which gradients become ready. From then on,
+    all processes send buckets in the order of rank 0. The result equals that of `average` up to the order of sums.
 
     Args:
-        parameters: Of one dtype and device.
+        parameters: Parameters with one dtype, on one device.
         dtype: See `average`.
-        bucket_bytes: Size from which a bucket is full; None for 25 MiB.
+        bucket_bytes: Size at which a bucket is sent; None for 25 MiB.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class OverlappedAverage:
 
     @contextmanager
     def during_backward(self) -> Iterator[None]:
-        """Context of the backward that completes the gradients; they are the averages when it ends."""
+        """Average the gradients that the backward inside the context completes."""
         learning = not self._buckets
         self._order, self._next = [], 0
         for bucket in self._buckets:
@@ -101,13 +100,13 @@ class OverlappedAverage:
             self._buckets.append(bucket)
 
     def averages(self, parameters: Sequence[Tensor]) -> bool:
-        """Return whether it is made for exactly these."""
+        """Return True if this object averages exactly these parameters."""
         return len(parameters) == len(self._parameters) and all(map(operator.is_, parameters, self._parameters))
 
     @torch.no_grad()
     def _send(self, bucket: _Bucket) -> None:
         bucket.gradients = [p.grad for p in bucket.parameters if p.grad is not None]
-        if not bucket.gradients:  # of losses that were switched off since
+        if not bucket.gradients:  # their losses have been switched off
             return
         flat = torch.cat([gradient.reshape(-1) for gradient in bucket.gradients])
         bucket.sent = flat if self._dtype is None else flat.to(self._dtype)
@@ -116,7 +115,7 @@ class OverlappedAverage:
 
     @torch.no_grad()
     def _finish(self) -> None:
-        """Send what is left, wait, and put the averages in place."""
+        """Send the remaining buckets, wait, and write the averages into the gradients."""
         for bucket in self._buckets[self._next :]:
             self._send(bucket)
         for bucket in self._buckets:
@@ -128,9 +127,9 @@ class OverlappedAverage:
             parts = mean.split([gradient.numel() for gradient in bucket.gradients])
             views = [part.view(gradient.shape) for part, gradient in zip(parts, bucket.gradients, strict=True)]
             torch._foreach_copy_(bucket.gradients, views)
-            # A handle of torch can be neither copied nor pickled.
+            # torch's handle can be neither copied nor pickled.
             bucket.sent, bucket.work, bucket.gradients = None, None, []
         in_buckets = {id(p) for bucket in self._buckets for p in bucket.parameters}
         others = [p.grad for p in self._parameters if p.grad is not None and id(p) not in in_buckets]
-        if others:  # of losses that were switched on since
+        if others:  # their losses have been switched on
             average(others, self._dtype)

@@ -1,4 +1,4 @@
-"""The processes of a training: their group, and what each tells the others about itself."""
+"""The process group of a training, and the heartbeat of this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastmunit.errors import ConfigError, RankError
 from fastmunit.memory import first_line
 
 DEFAULT_TIMEOUT = 600.0
-"""Seconds that a process waits for another one."""
+"""Seconds that a process waits for another one by default."""
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -28,30 +28,31 @@ _shared: dist.Store | None = None
 _start = ""
 
 _SECONDS_BETWEEN_LOOKS = 0.05
-# NCCL ends a process without a word when its time is up: later than gloo, which is waited for first and names the rank.
-_MORE_FOR_NCCL = timedelta(seconds=120)
+# gloo must time out before NCCL: its error names the rank, while NCCL ends the process without a message.
+_EXTRA_TIME_FOR_NCCL = timedelta(seconds=120)
 
 
-def setup(timeout: float = DEFAULT_TIMEOUT, device: str = "auto") -> torch.device:
-    """Join the processes that torchrun started; do nothing where it did not start this one, or when called again.
+def setup(timeout: float | None = None, device: str = "auto") -> torch.device:
+    """Join the processes that torchrun started. Without torchrun, or when called again, only return the device.
 
-    The process uses GPU number LOCAL_RANK, and NCCL; without GPUs, gloo.
+    The process uses GPU number LOCAL_RANK and NCCL, or gloo without GPUs.
 
     Args:
-        timeout: Seconds that a process waits for another one before it ends with an error that names it.
+        timeout: Seconds that a process waits for another one before it ends with an error that names it; None for
+            `DEFAULT_TIMEOUT`.
         device: "auto", "cuda" or "cpu".
 
     Returns:
         The device of this process.
 
     Raises:
-        ConfigError: A variable that torchrun sets is missing or wrong, or there is no GPU for this process.
-        RankError: The processes do not find each other within `timeout`.
+        ConfigError: If a variable that torchrun sets is missing or wrong, or there is no GPU for this process.
+        RankError: If the processes do not find each other within `timeout`.
     """
     if not dist.is_available() or not (launched() or dist.is_initialized()):
         return _device(device, 0)
     if dist.is_initialized() and "LOCAL_RANK" not in os.environ and torch.cuda.is_available():
-        return _device(device, torch.cuda.current_device())  # the one that the script has chosen
+        return _device(device, torch.cuda.current_device())  # the script has chosen it
     place = _device(device, local_rank())
     if dist.is_initialized():
         return place
@@ -60,21 +61,22 @@ def setup(timeout: float = DEFAULT_TIMEOUT, device: str = "auto") -> torch.devic
         raise ConfigError(f"{', '.join(missing)} is not set: start the processes with torchrun, or unset RANK.")
     global _wait, _shared, _start
     rank, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
-    _wait = wait = timedelta(seconds=timeout)
+    seconds = DEFAULT_TIMEOUT if timeout is None else timeout
+    _wait = wait = timedelta(seconds=seconds)
     try:
         _shared = dist.PrefixStore("fastmunit", _store(rank, world, wait))
-        _start = _agree_on_start(_shared, rank, world, timeout)
+        _start = _agree_on_start(_shared, rank, world, seconds)
         store = dist.PrefixStore(_start, _shared)
         if place.type == "cuda":
-            backend, limit = "cpu:gloo,cuda:nccl", wait + _MORE_FOR_NCCL
+            backend, limit = "cpu:gloo,cuda:nccl", wait + _EXTRA_TIME_FOR_NCCL
         else:
             backend, limit = "gloo", wait
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
         if world > 1:
             _start_heartbeat(rank, world, wait, _start)
-    except (RuntimeError, ValueError) as error:  # ValueError: a world of other sizes
+    except (RuntimeError, ValueError) as error:  # ValueError: the processes disagree on their number
         raise RankError(
-            f"rank {rank} of {world} could not join the others within {timeout:g} s at "
+            f"rank {rank} of {world} could not join the others within {seconds:g} s at "
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({first_line(error)}): check that all are "
             "started, with the same number of processes, and that the machines reach each other there."
         ) from error
@@ -82,12 +84,12 @@ def setup(timeout: float = DEFAULT_TIMEOUT, device: str = "auto") -> torch.devic
 
 
 def launched() -> bool:
-    """Return whether torchrun, or a launcher that sets the same variables, has started this process."""
+    """Return True if torchrun, or a launcher that sets the same variables, has started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def shutdown() -> None:
-    """Leave the processes; call it when the training has ended well."""
+    """Leave the process group. Call it when the training has ended without an error."""
     global _heartbeat, _control, _wait, _shared, _start
     if _heartbeat is not None:
         _heartbeat.stop()
@@ -98,22 +100,22 @@ def shutdown() -> None:
 
 
 def has_group() -> bool:
-    """Return whether there is a process group, also one of a single process."""
+    """Return True if there is a process group, even one with a single process."""
     return dist.is_available() and dist.is_initialized()
 
 
 def is_active() -> bool:
-    """Return whether there is more than one process."""
+    """Return True if there is more than one process."""
     return world_size() > 1
 
 
 def rank() -> int:
-    """Return the number of this process, 0 where there is one."""
+    """Return the rank of this process, 0 without a process group."""
     return dist.get_rank() if has_group() else 0
 
 
 def local_rank() -> int:
-    """Return the number of this process among those of its machine."""
+    """Return the rank of this process on its machine."""
     return _number("LOCAL_RANK", 0)
 
 
@@ -128,34 +130,48 @@ def local_world_size() -> int:
 
 
 def restarted() -> bool:
-    """Return whether torchrun has started this process again after a failure."""
+    """Return True if torchrun has restarted this process after a failure."""
     return launched() and _number("TORCHELASTIC_RESTART_COUNT", 0) > 0
 
 
-def remember(what: str) -> None:
-    """Leave a note for these processes when they are started again."""
+def remember(note: str) -> None:
+    """Leave a note for these processes after a restart."""
     if _shared is not None:
-        _shared.set(f"note/{what}", _start)
+        _shared.set(f"note/{note}", _start)
 
 
-def remembered(what: str) -> bool:
-    """Return whether these processes have left that note before they were started again, as far as torchrun keeps it.
+def remembered(note: str) -> bool:
+    """Return True if these processes left the note before they were restarted and torchrun still has it.
 
-    Unlike `restarted` it also holds where torchrun has started them again since a machine has come or gone.
+    Unlike `restarted`, this also holds if torchrun has restarted them because a machine has joined or left.
     """
-    key = f"note/{what}"
+    key = f"note/{note}"
     return _shared is not None and _shared.check([key]) and _shared.get(key).decode() != _start
 
 
 def heartbeat() -> Heartbeat | None:
-    """Return what this process tells the others about itself; None where there are none, or no `setup` was called."""
+    """Return the heartbeat of this process; None with one process, or if `setup` was not called."""
     return _heartbeat
 
 
-def control_group() -> dist.ProcessGroup | None:
-    """Return the group for values on the CPU: the default one where that is gloo's, else one of its own.
+def doing(activity: str) -> None:
+    """Set what this process is doing, for the errors of other processes: "iteration 12, waiting for images"."""
+    if _heartbeat is not None:
+        _heartbeat.doing(activity)
 
-    The first call is a collective one.
+
+def publish_failure(error: BaseException) -> str:
+    """Publish an error that ends this process, for the errors of other processes, and return its message."""
+    message = str(error) or type(error).__name__
+    if _heartbeat is not None:
+        _heartbeat.failed(message)
+    return message
+
+
+def control_group() -> dist.ProcessGroup | None:
+    """Return the gloo group for values on the CPU: the default group if it is gloo's, else a group of its own.
+
+    The first call is a collective operation.
     """
     global _control
     if dist.get_backend() == "gloo":
@@ -166,7 +182,7 @@ def control_group() -> dist.ProcessGroup | None:
 
 
 def _store(rank: int, world: int, wait: timedelta) -> dist.Store:
-    """The store at MASTER_ADDR: torchrun's own where it shares that, else one that rank 0 hosts."""
+    """Connect to the store at MASTER_ADDR: torchrun's own if it shares that, else one that rank 0 hosts."""
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return dist.TCPStore(
         os.environ["MASTER_ADDR"],
@@ -180,14 +196,15 @@ def _store(rank: int, world: int, wait: timedelta) -> dist.Store:
 
 
 def _agree_on_start(store: dist.Store, rank: int, world: int, seconds: float) -> str:
-    """Return a name of this start of the processes, the same in all and new each time.
+    """Agree on a name for this start of the processes: the same in all of them, and a new one after each restart.
 
-    torchrun's store outlives its processes, and what those before have left in it would be taken for that of these:
-    addresses that nobody listens at. Restarts are counted by each machine for itself, so they do not tell starts apart.
-    Each process leaves a name of its own here; rank 0 says which it has found until all have found theirs in it.
+    torchrun's store outlives its processes. Without such a name, entries of earlier processes would be taken for those
+    of the current ones: addresses at which nobody listens. Each machine counts restarts for itself, so the count cannot
+    be the name. Each process stores a name of its own here; rank 0 publishes the names it reads until every process has
+    read its own among them.
 
     Raises:
-        RuntimeError: That takes longer than `seconds`.
+        RuntimeError: If that takes longer than `seconds`.
     """
     mine, deadline = uuid.uuid4().hex, time.monotonic() + seconds
     store.set(f"here/{rank}", mine)
@@ -204,11 +221,11 @@ def _agree_on_start(store: dist.Store, rank: int, world: int, seconds: float) ->
             if store.check([f"{start}/found/{number}" for number in range(world)]):
                 return start
         time.sleep(_SECONDS_BETWEEN_LOOKS)
-    raise RuntimeError("not all of them are there")
+    raise RuntimeError("some processes are missing")
 
 
 def _start_heartbeat(rank: int, world: int, wait: timedelta, start: str) -> None:
-    """Begin to tell the others about this process, on a connection of its own, which no collective holds."""
+    """Start the heartbeat on a connection of its own, which no collective operation blocks."""
     global _heartbeat
     own = dist.PrefixStore(f"fastmunit/heartbeat/{start}", _connection(wait))
     _heartbeat = Heartbeat(own, rank, world)
@@ -224,7 +241,7 @@ def _number(name: str, default: int) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ConfigError(f"the environment variable {name} is {text!r}, not a whole number: unset it.") from None
+        raise ConfigError(f"the environment variable {name} is {text!r}, expected an integer: unset it.") from None
 
 
 def _device(name: str, local_rank: int) -> torch.device:
@@ -232,7 +249,7 @@ def _device(name: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if name not in ("auto", "cuda"):
         if launched():
-            raise ConfigError(f"each process takes the GPU of its local rank: give device cuda or cpu, not {name}.")
+            raise ConfigError(f"each process uses the GPU of its local rank: give device cuda or cpu, not {name}.")
         return torch.device(name)
     count = torch.cuda.device_count()
     if local_rank >= count:

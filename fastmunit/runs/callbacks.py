@@ -1,31 +1,33 @@
-"""What a training run tells whoever takes part in it."""
+"""Callbacks: hooks for progress bars, loggers and other code that follows a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastmunit.runs.loop import TrainingResult
+    from torch import Tensor
+
+    from fastmunit.runs.result import TrainingResult
     from fastmunit.systems.base import System
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands after an iteration.
+    """Progress of a run after an iteration.
 
     Attributes:
-        iterations: iterations done since the run began, resumed parts included.
-        max_iter: iterations of the whole training.
-        seconds: training time so far, resumed parts included.
-        iterations_per_second: recent speed; 0 before it is known.
-        images_per_second: recent speed in images, those of both domains counted.
-        seconds_left: expected time to the end (of the iterations or of the time limit); None before it is known.
-        fraction: part done, 0 to 1, of the iterations or of the time limit, whichever is nearer its end.
-        losses: the latest losses read from the device, by attribute name.
-        learning_rate: of the generator.
+        iterations: Iterations done, including those before a resume.
+        max_iter: Iterations of the whole training.
+        seconds: Training time so far, including that before a resume.
+        iterations_per_second: Recent speed; 0 before it is known.
+        images_per_second: Recent speed in images of both domains.
+        seconds_left: Expected time until `max_iter` or the time limit; None before it is known.
+        fraction: Fraction done, 0 to 1, of the iterations or of the time limit, whichever is closer to its end.
+        losses: Latest losses read from the device, by attribute name.
+        learning_rate: Learning rate of the generator.
     """
 
     iterations: int
@@ -40,81 +42,86 @@ class Status:
 
 
 class Callback:
-    """What a run tells whoever takes part in it. Every hook does nothing: override those that you want.
+    """Base class of callbacks. Every hook does nothing by default: override the ones you need.
 
-    Hooks are called in the thread of the training, which waits for them, and in the order of the callbacks. What one
-    raises ends the run and leaves `train`; the latest snapshot is kept, and the report says what happened.
+    Hooks run in the thread of the training, which waits for them, in the order of the callbacks. An exception in a hook
+    ends the run and leaves `train`; the latest checkpoint is kept, and the report shows the error. With several
+    processes, only the first one calls hooks.
 
     A run stays exact as long as hooks change nothing in the trainer and draw nothing from torch's global generators,
-    which the styles come from: give random functions a `torch.Generator` of your own. `trainer.sample`,
-    `fastmunit.translate` and a `Translator` do so.
+    which the style codes come from: give random functions a `torch.Generator` of your own. `trainer.sample`,
+    `fastmunit.translate` and a `Translator` leave the global generators alone.
     """
 
     def verifying(self, done: int, total: int) -> None:
-        """Called with the number of images that are verified, and of all, before a run that verifies its images."""
+        """Handle progress of the verification before a run: `done` of `total` images are verified."""
 
     def started(self, status: Status, trainer: System) -> None:
-        """Called once, before the first iteration, with the system that is trained."""
+        """Handle the start of the run, before the first iteration."""
 
-    def iteration(self, status: Status, trainer: System) -> None:
-        """Called after every iteration, and after its snapshot where it has one."""
+    def logged(self, status: Status) -> None:
+        """Handle newly logged losses, every `log_iter` iterations: `status.losses` are those of this iteration."""
+
+    def sampled(self, status: Status, grids: Mapping[str, Tensor], kept: bool) -> None:
+        """Handle new sample grids.
+
+        Args:
+            status: Progress of the run.
+            grids: Grids as uint8 tensors (3, H, W), by direction and part: "a2b_test", "b2a_train" and so on.
+            kept: True every `image_save_iter` iterations, when the grids are also saved under the iteration's number.
+        """
 
     def saved(self, iterations: int, checkpoints: Path) -> None:
-        """Called after a snapshot is written: gen_*.pt and the others of that many iterations, in that folder."""
+        """Handle a new checkpoint of that many iterations in the folder `checkpoints`."""
+
+    def iteration(self, status: Status, trainer: System) -> None:
+        """Handle the end of an iteration, after its log, sample grids and checkpoint, if any."""
 
     def message(self, text: str) -> None:
-        """Called with a sentence for the user."""
+        """Handle a sentence for the user."""
 
     def ended(self, result: TrainingResult) -> None:
-        """Called once, when the run has ended without an error: finished, stopped, or its time is up."""
+        """Handle the end of a run without an error: it finished, was stopped, or its time is up."""
+
+    def failed(self, status: Status, error: BaseException) -> None:
+        """Handle an error that ends the run after `started`."""
 
     def finished(self) -> None:
-        """Called once after `started`, and last, when the run ends for whatever reason."""
+        """Clean up at the end of a run, in any case: the last hook after `started`."""
 
 
 class Callbacks(Callback):
-    """Several callbacks as one."""
+    """Several callbacks as one. Its hooks call those of all callbacks, in order."""
 
-    def __init__(self, callbacks: Sequence[Callback]) -> None:
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
         self._callbacks = list(callbacks)
 
-    def verifying(self, done: int, total: int) -> None:
-        """See `Callback.verifying`."""
-        for callback in self._callbacks:
-            callback.verifying(done, total)
-
-    def started(self, status: Status, trainer: System) -> None:
-        """See `Callback.started`."""
-        for callback in self._callbacks:
-            callback.started(status, trainer)
-
-    def iteration(self, status: Status, trainer: System) -> None:
-        """See `Callback.iteration`."""
-        for callback in self._callbacks:
-            callback.iteration(status, trainer)
-
-    def saved(self, iterations: int, checkpoints: Path) -> None:
-        """See `Callback.saved`."""
-        for callback in self._callbacks:
-            callback.saved(iterations, checkpoints)
-
-    def message(self, text: str) -> None:
-        """See `Callback.message`."""
-        for callback in self._callbacks:
-            callback.message(text)
-
-    def ended(self, result: TrainingResult) -> None:
-        """See `Callback.ended`."""
-        for callback in self._callbacks:
-            callback.ended(result)
+    def failed(self, status: Status, error: BaseException) -> None:
+        """Call the hook of all callbacks, even if one raises; then raise the first exception."""
+        self._call_all("failed", status, error)
 
     def finished(self) -> None:
-        """See `Callback.finished`: of all callbacks, also where one raises."""
+        """Call the hook of all callbacks, even if one raises; then raise the first exception."""
+        self._call_all("finished")
+
+    def _call_all(self, hook: str, *arguments: Any) -> None:
         errors = []
         for callback in self._callbacks:
             try:
-                callback.finished()
-            except BaseException as error:  # raised when all are told
+                getattr(callback, hook)(*arguments)
+            except BaseException as error:  # raised after the last callback
                 errors.append(error)
         if errors:
             raise errors[0]
+
+
+def _forward(hook: str) -> Any:
+    def call(self: Callbacks, *arguments: Any, **keywords: Any) -> None:
+        for callback in self._callbacks:
+            getattr(callback, hook)(*arguments, **keywords)
+
+    return call
+
+
+for _hook in ("verifying", "started", "logged", "sampled", "saved", "iteration", "message", "ended"):
+    setattr(Callbacks, _hook, _forward(_hook))

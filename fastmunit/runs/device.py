@@ -1,4 +1,4 @@
-"""Which device to compute on, and whether it is fast in bfloat16."""
+"""Choosing and describing the device of a computation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fastmunit.errors import FastmunitError
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
-    """Turn a device name into a device that exists here.
+    """Return the device of a name, if it is available on this machine.
 
     Args:
         name: "auto" (the first CUDA GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps", …
 
     Raises:
-        FastmunitError: the name is not a device, or that device is not available; the message lists what is.
+        FastmunitError: If the name is not a device, or the device is not available; the message lists those that are.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -34,14 +34,14 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words, for reports: a GPU's name, or the number of threads on the CPU."""
+    """Describe a device for reports: the name of a GPU, or the number of threads on the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
 def available_devices() -> list[str]:
-    """Names that `resolve_device` accepts here, without "auto"."""
+    """List the names that `resolve_device` accepts on this machine, without "auto"."""
     names = ["cpu"]
     if torch.cuda.is_available():
         names += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
@@ -51,7 +51,7 @@ def available_devices() -> list[str]:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether `device` has bfloat16 matrix instructions, so that bfloat16 training is faster than float32."""
+    """Return True if the device has bfloat16 matrix instructions, which make bfloat16 training faster than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""What torch raises when memory runs out or a process dies, as errors that say what to do."""
+"""Errors of torch about memory and dead processes, turned into errors that name a fix."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _LESS_MEMORY = (
 
 @contextmanager
 def explained(device: torch.device, kept: Callable[[], str]) -> Iterator[None]:
-    """Context in which errors of torch that a user can mend become errors of fastmunit.
+    """Turn torch's errors that a user can fix into errors of fastmunit, inside the context.
 
     Args:
-        device: Where the training runs.
-        kept: Says which snapshot is kept.
+        device: Device of the training.
+        kept: Function that returns a sentence about the checkpoint that is kept.
 
     Raises:
-        TrainingError: Memory ran out.
-        DataError: A process that loads images died; torch says so wherever the main thread is.
+        TrainingError: If memory runs out.
+        DataError: If a process that loads images dies. torch raises that error at any place in the main thread.
     """
     try:
         yield

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,54 +17,29 @@ from fastmunit.data import TrainingPairs, display_images, test_datasets, trainin
 from fastmunit.data.background import Background
 from fastmunit.data.sources import GivenImages
 from fastmunit.errors import DataError, FastmunitError, RankError, TrainingError
-from fastmunit.runs.callbacks import Callback, Status
-from fastmunit.runs.checkpoints import checkpoint, resume_state
+from fastmunit.runs.callbacks import Callback, Callbacks, Status
+from fastmunit.runs.checkpoints import checkpoint, config_changes, resume_state
 from fastmunit.runs.checkpoints.run_folder import RunFolder, with_absolute_paths
 from fastmunit.runs.device import describe_device
 from fastmunit.runs.failures import explained
 from fastmunit.runs.pace import Pace
 from fastmunit.runs.ranks import FAILED, Ranks
-from fastmunit.runs.reports.reporter import Reporter, SilentReporter
+from fastmunit.runs.reports.image_grid import sample_grids
+from fastmunit.runs.reports.reporter import Reporter
+from fastmunit.runs.reports.tensorboard import TensorBoardLogger
+from fastmunit.runs.result import TrainingResult
 from fastmunit.runs.stop_signal import StopSignal
 from fastmunit.systems.base import System
 
-# A stop leaves a batch this long to arrive, so that it comes after the iteration in hand; then the wait is given up.
+# A stop first waits this long for a batch, so that it comes after a whole iteration.
 _SECONDS_FOR_A_BATCH = 3.0
 _SECONDS_BETWEEN_CHECKS = 0.1
 
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """How a run ended.
-
-    Attributes:
-        iterations: iterations done, resumed parts included.
-        seconds: training time, resumed parts included.
-        iterations_per_second: mean speed of this session.
-        ended: "finished" (max_iter), "time" (the time limit) or the name of the signal that stopped it.
-        folder: where everything is.
-        trainer: the trained system.
-        reporter: writes the report again, for example with result pictures.
-        status: where the run stood at its end.
-    """
-
-    iterations: int
-    seconds: float
-    iterations_per_second: float
-    ended: str
-    folder: RunFolder
-    trainer: System
-    reporter: Reporter
-    status: Status
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether a signal stopped the run."""
-        return self.ended not in ("finished", "time")
+Batch: TypeAlias = tuple[Tensor, Tensor]
 
 
 class Session:
-    """One stretch of training in this process."""
+    """One stretch of training in this process, from a start or resume to its end."""
 
     def __init__(
         self,
@@ -74,88 +49,107 @@ class Session:
         device: torch.device,
         ranks: Ranks,
         keep: int | None,
-        progress: Callback,
+        callbacks: Callback,
         started: float,
         time_limit: float | None,
         given: GivenImages | None,
     ) -> None:
         self.config, self.folder, self.trainer, self.device = config, folder, trainer, device
-        self.ranks, self.keep, self.progress, self.given = ranks, keep, progress, given
+        self.ranks, self.keep, self.callbacks, self.given = ranks, keep, callbacks, given
         self.pace = Pace(config, started, time_limit)
         self.iterations = 0
         self.saved_at: int | None = None
+        self.sampled_at: int | None = None
         self.losses: dict[str, float] = {}
         self.learning_rate = config.lr
+        self.reporter: Reporter | None = None
+        self.displays: dict[str, Batch] = {}
 
     def prepare(self, previous: Config, resume_at: int | None, initialized: bool) -> None:
-        """Load the data and the snapshot, whose random streams nothing may use before the first iteration.
+        """Load the data and the checkpoint.
 
-        Files of the run are changed only when all that has succeeded.
+        Nothing may draw random numbers between restoring the checkpoint and the first iteration. Files of the run are
+        changed only after everything has been loaded.
+
+        Args:
+            previous: Configuration of the checkpoint.
+            resume_at: Iterations of the checkpoint; None starts a new run.
+            initialized: True if the run starts from given weights.
         """
         datasets = training_datasets(self.config, self.given)
         self.pairs = TrainingPairs(self.config, datasets)
         self.images = resume_state.fingerprint(self.pairs.datasets)
-        self.ranks.require_same_start(self.config, self.images, resume_at)
-        displays = {}
-        for part, shown in (("train", datasets), ("test", test_datasets(self.config, self.given))):
-            x_a, x_b = (display_images(d, self.config.display_size).to(self.device) for d in shown)
-            displays[part] = (x_a, x_b)
+        distributed.require_same(
+            {"configuration": self.config.to_dict(), "set of training images": self.images, "checkpoint": resume_at}
+        )
+        distributed.on_first(self._load_displays)
         if resume_at is not None:
-            checkpoint.require_same_networks(self.config, previous)
-            changes = checkpoint.differences(with_absolute_paths(self.config), with_absolute_paths(previous))
-            if changes:
-                exact = "" if not any(c.alters_training for c in changes) else " (so not bit for bit the earlier run)"
-                self.progress.message(f"Resuming with a changed configuration{exact}: {'; '.join(map(str, changes))}.")
-            done, seconds, notes = checkpoint.resume(self.trainer, self.folder, self.config, previous, self.images)
-            self.iterations = self.pace.first = self.saved_at = done
-            self.pace.seconds_before = seconds
-            for note in notes:
-                self.progress.message(f"Note: {note}")
-            self.progress.message(f"Resuming after iteration {done:,}.")
-            if done >= self.config.max_iter:
-                self.progress.message(
-                    f"The run is finished: {done:,} of {self.config.max_iter:,} iterations are done. To train on, "
-                    "raise --max-iter."
-                )
+            self._resume(previous)
         self.ranks.require_same_weights(self.trainer, self.iterations)
         if self.ranks.main:
             checkpoint.discard_uncommitted(self.folder, -1 if resume_at is None else resume_at)
             self.folder.remove_partial_files()
-        if initialized:  # so that resuming does not begin from random weights
+        if initialized:  # otherwise a resume before the first checkpoint would start from random weights
             self._save()
-        if not self.ranks.main:
-            self.reporter: Reporter = SilentReporter()
-            return
-        with_absolute_paths(self.config).save(self.folder.config)
+        if self.ranks.main:
+            with_absolute_paths(self.config).save(self.folder.config)
+            self._attach_reports()
+
+    def _load_displays(self) -> None:
+        for part, datasets in (("test", test_datasets(self.config, self.given)), ("train", self.pairs.datasets)):
+            x_a, x_b = (display_images(d, self.config.display_size).to(self.device) for d in datasets)
+            self.displays[part] = (x_a, x_b)
+
+    def _resume(self, previous: Config) -> None:
+        config_changes.require_same_networks(self.config, previous)
+        changes = config_changes.differences(with_absolute_paths(self.config), with_absolute_paths(previous))
+        if changes:
+            inexact = " (so not bit for bit the earlier run)" if any(c.alters_training for c in changes) else ""
+            self.callbacks.message(f"Resuming with a changed configuration{inexact}: {'; '.join(map(str, changes))}.")
+        done, seconds, notes = checkpoint.resume(self.trainer, self.folder, self.config, previous, self.images)
+        self.iterations = self.pace.first = self.saved_at = done
+        self.pace.seconds_before = seconds
+        for note in notes:
+            self.callbacks.message(f"Note: {note}")
+        self.callbacks.message(f"Resuming after iteration {done:,}.")
+        if done >= self.config.max_iter:
+            self.callbacks.message(
+                f"The run is finished: {done:,} of {self.config.max_iter:,} iterations are done. To continue training, "
+                "raise --max-iter."
+            )
+
+    def _attach_reports(self) -> None:
+        tensorboard = TensorBoardLogger(self.folder.logs, self.iterations)
+        if not tensorboard.available:
+            self.callbacks.message("TensorBoard logs are off: `pip install tensorboard` turns them on.")
         self.reporter = Reporter(
             self.folder,
             self.config,
-            displays,
             self._facts(),
             self.trainer.rows,
             self.iterations,
-            self.progress.message,
+            tensorboard.available,
+            self.callbacks.message,
         )
+        self.callbacks = Callbacks([self.reporter, tensorboard, self.callbacks])
 
     def run(self) -> TrainingResult:
-        """Train until the run ends, and return how it ended. Raises what `train` does."""
+        """Train until the run ends. Raises the same errors as `train`."""
         if self.device.type == "cuda" and not torch.backends.cudnn.deterministic:
             torch.backends.cudnn.benchmark = True  # shapes stay the same; the search may choose otherwise next time
         self.pace.start()
         shares = distributed.positions(self.config.batch_size, self.trainer.batch_parts(self.config))
         try:
-            if not self.reporter.logs_scalars:
-                self.progress.message("TensorBoard logs are off: `pip install tensorboard` turns them on.")
-            self.progress.started(self._status(), self.trainer)
+            self.callbacks.started(self._status(), self.trainer)
             with (
                 StopSignal() as stop,
                 explained(self.device, self._kept),
-                closing(self.pairs.batches(self.iterations, self.progress.message, shares)) as batches,
+                closing(self.pairs.batches(self.iterations, self.callbacks.message, shares)) as batches,
             ):
-                self.reporter.write(self._status(), "running")
                 ended = self._loop(stop, batches)
+                if self.sampled_at != self.iterations and not ended.startswith("SIG"):
+                    self._draw_samples(self._status(ended=True), keep=False)
                 status = self._status(ended=True)
-                self.reporter.write(status, "stopped" if ended.startswith("SIG") else "finished")
             result = TrainingResult(
                 iterations=self.iterations,
                 seconds=status.seconds,
@@ -166,68 +160,62 @@ class Session:
                 reporter=self.reporter,
                 status=status,
             )
-            self.progress.ended(result)
+            self.callbacks.ended(result)
         except BaseException as error:
-            problem = str(error) or type(error).__name__
-            with suppress(FastmunitError):  # the first error is the one to tell
-                self.reporter.write(self._status(ended=True), "failed", problem)
+            with suppress(FastmunitError):  # the first error is the one to raise
+                self.callbacks.failed(self._status(ended=True), error)
             raise
         finally:
-            self.progress.finished()
-            self.reporter.close()
+            self.callbacks.finished()
         return result
 
-    def _loop(self, stop: StopSignal, batches: Background[tuple[Tensor, Tensor]]) -> str:
-        config, trainer = self.config, self.trainer
-        displayed_at = -1
-        ended = "finished"
-        while self.iterations < config.max_iter:
-            batch, given_up = self._next_batch(batches, stop)
-            if batch is None:
-                ended = given_up
-                break
-            self.ranks.doing(f"iteration {self.iterations + 1}, computing")
-            x_a, x_b = (x.to(self.device, non_blocking=True) for x in batch)
-            trainer.step(x_a, x_b)
-            self.iterations += 1
-            self.pace.iteration()
+    def _loop(self, stop: StopSignal, batches: Background[Batch]) -> str:
+        """Train until the run ends, and return why it ended."""
+        while self.iterations < self.config.max_iter:
+            batch, ended = self._next_batch(batches, stop)
+            if batch is not None:
+                ended = self._iterate(batch, stop)
+            if ended is not None:
+                return ended
+        return "finished"
 
-            logging = self.iterations % config.log_iter == 0
-            saving = self.iterations % config.snapshot_save_iter == 0
-            keeping = self.iterations % config.image_save_iter == 0
-            displaying = keeping or self.iterations % config.image_display_iter == 0
-            ended = self.ranks.reason_to_stop(self._reason_to_stop(stop)) or ended
-            ending = ended != "finished" or self.iterations == config.max_iter
-            # Except on the CPU, reading a loss waits for the device to finish.
-            if logging or saving or ending or self.device.type == "cpu":
-                self._read_losses()
-            status = self._status(ended=ending)
-            if logging:
-                self.reporter.log(status)
-            if displaying:
-                self.ranks.doing(f"iteration {self.iterations}, drawing sample grids")
-                self.reporter.display(trainer, self.iterations, keep=keeping)
-                self.reporter.write(status, "running")
-                displayed_at = self.iterations
-            if saving or ending:
-                self._save()
-            self.progress.iteration(status, trainer)
-            if ending:
-                break
-        if displayed_at != self.iterations and not ended.startswith("SIG"):
-            self.reporter.display(trainer, self.iterations, keep=False)
+    def _iterate(self, batch: Batch, stop: StopSignal) -> str | None:
+        """Train on a batch, then log, draw samples and save where due; return why the run ends, or None."""
+        distributed.doing(f"iteration {self.iterations + 1}, computing")
+        x_a, x_b = (x.to(self.device, non_blocking=True) for x in batch)
+        self.trainer.step(x_a, x_b)
+        self.iterations += 1
+        self.pace.iteration()
+
+        last = "finished" if self.iterations == self.config.max_iter else None
+        ended = self.ranks.reason_to_stop(self._reason_to_stop(stop)) or last
+        log = self._is_due(self.config.log_iter)
+        save = self._is_due(self.config.snapshot_save_iter) or ended is not None
+        keep = self._is_due(self.config.image_save_iter)
+        # Except on the CPU, reading a loss waits for the device to finish.
+        if log or save or self.device.type == "cpu":
+            self._read_losses()
+        status = self._status(ended=ended is not None)
+        if log:
+            self.callbacks.logged(status)
+        if keep or self._is_due(self.config.image_display_iter):
+            self._draw_samples(status, keep)
+        if save:
+            self._save()
+        self.callbacks.iteration(status, self.trainer)
         return ended
 
-    def _next_batch(
-        self, batches: Background[tuple[Tensor, Tensor]], stop: StopSignal
-    ) -> tuple[tuple[Tensor, Tensor] | None, str]:
-        """Return this process's images of the next batch, or None and why the run ends, with a snapshot.
+    def _is_due(self, interval: int) -> bool:
+        return self.iterations % interval == 0
+
+    def _next_batch(self, batches: Background[Batch], stop: StopSignal) -> tuple[Batch | None, str | None]:
+        """Return this process's images of the next batch, or save and return why the run ends.
 
         Raises:
-            DataError: They cannot be loaded; a snapshot is kept.
-            RankError: Another process cannot load its images.
+            DataError: If the images cannot be loaded; a checkpoint is saved.
+            RankError: If another process cannot load its images.
         """
-        self.ranks.doing(f"iteration {self.iterations + 1}, waiting for images")
+        distributed.doing(f"iteration {self.iterations + 1}, waiting for images")
         batch, reason, problem = None, None, None
         try:
             reason = self._wait(batches, stop)
@@ -239,7 +227,7 @@ class Session:
                 reason, problem = stop.received, None
         reason = self.ranks.reason_to_stop(reason, failed=problem is not None)
         if reason is None:
-            return batch, ""
+            return batch, None
         self._save_unless_saved()
         if problem is not None:
             raise DataError(f"{problem} {self._kept()}") from problem
@@ -247,13 +235,13 @@ class Session:
             raise RankError(f"another process could not load its images; its error says which. {self._kept()}")
         return None, reason
 
-    def _wait(self, batches: Background[tuple[Tensor, Tensor]], stop: StopSignal) -> str | None:
-        """Wait until `next(batches)` needs no time; return why the run ends instead where no batch comes."""
+    def _wait(self, batches: Background[Batch], stop: StopSignal) -> str | None:
+        """Wait until the next batch is ready. If the run must stop and no batch comes, return why it stops."""
         began = time.monotonic()
         while not batches.ready(_SECONDS_BETWEEN_CHECKS):
             reason = self._reason_to_stop(stop)
             if reason is not None and time.monotonic() - began >= _SECONDS_FOR_A_BATCH:
-                self.progress.message("No images came for the next iteration: stopping without it.")
+                self.callbacks.message("No images arrived for the next iteration: stopping without it.")
                 return reason
         return None
 
@@ -261,7 +249,11 @@ class Session:
         return stop.received or ("time" if self.pace.time_is_up else None)
 
     def _read_losses(self) -> None:
-        """Bring the losses and the learning rate to the CPU, and stop when a loss is not finite."""
+        """Copy the losses and the learning rate to the CPU.
+
+        Raises:
+            TrainingError: If a loss is not finite.
+        """
         self.learning_rate = float(next(iter(self.trainer.optimizers().values())).param_groups[0]["lr"])
         values = self.trainer.losses()
         stacked = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in values.values()])
@@ -273,14 +265,27 @@ class Session:
                 f"iteration {self.iterations}: {', '.join(bad)} {verb} NaN or infinite. {self._advice()}"
             )
 
-    def _save(self) -> None:
-        self.ranks.doing(f"iteration {self.iterations}, saving")
-        self.ranks.require_same_weights(self.trainer, self.iterations)
-        self.ranks.by_main(self._write_snapshot)
-        self.saved_at = self.iterations
-        self.progress.saved(self.iterations, self.folder.checkpoints)
+    def _draw_samples(self, status: Status, keep: bool) -> None:
+        """Draw the sample grids in the first process, without touching the random states of the training."""
+        self.sampled_at = self.iterations
+        if not self.ranks.main:
+            return
+        distributed.doing(f"iteration {self.iterations}, drawing sample grids")
+        grids = {
+            f"{direction}_{part}": grid
+            for part, (x_a, x_b) in self.displays.items()
+            for direction, grid in sample_grids(self.trainer, x_a, x_b, self.config.seed).items()
+        }
+        self.callbacks.sampled(status, grids, keep)
 
-    def _write_snapshot(self) -> None:
+    def _save(self) -> None:
+        distributed.doing(f"iteration {self.iterations}, saving")
+        self.ranks.require_same_weights(self.trainer, self.iterations)
+        distributed.on_first(self._write_checkpoint)
+        self.saved_at = self.iterations
+        self.callbacks.saved(self.iterations, self.folder.checkpoints)
+
+    def _write_checkpoint(self) -> None:
         self.folder.require_present()
         try:
             checkpoint.save(self.trainer, self.folder, self.iterations, self.pace.seconds, self.images, self.keep)
@@ -294,8 +299,10 @@ class Session:
 
     def _kept(self) -> str:
         if self.saved_at is None:
-            return "No snapshot was written yet."
-        return f"The snapshot of iteration {self.saved_at} in {self.folder.checkpoints} is kept; --resume continues it."
+            return "No checkpoint was written yet."
+        return (
+            f"The checkpoint of iteration {self.saved_at} in {self.folder.checkpoints} is kept; --resume continues it."
+        )
 
     def _advice(self) -> str:
         hints = [f"a lower learning rate (--set lr={self.config.lr / 2:g})"]
@@ -308,20 +315,17 @@ class Session:
     def _status(self, *, ended: bool = False) -> Status:
         return self.pace.status(self.iterations, self.losses, self.learning_rate, ended=ended)
 
-    def _facts(self) -> Mapping[str, str]:
-        gen = _count(self.trainer.generators())
-        dis = _count(self.trainer.discriminators())
-        counts = " + ".join(f"{len(dataset):,}" for dataset in self.pairs.datasets)
+    def _facts(self) -> dict[str, str]:
         return {
             "system": self.config.system,
             "device": describe_device(self.device),
             "precision": self.config.precision,
-            "generator parameters": f"{gen / 1e6:.2f} M",
-            "discriminator parameters": f"{dis / 1e6:.2f} M",
-            "training images A + B": counts,
+            "generator parameters": f"{_count(self.trainer.generators()) / 1e6:.2f} M",
+            "discriminator parameters": f"{_count(self.trainer.discriminators()) / 1e6:.2f} M",
+            "training images A + B": " + ".join(f"{len(dataset):,}" for dataset in self.pairs.datasets),
         }
 
 
 def _count(networks: Mapping[str, nn.Module]) -> int:
-    """Parameters of `networks`, shared ones once."""
+    """Count the parameters of networks; shared ones count once."""
     return sum({id(p): p.numel() for network in networks.values() for p in network.parameters()}.values())

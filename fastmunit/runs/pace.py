@@ -1,4 +1,4 @@
-"""How long a run has trained, how fast it is, and when it ends."""
+"""Training time, speed and remaining time of a run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _WINDOW = 50
 
 
 class Pace:
-    """Measures the time of a run.
+    """A clock for the training time and speed of a run.
 
     Args:
         config: Configuration of the run.
-        started: `time.monotonic()` when the time limit began to count.
+        started: Value of `time.monotonic()` from which the time limit counts.
         time_limit: Seconds after which the run ends; None for no limit.
 
     Attributes:
-        first: Iterations that earlier sessions have done.
-        seconds_before: Their training time; 0 where it is not known.
+        first: Iterations before the resume.
+        seconds_before: Training time before the resume; 0 if it is not known.
     """
 
     def __init__(self, config: Config, started: float, time_limit: float | None) -> None:
@@ -34,40 +34,40 @@ class Pace:
         self._moments: deque[float] = deque(maxlen=_WINDOW + 1)
 
     def start(self) -> None:
-        """Begin to measure the training time of this session."""
+        """Start to measure the training time since the start or resume."""
         self._session_start = time.monotonic()
 
     def iteration(self) -> None:
-        """Count an iteration that ends now."""
+        """Record that an iteration ends now."""
         self._moments.append(time.monotonic())
 
     @property
     def time_is_up(self) -> bool:
-        """Whether the time limit has passed."""
+        """True if the time limit has passed."""
         return self._time_limit is not None and time.monotonic() - self._started >= self._time_limit
 
     @property
     def session_seconds(self) -> float:
-        """Training time of this session."""
+        """Training time since the start or resume."""
         return max(time.monotonic() - self._session_start, 1e-9)
 
     @property
     def seconds(self) -> float:
-        """Training time, earlier sessions included."""
+        """Training time, including that before the resume."""
         return self.seconds_before + self.session_seconds
 
     def session_speed(self, iterations: int) -> float:
-        """Return the mean iterations per second of this session."""
+        """Return the mean iterations per second since the start or resume."""
         return (iterations - self.first) / self.session_seconds
 
     def status(self, iterations: int, losses: Mapping[str, float], learning_rate: float, *, ended: bool) -> Status:
-        """Return where the run stands.
+        """Return the progress of the run.
 
         Args:
-            iterations: Iterations done, earlier sessions included.
+            iterations: Iterations done, including those before the resume.
             losses: Latest losses.
             learning_rate: Latest learning rate.
-            ended: Whether the run has ended: its speed is then its mean instead of that of the last iterations.
+            ended: True if the run has ended. The speed is then the mean of the run, otherwise of the last iterations.
         """
         seconds = self.seconds
         speed = self._mean_speed(iterations, seconds) if ended else self._recent_speed()
@@ -96,5 +96,5 @@ class Pace:
         return (len(self._moments) - 1) / max(self._moments[-1] - self._moments[0], 1e-9)
 
     def _mean_speed(self, iterations: int, seconds: float) -> float:
-        """Mean of the run, or of this session where the time of earlier ones is not known."""
+        """Return the mean speed of the run, or since the resume if the time before it is not known."""
         return (iterations if self.seconds_before else iterations - self.first) / seconds

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask a run to stop after the iteration in hand instead of killing it."""
+"""Handling of Ctrl-C and SIGTERM: a run stops after the current iteration instead of being killed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ _SECONDS_OF_ONE_STOP = 5.0
 
 
 class StopSignal:
-    """Context in which the first SIGINT or SIGTERM only sets `received`; a second one interrupts at once.
+    """A context in which the first SIGINT or SIGTERM only sets `received`. A second one interrupts at once.
 
-    Ctrl-C reaches a process that torchrun has started twice, from the terminal and from torchrun: there, a second one
-    within a few seconds is the same. Outside the main thread, where Python allows no signal handlers, it does nothing.
+    A process that torchrun has started receives Ctrl-C twice, from the terminal and from torchrun: a second signal
+    within a few seconds counts as the same one. Outside the main thread, where Python allows no signal handlers, the
+    context does nothing.
+
+    Attributes:
+        received: Name of the signal, or None.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -17,7 +17,7 @@ _SMALL: dict[str, Any] = {
     "gen": {"dim": 4, "mlp_dim": 8, "style_dim": 3, "n_res": 1},
     "dis": {"dim": 4, "n_layer": 2, "num_scales": 1},
 }
-_UNET = {"generator": "unet", "num_downs": 6}  # the fewest with a dropout layer, of images of 64 pixels
+_UNET = {"generator": "unet", "num_downs": 6}  # the minimum for a dropout layer; needs images of 64 pixels
 _BICYCLE = {"num_downs": 5, "encoder_blocks": 3, "encoder_dim": 4}
 _LARGER = {"crop_image_height": 64, "crop_image_width": 64}
 
@@ -57,4 +57,4 @@ CASES = {
 }
 
 SHORT = ("munit, overlap", "unit", "cyclegan, micro-batches", "bicyclegan")
-"""What every run of the tests holds; the others take longer."""
+"""Cases of the fast tests; the others take longer."""

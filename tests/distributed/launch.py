@@ -1,4 +1,4 @@
-"""Start the processes of a training as torchrun does, and wait for them."""
+"""Starting the processes of a training as torchrun does."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def start(
 
 
 def outputs(processes: Sequence[subprocess.Popen[str]], timeout: float = 240) -> list[str]:
-    """Wait for all; return what each wrote. Kills those that do not end, as an error."""
+    """Wait for all processes and return their outputs. Kill those that do not end in time, and raise."""
     try:
         return [process.communicate(timeout=timeout)[0] for process in processes]
     finally:
@@ -49,7 +49,7 @@ def outputs(processes: Sequence[subprocess.Popen[str]], timeout: float = 240) ->
 
 
 def run(world: int, *arguments: str) -> list[str]:
-    """Start all ranks, and require that all end well."""
+    """Start all ranks, require that all end without an error, and return their outputs."""
     processes = start(world, arguments)
     written = outputs(processes)
     codes = [process.returncode for process in processes]

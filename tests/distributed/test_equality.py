@@ -1,4 +1,4 @@
-"""The same weights, averages, losses and pools in one, two and four processes, in float64."""
+"""Weights, averages, losses and pools in float64 are the same in one, two and four processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.distributed.worker import everything, trained
 
 
 def largest_difference(name: str, several: Path) -> float:
-    """Over all tensors of a case, between this process alone and a file of several."""
+    """Return the largest difference over all tensors of a case between one process and a file of several."""
     one, other = everything(trained(name)), torch.load(several, weights_only=True)
     assert one.keys() == other.keys()
     return max((value.double() - other[key].double()).abs().max().item() for key, value in one.items())

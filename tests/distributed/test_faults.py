@@ -1,4 +1,4 @@
-"""A process that dies, hangs, stops or fails ends the others in time, with an error that names it; nothing is lost."""
+"""If a process dies, hangs, stops or fails, the others end in time with an error that names it. Nothing is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastmunit.runs import RunFolder
-from fastmunit.runs.checkpoints.checkpoint import latest
+from fastmunit.runs.checkpoints.checkpoint import resumable
 from tests.distributed.launch import outputs, start
 from tests.runs.tiny import make_images, tiny_config
 
@@ -17,7 +17,7 @@ TIMEOUT = 8.0  # of the worker's task "broken"
 
 
 def broken(folder: Path, how: str) -> tuple[list[str], list[int]]:
-    """Train in two processes with a fault in one; what each wrote, and how each ended (the stopped one is killed)."""
+    """Train in two processes with a fault in one, and return their outputs and exit codes."""
     config = tiny_config(make_images(folder / "images"), batch_size=2, max_iter=6, snapshot_save_iter=1)
     config.save(folder / "config.yaml")
     processes = start(2, ["-m", "tests.distributed.worker", "broken", str(folder), how])
@@ -33,10 +33,10 @@ def broken(folder: Path, how: str) -> tuple[list[str], list[int]]:
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        ("killed", r"rank 1 does not answer; its last sign was: (starting|iteration \d, \w+)"),
+        ("killed", r"rank 1 does not answer; it was last seen at: (starting|iteration \d, \w+)"),
         pytest.param(
             "stopped",
-            r"rank 1 does not answer; its last sign was: (starting|iteration \d, \w+)",
+            r"rank 1 does not answer; it was last seen at: (starting|iteration \d, \w+)",
             marks=pytest.mark.slow,
         ),
         pytest.param("hangs", r"rank 1 was at: iteration 3, computing\.", marks=pytest.mark.slow),
@@ -53,7 +53,7 @@ def test_the_others_end_and_name_it(how: str, told: str, tmp_path: Path) -> None
         assert "NaN or infinite" in written[0] and "NaN or infinite" in written[1]
     if how == "damaged image":
         assert "is damaged" in written[1], written[1]
-    assert latest(RunFolder(tmp_path / "run")) == (None if how == "before the start" else 2)
+    assert resumable(RunFolder(tmp_path / "run")) == (None if how == "before the start" else 2)
 
 
 @pytest.mark.slow
@@ -61,4 +61,4 @@ def test_a_full_disk_of_rank_0_ends_all(tmp_path: Path) -> None:
     written, codes = broken(tmp_path, "disk full")
     assert 0 not in codes
     assert "rank 0 failed" in written[1], written[1]
-    assert latest(RunFolder(tmp_path / "run")) is None
+    assert resumable(RunFolder(tmp_path / "run")) is None

@@ -1,4 +1,4 @@
-"""torchrun starts processes again after one was killed: the run ends with the weights of one that was left alone."""
+"""torchrun restarts the processes after one was killed: the run ends with the weights of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.launch import ROOT
-from tests.runs.tiny import assert_same_snapshot, make_images, tiny_config
+from tests.runs.tiny import assert_same_checkpoint, make_images, tiny_config
 
 ITERATIONS = 2000
 
@@ -33,7 +33,7 @@ def torchrun(folder: Path, name: str, *options: str) -> subprocess.Popen[str]:
 
 
 def workers(agent: int) -> list[int]:
-    """Process numbers of what torchrun has started, but not of what those have."""
+    """Return the process numbers of torchrun's direct children."""
     children = Path(f"/proc/{agent}/task/{agent}/children")
     return [int(pid) for pid in children.read_text().split()] if children.exists() else []
 
@@ -45,7 +45,7 @@ def iterations(losses: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_started_again_and_resumes(tmp_path: Path) -> None:
+def test_a_killed_process_is_restarted_and_resumes(tmp_path: Path) -> None:
     kill_and_compare(tmp_path, kills=1, last=60)
 
 
@@ -62,7 +62,7 @@ def kill_and_compare(folder: Path, kills: int, last: int) -> None:
     try:
         for _ in range(kills):
             deadline = time.monotonic() + 120
-            while iterations(losses) <= reached + 6:  # past a snapshot of this attempt
+            while iterations(losses) <= reached + 6:  # past a checkpoint of this attempt
                 assert disturbed.poll() is None, disturbed.communicate()[0]
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
@@ -77,4 +77,4 @@ def kill_and_compare(folder: Path, kills: int, last: int) -> None:
         disturbed.kill()
     undisturbed = torchrun(folder, "undisturbed")
     assert undisturbed.wait(timeout=600) == 0, undisturbed.communicate()[0]
-    assert_same_snapshot(folder / "disturbed", folder / "undisturbed", last)
+    assert_same_checkpoint(folder / "disturbed", folder / "undisturbed", last)

@@ -1,4 +1,4 @@
-"""A run that goes on with another number of processes is the run that never stopped, to rounding."""
+"""A run that continues with another number of processes equals the uninterrupted run, up to rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of docs/several_gpus.md are what bench.scaling prints, and its model is the ring's arithmetic."""
+"""The tables of docs/several_gpus.md are those of bench.scaling, whose model is that of a ring all-reduce."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What processes compute together, which part of a batch is whose, and what a single process does instead."""
+"""Collective operations, shares of a batch, and the same calls in a single process."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def test_setup_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="MASTER_ADDR, MASTER_PORT is not set: start the processes with torchrun"):
         distributed.setup(device="cpu")
     monkeypatch.setenv("LOCAL_RANK", "one")
-    with pytest.raises(ConfigError, match="LOCAL_RANK is 'one', not a whole number"):
+    with pytest.raises(ConfigError, match="LOCAL_RANK is 'one', expected an integer"):
         distributed.setup(device="cpu")
 
 
-def test_a_start_is_told_from_those_before_it() -> None:
+def test_every_start_has_a_new_name() -> None:
     store, found = dist.HashStore(), []
     with ThreadPoolExecutor(3) as threads:
         for _ in range(3):
@@ -104,7 +104,7 @@ def world_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("world_of_one")
-def test_beside_nccl_decisions_have_the_timeout_of_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_control_group_of_nccl_has_the_timeout_of_setup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dist, "get_backend", lambda *_: "cpu:gloo,cuda:nccl")
     group = processes.control_group()
     assert group is not None and group is not dist.group.WORLD
@@ -113,7 +113,7 @@ def test_beside_nccl_decisions_have_the_timeout_of_setup(monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("world_of_one")
 def test_overlap_follows_what_is_trained() -> None:
-    """It can be copied between iterations, and gradients may be missing from a bucket on."""
+    """It can be copied between iterations, and parameters may lose their gradients."""
     weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
     averages = OverlappedAverage(weights, bucket_bytes=1)
     for count in (3, 1, 3):

@@ -1,4 +1,4 @@
-"""Two machines, as network namespaces of this one: rendezvous, training, and a network that is cut."""
+"""Two machines, emulated by network namespaces: rendezvous, training, and a network that is cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fastmunit.runs import RunFolder
-from fastmunit.runs.checkpoints.checkpoint import latest
+from fastmunit.runs.checkpoints.checkpoint import resumable
 from tests.distributed.launch import ROOT
 from tests.distributed.test_restarts import iterations, workers
 from tests.runs.tiny import make_images, tiny_config
@@ -28,7 +28,7 @@ def ip(*arguments: str) -> None:
 
 @pytest.fixture
 def machines() -> Iterator[list[str]]:
-    """Names of two namespaces that reach each other; skips where they cannot be made."""
+    """Names of two connected namespaces. Skips the test if they cannot be created."""
     if shutil.which("ip") is None:
         pytest.skip("there is no `ip` (iproute2)")
     names = [f"fastmunit-{os.getpid()}-{k}" for k in range(2)]
@@ -52,14 +52,14 @@ def machines() -> Iterator[list[str]]:
 
 
 def link_of(name: str) -> str:
-    """The network device of a namespace, beside its loopback."""
+    """Return the network device of a namespace other than its loopback."""
     devices = subprocess.run(["ip", "-n", name, "-o", "link"], check=True, capture_output=True, text=True).stdout
     names = [line.split(": ")[1].split("@")[0] for line in devices.splitlines()]
     return next(device for device in names if device != "lo")
 
 
 def start(machines: list[str], folder: Path, *options: str) -> list[subprocess.Popen[str]]:
-    """One process on each machine, with the run folder on a disk that both see."""
+    """Start one process per machine, with the run folder on a disk that both see."""
     started = []
     for number, name in enumerate(machines):
         command = ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
@@ -86,11 +86,11 @@ def test_two_machines_train_together(machines: list[str], tmp_path: Path) -> Non
     processes = start(machines, tmp_path, "--timeout", "60")
     written = [process.communicate(timeout=180)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(written)
-    assert latest(RunFolder(tmp_path / "run")) == 20
+    assert resumable(RunFolder(tmp_path / "run")) == 20
 
 
 def test_a_cut_network_ends_both_within_the_timeout(machines: list[str], tmp_path: Path) -> None:
-    """torchrun itself may wait longer for the other machine: what it has started ends."""
+    """Only the training processes must end in time: torchrun itself may wait longer for the other machine."""
     tiny_config(make_images(tmp_path / "images"), max_iter=10**6, snapshot_save_iter=5).save(tmp_path / "config.yaml")
     processes = start(machines, tmp_path, "--timeout", "10")
     try:
@@ -112,7 +112,7 @@ def test_a_cut_network_ends_both_within_the_timeout(machines: list[str], tmp_pat
             process.kill()
     written = processes[0].communicate()[0]
     assert "could not" in written and "with the others" in written, written
-    found = latest(RunFolder(tmp_path / "run"))
+    found = resumable(RunFolder(tmp_path / "run"))
     assert found is not None and found >= 10
 
 

@@ -1,4 +1,4 @@
-"""One process of a training; started by `launch` with what torchrun would set.
+"""One process of a training, which `launch` starts with the variables of torchrun.
 
 python -m tests.distributed.worker TASK FOLDER [ARGUMENT ...]
 """
@@ -20,7 +20,7 @@ import torch
 from fastmunit import data, distributed, functional
 from fastmunit.config import Config
 from fastmunit.distributed import overlap
-from fastmunit.errors import CheckpointError, DataError, RankError, TrainingError
+from fastmunit.errors import CheckpointError, ConfigError, DataError, RankError, TrainingError
 from fastmunit.runs import RunFolder, train
 from fastmunit.runs.checkpoints import checkpoint, resume_state
 from fastmunit.runs.ranks import Ranks
@@ -63,7 +63,7 @@ def everything(trainer: System) -> dict[str, torch.Tensor]:
 
 
 def systems(folder: Path, which: str) -> None:
-    """Train cases; rank 0 saves what it has, after a check that all have the same bits."""
+    """Train the cases, check that all processes have the same bits, and save the results in rank 0."""
     overlap._BUCKET_BYTES = 2000
     for number, name in enumerate(CASES):
         if which == "short" and name not in SHORT:
@@ -75,7 +75,7 @@ def systems(folder: Path, which: str) -> None:
 
 
 def together(folder: Path) -> None:
-    """Hold each collective to what it says, with two ranks."""
+    """Check each collective operation with two ranks."""
     rank, world = distributed.rank(), distributed.world_size()
     double, single = torch.full((3,), float(rank), dtype=torch.float64), torch.full((2, 2), 2.0 * rank)
     scalar = torch.tensor(4.0 * rank)
@@ -110,7 +110,13 @@ def together(folder: Path) -> None:
         raise TrainingError("the disk is full")
 
     with pytest.raises(TrainingError, match="^the disk is full$" if rank == 0 else "^rank 0 failed: the disk is full$"):
-        ranks.by_main(fail)
+        distributed.on_first(fail)
+    distributed.on_first(lambda: None)
+    distributed.require_same({"configuration": {"lr": 1}, "checkpoint": None})
+    other = 1 - rank
+    told = rf"rank {other} has another configuration than rank {rank} \(lr: {other} instead of {rank}\)"
+    with pytest.raises(ConfigError, match=told):
+        distributed.require_same({"configuration": {"lr": rank}})
 
     trainer = trained("cyclegan")
     ranks.require_same_weights(trainer, 5)
@@ -123,7 +129,7 @@ def together(folder: Path) -> None:
 
 
 def both_updates_are_a_step() -> None:
-    """A script that calls the updates itself, as the public one does, has the weights of `step`."""
+    """Check that a script that calls the two updates itself, as the public one does, has the weights of `step`."""
     found = []
     for apart in (False, True):
         torch.manual_seed(0)
@@ -141,7 +147,7 @@ def both_updates_are_a_step() -> None:
 
 
 def scaled_gradients_are_skipped_together(rank: int) -> None:
-    """An infinite gradient in one rank halves the scale in both, and steps neither."""
+    """Check that an infinite gradient in one rank halves the scale in both, and that neither steps."""
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
@@ -154,7 +160,7 @@ def scaled_gradients_are_skipped_together(rank: int) -> None:
 
 
 def resumed(folder: Path, run: str, first: str, last: str) -> None:
-    """Train in float64 from iteration `first`, resumed from `run`, to `last`, and save a snapshot there."""
+    """Train in float64 from iteration `first`, resumed from `run`, to `last`, and save a checkpoint there."""
     config = Config.load(folder / "config.yaml")
     torch.manual_seed(config.seed)
     trainer = registry.system_of(config)(config).double()
@@ -175,7 +181,7 @@ def resumed(folder: Path, run: str, first: str, last: str) -> None:
 
 
 def broken(folder: Path, how: str) -> None:
-    """Train with a fault in one rank, which all have to end with."""
+    """Train with a fault in one rank, which must end all of them."""
     config = Config.load(folder / "config.yaml")
     rank = distributed.rank()
     step = System.step
@@ -197,11 +203,11 @@ def broken(folder: Path, how: str) -> None:
     faulty.calls = 0  # type: ignore[attr-defined]
     System.step = faulty  # type: ignore[method-assign]
     if how == "damaged image" and rank == 1:
-        decoded = itertools.count()  # eight for the sample grids, then two per iteration
+        decoded = itertools.count()  # two per iteration; the first process alone decodes those of the sample grids
         decode = data.ImageDataset.decode_whole
 
         def damaged(self: data.ImageDataset, index: int) -> torch.Tensor:
-            if next(decoded) >= 12:
+            if next(decoded) >= 4:
                 raise DataError(f"image {index} is damaged")
             return decode(self, index)
 
@@ -218,7 +224,7 @@ def broken(folder: Path, how: str) -> None:
 
 
 def captured(folder: Path) -> None:
-    """Replay iterations with NCCL's all-reduce in the graph: the bits of a training without a process group."""
+    """Check that replaying NCCL's all-reduce in a graph gives the bits of a training without a process group."""
     torch.backends.cudnn.deterministic = True
     found = []
     for grouped in (False, True):

@@ -25,7 +25,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def uninterrupted(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of seven iterations without a stop."""
+    """An uninterrupted run of seven iterations."""
     folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
     train(tiny_config(images), folder, device="cpu")
     return folder

@@ -1,4 +1,4 @@
-"""Snapshot files of a run: mixed up, damaged, missing; numbers past eight digits; new runs from trained weights."""
+"""Checkpoint files that are mixed up, damaged or missing; numbers of more than eight digits; initial weights."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from fastmunit.systems import registry
 from fastmunit.systems.munit import MUNIT
 from fastmunit.systems.parts import public_checkpoint
 from fastmunit.systems.parts.weights import read_networks
-from tests.runs.tiny import Recorder, assert_same_snapshot, newest, tiny_config
+from tests.runs.tiny import Recorder, assert_same_checkpoint, newest, tiny_config
 
 FILES = ("gen_00000002.pt", "dis_00000002.pt", "ema_00000002.pt", "optimizer.pt", "state_00000002.pt")
 
 
 @pytest.fixture(scope="module")
 def two_runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two runs of the same sizes and iterations, with averages, of different seeds."""
+    """Two runs with averages that differ only in their seed."""
     folder = tmp_path_factory.mktemp("two")
     for seed in (0, 1):
         train(tiny_config(images, max_iter=2, seed=seed, ema_decay=0.9), folder / str(seed), device="cpu")
@@ -62,12 +62,12 @@ def test_a_file_of_another_run_is_named(two_runs: tuple[Path, Path], run: Path, 
     with unchanged(run), pytest.raises(CheckpointError, match=rf"{name} is not the file that was saved with state_0"):
         resumed(run, images)
     (run / "checkpoints/state_00000002.pt").unlink()
-    assert resumed(run, images).iterations == 3, "the way out that the message names"
+    assert resumed(run, images).iterations == 3, "the fix that the message names"
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_flipped_bit_is_found(run: Path, images: Path, name: str) -> None:
-    """In the middle of the largest tensor: torch.load does not look at the checksums in the file."""
+    """The bit is in the middle of a large tensor: torch.load does not check the checksums in the file."""
     path = run / "checkpoints" / name
     content = bytearray(path.read_bytes())
     found = load_tensors(path)
@@ -88,10 +88,10 @@ def test_a_flipped_bit_is_found(run: Path, images: Path, name: str) -> None:
         MUNIT(tiny_config(images, ema_decay=0.9)).resume(run / "checkpoints")
 
 
-def test_translating_checks_what_it_loads(two_runs: tuple[Path, Path], run: Path) -> None:
+def test_translation_verifies_the_files_it_loads(two_runs: tuple[Path, Path], run: Path) -> None:
     folder = run / "checkpoints"
     load_translator(run)
-    for name in FILES[1::2]:  # not needed for translating
+    for name in FILES[1::2]:  # not needed for translation
         shutil.copy(two_runs[1] / "checkpoints" / name, folder / name)
     load_translator(run)
     for name in ("gen_00000002.pt", "ema_00000002.pt"):
@@ -102,7 +102,7 @@ def test_translating_checks_what_it_loads(two_runs: tuple[Path, Path], run: Path
     load_translator(folder / "gen_00000002.pt")
 
 
-def test_averages_that_are_gone_are_missed(run: Path, images: Path) -> None:
+def test_missing_averages_are_named(run: Path, images: Path) -> None:
     (run / "checkpoints/ema_00000002.pt").unlink()
     with pytest.raises(CheckpointError, match=r"ema_00000002\.pt is missing"):
         resumed(run, images)
@@ -122,7 +122,7 @@ def test_states_of_earlier_versions_load(run: Path, images: Path, two_runs: tupl
     resumed(run, images)
     whole = shutil.copytree(two_runs[0], run.parent / "whole")
     resumed(whole, images)
-    assert_same_snapshot(run, whole, 3)
+    assert_same_checkpoint(run, whole, 3)
 
 
 def test_saving_in_a_script_removes_a_state_of_other_weights(run: Path, images: Path) -> None:
@@ -218,8 +218,8 @@ def test_an_exact_resume_state_that_cannot_be_used_is_named(run: Path, images: P
 
 
 @pytest.mark.parametrize("name", registry.names())
-def test_no_part_of_a_system_is_needed_without_being_missed(name: str) -> None:
-    """Every system refuses a state without one of its parts, and one whose part is of another type."""
+def test_every_part_of_a_state_is_required(name: str) -> None:
+    """Every system refuses a state without one of its parts, or with a part of another type."""
     system = registry.system_named(name)
     small = ["gen.dim=4", "dis.dim=4", "display_size=1", "gen.mlp_dim=8"]
     trainer = system(Config.load(system.demo_recipe, small))
@@ -237,7 +237,7 @@ def test_no_part_of_a_system_is_needed_without_being_missed(name: str) -> None:
 
 
 def renumbered(run: Path, to: int) -> Path:
-    """The run as if its two iterations had been `to`."""
+    """Change the number of the run's checkpoint from 2 to `to`."""
     folder = run / "checkpoints"
     for kind in ("gen", "dis", "ema", "state"):
         path = folder / f"{kind}_00000002.pt"
@@ -270,14 +270,14 @@ def test_numbers_of_more_than_eight_digits(run: Path, images: Path, start: int) 
     assert public_checkpoint.numbers(run / "checkpoints", "gen") == [start + 3]
 
 
-def test_only_names_that_are_written_are_numbers(tmp_path: Path) -> None:
+def test_only_names_of_saved_files_are_numbers(tmp_path: Path) -> None:
     for name in ("gen_1.pt", "gen_000000002.pt", "gen_0000000٣.pt", "gen_00000004.pt", "gen_x.pt", "agen_00000005.pt"):
         (tmp_path / name).touch()
     assert public_checkpoint.numbers(tmp_path, "gen") == [4]
 
 
 @pytest.mark.parametrize("mark", ["2", 2.0, True, -2, None])
-def test_a_mark_that_is_no_count_is_named(run: Path, mark: Any) -> None:
+def test_a_commit_mark_that_is_no_count_is_named(run: Path, mark: Any) -> None:
     path = run / "checkpoints/optimizer.pt"
     save_tensors({**load_tensors(path), "iterations": mark}, path)
     with pytest.raises(CheckpointError, match=r"optimizer\.pt is damaged \(its iteration count is a"):
@@ -301,7 +301,7 @@ def test_a_mark_that_is_no_count_is_named(run: Path, mark: Any) -> None:
         ["gen_latest.pt"],
     ],
 )
-def test_resuming_with_parts_of_a_snapshot_is_refused(run: Path, images: Path, kept: list[str]) -> None:
+def test_resuming_with_parts_of_a_checkpoint_is_refused(run: Path, images: Path, kept: list[str]) -> None:
     folder = run / "checkpoints"
     for name in kept:
         source = folder / (Path(name).name if "latest" not in name else "gen_00000002.pt")
@@ -327,7 +327,7 @@ def test_initial_weights_start_a_new_run(
     for kind, path in (("gen", gen), ("dis", dis)):
         first, given = load_tensors(public_checkpoint.snapshot_path(start, kind, 0)), load_tensors(path)
         torch.testing.assert_close(first, given, rtol=0, atol=0)
-    # The same draws as in a run from random weights: only the weights differ.
+    # The random numbers are those of a run from random weights: only the weights differ.
     states = []
     for folder in (uninterrupted, new):
         other = tmp_path / f"one {folder.name}"
@@ -338,13 +338,13 @@ def test_initial_weights_start_a_new_run(
     torch.testing.assert_close(states[0]["system"], states[1]["system"], rtol=0, atol=0)
     optimizers = load_tensors(new / "checkpoints/optimizer.pt")
     assert {float(state["step"]) for state in optimizers["gen"]["state"].values()} == {1.0}
-    # Stopped and resumed, it is the run that was not stopped.
+    # After a stop and a resume, it equals the uninterrupted run.
     train(config, tmp_path / "whole", device="cpu", init=gen, init_dis=dis)
     train(config, new, device="cpu", resume=True)
-    assert_same_snapshot(new, tmp_path / "whole", 7)
+    assert_same_checkpoint(new, tmp_path / "whole", 7)
 
 
-def test_a_run_killed_before_its_first_snapshot_keeps_its_initial_weights(
+def test_a_run_killed_before_its_first_checkpoint_keeps_its_initial_weights(
     two_runs: tuple[Path, Path], images: Path, tmp_path: Path
 ) -> None:
     def killed() -> None:
@@ -356,7 +356,7 @@ def test_a_run_killed_before_its_first_snapshot_keeps_its_initial_weights(
         train(config, tmp_path / "run", device="cpu", init=gen, callbacks=[Recorder({1: killed})])
     train(config, tmp_path / "run", device="cpu", resume=True)
     train(config, tmp_path / "whole", device="cpu", init=gen)
-    assert_same_snapshot(tmp_path / "run", tmp_path / "whole", 2)
+    assert_same_checkpoint(tmp_path / "run", tmp_path / "whole", 2)
 
 
 def test_initial_weights_of_a_whole_trainer(two_runs: tuple[Path, Path], images: Path, tmp_path: Path) -> None:
@@ -392,14 +392,14 @@ def test_initial_weights_that_cannot_be_used_write_nothing(
         assert not (tmp_path / "run").exists()
 
 
-def test_initial_weights_do_not_replace_those_of_a_snapshot(run: Path, images: Path) -> None:
+def test_initial_weights_do_not_replace_those_of_a_checkpoint(run: Path, images: Path) -> None:
     config = tiny_config(images, ema_decay=0.9)
-    with unchanged(run), pytest.raises(CheckpointError, match=r"snapshot of iteration 2 to resume.*leave out --init"):
+    with unchanged(run), pytest.raises(CheckpointError, match=r"checkpoint of iteration 2 to resume.*leave out --init"):
         train(config, run, device="cpu", resume=True, init=run / "checkpoints/gen_00000002.pt")
 
 
-def test_a_finished_run_says_how_to_go_on(run: Path, images: Path) -> None:
+def test_a_finished_run_says_how_to_continue(run: Path, images: Path) -> None:
     recorder = Recorder()
     config = tiny_config(images, max_iter=2, ema_decay=0.9)
     train(config, run, device="cpu", resume=True, callbacks=[recorder])
-    assert any("2 of 2 iterations are done. To train on, raise --max-iter" in text for text in recorder.messages)
+    assert any("2 of 2 iterations are done. To continue training, raise" in text for text in recorder.messages)

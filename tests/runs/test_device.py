@@ -13,7 +13,7 @@ def test_auto_is_available() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "", "cpu:x"])
-def test_what_is_not_there_is_refused_with_what_is(name: str) -> None:
+def test_unavailable_devices_are_refused_with_a_list_of_available_ones(name: str) -> None:
     with pytest.raises(FastmunitError, match="available here: cpu"):
         resolve_device(name)
 
@@ -28,7 +28,7 @@ def test_cuda_absent() -> None:
 @pytest.mark.parametrize(
     ("capabilities", "fast"), [({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)]
 )
-def test_fast_bfloat16_follows_the_processor(
+def test_fast_bfloat16_depends_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], fast: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)

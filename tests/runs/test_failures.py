@@ -1,4 +1,4 @@
-"""What goes wrong is named, and loses nothing."""
+"""Errors of a run are named, and lose nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastmunit.errors import CheckpointError, DataError, FastmunitError, Trainin
 from fastmunit.runs import RunFolder, train
 from fastmunit.runs.checkpoints import checkpoint
 from fastmunit.systems.munit import MUNIT
-from tests.runs.tiny import Recorder, assert_same_snapshot, make_images, newest, tiny_config
+from tests.runs.tiny import Recorder, assert_same_checkpoint, make_images, newest, tiny_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def patch_gen_update(monkeypatch: pytest.MonkeyPatch, at: int, spoil: object) ->
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_loss_that_is_not_finite_stops_with_the_last_snapshot(
+def test_loss_that_is_not_finite_stops_with_the_last_checkpoint(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     patch_gen_update(monkeypatch, 5, lambda trainer: setattr(trainer, "loss_gen_adv_b", torch.tensor(value)))
@@ -94,7 +94,7 @@ def test_failed_first_start_does_not_block_the_next(tmp_path: Path) -> None:
 
 
 def refuse_writing(monkeypatch: pytest.MonkeyPatch, method: str, name: str) -> None:
-    """Let `Path.<method>` fail for files called `name`, as in a folder that may not be written to (root may always)."""
+    """Let `Path.<method>` fail for files called `name`, as in a read-only folder (which root can write to)."""
     original = getattr(Path, method)
 
     def refused(self: Path, *args: object, **kwargs: object) -> object:
@@ -114,7 +114,7 @@ def test_folder_that_refuses_writing(
         train(tiny_config(images), tmp_path / "run", device="cpu")
 
 
-def test_old_snapshot_that_cannot_be_removed(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_checkpoint_that_cannot_be_removed(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_writing(monkeypatch, "unlink", "gen_00000002.pt")
     with pytest.raises(FastmunitError, match=r"cannot remove .*gen_00000002\.pt: Permission denied"):
         train(tiny_config(images), tmp_path / "run", device="cpu", keep=1)
@@ -142,7 +142,7 @@ def test_unknown_device_leaves_no_folder(images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["state", "gen", "dis", "optimizer"])
-def test_full_disk_during_a_save_keeps_the_snapshot_before(
+def test_full_disk_during_a_save_keeps_the_earlier_checkpoint(
     images: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     full = {"now": False}
@@ -161,7 +161,7 @@ def test_full_disk_during_a_save_keeps_the_snapshot_before(
     assert newest(tmp_path / "run") == 2
     assert not list((tmp_path / "run/checkpoints").glob("*.partial"))
     train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")
-    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+    assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
 
 
 KILLED = """
@@ -202,21 +202,21 @@ def test_kill_9_during_a_save(
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert newest(tmp_path / "run") == survivor
     partial = list((tmp_path / "run/checkpoints").glob(".*.partial"))
-    assert bool(partial) == (kind != "optimizer.pt")  # the last of the files, which were all written before
+    assert bool(partial) == (kind != "optimizer.pt")  # optimizer.pt is renamed last
     train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")
-    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+    assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
     assert not list((tmp_path / "run/checkpoints").glob(".*.partial"))
 
 
 def stale_save(folder: Path, number: int) -> None:
-    """What a kill -9 between gen_*.pt and dis_*.pt leaves of a save."""
+    """Leave the files of a save that was killed between gen_*.pt and dis_*.pt."""
     newest_number = newest(folder)
     for kind in ("state", "gen"):
         source = folder / f"checkpoints/{kind}_{newest_number:08d}.pt"
         (folder / f"checkpoints/{kind}_{number:08d}.pt").write_bytes(source.read_bytes())
 
 
-def test_pruning_counts_committed_snapshots_only(images: Path, tmp_path: Path) -> None:
+def test_pruning_counts_committed_checkpoints_only(images: Path, tmp_path: Path) -> None:
     result = train(tiny_config(images, max_iter=3), tmp_path / "run", device="cpu", keep=1)
     stale_save(tmp_path / "run", 100)
     (tmp_path / "run/checkpoints/gen_00000200.pt").write_bytes(b"another program's")
@@ -224,14 +224,14 @@ def test_pruning_counts_committed_snapshots_only(images: Path, tmp_path: Path) -
     assert newest(tmp_path / "run") == 3
 
 
-def test_resume_removes_what_a_killed_save_left(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_resume_removes_the_files_of_a_killed_save(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
     train(tiny_config(images, max_iter=3), tmp_path / "run", device="cpu", keep=1)
     stale_save(tmp_path / "run", 100)
     (tmp_path / "run/checkpoints/gen_00000200.pt").write_bytes(b"another program's")
     train(tiny_config(images), tmp_path / "run", resume=True, device="cpu", keep=1)
     names = {path.name for path in (tmp_path / "run/checkpoints").glob("*_*.pt")}
     assert names == {"dis_00000007.pt", "gen_00000007.pt", "state_00000007.pt", "gen_00000200.pt"}
-    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+    assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
 
 
 def test_resume_that_fails_changes_no_logs(images: Path, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_killed_during_the_very_first_save_starts_again(images: Path, uninterrup
     assert any("from the beginning" in message for message in recorder.messages)
     assert not (folder / "gen_00000002.pt").exists() and not list(folder.glob(".*.partial"))
     train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")
-    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+    assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
 
 
 def test_second_process_in_the_same_folder(images: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Trainings on images that a program gives in place of folders."""
+"""Training on images from a program instead of folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastmunit import data
 from fastmunit.errors import DataError
 from fastmunit.files import load_tensors
 from fastmunit.runs import RunFolder
-from tests.runs.tiny import Recorder, assert_same_snapshot, newest, tiny_config
+from tests.runs.tiny import Recorder, assert_same_checkpoint, newest, tiny_config
 
 NOWHERE = Path("nowhere")
 
@@ -46,7 +46,7 @@ def files(images: Path) -> dict[str, Any]:
 def test_weights_are_those_of_the_command_bit_for_bit(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
     config = tiny_config(NOWHERE)
     fastmunit.train(config, tmp_path / "run", data=files(images), device="cpu")
-    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+    assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
     for part in ("test", "train"):
         name = f"images/gen_a2b_{part}_current.jpg"
         assert (tmp_path / "run" / name).read_bytes() == (uninterrupted / name).read_bytes()
@@ -91,7 +91,7 @@ def test_what_is_known_of_the_images_is_compared(images: Path, tmp_path: Path) -
     assert "have changed: B (5 → 4);" in note
 
 
-def test_an_image_that_fails_later_keeps_the_snapshot(images: Path, tmp_path: Path) -> None:
+def test_an_image_that_fails_later_keeps_the_checkpoint(images: Path, tmp_path: Path) -> None:
     class Failing(Decoded):
         def __getitem__(self, index: int, /) -> Any:
             if armed:
@@ -103,7 +103,7 @@ def test_an_image_that_fails_later_keeps_the_snapshot(images: Path, tmp_path: Pa
     recorder = Recorder({3: lambda: armed.append(True)})
     config = tiny_config(NOWHERE, max_iter=100)
     message = (
-        r"^trainB\[\d\]: the data raised ConnectionError \(the store is gone\) at .*The snapshot of iteration [34] "
+        r"^trainB\[\d\]: the data raised ConnectionError \(the store is gone\) at .*The checkpoint of iteration [34] "
     )
     with pytest.raises(DataError, match=message):
         fastmunit.train(config, tmp_path / "run", data=given, device="cpu", callbacks=[recorder])

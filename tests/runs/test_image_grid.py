@@ -39,7 +39,7 @@ def test_images_of_different_sizes_and_channels_fit_one_grid() -> None:
     assert picture.shape == (3, 10, 21)
 
 
-def test_sampling_leaves_the_random_stream_alone(tmp_path: Path) -> None:
+def test_sampling_leaves_the_random_state_alone(tmp_path: Path) -> None:
     trainer = MUNIT(tiny_config(tmp_path, input_dim_a=1))
     x_a, x_b = torch.rand(2, 1, 32, 32), torch.rand(2, 3, 32, 32)
     before = torch.get_rng_state()
@@ -62,7 +62,7 @@ def test_saved_pictures_open(tmp_path: Path, suffix: str) -> None:
 
 
 def test_pictures_of_many_images_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The grid of the last session is opened again by --resume: it may have more pixels than Pillow allows."""
+    """--resume opens the latest grid again, which may have more pixels than Pillow allows."""
     image_grid.save(torch.full((3, 50, 60), 200, dtype=torch.uint8), tmp_path / "grid.jpg")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     data = image_grid.jpeg(tmp_path / "grid.jpg", max_width=6)

@@ -1,4 +1,4 @@
-"""Folders that are removed, moved or contested while a run is in them."""
+"""Run folders that are removed or moved during a run, or used by two processes."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ import pytest
 
 from fastmunit.errors import FastmunitError, TrainingError
 from fastmunit.files import require_writable
-from fastmunit.runs import RunFolder, train
-from fastmunit.runs.reports.tensorboard import ScalarLog
-from tests.runs.tiny import Recorder, assert_same_snapshot, newest, tiny_config
+from fastmunit.runs import RunFolder, Status, train
+from fastmunit.runs.reports.tensorboard import TensorBoardLogger
+from tests.runs.tiny import Recorder, assert_same_checkpoint, newest, tiny_config
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def tracebacks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What ended threads with an exception."""
+    """The exceptions that have ended threads."""
     found: list[object] = []
     monkeypatch.setattr(threading, "excepthook", lambda arguments: found.append(arguments))
     return found
 
 
 @pytest.mark.parametrize("name", ["logs", "images", "checkpoints"])
-def test_a_folder_in_the_run_that_is_removed_is_made_again(
+def test_a_removed_subfolder_is_created_again(
     images: Path, uninterrupted: Path, tmp_path: Path, tracebacks: list[object], name: str
 ) -> None:
     run = tmp_path / "run"
     recorder = Recorder({3: lambda: shutil.rmtree(run / name)})
     train(tiny_config(images, image_display_iter=2), run, device="cpu", callbacks=[recorder])
-    assert_same_snapshot(uninterrupted, run, 7)
+    assert_same_checkpoint(uninterrupted, run, 7)
     assert len(list((run / "images").glob("*_current.jpg"))) == 4
     with RunFolder(run).losses.open(newline="") as file:
         logged = [int(row["iteration"]) for row in csv.DictReader(file)]
@@ -78,13 +78,13 @@ def test_a_run_folder_that_is_gone_is_named(
     lose: Callable[[Path], None],
     changes: dict[str, int],
 ) -> None:
-    """Whichever of the log, the grids and the snapshot comes first."""
+    """The message is the same whether the log, the grids or the checkpoint come first."""
     run = tmp_path / "run"
     recorder = Recorder({3: lambda: lose(run)})
     with pytest.raises(TrainingError, match=rf"the run folder {run} is gone") as raised:
         train(tiny_config(images, **changes), run, device="cpu", callbacks=[recorder])
     assert "learning rate" not in str(raised.value)
-    assert not run.is_dir(), "it is not made again"
+    assert not run.is_dir(), "it is not created again"
     assert tracebacks == []
     if lose is move_away:
         assert newest(tmp_path / "moved") == 2
@@ -95,12 +95,12 @@ def test_a_full_disk_under_the_event_file_is_named(tmp_path: Path, monkeypatch: 
     pytest.importorskip("tensorboard", reason="the tensorboard package is not installed")
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    log = ScalarLog(tmp_path)
-    monkeypatch.setattr(ScalarLog, "_open", lambda self: Path("/dev/full").open("wb"))  # noqa: SIM115
+    log = TensorBoardLogger(tmp_path)
+    monkeypatch.setattr(TensorBoardLogger, "_open", lambda self: Path("/dev/full").open("wb"))  # noqa: SIM115
     next(iter(tmp_path.iterdir())).unlink()
     with pytest.raises(TrainingError, match=rf"TensorBoard logs into {tmp_path}: {os.strerror(errno.ENOSPC)}"):
-        log.scalars(1, {"loss": 1.0})
-    log.close()
+        log.logged(Status(1, 1, 0.0, losses={"loss": 1.0}))
+    log.finished()
 
 
 CONTEST = """

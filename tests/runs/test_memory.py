@@ -18,7 +18,7 @@ from fastmunit.memory import is_out_of_memory
 from fastmunit.runs import RunFolder, train
 from fastmunit.runs import loop as training_loop
 from fastmunit.systems.munit import MUNIT
-from tests.runs.tiny import assert_same_snapshot, newest, tiny_config
+from tests.runs.tiny import assert_same_checkpoint, newest, tiny_config
 
 
 def in_fifth_update(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
@@ -83,7 +83,7 @@ def test_other_errors_keep_their_class(images: Path, tmp_path: Path, monkeypatch
 
 @pytest.fixture
 def torchs_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """torch's handler of SIGCHLD, as a DataLoader that the program itself has run leaves it."""
+    """torch's handler of SIGCHLD, as a DataLoader of the program itself leaves it."""
     before = signal.getsignal(signal.SIGCHLD)
     monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
     signal_handling._set_SIGCHLD_handler()
@@ -107,7 +107,7 @@ def test_worker_killed_during_a_step_with_torchs_handler(
         train(tiny_config(images, num_workers=1), tmp_path / "run", device="cpu")
     monkeypatch.undo()
     train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")
-    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+    assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
 
 
 def test_worker_killed_during_a_step(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

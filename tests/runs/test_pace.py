@@ -1,4 +1,4 @@
-"""Speeds and times that a run shows."""
+"""Speeds and times of a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def trained(clock: Clock, seconds: list[float], *, first: int = 0, before: float = 0.0) -> Pace:
-    """A run after iterations that took so many seconds each."""
+    """Return the pace of a run after iterations that took `seconds` each."""
     run = Pace(Config(max_iter=1000, batch_size=2), clock.now, None)
     run.first, run.seconds_before = first, before
     clock.now += 7  # loading networks
@@ -53,7 +53,7 @@ def test_mean_of_a_resumed_run(clock: Clock) -> None:
     run = trained(clock, [1.0] * 20, first=30, before=60.0)
     assert run.status(50, {}, 0.0, ended=True).iterations_per_second == pytest.approx(50 / 80)
     assert run.session_speed(50) == pytest.approx(1.0)
-    unknown = trained(clock, [1.0] * 20, first=30)  # a snapshot of the public trainer
+    unknown = trained(clock, [1.0] * 20, first=30)  # a checkpoint of the public trainer
     assert unknown.status(50, {}, 0.0, ended=True).iterations_per_second == pytest.approx(1.0)
 
 

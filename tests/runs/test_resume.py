@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if it had never stopped."""
+"""A stopped run continues as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastmunit.files import load_tensors
 from fastmunit.runs import RunFolder, train
 from fastmunit.runs.checkpoints.run_folder import with_absolute_paths
 from fastmunit.runs.reports import image_grid
-from tests.runs.tiny import Recorder, assert_same_snapshot, make_images, newest, tiny_config
+from tests.runs.tiny import Recorder, assert_same_checkpoint, make_images, newest, tiny_config
 
 
 def logged_iterations(folder: Path) -> list[int]:
@@ -40,12 +40,12 @@ def test_resume_is_bit_for_bit(images: Path, uninterrupted: Path, tmp_path: Path
     config = tiny_config(images, num_workers=num_workers)
     result = train(config, tmp_path / "run", resume=True, device="cpu")
     assert (result.iterations, result.ended) == (7, "finished")
-    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+    assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
 
 
 def test_same_losses_are_logged_once_each(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
     train(tiny_config(images, max_iter=3), tmp_path / "run", device="cpu")
-    RunFolder(tmp_path / "run").losses.open("a").write("4,9.9,0.1\n5,1")  # logged after the snapshot, then killed
+    RunFolder(tmp_path / "run").losses.open("a").write("4,9.9,0.1\n5,1")  # logged after the checkpoint, then killed
     train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")
     assert logged_iterations(tmp_path / "run") == list(range(1, 8))
     assert logged_losses(tmp_path / "run") == logged_losses(uninterrupted)
@@ -83,13 +83,13 @@ def test_signal_saves_and_resume_is_exact(
     assert signal.getsignal(number) is before
     assert 'class="state stopped"' in RunFolder(tmp_path / "run").report.read_text(encoding="utf-8")
     train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")
-    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+    assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
 
 
 def test_sample_grids_do_not_disturb_training(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
     config = tiny_config(images, image_display_iter=1, image_save_iter=2)
     train(config, tmp_path / "run", device="cpu")
-    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+    assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
     names = {path.name for path in (tmp_path / "run/images").iterdir()}
     for direction in ("a2b", "b2a"):
         for part in ("train", "test"):
@@ -104,18 +104,19 @@ def test_kept_grids_are_encoded_once_for_all_reports(
     before = result.folder.report.read_text(encoding="utf-8")
     assert "a2b, iteration 2" in before and "a2b, iteration 4" in before
     monkeypatch.setattr(image_grid, "jpeg", None)
-    result.reporter.write(result.status, "finished")
+    assert result.reporter is not None
+    result.reporter.ended(result)
     after = result.folder.report.read_text(encoding="utf-8")
     assert re.findall('base64,[^"]*', after) == re.findall('base64,[^"]*', before)
 
 
-def test_time_limit_ends_with_a_snapshot(images: Path, tmp_path: Path) -> None:
+def test_time_limit_ends_with_a_checkpoint(images: Path, tmp_path: Path) -> None:
     result = train(tiny_config(images, max_iter=10**6), tmp_path / "run", device="cpu", time_limit=0.0)
     assert (result.ended, result.iterations) == ("time", 1)
     assert newest(tmp_path / "run") == 1
 
 
-def test_keep_prunes_old_snapshots(images: Path, tmp_path: Path) -> None:
+def test_keep_prunes_old_checkpoints(images: Path, tmp_path: Path) -> None:
     train(tiny_config(images), tmp_path / "run", device="cpu", keep=2)
     names = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
     expected = [f"{kind}_{k:08d}.pt" for kind in ("dis", "gen", "state") for k in (6, 7)]
@@ -136,11 +137,11 @@ def test_public_run_folder_resumes_and_says_what_is_not_exact(images: Path, tmp_
     assert any("not bit for bit" in message for message in recorder.messages)
 
 
-def test_resume_without_snapshot_starts_from_the_beginning(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_resume_without_checkpoint_starts_from_the_beginning(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
     recorder = Recorder()
     train(tiny_config(images), tmp_path / "run", resume=True, device="cpu", callbacks=[recorder])
     assert any("from the beginning" in message for message in recorder.messages)
-    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+    assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
 
 
 def test_finished_run_resumes_to_nothing(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_changed_settings_are_named_and_applied(images: Path, tmp_path: Path) ->
 
 def test_fixed_display_styles_belong_to_the_run(images: Path, tmp_path: Path) -> None:
     first = train(tiny_config(images, max_iter=2), tmp_path / "run", device="cpu").trainer
-    config = tiny_config(images, max_iter=3, seed=77)  # another seed would have drawn other ones
+    config = tiny_config(images, max_iter=3, seed=77)  # another seed would draw other styles
     second = train(config, tmp_path / "run", resume=True, device="cpu").trainer
     assert torch.equal(first.s_a, second.s_a)
     assert torch.equal(first.s_b, second.s_b)
@@ -243,7 +244,7 @@ def test_resume_is_bit_for_bit_with(images: Path, tmp_path: Path, changes: dict[
     train(tiny_config(images, max_iter=4, **changes), tmp_path / "whole", device="cpu")
     train(tiny_config(images, max_iter=2, **changes), tmp_path / "run", device="cpu")
     train(tiny_config(images, max_iter=4, **changes), tmp_path / "run", resume=True, device="cpu")
-    assert_same_snapshot(tmp_path / "whole", tmp_path / "run", 4)
+    assert_same_checkpoint(tmp_path / "whole", tmp_path / "run", 4)
 
 
 def test_tensorboard_shows_the_kept_grids(images: Path, tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ def test_tensorboard_shows_the_kept_grids(images: Path, tmp_path: Path) -> None:
     assert difference.mean() < 4  # the file is a JPEG
 
 
-def test_state_of_another_snapshot_is_refused(images: Path, tmp_path: Path) -> None:
+def test_state_of_another_checkpoint_is_refused(images: Path, tmp_path: Path) -> None:
     train(tiny_config(images, max_iter=4), tmp_path / "run", device="cpu")
     checkpoints = tmp_path / "run/checkpoints"
     (checkpoints / "state_00000004.pt").write_bytes((checkpoints / "state_00000002.pt").read_bytes())
@@ -289,7 +290,7 @@ def test_options_that_shape_no_network_may_change(images: Path, tmp_path: Path) 
         train(config, tmp_path / "run", resume=True, device="cpu")
 
 
-def test_a_graph_on_the_processor_is_refused_before_anything_is_written(images: Path, tmp_path: Path) -> None:
+def test_a_cuda_graph_on_the_cpu_is_refused_before_anything_is_written(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cuda_graph: true needs a CUDA GPU, not device cpu"):
         train(tiny_config(images, cuda_graph=True), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()

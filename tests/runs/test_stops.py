@@ -1,4 +1,4 @@
-"""Runs end when they are told to, also while they wait, and what was killed can be started again at once."""
+"""Runs end when they are asked to, even while they wait, and a killed run can be restarted at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastmunit.data import sampling
 from fastmunit.errors import CheckpointError
 from fastmunit.runs import RunFolder, loop, train
 from fastmunit.runs.checkpoints.run_folder import _held
-from tests.runs.tiny import Recorder, assert_same_snapshot, newest, tiny_config
+from tests.runs.tiny import Recorder, assert_same_checkpoint, newest, tiny_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no sig
 
 @pytest.fixture
 def stalled(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Images of the second epoch do not come, as on a disk that hangs; setting the event lets the thread go on."""
+    """Images of the second epoch do not arrive, as on a disk that hangs. Setting the event releases the thread."""
     go_on = threading.Event()
     load = sampling._Pairs.__getitem__
 
@@ -58,13 +58,13 @@ def test_signal_while_waiting_for_images(
     recorder = Recorder({2: signals.start})
     result = train(config, tmp_path / "run", device="cpu", callbacks=[recorder])
     assert (result.ended, result.iterations, newest(tmp_path / "run")) == (number.name, 2, 2)
-    assert any("No images came" in message for message in recorder.messages)
+    assert any("No images arrived" in message for message in recorder.messages)
     assert 'class="state stopped"' in result.folder.report.read_text(encoding="utf-8")
     assert not multiprocessing.active_children()
     stalled.set()
     monkeypatch.undo()
     train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")
-    assert_same_snapshot(uninterrupted, tmp_path / "run", 7)
+    assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -94,14 +94,14 @@ main()
 
 
 def saved(folder: Path) -> int:
-    """Iterations of the newest snapshot of a run that another process may be saving right now."""
+    """Return the iterations of the newest checkpoint of a run that another process may be saving right now."""
     with suppress(CheckpointError):
         return newest(folder) or 0
     return 0
 
 
 class Training:
-    """`fastmunit train` in a process group of its own, whose images stall after two iterations if `stalled`."""
+    """A process group that runs `fastmunit train`. If `stalled`, images stop arriving after two iterations."""
 
     def __init__(self, config_file: Path, folder: Path, *, stalled: bool, resume: bool = False) -> None:
         self.folder = RunFolder(folder)
@@ -124,7 +124,7 @@ class Training:
             time.sleep(0.02)
 
     def alive(self) -> bool:
-        """Whether any process of the group is there."""
+        """Return True if any process of the group exists."""
         try:
             os.killpg(self.process.pid, 0)
         except ProcessLookupError:
@@ -170,7 +170,7 @@ def restart_after_kill_9(images: Path, folder: Path, times: int) -> None:
         finally:
             training.process.kill()
             training.process.wait()
-        with RunFolder(folder / "run").lock():  # at once: its workers may still be there
+        with RunFolder(folder / "run").lock():  # at once: its workers may still exist
             reached = saved(folder / "run")
         training.wait_until_all_are_gone()
         training.process.communicate()

@@ -1,4 +1,4 @@
-"""Every registered system through the ordinary path: train, stop, resume, translate; kernels against reference."""
+"""Every registered system trains, stops, resumes and translates; its kernels agree with the reference."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def weights(folder: Path, iterations: int) -> dict[str, torch.Tensor]:
 def test_trains_resumes_bit_for_bit_and_translates(
     name: str, demo_data: Callable[[str], Path], tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU the iterations after the third of each session are replayed."""
+    """On a GPU, iterations after the third one are replayed, also after a resume."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     straight = train(recipe(name, demo_data, f"max_iter={STEPS}"), tmp_path / "straight", device=device)
     assert all(float(loss) == float(loss) for loss in straight.trainer.losses().values())

@@ -1,4 +1,4 @@
-"""Runs small enough for tests: random images, networks of a few channels, and a record of what a run said."""
+"""Runs that are small enough for tests: random images, networks with few channels, and a recording callback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastmunit.systems.parts.public_checkpoint import latest
 
 
 def make_images(root: Path, count: int = 5, height: int = 40, width: int = 37) -> Path:
-    """Folders trainA, trainB, testA, testB of random RGB images below `root`."""
+    """Create folders trainA, trainB, testA and testB of random RGB images in `root`."""
     random = np.random.default_rng(0)
     for part in ("trainA", "trainB", "testA", "testB"):
         (root / part).mkdir(parents=True)
@@ -29,7 +29,7 @@ def make_images(root: Path, count: int = 5, height: int = 40, width: int = 37) -
 
 
 def tiny_config(data_root: Path, **changes: Any) -> Config:
-    """32x32 crops, 4 channels, one residual block; five images make epochs of two batches."""
+    """Return a configuration with 32x32 crops, 4 channels and one residual block. Five images make two batches."""
     values: dict[str, Any] = {
         "data_root": str(data_root),
         "batch_size": 2,
@@ -51,7 +51,7 @@ def tiny_config(data_root: Path, **changes: Any) -> Config:
 
 
 class Recorder(Callback):
-    """Keeps messages and iterations, and calls `after[k]` after iteration k."""
+    """A callback that records messages and iterations, and calls `after[k]` after iteration k."""
 
     def __init__(self, after: dict[int, Callable[[], None]] | None = None) -> None:
         self.messages: list[str] = []
@@ -70,8 +70,8 @@ def newest(root: Path) -> int | None:
     return latest(RunFolder(root).checkpoints)
 
 
-def assert_same_snapshot(a: Path, b: Path, iterations: int) -> None:
-    """Networks, their averages, optimizers and exact-resume state of two runs are equal bit for bit."""
+def assert_same_checkpoint(a: Path, b: Path, iterations: int) -> None:
+    """Assert that networks, averages, optimizers and exact-resume state of two runs are equal bit for bit."""
     names = [f"{kind}_{iterations:08d}.pt" for kind in ("gen", "dis", "state")] + ["optimizer.pt"]
     averages = f"ema_{iterations:08d}.pt"
     has_averages = [(RunFolder(root).checkpoints / averages).is_file() for root in (a, b)]

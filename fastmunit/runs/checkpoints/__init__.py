@@ -1,1 +1,1 @@
-"""The run folder and the files that a run resumes from."""
+"""The run folder, its checkpoints, and the state for exact resume."""

@@ -1,4 +1,4 @@
-"""Exact-resume state: what a run needs, beside the public checkpoint files, to go on as if it had never stopped."""
+"""The state that exact resume needs in addition to the public checkpoint files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastmunit.systems.parts import resume_checks
 from fastmunit.systems.parts.public_checkpoint import snapshot_path
 
 _FORMAT = 2
-_MAX_COUNT = 2**53  # of the iterations that a schedule counts: all of them are exact as floats
+_MAX_COUNT = 2**53  # limit of a schedule's iteration count: integers up to it are exact as floats
 
 
 class _Images(BaseModel):
@@ -28,7 +28,7 @@ class _Images(BaseModel):
 
 
 class _State(BaseModel):
-    """The parts of a state that `System.load_resume_state` does not check; what earlier versions added is ignored."""
+    """The parts of a state that `System.load_resume_state` does not check. Entries of earlier versions are ignored."""
 
     model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
@@ -41,19 +41,19 @@ class _State(BaseModel):
 
 
 def fingerprint(datasets: Sequence[ImageDataset]) -> dict[str, dict[str, Any]]:
-    """What identifies the training images of A and B; see `ImageDataset.identity`."""
+    """Return facts that identify the training images of A and B. See `ImageDataset.identity`."""
     return {domain: dataset.identity() for domain, dataset in zip(("A", "B"), datasets, strict=True)}
 
 
 def capture(
     trainer: System, iterations: int, seconds: float, images: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Collect the state after `iterations` iterations; `images` is their `fingerprint`.
+    """Collect the state after `iterations` iterations. `images` is the `fingerprint` of the training images.
 
     Returns:
-        A dict of tensors and plain types, so that it loads with `weights_only=True`: RNG states, what the system adds
-        (`System.resume_state`), scheduler states, training time in seconds, what the training images were. The data
-        position is the iteration count itself, and the learning rates are in optimizer.pt.
+        A dict of tensors and plain types, which loads with `weights_only=True`: RNG states, the system's own state
+        (`System.resume_state`), scheduler states, training time in seconds and the images' fingerprint. The position in
+        the data is the iteration count itself, and the learning rates are in optimizer.pt.
     """
     return {
         "format": _FORMAT,
@@ -75,63 +75,64 @@ def restore(
     *,
     schedule: bool = True,
 ) -> tuple[float, list[str]]:
-    """Put a captured state back.
+    """Restore a captured state.
 
     Args:
-        trainer: already resumed from the public files of the same snapshot.
-        state: what `capture` returned.
-        iterations: the snapshot's iteration count.
+        trainer: The system, already resumed from the public files of the same checkpoint.
+        state: Result of `capture`.
+        iterations: Iterations of the checkpoint.
         images: `fingerprint` of the training images from now on.
-        schedule: also restore the schedulers; False where the configuration changed them.
+        schedule: If True, also restore the schedulers; False if the configuration has changed them.
 
     Returns:
-        Training time so far in seconds, and sentences about what could not be restored exactly.
+        Training time so far in seconds, and sentences about parts that could not be restored exactly.
 
     Raises:
-        CheckpointError: the state is of another format or another snapshot, or a part of it is missing or wrong.
+        CheckpointError: If the state has another format or belongs to another checkpoint, or a part of it is missing or
+            wrong.
     """
     name = snapshot_path("", "state", iterations).name
     marks = (state.get("format"), state.get("iterations")) if isinstance(state, dict) else ()
     if any(type(mark) is not int for mark in marks) or marks != (_FORMAT, iterations):
         raise CheckpointError(
-            f"{name} does not belong to this snapshot or is of another fastmunit version: remove it "
-            "to resume without it (the run then continues, but not bit for bit)."
+            f"{name} does not belong to this checkpoint or was written by another fastmunit version: remove it to "
+            "resume without it (the run then continues, but not bit for bit)."
         )
     try:
         return _restore(trainer, state, images, schedule)
-    except (CheckpointError, ValidationError, RuntimeError, TypeError) as error:  # the last two: torch, of RNG states
+    except (CheckpointError, ValidationError, RuntimeError, TypeError) as error:  # the last two: torch, for RNG states
         reason = resume_checks.explain(error) if isinstance(error, ValidationError) else str(error).rstrip(".")
         raise CheckpointError(
             f"{name} cannot be used ({reason}): remove it to resume without it (the run then continues, but not bit "
-            "for bit), or use another snapshot."
+            "for bit), or use another checkpoint."
         ) from error
 
 
 def _restore(
     trainer: System, state: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]], schedule: bool
 ) -> tuple[float, list[str]]:
-    found = _State.model_validate(dict(state))
+    saved = _State.model_validate(dict(state))
     for domain in images:
-        resume_checks.part(found.images, domain, _Images)
-    torch.Generator().set_state(found.torch_rng)  # raises where set_rng_state would, and changes nothing
+        resume_checks.part(saved.images, domain, _Images)
+    torch.Generator().set_state(saved.torch_rng)  # raises the errors of set_rng_state, before anything is changed
     schedulers = {
-        name: _scheduler_values(found.schedulers, name, scheduler)
+        name: _scheduler_values(saved.schedulers, name, scheduler)
         for name, scheduler in trainer.schedulers().items()
         if schedule and scheduler is not None
     }
-    notes = _differing_images({domain: facts.model_dump() for domain, facts in found.images.items()}, images)
-    notes += trainer.load_resume_state(found.system)
-    if found.cuda_rng and trainer.device.type == "cuda":
-        # Earlier versions kept those of all GPUs.
-        of_device = 0 if len(found.cuda_rng) == 1 else trainer.device.index or 0
-        if of_device < len(found.cuda_rng):
-            torch.cuda.set_rng_state(found.cuda_rng[of_device], trainer.device)
+    notes = _differing_images({domain: facts.model_dump() for domain, facts in saved.images.items()}, images)
+    notes += trainer.load_resume_state(saved.system)
+    if saved.cuda_rng and trainer.device.type == "cuda":
+        # Earlier versions saved the states of all GPUs.
+        of_device = 0 if len(saved.cuda_rng) == 1 else trainer.device.index or 0
+        if of_device < len(saved.cuda_rng):
+            torch.cuda.set_rng_state(saved.cuda_rng[of_device], trainer.device)
         else:
-            notes.append("the number of GPUs changed, so the GPU random stream is new.")
+            notes.append("the number of GPUs changed, so the random state of the GPU is new.")
     for name, values in schedulers.items():
         vars(trainer.schedulers()[name]).update(values)
-    torch.set_rng_state(found.torch_rng)
-    return found.seconds, notes
+    torch.set_rng_state(saved.torch_rng)
+    return saved.seconds, notes
 
 
 def _differing_images(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -144,8 +145,8 @@ def _differing_images(before: Mapping[str, Mapping[str, Any]], after: Mapping[st
     notes = []
     if changes:
         notes.append(
-            f"the training images have changed: {', '.join(changes)}; batches are new ones, so the run is not bit for "
-            "bit the uninterrupted one."
+            f"the training images have changed: {', '.join(changes)}; batches differ, so the run is not bit for bit "
+            "the uninterrupted one."
         )
     nameless = [domain for domain in after if not (after[domain]["names"] or before[domain]["names"])]
     if nameless:
@@ -164,15 +165,15 @@ def _scheduler_state(scheduler: Any) -> dict[str, Any] | None:
 
 
 def _scheduler_values(saved: Mapping[str, Mapping[str, Any] | None], name: str, scheduler: Any) -> dict[str, Any]:
-    """Return the attributes of a scheduler that a saved state has: those that are numbers, and lists of numbers.
+    """Return the saved attributes of a scheduler that are numbers or lists of numbers.
 
-    What another version of torch keeps beside them is left out, and what it does not keep stays as it was built.
+    Attributes that only the saving version of torch has are left out. Those that it lacks keep their initial values.
 
     Raises:
-        CheckpointError: a value is not of the type that the scheduler has.
+        CheckpointError: If a value has another type than the scheduler's own.
     """
     values = resume_checks.part(saved, name, object)
-    found = {}
+    restored = {}
     for key, attribute in (_scheduler_state(scheduler) or {}).items() if values is not None else ():
         own = _numeric(attribute)
         if own is None or key not in values:
@@ -182,16 +183,16 @@ def _scheduler_values(saved: Mapping[str, Mapping[str, Any] | None], name: str, 
             raise CheckpointError(f"{key} of the schedule of {name} is not {_shape(own)}")
         if type(value) is int and not (key == "step_size") <= value <= _MAX_COUNT:
             raise CheckpointError(f"{key} of the schedule of {name} is {value:.3g}, which is out of range")
-        found[key] = value
-    return found
+        restored[key] = value
+    return restored
 
 
 def _numeric(value: Any) -> Any:
-    """Return a finite number, or a list of such, with tensors of one number as that; None for anything else."""
+    """Return a finite number or a list of finite numbers, with one-element tensors as numbers; None otherwise."""
     if isinstance(value, list):
         items = [None if isinstance(item, list) else _numeric(item) for item in value]
         return None if None in items else items
-    if isinstance(value, Tensor) and value.numel() == 1:  # a learning rate that lives on the device
+    if isinstance(value, Tensor) and value.numel() == 1:  # a learning rate on the device
         value = value.item()
     if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
@@ -199,8 +200,8 @@ def _numeric(value: Any) -> Any:
 
 
 def _shape(value: Any) -> str:
-    """Return what kind of number or list a value is, for comparison and messages."""
+    """Describe the type of a number or list, for comparison and messages."""
     if isinstance(value, list):
         return f"a list of {len(value)} numbers"
-    kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+    kinds = {bool: "true or false", int: "an integer", float: "a number"}
     return kinds[type(value)]

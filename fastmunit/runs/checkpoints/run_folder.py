@@ -1,4 +1,4 @@
-"""The folder of one run: what lies where in it, and who may write to it."""
+"""Layout and locking of a run folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fastmunit.systems.parts import public_checkpoint
 
 _LOCK = ".lock"
 _PATH_KEYS = ("data_root", "vgg_model_path")
-_held: set[IO[str]] = set()  # files of the locks that this process holds
+_held: set[IO[str]] = set()  # lock files that this process holds
 
 
 class RunFolder:
-    """Paths inside a run folder; the names are those of the public trainer's `outputs/<config>` folder."""
+    """The paths in a run folder. Names are those of the public trainer's `outputs/<config>` folder."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
@@ -32,14 +32,14 @@ class RunFolder:
         self.report = self.root / "report.html"
 
     def state(self, iterations: int) -> Path:
-        """File with what exact resume needs beside the public checkpoint files."""
+        """Return the path of a checkpoint's exact-resume state."""
         return public_checkpoint.snapshot_path(self.checkpoints, "state", iterations)
 
     def contents(self) -> list[str]:
-        """Names of what lies in the folder, empty folders left out; nothing when it does not exist.
+        """List the names in the folder, without empty folders; nothing if it does not exist.
 
         Raises:
-            TrainingError: the path is a file.
+            TrainingError: If the path is a file, or the folder cannot be read.
         """
         if self.root.exists() and not self.root.is_dir():
             raise TrainingError(f"output {self.root} is a file, not a folder: choose another --output.")
@@ -54,25 +54,24 @@ class RunFolder:
         """Check that a new run would overwrite nothing.
 
         Args:
-            allowed: names that may be there already.
+            allowed: Names that may exist already.
 
         Raises:
-            TrainingError: the folder holds something else.
+            TrainingError: If the folder contains anything else.
         """
-        found = [name for name in self.contents() if name not in allowed]
-        if found:
-            shown = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+        others = [name for name in self.contents() if name not in allowed]
+        if others:
+            names = ", ".join(others[:4]) + (", …" if len(others) > 4 else "")
             raise TrainingError(
-                f"output {self.root} is not empty ({shown}): add --resume to continue the run in it, "
+                f"output {self.root} is not empty ({names}): add --resume to continue the run in it, "
                 "or give another --output folder."
             )
 
     def create(self) -> None:
-        """Make the folders and check that they can be written to.
+        """Create the folders and check that they can be written to.
 
         Raises:
-            FastmunitError: read-only, disk full, a file stands in the way, or a name that is not UTF-8: TensorBoard and
-                config.yaml cannot hold it.
+            FastmunitError: If that fails, or the name is not UTF-8, as TensorBoard and config.yaml require.
         """
         if not is_unicode(str(self.root)):
             raise TrainingError(f"the name of output {shown(self.root)} is not UTF-8: choose another --output.")
@@ -81,25 +80,25 @@ class RunFolder:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FastmunitError(
-                f"cannot make the folder {folder}: {error.strerror}. Choose an --output you can write to."
+                f"cannot create the folder {folder}: {error.strerror}. Choose an --output you can write to."
             ) from error
         require_writable(self.checkpoints / public_checkpoint.OPTIMIZER_FILE)
 
     def require_present(self) -> None:
-        """Check that the folder is still there, before something is written into it.
+        """Check that the folder still exists, before writing into it.
 
         Raises:
-            TrainingError: it was removed or moved. It is not made again: whoever removed it wants the run gone, or has
-                begun another one in its place.
+            TrainingError: If it was removed or moved. It is not created again: the user may have deleted the run on
+                purpose, or started another one in its place.
         """
         if not self.root.is_dir():
             raise TrainingError(
                 f"the run folder {shown(self.root)} is gone: it was removed or moved while training. Nothing was "
-                "written since; if it was moved, --resume continues it in its new place."
+                "written since then; if it was moved, --resume continues the run in its new place."
             )
 
     def remove_partial_files(self) -> None:
-        """Remove what a killed process left of files that it was writing. Call it only while holding the lock."""
+        """Remove partial files of a killed process. Call it only while holding the lock."""
         for folder in (self.root, self.checkpoints, self.images, self.logs):
             for path in folder.glob(".*.partial"):
                 with suppress(OSError):
@@ -107,13 +106,13 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; the system lets go of it when the process ends in whatever way.
+        """Lock the folder for this process. The system releases the lock when the process ends for any reason.
 
-        Processes that this one forks do not hold it, so that they may outlive it.
+        Forked processes do not hold the lock, so they may outlive this process.
 
         Raises:
-            TrainingError: another process is training in this folder.
-            FastmunitError: the folder cannot be written to.
+            TrainingError: If another process is training in this folder.
+            FastmunitError: If the folder cannot be written to.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -135,7 +134,7 @@ class RunFolder:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """A copy that names the same files from every working directory: a run can be resumed from anywhere."""
+    """Return a copy with absolute paths, so that a run can be resumed from any working directory."""
     values = config.to_dict()
     for key, value in values.items():
         if value is not None and (key in _PATH_KEYS or key.startswith(("data_folder_", "data_list_"))):
@@ -144,7 +143,11 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder and all in it, if it is there. Raises FastmunitError when it cannot be removed."""
+    """Remove a file, or a folder with its contents, if it exists.
+
+    Raises:
+        FastmunitError: If it cannot be removed.
+    """
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -160,21 +163,21 @@ def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _let_go_in_child() -> None:
-    """Close the locks that a forked process has inherited: a lock ends when its file is closed everywhere."""
+def _release_in_child() -> None:
+    """Close the lock files that a forked process has inherited: a lock ends when its file is closed everywhere."""
     for file in _held:
         file.close()
     _held.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_in_child)
+    os.register_at_fork(after_in_child=_release_in_child)
 
 
 def _try_lock(file: IO[str]) -> bool:
     try:
         import fcntl
-    except ImportError:  # Windows has no flock; there two runs in one folder are the user's to avoid
+    except ImportError:  # Windows has no flock; the user must not start two runs in one folder there
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

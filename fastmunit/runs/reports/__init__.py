@@ -1,1 +1,1 @@
-"""What a run writes for people: logs, grids, reports."""
+"""Logs, sample grids and HTML reports."""

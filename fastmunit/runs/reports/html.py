@@ -17,7 +17,9 @@ _ENVIRONMENT = Environment(
     keep_trailing_newline=True,
 )
 _ENVIRONMENT.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+
 STYLE = _ENVIRONMENT.get_template("style.css").render()
+"""The style sheet of all pages, for programs that build pages of their own."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Sample grids: the display images and their translations as one picture."""
+"""Sample grids: display images and their translations in one picture."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fastmunit.systems.base import System
 
 
 def sample_grids(trainer: System, x_a: Tensor, x_b: Tensor, seed: int) -> dict[str, Tensor]:
-    """Draw the grids of `trainer.sample`, without touching the random streams that training uses.
+    """Draw the results of `trainer.sample`, without touching the random states of the training.
 
     Args:
-        trainer: the system.
-        x_a: display images of domain A (display_size, C, H, W) in [-1, 1] on the trainer's device.
-        x_b: those of domain B.
-        seed: of the new styles; the same seed makes grids of different moments comparable.
+        trainer: The system.
+        x_a: Display images of domain A (display_size, C, H, W) in [-1, 1] on the trainer's device.
+        x_b: Display images of domain B.
+        seed: Seed of the random styles. The same seed makes grids of different iterations comparable.
 
     Returns:
-        Direction → uint8 (3, height, width): a row for each of the results of `sample`, one column an image.
+        One grid per direction, uint8 (3, height, width), with one row per result of `sample` and one column per image.
     """
     outputs = trainer.sample(x_a, x_b, torch.Generator().manual_seed(seed))
     rows = len(outputs) // len(trainer.directions)
@@ -37,10 +37,10 @@ def sample_grids(trainer: System, x_a: Tensor, x_b: Tensor, seed: int) -> dict[s
 
 
 def grid(rows: Sequence[Tensor | Sequence[Tensor]], gap: int = 2, background: int = 215) -> Tensor:
-    """Lay out rows of images (N, C, H, W) in [-1, 1], mapped by (x+1)/2, as one uint8 picture (3, height, width).
+    """Lay out rows of images (N, C, H, W) in [-1, 1] as one uint8 picture (3, height, width).
 
-    Grey images become RGB; of images with other channel counts the first three channels (or the first) are shown. Every
-    cell has the size of the largest image; smaller ones lie in its top left corner.
+    Values are mapped by (x + 1) / 2. Gray images become RGB. Images with two channels show the first one, and larger
+    ones the first three. Every cell has the size of the largest image; smaller ones are in its top left.
     """
     pictures = [[to_rgb(image) for image in row] for row in rows]
     height = max(image.shape[1] for row in pictures for image in row)
@@ -57,19 +57,19 @@ def grid(rows: Sequence[Tensor | Sequence[Tensor]], gap: int = 2, background: in
 
 
 def to_rgb(image: Tensor) -> Tensor:
-    """One image (C, H, W) in [-1, 1] as uint8 RGB (3, H, W)."""
+    """Convert an image (C, H, W) in [-1, 1] to uint8 RGB (3, H, W)."""
     image = image.detach().float().cpu()
     image = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
     return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def to_pil(picture: Tensor) -> Image.Image:
-    """uint8 (3, H, W) as a PIL image."""
+    """Convert a uint8 tensor (3, H, W) to a PIL image."""
     return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
 
 
 def save(picture: Tensor, path: Path) -> None:
-    """Write a uint8 (3, H, W) picture as JPEG or PNG, by the suffix, whole or not at all."""
+    """Write a uint8 picture (3, H, W) as JPEG or PNG, depending on the suffix. The write is atomic."""
     with atomic_write(path) as file:
         if path.suffix.lower() == ".png":
             to_pil(picture).save(file, format="PNG")
@@ -78,9 +78,9 @@ def save(picture: Tensor, path: Path) -> None:
 
 
 def jpeg(picture: Tensor | Path, max_width: int = 1600) -> bytes:
-    """A picture as JPEG bytes no wider than `max_width` pixels."""
+    """Encode a picture as JPEG, at most `max_width` pixels wide."""
     if isinstance(picture, Path):
-        with opened(picture, max_pixels=sys.maxsize) as stored:  # of this run, whatever the number of its images
+        with opened(picture, max_pixels=sys.maxsize) as stored:  # written by this run, however large
             image = stored.convert("RGB")
     else:
         image = to_pil(picture)

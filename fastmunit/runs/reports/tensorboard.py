@@ -1,4 +1,4 @@
-"""TensorBoard scalars and images, with the public trainer's tags: the losses' attribute names."""
+"""TensorBoard logs with the public trainer's tags: the attribute names of the losses."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-import torch
+from torch import Tensor
 
 from fastmunit.errors import TrainingError
 from fastmunit.files import shown
+from fastmunit.runs.callbacks import Callback, Status
 
 
-class ScalarLog:
-    """Writes TensorBoard event files; does nothing where the tensorboard package is absent (see `available`).
+class TensorBoardLogger(Callback):
+    """A callback that writes losses and kept sample grids as TensorBoard event files.
 
-    Events are written in the thread of the caller: torch's SummaryWriter has one of its own, which ends in a traceback
-    when the folder is removed or the disk is full.
+    It does nothing if the tensorboard package is not installed; see `available`. Events are written in the caller's
+    thread: torch's SummaryWriter has a thread of its own, which ends in a traceback when the folder is removed or the
+    disk is full.
 
     Args:
-        folder: where the event files go; it is made again when it is removed, in a folder that is there.
-        resume_at: iterations done already: later steps in older event files are hidden.
+        folder: Folder of the event files. It is created again if it is removed while its parent exists.
+        resume_at: Iterations done already. TensorBoard then hides later steps in older event files.
 
     Attributes:
-        available: whether the tensorboard package is installed.
+        available: True if the tensorboard package is installed.
 
     Raises:
-        TrainingError: here and in all methods: the files cannot be written.
+        TrainingError: If the files cannot be written, here and in all hooks.
     """
 
     def __init__(self, folder: Path, resume_at: int = 0) -> None:
@@ -51,29 +53,29 @@ class ScalarLog:
         session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write([{"step": resume_at + 1, "session_log": session}] if resume_at else [])
 
-    def scalars(self, iterations: int, values: Mapping[str, float]) -> None:
-        """Log each value under its name at step `iterations`."""
+    def logged(self, status: Status) -> None:
+        """Log the losses."""
         if self.available:
-            summaries = [self._summaries.scalar(name, value) for name, value in values.items()]
-            self._write([{"step": iterations, "summary": summary} for summary in summaries])
+            summaries = [self._summaries.scalar(name, value) for name, value in status.losses.items()]
+            self._write([{"step": status.iterations, "summary": summary} for summary in summaries])
 
-    def image(self, iterations: int, name: str, image: torch.Tensor) -> None:
-        """Log an image, uint8 (3, H, W), at step `iterations`."""
-        if self.available:
-            summary = self._summaries.image(name, image, dataformats="CHW")
-            self._write([{"step": iterations, "summary": summary}])
+    def sampled(self, status: Status, grids: Mapping[str, Tensor], kept: bool) -> None:
+        """Log the grids that are kept."""
+        if self.available and kept:
+            summaries = [self._summaries.image(name, grid, dataformats="CHW") for name, grid in grids.items()]
+            self._write([{"step": status.iterations, "summary": summary} for summary in summaries])
 
-    def close(self) -> None:
+    def finished(self) -> None:
         """Close the file; everything is written already."""
         if self._file is not None:
-            with suppress(OSError):  # of a write that failed, which was told then
+            with suppress(OSError):  # of an earlier write, which has raised its own error
                 self._file.close()
             self._file = None
 
     def _write(self, events: list[dict[str, Any]]) -> None:
         try:
             if self._file is None or not self._path.exists():
-                self.close()
+                self.finished()
                 self._file = self._open()
                 events = [{"file_version": "brain.Event:2"}, *events]
             writer = self._records.RecordWriter(self._file)
@@ -87,7 +89,10 @@ class ScalarLog:
             ) from error
 
     def _open(self) -> IO[bytes]:
-        """Create a file of a new name: TensorBoard looks for "tfevents" and reads files in the order of their names."""
+        """Create a file with a new name.
+
+        TensorBoard looks for "tfevents" in names and reads files in the order of their names.
+        """
         self._folder.mkdir(exist_ok=True)
         stem = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
         self._path = next(path for n in count() if not (path := self._folder / f"{stem}.{n}").exists())

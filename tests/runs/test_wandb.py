@@ -1,0 +1,74 @@
+"""WandbLogger with a stand-in for the wandb package, which needs no network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import fastmunit
+from fastmunit import Callback
+from fastmunit.errors import FastmunitError
+from fastmunit.runs import Status, WandbLogger
+from tests.runs.tiny import assert_same_checkpoint, tiny_config
+
+
+class Run:
+    """A stand-in for a run of W&B, which records what is logged."""
+
+    def __init__(self, **init: Any) -> None:
+        self.init, self.logs, self.exit_code = init, [], None
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        self.logs.append((step, values))
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """The runs that the stand-in has started."""
+    started: list[Run] = []
+
+    def init(**arguments: Any) -> Run:
+        started.append(Run(**arguments))
+        return started[-1]
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Image=lambda image: ("image", image.size)))
+    return started
+
+
+def test_losses_and_kept_grids_are_logged(images: Path, uninterrupted: Path, tmp_path: Path, runs: list[Run]) -> None:
+    config = tiny_config(images, log_iter=2, image_save_iter=4, image_display_iter=1)
+    logger = WandbLogger(project="shoes", name="first")
+    assert runs == [], "nothing starts before the training"
+    result = fastmunit.train(config, tmp_path / "run", callbacks=[logger], device="cpu")
+    (run,) = runs
+    assert run.init == {"project": "shoes", "name": "first", "config": config.to_dict()}
+    losses = {step: values for step, values in run.logs if "lr" in values}
+    assert list(losses) == [2, 4, 6] and losses[6].keys() == {*result.status.losses, "lr"}
+    ((step, grids),) = [(step, values) for step, values in run.logs if "lr" not in values]
+    assert step == 4 and grids.keys() == {"a2b_test", "b2a_test", "a2b_train", "b2a_train"}
+    assert all(grid[0] == "image" for grid in grids.values())
+    assert run.exit_code == 0
+    assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
+
+
+def test_a_failed_run_is_marked(images: Path, tmp_path: Path, runs: list[Run]) -> None:
+    class Broken(Callback):
+        def iteration(self, status: Status, trainer: object) -> None:
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fastmunit.train(tiny_config(images), tmp_path / "run", callbacks=[WandbLogger(), Broken()], device="cpu")
+    assert [run.exit_code for run in runs] == [1]
+
+
+def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(FastmunitError, match=r"WandbLogger needs the wandb package: pip install fastmunit\[wandb\]"):
+        WandbLogger()
