@@ -65,12 +65,12 @@ class Previewing(Callback):
     """Translates between iterations, with its own styles."""
 
     def __init__(self, image: torch.Tensor) -> None:
-        self.image, self.generator, self.made = image, torch.Generator().manual_seed(0), 0
+        self.image, self.generator, self.count = image, torch.Generator().manual_seed(0), 0
 
     def iteration(self, status: Status, trainer: System) -> None:
         fastmunit.translate(trainer, self.image[0], styles=2)
         trainer.sample(self.image, self.image, self.generator)
-        self.made += 1
+        self.count += 1
 
 
 def test_hooks_and_their_order(images: Path, uninterrupted: Path, tmp_path: Path) -> None:
@@ -83,12 +83,12 @@ def test_hooks_and_their_order(images: Path, uninterrupted: Path, tmp_path: Path
         "saved 4", "iteration 4", "sampled 5 kept", "iteration 5", "logged 6", "sampled 6", "saved 6", "iteration 6",
         "saved 7", "iteration 7", "sampled 7", "ended finished 7", "finished",
     ]  # fmt: skip
-    assert preview.made == result.iterations == 7
+    assert preview.count == result.iterations == 7
     assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
 
 
 @pytest.mark.parametrize(("hook", "saved"), [("started 0", None), ("saved 2", 2), ("ended finished 2", 2)])
-def test_what_a_callback_raises_ends_the_run(images: Path, tmp_path: Path, hook: str, saved: int | None) -> None:
+def test_an_exception_in_a_callback_ends_the_run(images: Path, tmp_path: Path, hook: str, saved: int | None) -> None:
     first, second = Noting(hook), Noting("finished")
     with pytest.raises(LookupError, match="at finished") as caught:
         fastmunit.train(tiny_config(images, max_iter=2), tmp_path / "run", callbacks=[first, second], device="cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,3 +73,15 @@ def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(FastmunitError, match=r"WandbLogger needs the wandb package: pip install fastmunit\[wandb\]"):
         WandbLogger()
+
+
+def test_documented_examples_run(
+    images: Path, tmp_path: Path, runs: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "callbacks.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for number, example in enumerate(re.findall(r"(?s)```python\n(.*?)```", page)):
+        config = tiny_config(images, max_iter=2, log_iter=2)
+        exec(example.replace("runs/shoes", f"runs/{number}"), {"config": config, "fastmunit": fastmunit})
+    assert re.fullmatch(r"2 [\d.]+ [\d.]+ images/s\n", capsys.readouterr().out)
+    assert runs[0].init["project"] == "fastmunit" and runs[0].exit_code == 0
