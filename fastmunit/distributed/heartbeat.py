@@ -43,8 +43,8 @@ def _within(seconds: float, action: Callable[[], Result]) -> Result:
 class Heartbeat:
     """A thread that tells the other processes, once per second, that this process is alive.
 
-    It increments a counter in a store that all processes read, and adds the current activity. The counter of a process
-    that was killed or stopped stands still. A process that hangs still counts, but its activity stays the same.
+    It increments a counter in a store that all processes read, and adds the current activity. A process that was killed
+    or stopped no longer counts. One that hangs still counts, but its activity stays the same.
 
     Args:
         store: Store for all processes. This object must be its only user in this process, since a call may block it.

@@ -18,12 +18,12 @@ _LESS_MEMORY = (
 
 
 @contextmanager
-def explained(device: torch.device, kept: Callable[[], str]) -> Iterator[None]:
+def explained(device: torch.device, note: Callable[[], str]) -> Iterator[None]:
     """Turn torch's errors that a user can fix into errors of fastmunit, inside the context.
 
     Args:
         device: Device of the training.
-        kept: Function that returns a sentence about the checkpoint that is kept.
+        note: Function that returns a sentence about the checkpoint that is kept.
 
     Raises:
         TrainingError: If memory runs out.
@@ -34,9 +34,9 @@ def explained(device: torch.device, kept: Callable[[], str]) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise TrainingError(
-                f"there is too little memory on device {device} ({first_line(error)}). {kept()} {_LESS_MEMORY}"
+                f"there is too little memory on device {device} ({first_line(error)}). {note()} {_LESS_MEMORY}"
             ) from error
         died = explain_failure(error)
         if died is None:
             raise
-        raise type(died)(f"{died} {kept()}") from error
+        raise type(died)(f"{died} {note()}") from error

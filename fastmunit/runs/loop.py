@@ -143,7 +143,7 @@ class Session:
             self.callbacks.started(self._status(), self.trainer)
             with (
                 StopSignal() as stop,
-                explained(self.device, self._kept),
+                explained(self.device, self._checkpoint_note),
                 closing(self.pairs.batches(self.iterations, self.callbacks.message, shares)) as batches,
             ):
                 ended = self._loop(stop, batches)
@@ -230,9 +230,11 @@ class Session:
             return batch, None
         self._save_unless_saved()
         if problem is not None:
-            raise DataError(f"{problem} {self._kept()}") from problem
+            raise DataError(f"{problem} {self._checkpoint_note()}") from problem
         if reason == FAILED:
-            raise RankError(f"another process could not load its images; its error says which. {self._kept()}")
+            raise RankError(
+                f"another process could not load its images; its error says which. {self._checkpoint_note()}"
+            )
         return None, reason
 
     def _wait(self, batches: Background[Batch], stop: StopSignal) -> str | None:
@@ -297,7 +299,7 @@ class Session:
             self._read_losses()
             self._save()
 
-    def _kept(self) -> str:
+    def _checkpoint_note(self) -> str:
         if self.saved_at is None:
             return "No checkpoint was written yet."
         return (
@@ -310,7 +312,7 @@ class Session:
             hints.append("--set precision=float32")
         if self.config.vgg_w > 0:
             hints.append(f"a smaller perceptual loss (--set vgg_w={self.config.vgg_w / 10:g})")
-        return f"{self._kept()} Try {' or '.join(hints)}."
+        return f"{self._checkpoint_note()} Try {' or '.join(hints)}."
 
     def _status(self, *, ended: bool = False) -> Status:
         return self.pace.status(self.iterations, self.losses, self.learning_rate, ended=ended)

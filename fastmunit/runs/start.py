@@ -83,7 +83,7 @@ def train(
     started = time.monotonic()
     place = distributed.setup(timeout, device) if distributed.launched() else resolve_device(device)
     ranks = Ranks()
-    followers = Callbacks(callbacks if ranks.main else ())
+    hooks = Callbacks(callbacks if ranks.main else ())
     folder = RunFolder(output)
     # Each machine counts its restarts for itself.
     restarted = not distributed.all_agree(not _restarted(folder))
@@ -100,12 +100,12 @@ def train(
         notes = check_data(config, given)
     except DataError:
         if verify:  # it names all damaged images, and the check only the first few of one folder
-            verify_data(config, followers.verifying, given)
+            verify_data(config, hooks.verifying, given)
         raise
     for note in notes:
-        followers.message(note)
+        hooks.message(note)
     if verify:
-        verify_data(config, followers.verifying, given)
+        verify_data(config, hooks.verifying, given)
     with explained(place, lambda: "No iteration was trained."):
         torch.manual_seed(config.seed)
         trainer = system(config)
@@ -114,14 +114,14 @@ def train(
         distributed.on_first(lambda: _create(folder))
         with folder.lock() if ranks.main else nullcontext():
             previous = _previous_config(folder, config) if resume else config
-            resume_at = _checkpoint_to_resume(folder, followers) if resume else None
+            resume_at = _checkpoint_to_resume(folder, hooks) if resume else None
             initialized = (init is not None or init_dis is not None) and not restarted
             if initialized and resume_at is not None:
                 raise CheckpointError(
                     f"{folder.root} has a checkpoint of iteration {resume_at:,} to resume, and initial weights are for "
                     "a new run: leave out --init and --init-dis, or give another --output."
                 )
-            session = Session(config, folder, trainer, place, ranks, keep, followers, started, time_limit, given)
+            session = Session(config, folder, trainer, place, ranks, keep, hooks, started, time_limit, given)
             session.prepare(previous, resume_at, initialized)
             return session.run()
 
@@ -151,8 +151,8 @@ def _previous_config(folder: RunFolder, config: Config) -> Config:
     return Config.load(folder.config) if folder.config.exists() else config
 
 
-def _checkpoint_to_resume(folder: RunFolder, followers: Callback) -> int | None:
+def _checkpoint_to_resume(folder: RunFolder, hooks: Callback) -> int | None:
     iterations = checkpoint.resumable(folder)
     if iterations is None:
-        followers.message(f"{folder.root} has no complete checkpoint yet: starting from the beginning.")
+        hooks.message(f"{folder.root} has no complete checkpoint yet: starting from the beginning.")
     return iterations

@@ -199,7 +199,7 @@ def generators(folder: RunFolder) -> Path | None:
     last = public_checkpoint.snapshot_path(folder.checkpoints, "gen", newest)
     if public_checkpoint.belongs(folder.checkpoints, newest, "ema"):
         raise CheckpointError(
-            f"{shown(averaged)} is missing, which has the averaged weights to translate with: put it back, or give "
+            f"{shown(averaged)} is missing, but this run translates with averaged weights: put it back, or give "
             f"{last.name} itself as the checkpoint."
         )
     return last

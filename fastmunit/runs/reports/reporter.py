@@ -135,7 +135,7 @@ class Reporter(Callback):
         """Remove numbered grids of iterations that will be trained again, and show the latest grids."""
         for direction in ("a2b", "b2a"):
             for part in ("train", "test"):
-                for number, path in self._kept(direction, part).items():
+                for number, path in self._numbered(direction, part).items():
                     if number > iterations:
                         remove(path)
         for part in ("test", "train"):
@@ -144,7 +144,7 @@ class Reporter(Callback):
                 if path.is_file():
                     self._grids.append(Picture(f"{direction}, {part} images, last session", image_grid.jpeg(path)))
 
-    def _kept(self, direction: str, part: str) -> dict[int, Path]:
+    def _numbered(self, direction: str, part: str) -> dict[int, Path]:
         """Return the numbered grids by iteration, ascending."""
         pattern = re.compile(rf"gen_{direction}_{part}_({public_checkpoint.DIGITS})\.jpg", re.ASCII)
         matches = (pattern.fullmatch(path.name) for path in self._folder.images.glob("gen_*_*.jpg"))
@@ -152,9 +152,9 @@ class Reporter(Callback):
 
     def _earlier(self) -> list[Picture]:
         """Return up to six numbered test grids, spread evenly over the run."""
-        kept = list(self._kept("a2b", "test").items())
-        count = min(_EARLIER_GRIDS, len(kept))
-        chosen = [kept[round(i * (len(kept) - 1) / max(1, count - 1))] for i in range(count)]
+        numbered = list(self._numbered("a2b", "test").items())
+        count = min(_EARLIER_GRIDS, len(numbered))
+        chosen = [numbered[round(i * (len(numbered) - 1) / max(1, count - 1))] for i in range(count)]
         self._earlier_grids = {
             path: self._earlier_grids.get(path)
             or Picture(f"a2b, iteration {number:,}", image_grid.jpeg(path, max_width=900))
