@@ -65,7 +65,7 @@ def evaluate(
     device: Device = "auto",
     max_pixels: MaxPixels = None,
     devices: Devices = None,
-    timeout: Timeout = 600.0,
+    timeout: Timeout = None,
 ) -> None:
     """Measure a trained model: diversity, distance to real images, content, reconstruction, IS and CIS.
 

@@ -48,11 +48,11 @@ Devices = Annotated[
     ),
 ]
 Timeout = Annotated[
-    float,
+    float | None,
     _gpu_option(
         min=1,
         max=10**6,
-        help="End with an error when a process waits longer than this for another one.",
+        help="End with an error when a process waits longer than this for another one [600].",
         metavar="SECONDS",
     ),
 ]

@@ -86,7 +86,7 @@ def train(
     ] = False,
     max_pixels: MaxPixels = None,
     devices: Devices = None,
-    timeout: Timeout = 600.0,
+    timeout: Timeout = None,
 ) -> None:
     """Train a model on two folders of images.
 

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from fastmunit import distributed
+from fastmunit.cli import options
 from fastmunit.distributed import OverlappedAverage, batch, processes
 from fastmunit.errors import ConfigError, RankError
 from tests.distributed.launch import run
@@ -125,6 +127,12 @@ def test_overlap_follows_what_is_trained() -> None:
         averages = copy.deepcopy(averages)
         weights = averages._parameters  # type: ignore[assignment]
     assert averages.averages(weights) and not averages.averages(weights[:2])
+
+
+def test_help_names_the_default_timeout() -> None:
+    assert f"[{distributed.DEFAULT_TIMEOUT:g}]" in get_args(options.Timeout)[1].help
+    page = (Path(__file__).parents[2] / "docs" / "several_gpus.md").read_text(encoding="utf-8")
+    assert f"`--timeout` seconds ({distributed.DEFAULT_TIMEOUT:g} by default)" in page
 
 
 def test_setup_that_nobody_joins_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
