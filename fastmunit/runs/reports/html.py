@@ -18,9 +18,6 @@ _ENVIRONMENT = Environment(
 )
 _ENVIRONMENT.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
 
-STYLE = _ENVIRONMENT.get_template("style.css").render()
-"""The style sheet of all pages, for programs that build pages of their own."""
-
 
 @dataclass(frozen=True)
 class Picture:
