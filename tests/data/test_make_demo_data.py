@@ -1,7 +1,10 @@
-"""The tool that makes the demo data, on photos of its own."""
+"""The tool that makes the demo data, on synthetic photos and on the photos of the archive."""
 
 import importlib.util
+import io
 import sys
+import zipfile
+from importlib import resources
 from pathlib import Path
 from types import ModuleType
 
@@ -45,15 +48,14 @@ def source(tmp_path: Path) -> Path:
 def test_outlines_are_closed(tool: ModuleType, source: Path) -> None:
     from scipy import ndimage
 
-    drawing = np.asarray(tool.draw_edges(tool.padded(tool.list_photos(source)[0])).convert("L"))
+    drawing = np.asarray(tool.draw_edges(tool.padded(tool.list_photos(source)[0])))
     assert drawing.shape == (64, 64)
-    paper = drawing > 127
-    regions, count = ndimage.label(paper)
-    assert count == 3  # ground, fruit, highlight
+    regions, count = ndimage.label(drawing > 127)
+    assert count == 3  # background, fruit, highlight
     assert regions[0, 0] != regions[50, 32] != regions[26, 26]
 
 
-def test_short_scraps_are_left_out(tool: ModuleType) -> None:
+def test_short_lines_are_left_out(tool: ModuleType) -> None:
     side = tool.SIZE * tool.OVERSAMPLING
     image = Image.new("RGB", (side, side), (180, 30, 30))
     draw = ImageDraw.Draw(image)
@@ -62,6 +64,13 @@ def test_short_scraps_are_left_out(tool: ModuleType) -> None:
     lines = tool.inner_lines(image, np.ones((side, side), dtype=bool))
     assert lines[:150, :150].sum() > 10 * tool.OVERSAMPLING
     assert not lines[150:, 150:].any()
+
+
+def test_a_fruit_without_inner_lines_leaves_the_corners_white(tool: ModuleType) -> None:
+    image = Image.new("RGB", (100, 100), "white")
+    ImageDraw.Draw(image).ellipse((20, 20, 80, 80), fill=(180, 30, 30))
+    drawing = np.asarray(tool.draw_edges(image))
+    assert (drawing[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
 
 
 def test_split_is_disjoint_with_gaps_and_reproducible(tool: ModuleType, source: Path, tmp_path: Path) -> None:
@@ -77,3 +86,40 @@ def test_split_is_disjoint_with_gaps_and_reproducible(tool: ModuleType, source: 
         tool.write_archive(split, tmp_path / name)
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
     assert "CC BY-SA 4.0" in (tmp_path / "one_LICENSE.txt").read_text()
+    with zipfile.ZipFile(tmp_path / "one.zip") as made:
+        assert [stems(made, folder) for folder in ("trainB", "testB")] == [stems(made, "pairsA"), stems(made, "testA")]
+
+
+def stems(archive: zipfile.ZipFile, folder: str) -> list[str]:
+    return [Path(name).stem for name in archive.namelist() if name.startswith(f"{folder}/")]
+
+
+def pixels(encoded: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(encoded)).convert("L")).astype(int)
+
+
+def test_png_holds_every_pixel(tool: ModuleType) -> None:
+    drawing = Image.fromarray(np.random.default_rng(0).choice(np.uint8([0, 85, 170, 255]), (64, 64)))
+    assert (pixels(tool.png_bytes(drawing)) == np.asarray(drawing)).all()
+
+
+def test_pairs_of_the_archive_are_drawn_by_the_tool(tool: ModuleType) -> None:
+    """Allow for other versions of the libraries: few pixels may be one gray level lighter or darker."""
+    with zipfile.ZipFile(str(resources.files("fastmunit.data") / "demo.zip")) as archive:
+        assert stems(archive, "pairsA") == stems(archive, "trainB")
+        for stem in stems(archive, "trainB")[::60]:
+            drawn = pixels(tool.drawing_bytes(archive.read(f"trainB/{stem}.jpg")))
+            assert abs(drawn - pixels(archive.read(f"pairsA/{stem}.png"))).mean() < 0.01 * 255
+
+
+def test_drawings_of_reduced_photos_are_like_those_of_the_originals(tool: ModuleType) -> None:
+    """The drawings in testA were made from the original photos, those in pairsA from photos of 64x64 pixels."""
+    both = either = 0
+    with zipfile.ZipFile(str(resources.files("fastmunit.data") / "demo.zip")) as archive:
+        for stem in stems(archive, "testB")[::10]:
+            reduced = pixels(tool.drawing_bytes(archive.read(f"testB/{stem}.jpg")))
+            original = pixels(archive.read(f"testA/{stem}.png"))
+            assert abs(reduced - original).mean() < 0.1 * 255
+            both += ((reduced < 128) & (original < 128)).sum()
+            either += ((reduced < 128) | (original < 128)).sum()
+    assert both > 0.7 * either
