@@ -1,29 +1,29 @@
-"""Errors that a user can mend: each message names the thing at fault and the fix."""
+"""Errors that a user can fix. Each message names what is wrong and how to fix it."""
 
 
 class FastmunitError(Exception):
-    """Base of every error that fastmunit raises on purpose; the command line prints it without a traceback."""
+    """Base class of the errors that fastmunit raises. The command line prints them without a traceback."""
 
 
 class ConfigError(FastmunitError, ValueError):
-    """A configuration key or value is unknown, mistyped or out of range."""
+    """An unknown configuration key, or a value of the wrong type or out of range."""
 
 
 class DataError(FastmunitError, ValueError):
-    """A folder, list or image cannot be used."""
+    """A folder, list or image that cannot be used."""
 
 
 class CheckpointError(FastmunitError, RuntimeError):
-    """A checkpoint is missing, incomplete, of another kind or of other sizes."""
+    """A checkpoint that is missing, incomplete, of another kind, or of other sizes."""
 
 
 class TrainingError(FastmunitError, RuntimeError):
-    """Training cannot go on (for example a loss is no longer finite)."""
+    """A reason why training cannot continue, such as a loss that is no longer finite."""
 
 
 class RankError(TrainingError):
-    """A process of a distributed training has ended, hangs, or differs from the others; the message names it."""
+    """A process of distributed training that has ended, hangs, or differs from the others. The message names it."""
 
 
 class ImplementationError(FastmunitError, RuntimeError):
-    """An implementation that was asked for by name cannot run here; the message says why."""
+    """An implementation that was requested by name and cannot run here. The message gives the reason."""

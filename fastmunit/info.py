@@ -1,4 +1,4 @@
-"""What this installation is made of and what runs here: `python -m fastmunit.info`."""
+"""Report of versions, build options, implementations and devices: `python -m fastmunit.info`."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -43,14 +43,14 @@ def _implementation_lines() -> list[str]:
                 lines.append(f"  {function} of float64: {of_float64}")
         for implementation in IMPLEMENTATIONS:
             reason = unavailable(implementation, device_type)
-            told = implementation == "native" and extension is None  # by the line of the native extension
-            if implementation != "reference" and reason is not None and not told:
+            reported = implementation == "native" and extension is None  # in the line of the native extension
+            if implementation != "reference" and reason is not None and not reported:
                 lines.append(f"  not {implementation}: {reason}")
     return [*lines, *_measured_lines()]
 
 
 def _measured_lines() -> list[str]:
-    """Where "auto" on a GPU follows a measurement instead."""
+    """Return a line for each case in which "auto" on a GPU follows a measurement."""
     from fastmunit.ops import gpu_choice
     from fastmunit.ops.availability import unavailable
 
@@ -82,17 +82,15 @@ def _device_lines() -> list[str]:
 
 
 def report() -> str:
-    """Versions, what the native extension was built with, what "auto" picks on each device and why, and the devices.
+    """Return the text that `python -m fastmunit.info` prints.
 
-    Returns:
-        The text that `python -m fastmunit.info` prints. It asks the CUDA driver for its devices.
+    It lists versions, the build options of the native extension, the implementation that "auto" selects on each device
+    and why others are unavailable, and the CUDA devices. The CUDA driver is queried for them.
     """
     import torch
 
-    import fastmunit
-
     lines = [
-        f"fastmunit          {fastmunit.__version__}",
+        f"fastmunit          {_version_of('fastmunit')}",
         f"torch              {torch.__version__}, {torch.get_num_threads()} threads",
         f"torchvision        {_version_of('torchvision')}",
         f"triton             {_version_of('triton')}",

@@ -1,4 +1,4 @@
-"""What every group of typed keys has in common: how values are read, and how wrong ones are explained."""
+"""The base class of typed configuration sections: conversion of values, and messages about wrong ones."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fastmunit.yaml_file import MAX_NODES
 
 _SHOWN = 10
 _EXPONENT = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})[eE][+-]?\d{1,2}")
-_MAX_DEPTH = 8  # less than yaml_file.MAX_DEPTH: what is saved can be read
+_MAX_DEPTH = 8  # less than yaml_file.MAX_DEPTH, so that what is saved can be loaded
 
 
 class Section(BaseModel):
-    """Keys with types and limits. Unknown keys are refused; wrong values raise ConfigError also on assignment.
+    """A group of keys with types and limits. Unknown keys are refused. Assigning a wrong value raises ConfigError.
 
-    An integer key takes every integral number: an integer, a float, or one with an exponent ("1e6", which is text in
-    YAML 1.1).
+    An integer key accepts any integral number: an integer, a float, or text with an exponent, since YAML 1.1 reads 1e6
+    as text. A key for numbers refuses booleans.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -40,13 +40,16 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _usual_types(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, str) and info.field_name in _integer_keys(cls) and _EXPONENT.fullmatch(value.strip()):
+        types = _types(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, str) and int in types and _EXPONENT.fullmatch(value.strip()):
             number = Decimal(value.strip())
             return int(number) if number == number.to_integral_value() else float(number)
+        if isinstance(value, bool) and bool not in types and types & {int, float}:
+            raise ValueError("expected a number, got a boolean; YAML reads yes, no, on and off as booleans too")
         if isinstance(value, str) and not is_unicode(value):
             raise ValueError("the text is not UTF-8: rename that file or folder, or give a link to it")
         if isinstance(value, numbers.Integral) and not isinstance(value, int):
-            return int(value)  # of numpy
+            return int(value)  # such as a NumPy integer
         if isinstance(value, numbers.Real) and not isinstance(value, int | float):
             return float(value)
         if isinstance(value, Mapping) and not isinstance(value, dict):
@@ -56,17 +59,10 @@ class Section(BaseModel):
         return value
 
 
-def _integer_keys(section: type[Section]) -> frozenset[str]:
-    return frozenset(
-        name
-        for name, field in section.model_fields.items()
-        if int in (field.annotation, *_alternatives(field.annotation))
-    )
-
-
-def _alternatives(annotation: Any) -> list[Any]:
-    """Return the types of a union, without what `Annotated` adds to each."""
-    return [get_args(part)[0] if hasattr(part, "__metadata__") else part for part in get_args(annotation)]
+def _types(annotation: Any) -> set[Any]:
+    """Return the types of a union, or the only type, without the limits that `Annotated` adds."""
+    parts = get_args(annotation) or (annotation,)
+    return {get_args(part)[0] if hasattr(part, "__metadata__") else part for part in parts}
 
 
 PathText = Annotated[str, AfterValidator(expand)]
@@ -74,10 +70,11 @@ PathText = Annotated[str, AfterValidator(expand)]
 
 
 def plain(value: Any) -> Any:
-    """Return a copy of nested mappings and sequences of plain values; numbers of numpy become Python's.
+    """Return a copy of nested mappings and sequences of plain values. NumPy numbers become Python numbers.
 
     Raises:
-        ValueError: There is another type, a key that is not text, or too much: a value may contain itself.
+        ValueError: If there is another type or a key that is not text, or if there are too many levels or values (a
+            value may contain itself).
     """
     remaining = MAX_NODES
 
@@ -106,7 +103,7 @@ def plain(value: Any) -> Any:
 
 
 def brief(value: object) -> str:
-    """Return a representation of at most 80 characters, for messages; it never fails."""
+    """Return a representation of at most 80 characters for messages. It never raises."""
     text = _Brief().repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -118,18 +115,18 @@ class _Brief(reprlib.Repr):
         self.maxstring = self.maxother = 60
 
     def repr_int(self, x: int, level: int) -> str:
-        if x.bit_length() > 200:  # Python refuses to print the largest
+        if x.bit_length() > 200:  # Python refuses to print very large integers
             return f"an integer of {x.bit_length()} bits"
         return repr(x)
 
     def repr1(self, x: Any, level: int) -> str:
         if isinstance(x, os.PathLike) or type(x).__module__ != "builtins":
-            return self.repr_instance(x, level)  # reprlib goes by names, and an array named list is no list
+            return self.repr_instance(x, level)  # reprlib dispatches on the class name, which need not be the builtin's
         return super().repr1(x, level)
 
 
 def nearest(key: object, section: type[BaseModel], prefix: str = "") -> str:
-    """Return the key of `section` that resembles `key`, after `prefix`; "" if there is none."""
+    """Return `prefix` and the key of `section` that is most similar to `key`, or "" if none is."""
     if not isinstance(key, str):
         return ""
     match = difflib.get_close_matches(key[:200], section.model_fields, n=1, cutoff=0.5)
@@ -137,10 +134,10 @@ def nearest(key: object, section: type[BaseModel], prefix: str = "") -> str:
 
 
 def explain(error: ValidationError, root: type[BaseModel], source: str) -> str:
-    """Return one line for the user from what pydantic found wrong in `source`.
+    """Return a message of one line about the errors that pydantic found in `source`.
 
-    Raise ConfigError with it `from None`: the text of a ValidationError has the whole value, which takes hours to print
-    where its parts are shared many times.
+    Raise ConfigError with this message `from None`: the text of a ValidationError contains the whole value, which takes
+    hours to print if its parts are shared many times.
     """
     items = error.errors(include_url=False, include_context=False)
     lines = [_explained(item["type"], item["loc"], item["msg"], item["input"], root) for item in items[:_SHOWN]]
@@ -157,8 +154,8 @@ def _explained(kind: str, location: tuple[int | str, ...], message: str, value: 
         section = root
         for part in location[:-1]:
             section = _inner(section, part)
-        found = nearest(location[-1], section, "".join(f"{part}." for part in parts[:-1]))
-        return f"unknown key {name!r}" + (f"; did you mean {found!r}?" if found else "")
+        similar = nearest(location[-1], section, "".join(f"{part}." for part in parts[:-1]))
+        return f"unknown key {name!r}" + (f"; did you mean {similar!r}?" if similar else "")
     if not location:
         return message
     return f"{name} = {brief(value)}: {message[0].lower()}{message[1:]}"

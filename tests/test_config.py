@@ -1,4 +1,4 @@
-"""Configuration files: public keys unchanged, defaults, errors that name the key."""
+"""Configuration files: public keys, defaults, and errors that name the key."""
 
 from __future__ import annotations
 
@@ -209,6 +209,34 @@ def test_integral_numbers_in_any_form(key: str) -> None:
             Config.from_dict(nested(key, text))
 
 
+@pytest.mark.parametrize("key", [*INTEGER_KEYS, "lr", "beta1", "vgg_w", "ema_decay"])
+@pytest.mark.parametrize("text", ["true", "False", "yes", "NO", "on", "Off"])
+def test_booleans_are_not_numbers(key: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} = (True|False): expected a number, got a boolean; YAML reads yes"):
+        Config.from_dict(nested(key, parse_yaml(text, "text")))
+    with pytest.raises(ConfigError, match=f"{key} = "):
+        Config.load("edges2shoes", [f"{key}={text}"])
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("no", False), ("'off'", False), ("1", True)])
+def test_keys_for_booleans_accept_them(text: str, value: bool) -> None:
+    assert Config.load("demo", [f"flip={text}"]).flip is value
+    assert Config.load("demo", [f"cuda_graph={text}"]).cuda_graph is value
+
+
+def test_numeric_options_of_a_system_refuse_booleans() -> None:
+    config = Config.load("demo_cyclegan", ["options.pool_size=yes"])
+    with pytest.raises(ConfigError, match=r"options.*pool_size = True: expected a number, got a boolean"):
+        registry.system_of(config).check(config)
+
+
+def test_assigned_booleans_are_refused() -> None:
+    config = Config()
+    with pytest.raises(ConfigError, match="dim = True: expected a number"):
+        config.gen.dim = True
+    assert config.gen.dim == 64
+
+
 def test_exponents_in_files_and_options(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("max_iter: 1e6\nlr: 1e-4\nseed: 1e18\nsystem: cyclegan\noptions: {pool_size: 2e1, identity: 5e-1}")
@@ -244,7 +272,7 @@ def test_every_size_has_a_limit(key: str) -> None:
         ("demo_bicyclegan", ["options.encoder_dim=1024", "options.encoder_blocks=16"], r"options.encoder_dim \(1024\)"),
     ],
 )
-def test_networks_that_no_memory_holds(name: str, overrides: list[str], keys: str) -> None:
+def test_networks_too_large_for_any_memory(name: str, overrides: list[str], keys: str) -> None:
     config = Config.load(name, overrides)
     system = registry.system_of(config)
     with pytest.raises(
@@ -256,7 +284,7 @@ def test_networks_that_no_memory_holds(name: str, overrides: list[str], keys: st
 
 
 @pytest.mark.parametrize("name", ["demo", "demo_unit", "demo_cyclegan", "demo_bicyclegan", "cyclegan_noise"])
-def test_estimates_are_near_the_truth(name: str) -> None:
+def test_parameter_estimates_are_near_the_count(name: str) -> None:
     small = ["gen.dim=8", "gen.mlp_dim=32", "dis.dim=8", "display_size=1", "recon_kl_w=0"]
     config = Config.load(name, small)
     system = registry.system_of(config)
@@ -302,7 +330,7 @@ def test_paths_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("a\udcff", "not UTF-8"),
     ],
 )  # fmt: skip
-def test_paths_that_no_file_can_have(path: str, reason: str) -> None:
+def test_impossible_paths(path: str, reason: str) -> None:
     for key in ("data_root", "data_list_test_b", "vgg_model_path"):
         with pytest.raises(ConfigError, match=reason):
             Config.from_dict({key: path})
@@ -358,7 +386,7 @@ ALL_KEYS = [
 
 
 def config_or_error(values: Mapping[Any, Any]) -> Config | ConfigError:
-    """The configuration of a mapping, or why there is none; any other exception passes."""
+    """Return the configuration of a mapping, or the error that refuses it. Any other exception passes."""
     try:
         return Config.from_dict(values)
     except ConfigError as error:
@@ -367,7 +395,7 @@ def config_or_error(values: Mapping[Any, Any]) -> Config | ConfigError:
 
 @pytest.mark.parametrize("key", ALL_KEYS)
 def test_any_value_of_each_key(key: str) -> None:
-    """Any value is accepted, and then can be copied and saved, or refused by name."""
+    """Any value is either accepted and can be copied and saved, or refused with the name of the key."""
     for value in VALUES:
         match config_or_error(nested(key, value)):
             case Config() as config:
@@ -410,7 +438,7 @@ def test_any_mapping(values: dict[Any, Any]) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:hyperparameters that fastmunit does not know")
-def test_trainers_refuse_what_files_may_not_hold(values: Any, message: str) -> None:
+def test_systems_refuse_values_that_files_must_not_hold(values: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         fastmunit.MUNIT(values)
     assert len(str(error.value)) < 500
@@ -426,7 +454,7 @@ def test_many_wrong_keys_are_not_all_listed() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "false", "[]", "''", "text"])
-def test_files_that_are_no_mapping(tmp_path: Path, text: str) -> None:
+def test_files_without_a_mapping(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ConfigError, match="at its top level"):
         Config.load(tmp_path / "a.yaml")

@@ -10,7 +10,7 @@ from fastmunit import info
 from fastmunit.ops.availability import automatic, extension
 
 
-def test_report_says_what_runs():
+def test_report_lists_what_runs():
     report = info.report()
     assert f"torch              {torch.__version__}" in report
     assert f'"auto" on cpu      {automatic("cpu")}' in report
@@ -26,7 +26,7 @@ def test_report_says_what_runs():
     assert ("fused_norm of float64" in report) == (of_float64 != automatic("cuda"))
 
 
-def test_report_without_the_extension_says_why():
+def test_report_without_the_extension_gives_the_reason():
     code = "import sys; sys.modules['fastmunit._C'] = None; from fastmunit import info; print(info.report())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "native extension   none: the native extension is not built" in run.stdout
