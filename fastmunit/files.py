@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their target, flushed to disk, then renamed."""
+"""Atomic file writes, checks of paths, and tensor files with checksums."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _MAX_PATH_BYTES = 4095
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file beside `path` for writing and rename it onto `path` when the block succeeds.
+    """Open a temporary file next to `path` for writing, and rename it to `path` when the block succeeds.
 
-    The data are flushed to disk before the rename, so that a crash at any moment leaves either the old file or the new
-    one. When the block fails, the old file is untouched and the partial one is removed.
+    The data are flushed to disk before the rename: a crash leaves either the old or the new file. If the block raises,
+    the old file is unchanged and the temporary file is removed.
 
     Args:
-        path: the file to replace or create; its folder is created.
-        mode: "wb" or "w" (UTF-8).
+        path: File to replace or create. Its folder is created.
+        mode: "wb", or "w" for UTF-8 text.
 
     Raises:
-        FastmunitError: the folder or the file cannot be written (read-only, disk full, a file in place of a folder).
+        FastmunitError: If the folder or the file cannot be written (read-only, disk full, a parent is a file).
     """
     target = Path(path)
     partial: str | None = None
@@ -49,14 +49,14 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
             file.flush()
             os.fsync(file.fileno())
         Path(partial).chmod(0o666 & ~_umask())
-        os.replace(partial, target)  # noqa: PTH105 - tests stand in for it
+        os.replace(partial, target)  # noqa: PTH105 - tests replace it
         partial = None
         _flush_folder(target.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FastmunitError(
             f"cannot write {target}: {reason}. Free some space or choose a folder you can write to; "
-            "what was there before is untouched."
+            "an existing file is unchanged."
         ) from error
     finally:
         if partial is not None:
@@ -70,7 +70,7 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether a text can be written as UTF-8: other bytes of a file name are lone surrogates in Python."""
+    """Return whether a text can be encoded as UTF-8. File names that are not UTF-8 have lone surrogates in Python."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -79,12 +79,12 @@ def is_unicode(text: str) -> bool:
 
 
 def expand(path: str) -> str:
-    """Return a path with a leading "~" and every "$VARIABLE" expanded; one that exists as written is kept.
+    """Expand a leading "~" and every "$VARIABLE" of a path, unless the path exists as written.
 
-    A variable that is not set stays as it is, and the missing file is reported by whoever reads it.
+    A variable that is not set is left unchanged.
 
     Raises:
-        ValueError: No file can have this name: it has a null character, or more bytes than file systems allow.
+        ValueError: If the path has a null character or more bytes than file systems allow.
     """
     if "\0" in path:
         raise ValueError("the path has a null character: remove it")
@@ -108,15 +108,15 @@ def _check_lengths(path: str) -> None:
 
 
 def require_regular_file(path: str | os.PathLike[str], what: str, error: type[FastmunitError]) -> None:
-    """Check that `path` is a regular file, without opening it: opening a FIFO or a device may block forever.
+    """Check that `path` is a regular file, without opening it, since opening a FIFO or a device may block forever.
 
     Args:
-        path: Path to check; links are followed.
-        what: What the file is, as the first words of the message ("image", "configuration").
+        path: Path to check. Links are followed.
+        what: Kind of file, as the first word of the message ("image", "configuration").
         error: Class of the error to raise.
 
     Raises:
-        FastmunitError: Of class `error`, if the file is missing, is not a regular file, or its name is not usable.
+        FastmunitError: An `error` if the file is missing or not a regular file, or its name is not valid.
     """
     try:
         mode = Path(path).stat().st_mode
@@ -137,12 +137,12 @@ def require_regular_file(path: str | os.PathLike[str], what: str, error: type[Fa
 
 
 def require_writable(*paths: str | os.PathLike[str]) -> None:
-    """Check that files can be written, before the work whose result they are.
+    """Check that files can be written, before the work that produces their content.
 
-    Nothing with a name is made for it: another process that checks the same paths would trip over it.
+    The check creates no named files or folders, which could disturb other processes that check the same paths.
 
     Raises:
-        FastmunitError: as `atomic_write` does for these paths, or there is a folder in the place of one.
+        FastmunitError: If `atomic_write` would raise for a path, or a path is a folder.
     """
     for path in map(Path, paths):
         try:
@@ -161,16 +161,16 @@ def require_writable(*paths: str | os.PathLike[str]) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` (UTF-8) to `path`, whole or not at all. Raises FastmunitError as `atomic_write` does."""
+    """Write `text` to `path` as UTF-8, with `atomic_write`, which may raise FastmunitError."""
     with atomic_write(path, "w") as file:
         file.write(text)
 
 
 def save_tensors(obj: Any, path: str | os.PathLike[str]) -> None:
-    """Save tensors, or dicts and lists of them, with `torch.save`, whole or not at all.
+    """Save tensors, or dicts and lists of tensors, with `torch.save` and `atomic_write`.
 
     Raises:
-        FastmunitError: the file cannot be written.
+        FastmunitError: If the file cannot be written.
     """
     with staged_tensors(obj, path):
         pass
@@ -178,22 +178,22 @@ def save_tensors(obj: Any, path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def staged_tensors(obj: Any, path: str | os.PathLike[str]) -> Iterator[str]:
-    """Write what `save_tensors` does beside `path`, and rename it onto `path` when the block succeeds.
+    """Write a file like `save_tensors` next to `path`, and rename it to `path` when the block succeeds.
 
     Yields:
         The `digest` of the file.
 
     Raises:
-        FastmunitError: the file cannot be written.
+        FastmunitError: If the file cannot be written.
     """
     import torch
 
     with atomic_write(path) as file:
         hashed = _Hashed(file)
         checksums = torch.serialization.get_crc32_options()
-        torch.serialization.set_crc32_options(True)  # `require_sound` reads them
+        torch.serialization.set_crc32_options(True)  # for `require_sound`
         try:
-            torch.save(obj, hashed)  # type: ignore[arg-type]  # it asks for write and flush alone
+            torch.save(obj, hashed)  # type: ignore[arg-type]  # it needs only write and flush
         except RuntimeError as error:  # torch's zip writer reports a failed write (disk full) as RuntimeError
             raise OSError(None, str(error).splitlines()[0]) from error
         finally:
@@ -202,38 +202,38 @@ def staged_tensors(obj: Any, path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def digest(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file, in hexadecimal.
+    """Return the SHA-256 of a file in hexadecimal.
 
     Raises:
-        CheckpointError: the file cannot be read.
+        CheckpointError: If the file cannot be read.
     """
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     try:
         with Path(path).open("rb") as file:
             while block := file.read(1 << 20):
-                found.update(block)
-        return found.hexdigest()
+                sha.update(block)
+        return sha.hexdigest()
     except OSError as error:
         raise CheckpointError(f"{shown(path)} cannot be read ({error.strerror}): check the file.") from error
 
 
 def require_sound(path: str | os.PathLike[str]) -> None:
-    """Check the checksums in a file that `save_tensors` wrote, which `torch.load` does not look at.
+    """Verify the checksums in a file written by `save_tensors`, which `torch.load` ignores.
 
     Raises:
-        CheckpointError: the file is not what was written.
+        CheckpointError: If the file is damaged.
     """
     try:
         with zipfile.ZipFile(path) as file:
             bad = file.testzip()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise CheckpointError(f"{shown(path)} is damaged ({error}): use another snapshot.") from error
+        raise CheckpointError(f"{shown(path)} is damaged ({error}): use another checkpoint.") from error
     if bad is not None:
-        raise CheckpointError(f"{shown(path)} is damaged (wrong checksum of {bad}): use another snapshot.")
+        raise CheckpointError(f"{shown(path)} is damaged (wrong checksum of {bad}): use another checkpoint.")
 
 
 class _Hashed:
-    """A file for writing that keeps the hash of what goes into it."""
+    """A file for writing that computes the hash of its content."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -248,10 +248,10 @@ class _Hashed:
 
 
 def load_tensors(path: str | os.PathLike[str], map_location: str | torch.device = "cpu") -> Any:
-    """Load what `save_tensors` or `torch.save` wrote; only tensors and plain containers are accepted.
+    """Load a file written by `save_tensors` or `torch.save`. Only tensors and plain containers are accepted.
 
     Raises:
-        CheckpointError: the file is missing, truncated, not a torch file, or holds objects other than tensors.
+        CheckpointError: If the file is missing, truncated, not a torch file, or contains objects other than tensors.
     """
     import torch
 
@@ -262,19 +262,21 @@ def load_tensors(path: str | os.PathLike[str], map_location: str | torch.device 
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{source} is not a file of plain tensors (loading anything else would run its code): "
-            f"give a file written by torch.save of a state dict. torch says: {str(error).splitlines()[0]}"
+            f"give a file that torch.save wrote from a state dict. torch says: {str(error).splitlines()[0]}"
         ) from error
     except PermissionError as error:
-        raise CheckpointError(f"{source} may not be read: give yourself permission to read it.") from error
-    except Exception as error:  # arbitrary bytes make the unpickler fail in arbitrary ways
+        raise CheckpointError(
+            f"{source} cannot be read: permission denied. Change the permissions of the file."
+        ) from error
+    except Exception as error:  # the unpickler may raise anything for arbitrary bytes
         raise CheckpointError(
             f"{source} ({source.stat().st_size} bytes) cannot be read; it is truncated or not a torch file: "
-            f"use another snapshot. torch says: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            f"use another checkpoint. torch says: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable, in their order, where the system can."""
+    """Write renames inside `folder` to disk, on systems that can."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

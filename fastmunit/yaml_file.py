@@ -1,4 +1,4 @@
-"""Reading YAML from users: any text gives plain values or a ConfigError, in bounded time and memory."""
+"""A YAML reader for untrusted text: it returns plain values or raises ConfigError, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fastmunit.errors import ConfigError
 from fastmunit.files import require_regular_file, shown
 
 MAX_BYTES = 250_000
-"""Size limit of a YAML file; a configuration has about 3,000 bytes."""
+"""Maximum size of a YAML file. A configuration has about 3,000 bytes."""
 MAX_NODES = 10_000
-"""Limit of keys and values, with everything that an alias stands for counted again."""
+"""Maximum number of keys and values. Each alias counts as much as its anchor."""
 MAX_DEPTH = 20
-"""Limit of nesting, through aliases too. PyYAML and pydantic recurse per level."""
+"""Maximum number of nested levels, including those of aliases. PyYAML and pydantic recurse for each level."""
 MAX_NUMBER_LENGTH = 400
-"""Limit of characters of a number. Python refuses to read or print integers of more than 4,300 digits."""
+"""Maximum number of characters of a number. Python refuses to parse or print more than 4,300 digits."""
 
 _MAX_MESSAGE = 400
 _TAG = "tag:yaml.org,2002:"
@@ -31,11 +31,11 @@ def read_yaml(path: str | os.PathLike[str], what: str) -> Any:
     """Return the plain values of a YAML file.
 
     Args:
-        path: File to read; FIFOs and devices are refused without opening them.
-        what: What the file is, as the first words of a message ("configuration").
+        path: File to read. FIFOs and devices are refused without opening them.
+        what: Kind of file, for error messages ("configuration").
 
     Raises:
-        ConfigError: The file is missing, not a regular file, too large, not UTF-8, or `parse_yaml` refuses it.
+        ConfigError: If the file is missing, not a regular file, too large or not UTF-8, or if `parse_yaml` raises.
     """
     require_regular_file(path, what, ConfigError)
     name = shown(path)
@@ -53,16 +53,16 @@ def read_yaml(path: str | os.PathLike[str], what: str) -> Any:
 def parse_yaml(text: str, source: str) -> Any:
     """Return the plain values of a YAML document: None, bool, int, float, str, lists, and dicts with text keys.
 
-    Anchors, aliases and merge keys are allowed; every alias gives a copy of its own. Dates are text, since no key takes
-    a date.
+    Anchors, aliases and merge keys are allowed. Each alias gives its own copy. Dates are text, since no key takes a
+    date.
 
     Args:
-        text: YAML of at most `MAX_BYTES`.
-        source: Name of the file or option, for messages.
+        text: YAML of at most `MAX_BYTES` characters.
+        source: Name of the file or option, for error messages.
 
     Raises:
-        ConfigError: The text is not YAML, or it has another type, a key twice, a key that is not text, an alias inside
-            its own anchor, more than `MAX_NODES` nodes or more than `MAX_DEPTH` levels.
+        ConfigError: If the text is not YAML, or contains another type, a duplicate key, a key that is not text, an
+            alias inside its own anchor, more than `MAX_NODES` nodes or more than `MAX_DEPTH` levels.
     """
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{source} is longer than {MAX_BYTES:,} characters, the limit of YAML.")
@@ -77,14 +77,14 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 class _Extent(NamedTuple):
-    """How much an anchor stands for."""
+    """The number of nodes and levels below an anchor."""
 
     nodes: int
     depth: int
 
 
 class _Loader(yaml.SafeLoader):
-    """A SafeLoader that checks sizes while it composes, before anything is expanded, and knows `_TAGS` alone."""
+    """A SafeLoader that accepts only `_TAGS` and checks sizes while it composes, before it expands aliases."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -139,12 +139,12 @@ class _Loader(yaml.SafeLoader):
             raise _error(node, f"the number {_start(node)} has more than {MAX_NUMBER_LENGTH} characters")
         try:
             return super().construct_object(node, deep)
-        except (ValueError, LookupError, OverflowError) as error:  # what int(), float() and PyYAML's tables raise
+        except (ValueError, LookupError, OverflowError) as error:  # raised by int(), float() and the tables of PyYAML
             kind = node.tag.removeprefix(_TAG)
             raise _error(node, f"expected a value of type {kind}, got {_start(node)}") from error
 
 
-# Text that looks like a date stays text, and a wrong date is no error of its own.
+# Text that looks like a date stays text, so that an invalid date is not an error.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -162,14 +162,14 @@ def _error(place: yaml.Event | yaml.Node, problem: str) -> yaml.MarkedYAMLError:
 
 
 def _start(node: yaml.Node) -> str:
-    """Return the first characters of a scalar, or what kind of node it is."""
+    """Return the first characters of a scalar, or the kind of another node."""
     if not isinstance(node, yaml.ScalarNode):
         return f"({'mapping' if isinstance(node, yaml.MappingNode) else 'list'})"
     return repr(node.value if len(node.value) <= 40 else node.value[:40] + "…")
 
 
 def _own(value: Any) -> Any:
-    """Return a copy in which no part is shared: `--set gen.dim=8` must not change `dis` where both were one anchor."""
+    """Return a copy without shared parts, so that `--set gen.dim=8` does not change `dis` if both are one anchor."""
     if isinstance(value, dict):
         return {_checked(key): _own(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -178,7 +178,7 @@ def _own(value: Any) -> Any:
 
 
 def _checked(text: str) -> str:
-    text.encode()  # a lone surrogate (the escape "\uD800") raises UnicodeEncodeError, a ValueError
+    text.encode()  # UnicodeEncodeError, a ValueError, for a lone surrogate (the escape "\uD800")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Atomic writes, path checks and tensor files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert os.listdir(tmp_path) == ["x.pt"]
 
 
-def test_what_cannot_be_written_is_found_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_paths_are_refused_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_writable(tmp_path / "deep" / "deeper" / "x.json", tmp_path / "y.html")
     assert os.listdir(tmp_path) == [], "nothing is left behind"
     (tmp_path / "file").write_text("kept")
@@ -103,7 +103,7 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("torch.load", refuse)
-    with pytest.raises(CheckpointError, match=r"x\.pt may not be read"):
+    with pytest.raises(CheckpointError, match=r"x\.pt cannot be read: permission denied"):
         load_tensors(tmp_path / "x.pt")
 
 

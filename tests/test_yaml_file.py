@@ -1,4 +1,4 @@
-"""YAML from users: plain values or a ConfigError, whatever the text."""
+"""YAML from users: any text gives plain values or a ConfigError."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_override_of_one_section_leaves_another_with_the_same_anchor(tmp_path
     assert (config.gen.dim, config.dis.dim) == (8, 4)
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_special_and_large_files(tmp_path: Path) -> None:
     fifo, listening, large = tmp_path / "fifo.yaml", tmp_path / "socket", tmp_path / "large.yaml"
     os.mkfifo(fifo)
     large.write_bytes(b"#" * (MAX_BYTES + 1))
@@ -131,7 +131,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_files_that_may_not_be_read(tmp_path: Path) -> None:
+def test_files_without_permission(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("lr: 1")
     (tmp_path / "a.yaml").chmod(0)
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -155,7 +155,7 @@ PIECES = (
 @example("lr: +_")
 @example("lr: !!int -")
 def test_any_text(text: str) -> None:
-    """Any text is read, and read as a configuration, or refused with a ConfigError."""
+    """Any text is either read as a configuration or refused with a ConfigError."""
     with suppress(ConfigError):
         values = parse_yaml(text, "my.yaml")
         if isinstance(values, dict):
