@@ -1,4 +1,4 @@
-"""Images in and out: folders and lists, decoding, transforms, training batches, checks, the built-in demo data."""
+"""Image data: folders and lists, decoding, transforms, training batches, checks, and the built-in demo data."""
 
 from fastmunit.data.adapters import huggingface
 from fastmunit.data.crop_size import minimum_crop

@@ -1,4 +1,4 @@
-"""Datasets of other libraries as sources of images."""
+"""Adapters that make datasets of other libraries image sources."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def huggingface(dataset: Any, column: str = "image") -> HuggingFaceImages:
     """Return a column of a Hugging Face dataset as images to train on.
 
     Args:
-        dataset: A `datasets.Dataset`, which has an index: one split, not streamed. `load_dataset` reads local files by
-            itself: `load_dataset("parquet", data_files="cats.parquet", split="train")`, or "imagefolder".
-        column: The column: an image feature, or paths.
+        dataset: A `datasets.Dataset`: one split, not streamed. `load_dataset` also reads local files:
+            `load_dataset("parquet", data_files="cats.parquet", split="train")`, or "imagefolder".
+        column: Name of a column of images or paths.
 
     Raises:
-        DataError: `dataset` is none that has an index, or has no such column.
+        DataError: If `dataset` has no index or no such column.
     """
     return HuggingFaceImages(dataset, column)
 
@@ -27,13 +27,15 @@ class HuggingFaceImages:
     """An `ImageSource` of one column; see `huggingface`. Other columns are not decoded.
 
     Attributes:
-        fingerprint: That of the dataset: of its files, their place, and what was done to it since.
+        fingerprint: Fingerprint of the dataset, which depends on its files, their paths, and its transforms.
     """
 
     def __init__(self, dataset: Any, column: str) -> None:
         columns = getattr(dataset, "column_names", None)
         if isinstance(columns, dict):
-            raise DataError(f"the dataset has the splits {', '.join(columns)}: give one, such as dataset['train'].")
+            raise DataError(
+                f"the dataset has the splits {', '.join(columns)}: give one of them, such as dataset['train']."
+            )
         if not hasattr(dataset, "__len__") or not isinstance(columns, list):
             raise DataError(
                 f"a {type(dataset).__name__} has no index: give a datasets.Dataset, loaded without streaming=True."
@@ -42,7 +44,7 @@ class HuggingFaceImages:
             raise DataError(f"the dataset has no column {brief(column)}: give one of {', '.join(columns)}.")
         self._column = column
         self._dataset = dataset.select_columns([column])
-        # The library gives it no public name.
+        # The library has no public name for it.
         self.fingerprint: str | None = getattr(self._dataset, "_fingerprint", None)
 
     def __len__(self) -> int:

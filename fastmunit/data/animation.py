@@ -1,4 +1,4 @@
-"""Reading and writing animated files: GIF, APNG, WebP, AVIF."""
+"""Reading and writing of animated files: GIF, APNG, WebP and AVIF."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from fastmunit.errors import DataError
 from fastmunit.files import atomic_write, shown
 
 SUFFIXES = {"GIF": ".gif", "PNG": ".png", "WEBP": ".webp", "AVIF": ".avif"}
-"""The formats with animations, by Pillow's names, and their suffixes."""
+"""Animated formats, as Pillow names them, and their suffixes."""
 
 _LOSSLESS: dict[str, dict[str, object]] = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100}}
 
 
 class Animation(NamedTuple):
-    """Frames of an animated file.
+    """The frames of an animated file.
 
     Attributes:
-        frames: Whole images, (C, H, W), each as `decode_image` gives a still one.
-        durations: How long each is shown, in milliseconds.
-        loop: How often they are shown, 0 for ever; None where the file does not say so.
-        format: Pillow's name of the file's format.
+        frames: Complete images (C, H, W), each like the result of `decode_image`.
+        durations: Duration of each frame in milliseconds.
+        loop: Number of repetitions, 0 for infinite, or None if the file does not specify it.
+        format: Name of the format in Pillow.
     """
 
     frames: list[Tensor]
@@ -40,14 +40,14 @@ class Animation(NamedTuple):
 
 
 def animated_format(path: str | os.PathLike[str], max_pixels: int | None = None) -> str | None:
-    """Return Pillow's name of the format of an animated file; None for a still image.
+    """Return the name of the format of an animated file in Pillow, or None for a still image.
 
     Args:
-        path: The file.
-        max_pixels: The number of pixels of a frame above which a file is refused; None is Pillow's limit.
+        path: File to read.
+        max_pixels: Maximum number of pixels per frame. None is Pillow's limit.
 
     Raises:
-        DataError: The file is missing or damaged, or has too many pixels.
+        DataError: If the file is missing or damaged, or has too many pixels.
     """
     with opened(path, max_pixels) as image:
         frames = int(getattr(image, "n_frames", 1)) - _stills(image)
@@ -55,15 +55,15 @@ def animated_format(path: str | os.PathLike[str], max_pixels: int | None = None)
 
 
 def read_animation(path: str | os.PathLike[str], channels: int, max_pixels: int | None = None) -> Animation:
-    """Read all frames of an animated file; a still image of an APNG that is not part of its animation is left out.
+    """Read all frames of an animated file, without the still image of an APNG that is not part of its animation.
 
     Args:
-        path: The file.
-        channels: Of the frames, as in `decode_image`.
-        max_pixels: As in `animated_format`.
+        path: File to read.
+        channels: Number of channels to convert frames to; see `decode_image`.
+        max_pixels: Maximum number of pixels per frame. None is Pillow's limit.
 
     Raises:
-        DataError: The file is missing or damaged, or has too many pixels.
+        DataError: If the file is missing or damaged, or has too many pixels.
     """
     with opened(path, max_pixels) as image:
         frames, durations = [], []
@@ -78,36 +78,36 @@ def read_animation(path: str | os.PathLike[str], channels: int, max_pixels: int 
 
 
 def frame_bytes(image: Tensor, path: str | os.PathLike[str]) -> Tensor:
-    """Return an image (C, H, W) in [-1, 1] as the uint8 that `save_animation` takes; values outside are clamped.
+    """Convert an image (C, H, W) in [-1, 1] to uint8 for `save_animation`. Other values are clamped.
 
     Raises:
-        DataError: The image holds NaN. `path` is the file that is named then.
+        DataError: If the image contains NaN. The message names `path`.
     """
     if bool(image.isnan().any()):
-        raise DataError(f"{shown(path)}: an output holds NaN and was not saved; the network that made it has diverged.")
+        raise DataError(f"{shown(path)}: an output contains NaN and was not saved: the network has diverged.")
     return image.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
 def save_animation(
     frames: Sequence[Tensor], path: str | os.PathLike[str], durations: Sequence[float], loop: int | None, form: str
 ) -> None:
-    """Write frames (C, H, W), uint8, as an animated file, whole or not at all.
+    """Write an animated file atomically.
 
     Args:
-        frames: Of 1, 3 or 4 channels: grey, RGB, RGBA.
-        path: The file.
-        durations: In milliseconds.
-        loop: As in `Animation`.
-        form: Pillow's name of the format.
+        frames: uint8 images (C, H, W) with 1 (gray), 3 (RGB) or 4 (RGBA) channels.
+        path: File to write.
+        durations: Duration of each frame in milliseconds.
+        loop: Number of repetitions, 0 for infinite, or None to leave it out.
+        form: Name of the format in Pillow.
 
     Raises:
-        DataError: The format cannot hold the frames.
-        FastmunitError: The file cannot be written.
+        DataError: If the format cannot store the frames.
+        FastmunitError: If the file cannot be written.
     """
     target = Path(path)
     if frames[0].shape[0] not in (1, 3, 4):
         raise DataError(
-            f"{shown(target)}: an animated file has 1, 3 or 4 channels, not {frames[0].shape[0]}: give its frames as "
+            f"{shown(target)}: an animated file has 1, 3 or 4 channels, got {frames[0].shape[0]}: give its frames as "
             "still images."
         )
     pictures = [_picture(frame) for frame in frames]
@@ -123,7 +123,7 @@ def save_animation(
         )
     except (OSError, ValueError, KeyError) as error:  # such as a WebP of more than 16383 pixels
         reason = str(error) or type(error).__name__
-        raise DataError(f"{shown(target)}: {form} cannot hold this animation ({reason}): use --size.") from error
+        raise DataError(f"{shown(target)}: {form} cannot store this animation ({reason}): use --size.") from error
     with atomic_write(target) as file:
         file.write(encoded.getbuffer())
 
@@ -134,5 +134,5 @@ def _picture(frame: Tensor) -> Image.Image:
 
 
 def _stills(image: Image.Image) -> int:
-    """Return how many of the first frames are not part of the animation."""
+    """Return the number of leading frames that are not part of the animation."""
     return int(bool(image.info.get("default_image", False)))

@@ -1,4 +1,4 @@
-"""An iterator that runs in a thread of its own, so that whoever waits for its next item can stop waiting."""
+"""An iterator that runs in its own thread, so that waiting for the next item can time out."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ _SECONDS_BETWEEN_CHECKS = 0.5
 
 
 class Background(Iterator[Item], Generic[Item]):
-    """Iterate over a generator that runs in a daemon thread, which computes an item when it is asked for.
+    """An iterator over a generator that runs in a daemon thread, which computes one item per request.
 
-    Where the generator hangs (a stalled disk), the caller's thread does not: `ready` returns after its time, and
-    `close` gives the generator up. Errors of the generator are raised by `next`.
+    If the generator hangs (a stalled disk), the caller's thread does not: `ready` times out, and `close` abandons the
+    generator. `next` raises the errors of the generator.
 
     Args:
-        items: Generator to run; nothing else may use it.
-        unblock: Called by `close` when the generator does not end by itself; ends what it may be waiting for.
+        items: Generator to run. Nothing else may use it.
+        unblock: Function that ends whatever the generator is waiting for. `close` calls it if the generator does not
+            end by itself.
     """
 
     def __init__(self, items: Generator[Item, None, None], unblock: Callable[[], None]) -> None:
-        # Not SimpleQueue, whose `get` forgets its timeout where a signal interrupts it late (CPython 3.11).
+        # Not SimpleQueue: a late signal makes its `get` forget the timeout (CPython 3.11).
         self._requests: queue.Queue[bool] = queue.Queue()
         self._results: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue()
         self._result: tuple[Item | None, BaseException | None] | None = None
@@ -35,7 +36,7 @@ class Background(Iterator[Item], Generic[Item]):
         self._thread = threading.Thread(
             target=_serve, args=(items, self._requests, self._results), name="fastmunit batches", daemon=True
         )
-        # At the end of the process the thread ends by itself, and multiprocessing ends the workers.
+        # At exit the thread ends by itself, and multiprocessing ends the workers.
         self._end = weakref.finalize(self, _end, self._thread, self._requests, unblock)
         self._end.atexit = False
 
@@ -43,10 +44,10 @@ class Background(Iterator[Item], Generic[Item]):
         """Wait for the next item.
 
         Args:
-            seconds: How long to wait at most.
+            seconds: Maximum time to wait.
 
         Returns:
-            Whether `next` returns, or raises, at once.
+            True if `next` will return or raise immediately.
         """
         if self._over or self._result is not None:
             return True
@@ -73,7 +74,7 @@ class Background(Iterator[Item], Generic[Item]):
         return item  # type: ignore[return-value]
 
     def close(self) -> None:
-        """End the thread and its generator; give them up when they do not end."""
+        """End the thread and its generator, or abandon them if they do not end."""
         self._over, self._result = True, None
         self._end()
 
@@ -87,7 +88,7 @@ def _serve(
         while requests.get():
             try:
                 results.put((next(items), None))
-            except BaseException as error:  # any at all: `Background.__next__` raises it where the item was asked for
+            except BaseException as error:  # of any kind: `Background.__next__` raises it in the caller's thread
                 results.put((None, error))
                 return
 

@@ -1,4 +1,4 @@
-"""Datasets of single domains, as a configuration describes them."""
+"""Datasets of the images of one domain, and how a configuration defines them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fastmunit.files import shown
 
 
 class FileSource:
-    """Image files, with the interface of a `NamedSource`."""
+    """A list of image files with the interface of `NamedSource`."""
 
     def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
         self.paths = list(paths)
@@ -33,33 +33,33 @@ class FileSource:
         return self.paths[index]
 
     def planes(self, index: int, channels: int, max_pixels: int | None) -> Tensor:
-        """Return an image as `decode_image` does."""
+        """Decode an image with `decode_image`."""
         return decode_image(self.paths[index], channels, max_pixels)
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells these files from others; see `file_identity`."""
+        """Return the number of files and a hash of their names; see `file_identity`."""
         return file_identity(self.paths)
 
 
 class ImageDataset(Dataset[Tensor]):
-    """Images of one domain: `dataset[i]` is (C, H, W) float32 in [-1, 1].
+    """The images of one domain: `dataset[i]` is (C, H, W) float32 in [-1, 1].
 
-    With `train`, flip and crop are random, but fixed by (seed, stream, epoch, i): `dataset[i]` is epoch 0 and the same
-    each time, `dataset.sample(i, epoch)` is another draw for every epoch. The global random state is neither read nor
+    With `train`, flips and crops are random, but a function of (seed, stream, epoch, i): `dataset[i]` always has those
+    of epoch 0, and `dataset.sample(i, epoch)` has others in each epoch. The global random state is neither read nor
     changed.
 
     Args:
-        images: image files, or a source of a program.
-        size: shortest side after resizing, pixels; None keeps the size.
-        crop: (height, width) in pixels; None keeps the whole image.
-        channels: channels of the tensors; see `decode_image`.
-        train: random flip (if `flip`) and crop; else no flip and a centre crop.
-        seed: seed of the random draws.
-        stream: number that tells apart datasets with the same seed (0 for domain A, 1 for domain B; 0 for both where
-            they are pairs, whose flips and crops are the same).
-        flip: False for images that mean something else in a mirror.
-        half: take the left or the right half of each image alone.
-        max_pixels: refuse files with more pixels; see `decode_image`.
+        images: Image files, or an image source.
+        size: Shorter side after resizing, in pixels, or None to keep the size.
+        crop: (height, width) in pixels, or None to keep the whole image.
+        channels: Number of channels of the tensors; see `decode_image`.
+        train: Use random flips (if `flip`) and random crops instead of center crops without flips.
+        seed: Seed of the random numbers.
+        stream: Number that distinguishes datasets with the same seed: 0 for domain A and 1 for domain B, or 0 for both
+            if they are pairs, which need equal flips and crops.
+        flip: Set to False for images that change their meaning when mirrored.
+        half: Use only the left or right half of each image.
+        max_pixels: Maximum number of pixels of a file; see `decode_image`.
     """
 
     def __init__(
@@ -90,40 +90,40 @@ class ImageDataset(Dataset[Tensor]):
 
     @property
     def paths(self) -> list[str | os.PathLike[str]]:
-        """The image files. Raises TypeError where the images are of a program."""
+        """Paths of the image files. Raises TypeError if the images are from another source."""
         if isinstance(self.source, NamedSource):
-            raise TypeError(f"{self.source.name} is no list of files")
+            raise TypeError(f"{self.source.name} is not a list of files")
         return self.source.paths
 
     def label(self, index: int) -> str | os.PathLike[str]:
-        """What an image is called: its path, or the name of its source with the index."""
+        """Return the name of an image for messages: its path, or the name of its source with the index."""
         return self.source.label(index)
 
     def identity(self) -> dict[str, Any]:
-        """What tells these images from others: "count" and "names", a SHA-256, "" where there is nothing to hash."""
+        """Return "count", the number of images, and "names", a SHA-256 that identifies them ("" if none can)."""
         return self.source.identity()
 
     def __getitem__(self, index: int) -> Tensor:
-        """The image as epoch 0 shows it. Raises DataError naming the file when it cannot be used."""
+        """Return an image as in epoch 0. Raises DataError with the name of the file if it cannot be used."""
         return self.sample(index, epoch=0)
 
     def sample(self, index: int, epoch: int) -> Tensor:
-        """The image as an epoch shows it; without `train` all epochs are equal."""
+        """Return an image as in an epoch. Without `train`, all epochs are equal."""
         if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} of a dataset of {len(self)}")
+            raise IndexError(f"image {index} is out of range for a dataset of {len(self)} images")
         index %= len(self)
         return self.transform(self.decode(index), index, epoch)
 
     def decode(self, index: int) -> Tensor:
-        """The image as it is stored, or its half: (C, H, W) as `decode_image` gives it."""
+        """Decode an image, and take its half if the dataset has a `half`: (C, H, W) as from `decode_image`."""
         return self.take_half(self.decode_whole(index), index)
 
     def decode_whole(self, index: int) -> Tensor:
-        """The image as it is stored: (C, H, W) as `decode_image` gives it."""
+        """Decode a stored image: (C, H, W) as from `decode_image`."""
         return self.source.planes(index, self.channels, self.max_pixels)
 
     def take_half(self, image: Tensor, index: int) -> Tensor:
-        """The half of a decoded image that the dataset is of, or all of it. Raises DataError on an odd width."""
+        """Crop a decoded image to `half`, if the dataset has one. Raises DataError if the width is odd."""
         if self.half is None:
             return image
         width = image.shape[2]
@@ -132,7 +132,7 @@ class ImageDataset(Dataset[Tensor]):
         return image[:, :, : width // 2] if self.half == "left" else image[:, :, width // 2 :]
 
     def transform(self, image: Tensor, index: int, epoch: int) -> Tensor:
-        """What `sample` makes of the decoded image."""
+        """Apply the transform of `sample` to a decoded image."""
         label = self.label(index)
         if self.train_transform is None:
             return self.test_transform(image, label)
@@ -140,14 +140,14 @@ class ImageDataset(Dataset[Tensor]):
 
 
 def training_datasets(config: Config, given: GivenImages | None = None) -> tuple[ImageDataset, ImageDataset]:
-    """Training data of domains A and B: flip, resize to `new_size`, random crop.
+    """Create the training datasets of domains A and B: flip, resize to `new_size`, random crop.
 
     Args:
-        config: sizes and crop, and the folders or lists.
-        given: images of a program, to use in place of folders and lists.
+        config: Configuration with the sizes and the folders or lists.
+        given: Image sources to use instead of folders and lists.
 
     Raises:
-        ConfigError, DataError: as `domain_files`.
+        ConfigError, DataError: If `domain_files` raises.
     """
     crop = (config.crop_image_height, config.crop_image_width)
     return _dataset(config, "train", "a", crop, given), _dataset(config, "train", "b", crop, given)
@@ -155,24 +155,26 @@ def training_datasets(config: Config, given: GivenImages | None = None) -> tuple
 
 def test_datasets(
     config: Config,
-    given: GivenImages | None = None,  # noqa: PT028 - no test
+    given: GivenImages | None = None,  # noqa: PT028 - not a test
 ) -> tuple[ImageDataset, ImageDataset]:
-    """Test data of domains A and B: resize to `new_size`, centre crop of `test_crop`.
+    """Create the test datasets of domains A and B: resize to `new_size`, center crop of `test_crop`.
 
-    Arguments: as of `training_datasets`.
+    Args:
+        config: Configuration with the sizes and the folders or lists.
+        given: Image sources to use instead of folders and lists.
 
     Raises:
-        ConfigError, DataError: as `domain_files`.
+        ConfigError, DataError: If `domain_files` raises.
     """
     crop_a, crop_b = test_crop(config, "a"), test_crop(config, "b")
     return _dataset(config, "test", "a", crop_a, given), _dataset(config, "test", "b", crop_b, given)
 
 
 def test_crop(config: Config, domain: Domain) -> tuple[int, int]:
-    """(height, width) of test images: `new_size` squared as in MUNIT, the training crop when nothing is resized.
+    """Return (height, width) of test images: `new_size` for both as in MUNIT, or the training crop without resizing.
 
-    Rounded down to a multiple of the generators' downsampling, without which outputs are smaller than inputs. Systems
-    whose networks do not take any such size have the training crop.
+    They are rounded down to a multiple of the generators' downsampling factor, since outputs would otherwise be smaller
+    than inputs. Systems whose networks do not accept every such size use the training crop.
     """
     if not takes_any_size(config):
         return config.crop_image_height, config.crop_image_width
@@ -183,34 +185,34 @@ def test_crop(config: Config, domain: Domain) -> tuple[int, int]:
 
 
 def display_images(dataset: ImageDataset, count: int) -> Tensor:
-    """`dataset[0]` to `dataset[count - 1]` as one (count, C, H, W) batch, the same each time.
+    """Return `dataset[0]` to `dataset[count - 1]` as a batch (count, C, H, W), the same on every call.
 
     Raises:
-        DataError: the dataset has fewer images, or one cannot be used.
+        DataError: If the dataset has fewer images, or one cannot be used.
     """
     if len(dataset) < count:
         raise DataError(
-            f"{count} images are to be displayed but the dataset has {len(dataset)}: add images or lower display_size."
+            f"expected {count} images to display, got a dataset of {len(dataset)}: add images or lower display_size."
         )
     return torch.stack([dataset[index] for index in range(count)])
 
 
 def odd_width(path: str | os.PathLike[str], width: int) -> str:
-    """What is wrong with an image that cannot be halved."""
+    """Return the error message for an image whose width cannot be halved."""
     return (
-        f"{shown(path)} is {width} pixels wide, which is odd: with pairs side_by_side an image holds two of equal "
-        "width."
+        f"{shown(path)} is {width} pixels wide, which is odd: with pairs side_by_side, an image consists of two of "
+        "equal width."
     )
 
 
 def differing_sizes(
     a: os.PathLike[str] | str, shape_a: Sequence[int], b: os.PathLike[str] | str, shape_b: Sequence[int]
 ) -> str:
-    """What is wrong with a pair whose images differ in size after the resize; shapes are (height, width)."""
+    """Return the error message for a pair whose resized images differ in size; shapes are (height, width)."""
     (height_a, width_a), (height_b, width_b) = shape_a, shape_b
     return (
         f"{shown(a)} and {shown(b)} are a pair, but {height_a}x{width_a} and {height_b}x{width_b} (height x width) "
-        "after the resize: give both one size, so that they can be cropped alike."
+        "after the resize: make their sizes equal, so that both can be cropped in the same way."
     )
 
 

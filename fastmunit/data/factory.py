@@ -1,4 +1,4 @@
-"""The function of a user that `data_module` names."""
+"""Calls the user's function that `data_module` names."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _LIBRARIES = ("<frozen", *(sysconfig.get_path(name) for name in ("stdlib", "pure
 
 
 def call_factory(name: str, config: Config) -> Any:
-    """Import the factory that "package.module:factory" names, and return what it gives for a configuration.
+    """Import the factory named "package.module:factory", call it with a configuration, and return its result.
 
-    Modules are looked for where Python looks, then in the working directory, which stays on `sys.path`: the processes
+    Modules are searched on Python's path, then in the working directory, which stays on `sys.path` because processes
     that load images may import from there too.
 
     Args:
-        name: The value of `data_module`.
-        config: What the factory is called with.
+        name: Value of `data_module`.
+        config: Argument of the factory.
 
     Raises:
-        ConfigError: The module or the function is missing, or raises.
+        ConfigError: If the module or the function is missing, or raises.
     """
     module_name, _, factory_name = name.partition(":")
     folder = os.getcwd()  # noqa: PTH109
@@ -38,27 +38,27 @@ def call_factory(name: str, config: Config) -> Any:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise ConfigError(f"data_module {name!r}: importing {module_name} failed: {located(error)}.") from error
         raise ConfigError(
-            f"data_module {name!r}: there is no module {error.name!r}: install it, or run in the folder that holds it "
-            f"(this is {folder})."
+            f"data_module {name!r}: there is no module {error.name!r}: install it, or run in the folder that "
+            f"contains it (this is {folder})."
         ) from error
     except FastmunitError:
         raise
-    except Exception as error:  # of the module, which may raise anything
+    except Exception as error:  # the module may raise anything
         raise ConfigError(f"data_module {name!r}: importing {module_name} failed: {located(error)}.") from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
-        what = "has no" if factory is None else "can call no"
-        raise ConfigError(f"data_module {name!r}: {module_name} ({module.__file__}) {what} {factory_name!r}.")
+        problem = "has no" if factory is None else "has no callable"
+        raise ConfigError(f"data_module {name!r}: {module_name} ({module.__file__}) {problem} {factory_name!r}.")
     try:
         return factory(config)
     except FastmunitError:
         raise
-    except Exception as error:  # of the factory, which may raise anything
+    except Exception as error:  # the factory may raise anything
         raise ConfigError(f"data_module {name!r}: {factory_name} failed: {located(error)}.") from error
 
 
 def located(error: Exception) -> str:
-    """Return what the code of a user raised, and the last line of that code, or of a library where there is none."""
+    """Return an exception of user code as text, with the last line of that code, or else of a library."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames[1:] if not frame.filename.startswith(_LIBRARIES)]
     frame = (own or frames)[-1]

@@ -1,4 +1,4 @@
-"""Images that were left out of a piece of work, named when the rest of it is done."""
+"""Errors about images that were skipped, reported after all others are done."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _NAMED = 100
 
 
 class Failure(NamedTuple):
-    """An image that was left out, and why."""
+    """A skipped image and the reason."""
 
     path: Path
     reason: str
 
     def __str__(self) -> str:
-        """Return the reason, with the path where the reason does not say it."""
+        """Return the reason, preceded by the path if the reason does not contain it."""
         path = shown(self.path)
         return self.reason if path in self.reason else f"{path}: {self.reason}"
 
@@ -30,11 +30,11 @@ def unreadable(count: int) -> str:
 
 
 def raise_failures(failures: Sequence[Failure], summary: str) -> None:
-    """Raise DataError that names the images that were left out; do nothing where there are none.
+    """Raise a DataError that names the skipped images, if there are any.
 
     Args:
-        failures: The images, and why.
-        summary: What the message starts with.
+        failures: The skipped images and the reasons.
+        summary: First words of the message.
     """
     if not failures:
         return

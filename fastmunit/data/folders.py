@@ -1,4 +1,4 @@
-"""Finding images in folders: by extension, through links, with an account of what is left out."""
+"""Search of folders for images by extension, through links, with a list of the files left out."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fastmunit.data.formats import readable_extensions
 from fastmunit.errors import DataError
 from fastmunit.files import require_regular_file, shown
 
-# Names that a message lists.
+# Number of names listed in a message.
 _SHOWN = 3
 
 
 @dataclass(frozen=True)
 class FoundImages:
-    """What a folder holds.
+    """The images of a folder.
 
     Attributes:
         folder: The folder.
-        paths: Its images, sorted by path.
-        left_out: What is not read, relative to the folder, sorted; names without reason are files whose extension is
-            not that of an image.
+        paths: Paths of its images, sorted.
+        left_out: Sorted names, relative to the folder, of files that are not read. Names without a reason are files
+            whose extension is not an image extension.
     """
 
     folder: Path
@@ -34,7 +34,7 @@ class FoundImages:
 
     @property
     def note(self) -> str | None:
-        """One line about what was left out; None where nothing was."""
+        """One line about the files left out, or None if there are none."""
         if not self.left_out:
             return None
         more = f" and {len(self.left_out) - _SHOWN} more" if len(self.left_out) > _SHOWN else ""
@@ -46,12 +46,12 @@ def require_folder(folder: str | os.PathLike[str], what: str, fix: str = "create
     """Check that a folder exists.
 
     Args:
-        folder: The path.
-        what: What the folder is, as the first words of the message.
-        fix: What to do where it is none, as the last words of the message.
+        folder: Path to check.
+        what: Name of the folder, as the first words of the message.
+        fix: Advice, as the last words of the message.
 
     Raises:
-        DataError: It does not exist, cannot be reached, or is not a folder.
+        DataError: If the path does not exist, cannot be read, or is not a folder.
     """
     try:
         is_folder = stat.S_ISDIR(Path(folder).stat().st_mode)
@@ -68,13 +68,12 @@ def require_folder(folder: str | os.PathLike[str], what: str, fix: str = "create
 def find_images(folder: str | os.PathLike[str]) -> FoundImages:
     """Find the image files below `folder`, recursively.
 
-    Files with an extension of `readable_extensions`, in any case, are images. Hidden files (".name") are left out
-    without being counted, and so are files of hidden folders that are not images. Links to folders are followed after
-    all other folders. Each folder is entered once, and those that hold `folder` are not entered at all, so that links
-    that form a loop end.
+    Files with one of the `readable_extensions`, in upper or lower case, are images. Hidden files (".name"), and files
+    in hidden folders that are not images, are left out without being counted. Links to folders are followed after all
+    other folders. Each folder is entered once, and parents of `folder` are never entered, so that loops of links end.
 
     Raises:
-        DataError: The folder is missing, cannot be read, or holds no image.
+        DataError: If the folder is missing, cannot be read, or contains no image.
     """
     root = require_folder(folder, "image folder")
     paths: list[Path] = []
@@ -88,31 +87,31 @@ def find_images(folder: str | os.PathLike[str]) -> FoundImages:
     found = FoundImages(root, sorted(paths, key=str), sorted(left_out))
     if not paths:
         raise DataError(
-            f"image folder {shown(root)} holds no images: put some in it (.jpg, .png, .tif, .webp or another format "
+            f"image folder {shown(root)} contains no images: add some (.jpg, .png, .tif, .webp or another format "
             f"that Pillow reads).{f' {found.note}' if found.note else ''}"
         )
     return found
 
 
 def input_images(path: str | os.PathLike[str]) -> FoundImages:
-    """Return the images below a folder, or the one image that `path` is.
+    """Return the images below a folder, or a single image if `path` is a file.
 
     Raises:
-        DataError: As `find_images`, or `path` does not exist or is not a regular file.
+        DataError: If `find_images` raises, or `path` does not exist or is not a regular file.
     """
-    if os.path.isdir(path):  # noqa: PTH112 - False for names that are too long, where Path.is_dir raises
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names that are too long
         return find_images(path)
     require_regular_file(path, "input", DataError)
     return FoundImages(Path(path).parent, [Path(path)], [])
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the image files that `find_images` finds, sorted by path. Raises DataError as it does."""
+    """Return the sorted paths of the images below a folder; see `find_images`, which may raise DataError."""
     return find_images(folder).paths
 
 
 def _entries(root: Path) -> Iterator[tuple[Path, str | None]]:
-    """Yield what is below a folder but for hidden files, each with the reason for which it cannot be read, if any."""
+    """Yield all files below a folder except hidden ones, each with the reason why it cannot be read, if any."""
     entered = {_identity(parent) for parent in root.resolve().parents}
     folders, links = [str(root)], list[str]()
     while folders or links:
@@ -122,11 +121,11 @@ def _entries(root: Path) -> Iterator[tuple[Path, str | None]]:
             identity = _identity(folder)
             if identity in entered:
                 if linked:
-                    yield Path(folder), "a link to a folder around it or read already"
+                    yield Path(folder), "a link to a parent folder or to one already read"
                 continue
             entered.add(identity)
-            with os.scandir(folder) as found:
-                entries = list(found)
+            with os.scandir(folder) as iterator:
+                entries = list(iterator)
         except OSError as error:
             raise DataError(
                 f"image folder {shown(folder)} cannot be read ({error.strerror}): check its permissions."
@@ -150,12 +149,12 @@ def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
 def _links_to_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_symlink() and entry.is_dir()
-    except OSError:  # a link to itself: reading the file names the reason
+    except OSError:  # a link to itself: reading the file reports it
         return False
 
 
 def _problem(entry: os.DirEntry[str]) -> str | None:
-    """Why a file cannot be an image whatever its name; links that lead nowhere stay, to be named when they are read."""
+    """Return why a file cannot be an image, if so. Broken links are accepted: reading them reports the error."""
     try:
         if entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
             return None

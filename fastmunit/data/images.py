@@ -1,4 +1,4 @@
-"""Reading and writing single images."""
+"""Reading and writing of single images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
 _BYTE, _WORD = 255.0, 65535.0
 _LUMA = (0.299, 0.587, 0.114)
 
-# EXIF orientation -> how the stored pixels, (H, W, bands), are turned upright.
+# EXIF orientation -> function that turns stored pixels (H, W, bands) upright.
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -36,7 +36,7 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class ImageHeader(NamedTuple):
-    """What a file says about its image before decoding: upright size in pixels, bands of all pages, pages."""
+    """The properties of an image in its header: upright size in pixels, bands of all pages, number of pages."""
 
     height: int
     width: int
@@ -45,26 +45,26 @@ class ImageHeader(NamedTuple):
 
 
 def decode_image(path: str | os.PathLike[str], channels: int, max_pixels: int | None = None) -> Tensor:
-    """Decode an image file, upright (EXIF orientation applied).
+    """Decode an image file and apply its EXIF orientation.
 
-    - channels 1: grey (0.299 R + 0.587 G + 0.114 B, as Pillow's "L"); channels 3: RGB. Any file can be read as either;
-      grey is repeated, palettes are resolved and transparent parts are laid on white.
-    - other numbers of channels: the file must have that many bands: RGBA or CMYK for 4, grey with alpha for 2, or a
-      TIFF of several pages whose bands are put one after another (5 grey pages for 5 channels).
-    - 16-bit grey and 16-bit PNGs are scaled by 65535, 8-bit by 255; float TIFFs must be in [0, 1]. Pillow reduces
-      16-bit color TIFFs, and 16-bit color PNGs with one transparent color, to 8 bits.
+    - 1 channel is gray (0.299 R + 0.587 G + 0.114 B, as Pillow's "L"), 3 channels are RGB. Every file can be read as
+      either: gray is repeated, palettes are resolved, and transparent parts are blended with white.
+    - For other numbers of channels, the file must have as many bands: RGBA or CMYK for 4, gray with alpha for 2, or a
+      TIFF of several pages, whose bands are concatenated (5 gray pages for 5 channels).
+    - 16-bit gray images and 16-bit PNGs are divided by 65535, 8-bit images by 255. Float TIFFs must be in [0, 1].
+      Pillow reduces 16-bit color TIFFs, and 16-bit color PNGs with one transparent color, to 8 bits.
 
     Args:
-        path: The file, of any format in `readable_formats`.
-        channels: The number of channels to return.
-        max_pixels: The number of pixels above which an image is refused; None is Pillow's limit.
+        path: File in any of the `readable_formats`.
+        channels: Number of channels to return.
+        max_pixels: Maximum number of pixels. None is Pillow's limit.
 
     Returns:
-        (C, H, W): uint8 for 8-bit files, else float32 in [0, 1].
+        A tensor (C, H, W): uint8 for 8-bit files, otherwise float32 in [0, 1].
 
     Raises:
-        DataError: The file is missing, is not a regular file, is damaged, has another number of bands, values out of
-            range, or more than `max_pixels`.
+        DataError: If the file is missing, is not a regular file, is damaged, or has another number of bands, values out
+            of range, or too many pixels.
     """
     deep: np.ndarray | None = None
     with opened(path, max_pixels) as image:
@@ -88,47 +88,47 @@ def decode_image(path: str | os.PathLike[str], channels: int, max_pixels: int | 
 
 
 def pillow_planes(image: Image.Image, channels: int, name: str | os.PathLike[str]) -> Tensor:
-    """Return the bands of a PIL image, upright, converted between grey and RGB where `channels` is 1 or 3.
+    """Return the bands of an upright PIL image, converted between gray and RGB if `channels` is 1 or 3.
 
     Args:
-        image: Its current frame is taken.
-        channels: Wanted; another number of bands is returned where the image has others and they cannot be converted.
-        name: What the image is, for messages.
+        image: Image whose current frame is read.
+        channels: Number of channels to convert to. Bands that cannot be converted are returned unchanged.
+        name: Name of the image, for messages.
 
     Returns:
-        (C, H, W): uint8, or float32 in [0, 1] for deeper images.
+        A tensor (C, H, W): uint8, or float32 in [0, 1] for images of more than 8 bits.
 
     Raises:
-        DataError: Values are out of range. What Pillow raises on damaged files is left to `decoding`.
+        DataError: If values are out of range. Errors of Pillow on damaged files are left to `decoding`.
     """
     planes = _bands(_converted(ImageOps.exif_transpose(image), channels), name)
     return planes.expand(3, -1, -1) if planes.shape[0] == 1 and channels == 3 else planes
 
 
 def read_image(path: str | os.PathLike[str], channels: int, max_pixels: int | None = None) -> Tensor:
-    """Read an image as the networks take it: (C, H, W) float32 in [-1, 1].
+    """Read an image as input of a network: (C, H, W) float32 in [-1, 1].
 
-    Arguments, rules for channels and depths, and errors: see `decode_image`.
+    See `decode_image` for the arguments, the conversion of channels and depths, and the errors.
     """
     return normalize(decode_image(path, channels, max_pixels))
 
 
 def verify_image(path: str | os.PathLike[str], channels: int, max_pixels: int | None = None) -> None:
-    """Check that an image decodes completely, and that the checksums of a PNG are right.
+    """Check that an image can be decoded completely, and that the checksums of a PNG are correct.
 
-    Args: As `decode_image`.
+    See `decode_image` for the arguments.
 
     Raises:
-        DataError: As `decode_image`, or a checksum is wrong.
+        DataError: If `decode_image` raises, or a checksum is wrong.
     """
     with opened(path, max_pixels) as image:
-        if isinstance(image, PngImagePlugin.PngImageFile):  # whose data Pillow decodes without a look at the checksums
+        if isinstance(image, PngImagePlugin.PngImageFile):  # Pillow decodes PNGs without checking them
             image.verify()
     decode_image(path, channels, max_pixels)
 
 
 def normalize(image: Tensor) -> Tensor:
-    """Maps uint8 0..255 or float 0..1 to float32 in [-1, 1]."""
+    """Map uint8 values, or float values in [0, 1], to float32 in [-1, 1]."""
     scale = 2.0 / _BYTE if image.dtype == torch.uint8 else 2.0
     return image.to(torch.float32) * scale - 1.0
 
@@ -137,16 +137,16 @@ def read_header(path: str | os.PathLike[str], max_pixels: int | None = None) -> 
     """Return the upright size and the number of bands of an image, without decoding it.
 
     Args:
-        path: The file.
-        max_pixels: The number of pixels above which an image is refused; None is Pillow's limit.
+        path: File to read.
+        max_pixels: Maximum number of pixels. None is Pillow's limit.
 
     Raises:
-        DataError: The file is missing, is not a regular file, has a damaged header or more than `max_pixels`.
+        DataError: If the file is missing, is not a regular file, or has a damaged header or too many pixels.
     """
     with opened(path, max_pixels) as image:
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):
-            # Whether the size of an open TIFF is the stored or the upright one depends on Pillow's version.
+            # The size of an open TIFF is the stored or the upright one, depending on Pillow's version.
             width, height = (image.tag_v2[tag] for tag in (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH))
         if _orientation(image) in _TRANSPOSING_ORIENTATIONS:
             width, height = height, width
@@ -155,33 +155,35 @@ def read_header(path: str | os.PathLike[str], max_pixels: int | None = None) -> 
 
 
 def check_bands(path: str | os.PathLike[str], header: ImageHeader, channels: int) -> None:
-    """Raises DataError when `decode_image` could not make `channels` of the file's bands."""
+    """Raise DataError if `decode_image` cannot convert the bands of a file to `channels`."""
     if header.bands != channels and not (channels in (1, 3) and header.pages == 1):
         raise DataError(_band_mismatch(path, header.bands, channels))
 
 
 def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
-    """Writes a (C, H, W) tensor in [-1, 1] as an 8-bit image; values outside are clamped. The format is the suffix's.
+    """Save a tensor as an 8-bit image atomically.
 
-    1, 2, 3 and 4 channels are grey, grey with alpha, RGB and RGBA; any other number needs .tif and makes one page per
-    channel. The file appears whole or not at all.
+    1, 2, 3 and 4 channels are saved as gray, gray with alpha, RGB and RGBA. Any other number needs .tif and gives one
+    page per channel.
+
+    Args:
+        image: Tensor (C, H, W) in [-1, 1]. Other values are clamped.
+        path: File to write. Its suffix selects the format.
 
     Raises:
-        DataError: the tensor holds NaN, or the format cannot hold its channels.
-        FastmunitError: the file cannot be written.
+        DataError: If the tensor contains NaN, or the format cannot store its channels.
+        FastmunitError: If the file cannot be written.
     """
     target = Path(path)
     if image.ndim != 3 or image.shape[0] == 0:
-        raise DataError(f"{shown(target)}: cannot save a tensor of shape {tuple(image.shape)}; give (C, H, W).")
+        raise DataError(f"{shown(target)}: expected an image (C, H, W), got a tensor of shape {tuple(image.shape)}.")
     if bool(image.isnan().any()):
-        raise DataError(
-            f"{shown(target)}: the image holds NaN and was not saved; the network that made it has diverged."
-        )
+        raise DataError(f"{shown(target)}: the image contains NaN and was not saved: the network has diverged.")
     levels = image.detach().to("cpu", torch.float32).clamp(-1, 1).add(1).mul(_BYTE / 2).round().to(torch.uint8)
     channels = levels.shape[0]
     file_format = Image.registered_extensions().get(target.suffix.lower())
     if file_format is None:
-        raise DataError(f"{shown(target)}: unknown image format {target.suffix!r}; use .png, .jpg or .tif.")
+        raise DataError(f"{shown(target)}: unknown image format {target.suffix!r}: use .png, .jpg or .tif.")
     options: dict[str, object] = {"quality": 95} if file_format == "JPEG" else {}
     if channels in (1, 2, 3, 4):
         pixels = levels[0] if channels == 1 else levels.permute(1, 2, 0)
@@ -190,37 +192,37 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
         picture, *rest = (Image.fromarray(plane.numpy()) for plane in levels)
         options = {"save_all": True, "append_images": rest}
     else:
-        raise DataError(f"{shown(target)}: {file_format} cannot hold {channels} channels; use .tif.")
+        raise DataError(f"{shown(target)}: {file_format} cannot store {channels} channels: use .tif.")
     encoded = io.BytesIO()
     try:
         picture.save(encoded, format=file_format, **options)
     except OSError as error:
         raise DataError(
-            f"{shown(target)}: {file_format} cannot hold {channels} channels ({error}); use .png."
+            f"{shown(target)}: {file_format} cannot store {channels} channels ({error}): use .png."
         ) from error
     with atomic_write(target) as file:
         file.write(encoded.getbuffer())
 
 
 def _pages(image: Image.Image) -> int:
-    """Pages of a TIFF; 1 for other formats, of which the first picture counts (animations, phone photos)."""
+    """Return the number of pages of a TIFF, or 1 for other formats, which may have more pictures (animations)."""
     return int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation that an open file says before its image data; 1 where it says none."""
+    """Return the EXIF orientation in the header of an open file, or 1 if it has none."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        found = image.tag_v2.get(ExifTags.Base.Orientation)
+        orientation = image.tag_v2.get(ExifTags.Base.Orientation)
     elif image.format == "PNG" and "exif" not in image.info:
-        found = None  # getexif would decode the whole file in search of a late EXIF chunk
+        orientation = None  # getexif would decode the whole file in search of a late EXIF chunk
     else:
-        found = image.getexif().get(ExifTags.Base.Orientation)
-    return found if isinstance(found, int) else 1
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _color_mode(image: Image.Image) -> str:
-    """The mode that holds an image's colors: palettes become RGB or RGBA."""
-    if stored_layout(image) == "LA;16B":  # which Pillow would open as RGBA
+    """Return the mode of an image after its palette, if any, is resolved to RGB or RGBA."""
+    if stored_layout(image) == "LA;16B":  # Pillow would open it as RGBA
         return "LA"
     if image.mode in ("P", "PA"):
         return "RGBA" if image.has_transparency_data else "RGB"
@@ -228,7 +230,7 @@ def _color_mode(image: Image.Image) -> str:
 
 
 def _converted(image: Image.Image, channels: int) -> Image.Image:
-    """The image in a mode with the wanted channels, or with its own bands where the number is not 1 or 3."""
+    """Convert an image to gray or RGB if `channels` is 1 or 3. Otherwise keep its bands."""
     if image.mode in (*_INTEGER_MODES, "F"):
         return image
     if channels not in (1, 3):
@@ -240,21 +242,21 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _bands(image: Image.Image, path: str | os.PathLike[str]) -> Tensor:
-    """All bands of an image, (C, H, W): uint8, or float32 in [0, 1] for deeper ones."""
+    """Return all bands of an image, (C, H, W): uint8, or float32 in [0, 1] for images of more than 8 bits."""
     if image.mode in ("1", "P", "PA"):
         image = image.convert("L" if image.mode == "1" else _color_mode(image))
     pixels = np.array(image)
     if image.mode in _INTEGER_MODES:
         if pixels.size and not 0 <= pixels.min() <= pixels.max() <= _WORD:
             raise DataError(
-                f"{shown(path)}: integer values {pixels.min()}..{pixels.max()} are outside 0..65535; "
+                f"{shown(path)}: integer values {pixels.min()}..{pixels.max()} are outside 0..65535: "
                 "save it with 16 bits."
             )
         return torch.from_numpy((pixels.astype(np.float32) / np.float32(_WORD))[None])
     if image.mode == "F":
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
             raise DataError(
-                f"{shown(path)}: float values {pixels.min():g}..{pixels.max():g} are outside [0, 1]; "
+                f"{shown(path)}: float values {pixels.min():g}..{pixels.max():g} are outside [0, 1]: "
                 "scale them to [0, 1]."
             )
         return torch.from_numpy(pixels[None])
@@ -263,7 +265,7 @@ def _bands(image: Image.Image, path: str | os.PathLike[str]) -> Tensor:
 
 
 def deep_planes(pixels: np.ndarray, channels: int) -> Tensor:
-    """Return 16-bit bands, (H, W, bands), as (C, H, W) float32 in [0, 1], converted as `pillow_planes` does."""
+    """Convert 16-bit bands (H, W, bands) to (C, H, W) float32 in [0, 1], with the rules of `pillow_planes`."""
     planes = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1).contiguous() / _WORD
     if channels not in (1, 3):
         return planes
@@ -276,9 +278,9 @@ def deep_planes(pixels: np.ndarray, channels: int) -> Tensor:
 
 
 def _joined(pages: list[Tensor], path: str | os.PathLike[str]) -> Tensor:
-    """Pages put one after another along the channels; mixed depths become float."""
+    """Concatenate pages along the channels. If any page is float, the result is float."""
     if len({page.shape[1:] for page in pages}) > 1:
-        raise DataError(f"{shown(path)}: the pages of this TIFF differ in size; save them with one size.")
+        raise DataError(f"{shown(path)}: the pages of this TIFF differ in size: save them with equal sizes.")
     if any(page.dtype != torch.uint8 for page in pages):
         pages = [page / _BYTE if page.dtype == torch.uint8 else page for page in pages]
     return torch.cat(pages)
@@ -287,5 +289,5 @@ def _joined(pages: list[Tensor], path: str | os.PathLike[str]) -> Tensor:
 def _band_mismatch(path: str | os.PathLike[str], bands: int, channels: int) -> str:
     return (
         f"{shown(path)} has {bands} bands but input_dim is {channels}: set input_dim to {bands} or convert the image "
-        f"(a TIFF with one page per channel holds any number)."
+        f"(a TIFF with one page per channel can have any number)."
     )

@@ -1,4 +1,4 @@
-"""Files that list images, one path per line."""
+"""Reading of text files that list images, one path per line."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from fastmunit.files import require_regular_file, shown
 
 
 def read_image_list(list_file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the images that a list file names: one path per line, relative to `folder`.
+    """Return the images that a list file names, one path per line.
 
-    Empty lines are skipped and the order is kept. A name that is written in another Unicode form than the file's (a
-    letter and its accent may be one character or two) is the file's.
+    Empty lines are skipped and the order is kept. Names match files in any Unicode normal form (a letter with an accent
+    may be one character or two).
+
+    Args:
+        list_file: Text file in UTF-8.
+        folder: Folder that the paths are relative to.
 
     Raises:
-        DataError: The list or the folder is missing, the list is not a regular file, is empty or is not UTF-8, or files
-            it names do not exist or are not regular files.
+        DataError: If the list or the folder is missing, the list is not a regular file, is empty or not UTF-8, or it
+            names files that do not exist or are not regular files.
     """
     source = Path(list_file)
-    root = require_folder(folder, "image folder", f"the list {shown(source)} names images in it; correct the path")
+    root = require_folder(folder, "image folder", f"the list {shown(source)} names images in it: correct the path")
     require_regular_file(source, "image list", DataError)
     try:
         lines = source.read_text(encoding="utf-8-sig").split("\n")
@@ -61,27 +65,27 @@ def read_image_list(list_file: str | os.PathLike[str], folder: str | os.PathLike
 
 
 class _Names:
-    """The names in folders by their Unicode normal form; each folder is read once, and only when a name is missing."""
+    """A cache of the names in folders by Unicode normal form. A folder is read once a name in it is missing."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, str]] = {}
 
     def existing(self, root: Path, line: str) -> Path:
-        """Return the path that `line` names, in the form in which it exists; as it is written where there is none."""
+        """Return the existing path that `line` names in any Unicode form, or the path as written if there is none."""
         path = root / line
         if line.isascii() or os.path.lexists(path) or path.is_absolute() != root.is_absolute():
             return path
-        found = root
+        path = root
         for part in Path(line).parts:
-            exact = found / part
-            found = exact if os.path.lexists(exact) else found / self._in(found).get(_normal(part), part)
-        return found
+            exact = path / part
+            path = exact if os.path.lexists(exact) else path / self._in(path).get(_normal(part), part)
+        return path
 
     def _in(self, folder: Path) -> dict[str, str]:
         if folder not in self._folders:
             try:
                 self._folders[folder] = {_normal(name): name for name in sorted(os.listdir(folder))}
-            except OSError:  # the file is reported as missing
+            except OSError:  # the caller reports the file as missing
                 self._folders[folder] = {}
         return self._folders[folder]
 

@@ -1,4 +1,4 @@
-"""How much memory there is, so that sizes that cannot fit are refused before they are tried."""
+"""The memory of this machine, to refuse sizes that cannot fit before they are allocated."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-# Where Linux says how much memory the control group of a container may use.
+# Files in which Linux states the memory limit of the control group of a container.
 _GROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @functools.cache
 def total_memory() -> int | None:
-    """Return the bytes of memory of this machine, or of its container where that has less; None if not known."""
+    """Return the bytes of memory of this machine, or of its container if that is less; None if unknown."""
     limits = []
     for path in _GROUP_LIMITS:
         try:
@@ -25,9 +25,9 @@ def total_memory() -> int | None:
     return min(limits) if limits else None
 
 
-def memory_excess(wanted: int) -> str | None:
-    """Return what is wrong with needing `wanted` bytes at once, or None where they fit into this machine's memory."""
+def memory_excess(needed: int) -> str | None:
+    """Return a message if `needed` bytes do not fit in the memory of this machine, or None if they do."""
     total = total_memory()
-    if total is None or wanted <= total:
+    if total is None or needed <= total:
         return None
-    return f"{wanted / 1e9:,.0f} GB of memory, and this machine has {total / 1e9:,.0f}"
+    return f"{needed / 1e9:,.0f} GB of memory, and this machine has {total / 1e9:,.0f}"

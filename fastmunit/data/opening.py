@@ -1,4 +1,4 @@
-"""Opening image files with Pillow: what may be opened, up to which size, and what errors are called."""
+"""Opening of image files with Pillow: allowed formats, size limits, and error messages."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from fastmunit.memory import is_out_of_memory
 
 
 class PillowSettings:
-    """Pillow's settings while images are read: no warnings, and the pixel limit that was asked for.
+    """Pillow's settings while images are read: no warnings, and the requested pixel limit.
 
-    Both settings belong to the process. The first thread to enter saves them and the last one to leave restores them,
-    since `warnings.catch_warnings` alone restores the wrong filters when threads overlap. While threads with different
-    limits are inside, Pillow has the highest one.
+    Both settings are global. The first thread to enter saves them and the last one to leave restores them, because
+    `warnings.catch_warnings` alone restores the wrong filters when threads overlap. If threads with different limits
+    are inside at the same time, Pillow has the highest limit.
     """
 
     def __init__(self) -> None:
@@ -38,10 +38,10 @@ class PillowSettings:
         """Apply the settings inside the block.
 
         Args:
-            max_pixels: The pixel limit. None is Pillow's own limit, twice `Image.MAX_IMAGE_PIXELS`.
+            max_pixels: Maximum number of pixels. None is Pillow's limit, twice `Image.MAX_IMAGE_PIXELS`.
 
         Yields:
-            The number of pixels above which an image is refused.
+            The maximum number of pixels.
         """
         with self._lock:
             if not self._limits:
@@ -68,7 +68,7 @@ class PillowSettings:
         return math.inf if self._saved_limit is None else 2 * self._saved_limit
 
     def _set_pillow_limit(self) -> None:
-        """Set the limit that Pillow warns of; it refuses images of more than twice that."""
+        """Set the number of pixels above which Pillow warns. It refuses images of more than twice that."""
         highest = max(self._limits)
         Image.MAX_IMAGE_PIXELS = None if math.isinf(highest) else math.ceil(highest / 2)
 
@@ -77,7 +77,7 @@ class PillowSettings:
         self._caught.__exit__(None, None, None)
 
     def renew(self) -> None:
-        """Start afresh in a forked process, where the other threads of the parent do not exist."""
+        """Reset the state in a forked process, where the other threads of the parent do not exist."""
         self._lock = threading.Lock()
         if self._limits:
             self._limits = []
@@ -91,18 +91,18 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def opened(path: str | os.PathLike[str], max_pixels: int | None = None) -> Iterator[Image.Image]:
-    """Open an image file; whatever goes wrong with it inside the block becomes a DataError.
+    """Open an image file, and convert errors with it inside the block to DataError.
 
     Args:
-        path: The file.
-        max_pixels: The pixel limit; None is Pillow's.
+        path: File to open.
+        max_pixels: Maximum number of pixels. None is Pillow's limit.
 
     Raises:
-        DataError: The file is missing, is not a regular file, is damaged, or has too many pixels.
+        DataError: If the file is missing, is not a regular file, is damaged, or has too many pixels.
     """
     require_regular_file(path, "image", DataError)
     name = f"image {shown(path)}"
-    # From a name, Pillow 13 maps uncompressed TIFFs into memory and scrambles those with an orientation.
+    # Opened by name, uncompressed TIFFs are mapped into memory by Pillow 13, which scrambles those with an orientation.
     with (
         decoding(name),
         pillow_settings.applied(max_pixels) as limit,
@@ -116,25 +116,25 @@ def opened(path: str | os.PathLike[str], max_pixels: int | None = None) -> Itera
 
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
-    """Make a DataError of whatever Pillow raises inside the block.
+    """Convert any exception that Pillow raises inside the block to DataError.
 
     Args:
-        name: What is decoded, as the first words of the message.
+        name: Name of the image, as the first words of the message.
 
     Raises:
-        DataError: The image cannot be read, is damaged, has too many pixels, or does not fit in memory.
+        DataError: If the image cannot be read, is damaged, has too many pixels, or does not fit in memory.
     """
     try:
         yield
     except DataError:
         raise
-    except FileNotFoundError as error:  # removed since it was checked
+    except FileNotFoundError as error:  # removed after the check
         raise DataError(f"{name} does not exist: check the path.") from error
     except Image.DecompressionBombError as error:
-        # Pillow says how many pixels, and raises before the image has a size to ask for.
+        # Pillow raises before the image has a size, so the number of pixels is only in the message.
         pixels = re.search(r"\((\d+) pixels\)", str(error))
         raise DataError(_too_many_pixels(name, int(pixels[1]) if pixels else None)) from error
-    except Exception as error:  # arbitrary bytes make decoders fail in arbitrary ways
+    except Exception as error:  # decoders may raise anything for arbitrary bytes
         if is_out_of_memory(error):
             raise DataError(f"{name} does not fit in memory: make it smaller or remove it.") from error
         if isinstance(error, OSError) and error.errno is not None:

@@ -1,4 +1,4 @@
-"""Which files make up a domain: those of folders or lists, and pairs."""
+"""The image files of each domain: from folders or lists, and as pairs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastmunit.data.lists import read_image_list
 from fastmunit.errors import ConfigError, DataError
 from fastmunit.files import shown
 
-# Named files without partner that a message lists.
+# Number of files without a partner listed in a message.
 _SHOWN = 3
 
 Part = Literal["train", "test"]
@@ -25,13 +25,13 @@ Half = Literal["left", "right"]
 
 @dataclass(frozen=True)
 class DomainFiles:
-    """The images of one domain in one part of the data.
+    """The images of one domain in the training or test data.
 
     Attributes:
-        source: the folder or list file they come from, for messages.
-        paths: the images, in the order of the dataset.
-        half: the half of each image that shows this domain; None where the whole image does.
-        note: one line about files of the folder that were left out; None where none were.
+        source: Folder or list file that they are from, for messages.
+        paths: Paths of the images, in the order of the dataset.
+        half: Half of each image that belongs to this domain, or None for the whole image.
+        note: One line about files of the folder that were left out, or None if there are none.
     """
 
     source: Path
@@ -41,19 +41,19 @@ class DomainFiles:
 
 
 def domain_files(config: Config, part: Part, domain: Domain) -> DomainFiles:
-    """The images that `config` gives for one domain of the training or test data.
+    """Return the images of one domain in the training or test data of a configuration.
 
-    With `data_root`: the folder trainA, trainB, testA or testB in it. Otherwise `data_folder_{part}_{domain}`, with
-    `data_list_{part}_{domain}` naming files in it, or all its images when there is no list.
+    If `data_root` is set, they are in its folder trainA, trainB, testA or testB. Otherwise they are in
+    `data_folder_{part}_{domain}`: the images listed in `data_list_{part}_{domain}`, or all images if there is no list.
 
-    With `pairs: folders`, image k of A and image k of B have the same name below their folders, but for the extension
-    and the Unicode form (a letter and its accent may be one character or two).
-    With `pairs: side_by_side`, A is the left and B the right half of the images of the folders train, and test or val,
-    in `data_root`, or of `data_folder_{part}_a`, with `data_list_{part}_a`.
+    With `pairs: folders`, image k of A and image k of B have equal names below their folders, except for the extension
+    and the Unicode form (a letter with an accent may be one character or two).
+    With `pairs: side_by_side`, A is the left and B the right half of each image. The images are in the folders train,
+    and test or val, of `data_root`, or in `data_folder_{part}_a` with `data_list_{part}_a`.
 
     Raises:
-        ConfigError: the configuration names neither.
-        DataError: as `find_images` and `read_image_list`; or an image has no partner, or more than one.
+        ConfigError: If the configuration sets neither.
+        DataError: If `find_images` or `read_image_list` raises, or an image has no partner or more than one.
     """
     match config.pairs:
         case "side_by_side":
@@ -67,9 +67,9 @@ def domain_files(config: Config, part: Part, domain: Domain) -> DomainFiles:
 
 
 def _single_files(config: Config, part: Part, domain: Domain) -> DomainFiles:
-    """The images of one domain, whatever the other one holds."""
+    """Return the images of one domain without regard to pairs."""
     if config.data_root is not None:
-        root = require_folder(config.data_root, "data_root", "it must hold trainA, trainB, testA and testB")
+        root = require_folder(config.data_root, "data_root", "it must contain trainA, trainB, testA and testB")
         return _in_folder(root / f"{part}{domain.upper()}")
     return _folder_or_list(config, part, domain, "trainA, trainB, testA, testB")
 
@@ -88,10 +88,12 @@ def _folder_or_list(config: Config, part: Part, domain: Domain, in_root: str) ->
 
 
 def _joined_files(config: Config, part: Part) -> DomainFiles:
-    """The images whose left half shows A and whose right half shows B."""
+    """Return the images whose left half belongs to A and whose right half belongs to B."""
     if config.data_root is None:
         return _folder_or_list(config, part, "a", "train, and test or val")
-    root = require_folder(config.data_root, "data_root", "with pairs side_by_side it must hold train, and test or val")
+    root = require_folder(
+        config.data_root, "data_root", "with pairs side_by_side it must contain train, and test or val"
+    )
     folder = root / part
     if part == "test" and not folder.is_dir() and (root / "val").is_dir():
         folder = root / "val"
@@ -104,7 +106,7 @@ def _in_folder(folder: str | os.PathLike[str]) -> DomainFiles:
 
 
 def _partners(a: DomainFiles, b: DomainFiles) -> tuple[list[Path], list[Path]]:
-    """The images of A in their order, and those of B with the same names."""
+    """Return the images of A in their order, and the images of B with equal names in the same order."""
     named_a, named_b = _by_name(a), _by_name(b)
     alone = [(named_a[name], b) for name in named_a if name not in named_b]
     alone += [(named_b[name], a) for name in named_b if name not in named_a]
@@ -119,7 +121,7 @@ def _partners(a: DomainFiles, b: DomainFiles) -> tuple[list[Path], list[Path]]:
 
 
 def _by_name(files: DomainFiles) -> dict[str, Path]:
-    """What the images of pairs have in common, to images: the path below the folder, without extension, in NFC."""
+    """Map the name that paired images share (path below the folder, without extension, in NFC) to each image."""
     folder = files.source if files.source.is_dir() else Path(os.path.commonpath([path.parent for path in files.paths]))
     extensions = readable_extensions()
     named: dict[str, Path] = {}
@@ -130,8 +132,8 @@ def _by_name(files: DomainFiles) -> dict[str, Path]:
         name = unicodedata.normalize("NFC", relative.as_posix())
         if name in named:
             raise DataError(
-                f"pairs folders: {shown(named[name])} and {shown(path)} have one name but for the suffix or the "
-                "Unicode form: remove one."
+                f"pairs folders: {shown(named[name])} and {shown(path)} have the same name except for the suffix or "
+                "the Unicode form: remove one."
             )
         named[name] = path
     return named

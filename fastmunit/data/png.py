@@ -1,4 +1,4 @@
-"""What Pillow leaves out when it decodes PNGs: low bytes of 16-bit colors, and a look for missing rows."""
+"""PNG decoding beyond Pillow: all 16 bits of color images, and a check for missing rows."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-# What the bands of a PNG are in its file -> layouts in which Pillow's decoder reads all of its bytes. Data are
-# big-endian, so that a decoder told that they are little-endian keeps the low byte of each band instead of the high
-# one. The two bands of LA have four bytes, as one RGBA pixel.
+# Layout of the bands of a PNG file -> layouts with which Pillow's decoder reads all of its bytes. The data are
+# big-endian: a decoder that is set to little-endian keeps the low byte of each band instead of the high one. The two
+# bands of LA have four bytes, like an RGBA pixel.
 _LAYOUTS = {
     "RGB;16B": ("RGB;16B", "RGB;16L"),
     "RGBA;16B": ("RGBA;16B", "RGBA;16L"),
     "LA;16B": ("RGBA",),
 }
-# First column, first row, and the steps to the right and down, of the passes of an interlaced PNG.
+# First column, first row, and steps to the right and down, of each pass of an interlaced PNG.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of the color types in a header
+_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # bands of each color type in a header
 _PIECE = 1 << 16
 
 
 def stored_layout(image: Image.Image) -> str:
-    """Return the layout of a PNG's bands in its file, depth included; "" for other formats and decoded images."""
+    """Return the layout and depth of the bands of a PNG file, or "" for other formats and decoded images."""
     return str(image.tile[0][3]) if isinstance(image, PngImagePlugin.PngImageFile) and image.tile else ""
 
 
 def has_deep_colors(image: Image.Image) -> bool:
-    """Return whether Pillow would cut 16-bit bands of a PNG (LA, RGB, RGBA) to 8 bits.
+    """Return whether Pillow would reduce 16-bit bands of a PNG (LA, RGB, RGBA) to 8 bits.
 
-    PNGs with one transparent color are not among them: that color is compared after the cut.
+    PNGs with one transparent color are excluded: Pillow compares that color after the reduction.
     """
     return stored_layout(image) in _LAYOUTS and "transparency" not in image.info
 
 
 def deep_colors(path: str | os.PathLike[str], layout: str) -> np.ndarray:
-    """Return the bands of a PNG that `has_deep_colors`, as stored: (H, W, bands) uint16, without orientation.
+    """Return the stored bands of a PNG that `has_deep_colors`: (H, W, bands) uint16, without orientation.
 
     Args:
-        path: The file.
-        layout: What `stored_layout` says of it.
+        path: File to read.
+        layout: Result of `stored_layout` for the file.
 
     Raises:
-        Exception: Whatever Pillow raises on damaged files; wrong checksums and missing rows are errors.
+        Exception: Any exception of Pillow if the file is damaged, including wrong checksums and missing rows.
     """
     content = Path(path).read_bytes()
     with _opened(content) as image:
@@ -61,21 +61,21 @@ def deep_colors(path: str | os.PathLike[str], layout: str) -> np.ndarray:
 
 
 def require_all_rows(path: str | os.PathLike[str], image: Image.Image) -> None:
-    """Check that no row of a PNG is missing: where data end with a row, Pillow takes the others as zeros.
+    """Check that no row of a PNG is missing. If the data end after a complete row, Pillow fills the others with zeros.
 
     Args:
-        path: The file.
-        image: The file as Pillow decoded it; nothing is checked where it is of another format.
+        path: File to check.
+        image: Image that Pillow decoded from the file. Other formats are not checked.
 
     Raises:
-        ValueError: Rows are missing.
+        ValueError: If rows are missing.
     """
     if isinstance(image, PngImagePlugin.PngImageFile) and _may_lack_rows(image):
         _require_all_rows(Path(path).read_bytes())
 
 
 def _may_lack_rows(image: Image.Image) -> bool:
-    """Whether a decoded PNG may be one with missing rows: only then is it worth to decompress it once more."""
+    """Return whether rows of a decoded PNG may be missing, so that it must be decompressed again to check."""
     width, height = image.size
     last = image.crop((0, height - 1, width, height)).tobytes()
     return bool(image.info.get("interlace")) or not last.strip(b"\0")
@@ -89,15 +89,15 @@ def _require_all_rows(content: bytes) -> None:
         columns, rows = -(-(width - left) // right), -(-(height - top) // down)
         if columns > 0 and rows > 0:
             expected += rows * (1 + -(-columns * _BANDS[color_type] * depth // 8))
-    found = 0
+    size = 0
     decompressor = zlib.decompressobj()
     for data in _image_data(content):
         rest = data
-        while rest and found < expected:
-            found += len(decompressor.decompress(rest, _PIECE))
+        while rest and size < expected:
+            size += len(decompressor.decompress(rest, _PIECE))
             rest = decompressor.unconsumed_tail
-    if found < expected:
-        raise ValueError(f"its data end after {found} of {expected} bytes")
+    if size < expected:
+        raise ValueError(f"its data end after {size} of {expected} bytes")
 
 
 def _image_data(content: bytes) -> Iterator[bytes]:
@@ -111,7 +111,7 @@ def _image_data(content: bytes) -> Iterator[bytes]:
 
 
 def _decoded(content: bytes, layout: str) -> np.ndarray:
-    """Return the bands that Pillow decodes when told that they are stored as `layout`: (H, W, bands) uint8."""
+    """Return the bands that Pillow decodes if the stored layout is set to `layout`: (H, W, bands) uint8."""
     with _opened(content) as image:
         decoder, extents, offset, _ = image.tile[0]
         image.tile = cast(Any, [(decoder, extents, offset, layout)])

@@ -1,4 +1,4 @@
-"""The endless stream of training batches."""
+"""The infinite stream of training batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class _Position(NamedTuple):
-    """Which image of each domain makes a pair, and the epoch that fixes its flip and crop."""
+    """The indices of the images of a pair, and the epoch that determines their flips and crops."""
 
     epoch: int
     index_a: int
@@ -34,24 +34,24 @@ class _Position(NamedTuple):
 
 
 class TrainingPairs:
-    """Training batches, as a pure function of their number.
+    """The training batches as a pure function of their number.
 
-    An epoch goes through both domains, each newly shuffled, until the shorter one has no full batch left; where they
-    are pairs (`config.pairs`), in one order, with the same flip and crop for both images of a pair. Batch k
-    depends on `config.seed` and k alone: not on `num_workers`, nor on where the stream was started. So a training
-    resumed at iteration k sees what the uninterrupted one would have. The global random state is neither read nor
-    changed.
+    Each epoch shuffles both domains and ends when the shorter one has no full batch left. If the domains are pairs
+    (`config.pairs`), both have the same order, and both images of a pair have the same flip and crop. Batch k depends
+    only on `config.seed` and k, not on `num_workers` or on the start of the stream: training that is resumed at
+    iteration k gets the same batches as without interruption. The global random state is neither read nor changed.
 
     Args:
-        config: data keys, sizes, batch_size, num_workers and seed.
-        datasets: what `training_datasets` gives, its default. Files are loaded by as many processes as this machine has
-            processors at most; images of a program by `num_workers`, as they may wait rather than compute.
+        config: Configuration with the data keys, sizes, batch_size, num_workers and seed.
+        datasets: Datasets of domains A and B. The default is `training_datasets(config)`. Image files are loaded by at
+            most as many worker processes as there are processors. Other sources may wait rather than compute, so they
+            always get `num_workers`.
 
     Attributes:
-        batches_per_epoch: batches until the shorter domain is used up.
+        batches_per_epoch: Number of full batches in the shorter domain.
 
     Raises:
-        ConfigError, DataError: the data are missing, or fewer than batch_size.
+        ConfigError, DataError: If the data are missing, or there are fewer than batch_size.
     """
 
     def __init__(self, config: Config, datasets: tuple[ImageDataset, ImageDataset] | None = None) -> None:
@@ -59,8 +59,8 @@ class TrainingPairs:
         self.batch_size = config.batch_size
         self.seed = config.seed
         self.paired = config.pairs != "unpaired"
-        of_files = all(isinstance(dataset.source, FileSource) for dataset in self.datasets)
-        self.num_workers = min(config.num_workers, workers.usable_processors()) if of_files else config.num_workers
+        only_files = all(isinstance(dataset.source, FileSource) for dataset in self.datasets)
+        self.num_workers = min(config.num_workers, workers.usable_processors()) if only_files else config.num_workers
         self.batches_per_epoch = min(len(dataset) for dataset in self.datasets) // self.batch_size
         if self.batches_per_epoch == 0:
             counts = " and ".join(str(len(dataset)) for dataset in self.datasets)
@@ -72,47 +72,47 @@ class TrainingPairs:
     def batches(
         self,
         start: int = 0,
-        tell: Callable[[str], None] | None = None,
+        notify: Callable[[str], None] | None = None,
         positions: Sequence[int] | None = None,
     ) -> Background[Batch]:
-        """Return batches `start`, `start` + 1, ... without end; skipped batches are not loaded.
+        """Return an infinite iterator over batches `start`, `start` + 1, ... Earlier batches are not loaded.
 
-        Each is (images of A, images of B), both (N, C, H, W) float32 in [-1, 1], in pinned memory where CUDA is there.
-        They are loaded in a thread or, with workers, in processes: `ready` of the result waits for the next one for a
-        limited time. Closing it ends its thread and processes, also those that hang.
+        A batch is (images of A, images of B), both (N, C, H, W) float32 in [-1, 1], in pinned memory if CUDA is
+        available. Batches are loaded in a thread, or by worker processes if there are any. The method `ready` of the
+        iterator waits for the next batch with a timeout, and `close` ends its thread and processes, even if they hang.
 
         Args:
             start: Number of the first batch.
-            tell: Called once with a sentence for the user when there is too little shared memory.
-            positions: Which pairs of each batch to load; None for all.
+            notify: Function that is called once with a message for the user if there is too little shared memory.
+            positions: Positions in each batch of the pairs to load, or None for all.
 
         Raises:
-            DataError: By `next`: an image cannot be used, or a worker process was killed.
-            ValueError: `start` is negative.
+            DataError: By `next`, if an image cannot be used or a worker process was killed.
+            ValueError: If `start` is negative.
         """
         if start < 0:
-            raise ValueError(f"start is {start}; batches are counted from 0")
+            raise ValueError(f"expected start >= 0, got {start}")
         processes: list[BaseProcess] = []
         gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
-        return Background(self._load(start, gpu, tell, processes, positions), lambda: workers.end(processes))
+        return Background(self._load(start, gpu, notify, processes, positions), lambda: workers.end(processes))
 
     def _load(
         self,
         start: int,
         gpu: int | None,
-        tell: Callable[[str], None] | None,
+        notify: Callable[[str], None] | None,
         processes: list[BaseProcess],
         positions: Sequence[int] | None,
     ) -> Generator[Batch, None, None]:
-        """Load batches in the calling thread, which is not the main one.
+        """Load batches in the calling thread, which must not be the main thread.
 
-        torch's handler of SIGCHLD, which raises an error wherever the main thread is, is set in the main thread only.
+        In the main thread, torch would install a handler of SIGCHLD, which raises in the middle of any code.
 
         Args:
             start: Number of the first batch.
-            gpu: GPU to pin memory for, which is otherwise the first one in each new thread.
-            tell: See `batches`.
-            processes: Worker processes are added to it.
+            gpu: GPU to pin memory for. New threads would otherwise use the first GPU.
+            notify: See `batches`.
+            processes: List that the worker processes are appended to.
             positions: See `batches`.
         """
         if gpu is not None:
@@ -124,7 +124,7 @@ class TrainingPairs:
             collate_fn=_stack,
             worker_init_fn=workers.start,
             pin_memory=gpu is not None,
-            # The loader draws a number at its start: not from the global generator.
+            # The loader draws a random number when it starts, which must not come from the global generator.
             generator=torch.Generator(),
         )
         loaded: Iterator[Any] | None = None
@@ -135,9 +135,9 @@ class TrainingPairs:
                 if isinstance(batch, DataError):
                     raise batch
                 if isinstance(batch, _Unshared):
-                    if tell is not None:
-                        tell(batch.explanation())
-                        tell = None
+                    if notify is not None:
+                        notify(batch.explanation())
+                        notify = None
                     batch = batch.tensors(pin=gpu is not None)
                 yield batch
         except (RuntimeError, EOFError, OSError) as error:
@@ -147,14 +147,14 @@ class TrainingPairs:
             raise explained from error
         finally:
             if processes:
-                # A traceback may hold the loader, so it is ended here. torch raises a second time, wherever the program
-                # is, when it hears of a death only now.
+                # A traceback may keep the loader alive, so its workers are ended here. torch raises again if it notices
+                # the death of a worker only now.
                 with suppress(RuntimeError):
                     cast(Any, loaded)._shutdown_workers()
 
 
 class _Positions(Sampler[list[_Position]]):
-    """Positions of the pairs of each batch, or of some of them, from batch `start` on, without end."""
+    """An infinite sampler of the pairs of each batch, or of some of them, from batch `start`."""
 
     def __init__(self, pairs: TrainingPairs, start: int, chosen: Sequence[int] | None = None) -> None:
         self.pairs = pairs
@@ -176,9 +176,9 @@ class _Positions(Sampler[list[_Position]]):
 
 
 class _Pairs(Dataset[tuple[Tensor, Tensor] | DataError]):
-    """One image of each domain.
+    """A dataset of pairs of images, one of each domain.
 
-    A DataError is handed on as a value: raised, it would reach the user inside a worker's traceback.
+    A DataError is returned as a value: if raised, it would reach the user inside the traceback of a worker.
     """
 
     def __init__(self, a: ImageDataset, b: ImageDataset, paired: bool) -> None:
@@ -197,26 +197,26 @@ class _Pairs(Dataset[tuple[Tensor, Tensor] | DataError]):
             if not is_out_of_memory(error):
                 raise
             return DataError(
-                f"there is too little memory to load {shown(self.a.label(position.index_a))} and "
+                f"not enough memory to load {shown(self.a.label(position.index_a))} and "
                 f"{shown(self.b.label(position.index_b))} ({first_line(error)}): lower new_size, the crop size, "
                 "batch_size or num_workers."
             )
 
     def _pair(self, index: int, epoch: int) -> tuple[Tensor, Tensor]:
-        in_one = self.a.label(index) == self.b.label(index) and self.a.channels == self.b.channels
-        if in_one:
+        same_file = self.a.label(index) == self.b.label(index) and self.a.channels == self.b.channels
+        if same_file:
             image = self.a.decode_whole(index)
             a, b = self.a.take_half(image, index), self.b.take_half(image, index)
         else:
             a, b = self.a.decode(index), self.b.decode(index)
-        shapes = [resized_shape(x.shape[1], x.shape[2], of.size) for x, of in ((a, self.a), (b, self.b))]
+        shapes = [resized_shape(x.shape[1], x.shape[2], dataset.size) for x, dataset in ((a, self.a), (b, self.b))]
         if shapes[0] != shapes[1]:
             raise DataError(differing_sizes(self.a.label(index), shapes[0], self.b.label(index), shapes[1]))
         return self.a.transform(a, index, epoch), self.b.transform(b, index, epoch)
 
 
 class _Unshared(NamedTuple):
-    """A batch that goes through a pipe, as shared memory does not take it for this reason."""
+    """A batch that is sent through a pipe, and the reason why shared memory did not accept it."""
 
     a: np.ndarray
     b: np.ndarray
@@ -229,9 +229,9 @@ class _Unshared(NamedTuple):
     def explanation(self) -> str:
         size = (self.a.nbytes + self.b.nbytes) / 1e6
         return (
-            f"Note: shared memory (/dev/shm) does not take another batch of {size:.3g} MB ({self.reason}), so worker "
-            "processes send batches through pipes, which is slower. Give it more room (docker run --shm-size=1g), or "
-            "lower num_workers or batch_size."
+            f"Note: shared memory (/dev/shm) has no space for another batch of {size:.3g} MB ({self.reason}), so "
+            "worker processes send batches through pipes, which is slower. Increase its size (docker run "
+            "--shm-size=1g), or lower num_workers or batch_size."
         )
 
 
@@ -245,14 +245,14 @@ def _stack(items: list[tuple[Tensor, Tensor] | DataError]) -> Batch | _Unshared 
     if get_worker_info() is None:
         return torch.stack(a), torch.stack(b)
     try:
-        # Straight into shared memory, and here: torch would move it there in another thread, where errors are lost.
+        # Copies directly into shared memory. torch would do it later in another thread, where errors are lost.
         return default_collate(a), default_collate(b)
-    except RuntimeError as error:  # no room, or no more files may be open
+    except RuntimeError as error:  # no space, or too many open files
         return _Unshared(torch.stack(a).numpy(), torch.stack(b).numpy(), first_line(error))
 
 
 class _Loader(DataLoader[Any]):
-    """A DataLoader that warns of no number of workers: `TrainingPairs` says when they may be more than processors."""
+    """A DataLoader without a warning about the number of workers, which `TrainingPairs` limits."""
 
     def check_worker_number_rationality(self) -> None:
-        """Say nothing."""
+        """Skip the check."""

@@ -1,4 +1,4 @@
-"""Images that a program gives in place of folders: what they must be, and what they are called in messages."""
+"""Image sources of user programs, instead of folders: their protocol, and their names in messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fastmunit.section import brief
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Images of one domain, by index: `len(images)` of them, `images[0]` to `images[len(images) - 1]`.
+    """The images of one domain by index, from `images[0]` to `images[len(images) - 1]`.
 
     An image is one of:
 
@@ -31,22 +31,23 @@ class ImageSource(Protocol):
     - a tensor (C, H, W) of uint8;
     - a tensor (C, H, W) of floating point values in [-1, 1], with the channels of the configuration.
 
-    Flip, resize and crop of the configuration follow, and for all but the last a conversion between grey and RGB. A
-    list of paths is such a source, and so are an array (N, H, W, C) of uint8 in memory or on disk (`numpy.memmap`) and
-    a Hugging Face dataset in `fastmunit.data.huggingface`.
+    All except the last are converted between gray and RGB as needed. Flip, resize and crop of the configuration follow.
+    A list of paths is such a source, and so are an array (N, H, W, C) of uint8 in memory or on disk (`numpy.memmap`),
+    and a Hugging Face dataset wrapped in `fastmunit.data.huggingface`.
 
-    What a source promises:
+    A source must guarantee:
 
-    - `images[i]` is the same image each time, in whatever order and process it is asked for. A training that is resumed
-      computes the same weights only then.
+    - `images[i]` is always the same image, in any order and in any process. Otherwise resumed training does not compute
+      the same weights.
     - The number of images does not change.
-    - It is asked in one thread of a process at a time, not always the same one. With `num_workers` above 0 the
-      processes that ask are forked from the one that trains, which has asked for some images before: a file or
-      connection that is opened once would be shared by all of them. Open it anew where `os.getpid()` has changed.
-    - It leaves the global random state of torch alone.
+    - It does not change the global random state of torch.
 
-    A source may have a text `fingerprint` that tells it from other images. A run that is resumed says so where the
-    fingerprint is another one than before; without it, only the number of images is compared.
+    Images are requested from one thread of a process at a time, but not always from the same thread. With `num_workers`
+    above 0, worker processes are forked from the training process, which has already requested some images. They would
+    share a file or connection that was opened before, so open it again if `os.getpid()` has changed.
+
+    A source may have a text attribute `fingerprint` that identifies the images. Resuming a run reports if it has
+    changed. Without a fingerprint, only the number of images is compared.
     """
 
     def __len__(self) -> int:
@@ -54,56 +55,56 @@ class ImageSource(Protocol):
         ...
 
     def __getitem__(self, index: int, /) -> ImageLike:
-        """Return an image; `index` is at least 0 and below the length."""
+        """Return the image at an index from 0 to the length - 1."""
         ...
 
 
 ImageSources: TypeAlias = Mapping[str, ImageSource]
-"""Sources by name: trainA, trainB, testA, testB; with `pairs: side_by_side` train, test."""
+"""Sources by name: trainA, trainB, testA and testB, or with `pairs: side_by_side` train and test."""
 
 
 class NamedSource:
-    """A source with a name for messages; whatever goes wrong with it is a DataError.
+    """An image source with a name for messages. Any error of the source becomes a DataError.
 
     Args:
         images: The source.
-        name: Its name.
+        name: Name of the source.
 
     Raises:
-        DataError: It is no `ImageSource`, or is empty.
+        DataError: If `images` is not an `ImageSource`, or is empty.
     """
 
     def __init__(self, images: ImageSource, name: str) -> None:
         if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, ImageSource):
             raise DataError(
-                f"{name} is of type {type(images).__name__}, which is no source of images: give an object with __len__ "
+                f"{name} is of type {type(images).__name__}, which is not an image source: give an object with __len__ "
                 "and __getitem__, such as a list of paths (fastmunit.data.list_images), or set data_root for folders."
             )
         self.images, self.name = images, name
         try:
             self.count = len(images)
-        except Exception as error:  # of the program, which may raise anything
-            raise DataError(f"{name} does not tell how many images it has: {located(error)}.") from error
+        except Exception as error:  # the source may raise anything
+            raise DataError(f"len() of {name} failed: {located(error)}.") from error
         if self.count == 0:
             raise DataError(f"{name} has no images: add some.")
 
     def label(self, index: int) -> str:
-        """Return what an image is called in messages."""
+        """Return the name of an image for messages."""
         return f"{self.name}[{index}]"
 
     def planes(self, index: int, channels: int, max_pixels: int | None) -> Tensor:
-        """Return an image as `decode_image` does: (C, H, W), uint8, or float32 in [0, 1].
+        """Return an image like `decode_image`: (C, H, W), uint8 or float32 in [0, 1].
 
         Raises:
-            DataError: The source raises, or what it returns is no image that can be used.
+            DataError: If the source raises, or returns something that cannot be used as an image.
         """
         label = self.label(index)
         try:
             image = self.images[index]
-        except Exception as error:  # of the program, which may raise anything
+        except Exception as error:  # the source may raise anything
             if is_out_of_memory(error):
                 raise
-            raise DataError(f"{label}: the data raised {located(error)}: mend the data.") from error
+            raise DataError(f"{label}: the source raised {located(error)}: fix the source.") from error
         try:
             planes = _planes(image, channels, label, max_pixels)
         except DataError as error:
@@ -118,30 +119,31 @@ class NamedSource:
         return planes
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells these images from others: their number, and a SHA-256, "" where there is nothing to hash.
+        """Return "count", the number of images, and "names", a SHA-256 that identifies them ("" if none can).
 
         Raises:
-            DataError: The fingerprint is no text.
+            DataError: If the fingerprint is not text.
         """
-        found: object = getattr(self.images, "fingerprint", None)
+        fingerprint: object = getattr(self.images, "fingerprint", None)
         if isinstance(self.images, list | tuple) and all(isinstance(path, str | os.PathLike) for path in self.images):
             return file_identity(self.images)
-        if found is None:
+        if fingerprint is None:
             return {"count": self.count, "names": ""}
-        if not isinstance(found, str):
-            raise DataError(f"the fingerprint of {self.name} is of type {type(found).__name__}: make it text, or None.")
-        return {"count": self.count, "names": hashlib.sha256(os.fsencode(found)).hexdigest()}
+        if not isinstance(fingerprint, str):
+            kind = type(fingerprint).__name__
+            raise DataError(f"the fingerprint of {self.name} is of type {kind}: return text or None.")
+        return {"count": self.count, "names": hashlib.sha256(os.fsencode(fingerprint)).hexdigest()}
 
 
 class GivenImages:
-    """Sources by part and domain.
+    """The image sources of a user program by part and domain.
 
     Args:
         images: Sources by name; see `ImageSources`.
-        pairs: `Config.pairs`. With "folders", image k of A and image k of B are a pair.
+        pairs: Value of `Config.pairs`. With "folders", image k of A and image k of B are a pair.
 
     Raises:
-        DataError: A source is missing, is none, or has a name that means nothing; pairs are not complete.
+        DataError: If a source is missing or invalid, a name is unknown, or pairs are incomplete.
     """
 
     def __init__(self, images: ImageSources, pairs: str) -> None:
@@ -150,18 +152,18 @@ class GivenImages:
         known = [name for names in parts.values() for name in names]
         if not isinstance(images, Mapping):
             raise DataError(
-                f"the data are of type {type(images).__name__}: give a mapping with {_and(parts['train'])}, and "
-                f"{_and(parts['test'])} where there are test images."
+                f"expected data as a mapping, got {type(images).__name__}: give one with {_and(parts['train'])}, "
+                f"and with {_and(parts['test'])} if there are test images."
             )
         unknown = [brief(name) for name in images if name not in known]
         if unknown:
-            raise DataError(f"the data have {', '.join(unknown[:3])}: with pairs {pairs} the names are {_and(known)}.")
+            raise DataError(f"the data have {', '.join(unknown[:3])}: with pairs {pairs}, the names are {_and(known)}.")
         given = {name: images.get(name) for name in known}
         tested = any(given[name] is not None for name in parts["test"])
         missing = [name for name in parts["train"] if given[name] is None]
         missing += [name for name in parts["test"] if given[name] is None and tested]
         if missing:
-            raise DataError(f"the data have no {missing[0]}: with pairs {pairs} give {_and(parts['train'])} at least.")
+            raise DataError(f"the data have no {missing[0]}: with pairs {pairs}, give at least {_and(parts['train'])}.")
         self._sources = {name: NamedSource(source, name) for name, source in given.items() if source is not None}
         self.has_test = tested
         if pairs == "folders":
@@ -169,26 +171,26 @@ class GivenImages:
                 self._require_pairs(a, b)
 
     def source(self, part: Part, domain: Domain) -> NamedSource:
-        """Return the images of a domain; those of the training where there are no test images."""
+        """Return the images of a domain, which are the training images if there are no test images."""
         part = part if self.has_test else "train"
         return self._sources[part if self.joined else f"{part}{domain.upper()}"]
 
     def half(self, domain: Domain) -> Half | None:
-        """Return which half of each image shows the domain; None where the whole image does."""
+        """Return the half of each image that belongs to the domain, or None for the whole image."""
         return ("left" if domain == "a" else "right") if self.joined else None
 
     def require_test(self) -> None:
-        """Raise DataError where there are no test images."""
+        """Raise DataError if there are no test images."""
         if not self.has_test:
             names = "test" if self.joined else "testA and testB"
-            raise DataError(f"the data have no test images: give {names} beside those of the training.")
+            raise DataError(f"the data have no test images: give {names} in addition to the training images.")
 
     def _require_pairs(self, a: str, b: str) -> None:
         counts = [self._sources[name].count for name in (a, b) if name in self._sources]
         if len(set(counts)) > 1:
             raise DataError(
-                f"pairs folders: {a} has {counts[0]:,} images and {b} {counts[1]:,}, and image k of both are a pair: "
-                "give as many of both, or set pairs to unpaired."
+                f"pairs folders: {a} has {counts[0]:,} images and {b} has {counts[1]:,}, but image k of both are a "
+                "pair: give equal numbers of both, or set pairs to unpaired."
             )
 
 
@@ -196,11 +198,11 @@ _PARTS = {"train": ["trainA", "trainB"], "test": ["testA", "testB"]}
 
 
 def given_images(config: Config, images: ImageSources | GivenImages | None = None) -> GivenImages | None:
-    """Return the sources to use in place of folders: `images`, else those of `data_module`, else None.
+    """Return the sources to use instead of folders: `images`, or else those of `data_module`, or else None.
 
     Raises:
-        ConfigError: The factory that `data_module` names cannot be called.
-        DataError: As `GivenImages`.
+        ConfigError: If the factory named by `data_module` cannot be called.
+        DataError: If `GivenImages` raises.
     """
     if isinstance(images, GivenImages):
         return images
@@ -215,9 +217,9 @@ def given_images(config: Config, images: ImageSources | GivenImages | None = Non
 
 
 def file_identity(paths: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
-    """Return what tells files from others: their number, and a SHA-256 of their names in order.
+    """Return "count", the number of files, and "names", a SHA-256 of their names in order.
 
-    Names are relative to the folder that holds them all, so that moved data are the same data.
+    Names are relative to the common parent folder, so that moving the data does not change them.
     """
     names = [os.path.abspath(path) for path in paths]  # noqa: PTH100
     folder = os.path.commonpath([os.path.dirname(name) for name in names])  # noqa: PTH120
@@ -232,13 +234,13 @@ def _planes(image: object, channels: int, label: str, max_pixels: int | None) ->
         image = checked(image.detach(), label).cpu()
         low, high = (float(value) for value in image.aminmax())
         if not -1 <= low <= high <= 1:
-            raise ValueError(f"{label}: values {low:g}..{high:g} are outside [-1, 1]: scale them to it.")
+            raise ValueError(f"{label}: values {low:g}..{high:g} are outside [-1, 1]: scale them to [-1, 1].")
         return (image.to(torch.promote_types(image.dtype, torch.float32)) + 1).div(2).to(torch.float32)
     if isinstance(image, np.ndarray) and image.ndim not in (2, 3):
-        raise ValueError(f"{label}: an array must be (H, W) or (H, W, C), not {image.shape}: return one image.")
+        raise ValueError(f"{label}: expected an array (H, W) or (H, W, C), got shape {image.shape}: return one image.")
     if isinstance(image, Mapping | list | tuple):
         raise TypeError(
-            f"{label}: got a {type(image).__name__}: return the image alone (for a dataset of Hugging Face, give "
+            f"{label}: got a {type(image).__name__}: return only the image (wrap a Hugging Face dataset as "
             "fastmunit.data.huggingface(dataset, column))."
         )
     return image_planes(image, channels, label, max_pixels)

@@ -1,4 +1,4 @@
-"""From a decoded image to what a network is trained or tested on."""
+"""Transforms from decoded images to network inputs, for training and test."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fastmunit.memory import first_line, is_out_of_memory
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Horizontal flip with probability 1/2, resize of the shortest side, random crop, [-1, 1]: MUNIT's training chain.
+    """MUNIT's training transform: random horizontal flip, resize of the shorter side, random crop, scaling to [-1, 1].
 
     Attributes:
-        size: shortest side after resizing, pixels; None keeps the size.
-        crop: (height, width) in pixels; None keeps the whole image.
-        flip: False for images that mean something else in a mirror, such as digits.
+        size: Shorter side after resizing, in pixels, or None to keep the size.
+        crop: (height, width) in pixels, or None to keep the whole image.
+        flip: Set to False for images that change their meaning when mirrored, such as digits.
     """
 
     size: int | None
@@ -32,43 +32,45 @@ class TrainTransform:
     flip: bool = True
 
     def __call__(self, image: Tensor, generator: torch.Generator, name: str | os.PathLike[str] = "image") -> Tensor:
-        """(C, H, W) uint8, or float in [0, 1], to float32 in [-1, 1]; every draw comes from `generator`."""
+        """Transform (C, H, W) uint8 or float in [0, 1] to float32 in [-1, 1] with random numbers of `generator`."""
         if torch.rand((), generator=generator) < 0.5 and self.flip:
             image = F.horizontal_flip(image)
         image = resize(image, self.size, name)
         if self.crop is not None:
-            room = _room(image, self.crop, name)
-            top, left = (int(torch.randint(pixels + 1, (), generator=generator)) for pixels in room)
+            margins = _margins(image, self.crop, name)
+            top, left = (int(torch.randint(pixels + 1, (), generator=generator)) for pixels in margins)
             image = F.crop(image, top, left, *self.crop)
         return normalize(image)
 
 
 @dataclass(frozen=True)
 class TestTransform:
-    """Resize of the shortest side, centre crop, [-1, 1].
+    """A test transform: resize of the shorter side, center crop, scaling to [-1, 1].
 
-    MUNIT's own test chain crops at random; a fixed crop shows the same part of an image at every display.
+    MUNIT's test transform crops at random. A fixed crop shows the same part of an image in every sample grid.
 
-    Attributes: as `TrainTransform`.
+    Attributes:
+        size: Shorter side after resizing, in pixels, or None to keep the size.
+        crop: (height, width) in pixels, or None to keep the whole image.
     """
 
     size: int | None
     crop: tuple[int, int] | None
 
     def __call__(self, image: Tensor, name: str | os.PathLike[str] = "image") -> Tensor:
-        """(C, H, W) uint8, or float in [0, 1], to float32 in [-1, 1]."""
+        """Transform (C, H, W) uint8 or float in [0, 1] to float32 in [-1, 1]."""
         image = resize(image, self.size, name)
         if self.crop is not None:
-            top, left = (pixels // 2 for pixels in _room(image, self.crop, name))
+            top, left = (pixels // 2 for pixels in _margins(image, self.crop, name))
             image = F.crop(image, top, left, *self.crop)
         return normalize(image)
 
 
 def resize(image: Tensor, size: int | None, name: str | os.PathLike[str] = "image") -> Tensor:
-    """Bring the shortest side to `size` pixels: bilinear with antialiasing, as Pillow. None keeps the size.
+    """Resize the shorter side to `size` pixels, bilinear with antialiasing like Pillow, unless `size` is None.
 
     Raises:
-        DataError: The result does not fit in memory. `name` names the image.
+        DataError: If the result does not fit in memory. The message contains `name`.
     """
     if size is None:
         return image
@@ -78,16 +80,16 @@ def resize(image: Tensor, size: int | None, name: str | os.PathLike[str] = "imag
     try:
         return F.resize(image, [size], interpolation=InterpolationMode.BILINEAR, antialias=True)
     except RuntimeError as error:
-        if not is_out_of_memory(error):  # less memory is free than there is
+        if not is_out_of_memory(error):
             raise
         raise DataError(
-            f"{shown(name)}: {height}x{width} (height x width) cannot be resized to a shortest side of {size}: "
+            f"{shown(name)}: {height}x{width} (height x width) cannot be resized to a shorter side of {size}: "
             f"{first_line(error)}"
         ) from error
 
 
 def resized_shape(height: int, width: int, size: int | None) -> tuple[int, int]:
-    """Height and width that `resize` gives: the long side is rounded down."""
+    """Return the (height, width) that `resize` gives. The longer side is rounded down."""
     if size is None:
         return height, width
     long_side = int(size * max(height, width) / min(height, width))
@@ -97,27 +99,27 @@ def resized_shape(height: int, width: int, size: int | None) -> tuple[int, int]:
 def resize_excess(
     name: str | os.PathLike[str], height: int, width: int, pixel_bytes: int, size: int | None
 ) -> str | None:
-    """Return what is wrong with resizing an image, or None where the result fits in the memory of this machine.
+    """Return an error message if a resized image does not fit in the memory of this machine, or None if it does.
 
     Args:
-        name: The image, for the message.
-        height: Of the image, pixels.
-        width: Of the image, pixels.
-        pixel_bytes: Bytes of a tensor per pixel. Two such tensors at once must fit.
-        size: Shortest side after the resize, pixels; None keeps the size.
+        name: Name of the image, for the message.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        pixel_bytes: Bytes per pixel of a tensor. Two such tensors must fit at the same time.
+        size: Shorter side after the resize, in pixels, or None to keep the size.
     """
     shape = resized_shape(height, width, size)
-    # The resize is done one direction after the other, each with a result of its own.
+    # Rows and columns are resized one after the other, each with its own result.
     excess = memory_excess(2 * pixel_bytes * shape[0] * shape[1])
     if excess is None:
         return None
     return (
         f"{shown(name)}: {height}x{width} (height x width) resized to {shape[0]}x{shape[1]} would take {excess}: lower "
-        "the size it is resized to, scale it down, or remove it."
+        "the size after the resize, scale the image down, or remove it."
     )
 
 
-def _room(image: Tensor, crop: tuple[int, int], name: str | os.PathLike[str]) -> tuple[int, int]:
+def _margins(image: Tensor, crop: tuple[int, int], name: str | os.PathLike[str]) -> tuple[int, int]:
     height, width = image.shape[-2:]
     if height < crop[0] or width < crop[1]:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Everything about a configuration's data that can be known before training starts."""
+"""Checks of the data of a configuration before training starts."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from fastmunit.data.transforms import resize_excess, resized_shape
 from fastmunit.errors import ConfigError, DataError
 from fastmunit.files import shown
 
-# Offending files that a message lists.
+# Number of files listed in a message.
 _SHOWN = 3
-# Headers are read concurrently: on network disks the waiting dominates.
+# Headers are read in threads: on network disks most of the time is spent waiting.
 _READERS = 8
 _FLOAT_BYTES = 4
 
 
 def check(config: Config, given: GivenImages | None = None) -> list[str]:
-    """Check the data of a configuration, reading no more than the headers of its images.
+    """Check the data of a configuration. Only the headers of image files are read.
 
     Args:
-        config: the configuration of a training.
-        given: images of a program, in place of those of folders. The first one of each domain is looked at.
+        config: Configuration of a training run.
+        given: Image sources to use instead of folders. Only the first image of each is read.
 
     Returns:
-        One line for each folder with files that are left out; see `find_images`.
+        One line per folder with files that are left out; see `find_images`.
 
     Raises:
-        ConfigError: no data are named, the crop does not fit the networks, pairs are resized to different sizes, or
-            batches or sample grids do not fit in memory.
-        DataError: a folder, list or listed file is missing or empty; there are fewer training images than batch_size,
-            or fewer images than display_size; headers are damaged; images have other bands than input_dim, or are
-            smaller than the crop after the resize, or too large for memory after it; images of pairs have no partner,
-            another size than their partner, or an odd width where they hold both. The first few files are named, with
-            the number of them.
+        ConfigError: If the configuration names no data, the crop does not fit the networks, pairs are resized to
+            different sizes, or batches or sample grids do not fit in memory.
+        DataError: If a folder, list or listed file is missing or empty; there are fewer training images than batch_size
+            or fewer images than display_size; headers are damaged; images have another number of bands than input_dim,
+            or after the resize are smaller than the crop or too large for memory; or images of pairs have no partner,
+            a partner of another size, or an odd width if they contain both. The message contains the number of such
+            files and the names of the first few.
     """
     check_crop(config)
     if config.pairs != "unpaired" and config.size_a != config.size_b:
@@ -71,17 +71,18 @@ def check(config: Config, given: GivenImages | None = None) -> list[str]:
 def check_image(
     path: str | os.PathLike[str], channels: int, size: int | None, pixel_bytes: int, max_pixels: int | None
 ) -> None:
-    """Check an image that is to be given to a network, reading no more than its header.
+    """Check an image before it is passed to a network. Only its header is read.
 
     Args:
-        path: The file.
-        channels: Channels that the network takes.
-        size: Shortest side after the resize, pixels; None keeps the size.
-        pixel_bytes: Bytes of the largest tensor per pixel after the resize; there are two such tensors at once.
-        max_pixels: The number of pixels above which an image is refused; None is Pillow's limit.
+        path: File to check.
+        channels: Number of input channels of the network.
+        size: Shorter side after the resize, in pixels, or None to keep the size.
+        pixel_bytes: Bytes per pixel, after the resize, of the largest tensor. Two such tensors exist at the same time.
+        max_pixels: Maximum number of pixels. None is Pillow's limit.
 
     Raises:
-        DataError: The header is damaged, or the image has other bands, too many pixels, or does not fit in memory.
+        DataError: If the header is damaged, or the image has another number of bands, too many pixels, or does not fit
+            in memory.
     """
     header = read_header(path, max_pixels)
     check_bands(path, header, channels)
@@ -91,12 +92,12 @@ def check_image(
 
 
 def left_out(config: Config, parts: Sequence[Part] = ("train", "test")) -> list[str]:
-    """Return one line for each folder of the data with files that are left out; see `find_images`.
+    """Return one line per folder of the data with files that are left out; see `find_images`.
 
-    With `data_module` there is none.
+    The list is empty if the configuration has a `data_module`.
 
     Raises:
-        ConfigError, DataError: As `domain_files`.
+        ConfigError, DataError: If `domain_files` raises.
     """
     if config.data_module is not None:
         return []
@@ -109,21 +110,21 @@ def _notes(found: Iterable[DomainFiles]) -> list[str]:
 
 
 def _check_memory(config: Config) -> None:
-    """Check that the images of a batch, and those of the sample grids, fit in memory."""
+    """Check that a batch and the images of the sample grids fit in memory."""
     domains: tuple[Domain, ...] = ("a", "b")
     channels = (config.input_dim_a, config.input_dim_b)
     train_crop = (config.crop_image_height, config.crop_image_width)
     crops = [(train_crop, test_crop(config, domain)) for domain in domains]
     grids = sum(c * h * w for c, pair in zip(channels, crops, strict=True) for h, w in pair) * config.display_size
     batch = sum(channels) * math.prod(train_crop) * config.batch_size
-    for what, count, (height, width), values in (
+    for key, count, (height, width), values in (
         ("display_size", config.display_size, max(crop for pair in crops for crop in pair), grids),
         ("batch_size", config.batch_size, train_crop, batch),
     ):
         excess = memory_excess(values * _FLOAT_BYTES)
         if excess is not None:
             raise ConfigError(
-                f"{what} {count} with images of {height}x{width} (height x width) would take {excess}: lower {what}, "
+                f"{key} {count} with images of {height}x{width} (height x width) would take {excess}: lower {key}, "
                 "new_size, or crop_image_height and crop_image_width."
             )
 
@@ -151,7 +152,7 @@ def _check_count(config: Config, part: Part, source: str, count: int) -> None:
 
 
 def _check_headers(config: Config, part: Part, domain: Domain, files: DomainFiles) -> list[tuple[int, int]]:
-    """Height and width after the resize of each image."""
+    """Check the headers of all images, and return (height, width) of each after the resize."""
     size = config.size_a if domain == "a" else config.size_b
     channels = config.input_dim_a if domain == "a" else config.input_dim_b
     train_crop = (config.crop_image_height, config.crop_image_width)
@@ -184,7 +185,7 @@ def _check_headers(config: Config, part: Part, domain: Domain, files: DomainFile
     if unusable:
         raise DataError(f"{source}: {len(unusable)} of {len(results)} images cannot be used. {_first(unusable, ' ')}")
     if small:
-        rule = "with no new_size set" if size is None else f"with shortest side resized to {size}"
+        rule = "without new_size" if size is None else f"with the shorter side resized to {size}"
         raise DataError(
             f"{source}: {len(small)} of {len(results)} images are smaller than the crop {crop[0]}x{crop[1]} "
             f"(height x width) {rule}: {_first(small, ', ')}. Set new_size to at least {max(crop)}, lower "

@@ -1,4 +1,4 @@
-"""Images as Python programs have them: tensors, PIL images, NumPy arrays, paths."""
+"""Conversion of Python images: tensors, PIL images, NumPy arrays and paths."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 def image_tensor(value: object, channels: int, what: str, max_pixels: int | None = None) -> Tensor:
-    """Return an image as the networks take it: (C, H, W) in [-1, 1].
+    """Convert an image to network input: (C, H, W) in [-1, 1].
 
-    Paths, PIL images and arrays are converted between grey and RGB as `read_image` does, transparent parts are on
-    white; 8-bit values are divided by 255, 16-bit values by 65535. Tensors are returned as they are.
+    Paths, PIL images and arrays are converted between gray and RGB like in `read_image`, and transparent parts are
+    blended with white. 8-bit values are divided by 255, 16-bit values by 65535. Tensors are returned unchanged.
 
     Args:
-        value: The image.
-        channels: What the model takes; an image of other channels that cannot be converted keeps its own.
-        what: What the image is, as the first words of a message ("images", "styles").
-        max_pixels: The number of pixels above which a file is refused; None is Pillow's limit.
+        value: Image to convert.
+        channels: Number of input channels of the network. Channels that cannot be converted are kept.
+        what: Name of the argument, as the first word of a message ("images", "styles").
+        max_pixels: Maximum number of pixels of a file. None is Pillow's limit.
 
     Raises:
-        TypeError: `value` is none of `ACCEPTED`.
-        ValueError: A tensor or an array has the wrong shape, a tensor the wrong dtype.
-        DataError: A file or a PIL image cannot be read.
+        TypeError: If `value` is not one of `ACCEPTED`, or an array has the wrong dtype.
+        ValueError: If a tensor or an array has the wrong shape, or a tensor has the wrong dtype.
+        DataError: If a file or a PIL image cannot be read.
     """
     if isinstance(value, Tensor):
         return checked(value, what)
@@ -44,9 +44,9 @@ def image_tensor(value: object, channels: int, what: str, max_pixels: int | None
 
 
 def image_planes(value: object, channels: int, what: str, max_pixels: int | None = None) -> Tensor:
-    """Return a path, a PIL image or an array as `decode_image` returns a file: uint8, or float32 in [0, 1].
+    """Convert a path, a PIL image or an array to (C, H, W), uint8 or float32 in [0, 1], like `decode_image`.
 
-    Arguments and errors: as of `image_tensor`.
+    See `image_tensor` for the arguments and errors.
     """
     if isinstance(value, Image.Image):
         return _planes(value, channels)
@@ -58,23 +58,25 @@ def image_planes(value: object, channels: int, what: str, max_pixels: int | None
 
 
 def checked(image: Tensor, what: str) -> Tensor:
-    """Return a tensor of floating point values and of three dimensions as it is, and raise ValueError for others."""
+    """Return a floating point tensor of three dimensions unchanged, and raise ValueError for any other."""
     if image.dim() != 3:
-        raise ValueError(f"{what} must be (C, H, W), not of shape {tuple(image.shape)}")
+        raise ValueError(f"{what}: expected (C, H, W), got shape {tuple(image.shape)}")
     if image.numel() == 0 or not image.is_floating_point():
-        raise ValueError(f"{what} must hold values in [-1, 1], not {tuple(image.shape)} in {image.dtype}")
+        raise ValueError(
+            f"{what}: expected floating point values in [-1, 1], got {tuple(image.shape)} in {image.dtype}"
+        )
     return image
 
 
 def _planes(image: Image.Image, channels: int) -> Tensor:
     if 0 in image.size:
         raise DataError(f"a PIL image of {image.width}x{image.height} pixels has no content: give another one.")
-    with decoding("the PIL image"):  # it may be a file that is still to be decoded
+    with decoding("the PIL image"):  # it may not be decoded yet
         return pillow_planes(image, channels, "the PIL image")
 
 
 def _from_array(array: np.ndarray, channels: int, what: str) -> Tensor:
-    """Return the bands of an array: uint8, or float32 in [0, 1] for 16-bit ones."""
+    """Return the bands of an array: uint8, or float32 in [0, 1] for 16-bit arrays."""
     if array.dtype.kind != "u" or array.dtype.itemsize > 2:
         raise TypeError(
             f"{what}: expected a NumPy array of uint8 or uint16, got {array.dtype}. Give values in [-1, 1] as a tensor "
@@ -82,7 +84,7 @@ def _from_array(array: np.ndarray, channels: int, what: str) -> Tensor:
         )
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise ValueError(
-            f"{what}: an array must be (H, W) or (H, W, C), not of shape {array.shape}; give a list of them."
+            f"{what}: expected an array (H, W) or (H, W, C), got shape {array.shape}: give several images as a list."
         )
     pixels = np.atleast_3d(np.asarray(array))
     bands = pixels.shape[2]

@@ -1,4 +1,4 @@
-"""Decoding every image of a configuration before training starts."""
+"""Decoding of every image of a configuration before training starts."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from fastmunit.data.paths import Domain, Part, domain_files
 from fastmunit.data.sources import GivenImages, NamedSource
 from fastmunit.errors import DataError
 
-# Decoders release Python's lock, and on network disks the waiting dominates.
+# Decoders release Python's lock, and on network disks most of the time is spent waiting.
 _READERS = 8
 
 
 def verify(
     config: Config, progress: Callable[[int, int], None] | None = None, given: GivenImages | None = None
 ) -> None:
-    """Check that every image of the training and test data decodes, each file once, in parallel threads.
+    """Decode every image of the training and test data once, in parallel threads, and report those that fail.
 
     Args:
-        config: The configuration of a training.
-        progress: Is told the number of images that are done, and of all, after each one.
-        given: Images of a program, in place of those of folders; they are asked for in the calling thread.
+        config: Configuration of a training run.
+        progress: Function that is called after each image with the number of images done and the total.
+        given: Image sources to use instead of folders. Their images are requested in the calling thread.
 
     Raises:
-        ConfigError, DataError: As `domain_files`; or images cannot be used, and all of them are named.
+        ConfigError, DataError: If `domain_files` raises, or images cannot be used. The message names all of them.
     """
     parts: tuple[Part, ...] = ("train", "test")
     domains: tuple[Domain, ...] = ("a", "b")
-    wanted: dict[tuple[Path | tuple[NamedSource, int], int], None] = {}  # a dict for its order
+    items: dict[tuple[Path | tuple[NamedSource, int], int], None] = {}  # a set that keeps its order
     for part in parts:
         for domain in domains:
             channels = config.input_dim_a if domain == "a" else config.input_dim_b
@@ -41,7 +41,7 @@ def verify(
             else:
                 source = given.source(part, domain)
                 images = ((source, index) for index in range(source.count))
-            wanted |= dict.fromkeys((image, channels) for image in images)
+            items |= dict.fromkeys((image, channels) for image in images)
 
     def problem(item: tuple[Path | tuple[NamedSource, int], int]) -> str | None:
         image, channels = item
@@ -57,14 +57,12 @@ def verify(
 
     problems: dict[str, None] = {}
     with ThreadPoolExecutor(_READERS) as readers:
-        results = map(problem, wanted) if given is not None else readers.map(problem, wanted)
-        for done, found in enumerate(results, start=1):
-            if found is not None:
-                problems[found] = None
+        results = map(problem, items) if given is not None else readers.map(problem, items)
+        for done, message in enumerate(results, start=1):
+            if message is not None:
+                problems[message] = None
             if progress is not None:
-                progress(done, len(wanted))
+                progress(done, len(items))
     if problems:
         listed = "\n".join(f"- {text}" for text in problems)
-        raise DataError(
-            f"{len(problems):,} of {len({image for image, _ in wanted}):,} images cannot be used:\n{listed}"
-        )
+        raise DataError(f"{len(problems):,} of {len({image for image, _ in items}):,} images cannot be used:\n{listed}")

@@ -1,4 +1,4 @@
-"""The processes that load batches: how they start, how they end, and how their failures are explained."""
+"""The worker processes that load batches: their start, their end, and messages about their failures."""
 
 from __future__ import annotations
 
@@ -20,50 +20,50 @@ _SECONDS_TO_END = 0.5
 
 
 def usable_processors() -> int:
-    """Return how many processors this process may use: its part of them, where a training has more processes here."""
+    """Return the number of processors for this process: a share if training has several processes on this machine."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, count // distributed.local_world_size())
 
 
 def start(_number: int) -> None:
-    """Prepare a new worker process; a `worker_init_fn` of a DataLoader."""
-    # Ctrl-C is for the main process, which saves first and then ends the workers.
+    """Prepare a new worker process, as `worker_init_fn` of a DataLoader."""
+    # The main process handles Ctrl-C: it saves a checkpoint, then ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="fastmunit parent", daemon=True).start()
-    # A batch that cannot be sent is dropped by default, and the main process would wait for it forever.
+    # By default, a batch that cannot be sent is dropped, and the main process waits for it forever.
     cast(Any, multiprocessing.queues.Queue)._on_queue_feeder_error = staticmethod(_end_without_batch)
 
 
 def end(workers: Collection[BaseProcess]) -> None:
-    """End worker processes, also those that hang."""
+    """End worker processes, even if they hang."""
     alive = [worker for worker in workers if worker.is_alive()]
     for worker in alive:
         worker.terminate()
     for worker in alive:
         worker.join(_SECONDS_TO_END)
-        if worker.is_alive():  # waiting for a disk, where only SIGKILL is heard
+        if worker.is_alive():  # only SIGKILL ends a process that waits for a disk
             worker.kill()
 
 
 def explain_failure(error: BaseException, workers: Collection[BaseProcess] = ()) -> DataError | None:
-    """Return the error for the user where `error` is how a dead worker shows.
+    """Convert an error caused by the death of a worker process to an error for the user.
 
     Args:
-        error: What a DataLoader raised, or torch's handler of SIGCHLD wherever the program was.
+        error: Exception of a DataLoader, or of torch's handler of SIGCHLD in the middle of any code.
         workers: Processes of that DataLoader, to name the signals that ended them.
 
     Returns:
-        None for any other error.
+        The error for the user, or None if `error` has another cause.
     """
     text = str(error)
-    if isinstance(error, FastmunitError) or text.startswith("Caught "):  # a worker handed on an exception of its own
+    if isinstance(error, FastmunitError) or text.startswith("Caught "):  # the worker raised an exception
         return None
-    # A worker that dies shows as any of these, depending on what it was doing.
-    of_torch = isinstance(error, RuntimeError) and ("DataLoader worker (pid" in text or "Pin memory thread" in text)
-    if not of_torch and not isinstance(error, EOFError | OSError):
+    # The death of a worker causes any of these errors, depending on what the worker was doing.
+    from_torch = isinstance(error, RuntimeError) and ("DataLoader worker (pid" in text or "Pin memory thread" in text)
+    if not from_torch and not isinstance(error, EOFError | OSError):
         return None
     reason = " ".join(text.split()) or type(error).__name__
-    # A killed process closes its pipes first, which torch sees, then its sentinel. Its exit code comes last.
+    # A killed process closes its pipes first, which torch notices, then its sentinel. Its exit code is set last.
     ended = connection.wait([worker.sentinel for worker in workers], _SECONDS_TO_END)
     for worker in workers:
         if worker.sentinel in ended:
@@ -72,12 +72,12 @@ def explain_failure(error: BaseException, workers: Collection[BaseProcess] = ())
     ended_by = f"; ended by {', '.join(signals)}" if signals else ""
     return DataError(
         f"loading images in worker processes failed ({reason}{ended_by}): lower num_workers (0 uses none) "
-        "or batch_size; there may be too little (shared) memory, or too few open files allowed."
+        "or batch_size. There may be too little (shared) memory, or too low a limit of open files."
     )
 
 
 def _end_with_parent() -> NoReturn:
-    """End this worker as soon as the process that started it is gone, whatever the worker is doing."""
+    """End this worker as soon as its parent process has ended, even in the middle of its work."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -11,7 +11,7 @@ from fastmunit.config import Config
 
 @pytest.fixture(autouse=True)
 def global_random_state_untouched() -> Iterator[None]:
-    """No function of fastmunit.data may read or change torch's global random state."""
+    """Check that no function of fastmunit.data reads or changes torch's global random state."""
     torch.manual_seed(7)
     before = torch.get_rng_state()
     yield
@@ -19,13 +19,13 @@ def global_random_state_untouched() -> Iterator[None]:
 
 
 def photo(seed: int, height: int = 80, width: int = 80) -> Image.Image:
-    """A random RGB picture, different for every seed."""
+    """Return a random RGB picture that depends on the seed."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 @pytest.fixture
 def data_root(tmp_path: Path) -> Path:
-    """Folder mode with 7 images in trainA, 10 in trainB, 3 in testA and testB, all 80x80."""
+    """Create a `data_root` with 7 images in trainA, 10 in trainB, and 3 in testA and testB, all 80x80."""
     root = tmp_path / "root"
     for part, count in {"trainA": 7, "trainB": 10, "testA": 3, "testB": 3}.items():
         (root / part).mkdir(parents=True)
@@ -40,7 +40,7 @@ def hash_free_seed(part: str, index: int) -> int:
 
 @pytest.fixture
 def make_config(data_root: Path) -> Callable[..., Config]:
-    """A small configuration of `data_root`; keywords replace its values."""
+    """Return a small configuration of `data_root`. Keywords replace its values."""
 
     def make(**changes: object) -> Config:
         values: dict[str, object] = {

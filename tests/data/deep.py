@@ -1,4 +1,4 @@
-"""PNGs that Pillow cannot write: with 16 bits per color, and damaged ones with right checksums."""
+"""PNGs that Pillow cannot write: with 16 bits per color, and damaged ones with correct checksums."""
 
 import struct
 import zlib
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# First column, first row, and steps of the seven passes of an interlaced PNG.
+# First column, first row, and steps of each of the seven passes of an interlaced PNG.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
@@ -19,7 +19,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def stored_rows(pixels: np.ndarray, interlaced: bool = False) -> bytes:
-    """The bytes of all rows, each after its filter byte; filters 0 to 2 (none, left, above) take turns."""
+    """Return the bytes of all rows, each after its filter byte. Filters 0 to 2 (none, left, above) alternate."""
     parts = [pixels]
     if interlaced:
         parts = [pixels[top::down, left::right] for left, top, right, down in _PASSES]
@@ -29,7 +29,7 @@ def stored_rows(pixels: np.ndarray, interlaced: bool = False) -> bytes:
 def deep_png(
     pixels: np.ndarray, orientation: int = 1, interlaced: bool = False, rows: bytes | None = None, late: bool = False
 ) -> bytes:
-    """A PNG of (H, W, 1 to 4) uint16; `rows` replaces `stored_rows`, `late` puts the orientation after the data."""
+    """Encode (H, W, 1 to 4) uint16. `rows` replaces `stored_rows`, `late` puts the orientation after the data."""
     height, width, bands = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 16, _COLOR_TYPES[bands], 0, 0, int(interlaced))
     exif = Image.Exif()
@@ -43,7 +43,7 @@ def deep_png(
 
 
 def with_changed_rows(content: bytes, change: Callable[[bytes], bytes]) -> bytes:
-    """A PNG whose decompressed data are changed, with right checksums."""
+    """Return a PNG with changed decompressed data and correct checksums."""
     chunks = list(_chunks(content))
     data = zlib.decompress(b"".join(part for name, part in chunks if name == b"IDAT"))
     before = [chunk(name, part) for name, part in takewhile(lambda item: item[0] != b"IDAT", chunks)]

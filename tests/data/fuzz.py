@@ -1,4 +1,4 @@
-"""Decodes damaged images, of which each must give a tensor or a DataError: `python -m tests.data.fuzz SEED COUNT FILE`.
+"""Decode damaged images. Each must give a tensor or a DataError: `python -m tests.data.fuzz SEED COUNT FILE`.
 
 A decoder that crashes takes the process with it: FILE then holds the image, and the exit status is that of the signal.
 """
@@ -19,10 +19,10 @@ from fastmunit.data.images import decode_image, read_header
 from fastmunit.errors import DataError
 from tests.data.deep import SIGNATURE, deep_png, with_changed_rows
 
-# Damaged sizes would otherwise ask for gigabytes.
+# Without a limit, damaged sizes would request gigabytes.
 MAX_PIXELS = 1 << 20
 
-# Formats that Pillow writes, with modes and options that reach different decoders.
+# Formats that Pillow writes, with modes and options that use different decoders.
 _WRITTEN: list[tuple[str, str, dict[str, Any]]] = [
     *(("PNG", mode, {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
     ("PNG", "P", {"transparency": 3}),
@@ -64,7 +64,7 @@ _WRITTEN: list[tuple[str, str, dict[str, Any]]] = [
     ("BLP", "P", {}),
 ]
 
-# Starts of files of formats that Pillow reads but does not write.
+# First bytes of files in formats that Pillow reads but does not write.
 _STARTS = (
     b"8BPS\0\1\0\0\0\0\0\0\0\3\0\0\0\x18\0\0\0\x18\0\x08\0\3" + bytes(14),
     b"\0\0\0\0\x12\xaf\1\0\x18\0\x18\0\x08\0\3\0" + bytes(120),
@@ -82,10 +82,10 @@ _STARTS = (
 
 
 def originals() -> Iterator[bytes]:
-    """Undamaged files of every kind, some too short for more than their header."""
+    """Return undamaged files of every kind. Some consist only of their header."""
     noise = np.random.default_rng(0)
     levels = noise.integers(0, 256, (24, 24, 4), dtype=np.uint8)
-    levels[8:] = levels[:1, :1]  # runs, for the formats that compress them
+    levels[8:] = levels[:1, :1]  # runs, for formats that compress them
     for file_format, mode, options in _WRITTEN:
         chosen = dict(options)
         image = _in_mode(levels, mode)
@@ -106,7 +106,7 @@ def originals() -> Iterator[bytes]:
 
 
 def damaged(content: bytes, draw: random.Random) -> bytes:
-    """One damage, or several, to a file; PNGs also get damages below their checksums."""
+    """Damage a file in one or more places. PNGs may also get damaged data with correct checksums."""
     if content.startswith(SIGNATURE) and draw.random() < 0.5:
         return with_changed_rows(content, lambda rows: draw.choice(_ROW_DAMAGES)(rows, draw))
     for _ in range(draw.choice((1, 1, 1, 2, 8))):
@@ -125,7 +125,7 @@ def _in_mode(levels: np.ndarray, mode: str) -> Image.Image:
 
 def _flip_bits(content: bytes, draw: random.Random) -> bytes:
     changed = bytearray(content)
-    # Headers decide more than pixels do.
+    # Headers have more influence than pixels.
     reach = draw.choice((len(changed), min(64, len(changed)), min(256, len(changed))))
     for _ in range(draw.choice((1, 1, 2, 5))):
         if changed:
@@ -166,7 +166,7 @@ _ROW_DAMAGES: tuple[_Damage, ...] = (_flip_bits, _set_bytes, _cut, _take_out, _p
 
 
 def _try(path: Path, channels: int) -> bool:
-    """Whether the file is read; what is neither an image nor a DataError ends the process."""
+    """Return whether the file can be read. Anything except an image or a DataError ends the process."""
     try:
         read_header(path, MAX_PIXELS)
         image = decode_image(path, channels, MAX_PIXELS)

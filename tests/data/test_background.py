@@ -1,4 +1,4 @@
-"""An iterator in a thread of its own."""
+"""An iterator in its own thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_items_come_in_order_and_then_the_end() -> None:
     assert list(Background((k for k in range(5)), nothing)) == [0, 1, 2, 3, 4]
 
 
-def test_nothing_is_computed_before_it_is_asked_for() -> None:
+def test_nothing_is_computed_before_it_is_requested() -> None:
     computed: list[int] = []
 
     def count() -> Generator[int, None, None]:
@@ -35,7 +35,7 @@ def test_nothing_is_computed_before_it_is_asked_for() -> None:
     assert list(items) == []
 
 
-def test_errors_are_raised_where_the_item_was_asked_for() -> None:
+def test_errors_are_raised_in_the_requesting_thread() -> None:
     def fail() -> Generator[int, None, None]:
         yield 1
         raise KeyError("x")
@@ -61,12 +61,12 @@ def test_generator_is_closed_in_its_thread() -> None:
     items = Background(count(), nothing)
     next(items)
     thread = items._thread
-    del items  # as close() does
+    del items  # like close()
     assert closed_in == [thread]
     assert not thread.is_alive()
 
 
-def test_hanging_generator_is_given_up() -> None:
+def test_hanging_generator_is_abandoned() -> None:
     hang = threading.Event()
 
     def wait() -> Generator[int, None, None]:
@@ -86,7 +86,7 @@ def test_hanging_generator_is_given_up() -> None:
     assert not items._thread.is_alive()
 
 
-def test_generator_that_never_started_ends() -> None:
+def test_generator_that_never_started_is_closed() -> None:
     items = Background((k for k in range(5)), nothing)
     items.close()
     assert not items._thread.is_alive()

@@ -17,7 +17,7 @@ from fastmunit.errors import DataError
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(5, 60), st.integers(5, 60), st.integers(3, 40))
-def test_resize_is_pillows(height: int, width: int, size: int) -> None:
+def test_resize_equals_pillow(height: int, width: int, size: int) -> None:
     levels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     resized = transforms.resize(torch.from_numpy(levels).permute(2, 0, 1), size)
     new_height, new_width = transforms.resized_shape(height, width, size)
@@ -39,11 +39,11 @@ def test_training_draws_flips_and_crops_of_the_resized_image() -> None:
         for left in range(5)
     }
     seen = [windows[tuple(transform(levels, named_generator("t", i)).flatten().tolist())] for i in range(1500)]
-    assert len(set(seen)) == 2 * 9 * 5  # every flip and place, the edges too
+    assert len(set(seen)) == 2 * 9 * 5  # all flips and positions, including the edges
     assert 0.4 < np.mean([flip for flip, _, _ in seen]) < 0.6
 
 
-def test_flips_can_be_switched_off_and_leave_the_crops_as_they_are(make_config: Callable[..., Config]) -> None:
+def test_switching_off_flips_does_not_change_crops(make_config: Callable[..., Config]) -> None:
     levels = torch.arange(12 * 10, dtype=torch.uint8).reshape(1, 12, 10)
     crops = {flip: transforms.TrainTransform(None, (4, 6), flip) for flip in (True, False)}
     flipped = 0
@@ -59,7 +59,7 @@ def test_flips_can_be_switched_off_and_leave_the_crops_as_they_are(make_config: 
         assert datasets.training_datasets(make_config(flip=flip))[0].train_transform.flip is flip
 
 
-def test_test_images_are_centre_crops_without_flip() -> None:
+def test_test_images_are_center_crops_without_flip() -> None:
     levels = torch.arange(12 * 10, dtype=torch.uint8).reshape(1, 12, 10)
     out = transforms.TestTransform(None, (4, 6))(levels)
     assert torch.equal(out, transforms.normalize(levels)[:, 4:8, 2:8])
@@ -73,7 +73,7 @@ def test_crop_larger_than_the_image_names_both(tmp_path: Path) -> None:
             dataset[0]
 
 
-def test_samples_depend_on_seed_stream_epoch_and_index_alone(make_config: Callable[..., Config]) -> None:
+def test_samples_depend_only_on_seed_stream_epoch_and_index(make_config: Callable[..., Config]) -> None:
     a, b = data.training_datasets(make_config())
     assert a.stream != b.stream
     assert a[0].shape == (3, 64, 64)
@@ -92,7 +92,7 @@ def test_samples_depend_on_seed_stream_epoch_and_index_alone(make_config: Callab
 
 def test_test_datasets_crop_to_new_size(make_config: Callable[..., Config]) -> None:
     a, b = data.test_datasets(make_config(new_size=None, new_size_a=74, new_size_b=66))
-    assert a[0].shape == (3, 72, 72)  # rounded down to what the generators reproduce
+    assert a[0].shape == (3, 72, 72)  # rounded down to a size that the generators preserve
     assert b[0].shape == (3, 64, 64)
     a, _ = data.test_datasets(make_config(new_size=None, crop_image_width=68))
     assert a[0].shape == (3, 64, 68)
@@ -105,11 +105,11 @@ def test_channels_of_each_domain(make_config: Callable[..., Config]) -> None:
     assert b[0].shape == (3, 64, 64)
 
 
-def test_display_images_are_fixed_and_enough(make_config: Callable[..., Config]) -> None:
+def test_display_images_are_fixed_and_complete(make_config: Callable[..., Config]) -> None:
     a, _ = data.training_datasets(make_config())
     shown = data.display_images(a, 3)
     assert shown.shape == (3, 3, 64, 64)
     assert torch.equal(shown, data.display_images(a, 3))
     assert torch.equal(shown[1], a[1])
-    with pytest.raises(DataError, match="8 images are to be displayed but the dataset has 7"):
+    with pytest.raises(DataError, match="expected 8 images to display, got a dataset of 7"):
         data.display_images(a, 8)

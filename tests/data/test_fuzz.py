@@ -1,4 +1,4 @@
-"""Damaged images in a process of its own, which a decoder that crashes would end."""
+"""Damaged images, decoded in another process, which a crashing decoder would end."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def read_damaged(seed: int, count: int, path: Path) -> tuple[int, int, int]:
-    """Kinds of files, undamaged ones that are read, damaged ones that are read."""
+    """Return the numbers of kinds of files, of readable undamaged files, and of readable damaged files."""
     command = [sys.executable, "-m", "tests.data.fuzz", str(seed), str(count), str(path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False, timeout=1800)
     assert run.returncode == 0, f"{path}: {run.stderr[-4000:]}"
@@ -24,7 +24,7 @@ def read_damaged(seed: int, count: int, path: Path) -> tuple[int, int, int]:
 def test_damaged_images_are_read_or_named(tmp_path: Path) -> None:
     kinds, undamaged, damaged = read_damaged(0, 1200, tmp_path / "image")
     assert kinds > 70
-    assert undamaged > 60  # the damages meet decoders, not only the check for a known format
+    assert undamaged > 60  # damage reaches the decoders, not only the detection of the format
     assert 100 < damaged < 900
 
 

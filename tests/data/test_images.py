@@ -16,11 +16,11 @@ LEVELS = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
 
 
 def unit(image: torch.Tensor) -> np.ndarray:
-    """[-1, 1] to [0, 1]."""
+    """Map [-1, 1] to [0, 1]."""
     return ((image + 1) / 2).numpy()
 
 
-def test_rgb_and_grey_values(tmp_path: Path) -> None:
+def test_rgb_and_gray_values(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     Image.fromarray(LEVELS[..., :3]).save(path)
     image = read_image(path, 3)
@@ -56,11 +56,11 @@ def test_16_bit_color_png_keeps_its_depth(tmp_path: Path, bands: int, interlaced
     path.write_bytes(deep_png(deep, interlaced=interlaced))
     assert read_header(path) == (5, 7, bands, 1)
     planes = torch.from_numpy(deep.astype(np.float32)).permute(2, 0, 1) / 65535
-    assert torch.equal(decode_image(path, bands), planes)  # to the last bit
+    assert torch.equal(decode_image(path, bands), planes)
     colors = planes if bands == 3 else planes[:-1] * planes[-1:] + (1 - planes[-1:])
     assert torch.equal(decode_image(path, 3), colors.expand(3, 5, 7))
-    grey = colors if bands == 2 else (colors * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
-    assert torch.equal(decode_image(path, 1), grey)
+    gray = colors if bands == 2 else (colors * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
+    assert torch.equal(decode_image(path, 1), gray)
     with pytest.raises(DataError, match=f"has {bands} bands but input_dim is 5"):
         read_image(path, 5)
 
@@ -71,16 +71,16 @@ def test_16_bit_color_png_is_turned_upright(tmp_path: Path, orientation: int) ->
     deep = np.random.default_rng(2).integers(0, 65536, (5, 7, 3), dtype=np.uint16)
     path.write_bytes(deep_png(deep, orientation=orientation))
     with Image.open(path) as image:
-        upright = np.array(ImageOps.exif_transpose(image))  # the high bytes
+        upright = np.array(ImageOps.exif_transpose(image))  # only the high bytes
     turned = decode_image(path, 3)
     assert np.array_equal((turned * 65535).round().to(torch.int32).permute(1, 2, 0).numpy() // 256, upright)
     assert read_header(path)[:2] == turned.shape[1:]
-    path.write_bytes(deep_png(deep, orientation=orientation, late=True))  # after the data it is not looked for
+    path.write_bytes(deep_png(deep, orientation=orientation, late=True))  # an orientation after the data is ignored
     assert read_header(path)[:2] == decode_image(path, 3).shape[1:] == (5, 7)
 
 
 def test_damaged_16_bit_color_png_is_named(tmp_path: Path) -> None:
-    """Cut, a wrong checksum, a filter that does not exist, too few rows: nothing decodes to something else."""
+    """Truncated files, wrong checksums, unknown filters and missing rows are refused, never decoded to other pixels."""
     path = tmp_path / "x.png"
     deep = np.random.default_rng(2).integers(0, 65536, (50, 70, 3), dtype=np.uint16)
     content, rows = deep_png(deep), stored_rows(deep)
@@ -102,10 +102,10 @@ def test_damaged_16_bit_color_png_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mode", "row"), [("RGB", 211), ("P", 10), ("L", 71), ("1", 10), ("I;16", 141)])
 def test_missing_rows_are_named(tmp_path: Path, mode: str, row: int) -> None:
-    """Pillow takes rows after the end of the data as zeros where that end is also the end of a row."""
+    """If the data end after a complete row, Pillow fills the missing rows with zeros."""
     path = tmp_path / "x.png"
     Image.new(mode, (70, 50)).save(path)
-    assert decode_image(path, 3).shape == (3, 50, 70)  # zeros in the last row are no fault
+    assert decode_image(path, 3).shape == (3, 50, 70)  # zeros in the last row are valid
     path.write_bytes(with_changed_rows(path.read_bytes(), lambda rows: rows[: 20 * row]))
     with pytest.raises(DataError, match=rf"x\.png is damaged .*its data end after {20 * row} of {50 * row} bytes"):
         decode_image(path, 3)
@@ -132,7 +132,7 @@ def test_32_bit_integers_and_floats_must_be_in_range(tmp_path: Path) -> None:
             read_image(path, 1)
 
 
-def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+def test_transparency_is_blended_with_white(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     Image.fromarray(np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], dtype=np.uint8)).save(path)
     np.testing.assert_allclose(unit(read_image(path, 3))[:, 0, 1], 1.0)
@@ -142,7 +142,7 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
     assert unit(read_image(path, 1)).tolist() == [[[1.0]]]
 
 
-def test_four_channels_are_the_files_bands(tmp_path: Path) -> None:
+def test_four_channels_are_the_bands_of_the_file(tmp_path: Path) -> None:
     Image.fromarray(LEVELS).save(tmp_path / "x.png")
     np.testing.assert_allclose(unit(read_image(tmp_path / "x.png", 4)), LEVELS.transpose(2, 0, 1) / 255, atol=1e-6)
     Image.fromarray(LEVELS).convert("CMYK").save(tmp_path / "x.tif")
@@ -174,7 +174,7 @@ def test_any_number_of_channels_through_tiff_pages(tmp_path: Path, channels: int
     check_bands(path, header, channels)
 
 
-def test_16_bit_pages_stay_deep(tmp_path: Path) -> None:
+def test_16_bit_pages_keep_their_depth(tmp_path: Path) -> None:
     deep = np.random.default_rng(1).integers(0, 65536, (5, 6, 4), dtype=np.uint16)
     first, *rest = (Image.fromarray(page) for page in deep)
     first.save(tmp_path / "x.tif", save_all=True, append_images=rest)
@@ -191,7 +191,7 @@ def test_band_mismatch_names_file_and_both_numbers(tmp_path: Path, mode: str, ba
         check_bands(path, read_header(path), channels)
 
 
-def test_pages_that_do_not_make_the_channels(tmp_path: Path) -> None:
+def test_pages_that_do_not_match_the_channels(tmp_path: Path) -> None:
     path = tmp_path / "x.tif"
     Image.new("L", (4, 4)).save(path, save_all=True, append_images=[Image.new("L", (4, 4))])
     for channels in (1, 3, 4):
@@ -254,16 +254,16 @@ def test_saved_images_read_back(tmp_path: Path, channels: int, height: int, widt
     assert decode_image(path, channels).dtype == torch.uint8
 
 
-def test_save_clamps_and_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+def test_save_clamps_and_refuses_unsupported_channels(tmp_path: Path) -> None:
     save_image(torch.tensor([[[-3.0, 3.0]]], dtype=torch.bfloat16), tmp_path / "x.png")
     assert read_image(tmp_path / "x.png", 1).tolist() == [[[-1.0, 1.0]]]
     before = (tmp_path / "x.png").read_bytes()
-    with pytest.raises(DataError, match=r"x\.png: the image holds NaN"):
+    with pytest.raises(DataError, match=r"x\.png: the image contains NaN"):
         save_image(torch.full((3, 2, 2), float("nan")), tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes() == before
-    with pytest.raises(DataError, match=r"PNG cannot hold 5 channels; use \.tif"):
+    with pytest.raises(DataError, match=r"PNG cannot store 5 channels: use \.tif"):
         save_image(torch.zeros(5, 2, 2), tmp_path / "y.png")
-    with pytest.raises(DataError, match="JPEG cannot hold 4 channels"):
+    with pytest.raises(DataError, match="JPEG cannot store 4 channels"):
         save_image(torch.zeros(4, 2, 2), tmp_path / "y.jpg")
     with pytest.raises(DataError, match="unknown image format"):
         save_image(torch.zeros(3, 2, 2), tmp_path / "y.xyz")

@@ -1,4 +1,4 @@
-"""Paired data: two folders with equal names, or both images in one file."""
+"""Paired data: two folders with equal names, or both images in the same file."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -19,7 +19,7 @@ COUNT = 5
 
 
 def partner(image: Image.Image) -> Image.Image:
-    """The negative: tells whether A and B are of one pair, flipped and cropped alike."""
+    """Return the negative. It shows whether A and B are a pair with the same flip and crop."""
     return Image.fromarray(255 - np.asarray(image))
 
 
@@ -66,22 +66,22 @@ def take(config: Config, count: int, start: int = 0) -> list[tuple[torch.Tensor,
 
 
 def test_pairs_stay_together(paired: Callable[..., Config]) -> None:
-    """Same file, flip, resize and crop: B is the negative of A, and no two samples of the epochs are equal."""
+    """B is the negative of A after the same flip, resize and crop, and all samples of the epochs are different."""
     seen = []
     for a, b in take(paired(), 6):
         assert a.shape == b.shape == (2, 3, 64, 64)
-        # Resizing rounds A and B to eight bits apart.
+        # The resize rounds A and B to eight bits independently.
         torch.testing.assert_close(a, -b, atol=5 / 255, rtol=0)
         seen += [image.numpy().tobytes() for image in a]
     assert len(set(seen)) == len(seen)
 
 
-def test_both_kinds_of_folders_hold_the_same_pairs(
+def test_both_kinds_of_folders_have_the_same_pairs(
     folders: Path, joined: Path, make_config: Callable[..., Config]
 ) -> None:
     a = take(make_config(data_root=str(joined), pairs="side_by_side"), 2)
     for root in (folders,):
-        for index in range(1, COUNT, 2):  # the same order of names
+        for index in range(1, COUNT, 2):  # names in the same order
             for domain, suffix in (("A", "png"), ("B", "bmp")):
                 path = root / f"train{domain}" / f"sub/{index}.{suffix}"
                 path.rename(root / f"train{domain}" / f"{index}.{suffix}")
@@ -105,8 +105,8 @@ def test_domains_may_have_different_channels(paired: Callable[..., Config]) -> N
     data.check(config)
     ((a, b),) = take(config, 1)
     assert (a.shape[1], b.shape[1]) == (1, 3)
-    grey = (b * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
-    torch.testing.assert_close(a, -grey, atol=0.02, rtol=0)
+    gray = (b * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    torch.testing.assert_close(a, -gray, atol=0.02, rtol=0)
 
 
 def test_test_and_display_images_are_pairs(paired: Callable[..., Config]) -> None:
@@ -117,7 +117,7 @@ def test_test_and_display_images_are_pairs(paired: Callable[..., Config]) -> Non
         torch.testing.assert_close(x, -y, atol=5 / 255, rtol=0)
 
 
-def test_crop_of_systems_with_other_networks(paired: Callable[..., Config]) -> None:
+def test_crops_of_systems_with_other_networks(paired: Callable[..., Config]) -> None:
     a, _ = data.test_datasets(paired(system="bicyclegan"))
     assert a[0].shape == (3, 64, 64)
     data.check(paired(system="bicyclegan", crop_image_height=32, crop_image_width=32))  # too small for MUNIT
@@ -142,20 +142,20 @@ def test_names_match_across_extensions_and_unicode_forms(folders: Path, make_con
     assert [path.suffix for path in b.paths if path.suffix != ".bmp"] == [".GIF"]
     assert [path.suffix for path in a.paths].index(".webp") == [path.suffix for path in b.paths].index(".GIF")
     photo(7).save(folders / "trainA" / f"{decomposed}.png")
-    with pytest.raises(DataError, match="have one name but for the suffix or the Unicode form"):
+    with pytest.raises(DataError, match="have the same name except for the suffix or the Unicode form"):
         data.check(config)
 
 
-def test_names_that_are_not_one(folders: Path, make_config: Callable[..., Config]) -> None:
+def test_ambiguous_names(folders: Path, make_config: Callable[..., Config]) -> None:
     photo(9).save(folders / "trainA" / "0.jpg")
-    with pytest.raises(DataError, match=r"0\.jpg and .*0\.png have one name but for the suffix"):
+    with pytest.raises(DataError, match=r"0\.jpg and .*0\.png have the same name except for the suffix"):
         data.check(make_config(data_root=str(folders), pairs="folders"))
 
 
-def test_sizes_that_differ(folders: Path, make_config: Callable[..., Config]) -> None:
+def test_different_sizes(folders: Path, make_config: Callable[..., Config]) -> None:
     config = make_config(data_root=str(folders), pairs="folders")
     photo(9, 160, 160).save(folders / "trainB" / "0.bmp")
-    data.check(config)  # one size after the resize
+    data.check(config)  # equal sizes after the resize
     assert len(take(config, 4)) == 4
     photo(9, 80, 90).save(folders / "trainB" / "0.bmp")
     with pytest.raises(DataError, match=r"1 of 5 pairs differ in size.*0\.png and .*0\.bmp .*72x72 and 72x81"):
@@ -179,13 +179,13 @@ def test_halves_smaller_than_the_crop(joined: Path, make_config: Callable[..., C
         data.check(make_config(data_root=str(joined), pairs="side_by_side", new_size=None))
 
 
-def test_pairs_are_resized_alike(paired: Callable[..., Config]) -> None:
+def test_pairs_have_equal_sizes(paired: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match="new_size_a 72 and new_size_b 80"):
         data.check(paired(new_size=None, new_size_a=72, new_size_b=80))
 
 
 def test_side_by_side_without_its_folders(tmp_path: Path, make_config: Callable[..., Config]) -> None:
-    with pytest.raises(DataError, match=r"must hold train, and test or val"):
+    with pytest.raises(DataError, match=r"must contain train, and test or val"):
         data.check(make_config(data_root=str(tmp_path / "nowhere"), pairs="side_by_side"))
     with pytest.raises(ConfigError, match=r"a folder with train, and test or val.*data_folder_train_a"):
         data.check(make_config(data_root=None, pairs="side_by_side"))

@@ -39,9 +39,9 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     touch(tmp_path, "root/a/1.png", "root/z.png", "elsewhere/sub/2.png", "elsewhere/3.png", "trainB/4.png")
     links = {
         "root/b": "../elsewhere",
-        "root/c": "../elsewhere/sub",  # read as b/sub already
+        "root/c": "../elsewhere/sub",  # already read as b/sub
         "root/a/again": "../a",
-        "root/up": "..",  # around the root, and with the other domain
+        "root/up": "..",  # contains the root and the other domain
         "root/itself": "itself",
         "elsewhere/back": "../root",
         "root/lost.png": "nowhere.png",
@@ -52,14 +52,14 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     found = find_images(tmp_path / "root")
     names = [str(path.relative_to(tmp_path / "root")) for path in found.paths]
     assert names == ["a/1.png", "b/3.png", "b/sub/2.png", "d.png", "lost.png", "z.png"]
-    reason = "(a link to a folder around it or read already)"
+    reason = "(a link to a parent folder or to one already read)"
     assert found.left_out == [f"{name} {reason}" for name in ("a/again", "b/back", "c")] + ["itself", f"up {reason}"]
     with pytest.raises(DataError, match=r"lost\.png does not exist"):
         read_header(tmp_path / "root/lost.png")
 
 
-def test_what_is_not_a_regular_file_is_left_out_or_refused(tmp_path: Path) -> None:
-    """Opening a FIFO or a device would block."""
+def test_special_files_are_left_out_or_refused(tmp_path: Path) -> None:
+    """Opening a FIFO or a device could block forever."""
     touch(tmp_path, "images/a.png")
     os.mkfifo(tmp_path / "images/pipe.png")
     (tmp_path / "images/terminal.png").symlink_to("/dev/zero")
@@ -114,7 +114,7 @@ def test_unicode_forms_of_names_in_lists(tmp_path: Path) -> None:
     first, second, third = read_image_list(listing, tmp_path)
     assert first == tmp_path / decomposed / f"{composed}.png"
     assert second == third == tmp_path / f"{composed}.png"
-    touch(tmp_path, f"{decomposed}.png")  # where both exist, each line is its own
+    touch(tmp_path, f"{decomposed}.png")  # if both exist, each line names its own file
     _, second, third = read_image_list(listing, tmp_path)
     assert [second.name, third.name] == [f"{decomposed}.png", f"{composed}.png"]
     listing.write_text("caf\u00e8.png\n", encoding="utf-8")
@@ -126,7 +126,7 @@ def test_missing_empty_and_file_for_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere does not exist"):
         list_images(tmp_path / "nowhere")
     touch(tmp_path, "empty/readme.txt")
-    with pytest.raises(DataError, match=r"empty holds no images"):
+    with pytest.raises(DataError, match=r"empty contains no images"):
         list_images(tmp_path / "empty")
     with pytest.raises(DataError, match="is not a folder"):
         list_images(tmp_path / "empty" / "readme.txt")

@@ -42,7 +42,7 @@ def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shapes_and_epoch_length(make_config: Callable[..., Config]) -> None:
     pairs = TrainingPairs(make_config())
-    assert pairs.batches_per_epoch == 3  # 7 and 10 images, batches of 2, the rest dropped
+    assert pairs.batches_per_epoch == 3  # 7 and 10 images in batches of 2, without the rest
     (a, b), *_ = take(pairs, 1)
     assert a.shape == b.shape == (2, 3, 64, 64)
     assert a.dtype == torch.float32
@@ -60,7 +60,7 @@ def test_batches_do_not_depend_on_workers_or_start(make_config: Callable[..., Co
 
 
 def test_epochs_use_every_image_at_most_once_in_new_orders(make_config: Callable[..., Config]) -> None:
-    # Without resize and crop room only flips vary: tell images apart by a flip-invariant sum.
+    # Without resize and crop, only flips vary, so a sum identifies each image.
     pairs = TrainingPairs(make_config(new_size=None, crop_image_height=80, crop_image_width=80))
     epochs = []
     for epoch in range(3):
@@ -89,7 +89,7 @@ def test_skipped_batches_are_not_loaded(make_config: Callable[..., Config], monk
 def test_too_few_images_for_a_batch(make_config: Callable[..., Config]) -> None:
     with pytest.raises(DataError, match="batch_size is 8 but the domains have 7 and 10"):
         TrainingPairs(make_config(batch_size=8))
-    with pytest.raises(ValueError, match="start is -1"):
+    with pytest.raises(ValueError, match="expected start >= 0, got -1"):
         take(TrainingPairs(make_config()), 1, start=-1)
 
 
@@ -117,7 +117,7 @@ def test_death_of_a_worker_raises_nothing_elsewhere(make_config: Callable[..., C
     before = signal.getsignal(signal.SIGCHLD)
     stream = TrainingPairs(make_config(num_workers=1)).batches()
     next(stream)
-    assert signal.getsignal(signal.SIGCHLD) is before  # torch's handler raises wherever the main thread is
+    assert signal.getsignal(signal.SIGCHLD) is before  # torch's handler raises in the middle of any code
     stream.close()
     assert not multiprocessing.active_children()
 
@@ -126,15 +126,15 @@ def refused(_images: object) -> Tensor:
     raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
 
-def test_batches_without_room_in_shared_memory(make_config: Callable[..., Config], two_processors: None) -> None:
+def test_batches_without_space_in_shared_memory(make_config: Callable[..., Config], two_processors: None) -> None:
     whole = take(TrainingPairs(make_config()), 5)
-    told: list[str] = []
+    messages: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "default_collate", refused)
-        stream = TrainingPairs(make_config(num_workers=2)).batches(tell=told.append)
+        stream = TrainingPairs(make_config(num_workers=2)).batches(notify=messages.append)
         assert equal(list(islice(stream, 5)), whole)
         stream.close()
-    (message,) = told
+    (message,) = messages
     assert "batch of 0.197 MB (unable to allocate shared memory" in message
     assert "--shm-size" in message
 
@@ -146,7 +146,7 @@ from fastmunit.config import Config
 from fastmunit.data import TrainingPairs
 pairs = TrainingPairs(Config.load(sys.argv[1]))
 assert pairs.num_workers > 0
-stream = pairs.batches(tell=print)
+stream = pairs.batches(notify=print)
 print(len(list(islice(stream, 20))))
 stream.close()
 """
@@ -190,7 +190,7 @@ def test_image_that_does_not_fit_in_memory(
         data.datasets, "decode_image", lambda path, channels, limit: torch.empty(channels, 2**25, 2**25)
     )
     with pytest.raises(
-        DataError, match=r"too little memory to load .*trainA.*\(.*allocate \d+ bytes.*lower new_size"
+        DataError, match=r"not enough memory to load .*trainA.*\(.*allocate \d+ bytes.*lower new_size"
     ) as caught:
         take(TrainingPairs(make_config(num_workers=num_workers)), 1)
     assert "Traceback" not in str(caught.value)

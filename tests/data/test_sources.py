@@ -1,4 +1,4 @@
-"""Images that a program gives in place of folders."""
+"""Image sources of user programs, instead of folders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = ("trainA", "trainB", "testA", "testB")
 
 
 class Lazily:
-    """Calls a function for each image."""
+    """A source that calls a function for each image."""
 
     def __init__(self, count: int, image: Callable[[int], Any]) -> None:
         self.count, self.image = count, image
@@ -44,7 +44,7 @@ class Lazily:
 
 
 def small_config(**changes: object) -> Config:
-    """As of `make_config`, without a folder."""
+    """Return a configuration like that of `make_config`, without a folder."""
     values: dict[str, object] = {"new_size": 72, "crop_image_height": 64, "crop_image_width": 64, "batch_size": 2}
     return Config.from_dict({**values, "num_workers": 0, "display_size": 3, **changes})
 
@@ -92,7 +92,7 @@ def test_all_forms_give_the_batches_of_the_folders(
         assert torch.equal(data.display_images(mine, 3), data.display_images(theirs, 3))
 
 
-def test_float_tensors_are_cropped_and_mirrored_alone() -> None:
+def test_float_tensors_are_only_cropped_and_mirrored() -> None:
     image = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
     for dtype, bound in ((torch.float64, 2e-7), (torch.float32, 2e-7), (torch.float16, 2e-3)):
         source = NamedSource([image.to(dtype).requires_grad_()], "trainA")
@@ -114,7 +114,7 @@ def test_an_array_on_disk_is_a_source(tmp_path: Path) -> None:
 
 @pytest.fixture
 def archive() -> type:
-    """The source of the documentation."""
+    """Return the source class of docs/data.md."""
     text = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
     (example,) = (block for block in re.findall(r"(?s)```python\n(.*?)```", text) if "class Archive" in block)
     found: dict[str, Any] = {}
@@ -136,7 +136,7 @@ def test_an_archive_is_read_by_more_processes_than_processors(
             for path in paths(data_root, name):
                 files.write(path, path.name)
         images[name] = archive(tmp_path / f"{name}.zip")
-        assert images[name][0].size == (80, 80)  # opened in this process
+        assert images[name][0].size == (80, 80)  # opens the archive in this process
     expected = batches(TrainingPairs(make_config(num_workers=3)))
     pairs = pairs_of(make_config(num_workers=3), images)
     with warnings.catch_warnings():
@@ -150,7 +150,7 @@ def test_an_archive_is_read_by_more_processes_than_processors(
 
 
 def paired(tmp_path: Path) -> tuple[Path, Path]:
-    """The same pairs as folders of equal names, and side by side."""
+    """Return equal pairs as folders with equal names and as images side by side."""
     folders, joined = tmp_path / "folders", tmp_path / "joined"
     for part in ("train", "test"):
         for folder in (folders / f"{part}A", folders / f"{part}B", joined / part):
@@ -163,7 +163,7 @@ def paired(tmp_path: Path) -> tuple[Path, Path]:
     return folders, joined
 
 
-def test_pairs_are_those_of_folders(make_config: Callable[..., Config], tmp_path: Path) -> None:
+def test_pairs_are_equal_to_those_from_folders(make_config: Callable[..., Config], tmp_path: Path) -> None:
     folders, joined = paired(tmp_path)
     config = make_config(data_root=str(folders), pairs="folders", new_size=66)
     expected = batches(TrainingPairs(config))
@@ -181,7 +181,7 @@ def test_pairs_are_those_of_folders(make_config: Callable[..., Config], tmp_path
         assert torch.equal(data.test_datasets(side_by_side, given)["ab".index(part)][1], expected_images[1])
 
 
-def test_pairs_of_two_sizes() -> None:
+def test_pairs_of_different_sizes() -> None:
     config = small_config(pairs="folders")
     images = {"trainA": [np.zeros((80, 80, 3), np.uint8)] * 2, "trainB": [np.zeros((80, 90, 3), np.uint8)] * 2}
     with pytest.raises(DataError, match=r"trainA\[\d\] and trainB\[\d\] are a pair, but 72x72 and 72x81"):
@@ -196,25 +196,31 @@ def fail(error: Exception) -> Any:
     ("image", "message"),
     [
         (lambda: None, r"^trainB\[3\]: expected a path, a PIL image.* got NoneType\.$"),
-        (lambda: (photo(0), 7), r"^trainB\[3\]: got a tuple: return the image alone"),
+        (lambda: (photo(0), 7), r"^trainB\[3\]: got a tuple: return only the image"),
         (lambda: {"image": photo(0)}, r"^trainB\[3\]: got a dict: .*data\.huggingface\(dataset, column\)"),
         (lambda: "nowhere.png", r"^trainB\[3\]: image nowhere\.png does not exist"),
         (lambda: np.zeros((80, 80, 3)), r"^trainB\[3\]: .*uint8 or uint16, got float64\. Give values in \[-1, 1\]"),
-        (lambda: np.zeros((2, 80, 80, 3), np.uint8), r"^trainB\[3\]: an array must be .* not \(2, 80, 80, 3\)"),
+        (lambda: np.zeros((2, 80, 80, 3), np.uint8), r"^trainB\[3\]: expected an array .*, got shape \(2, 80, 80, 3\)"),
         (lambda: np.zeros((80, 80, 5), np.uint8), r"^trainB\[3\] has 5 channels but input_dim is 3: set input_dim"),
         (lambda: torch.zeros(1, 80, 80), r"^trainB\[3\] has 1 channels but input_dim is 3"),
-        (lambda: torch.zeros(80, 80), r"^trainB\[3\] must be \(C, H, W\), not of shape \(80, 80\)"),
-        (lambda: torch.zeros(3, 80, 80, dtype=torch.int64), r"^trainB\[3\] must hold values in \[-1, 1\]"),
+        (lambda: torch.zeros(80, 80), r"^trainB\[3\]: expected \(C, H, W\), got shape \(80, 80\)"),
+        (
+            lambda: torch.zeros(3, 80, 80, dtype=torch.int64),
+            r"^trainB\[3\]: expected floating point values in \[-1, 1\]",
+        ),
         (lambda: torch.full((3, 80, 80), 255.0), r"^trainB\[3\]: values 255\.\.255 are outside \[-1, 1\]: scale"),
         (lambda: torch.full((3, 80, 80), torch.nan), r"^trainB\[3\]: values nan\.\.nan are outside"),
         (lambda: photo(0, 30, 200).crop((0, 0, 10, 0)), r"^trainB\[3\]: a PIL image of 10x0 pixels has no content"),
         (lambda: photo(0, 40, 40), r"^trainB\[3\]: 40x40 .* is smaller than the crop 64x64"),
-        (lambda: fail(KeyError("cat")), r"^trainB\[3\]: the data raised KeyError \('cat'\) at .*test_sources\.py:\d+:"),
+        (
+            lambda: fail(KeyError("cat")),
+            r"^trainB\[3\]: the source raised KeyError \('cat'\) at .*test_sources\.py:\d+:",
+        ),
         (
             lambda: zipfile.ZipFile("nowhere.zip"),
-            r"^trainB\[3\]: the data raised FileNotFoundError .*test_sources\.py:",
+            r"^trainB\[3\]: the source raised FileNotFoundError .*test_sources\.py:",
         ),
-        (lambda: fail(OSError(5, "lost")), r"^trainB\[3\]: the data raised OSError \(\[Errno 5\] lost\) at "),
+        (lambda: fail(OSError(5, "lost")), r"^trainB\[3\]: the source raised OSError \(\[Errno 5\] lost\) at "),
     ],
 )
 def test_a_wrong_image_is_named(image: Callable[[], Any], message: str) -> None:
@@ -224,7 +230,7 @@ def test_a_wrong_image_is_named(image: Callable[[], Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         batches(pairs_of(config, images), 2)
     given = GivenImages(images, config.pairs)
-    assert data.check(config.model_copy(update={"display_size": 1}), given) == []  # which looks at the first ones
+    assert data.check(config.model_copy(update={"display_size": 1}), given) == []  # it reads only the first images
     if "crop" not in message:
         with pytest.raises(DataError, match=r"^1 of 8 images cannot be used:\n- " + message[1:].rstrip("$")):
             data.verify(config, given=given)
@@ -232,14 +238,14 @@ def test_a_wrong_image_is_named(image: Callable[[], Any], message: str) -> None:
 
 def test_a_wrong_image_in_a_worker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     images = {"trainA": Lazily(4, lambda k: fail(KeyError(k))), "trainB": Lazily(4, photo)}
-    with pytest.raises(DataError, match=r"^trainA\[\d\]: the data raised KeyError") as caught:
+    with pytest.raises(DataError, match=r"^trainA\[\d\]: the source raised KeyError") as caught:
         batches(pairs_of(small_config(num_workers=1), images), 1)
     assert "Traceback" not in str(caught.value)
 
 
 def test_images_that_do_not_fit_in_memory_are_named() -> None:
     images = {"trainA": Lazily(4, photo), "trainB": Lazily(4, lambda k: fail(MemoryError()))}
-    with pytest.raises(DataError, match=r"too little memory to load trainA\[\d\] and trainB\[\d\] \(MemoryError\)"):
+    with pytest.raises(DataError, match=r"not enough memory to load trainA\[\d\] and trainB\[\d\] \(MemoryError\)"):
         batches(pairs_of(small_config(), images), 1)
 
 
@@ -254,16 +260,16 @@ class Endless:
 @pytest.mark.parametrize(
     ("images", "pairs", "message"),
     [
-        ([[photo(0)]], "unpaired", "the data are of type list: give a mapping with trainA and trainB, and testA"),
-        ({"trainA": [photo(0)]}, "unpaired", "the data have no trainB: with pairs unpaired give trainA and trainB"),
+        ([[photo(0)]], "unpaired", "expected data as a mapping, got list: give one with trainA and trainB, and"),
+        ({"trainA": [photo(0)]}, "unpaired", "the data have no trainB: with pairs unpaired, give at least trainA"),
         ({"trainA": [photo(0)], "train_b": []}, "unpaired", "the data have 'train_b': .* the names are trainA and"),
         ({"train": [photo(0)], "testA": []}, "side_by_side", "the data have 'testA': .* the names are train and test"),
         ({n: [photo(0)] for n in NAMES[:3]}, "unpaired", "the data have no testB"),
         ({"trainA": "photos", "trainB": [photo(0)]}, "unpaired", "trainA is of type str, .* or set data_root"),
         ({"trainA": iter([]), "trainB": [photo(0)]}, "unpaired", "trainA is of type list_iterator, .* give an object"),
         ({"trainA": [], "trainB": [photo(0)]}, "unpaired", "trainA has no images"),
-        ({"trainA": Endless(), "trainB": [photo(0)]}, "unpaired", "trainA does not tell .*TypeError.*has no end"),
-        ({"trainA": [photo(0)], "trainB": [photo(0)] * 2}, "folders", "trainA has 1 images and trainB 2, and image k"),
+        ({"trainA": Endless(), "trainB": [photo(0)]}, "unpaired", r"len\(\) of trainA failed: .*TypeError.*has no end"),
+        ({"trainA": [photo(0)], "trainB": [photo(0)] * 2}, "folders", "trainA has 1 images and trainB has 2, but"),
     ],
 )  # fmt: skip
 def test_wrong_data_are_named(images: Any, pairs: str, message: str) -> None:
@@ -284,7 +290,7 @@ def test_too_few_images_are_named() -> None:
         data.check(small_config(pairs="folders", new_size=None, new_size_a=70, new_size_b=72), given)
 
 
-def test_what_tells_images_apart(data_root: Path) -> None:
+def test_identity_of_images(data_root: Path) -> None:
     files = paths(data_root, "trainA")
     of_files = ImageDataset(files, None, None).identity()
     assert of_files == NamedSource(files, "trainA").identity() and of_files["count"] == 7
@@ -297,13 +303,13 @@ def test_what_tells_images_apart(data_root: Path) -> None:
     source.fingerprint = "version 2"  # type: ignore[attr-defined]
     assert len({first["names"], NamedSource(source, "trainA").identity()["names"], ""}) == 3
     source.fingerprint = 3  # type: ignore[attr-defined]
-    with pytest.raises(DataError, match="the fingerprint of trainA is of type int: make it text, or None"):
+    with pytest.raises(DataError, match="the fingerprint of trainA is of type int: return text or None"):
         NamedSource(source, "trainA").identity()
 
 
 @pytest.fixture
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working folder, which is not on sys.path, as with the command `fastmunit`."""
+    """Return a working folder that is not on sys.path, as with the command `fastmunit`."""
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry and Path(entry) != Path.cwd()])
     monkeypatch.chdir(tmp_path)
     before = set(sys.modules)
@@ -313,7 +319,7 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
             del sys.modules[name]
 
 
-def test_a_factory_of_the_working_folder(in_folder: Path) -> None:
+def test_a_factory_in_the_working_folder(in_folder: Path) -> None:
     package = in_folder / "photos_of_mine"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -326,7 +332,7 @@ def test_a_factory_of_the_working_folder(in_folder: Path) -> None:
     assert given is not None
     assert given.source("train", "a").images[0] == 5 and given.source("test", "a").name == "trainA"
     assert sys.path[-1] == str(in_folder)
-    with pytest.raises(DataError, match=r"data_module 'photos_of_mine\.cats:nothing': the data are of type NoneType"):
+    with pytest.raises(DataError, match=r"data_module 'photos_of_mine\.cats:nothing': expected data as a mapping, got NoneType"):
         given_images(small_config(data_module="photos_of_mine.cats:nothing"))
     assert given_images(small_config()) is None
     given = given_images(config, {"trainA": [1], "trainB": [2]})
@@ -336,16 +342,16 @@ def test_a_factory_of_the_working_folder(in_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("absent:images", r"there is no module 'absent': install it, or run in the folder that holds it \(this is "),
+        ("absent:images", r"there is no module 'absent': install it, or run in the folder that contains it \(this is "),
         ("broken.absent:images", "there is no module 'broken.absent'"),
         ("broken.needs:images", r"importing broken\.needs failed: ModuleNotFoundError .*not_installed.*needs\.py:1"),
         ("broken.syntax:images", r"importing broken\.syntax failed: SyntaxError"),
         ("broken:images", r"broken \(.*__init__\.py\) has no 'images'"),
-        ("broken:number", r"broken \(.*__init__\.py\) can call no 'number'"),
+        ("broken:number", r"broken \(.*__init__\.py\) has no callable 'number'"),
         ("broken:raises", r"raises failed: ZeroDivisionError \(division by zero\) at .*__init__\.py:3"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_factory(in_folder: Path, name: str, message: str) -> None:
+def test_wrong_factories_are_explained(in_folder: Path, name: str, message: str) -> None:
     (in_folder / "broken").mkdir()
     (in_folder / "broken/__init__.py").write_text("number = 1\ndef raises(config):\n    return 1 / 0\n")
     (in_folder / "broken/needs.py").write_text("import not_installed\n")
@@ -356,18 +362,18 @@ def test_what_is_wrong_with_a_factory(in_folder: Path, name: str, message: str) 
 
 @pytest.mark.parametrize("value", ["images", "photos.images", ":images", "photos:", "a b:c", "../x:y", "x.py:y:z"])
 def test_names_of_factories(value: str) -> None:
-    with pytest.raises(ConfigError, match=r"data_module = .*give package\.module:factory"):
+    with pytest.raises(ConfigError, match=r"data_module = .*expected package\.module:factory"):
         small_config(data_module=value)
 
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The library of Hugging Face, without its network."""
+    """Return the datasets library of Hugging Face, without network access."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return pytest.importorskip("datasets", reason="the package datasets is not installed")
 
 
-def test_a_dataset_of_hugging_face(
+def test_a_hugging_face_dataset(
     library: Any, make_config: Callable[..., Config], data_root: Path, tmp_path: Path
 ) -> None:
     config = make_config()
@@ -393,7 +399,7 @@ def test_a_dataset_of_hugging_face(
     assert identities[0] == identities[1] != identities[2] and identities[0]["names"]
 
 
-def test_what_is_wrong_with_a_dataset_of_hugging_face(library: Any) -> None:
+def test_wrong_hugging_face_datasets_are_explained(library: Any) -> None:
     table = library.Dataset.from_dict({"picture": ["a.png"], "label": [1]})
     with pytest.raises(DataError, match="no column 'image': give one of picture, label"):
         data.huggingface(table)

@@ -62,14 +62,14 @@ def test_counts(make_config: Callable[..., Config]) -> None:
 def test_missing_and_empty_folders(make_config: Callable[..., Config], data_root: Path) -> None:
     for path in (data_root / "testB").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match="testB holds no images"):
+    with pytest.raises(DataError, match="testB contains no images"):
         data.check(make_config())
     (data_root / "testB").rmdir()
     with pytest.raises(DataError, match="testB does not exist"):
         data.check(make_config())
 
 
-def test_turned_photos_count_as_upright(make_config: Callable[..., Config], data_root: Path) -> None:
+def test_rotated_photos_are_checked_upright(make_config: Callable[..., Config], data_root: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (96, 64)).save(data_root / "trainA" / "turned.jpg", exif=exif)
@@ -89,13 +89,13 @@ def test_crop_must_fit_the_networks(make_config: Callable[..., Config]) -> None:
 @pytest.mark.parametrize("n_layer", [1, 2, 4, 5])
 @pytest.mark.parametrize("n_downsample", [0, 2, 3])
 def test_minimum_crop_is_where_maps_become_too_small(num_scales: int, n_layer: int, n_downsample: int) -> None:
-    """Against the sizes that torch's own layers give."""
+    """Compare with the sizes that layers of torch give."""
     config = Config.from_dict(
         {"dis": {"num_scales": num_scales, "n_layer": n_layer}, "gen": {"n_downsample": n_downsample}}
     )
 
     def halvings_work(image: torch.Tensor, count: int) -> int:
-        """Smallest map that a chain of 4x4 stride-2 convolutions with reflection sees; 0 when one cannot run."""
+        """Return the smallest map in a chain of 4x4 stride-2 convolutions with reflection, or 0 if one cannot run."""
         for _ in range(count):
             if image.shape[-1] < 2:
                 return 0
@@ -128,8 +128,8 @@ def test_minimum_of_the_public_configurations() -> None:
     ("norm", "batch_size", "least"),
     [("in", 1, 32), ("in", 2, 32), ("bn", 1, 32), ("bn", 2, 16), ("ln", 1, 16), ("sn", 1, 16)],
 )
-def test_minimum_crop_where_a_single_pixel_cannot_be_normalised(norm: str, batch_size: int, least: int) -> None:
-    """Against training steps of the networks themselves."""
+def test_minimum_crop_where_a_single_pixel_cannot_be_normalized(norm: str, batch_size: int, least: int) -> None:
+    """Compare with training steps of the networks."""
     sizes = {"dis": {"dim": 4, "n_layer": 3, "num_scales": 2, "norm": norm}, "gen": {"dim": 4, "n_res": 1}}
     config = Config.from_dict({**sizes, "batch_size": batch_size})
     assert minimum_crop(config) == least
@@ -153,7 +153,7 @@ def test_crop_too_small_for_the_norm_is_refused(make_config: Callable[..., Confi
         data.check(make_config(dis={"norm": norm}, batch_size=1))
 
 
-def test_checking_leaves_the_warning_filters_alone(make_config: Callable[..., Config], data_root: Path) -> None:
+def test_checking_does_not_change_the_warning_filters(make_config: Callable[..., Config], data_root: Path) -> None:
     for index in range(200):
         (data_root / "trainA" / f"copy{index}.png").write_bytes((data_root / "trainA/0.png").read_bytes())
     with warnings.catch_warnings():

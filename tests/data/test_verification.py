@@ -1,4 +1,4 @@
-"""Decoding everything before a training, and the pixel limit."""
+"""Decoding of all images before training, and the pixel limit."""
 
 import os
 import threading
@@ -31,10 +31,10 @@ def test_verify_names_all_damaged_images_at_once(make_config: Callable[..., Conf
         path = data_root / name
         path.write_bytes(path.read_bytes()[:-2000])
     flipped = bytearray((data_root / damaged[-1]).read_bytes())
-    flipped[-16] ^= 1  # the checksum of the image data, which training does not look at
+    flipped[-16] ^= 1  # the checksum of the image data, which training ignores
     (data_root / damaged[-1]).write_bytes(flipped)
     assert decode_image(data_root / damaged[-1], 3).shape == (3, 80, 80)
-    data.check(config)  # the headers are whole
+    data.check(config)  # the headers are intact
     with pytest.raises(DataError, match=r"7 of 23 images cannot be used:\n") as caught:
         data.verify(config)
     for name in damaged:
@@ -54,7 +54,7 @@ def test_verify_reads_each_file_once(
     assert len(seen) == len(set(seen)) == 6
 
 
-def test_images_above_the_limit_say_how_to_allow_them(
+def test_errors_for_images_above_the_limit_say_how_to_allow_them(
     make_config: Callable[..., Config], data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = data_root / "trainA" / "0.png"
@@ -83,7 +83,7 @@ def test_images_above_the_limit_say_how_to_allow_them(
         assert [len(dataset) for dataset in data.training_datasets(config)] == [7, 10]
         assert data.training_datasets(config)[0][0].shape == (3, 64, 64)
         assert Image.MAX_IMAGE_PIXELS == 100
-        patched.setattr(Image, "MAX_IMAGE_PIXELS", None)  # the user's own choice
+        patched.setattr(Image, "MAX_IMAGE_PIXELS", None)  # set by the user
         assert decode_image(path, 3).shape == (3, 150, 200)
 
 
@@ -103,7 +103,7 @@ def test_threads_with_different_limits_keep_their_own(tmp_path: Path) -> None:
 
 
 def test_a_forked_process_starts_with_the_settings_of_its_parent(tmp_path: Path) -> None:
-    """A DataLoader forks its workers while another thread of the parent may be reading an image."""
+    """A DataLoader may fork its workers while another thread of the parent reads an image."""
     path = tmp_path / "x.png"
     Image.new("L", (30, 30)).save(path)
     entered, leave = threading.Event(), threading.Event()
@@ -118,7 +118,7 @@ def test_a_forked_process_starts_with_the_settings_of_its_parent(tmp_path: Path)
         staying = threads.submit(stay)
         assert entered.wait(60)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python warns of forks beside threads
+            warnings.simplefilter("ignore")  # Python warns about forks in processes with threads
             child = os.fork()
         if child == 0:
             same = before == Image.MAX_IMAGE_PIXELS and decode_image(path, 1).shape == (1, 30, 30)
@@ -132,7 +132,7 @@ def test_sizes_that_do_not_fit_in_memory(
     make_config: Callable[..., Config], data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastmunit.data.memory_limit.total_memory", lambda: 8 * 10**9)
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)  # nothing is decoded
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)  # fails if anything is decoded
     with pytest.raises(ConfigError, match=r"display_size 3 with images of 30000x30000 .* would take 65 GB of memory"):
         data.check(make_config(new_size=30_000))
     with pytest.raises(ConfigError, match=r"batch_size 7 with images of 8000x8000 .* 11 GB .* has 8: lower batch_size"):
@@ -147,7 +147,7 @@ def test_sizes_that_do_not_fit_in_memory(
     assert transforms.resize(torch.zeros(3, 20, 10, dtype=torch.uint8), 5).shape == (3, 10, 5)
 
 
-def test_files_left_out_are_told_once_per_folder(make_config: Callable[..., Config], data_root: Path) -> None:
+def test_files_left_out_are_reported_once_per_folder(make_config: Callable[..., Config], data_root: Path) -> None:
     assert data.check(make_config()) == []
     (data_root / "trainA" / "notes.txt").touch()
     for index in range(5):

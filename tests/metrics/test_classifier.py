@@ -119,7 +119,7 @@ def test_alexnet_is_fine_tuned(shapes: Path, tmp_path: Path, alexnet: torch.nn.S
     [
         ({}, "has 0 class folders: a classifier needs at least 2"),
         ({"a": 12}, "has 1 class folders"),
-        ({"a": 12, "b": 0}, "b holds no images"),
+        ({"a": 12, "b": 0}, "b contains no images"),
         ({"a": 12, "b": 9}, "class b has 9 images: a classifier needs 10"),
     ],
 )

@@ -260,7 +260,7 @@ def test_classes_of_the_test_images(config: Config, everything: Measures, tmp_pa
     [
         ({}, {"samples": 1}, "at least 2 outputs"),
         ({"data_root": "ONE"}, {}, "at least 2 target test images, 1 found"),
-        ({"data_root": "EMPTY"}, {}, "testB holds no images"),
+        ({"data_root": "EMPTY"}, {}, "testB contains no images"),
         ({"data_root": "ABSENT"}, {}, "does not exist"),
         ({"new_size": 24, "crop_image_height": 24, "crop_image_width": 24}, {}, "at least 31 pixels, got 24x24"),
     ],

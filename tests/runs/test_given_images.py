@@ -103,7 +103,7 @@ def test_an_image_that_fails_later_keeps_the_checkpoint(images: Path, tmp_path: 
     recorder = Recorder({3: lambda: armed.append(True)})
     config = tiny_config(NOWHERE, max_iter=100)
     message = (
-        r"^trainB\[\d\]: the data raised ConnectionError \(the store is gone\) at .*The checkpoint of iteration [34] "
+        r"^trainB\[\d\]: the source raised ConnectionError \(the store is gone\) at .*The checkpoint of iteration [34] "
     )
     with pytest.raises(DataError, match=message):
         fastmunit.train(config, tmp_path / "run", data=given, device="cpu", callbacks=[recorder])

@@ -159,9 +159,12 @@ def test_arguments_that_contradict_the_model(trainer: fastmunit.MUNIT, run_folde
         ({"images": torch.zeros(0, 1, 32, 32)}, r"got \(0, 1, 32, 32\) in torch.float32"),
         ({"images": torch.zeros(1, 32, 32, dtype=torch.uint8)}, "in torch.uint8"),
         ({"images": []}, "images is an empty list"),
-        ({"images": [torch.zeros(1, 1, 32, 32)]}, r"images must be \(C, H, W\), not of shape \(1, 1, 32, 32\)"),
-        ({"images": np.zeros((2, 8, 8, 1), np.uint8)}, r"must be \(H, W\) or \(H, W, C\), not of shape \(2, 8, 8, 1\)"),
-        ({"images": np.zeros((0, 8), np.uint8)}, r"not of shape \(0, 8\)"),
+        ({"images": [torch.zeros(1, 1, 32, 32)]}, r"images: expected \(C, H, W\), got shape \(1, 1, 32, 32\)"),
+        (
+            {"images": np.zeros((2, 8, 8, 1), np.uint8)},
+            r"expected an array \(H, W\) or \(H, W, C\), got shape \(2, 8, 8, 1\)",
+        ),
+        ({"images": np.zeros((0, 8), np.uint8)}, r"got shape \(0, 8\)"),
         (
             {"styles": torch.zeros(2, 8, 1, 1, dtype=torch.int64)},
             "expected styles as floating point numbers, got torch.int64",
