@@ -6,7 +6,7 @@ import os
 import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from fastmunit.config import Config
 from fastmunit.data.folders import find_images, require_folder
@@ -21,6 +21,8 @@ _SHOWN = 3
 Part = Literal["train", "test"]
 Domain = Literal["a", "b"]
 Half = Literal["left", "right"]
+PARTS: tuple[Part, ...] = get_args(Part)
+DOMAINS: tuple[Domain, ...] = get_args(Domain)
 
 
 @dataclass(frozen=True)

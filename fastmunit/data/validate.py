@@ -13,7 +13,7 @@ from fastmunit.data.crop_size import check_crop
 from fastmunit.data.datasets import differing_sizes, odd_width, test_crop, test_datasets, training_datasets
 from fastmunit.data.images import check_bands, read_header
 from fastmunit.data.memory_limit import memory_excess
-from fastmunit.data.paths import Domain, DomainFiles, Part, domain_files
+from fastmunit.data.paths import DOMAINS, PARTS, Domain, DomainFiles, Part, domain_files
 from fastmunit.data.sources import GivenImages
 from fastmunit.data.transforms import resize_excess, resized_shape
 from fastmunit.errors import ConfigError, DataError
@@ -55,15 +55,13 @@ def check(config: Config, given: GivenImages | None = None) -> list[str]:
     if given is not None:
         _check_given(config, given)
         return []
-    parts: tuple[Part, ...] = ("train", "test")
-    domains: tuple[Domain, ...] = ("a", "b")
-    found = {(part, domain): domain_files(config, part, domain) for part in parts for domain in domains}
+    found = {(part, domain): domain_files(config, part, domain) for part in PARTS for domain in DOMAINS}
     for (part, _), files in found.items():
         _check_count(config, part, shown(files.source), len(files.paths))
     shapes = {(part, domain): _check_headers(config, part, domain, files) for (part, domain), files in found.items()}
     if config.pairs == "folders":
-        for part in parts:
-            a, b = (found[part, domain].paths for domain in domains)
+        for part in PARTS:
+            a, b = (found[part, domain].paths for domain in DOMAINS)
             _check_sizes(a, shapes[part, "a"], b, shapes[part, "b"])
     return _notes(found.values())
 
@@ -91,7 +89,7 @@ def check_image(
         raise DataError(excess)
 
 
-def left_out(config: Config, parts: Sequence[Part] = ("train", "test")) -> list[str]:
+def left_out(config: Config, parts: Sequence[Part] = PARTS) -> list[str]:
     """Return one line per folder of the data with files that are left out; see `find_images`.
 
     The list is empty if the configuration has a `data_module`.
@@ -101,8 +99,7 @@ def left_out(config: Config, parts: Sequence[Part] = ("train", "test")) -> list[
     """
     if config.data_module is not None:
         return []
-    domains: tuple[Domain, ...] = ("a", "b")
-    return _notes(domain_files(config, part, domain) for part in parts for domain in domains)
+    return _notes(domain_files(config, part, domain) for part in parts for domain in DOMAINS)
 
 
 def _notes(found: Iterable[DomainFiles]) -> list[str]:
@@ -111,10 +108,9 @@ def _notes(found: Iterable[DomainFiles]) -> list[str]:
 
 def _check_memory(config: Config) -> None:
     """Check that a batch and the images of the sample grids fit in memory."""
-    domains: tuple[Domain, ...] = ("a", "b")
     channels = (config.input_dim_a, config.input_dim_b)
     train_crop = (config.crop_image_height, config.crop_image_width)
-    crops = [(train_crop, test_crop(config, domain)) for domain in domains]
+    crops = [(train_crop, test_crop(config, domain)) for domain in DOMAINS]
     grids = sum(c * h * w for c, pair in zip(channels, crops, strict=True) for h, w in pair) * config.display_size
     batch = sum(channels) * math.prod(train_crop) * config.batch_size
     for key, count, (height, width), values in (
@@ -131,10 +127,8 @@ def _check_memory(config: Config) -> None:
 
 def _check_given(config: Config, given: GivenImages) -> None:
     datasets = {"train": training_datasets(config, given), "test": test_datasets(config, given)}
-    parts: tuple[Part, ...] = ("train", "test")
-    domains: tuple[Domain, ...] = ("a", "b")
-    for part in parts:
-        for domain, dataset in zip(domains, datasets[part], strict=True):
+    for part in PARTS:
+        for domain, dataset in zip(DOMAINS, datasets[part], strict=True):
             _check_count(config, part, given.source(part, domain).name, len(dataset))
             dataset[0]
 

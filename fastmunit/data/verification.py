@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastmunit.config import Config
 from fastmunit.data.images import verify_image
-from fastmunit.data.paths import Domain, Part, domain_files
+from fastmunit.data.paths import DOMAINS, PARTS, domain_files
 from fastmunit.data.sources import GivenImages, NamedSource
 from fastmunit.errors import DataError
 
@@ -29,11 +29,9 @@ def verify(
     Raises:
         ConfigError, DataError: If `domain_files` raises, or images cannot be used. The message names all of them.
     """
-    parts: tuple[Part, ...] = ("train", "test")
-    domains: tuple[Domain, ...] = ("a", "b")
     items: dict[tuple[Path | tuple[NamedSource, int], int], None] = {}  # a set that keeps its order
-    for part in parts:
-        for domain in domains:
+    for part in PARTS:
+        for domain in DOMAINS:
             channels = config.input_dim_a if domain == "a" else config.input_dim_b
             images: Iterable[Path | tuple[NamedSource, int]]
             if given is None:

@@ -332,7 +332,9 @@ def test_a_factory_in_the_working_folder(in_folder: Path) -> None:
     assert given is not None
     assert given.source("train", "a").images[0] == 5 and given.source("test", "a").name == "trainA"
     assert sys.path[-1] == str(in_folder)
-    with pytest.raises(DataError, match=r"data_module 'photos_of_mine\.cats:nothing': expected data as a mapping, got NoneType"):
+    with pytest.raises(
+        DataError, match=r"data_module 'photos_of_mine\.cats:nothing': expected data as a mapping, got NoneType"
+    ):
         given_images(small_config(data_module="photos_of_mine.cats:nothing"))
     assert given_images(small_config()) is None
     given = given_images(config, {"trainA": [1], "trainB": [2]})
