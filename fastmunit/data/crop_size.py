@@ -45,8 +45,8 @@ def check_crop(config: Config) -> None:
             raise ConfigError(
                 f"{key} is {crop}, but dis.num_scales {config.dis.num_scales} with dis.n_layer {config.dis.n_layer}, "
                 f"dis.norm {config.dis.norm} at batch_size {config.batch_size} and gen.n_downsample "
-                f"{config.gen.n_downsample} need at least {minimum}: raise {key} (and new_size), or lower dis.num_scales "
-                "or dis.n_layer."
+                f"{config.gen.n_downsample} need at least {minimum}: raise {key} (and new_size), or lower "
+                "dis.num_scales or dis.n_layer."
             )
         if crop % multiple:
             below = crop // multiple * multiple
