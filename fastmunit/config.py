@@ -26,6 +26,7 @@ Pixels = Annotated[int, Field(gt=0, le=65536)]
 Channels = Annotated[int, Field(gt=0, le=8192)]
 Levels = Annotated[int, Field(gt=0, le=16)]
 Images = Annotated[int, Field(gt=0, le=65536)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _SHOWN = 10
 
 
@@ -79,37 +80,27 @@ class Config(Section):
     log_iter: Iterations = Field(10, description="Iterations between logged losses.")
 
     max_iter: Iterations = Field(1000000, description="Iterations of the whole training.")
-    batch_size: Images = 1
-    weight_decay: float = Field(
-        0.0001, ge=0, allow_inf_nan=False, description="Weight of the L2 penalty that Adam adds to the gradients."
-    )
+    batch_size: Images = Field(1, description="Images of each domain per iteration.")
+    weight_decay: Weight = Field(0.0001, description="Weight of the L2 penalty that Adam adds to the gradients.")
     beta1: float = Field(0.5, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     init: Literal["gaussian", "xavier", "kaiming", "orthogonal", "default"] = "kaiming"
-    lr: float = Field(0.0001, gt=0, allow_inf_nan=False)
+    lr: float = Field(0.0001, gt=0, allow_inf_nan=False, description="Learning rate of Adam.")
     lr_policy: Literal["constant", "step", "linear"] | None = "step"
     step_size: Iterations = Field(
         100000,
         description="Iterations between learning rate drops. linear: iterations before the decay to 0 at max_iter.",
     )
     gamma: float = Field(0.5, gt=0, le=1, description="Factor of each learning rate drop.")
-    gan_w: float = Field(1, ge=0, allow_inf_nan=False)
-    recon_x_w: float = Field(10, ge=0, allow_inf_nan=False, description="Weight of the image reconstruction loss.")
-    recon_s_w: float = Field(1, ge=0, allow_inf_nan=False, description="Weight of the style code reconstruction loss.")
-    recon_c_w: float = Field(
-        1, ge=0, allow_inf_nan=False, description="Weight of the content code reconstruction loss."
-    )
-    recon_x_cyc_w: float = Field(
-        0, ge=0, allow_inf_nan=False, description="Weight of the style-augmented cycle consistency loss."
-    )
-    vgg_w: float = Field(0, ge=0, allow_inf_nan=False, description="Weight of the domain-invariant perceptual loss.")
-    recon_h_w: float = Field(0, ge=0, allow_inf_nan=False, description="Unused: a key of public UNIT files.")
-    recon_kl_w: float = Field(
-        0.01, ge=0, allow_inf_nan=False, description="UNIT: weight of the KL divergence of the latent code."
-    )
-    recon_kl_cyc_w: float = Field(
-        0.01, ge=0, allow_inf_nan=False, description="UNIT: weight of the KL divergence of the code of translations."
-    )
+    gan_w: Weight = Field(1, description="Weight of the adversarial loss.")
+    recon_x_w: Weight = Field(10, description="Weight of the image reconstruction loss.")
+    recon_s_w: Weight = Field(1, description="Weight of the style code reconstruction loss.")
+    recon_c_w: Weight = Field(1, description="Weight of the content code reconstruction loss.")
+    recon_x_cyc_w: Weight = Field(0, description="Weight of the style-augmented cycle consistency loss.")
+    vgg_w: Weight = Field(0, description="Weight of the domain-invariant perceptual loss.")
+    recon_h_w: Weight = Field(0, description="Unused: a key of public UNIT files.")
+    recon_kl_w: Weight = Field(0.01, description="UNIT: weight of the KL divergence of the latent code.")
+    recon_kl_cyc_w: Weight = Field(0.01, description="UNIT: weight of the KL divergence of the code of translations.")
     vgg_model_path: PathText | None = Field(None, description="Folder that contains VGG-16 as models/vgg16.weight.")
 
     gen: GeneratorConfig = Field(default_factory=GeneratorConfig)
@@ -117,12 +108,12 @@ class Config(Section):
 
     input_dim_a: Channels = Field(3, description="Image channels of domain A.")
     input_dim_b: Channels = Field(3, description="Image channels of domain B.")
-    num_workers: int = Field(8, ge=0, le=1024)
+    num_workers: int = Field(8, ge=0, le=1024, description="Worker processes that load images.")
     new_size: Pixels | None = Field(None, description="Shorter side of images after resizing, in pixels.")
     new_size_a: Pixels | None = None
     new_size_b: Pixels | None = None
-    crop_image_height: Pixels = 256
-    crop_image_width: Pixels = 256
+    crop_image_height: Pixels = Field(256, description="Height of training crops, in pixels.")
+    crop_image_width: Pixels = Field(256, description="Width of training crops, in pixels.")
     flip: bool = Field(True, description="Mirror half of the training images.")
     data_root: PathText | None = Field(None, description="Folder that contains trainA, trainB, testA and testB.")
     data_folder_train_a: PathText | None = None
