@@ -34,7 +34,7 @@ class HuggingFaceImages:
         columns = getattr(dataset, "column_names", None)
         if isinstance(columns, dict):
             raise DataError(
-                f"the dataset has the splits {', '.join(columns)}: give one of them, such as dataset['train']."
+                f"the dataset has the splits {', '.join(columns)}: give one, such as dataset['train']."
             )
         if not hasattr(dataset, "__len__") or not isinstance(columns, list):
             raise DataError(
