@@ -33,9 +33,7 @@ class HuggingFaceImages:
     def __init__(self, dataset: Any, column: str) -> None:
         columns = getattr(dataset, "column_names", None)
         if isinstance(columns, dict):
-            raise DataError(
-                f"the dataset has the splits {', '.join(columns)}: give one, such as dataset['train']."
-            )
+            raise DataError(f"the dataset has the splits {', '.join(columns)}: give one, such as dataset['train'].")
         if not hasattr(dataset, "__len__") or not isinstance(columns, list):
             raise DataError(
                 f"a {type(dataset).__name__} has no index: give a datasets.Dataset, loaded without streaming=True."
