@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from fastmunit.metrics.classifier import labelled_images, split_by_blocks
+from fastmunit.metrics.classifier_training import labeled_images, split_by_blocks
 
 FAMILIES = ("apple", "tomato", "cherry")
 SIZE = 64
@@ -81,8 +81,8 @@ def family_data(photos: Path | None, output: Path, seed: int, families: Iterable
                 parts = rule.arcs([photo for photo in members if photo.variety == variety], rng)
                 _write(rule, partial / "train" / variety, [*parts.train_a, *parts.train_b])
                 _write(rule, partial / "test" / variety, parts.test)
-            split_by_blocks(labelled_images(partial / "train"))
-            labelled_images(partial / "test")
+            split_by_blocks(labeled_images(partial / "train"))
+            labeled_images(partial / "test")
     return roots
 
 

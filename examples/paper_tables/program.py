@@ -22,9 +22,11 @@ from examples.paper_tables.report import write_report
 from fastmunit import Config
 from fastmunit.errors import FastmunitError
 from fastmunit.files import write_text
-from fastmunit.metrics.classifier import load_classifier, save_classifier, train_classifier
-from fastmunit.metrics.evaluation import evaluate
-from fastmunit.metrics.measures import Measures, load_measures
+from fastmunit.metrics.classifier import load_classifier, save_classifier
+from fastmunit.metrics.classifier_training import train_classifier
+from fastmunit.metrics.evaluate import evaluate
+from fastmunit.metrics.load import load_measures
+from fastmunit.metrics.measure import Measure
 from fastmunit.runs import describe_device, resolve_device
 from fastmunit.runs.device import has_fast_bfloat16
 
@@ -81,7 +83,7 @@ class Program:
         self.device = resolve_device(options.device)
         self.missing: list[str] = []
         self.untrained: list[str] = []
-        self.scores: dict[str, tuple[Measures, dict[str, Any]]] = {}
+        self.scores: dict[str, tuple[list[Measure], dict[str, Any]]] = {}
 
     def run(self) -> None:
         """Do the requested part of the work that is not done yet: prepare, train, measure, write the tables."""
@@ -118,9 +120,9 @@ class Program:
         results: list[dict[str, Any]] = []
         if self.options.prepare:
             return results
-        loaded: list[Measures] = []
+        loaded: list[list[Measure]] = []
 
-        def measures() -> tuple[Measures, dict[str, Any]]:
+        def measures() -> tuple[list[Measure], dict[str, Any]]:
             if not loaded:
                 loaded.append(load_measures([DIVERSITY, QUALITY], weights=self.options.weights, device=self.device))
             return loaded[0], {}
@@ -160,7 +162,7 @@ class Program:
             measuring = {"measures": ["is-cis"], "classifier epochs": self.options.classifier_epochs}
             for direction, source, target in (("a2b", a, b), ("b2a", b, a)):
 
-                def measures(target: str = target) -> tuple[Measures, dict[str, Any]]:
+                def measures(target: str = target) -> tuple[list[Measure], dict[str, Any]]:
                     return self._scores(families[target], target)
 
                 result = self._result(model, folder / direction, direction, measuring, measures)
@@ -207,7 +209,7 @@ class Program:
         folder: Path,
         direction: str,
         measuring: dict[str, Any],
-        measures: Callable[[], tuple[Measures, dict[str, Any]]],
+        measures: Callable[[], tuple[list[Measure], dict[str, Any]]],
     ) -> dict[str, Any] | None:
         """Train and measure a model unless that is done. Return None if it is not trained or not to be measured.
 
@@ -245,7 +247,7 @@ class Program:
         measuring = {**measuring, **facts, "device": describe_device(self.device)}
         return model.write_result(folder, measuring, found.to_dict()["figures"])
 
-    def _scores(self, family: Path, name: str) -> tuple[Measures, dict[str, Any]]:
+    def _scores(self, family: Path, name: str) -> tuple[list[Measure], dict[str, Any]]:
         """Return IS and CIS by a classifier of the family's varieties, which is trained once."""
         if name in self.scores:
             return self.scores[name]

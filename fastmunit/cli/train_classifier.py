@@ -11,7 +11,7 @@ from fastmunit.cli.output import echo
 
 
 class Architecture(str, Enum):
-    """Of the classifier."""
+    """Architectures of a classifier."""
 
     auto = "auto"
     alexnet = "alexnet"
@@ -19,15 +19,15 @@ class Architecture(str, Enum):
 
 
 def train_classifier(
-    data: Annotated[Path, typer.Option(help="Folder with one folder of images for each class.", metavar="FOLDER")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", metavar="FILE")],
-    size: Annotated[
-        int, typer.Option(min=31, max=4096, help="Side of the images it will judge.", metavar="PIXELS")
-    ] = 64,
+    data: Annotated[Path, typer.Option(help="Folder with one folder of images per class.", metavar="FOLDER")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.", metavar="FILE")],
+    size: Annotated[int, typer.Option(min=31, max=4096, help="Side of the images to classify.", metavar="PIXELS")] = 64,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.", metavar="N")] = 12,
     architecture: Annotated[
         Architecture,
-        typer.Option(help="alexnet fine-tunes ImageNet weights, small needs none; auto takes what is there."),
+        typer.Option(
+            help="alexnet fine-tunes ImageNet weights, small needs none; auto is small if there are no weights."
+        ),
     ] = Architecture.auto,
     weights: Annotated[
         Optional[Path],  # noqa: UP045
@@ -43,22 +43,24 @@ def train_classifier(
 
     fastmunit train-classifier --data photos/dogs --output dogs.pt
 
-    photos/dogs/husky/… and photos/dogs/poodle/… are two classes. Of each class's files, in order, two blocks of a tenth
-    are held out: the accuracy on them is shown, saved, and reported beside every score.
+    photos/dogs/husky/… and photos/dogs/poodle/… are two classes. Two blocks of a tenth of the files of each class are
+    held out. The accuracy on them is printed, saved, and reported with every score.
     """
     import sys
 
     from tqdm import tqdm
 
     from fastmunit.files import require_writable
-    from fastmunit.metrics import classifier
+    from fastmunit.metrics import classifier_training
+    from fastmunit.metrics.classifier import Architecture as Kind
+    from fastmunit.metrics.classifier import Classifier, save_classifier
     from fastmunit.nn.networks.imagenet import WeightsNotFoundError
     from fastmunit.runs import resolve_device
 
     require_writable(output)
     place = resolve_device(device)
-    chosen: classifier.Architecture = "small" if architecture is Architecture.small else "alexnet"
-    for note in classifier.labelled_images(data).notes:
+    chosen: Kind = "small" if architecture is Architecture.small else "alexnet"
+    for note in classifier_training.labeled_images(data).notes:
         typer.echo(note, err=True)
     with tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar}|{postfix}", disable=None) as bar:
 
@@ -66,8 +68,8 @@ def train_classifier(
             bar.n = fraction
             bar.set_postfix_str(text)
 
-        def run(kind: classifier.Architecture) -> classifier.Classifier:
-            return classifier.train_classifier(
+        def run(kind: Kind) -> Classifier:
+            return classifier_training.train_classifier(
                 data,
                 size=size,
                 epochs=epochs,
@@ -86,7 +88,7 @@ def train_classifier(
                 raise
             print(f"{error}\nTraining a small network from scratch instead.", file=sys.stderr)
             model = run("small")
-    classifier.save_classifier(model, output)
+    save_classifier(model, output)
     assert model.accuracy is not None
     echo(
         f"Wrote {output}: {len(model.classes)} classes, {100 * model.accuracy:.1f} % right on {model.held_out} "

@@ -1,1 +1,1 @@
-"""The papers' measures of translations: diversity, distances to real images, IS and CIS, content, reconstruction."""
+"""Measures of translations: diversity, distances to real images, IS and CIS, content, reconstruction."""

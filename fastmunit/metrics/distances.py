@@ -1,4 +1,4 @@
-"""Distances between a set of outputs and a set of real images, on feature vectors."""
+"""Distances between a set of outputs and a set of real images, from feature vectors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from fastmunit.errors import DataError, FastmunitError
-from fastmunit.metrics.intervals import FEWEST, Estimate, counts_of_resample, resampled_estimate, spread_estimate
+from fastmunit.metrics.confidence import MIN_COUNT, Estimate, bootstrap, counts_of_resample, spread_estimate
 
 _FRECHET_RESAMPLES = 40
 
 
-class _Given(nn.Module):
-    """Hands on features that are computed already."""
+class _Identity(nn.Module):
+    """The identity, for torchmetrics: the features are computed already."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -26,14 +26,19 @@ class _Given(nn.Module):
 
 
 def frechet_distance(real: Tensor, outputs: Tensor) -> float:
-    """‖μ₁ - μ₂‖² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½) of features (N, d) and (M, d), in float64, by torchmetrics.
+    """Return the Fréchet distance ‖μ₁ - μ₂‖² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½) of two sets of features.
 
-    Biased upward by small N and M: compare values of equal counts only, and of one feature network. FID is this with
-    Inception-v3. Source: Heusel et al., GANs Trained by a Two Time-Scale Update Rule, NIPS 2017, equation 6.
+    torchmetrics computes it, in float64. Few vectors bias it upward, so compare only values with equal counts and the
+    same feature network. FID is this distance in Inception-v3 features. Source: Heusel et al., GANs Trained by a Two
+    Time-Scale Update Rule, NIPS 2017, equation 6.
+
+    Args:
+        real: Features (N, d) of real images.
+        outputs: Features (M, d) of outputs.
 
     Raises:
-        DataError: fewer than two vectors in a set, other dimensions, or NaN.
-        FastmunitError: torchmetrics is not installed.
+        DataError: If a set has fewer than two vectors, the dimensions differ, or a value is NaN.
+        FastmunitError: If torchmetrics is not installed.
     """
     x, y = _checked(real, outputs, "the Fréchet distance")
     metric = _torchmetrics_frechet(x.shape[1])
@@ -45,19 +50,19 @@ def frechet_distance(real: Tensor, outputs: Tensor) -> float:
 def frechet_estimate(
     real: Tensor, outputs: Tensor, seed: int = 0, each: Callable[..., Iterable[float]] = map
 ) -> Estimate:
-    """`frechet_distance` with an interval.
+    """Return `frechet_distance` with an interval.
 
     Args:
-        real: (N, d).
-        outputs: (I, S, d): S outputs for each of I inputs; inputs are resampled with all their outputs.
-        seed: of the resampling.
-        each: computes a function of each item of a list; `distributed.each` divides the resamples by the processes.
+        real: Features (N, d) of real images.
+        outputs: Features (I, S, d) of S outputs for each of I inputs. Inputs are resampled with all their outputs.
+        seed: Seed of the resampling.
+        each: Applies a function to each item of a list. `distributed.each` divides the resamples among processes.
     """
     count = min(len(real), len(outputs))
     generator = torch.Generator().manual_seed(seed)
     draws = [
         tuple(torch.randint(n, (n,), generator=generator) for n in (len(real), len(outputs)))
-        for _ in range(_FRECHET_RESAMPLES if count >= FEWEST else 0)
+        for _ in range(_FRECHET_RESAMPLES if count >= MIN_COUNT else 0)
     ]
 
     def distance(drawn: Sequence[Tensor]) -> float:
@@ -70,19 +75,19 @@ def frechet_estimate(
 
 
 def kernel_distance(real: Tensor, outputs: Tensor) -> float:
-    """Unbiased MMD² = mean_{i≠j} k(x_i, x_j) + mean_{i≠j} k(y_i, y_j) - 2 mean_{i,j} k(x_i, y_j), in float64.
+    """Return the unbiased MMD² = mean_{i≠j} k(x_i, x_j) + mean_{i≠j} k(y_i, y_j) - 2 mean_{i,j} k(x_i, y_j).
 
-    k(x, y) = (x·y / d + 1)³. KID is this with Inception-v3. It can be a little below 0 where the sets are alike.
-    torchmetrics and torch-fidelity average it over random subsets of equal size; this is the same on all vectors, which
-    needs no equal numbers and no random choice (with one subset of all vectors they are equal).
-    Source: Bińkowski et al., Demystifying MMD GANs, ICLR 2018, section 4.
+    k(x, y) = (x·y / d + 1)³, in float64. KID is this distance in Inception-v3 features. It can be slightly negative
+    for similar sets. torchmetrics and torch-fidelity average it over random subsets of equal size. This function uses
+    all vectors at once: the sets may differ in size and nothing is random. The results are equal for a single subset
+    of all vectors. Source: Bińkowski et al., Demystifying MMD GANs, ICLR 2018, section 4.
 
     Args:
-        real: (N, d).
-        outputs: (M, d).
+        real: Features (N, d) of real images.
+        outputs: Features (M, d) of outputs.
 
     Raises:
-        DataError: fewer than two vectors in a set, other dimensions, or NaN.
+        DataError: If a set has fewer than two vectors, the dimensions differ, or a value is NaN.
     """
     x, y = _checked(real, outputs, "the kernel distance")
     kernels = (_kernel(x, x), _kernel(y, y), _kernel(x, y))
@@ -90,9 +95,9 @@ def kernel_distance(real: Tensor, outputs: Tensor) -> float:
 
 
 def kernel_estimate(real: Tensor, outputs: Tensor, seed: int = 0) -> Estimate:
-    """`kernel_distance` with an interval; arguments as `frechet_estimate`.
+    """Return `kernel_distance` with an interval. Arguments: see `frechet_estimate`.
 
-    A vector that a resample holds several times makes no pair with itself, so that the resampled values are unbiased.
+    A vector that a resample contains several times forms no pair with itself, so the resampled values are unbiased.
     """
     x, y = _checked(real, outputs.flatten(0, 1), "the kernel distance")
     kernels = (_kernel(x, x), _kernel(y, y), _kernel(x, y))
@@ -104,7 +109,7 @@ def kernel_estimate(real: Tensor, outputs: Tensor, seed: int = 0) -> Estimate:
         return _mmd(*kernels, real_counts, output_counts)
 
     value = _mmd(*kernels, torch.ones(len(x), dtype=x.dtype), torch.ones(len(y), dtype=x.dtype))
-    return resampled_estimate(value, min(len(real), len(outputs)), resampled, resamples=200, seed=seed)
+    return spread_estimate(value, min(len(real), len(outputs)), bootstrap(resampled, seed, resamples=200))
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -112,7 +117,7 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _mmd(k_xx: Tensor, k_yy: Tensor, k_xy: Tensor, counts_x: Tensor, counts_y: Tensor) -> float:
-    """Weighted by how often each vector counts; no vector is paired with itself."""
+    """Return MMD², weighted by the count of each vector. No vector is paired with itself."""
 
     def within(k: Tensor, counts: Tensor) -> Tensor:
         pairs = counts.sum() ** 2 - counts.square().sum()
@@ -126,13 +131,13 @@ def _checked(real: Tensor, outputs: Tensor, measure: str) -> tuple[Tensor, Tenso
     for name, vectors in (("real", real), ("output", outputs)):
         if vectors.ndim != 2 or len(vectors) < 2:
             raise DataError(
-                f"{measure} needs at least 2 {name} images, got features of shape {tuple(vectors.shape)}: add images."
+                f"{measure}: expected at least 2 {name} images, got features {tuple(vectors.shape)}: add images."
             )
         if not bool(torch.isfinite(vectors).all()):
             raise DataError(f"{measure} got {name} features with NaN: the network that made the images has diverged.")
     if real.shape[1] != outputs.shape[1]:
         raise DataError(
-            f"{measure} got features of {real.shape[1]} and {outputs.shape[1]} dimensions: use one feature network."
+            f"{measure}: expected features of one network, got {real.shape[1]} and {outputs.shape[1]} dimensions."
         )
     return real.double(), outputs.double()
 
@@ -144,5 +149,5 @@ def _torchmetrics_frechet(num_features: int) -> Any:
         raise FastmunitError(
             'Fréchet distances need torchmetrics, which is not installed: pip install "fastmunit[eval]".'
         ) from error
-    # By default it would add up the vectors of all processes.
-    return FrechetInceptionDistance(feature=_Given(num_features), normalize=True, sync_on_compute=False)
+    # By default, torchmetrics would add up the vectors of all processes.
+    return FrechetInceptionDistance(feature=_Identity(num_features), normalize=True, sync_on_compute=False)

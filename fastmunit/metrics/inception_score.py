@@ -1,4 +1,4 @@
-"""IS and CIS: do the outputs fall into many classes, and do the outputs of one input?"""
+"""Inception score (IS) and conditional inception score (CIS)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from fastmunit.errors import DataError
-from fastmunit.metrics.intervals import Estimate, mean_estimate, resampled_estimate
+from fastmunit.metrics.confidence import Estimate, bootstrap, mean_estimate, spread_estimate
 
 
 @dataclass(frozen=True)
-class Score:
+class InceptionScore:
     """An inception score.
 
     Attributes:
-        kl: the mean divergence, as in the MUNIT paper's table 2 (values below 1 occur there).
-        exponential: exp(kl.value), as the public test script prints it, and as the original inception score is defined.
-        per_input: CIS: the divergence of each input; empty for IS.
+        kl: Mean KL divergence, as in table 2 of the MUNIT paper, which has values below 1.
+        exponential: exp(kl.value), which the public test script prints and which defines the original inception score.
+        per_input: For CIS, the divergence of each input; empty for IS.
     """
 
     kl: Estimate
@@ -28,10 +28,13 @@ class Score:
 
 
 def mean_divergence(probabilities: Tensor) -> float:
-    """Mean over n of KL(p(·|x_n) ‖ mean_m p(·|x_m)) = Σ_k p log(p / mean p), in nats, for (N, K) probabilities.
+    """Return the mean over n of KL(p(·|x_n) ‖ mean_m p(·|x_m)) = Σ_k p log(p / mean p), in nats.
 
-    0 when all rows are equal, log k when k classes occur equally often, each row certain. torchmetrics'
-    InceptionScore has the exponential of it alone, over random splits, and nothing conditional.
+    It is 0 if all rows are equal, and log k if every row is certain and k classes occur equally often. torchmetrics'
+    InceptionScore offers only its exponential over random splits, and no conditional score.
+
+    Args:
+        probabilities: Class probabilities (N, K).
     """
     p = probabilities.double()
     marginal = p.mean(dim=0, keepdim=True)
@@ -39,18 +42,18 @@ def mean_divergence(probabilities: Tensor) -> float:
     return max(0.0, float(divergences.mean()))
 
 
-def inception_score(probabilities: Tensor, seed: int = 0) -> Score:
-    """IS = E over all outputs of KL(p(y|x) ‖ p(y)), p(y) the mean over all outputs of all inputs.
+def inception_score(probabilities: Tensor, seed: int = 0) -> InceptionScore:
+    """Return IS: the mean over all outputs of KL(p(y|x) ‖ p(y)), where p(y) is the mean over all outputs.
 
-    Source: MUNIT paper, section 5.2; Salimans et al., Improved Techniques for Training GANs, 2016. The interval
-    resamples inputs with all their outputs.
+    The interval resamples inputs with all their outputs. Source: MUNIT paper, section 5.2; Salimans et al., Improved
+    Techniques for Training GANs, 2016.
 
     Args:
-        probabilities: (I, S, K): classes of S outputs for each of I inputs, rows that sum to 1.
-        seed: of the interval's resampling.
+        probabilities: Class probabilities (I, S, K) of S outputs for each of I inputs; rows sum to 1.
+        seed: Seed of the resampling.
 
     Raises:
-        DataError: another shape, or rows that are no probabilities.
+        DataError: If the shape is wrong, or a row is not a probability distribution.
     """
     p = _checked(probabilities, "IS")
     value = mean_divergence(p.flatten(0, 1))
@@ -58,29 +61,32 @@ def inception_score(probabilities: Tensor, seed: int = 0) -> Score:
     def resampled(generator: torch.Generator) -> float:
         return mean_divergence(p[torch.randint(len(p), (len(p),), generator=generator)].flatten(0, 1))
 
-    return Score(resampled_estimate(value, len(p), resampled, seed=seed), math.exp(value))
+    return InceptionScore(spread_estimate(value, len(p), bootstrap(resampled, seed)), math.exp(value))
 
 
-def conditional_inception_score(probabilities: Tensor, seed: int = 0) -> Score:
-    """CIS = E over inputs of E over its outputs of KL(p(y|x) ‖ p(y|input)), p(y|input) the mean over its outputs.
+def conditional_inception_score(probabilities: Tensor, seed: int = 0) -> InceptionScore:
+    """Return CIS: the mean over inputs and outputs of KL(p(y|x) ‖ p(y|input)).
 
-    Source: MUNIT paper, section 5.2. Arguments and errors: see `inception_score`; S must be at least 2.
+    p(y|input) is the mean over the outputs of one input. Source: MUNIT paper, section 5.2. Arguments and errors: see
+    `inception_score`; S must be at least 2.
     """
     p = _checked(probabilities, "CIS")
     if p.shape[1] < 2:
-        raise DataError("CIS needs at least 2 outputs of each input: with one it is always 0.")
+        raise DataError("CIS: expected at least 2 outputs per input, got 1: it would always be 0.")
     per_input = tuple(mean_divergence(outputs) for outputs in p)
     estimate = mean_estimate(per_input, seed=seed)
-    return Score(estimate, math.exp(estimate.value), per_input)
+    return InceptionScore(estimate, math.exp(estimate.value), per_input)
 
 
 def _checked(probabilities: Tensor, measure: str) -> Tensor:
     if probabilities.ndim != 3 or 0 in probabilities.shape:
-        raise DataError(f"{measure} takes probabilities (inputs, outputs, classes), got {tuple(probabilities.shape)}.")
+        raise DataError(
+            f"{measure}: expected probabilities (inputs, outputs, classes), got {tuple(probabilities.shape)}."
+        )
     if probabilities.shape[2] < 2:
-        raise DataError(f"{measure} needs a classifier of at least 2 classes, got {probabilities.shape[2]}.")
+        raise DataError(f"{measure}: expected a classifier of at least 2 classes, got {probabilities.shape[2]}.")
     p = probabilities.double()
     sums = p.sum(dim=2)
     if not bool((p >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)):
-        raise DataError(f"{measure} takes probabilities: values of at least 0 that sum to 1 over the classes.")
+        raise DataError(f"{measure}: expected probabilities, which are at least 0 and sum to 1 over the classes.")
     return p / sums[..., None]

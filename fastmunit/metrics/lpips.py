@@ -1,4 +1,4 @@
-"""LPIPS: perceptual distance of two images."""
+"""LPIPS, a perceptual distance of two images."""
 
 from __future__ import annotations
 
@@ -13,44 +13,43 @@ from torch import Tensor, nn
 
 from fastmunit.errors import CheckpointError, FastmunitError
 from fastmunit.files import load_tensors
-from fastmunit.metrics.checks import check_images, check_pair
+from fastmunit.metrics.images import check_images, check_same_shape
 from fastmunit.nn.networks import imagenet
 
 Net = Literal["alex", "vgg"]
 Version = Literal["0.0", "0.1"]
 
 _BACKBONES: dict[Net, imagenet.Backbone] = {"alex": "alexnet", "vgg": "vgg16"}
-# Modules of torchvision's `features` whose results are compared: the last ReLU before each pool or end.
+# Modules of torchvision's `features` whose outputs are compared: the last ReLU before each pooling, and the very last.
 _STAGES: dict[Net, tuple[int, ...]] = {"alex": (1, 4, 7, 9, 11), "vgg": (3, 8, 15, 22, 29)}
 _CHANNELS: dict[Net, tuple[int, ...]] = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
-LEAST_SIDE: dict[Net, int] = {"alex": 31, "vgg": 16}
-"""Smallest sides of images, in pixels: smaller maps vanish in the pools."""
+_MIN_SIDE: dict[Net, int] = {"alex": 31, "vgg": 16}  # smaller maps vanish in the poolings
 
-# Of RGB in [-1, 1]; heads of version 0.0 were trained without this.
+# Normalization of RGB in [-1, 1]. The heads of version 0.0 were trained without it.
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 _EPS = 1e-10
 
 
 class LPIPS(nn.Module):
-    """d(x, y) = Σ_l mean_hw Σ_c w_lc (x̂_lchw - ŷ_lchw)², x̂_l the features of stage l over their norm over channels.
+    """The distance d(x, y) = Σ_l mean_hw Σ_c w_lc (x̂_lchw - ŷ_lchw)² of images.
 
-    x, y: (N, 3, H, W) in [-1, 1] → (N,) float32; 0 for equal images, larger for more different ones. The values of the
-    two networks, and of the two versions of their heads w, differ up to two-fold and are not comparable, so `name` says
-    which it is: "LPIPS-alex-v0.1". The MUNIT and BicycleGAN papers use the AlexNet one. The public packages are not
-    used for the arithmetic: torchmetrics has version 0.1 alone, both download the backbone when it is constructed, and
-    both run it again for every pair. Source: Zhang et al., The Unreasonable Effectiveness of Deep Features as a
-    Perceptual Metric, CVPR 2018, equation 1.
+    x̂_l are the features of stage l, divided by their norm over the channels, and w_l the weights of a linear head. The
+    values of the two networks and of the two versions of their heads differ up to two-fold and are not comparable, so
+    `name` includes both: "LPIPS-alex-v0.1". The MUNIT and BicycleGAN papers use AlexNet. The public packages are not
+    used for the computation: torchmetrics only has version 0.1, and both packages download the backbone when they are
+    constructed. Source: Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, CVPR
+    2018, equation 1.
 
     Args:
         net: "alex" or "vgg".
-        version: of the linear heads, "0.0" or "0.1".
-        weights: folder with the backbone's file, see `imagenet.convolution_weights`.
-        backbone: use this instead of ImageNet's (torchvision's `features` layout, no ReLU in place).
-        heads: use these instead of the published ones: for each stage a (C,) tensor.
+        version: Version of the linear heads, "0.0" or "0.1".
+        weights: Folder with the weights of the backbone; see `imagenet.convolution_weights`.
+        backbone: Network instead of ImageNet's, in the layout of torchvision's `features`, without in-place ReLUs.
+        heads: Linear heads instead of the published ones, a (C,) tensor per stage.
 
     Raises:
-        CheckpointError: the backbone's weights are not there, or the heads are in no installed package.
+        CheckpointError: If the weights of the backbone are missing, or no installed package contains the heads.
     """
 
     shift: Tensor
@@ -67,7 +66,7 @@ class LPIPS(nn.Module):
     ) -> None:
         super().__init__()
         if net not in _BACKBONES or version not in ("0.0", "0.1"):
-            raise FastmunitError(f"LPIPS has the nets alex and vgg in versions 0.0 and 0.1, not {net} v{version}.")
+            raise FastmunitError(f"LPIPS: expected net alex or vgg and version 0.0 or 0.1, got {net} v{version}.")
         self.net: Net = net
         self.version: Version = version
         self.name = f"LPIPS-{net}-v{version}"
@@ -79,11 +78,22 @@ class LPIPS(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distances (N,) of the pairs. Raises DataError for other shapes, grey or small images, NaN."""
+        """Return the distances of pairs of images.
+
+        Args:
+            x: Images (N, 3, H, W) in [-1, 1].
+            y: Images of the same shape.
+
+        Returns:
+            Distances (N,), float32; exactly 0 for equal images.
+
+        Raises:
+            DataError: If the shapes differ, or the images are gray or small, or contain NaN.
+        """
         for images in (x, y):
-            check_images(images, self.name, LEAST_SIDE[self.net])
-        check_pair(x, y, self.name)
-        # Apart and in the same shape, so that equal images give equal bits and a distance of exactly 0.
+            check_images(images, self.name, _MIN_SIDE[self.net])
+        check_same_shape(x, y, self.name)
+        # Two passes of the same shape: equal images give equal bits, and a distance of exactly 0.
         total = x.new_zeros(len(x), dtype=torch.float32)
         for stage, (fx, fy) in enumerate(zip(self._stages(x), self._stages(y), strict=True)):
             weighted = (fx - fy).square_().mul_(self.get_buffer(f"head{stage}"))
@@ -94,22 +104,22 @@ class LPIPS(nn.Module):
         x = images.float()
         if self.version == "0.1":
             x = (x - self.shift) / self.scale
-        found = []
+        stages = []
         for index, module in enumerate(self.backbone[: _STAGES[self.net][-1] + 1]):
             x = module(x)
             if index in _STAGES[self.net]:
                 norm = x.square().sum(dim=1, keepdim=True).sqrt()
-                found.append(x / (norm + _EPS))
-        return found
+                stages.append(x / (norm + _EPS))
+        return stages
 
 
 def published_heads(net: Net, version: Version) -> list[Tensor]:
-    """The linear heads w_l of the LPIPS authors, from the files of an installed package.
+    """Return the linear heads w_l of the LPIPS authors, from the files of an installed package.
 
-    The package `lpips` has both versions, `torchmetrics` version 0.1. Neither is imported.
+    The package `lpips` has both versions, `torchmetrics` has version 0.1. Neither is imported.
 
     Raises:
-        CheckpointError: neither is installed, or the file is not of these heads.
+        CheckpointError: If neither is installed, or the file does not contain these heads.
     """
     candidates = [("lpips", f"weights/v{version}/{net}.pth")]
     if version == "0.1":
@@ -133,6 +143,6 @@ def _read_heads(path: Path, net: Net) -> list[Tensor]:
     for stage, channels in enumerate(_CHANNELS[net]):
         head = state.get(f"lin{stage}.model.1.weight") if isinstance(state, dict) else None
         if not isinstance(head, Tensor) or head.numel() != channels:
-            raise CheckpointError(f"{path} does not hold the heads of LPIPS-{net}: install the package again.")
+            raise CheckpointError(f"{path} does not contain the heads of LPIPS-{net}: reinstall the package.")
         heads.append(head.flatten())
     return heads

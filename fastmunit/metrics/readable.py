@@ -1,4 +1,4 @@
-"""Images of an evaluation, without those that cannot be read."""
+"""Reading images of an evaluation, leaving out files that cannot be read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fastmunit.errors import DataError
 
 
 class ReadableImages:
-    """Reads images and remembers those that cannot be read.
+    """Reads images, and remembers which files cannot be read.
 
-    Every process has to call `share`, `all_in_each` and `inputs`; afterwards all know of the same images.
+    `share`, `read_in_all` and `choose` must be called in every process; afterwards all know the same files.
 
     Attributes:
-        reasons: Why an image cannot be read, by its path.
+        reasons: Reason per path that cannot be read.
     """
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class ReadableImages:
 
     @property
     def failures(self) -> list[Failure]:
-        """The images that could not be read, by path."""
+        """The images that could not be read, sorted by path."""
         return [Failure(path, self.reasons[path]) for path in sorted(self.reasons)]
 
     def read(self, images: ImageDataset, index: int) -> Tensor | None:
-        """Return an image; None where it cannot be read."""
+        """Return an image, or None if it cannot be read."""
         path = Path(images.label(index))
         if path in self.reasons:
             return None
@@ -41,40 +41,39 @@ class ReadableImages:
             self.reasons[path] = str(error)
             return None
 
-    def all(self, images: ImageDataset, indices: Iterable[int]) -> list[Tensor]:
-        """Return those images that can be read."""
+    def read_all(self, images: ImageDataset, indices: Iterable[int]) -> list[Tensor]:
+        """Return the images that can be read."""
         return [image for index in indices if (image := self.read(images, index)) is not None]
 
     def share(self) -> None:
-        """Tell the other processes which images could not be read, and learn it from them."""
-        own = self.reasons
-        known = distributed.exchange(dict(own))
-        own.clear()
-        for theirs in known:  # by rank, which gives the order of one process
+        """Exchange with the other processes which images cannot be read."""
+        known = distributed.exchange(dict(self.reasons))
+        self.reasons.clear()
+        for theirs in known:  # by rank, which gives the order of a single process
             for path, reason in theirs.items():
-                own.setdefault(path, reason)
+                self.reasons.setdefault(path, reason)
 
-    def all_in_each(self, images: ImageDataset, indices: Iterable[int]) -> list[Tensor]:
-        """Return, in each process, those images that can be read in all."""
-        found = {index: image for index in indices if (image := self.read(images, index)) is not None}
+    def read_in_all(self, images: ImageDataset, indices: Iterable[int]) -> list[Tensor]:
+        """Return, in each process, the images that all processes can read."""
+        images_by_index = {index: image for index in indices if (image := self.read(images, index)) is not None}
         self.share()
-        return [image for index, image in found.items() if Path(images.label(index)) not in self.reasons]
+        return [image for index, image in images_by_index.items() if Path(images.label(index)) not in self.reasons]
 
-    def inputs(self, images: ImageDataset, wanted: Sequence[int], fewest: int = 2) -> list[int]:
-        """Return those of the numbers `wanted` whose images can be read; others where fewer than `fewest` can be.
+    def choose(self, images: ImageDataset, candidates: Sequence[int], min_count: int = 2) -> list[int]:
+        """Return the candidates that can be read, or the first `min_count` readable images if there are fewer.
 
-        Each is read once for that, so that what depends on the number of inputs is known before they are measured.
+        Every candidate is read once, so that the number of inputs is known before the first is measured.
         """
-        readable = distributed.each(lambda index: self.read(images, index) is not None, wanted)
+        readable = distributed.each(lambda index: self.read(images, index) is not None, candidates)
         self.share()
-        found = [index for index, good in zip(wanted, readable, strict=True) if good]
-        if len(found) >= fewest:
-            return found
+        chosen = [index for index, good in zip(candidates, readable, strict=True) if good]
+        if len(chosen) >= min_count:
+            return chosen
         others: list[int] = []
         for index in range(len(images)):
             if self.read(images, index) is not None:
                 others.append(index)
-            if len(others) == fewest:
+            if len(others) == min_count:
                 break
         self.share()
         return distributed.exchange(others)[0]

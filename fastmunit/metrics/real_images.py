@@ -1,100 +1,78 @@
-"""Measuring the real images that outputs are compared with."""
+"""Real images of the target domain, as measures see them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from fastmunit import data, distributed
 from fastmunit.errors import DataError
-from fastmunit.metrics.diversity import real_diversity
-from fastmunit.metrics.features import FeatureName, features_of
-from fastmunit.metrics.inputs import SET_SAMPLES
-from fastmunit.metrics.intervals import Estimate
-from fastmunit.metrics.readable import ReadableImages
-from fastmunit.metrics.task import Task, rgb, spread
+from fastmunit.metrics.features import FeatureNet, features_of
+from fastmunit.metrics.images import evenly_spaced, rgb
+from fastmunit.metrics.sample import SET_SAMPLES
+from fastmunit.metrics.task import Task
 
-# Real images for features and for pairs, evenly spread where there are more.
-_MOST_REAL, _MOST_PAIRED = 1000, 400
+# Number of real images for features and for pairs; they are evenly spaced if there are more.
+_MAX_FEATURES, _MAX_PAIRED = 1000, 400
 _BATCH = 32
 
 
-@dataclass
-class RealValues:
-    """What was measured of real images.
-
-    Attributes:
-        pairs: Mean distance of pairs of test images, by the measure's name.
-        features: Of test images, and of training images where there are some, by the network's name.
-    """
-
-    pairs: dict[str, Estimate] = field(default_factory=dict)
-    features: dict[FeatureName, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
-
-
-def measure_real(task: Task, readable: ReadableImages, inputs: int, tell: Callable[[float, str], None]) -> RealValues:
-    """Measure real images of the target domain; images that a measure cannot take are found here.
-
-    Args:
-        task: What is measured.
-        readable: Reads the images.
-        inputs: How many inputs there are: as many training images are taken as there are outputs.
-        tell: Is called with the fraction of the evaluation that is done, and what is being done.
+class RealImages:
+    """Real images of the target domain, and computations that measures share. Every process must call each of them.
 
     Raises:
-        DataError: There are fewer than two images, or of several sizes.
+        DataError: If fewer than two test images can be read, or they differ in size.
     """
-    found = RealValues()
-    images = None
-    if task.measures.lpips:
-        places = spread(len(task.targets), _MOST_PAIRED)
-        images = _stacked(readable.all_in_each(task.targets, places), task)
-    for measure in task.measures.lpips:
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._features: dict[FeatureNet, tuple[Tensor, Tensor | None]] = {}
+
+    @cached_property
+    def for_pairs(self) -> Tensor:
+        """Test images (N, 3, H, W) for random pairs, on the device of the model."""
+        indices = evenly_spaced(len(self.task.targets), _MAX_PAIRED)
+        images = self._stack(self.task.readable.read_in_all(self.task.targets, indices))
         if images is None or len(images) < 2:
-            raise _too_few(readable)
-        tell(0.0, f"{measure.name} of real pairs")
-        found.pairs[measure.name] = real_diversity(measure, images, seed=task.seed, each=distributed.each)
-    for name in task.measures.features:
-        tell(0.1, f"{name} features of real images")
-        seen = task.training_images()
-        real = _features(task, readable, name, task.targets, _MOST_REAL)
-        if real is None:
-            raise _too_few(readable)
-        count = inputs * min(SET_SAMPLES, task.samples)
-        known = _features(task, readable, name, seen, count) if seen is not None else None
-        found.features[name] = (real, known)
-    return found
+            raise self._too_few()
+        return images
 
+    def features(self, network: FeatureNet) -> tuple[Tensor, Tensor | None]:
+        """Return features (N, d) of test images, and of as many training images as there are compared outputs.
 
-def _features(
-    task: Task, readable: ReadableImages, name: FeatureName, images: data.ImageDataset, most: int
-) -> Tensor | None:
-    """Features of images; None where fewer than two can be read."""
-    network = task.measures.features[name]
-    indices = spread(len(images), most)
+        The second is None if fewer than two training images can be read.
+        """
+        if network not in self._features:
+            test = self._compute_features(network, self.task.targets, _MAX_FEATURES)
+            if test is None:
+                raise self._too_few()
+            training, count = self.task.training_images, len(self.task.inputs) * min(SET_SAMPLES, self.task.samples)
+            known = None if training is None else self._compute_features(network, training, count)
+            self._features[network] = test, known
+        return self._features[network]
 
-    def of_part(part: Sequence[int]) -> Tensor | None:
-        batch = _stacked(readable.all(images, part), task)
-        return features_of(network, batch) if batch is not None else None
+    def _compute_features(self, network: FeatureNet, images: data.ImageDataset, max_count: int) -> Tensor | None:
+        indices = evenly_spaced(len(images), max_count)
 
-    # The same parts for any number of processes, so that the features have the same bits.
-    parts = [indices[start : start + _BATCH] for start in range(0, len(indices), _BATCH)]
-    found = [features for features in distributed.each(of_part, parts) if features is not None]
-    readable.share()
-    return torch.cat(found) if sum(map(len, found)) > 1 else None
+        def features_of_part(part: Sequence[int]) -> Tensor | None:
+            batch = self._stack(self.task.readable.read_all(images, part))
+            return None if batch is None else features_of(network, batch)
 
+        # The batches do not depend on the number of processes, so the features have the same bits.
+        parts = [indices[start : start + _BATCH] for start in range(0, len(indices), _BATCH)]
+        features = [part for part in distributed.each(features_of_part, parts) if part is not None]
+        self.task.readable.share()
+        return torch.cat(features) if sum(map(len, features)) > 1 else None
 
-def _stacked(images: Sequence[Tensor], task: Task) -> Tensor | None:
-    """The images as one batch on the model's device; None where there are none."""
-    shapes = {tuple(image.shape) for image in images}
-    if len(shapes) > 1:
-        raise DataError(f"test images have several sizes ({sorted(shapes)[:3]}): set new_size, or crop them.")
-    return rgb(torch.stack(list(images))).to(task.forward.device) if images else None
+    def _stack(self, images: Sequence[Tensor]) -> Tensor | None:
+        shapes = {tuple(image.shape) for image in images}
+        if len(shapes) > 1:
+            raise DataError(f"test images have several sizes ({sorted(shapes)[:3]}): set new_size, or crop them.")
+        return rgb(torch.stack(list(images))).to(self.task.forward.device) if images else None
 
-
-def _too_few(readable: ReadableImages) -> DataError:
-    reason = next(iter(readable.reasons.values()), "")
-    return DataError(f"an evaluation needs at least 2 target test images that can be read: {reason}")
+    def _too_few(self) -> DataError:
+        reason = next(iter(self.task.readable.reasons.values()), "")
+        return DataError(f"an evaluation needs at least 2 target test images that can be read: {reason}")

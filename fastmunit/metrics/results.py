@@ -1,27 +1,33 @@
-"""What an evaluation found."""
+"""Results of an evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from fastmunit.data.failures import Failure
 from fastmunit.files import shown
-from fastmunit.metrics.intervals import Estimate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastmunit.data.failures import Failure
+    from fastmunit.metrics.confidence import Estimate
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One measured figure.
+class Score:
+    """One measured value.
 
     Attributes:
-        name: with the network and version it depends on.
-        estimate: value and interval.
-        better: "higher" or "lower"; empty where neither is.
-        references: what the value is to be compared with, for example the diversity of real images.
-        note: what a reader has to know.
+        name: Name in the report, with the network and version that the value depends on.
+        estimate: Value and confidence interval.
+        better: "higher" or "lower"; empty if neither is better.
+        references: Values to compare with, by name, for example the diversity of real images.
+        note: Remark for the reader of the report.
+        per_input: Value of each input, in the order of the inputs; empty if the report should not list them.
+        ranks: End of the captions of two contact sheets, "Most …" and "Least …", which show the inputs with the
+            largest and the smallest values, for example "diverse inputs"; empty for no such sheets.
     """
 
     name: str
@@ -29,9 +35,11 @@ class Figure:
     better: str = ""
     references: dict[str, Estimate] = field(default_factory=dict)
     note: str = ""
+    per_input: Sequence[float] = ()
+    ranks: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, for JSON."""
+        """Return what a report says about the score, for JSON."""
         return {
             "name": self.name,
             **self.estimate.to_dict(),
@@ -43,7 +51,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Rows of images (C, H, W) in [-1, 1] that belong side by side, and what they show."""
+    """A contact sheet: rows of images (C, H, W) in [-1, 1], and a caption."""
 
     caption: str
     rows: list[list[Tensor]]
@@ -51,29 +59,29 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of one direction.
+    """The results for one direction.
 
     Attributes:
         direction: "a2b" or "b2a".
-        figures: in the order of the report.
-        skipped: measure → why this model has none.
-        per_input: for each input its file and its values.
-        sheets: most and least diverse inputs, nearest real neighbours.
-        failures: images that could not be read; the figures are of the others.
+        scores: Scores in the order of the report.
+        skipped: Reason per measure that this model does not support.
+        per_input: File name and values of each input.
+        sheets: Contact sheets: most and least diverse inputs, nearest real images.
+        failures: Images that could not be read and were left out.
     """
 
     direction: str
-    figures: list[Figure]
+    scores: list[Score]
     skipped: dict[str, str]
     per_input: list[dict[str, Any]]
     sheets: list[Sheet]
     failures: list[Failure] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the pictures, for JSON."""
+        """Return everything except the contact sheets, for JSON."""
         return {
             "direction": self.direction,
-            "figures": [figure.to_dict() for figure in self.figures],
+            "figures": [score.to_dict() for score in self.scores],
             "skipped": self.skipped,
             "per_input": self.per_input,
             "failures": [{"file": shown(failure.path), "reason": failure.reason} for failure in self.failures],

@@ -1,8 +1,9 @@
-"""What an evaluation is of: one direction of a model, its images, and what is measured."""
+"""The task of an evaluation: one direction of a model, its images and the settings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cached_property
 
 from torch import Tensor
 
@@ -12,103 +13,106 @@ from fastmunit.data.paths import Domain
 from fastmunit.data.seeding import named_generator
 from fastmunit.data.sources import GivenImages, ImageSources, given_images
 from fastmunit.errors import DataError, FastmunitError
-from fastmunit.metrics.measures import Measures
+from fastmunit.metrics.confidence import Estimate, mean_estimate
+from fastmunit.metrics.images import evenly_spaced
+from fastmunit.metrics.readable import ReadableImages
+from fastmunit.metrics.sample import Sample, content_code
 from fastmunit.systems.translator import Translator
 
 
-@dataclass(frozen=True)
 class Task:
-    """One direction to measure; see `evaluation.evaluate`.
+    """One direction of a model to evaluate, with its test images. Arguments: see `evaluate.evaluate`.
 
     Attributes:
-        forward: The direction.
-        backward: The other direction; None where the model has none.
-        config: Names the images.
-        measures: What to measure.
-        direction: "a2b" or "b2a".
-        samples: Outputs of each input.
-        seed: Of the styles and the resampling.
-        sources: Test images to translate.
-        targets: Test images of the domain that the outputs belong to.
-        given: Images in place of those that the configuration names.
+        sources: Test images of the source domain.
+        targets: Test images of the target domain.
+        readable: Reads the images.
+        inputs: Indices in `sources` of the images to translate.
+
+    Raises:
+        DataError: If there are too few samples for a pair, or the images cannot be listed.
+        ConfigError: If no test images are named.
     """
 
-    forward: Translator
-    backward: Translator | None
-    config: Config
-    measures: Measures
-    direction: str
-    samples: int
-    seed: int
-    sources: data.ImageDataset
-    targets: data.ImageDataset
-    given: GivenImages | None = None
-
-    @staticmethod
-    def of(
+    def __init__(
+        self,
         forward: Translator,
         backward: Translator | None,
         config: Config,
-        measures: Measures,
         direction: str,
         samples: int,
         seed: int,
-        images: ImageSources | GivenImages | None = None,
-    ) -> Task:
-        """Return the task with the test images that are given, or that the configuration names.
-
-        Raises:
-            DataError: There are too few samples for a pair, or the images cannot be listed.
-            ConfigError: No test images are named.
-        """
+        images: ImageSources | GivenImages | None,
+    ) -> None:
         if samples < 2:
-            raise DataError(f"samples = {samples}: at least 2 outputs of each input are needed for pairs.")
-        given = given_images(config, images)
-        if given is not None:
-            given.require_test()
-        test_a, test_b = data.test_datasets(config, given)
-        sources, targets = (test_a, test_b) if direction == "a2b" else (test_b, test_a)
-        return Task(forward, backward, config, measures, direction, samples, seed, sources, targets, given)
+            raise DataError(f"samples = {samples}: pairs need at least 2 outputs per input.")
+        self.forward, self.backward, self.config = forward, backward, config
+        self.direction, self.samples, self.seed = direction, samples, seed
+        self.given = given_images(config, images)
+        if self.given is not None:
+            self.given.require_test()
+        test_a, test_b = data.test_datasets(config, self.given)
+        self.sources, self.targets = (test_a, test_b) if direction == "a2b" else (test_b, test_a)
+        self.readable = ReadableImages()
+        self.inputs: list[int] = []
+        self._samples: dict[int, Sample] = {}
+
+    def choose_inputs(self, max_count: int) -> None:
+        """Set `inputs`. Raise DataError if there are too few images, or the outputs are not RGB or gray."""
+        for name, images in (("input", self.sources), ("target", self.targets)):
+            if len(images) < 2:
+                raise DataError(f"an evaluation needs at least 2 {name} test images, got {len(images)}: add some.")
+        self.inputs = self.readable.choose(self.sources, evenly_spaced(len(self.sources), max_count))
+        if len(self.inputs) < 2:
+            reason = next(iter(self.readable.reasons.values()))
+            raise DataError(f"an evaluation needs at least 2 input test images that can be read: {reason}")
+        if self.forward.target_channels not in (1, 3):
+            raise DataError(
+                f"measures need RGB or gray images, but the outputs have {self.forward.target_channels} channels."
+            )
 
     @property
     def domains(self) -> tuple[Domain, Domain]:
-        """Domain of the inputs, domain of the outputs."""
+        """Source domain, target domain."""
         return ("a", "b") if self.direction == "a2b" else ("b", "a")
 
-    def outputs(self, index: int, x: Tensor | None = None) -> Tensor:
-        """Return the outputs (samples, C, H, W) for the test image `index`, on the CPU.
+    def outputs(self, index: int, image: Tensor) -> Tensor:
+        """Return the outputs (samples, C, H, W) of a test image, on the CPU.
 
         Args:
-            index: Number of the image; its styles depend on it and on the seed alone.
-            x: The image, where it has been read.
+            index: Index in `sources`; the styles depend on it and on the seed only.
+            image: The image (C, H, W).
         """
-        x = self.sources[index] if x is None else x
         generator = named_generator("evaluate", self.seed, index)
-        if not self.forward.style_dim:
-            single = self.forward.translate(x, self.forward.random_styles(1, generator))
-            return single.expand(self.samples, -1, -1, -1)
-        return self.forward.translate(x, self.forward.random_styles(self.samples, generator))
+        count = self.samples if self.forward.style_dim else 1
+        outputs = self.forward.translate(image, self.forward.random_styles(count, generator))
+        return outputs.expand(self.samples, -1, -1, -1)
 
+    def sample(self, place: int) -> Sample:
+        """Return the input at a place in `inputs` with its outputs. The inputs next to it stay cached."""
+        if place not in self._samples:
+            self._samples = {other: sample for other, sample in self._samples.items() if abs(other - place) == 1}
+            self._samples[place] = Sample(self, place)
+        return self._samples[place]
+
+    @cached_property
+    def has_content_code(self) -> bool:
+        """True if inputs and outputs have content codes of one shape, which is not the shape of an image."""
+        if self.backward is None:
+            return False
+        first = self.sample(0)
+        source, target = first.content_code, content_code(self.backward, first.translated[0])
+        return source.shape == target.shape and source.shape[2:] != first.image.shape[1:]
+
+    @cached_property
     def training_images(self) -> data.ImageDataset | None:
-        """Return the training images of the domain that the outputs belong to; None where there are none."""
+        """Training images of the target domain; None if there are none."""
         try:
             a, b = data.training_datasets(self.config, self.given)
         except FastmunitError:
             return None
         return b if self.direction == "a2b" else a
 
-
-def rgb(images: Tensor) -> Tensor:
-    """Return images (N, C, H, W) with three channels: grey ones three times."""
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-
-
-def code(translator: Translator, image: Tensor) -> Tensor:
-    """Return the content code (1, …) of an image (C, H, W), float32."""
-    return translator.encode(image[None].to(translator.device)).float()
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """Return at most `wanted` of the numbers below `count`, evenly spread."""
-    wanted = min(count, wanted)
-    return [k * count // wanted for k in range(wanted)]
+    def mean(self, values: Sequence[float]) -> Estimate:
+        """Return the mean over inputs with its confidence interval."""
+        return mean_estimate(values, seed=self.seed)

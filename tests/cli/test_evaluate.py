@@ -12,7 +12,7 @@ from torch import nn
 
 from fastmunit.config import Config
 from fastmunit.errors import DataError
-from fastmunit.metrics import classifier, evaluation, measures
+from fastmunit.metrics import classifier_training, evaluate, measure
 from fastmunit.nn.networks import imagenet
 from fastmunit.translation import translate
 from tests.cli.conftest import Command
@@ -47,7 +47,7 @@ def test_json_and_page(fastmunit: Command, trained: Path, weight_folder: Path, t
         assert len(part["per_input"]) == 3
     page = (tmp_path / "evaluation.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 6
-    assert "http" not in re.sub(r"base64,[^\"]*", "", page), "the page needs no network"
+    assert "http" not in re.sub(r"base64,[^\"]*", "", page), "the page must not need the network"
 
 
 def test_without_weights(fastmunit: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,14 +114,14 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(
     fastmunit: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setattr(translate, "load_translator", None)
-    monkeypatch.setattr(classifier, "train_classifier", None)
+    monkeypatch.setattr(classifier_training, "train_classifier", None)
     (tmp_path / "file").write_text("kept")
     (tmp_path / "out" / "evaluation.html").mkdir(parents=True)
-    for output, told in (("file/out", "file is not a folder"), ("out", "is a folder")):
+    for output, message in (("file/out", "file is not a folder"), ("out", "is a folder")):
         given = ("--checkpoint", trained) if command == "evaluate" else ("--data", tmp_path)
         outcome = fastmunit(command, *given, "--output", tmp_path / output)
         assert outcome.status == 1, outcome.out
-        assert "cannot write" in outcome.err and told in outcome.err and "Traceback" not in outcome.err
+        assert "cannot write" in outcome.err and message in outcome.err and "Traceback" not in outcome.err
     assert (tmp_path / "file").read_text() == "kept"
 
 
@@ -132,8 +132,8 @@ def test_both_directions_are_checked_before_the_first_is_measured(
         if direction == "b2a":
             raise DataError("b2a cannot be measured")
 
-    monkeypatch.setattr(evaluation, "require_possible", refuse)
-    monkeypatch.setattr(evaluation, "evaluate", None)
+    monkeypatch.setattr(evaluate, "require_possible", refuse)
+    monkeypatch.setattr(evaluate, "evaluate", None)
     outcome = fastmunit(
         "evaluate", "--checkpoint", trained, "--metrics", "edge-agreement", "--direction", "both", "-o", tmp_path
     )
@@ -143,7 +143,8 @@ def test_both_directions_are_checked_before_the_first_is_measured(
 def test_all_metrics_without_a_classifier(
     fastmunit: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measures, "NAMES", ("edge-agreement", "is-cis"))
+    few = [m for m in measure.registered() if m.name in ("edge-agreement", "is-cis")]
+    monkeypatch.setattr(measure, "registered", lambda: few)
     outcome = fastmunit("evaluate", "--checkpoint", trained, "--metrics", "all", "-o", tmp_path, *FAST)
     assert outcome.status == 0, outcome.err
     assert "edge agreement" in outcome.out and "is-cis: not measured, it needs --classifier." in outcome.out
@@ -155,10 +156,10 @@ def test_a_single_file_needs_a_place_to_write(fastmunit: Command, trained: Path)
 
 
 def test_classifier_from_training_to_scores(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
-    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+    for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
         (tmp_path / "classes" / name).mkdir(parents=True)
         for k in range(12):
-            Image.new("RGB", (36, 36), tuple(c + k for c in colour)).save(tmp_path / "classes" / name / f"{k}.png")
+            Image.new("RGB", (36, 36), tuple(c + k for c in color)).save(tmp_path / "classes" / name / f"{k}.png")
     file = tmp_path / "classifier.pt"
     outcome = fastmunit(
         "train-classifier", "--data", tmp_path / "classes", "-o", file, "--size", 32, "--architecture", "small",
@@ -207,7 +208,7 @@ def test_classifier_without_weights(fastmunit: Command, tmp_path: Path, monkeypa
 
 
 def test_images_that_cannot_be_read_are_left_out(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
-    """Of inputs, of training images: the figures are of the others, and all of them are named at the end."""
+    """Damaged inputs and training images are left out of the scores and listed at the end."""
     folder = Path(Config.load(trained / "config.yaml").data_root or "")
     damaged = shutil.copytree(folder, tmp_path / "data")
     for name in ("testA/0.png", "testA/3.png", "trainB/2.png"):
@@ -216,7 +217,7 @@ def test_images_that_cannot_be_read_are_left_out(fastmunit: Command, trained: Pa
     arguments = ["evaluate", "--checkpoint", trained, "--data", damaged, "-o", tmp_path / "out"]
     outcome = fastmunit(*arguments, "--metrics", "edge-agreement,reconstruction", "--samples", 2)
     assert outcome.status == 1
-    assert "3 images could not be read, and the figures are of the others:" in outcome.err
+    assert "3 images could not be read; the scores use the others:" in outcome.err
     assert all(f"{name} is damaged" in outcome.err for name in ("testA/0.png", "testA/3.png", "trainB/2.png"))
     assert "edge agreement" in outcome.out
     report = json.loads((tmp_path / "out/evaluation.json").read_text())["evaluations"][0]

@@ -1,4 +1,4 @@
-"""Evaluations whose results must not depend on the number of processes; `launch` starts this as the trainings'.
+"""Evaluations whose results must not depend on the number of processes. `launch` starts this module in processes.
 
 python -m tests.distributed.evaluations FOLDER TASK…
 """
@@ -27,14 +27,19 @@ from fastmunit.config import Config
 from fastmunit.errors import FastmunitError, RankError
 from fastmunit.metrics import distances, diversity, real_images
 from fastmunit.metrics.classifier import Classifier
-from fastmunit.metrics.evaluation import evaluate
+from fastmunit.metrics.evaluate import evaluate
 from fastmunit.metrics.features import FeatureNet
 from fastmunit.metrics.lpips import LPIPS
-from fastmunit.metrics.measures import Measures
+from fastmunit.metrics.measures.content_code import ContentCodeDistance
+from fastmunit.metrics.measures.edge_agreement import EdgeAgreement
+from fastmunit.metrics.measures.feature_distances import FrechetDistance, KernelDistance
+from fastmunit.metrics.measures.inception_scores import InceptionScores
+from fastmunit.metrics.measures.lpips_diversity import LPIPSDiversity
+from fastmunit.metrics.measures.reconstruction import Reconstruction
 from fastmunit.systems import registry
 from tests.metrics.conftest import random_backbone
-from tests.metrics.test_evaluation import Same
 from tests.metrics.test_lpips import random_heads
+from tests.metrics.translators import Same
 from tests.runs.tiny import tiny_config
 
 SIDE, COUNT = 32, 13
@@ -42,7 +47,7 @@ DAMAGED = ("testA/one/2.png", "testA/two/12.png", "testB/one/6.png", "trainB/one
 
 
 def prepare(folder: Path) -> None:
-    """Write images in two classes, some of them damaged, and a model with random weights, as a run folder."""
+    """Write images in two classes, some of them damaged, and the run folder of a model with random weights."""
     random = np.random.default_rng(0)
     for part in ("trainA", "trainB", "testA", "testB"):
         for name in ("one", "two"):
@@ -61,51 +66,51 @@ def prepare(folder: Path) -> None:
 
 
 def plain(evaluation: Any) -> dict[str, Any]:
-    """Return all of an evaluation as containers of numbers, strings and tensors."""
+    """Return an evaluation as containers of numbers, strings and tensors."""
     pictures = [(sheet.caption, sheet.rows) for sheet in evaluation.sheets]
     return {"report": evaluation.to_dict(), "sheets": pictures}
 
 
 def everything(folder: Path) -> dict[str, Any]:
-    """Evaluate a MUNIT by all measures, with little work in several batches."""
+    """Evaluate MUNIT with all measures: little work, in several batches."""
     config = Config.load(folder / "run/config.yaml")
     file = folder / "run/checkpoints/gen_00000001.pt"
     forward, backward = (load_translator(file, config, direction=d, device="cpu") for d in ("a2b", "b2a"))
     alexnet = random_backbone("alexnet")
     torch.manual_seed(0)
     classifier = Classifier(["one", "two"], "small", SIDE).eval()
-    measures = Measures(
-        lpips=(LPIPS("alex", backbone=alexnet, heads=random_heads("alex")),),
-        features={"AlexNet": FeatureNet("AlexNet", backbone=alexnet)},
-        frechet=("AlexNet",),
-        kernel=("AlexNet",),
-        classifier=classifier,
-        edge_agreement=True,
-        content_code=True,
-        reconstruction=True,
-    )
-    told: list[tuple[float, str]] = []
+    features = FeatureNet("AlexNet", backbone=alexnet)
+    measures = [
+        LPIPSDiversity(LPIPS("alex", backbone=alexnet, heads=random_heads("alex"))),
+        FrechetDistance(features),
+        KernelDistance(features),
+        InceptionScores(classifier),
+        EdgeAgreement(),
+        ContentCodeDistance(),
+        Reconstruction(),
+    ]
+    progress: list[tuple[float, str]] = []
     with (
         patch.object(distances, "_FRECHET_RESAMPLES", 4),
         patch.object(diversity, "_PIXELS_AT_ONCE", 80 * SIDE**2),
-        patch.object(real_images, "real_diversity", partial(diversity.real_diversity, pairs=400)),
+        patch.object(diversity, "real_diversity", partial(diversity.real_diversity, pairs=400)),
         patch.object(real_images, "_BATCH", 4),
     ):
-        found = evaluate(
-            forward, config, measures, backward=backward, samples=4, progress=lambda *status: told.append(status)
+        evaluation = evaluate(
+            forward, config, measures, backward=backward, samples=4, progress=lambda *step: progress.append(step)
         )
-    return {**plain(found), "told": told}
+    return {**plain(evaluation), "progress": progress}
 
 
 def few(folder: Path) -> dict[str, Any]:
-    """Evaluate two inputs, and compare sets of few images, so that there is little to divide."""
+    """Evaluate two inputs, fewer than there may be processes."""
     config = Config.load(folder / "run/config.yaml")
-    measures = Measures(edge_agreement=True, reconstruction=True)
+    measures = [EdgeAgreement(), Reconstruction()]
     return plain(evaluate(Same(), config, measures, backward=Same(), inputs=2, samples=2))
 
 
 class Failing(Same):
-    """Cannot translate in the second process."""
+    """A translator that fails in the second process."""
 
     def decode(self, content: Tensor, styles: Tensor) -> Tensor:
         if distributed.rank() == 1:
@@ -114,26 +119,26 @@ class Failing(Same):
 
 
 def failing(folder: Path) -> dict[str, Any]:
-    """Evaluate where one process fails."""
+    """Evaluate while one process fails."""
     config = Config.load(folder / "run/config.yaml")
-    return plain(evaluate(Failing(), config, Measures(edge_agreement=True), samples=2))
+    return plain(evaluate(Failing(), config, [EdgeAgreement()], samples=2))
 
 
 def differing(folder: Path) -> dict[str, Any]:
-    """Evaluate where processes were given different seeds."""
+    """Evaluate with a different seed in each process."""
     config = Config.load(folder / "run/config.yaml")
-    return plain(evaluate(Same(), config, Measures(edge_agreement=True), samples=2, seed=distributed.rank()))
+    return plain(evaluate(Same(), config, [EdgeAgreement()], samples=2, seed=distributed.rank()))
 
 
 def without_images(folder: Path) -> dict[str, Any]:
-    """Evaluate on a folder that is not there."""
+    """Evaluate on a folder that does not exist."""
     config = Config.load(folder / "run/config.yaml")
     config.data_root = str(folder / "absent")
-    return plain(evaluate(Same(), config, Measures(edge_agreement=True), samples=2))
+    return plain(evaluate(Same(), config, [EdgeAgreement()], samples=2))
 
 
 def command(folder: Path) -> dict[str, Any]:
-    """Run `fastmunit evaluate`, as torchrun would start it."""
+    """Run `fastmunit evaluate` as torchrun would start it."""
     output = folder / f"command_{distributed.world_size()}"
     arguments = ["--checkpoint", folder / "run", "--metrics", "edge-agreement,reconstruction", "--inputs", 5]
     arguments += ["--samples", 2, "--device", "cpu", "-o", output]
@@ -148,7 +153,7 @@ def command(folder: Path) -> dict[str, Any]:
 
 
 class Killed(Same):
-    """Ends the second process by SIGKILL."""
+    """A translator that ends the second process with SIGKILL."""
 
     def decode(self, content: Tensor, styles: Tensor) -> Tensor:
         if distributed.rank() == 1:
@@ -157,9 +162,9 @@ class Killed(Same):
 
 
 def killed(folder: Path) -> dict[str, Any]:
-    """Evaluate where one process is killed."""
+    """Evaluate while one process is killed."""
     config = Config.load(folder / "run/config.yaml")
-    return plain(evaluate(Killed(), config, Measures(edge_agreement=True), samples=2))
+    return plain(evaluate(Killed(), config, [EdgeAgreement()], samples=2))
 
 
 TASKS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -168,13 +173,13 @@ TASKS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "failing": failing,
     "differing": differing,
     "without_images": without_images,
-    "command": command,  # the last one: it leaves the group
+    "command": command,  # last, because it leaves the process group
 }
 KILLED = "killed"
 
 
 def outcome(folder: Path, task: str) -> dict[str, Any]:
-    """Return what a task finds, or its error."""
+    """Return the result of a task, or its error."""
     try:
         return killed(folder) if task == KILLED else TASKS[task](folder)
     except FastmunitError as error:
@@ -183,7 +188,7 @@ def outcome(folder: Path, task: str) -> dict[str, Any]:
 
 
 def outcomes(folder: Path, world: int, task: str) -> Iterator[dict[str, Any]]:
-    """Yield what each process has written of a task, by rank."""
+    """Yield the results of a task that the processes have written, by rank."""
     for rank in range(world):
         yield torch.load(folder / f"{world}_{rank}_{task}.pt", weights_only=True)
 

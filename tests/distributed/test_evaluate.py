@@ -1,4 +1,4 @@
-"""`evaluate` gives the figures of one process in several, and all of them end when one fails."""
+"""`evaluate` gives the same results in any number of processes, and all of them end when one fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, its images, what one process finds (in no file), and what two have found."""
+    """Write a model, its images, and the results of two processes."""
     pytest.importorskip("torchmetrics", reason="needs torchmetrics")
     root = tmp_path_factory.mktemp("evaluations")
     prepare(root)
@@ -38,12 +38,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict[str, dict[str, Any]]:
-    """What one process finds."""
+    """The results of one process."""
     return {task: outcome(folder, task) for task in ("everything", "few", "command")}
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether all numbers, strings and bits of tensors are equal."""
+    """Return True if all numbers, strings and bits of tensors are equal."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, list | tuple):
@@ -60,29 +60,29 @@ def assert_same(folder: Path, world: int, task: str, alone: dict[str, Any]) -> N
         assert other["sheets"] == []
 
 
-def test_two_processes_find_what_one_finds(folder: Path, alone: dict[str, dict[str, Any]]) -> None:
+def test_two_processes_have_the_results_of_one(folder: Path, alone: dict[str, dict[str, Any]]) -> None:
     report = alone["everything"]["report"]
     assert len(report["per_input"]) == COUNT - 2 and len(report["failures"]) == len(DAMAGED)
     assert all(figure["low"] is not None for figure in report["figures"])
     assert len(report["figures"]) == 9 and "% on 12 test images" in report["figures"][3]["note"]
     assert_same(folder, 2, "everything", alone["everything"])
     assert_same(folder, 2, "few", alone["few"])
-    first, second = (found["told"] for found in outcomes(folder, 2, "everything"))
-    assert (0.15, "input 1/5 of this one of 2 processes") in first and first[-1] == (1.0, "done")
+    first, second = (result["progress"] for result in outcomes(folder, 2, "everything"))
+    assert (0.15, "input 1/5 (process 1 of 2)") in first and first[-1] == (1.0, "done")
     assert second == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [3, 4])
 def test_more_processes(world: int, folder: Path, alone: dict[str, dict[str, Any]]) -> None:
-    """Also more of them than inputs."""
+    """One of the tasks has fewer inputs than processes."""
     run(world, "-m", MODULE, str(folder), *TASKS)
     for task in ("everything", "few"):
         assert_same(folder, world, task, alone[task])
 
 
 def test_an_error_in_one_process_ends_all(folder: Path) -> None:
-    first, second = (found["error"] for found in outcomes(folder, 2, "failing"))
+    first, second = (result["error"] for result in outcomes(folder, 2, "failing"))
     assert first == "RankError: rank 1 failed: not enough memory here"
     assert second == "FastmunitError: not enough memory here"
 
@@ -97,27 +97,27 @@ def test_a_process_that_is_killed_ends_all(folder: Path) -> None:
         assert error.startswith(f"RankError: rank {rank} could not") and "\nrank 1 does not answer; " in error
 
 
-def test_what_all_processes_meet_is_no_error_of_one(folder: Path) -> None:
-    for found in outcomes(folder, 2, "without_images"):
-        assert found["error"].startswith("DataError: ") and "does not exist" in found["error"]
+def test_an_error_in_all_processes_names_no_rank(folder: Path) -> None:
+    for result in outcomes(folder, 2, "without_images"):
+        assert result["error"].startswith("DataError: ") and "does not exist" in result["error"]
 
 
-def test_processes_have_to_be_given_the_same(folder: Path) -> None:
-    for rank, found in enumerate(outcomes(folder, 2, "differing")):
+def test_different_arguments_are_refused(folder: Path) -> None:
+    for rank, result in enumerate(outcomes(folder, 2, "differing")):
         message = f"rank {1 - rank} has another choice of inputs and outputs than rank {rank}"
-        assert found["error"].startswith(f"ConfigError: {message}")
+        assert result["error"].startswith(f"ConfigError: {message}")
 
 
 def test_one_command(folder: Path, alone: dict[str, dict[str, Any]]) -> None:
-    """The first process alone writes and prints, also what has failed."""
+    """Only the first process writes and prints, also the failures."""
     first, second = outcomes(folder, 2, "command")
     assert second == {"status": 1, "out": "", "err": ""}
     assert first["status"] == alone["command"]["status"] == 1
     assert first["out"].replace("command_2", "command_1") == alone["command"]["out"]
-    assert "2 images could not be read, and the figures" in first["err"]
+    assert "2 images could not be read; the scores use the others" in first["err"]
     assert first["err"] == alone["command"]["err"]
     for name in ("evaluation.json", "evaluation.html"):
-        # The page says at its foot when it was written.
+        # The footer of the page has the time.
         one, two = ((folder / f"command_{n}" / name).read_text().partition("<footer>")[0] for n in (1, 2))
         assert one == two
 
@@ -130,6 +130,6 @@ def test_devices(folder: Path, alone: dict[str, dict[str, Any]], tmp_path: Path)
     command = [sys.executable, "-m", "fastmunit", "evaluate", *map(str, arguments)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1, ended.stderr
-    assert ended.stderr.count("2 images could not be read, and the figures") == 1
+    assert ended.stderr.count("2 images could not be read; the scores use the others") == 1
     assert ended.stdout.count("a2b  edge agreement") == 1
     assert (tmp_path / "evaluation.json").read_bytes() == (folder / "command_1/evaluation.json").read_bytes()

@@ -9,20 +9,13 @@ import torch
 from PIL import Image
 
 from fastmunit.errors import CheckpointError, DataError
-from fastmunit.metrics.classifier import (
-    Classifier,
-    accuracy_on,
-    labelled_images,
-    load_classifier,
-    save_classifier,
-    split_by_blocks,
-    train_classifier,
-)
+from fastmunit.metrics.classifier import Classifier, load_classifier, save_classifier
+from fastmunit.metrics.classifier_training import accuracy_on, labeled_images, split_by_blocks, train_classifier
 
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bright and dark images with noise, 20 of each."""
+    """Write bright and dark images with noise, 20 of each."""
     root = tmp_path_factory.mktemp("shapes")
     random = np.random.default_rng(0)
     for name, level in (("bright", 170), ("dark", 80)):
@@ -38,7 +31,7 @@ def trained(shapes: Path) -> Classifier:
     return train_classifier(shapes, size=32, epochs=8, batch_size=8, architecture="small")
 
 
-def test_learns_and_knows_how_well(trained: Classifier) -> None:
+def test_learns_and_reports_its_accuracy(trained: Classifier) -> None:
     assert trained.classes == ("bright", "dark")
     assert trained.accuracy == 1 and trained.held_out == 8
     p = trained.probabilities(torch.stack([torch.full((3, 32, 32), 0.3), torch.full((3, 32, 32), -0.4)]))
@@ -56,8 +49,8 @@ def test_a_classifier_on_a_gpu_takes_images_of_any_device(shapes: Path) -> None:
     assert accuracy_on(model, shapes)[0] == 1
 
 
-def test_the_accuracy_is_of_images_it_has_not_seen(shapes: Path, tmp_path: Path) -> None:
-    """Labels without meaning: what is learned by heart does not show in the accuracy."""
+def test_the_accuracy_is_measured_on_unseen_images(shapes: Path, tmp_path: Path) -> None:
+    """With random labels, memorized images do not raise the accuracy."""
     random = np.random.default_rng(1)
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -76,8 +69,8 @@ def test_the_seed_decides(shapes: Path) -> None:
     assert torch.equal(first, same) and not torch.equal(first, other)
 
 
-def test_whole_blocks_of_neighbours_are_held_out(shapes: Path) -> None:
-    data = labelled_images(shapes)
+def test_whole_blocks_of_consecutive_files_are_held_out(shapes: Path) -> None:
+    data = labeled_images(shapes)
     names = [path.stem for path in data.paths[:20]]
     assert names == [f"frame_{k}" for k in range(20)], "frame 9 comes before frame 10"
     training, held_out = split_by_blocks(data)
@@ -96,10 +89,10 @@ def test_saved_and_loaded(trained: Classifier, tmp_path: Path) -> None:
 def test_accuracy_on_other_data(trained: Classifier, shapes: Path, tmp_path: Path) -> None:
     assert accuracy_on(trained, shapes) == (1, 40)
     (tmp_path / "bright").mkdir()
-    (tmp_path / "grey").mkdir()
-    for name in ("bright", "grey"):
+    (tmp_path / "gray").mkdir()
+    for name in ("bright", "gray"):
         Image.new("RGB", (40, 40)).save(tmp_path / name / "0.png")
-    with pytest.raises(DataError, match=r"it does not know grey; the folder has no dark\. .*train-classifier"):
+    with pytest.raises(DataError, match=r"it does not know gray; the folder has no dark\. .*train-classifier"):
         accuracy_on(trained, tmp_path)
 
 
@@ -120,7 +113,7 @@ def test_alexnet_is_fine_tuned(shapes: Path, tmp_path: Path, alexnet: torch.nn.S
         ({}, "has 0 class folders: a classifier needs at least 2"),
         ({"a": 12}, "has 1 class folders"),
         ({"a": 12, "b": 0}, "b contains no images"),
-        ({"a": 12, "b": 9}, "class b has 9 images: a classifier needs 10"),
+        ({"a": 12, "b": 9}, "class b has 9 images: a classifier needs 10 per class"),
     ],
 )
 def test_unusable_folders(folders: dict[str, int], message: str, tmp_path: Path) -> None:
@@ -149,9 +142,9 @@ def test_no_folder_and_a_tiny_size(tmp_path: Path, shapes: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "another"}, "is no classifier: give a file that `fastmunit train-classifier` wrote"),
+        ({"kind": "another"}, "is not a classifier: give a file that `fastmunit train-classifier` wrote"),
         ({"classes": ["bright"]}, "no list of at least 2 class names"),
-        ({"classes": ["bright", "dark", "grey"]}, "do not fit 3 classes"),
+        ({"classes": ["bright", "dark", "gray"]}, "do not fit 3 classes"),
         ({"architecture": "vit"}, "no known architecture"),
         ({"size": 3}, "no known architecture"),
         ({"state": {}}, "do not fit 2 classes"),
@@ -166,25 +159,25 @@ def test_unusable_files(trained: Classifier, change: dict[str, Any], message: st
 
 
 def test_other_files(tmp_path: Path) -> None:
-    """None of the messages speaks of snapshots or checkpoints alone, which a classifier is not."""
-    wanted = "give a file that `fastmunit train-classifier` wrote"
-    with pytest.raises(CheckpointError, match=rf"classifier .*absent\.pt does not exist: {wanted}"):
+    """Every message says which file to give."""
+    advice = "give a file that `fastmunit train-classifier` wrote"
+    with pytest.raises(CheckpointError, match=rf"classifier .*absent\.pt does not exist: {advice}"):
         load_classifier(tmp_path / "absent.pt")
-    with pytest.raises(CheckpointError, match=f"is a folder: {wanted}"):
+    with pytest.raises(CheckpointError, match=f"is a folder: {advice}"):
         load_classifier(tmp_path)
     (tmp_path / "c.pt").write_text("text")
-    with pytest.raises(CheckpointError, match=rf"c\.pt cannot be read as a classifier: {wanted}"):
+    with pytest.raises(CheckpointError, match=rf"c\.pt cannot be read as a classifier: {advice}"):
         load_classifier(tmp_path / "c.pt")
 
 
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.zeros(1, 1, 32, 32), "takes RGB images, got grey"),
-        (torch.zeros(3, 32, 32), "takes images"),
+        (torch.zeros(1, 1, 32, 32), "expected RGB images, got gray"),
+        (torch.zeros(3, 32, 32), "expected images"),
         (torch.full((2, 3, 32, 32), float("nan")), "NaN .*has diverged"),
     ],
 )
 def test_unusable_images(trained: Classifier, images: torch.Tensor, message: str) -> None:
-    with pytest.raises(DataError, match=f"the classifier .*{message}"):
+    with pytest.raises(DataError, match=f"the classifier.*{message}"):
         trained.probabilities(images)

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from fastmunit import data
 from fastmunit.errors import DataError
-from fastmunit.metrics.content import content_code_distance, edge_agreement
-from fastmunit.metrics.reconstruction import reconstruction_l1
+from fastmunit.metrics.measures.content_code import content_code_distance
+from fastmunit.metrics.measures.edge_agreement import edge_agreement
+from fastmunit.metrics.measures.reconstruction import reconstruction_l1
 
 
 def square(top: int, left: int, side: int = 64, inside: float = -1.0) -> Tensor:
@@ -16,7 +17,7 @@ def square(top: int, left: int, side: int = 64, inside: float = -1.0) -> Tensor:
     return image
 
 
-def test_equal_edges_agree_whatever_the_colours() -> None:
+def test_equal_edges_agree_of_any_colors() -> None:
     x = square(10, 10)
     assert float(edge_agreement(x, x)) == pytest.approx(1, abs=1e-5)
     assert float(edge_agreement(x, -x)) == pytest.approx(1, abs=1e-5)
@@ -48,8 +49,8 @@ def test_drawings_agree_with_their_own_photos(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64), "grey images"),
-        (torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 32, 32), "one size"),
+        (torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64), "gray images"),
+        (torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 32, 32), "one shape"),
         (torch.zeros(1, 3, 4, 64), torch.zeros(1, 3, 4, 64), "at least 8 pixels"),
     ],
 )
@@ -71,7 +72,7 @@ def test_reconstruction() -> None:
     other = x.clone()
     other[1, 0] = 0.6
     assert reconstruction_l1(x, other).tolist() == [0, pytest.approx(0.2)]
-    with pytest.raises(DataError, match="one size"):
+    with pytest.raises(DataError, match="one shape"):
         reconstruction_l1(x, other[:1])
     with pytest.raises(DataError, match="NaN"):
         reconstruction_l1(x, other / 0)

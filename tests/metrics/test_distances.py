@@ -32,7 +32,7 @@ def test_equal_to_torch_fidelity(n: int, m: int, d: int, torchmetrics: None) -> 
     statistics = [fid_features_to_statistics(features) for features in (x, y)]
     expected = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
     assert frechet_distance(x, y) == pytest.approx(expected, abs=1e-4, rel=1e-6)
-    # All vectors of equal sets make one subset; else the mean over random subsets comes near.
+    # Sets of equal size make one subset. For others, the mean over random subsets is close.
     size = min(n, m)
     options = {"kid_subset_size": size, "kid_subsets": 1, "verbose": False}
     expected = kid_features_to_metric(x[:size], y[:size], **options)[KEY_METRIC_KID_MEAN]
@@ -41,7 +41,7 @@ def test_equal_to_torch_fidelity(n: int, m: int, d: int, torchmetrics: None) -> 
     assert kernel_distance(x, y) == pytest.approx(many[KEY_METRIC_KID_MEAN], rel=0.1)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of its buffers
+@pytest.mark.filterwarnings("ignore::UserWarning")  # about its buffers
 def test_equal_to_torchmetrics(torchmetrics: None) -> None:
     from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -57,7 +57,7 @@ def test_equal_to_torchmetrics(torchmetrics: None) -> None:
 
 
 def test_frechet_distance_of_known_gaussians(torchmetrics: None) -> None:
-    """Vectors with exactly the wanted mean and covariance: d² = 2² + (√9 - √4)² + (√1 - √25)²."""
+    """The vectors have known mean and covariance: d² = 2² + (√9 - √4)² + (√1 - √25)²."""
     base = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)).double()
     base = base - base.mean(dim=0)
     white = base @ torch.linalg.inv(torch.linalg.cholesky(base.T @ base / 399)).T
@@ -75,7 +75,7 @@ def test_kernel_distance_by_hand() -> None:
 
 
 def test_kernel_distance_is_unbiased() -> None:
-    """Of two samples of one distribution it is 0 on average, and so below 0 about half of the time."""
+    """For two samples of one distribution it is 0 on average, so it is negative about half of the time."""
     generator = torch.Generator().manual_seed(0)
     values = torch.tensor([kernel_distance(*torch.randn(2, 20, 4, generator=generator)) for _ in range(300)])
     assert abs(float(values.mean())) < 4 * float(values.std()) / 300**0.5
@@ -95,9 +95,9 @@ def test_estimates(torchmetrics: None) -> None:
 
 
 def test_interval_of_the_kernel_distance_covers() -> None:
-    """Of N(0, 1) and N(1, 1) in one dimension: E k(x, y) for x·y + 1 cubed, by the moments of x and y."""
-    # E(xy + 1)³ = E(xy)³ + 3 E(xy)² + 3 E(xy) + 1, each factor E x^p E y^p; moments of N(0, 1): 0, 1, 0.
-    # Of N(1, 1): 1, 2, 4. Two of N(0, 1): 4. Two of N(1, 1): 16 + 12 + 3 + 1 = 32. One of each: 3·2 + 1 = 7.
+    """The distance of N(0, 1) and N(1, 1) follows from E (xy + 1)³, which the moments of x and y give."""
+    # E(xy + 1)³ = E(xy)³ + 3 E(xy)² + 3 E(xy) + 1, with E(xy)^p = E x^p E y^p. The moments of N(0, 1) are 0, 1, 0,
+    # those of N(1, 1) are 1, 2, 4. So E is 4 for N(0, 1) twice, 32 for N(1, 1) twice, and 3·2 + 1 = 7 for both.
     truth = 4 + 32 - 14
     generator = torch.Generator().manual_seed(0)
     covered = 0
@@ -114,7 +114,7 @@ def test_interval_of_the_kernel_distance_covers() -> None:
 @pytest.mark.parametrize(
     ("real", "outputs", "message"),
     [
-        (torch.zeros(1, 8), torch.zeros(5, 8), r"at least 2 real images, got features of shape \(1, 8\)"),
+        (torch.zeros(1, 8), torch.zeros(5, 8), r"at least 2 real images, got features \(1, 8\)"),
         (torch.zeros(5, 8), torch.zeros(0, 8), "at least 2 output images"),
         (torch.zeros(5, 8), torch.zeros(5, 9), "8 and 9 dimensions"),
         (torch.zeros(5, 8), torch.full((5, 8), torch.nan), "output features with NaN"),
@@ -137,24 +137,24 @@ def test_without_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_feature_networks(alexnet: nn.Sequential, vgg16: nn.Sequential) -> None:
     images = torch.rand(5, 3, 64, 48) * 2 - 1
-    normalised = ((images + 1) / 2 - torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)) / torch.tensor(
+    normalized = ((images + 1) / 2 - torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)) / torch.tensor(
         [0.229, 0.224, 0.225]
     ).view(1, 3, 1, 1)
     for name, backbone, depth, channels in (("AlexNet", alexnet, 12, 256), ("VGG16", vgg16, 30, 512)):
         network = FeatureNet(name, backbone=backbone)
-        found = features_of(network, images, batch_size=2)
-        assert found.shape == (5, channels) == (5, network.num_features)
-        torch.testing.assert_close(found, backbone[:depth](normalised).mean((2, 3)), rtol=1e-4, atol=1e-5)
-        assert found.min() >= 0
-    with pytest.raises(DataError, match="feature network AlexNet takes RGB images, got grey"):
+        features = features_of(network, images, batch_size=2)
+        assert features.shape == (5, channels) == (5, network.num_features)
+        torch.testing.assert_close(features, backbone[:depth](normalized).mean((2, 3)), rtol=1e-4, atol=1e-5)
+        assert features.min() >= 0
+    with pytest.raises(DataError, match="feature network AlexNet: expected RGB images, got gray"):
         FeatureNet("AlexNet", backbone=alexnet)(torch.zeros(1, 1, 64, 64))
     with pytest.raises(DataError, match="at least 31 pixels"):
         FeatureNet("AlexNet", backbone=alexnet)(torch.zeros(1, 3, 28, 28))
-    with pytest.raises(FastmunitError, match="AlexNet and VGG16, not Inception"):
+    with pytest.raises(FastmunitError, match="AlexNet or VGG16, got Inception"):
         FeatureNet("Inception")  # type: ignore[arg-type]
 
 
-def test_real_feature_networks_tell_photos_from_noise(weights: Path, tmp_path: Path, torchmetrics: None) -> None:
+def test_real_feature_networks_distinguish_photos_from_noise(weights: Path, tmp_path: Path, torchmetrics: None) -> None:
     from fastmunit import data
 
     paths = data.list_images(data.unpack_demo(tmp_path) / "testB")[:40]

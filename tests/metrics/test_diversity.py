@@ -11,8 +11,8 @@ from fastmunit import data
 from fastmunit.data import transforms
 from fastmunit.data.images import decode_image
 from fastmunit.errors import DataError
-from fastmunit.metrics.diversity import diversity, pair_distances, real_diversity
-from fastmunit.metrics.intervals import FEWEST
+from fastmunit.metrics.confidence import MIN_COUNT
+from fastmunit.metrics.diversity import pair_distances, real_diversity
 from fastmunit.metrics.lpips import LPIPS
 from tests.metrics.test_lpips import random_heads
 
@@ -31,20 +31,12 @@ def test_pairs_are_disjoint_neighbours() -> None:
     torch.testing.assert_close(pair_distances(difference, large), difference(large[::2], large[1::2]))
 
 
-def test_mean_over_inputs_of_the_mean_over_pairs() -> None:
-    result = diversity(difference, [levels(0, 1, 0, 3), levels(1, 1, 2, 2)])
-    assert result.per_input == [2, 0]
-    assert (result.estimate.value, result.estimate.count, result.estimate.low) == (1, 2, None)
-
-
 def test_identical_outputs_have_no_diversity(alexnet: nn.Sequential) -> None:
     measure = LPIPS("alex", backbone=alexnet, heads=random_heads("alex"))
     generator = torch.Generator().manual_seed(0)
     outputs = [(torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1).repeat(38, 1, 1, 1) for _ in range(10)]
-    result = diversity(measure, outputs)
-    assert result.per_input == [0.0] * 10
-    assert (result.estimate.value, result.estimate.low, result.estimate.high) == (0, 0, 0)
-    assert diversity(measure, [outputs[0] + 0.1 * torch.randn(38, 3, 64, 64)]).estimate.value > 1e-3
+    assert all(torch.equal(pair_distances(measure, batch), torch.zeros(19)) for batch in outputs)
+    assert pair_distances(measure, outputs[0] + 0.1 * torch.randn(38, 3, 64, 64)).mean() > 1e-3
 
 
 def test_real_pairs_are_all_pairs_on_average() -> None:
@@ -56,11 +48,11 @@ def test_real_pairs_are_all_pairs_on_average() -> None:
 
 @pytest.mark.parametrize("pairs", [1, 8, 10, 12, 30])
 def test_few_real_pairs(pairs: int) -> None:
-    """Many images in few pairs: resamples that hold none of the pairs have no mean."""
+    """Many images in few pairs: a resample without any of the pairs has no mean."""
     images = torch.rand(200, generator=torch.Generator().manual_seed(0)).view(-1, 1, 1, 1)
     estimate = real_diversity(difference, images, pairs=pairs)
     assert estimate.count == pairs + 1  # a chain: each pair shares an image with the next
-    if estimate.count < FEWEST:
+    if estimate.count < MIN_COUNT:
         assert estimate.low is None and estimate.high is None
     else:
         assert estimate.low is not None and estimate.high is not None
@@ -68,7 +60,7 @@ def test_few_real_pairs(pairs: int) -> None:
 
 
 def test_interval_of_real_pairs_covers() -> None:
-    """Mean |x - y| of two uniform numbers is 1/3."""
+    """The mean |x - y| of two uniform numbers is 1/3."""
     generator = torch.Generator().manual_seed(0)
     covered = 0
     for trial in range(100):
@@ -81,13 +73,11 @@ def test_interval_of_real_pairs_covers() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (3, 64, 64)])
 def test_too_few_outputs(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DataError, match="at least 2 outputs"):
-        diversity(difference, [torch.zeros(shape)])
+    with pytest.raises(DataError, match="at least 2 outputs per input"):
+        pair_distances(difference, torch.zeros(shape))
 
 
-def test_nothing_to_measure() -> None:
-    with pytest.raises(DataError, match="at least one input"):
-        diversity(difference, [])
+def test_too_few_real_images_or_pairs() -> None:
     with pytest.raises(DataError, match="at least 2 images and 1 pair, got 1 and"):
         real_diversity(difference, torch.zeros(1, 3, 64, 64))
     with pytest.raises(DataError, match="1 pair, got 5 and 0"):
@@ -95,7 +85,7 @@ def test_nothing_to_measure() -> None:
 
 
 def test_real_pairs_of_the_demo_photos(weights: Path, tmp_path: Path) -> None:
-    """Photos of apples, cherries and tomatoes among themselves: what any model of them may reach."""
+    """Pairs of photos of apples, cherries and tomatoes: the diversity that a model of them can reach."""
     paths = data.list_images(data.unpack_demo(tmp_path) / "testB")
     images = torch.stack([data.read_image(path, 3) for path in paths])
     estimate = real_diversity(LPIPS("alex", weights=weights), images, pairs=400)

@@ -31,8 +31,8 @@ def test_k_equally_likely_modes_are_log_k(k: int) -> None:
         assert score.exponential == pytest.approx(k, abs=1e-9)
 
 
-def test_diversity_over_inputs_alone_counts_for_is_and_not_for_cis() -> None:
-    """A deterministic model: each input has its own class and all its outputs are of it."""
+def test_diversity_over_inputs_counts_for_is_but_not_for_cis() -> None:
+    """In a deterministic model, all outputs of an input are in one class."""
     p = certain([[i % 4] * 6 for i in range(20)], 4)
     assert inception_score(p).kl.value == pytest.approx(math.log(4), abs=1e-12)
     score = conditional_inception_score(p)
@@ -60,13 +60,13 @@ def test_bounds(inputs: int, outputs: int, classes: int, seed: int, sharpness: f
     logits = torch.randn(inputs, outputs, classes, generator=torch.Generator().manual_seed(seed)).double()
     p = (sharpness * logits).softmax(dim=2)
     total, within = inception_score(p).kl.value, conditional_inception_score(p).kl.value
-    # The divergence from the mean over all is that from the input's mean, and that mean's from the mean over all.
+    # IS is CIS plus the divergence of the means of the inputs from the mean over all.
     assert total == pytest.approx(within + mean_divergence(p.mean(dim=1)), abs=1e-9)
     assert 0 <= within <= total + 1e-9 <= math.log(classes) + 2e-9
     assert within <= math.log(outputs) + 1e-9
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of its buffers, and of the deviation over one split
+@pytest.mark.filterwarnings("ignore::UserWarning")  # about its buffers, and the deviation over one split
 def test_equals_torchmetrics() -> None:
     module = pytest.importorskip("torchmetrics.image.inception", reason="needs torchmetrics")
 

@@ -32,10 +32,10 @@ def lpips_package() -> Any:
 def test_equals_the_public_package(
     net: str, version: str, shape: tuple[int, ...], lpips_package: Any, request: pytest.FixtureRequest
 ) -> None:
-    """Both get the same backbone with random weights, so that this needs no download."""
+    """Both get the same backbone with random weights, so no download is needed."""
     backbone: nn.Sequential = request.getfixturevalue(NETS[net])
     public = lpips_package.LPIPS(net=net, version=version, pnet_rand=True, verbose=False)
-    # Its slices keep torchvision's indices as names.
+    # The names in its slices are torchvision's indices.
     state = {
         f"slice{slice_name[5:]}.{index}.{kind}": backbone.state_dict()[f"{index}.{kind}"]
         for slice_name, index, kind in (key.split(".") for key in public.net.state_dict())
@@ -88,12 +88,12 @@ def test_formula_by_hand(alexnet: nn.Sequential) -> None:
     x, y = torch.rand(2, 1, 3, 40, 36) * 2 - 1
     maps = []
     for image in (x, y):
-        h, found = image, []
+        h, stages = image, []
         for index, module in enumerate(alexnet[:12]):
             h = module(h)
             if index in (1, 4, 7, 9, 11):
-                found.append(h / h.norm(dim=1, keepdim=True).clamp_min(1e-10))
-        maps.append(found)
+                stages.append(h / h.norm(dim=1, keepdim=True).clamp_min(1e-10))
+        maps.append(stages)
     expected = sum(
         float(((a - b) ** 2 * w.view(1, -1, 1, 1)).sum(1).mean()) for a, b, w in zip(*maps, heads, strict=True)
     )
@@ -120,12 +120,12 @@ def test_symmetry_and_independence_of_the_batch(alexnet: nn.Sequential) -> None:
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64), r"LPIPS-alex-v0\.1 takes RGB images, got grey"),
+        (torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64), r"LPIPS-alex-v0\.1: expected RGB images, got gray"),
         (torch.zeros(1, 4, 64, 64), torch.zeros(1, 4, 64, 64), "images of 4 channels"),
         (torch.zeros(3, 64, 64), torch.zeros(3, 64, 64), r"got shape \(3, 64, 64\)"),
         (torch.zeros(0, 3, 64, 64), torch.zeros(0, 3, 64, 64), "N at least 1"),
-        (torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 32), "compares images of one size"),
-        (torch.zeros(1, 3, 64, 64), torch.zeros(2, 3, 64, 64), "compares images of one size"),
+        (torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 32), "expected images of one shape"),
+        (torch.zeros(1, 3, 64, 64), torch.zeros(2, 3, 64, 64), "expected images of one shape"),
         (torch.zeros(1, 3, 30, 64), torch.zeros(1, 3, 30, 64), "at least 31 pixels, got 30x64"),
         (torch.full((1, 3, 64, 64), torch.nan), torch.zeros(1, 3, 64, 64), "NaN"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "floating point"),
@@ -146,5 +146,5 @@ def test_smallest_images(alexnet: nn.Sequential, vgg16: nn.Sequential) -> None:
 
 
 def test_unknown_net(alexnet: nn.Sequential) -> None:
-    with pytest.raises(FastmunitError, match=r"not squeeze v0\.1"):
+    with pytest.raises(FastmunitError, match=r"got squeeze v0\.1"):
         LPIPS("squeeze", backbone=alexnet)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The HTML page of an evaluation: measured values with their intervals, and contact sheets."""
+"""The HTML page of an evaluation: scores with their intervals, and contact sheets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastmunit.runs.reports.html import Picture
 from fastmunit.runs.reports.image_grid import grid, jpeg
 
 if TYPE_CHECKING:
-    from fastmunit.metrics.results import Evaluation, Figure
+    from fastmunit.metrics.results import Evaluation, Score
 
 _MAX_NAMED_FAILURES = 5
 
@@ -40,11 +40,11 @@ def _pictures(evaluation: Evaluation) -> list[Picture]:
     return [Picture(sheet.caption, jpeg(grid(sheet.rows))) for sheet in evaluation.sheets]
 
 
-def _axis(figure: Figure) -> dict[str, Any] | None:
+def _axis(score: Score) -> dict[str, Any] | None:
     """Place value, interval and references on one axis from 0. Return None if the axis would be empty."""
-    estimate = figure.estimate
+    estimate = score.estimate
     interval = (estimate.low, estimate.high) if estimate.low is not None and estimate.high is not None else ()
-    marks = [reference.value for reference in figure.references.values()]
+    marks = [reference.value for reference in score.references.values()]
     values = [0.0, estimate.value, *interval, *marks]
     low, high = min(values), max(values)
     if high <= low:

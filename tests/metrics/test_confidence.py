@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from fastmunit.metrics.intervals import FEWEST, Estimate, counts_of_resample, mean_estimate, resampled_estimate
+from fastmunit.metrics.confidence import (
+    MIN_COUNT,
+    Estimate,
+    bootstrap,
+    counts_of_resample,
+    mean_estimate,
+    spread_estimate,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,7 +23,7 @@ from fastmunit.metrics.intervals import FEWEST, Estimate, counts_of_resample, me
     ],
 )
 @pytest.mark.parametrize("level", [0.95, 0.8])
-def test_intervals_of_means_cover_as_often_as_they_claim(name: str, draw, truth: float, level: float) -> None:
+def test_intervals_of_means_have_their_nominal_coverage(name: str, draw, truth: float, level: float) -> None:
     generator = torch.Generator().manual_seed(0)
     trials = 400
     covered = 0
@@ -24,13 +31,13 @@ def test_intervals_of_means_cover_as_often_as_they_claim(name: str, draw, truth:
         estimate = mean_estimate(draw(generator, 40), level=level, resamples=400, seed=trial)
         assert estimate.low is not None and estimate.high is not None
         covered += estimate.low <= truth <= estimate.high
-    # Three standard errors of a fraction over the trials, and 2 % for the interval's own approximation.
+    # Three standard errors of the fraction over the trials, and 2 % for the approximation of the interval.
     slack = 3 * math.sqrt(level * (1 - level) / trials) + 0.02
     assert abs(covered / trials - level) < slack, f"{name}: {covered} of {trials}"
 
 
 def test_resampled_intervals_cover_too() -> None:
-    """The figure is a variance: no mean, and its bootstrap values are biased by (n - 1) / n."""
+    """The statistic is a variance, whose bootstrap values are biased by (n - 1) / n."""
     generator = torch.Generator().manual_seed(0)
     covered = 0
     for trial in range(200):
@@ -39,7 +46,7 @@ def test_resampled_intervals_cover_too() -> None:
         def variance(random: torch.Generator, data: torch.Tensor = data) -> float:
             return float(data[torch.randint(60, (60,), generator=random)].var())
 
-        estimate = resampled_estimate(float(data.var()), 60, variance, resamples=100, seed=trial)
+        estimate = spread_estimate(float(data.var()), 60, bootstrap(variance, seed=trial))
         assert estimate.low is not None and estimate.high is not None
         covered += estimate.low <= 1 <= estimate.high
     assert 0.87 <= covered / 200 <= 0.99
@@ -57,15 +64,15 @@ def test_equal_values_have_no_width() -> None:
 
 
 def test_too_few_values_for_an_interval() -> None:
-    estimate = mean_estimate(torch.arange(FEWEST - 1))
+    estimate = mean_estimate(torch.arange(MIN_COUNT - 1))
     assert (estimate.value, estimate.low, estimate.high, estimate.count) == (4, None, None, 9)
-    assert mean_estimate(torch.arange(FEWEST)).low is not None
-    assert resampled_estimate(2.0, FEWEST - 1, lambda _: 1.0) == Estimate(2.0, None, None, FEWEST - 1)
+    assert mean_estimate(torch.arange(MIN_COUNT)).low is not None
+    assert spread_estimate(2.0, MIN_COUNT - 1, iter(())) == Estimate(2.0, None, None, MIN_COUNT - 1)
     assert str(mean_estimate([3.0])) == "3"
-    with pytest.raises(ValueError, match="0 values"):
+    with pytest.raises(ValueError, match="got 0 values"):
         mean_estimate([])
     for bad in (math.nan, math.inf):
-        with pytest.raises(ValueError, match="no mean"):
+        with pytest.raises(ValueError, match="expected finite values"):
             mean_estimate([bad] * 10)
     with pytest.raises(ValueError, match="level 1"):
         mean_estimate([1.0, 2.0], level=1)

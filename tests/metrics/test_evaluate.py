@@ -1,4 +1,4 @@
-"""Whole evaluations of translators whose figures are known."""
+"""Whole evaluations of translators whose scores are known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,65 +15,23 @@ from torch import Tensor, nn
 
 from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, ConfigError, DataError, FastmunitError
-from fastmunit.metrics import measures as measures_module
 from fastmunit.metrics.classifier import Classifier
-from fastmunit.metrics.evaluation import evaluate, require_possible
+from fastmunit.metrics.diversity import pair_distances
+from fastmunit.metrics.evaluate import evaluate, require_possible
 from fastmunit.metrics.features import FeatureNet
+from fastmunit.metrics.load import load_measures
 from fastmunit.metrics.lpips import LPIPS
-from fastmunit.metrics.measures import Measures, load_measures
-from fastmunit.metrics.results import Evaluation, Figure
-from fastmunit.systems.translator import Translator
+from fastmunit.metrics.measure import Measure
+from fastmunit.metrics.measures.content_code import ContentCodeDistance
+from fastmunit.metrics.measures.edge_agreement import EdgeAgreement
+from fastmunit.metrics.measures.feature_distances import FrechetDistance, KernelDistance
+from fastmunit.metrics.measures.inception_scores import InceptionScores
+from fastmunit.metrics.measures.lpips_diversity import LPIPSDiversity
+from fastmunit.metrics.measures.reconstruction import Reconstruction
+from fastmunit.metrics.results import Evaluation, Score
+from fastmunit.metrics.task import Task
 from tests.metrics.test_lpips import random_heads
-
-
-class Same(Translator):
-    """Hands the image on."""
-
-    def __init__(self, channels: tuple[int, int] = (3, 3)) -> None:
-        super().__init__(nn.PReLU(), multiple=1, least=1, channels=channels, style_dim=0)
-
-    def encode(self, images: Tensor) -> Tensor:
-        return images
-
-    def decode(self, content: Tensor, styles: Tensor) -> Tensor:
-        return content.expand(len(styles), self.target_channels, -1, -1)
-
-
-class Tinted(Translator):
-    """Content: the image at half its size. Style: a colour, added."""
-
-    def __init__(self, strength: float = 0.2) -> None:
-        super().__init__(nn.PReLU(), multiple=2, least=2, channels=(3, 3), style_dim=3)
-        self.strength = strength
-
-    def encode(self, images: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(images, 2)
-
-    def decode(self, content: Tensor, styles: Tensor) -> Tensor:
-        return nn.functional.interpolate(content, scale_factor=2) + self.strength * styles
-
-    def encode_style(self, images: Tensor) -> Tensor:
-        return torch.zeros(len(images), 3, 1, 1)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Squares on white, in pairs; 12 of each."""
-    root = tmp_path_factory.mktemp("squares")
-    random = np.random.default_rng(0)
-    for part in ("trainA", "trainB", "testA", "testB"):
-        (root / part).mkdir()
-        for k in range(12):
-            pixels = np.full((40, 40, 3), 255, np.uint8)
-            top, left = random.integers(2, 20, 2)
-            pixels[top : top + 16, left : left + 16] = random.integers(0, 200, 3)
-            Image.fromarray(pixels).save(root / part / f"{k:02d}.png")
-    return root
-
-
-@pytest.fixture
-def config(folder: Path) -> Config:
-    return Config.from_dict({"data_root": str(folder), "new_size": 40, "crop_image_height": 40, "crop_image_width": 40})
+from tests.metrics.translators import Same, Tinted
 
 
 @pytest.fixture(scope="module")
@@ -83,27 +40,32 @@ def lpips(alexnet: nn.Sequential) -> LPIPS:
 
 
 @pytest.fixture(scope="module")
-def everything(alexnet: nn.Sequential, lpips: LPIPS) -> Measures:
+def classifier() -> Classifier:
     torch.manual_seed(0)
     classifier = Classifier(["one", "two", "three"], "small", 40).eval()
     classifier.accuracy, classifier.held_out = 0.75, 8
-    return Measures(
-        lpips=(lpips,),
-        features={"AlexNet": FeatureNet("AlexNet", backbone=alexnet)},
-        frechet=("AlexNet",),
-        kernel=("AlexNet",),
-        classifier=classifier,
-        edge_agreement=True,
-        content_code=True,
-        reconstruction=True,
-    )
+    return classifier
 
 
-def named(evaluation: Evaluation, name: str) -> Figure:
-    return next(figure for figure in evaluation.figures if figure.name == name)
+@pytest.fixture(scope="module")
+def everything(alexnet: nn.Sequential, lpips: LPIPS, classifier: Classifier) -> list[Measure]:
+    features = FeatureNet("AlexNet", backbone=alexnet)
+    return [
+        LPIPSDiversity(lpips),
+        FrechetDistance(features),
+        KernelDistance(features),
+        InceptionScores(classifier),
+        EdgeAgreement(),
+        ContentCodeDistance(),
+        Reconstruction(),
+    ]
 
 
-def test_a_translator_that_hands_images_on(config: Config, everything: Measures) -> None:
+def named(evaluation: Evaluation, name: str) -> Score:
+    return next(score for score in evaluation.scores if score.name == name)
+
+
+def test_a_translator_that_returns_its_input(config: Config, everything: list[Measure]) -> None:
     pytest.importorskip("torchmetrics", reason="needs torchmetrics")
     result = evaluate(Same(), config, everything, backward=Same(), inputs=9, samples=4)
     diversity = named(result, "LPIPS-alex-v0.1 diversity")
@@ -128,36 +90,53 @@ def test_a_translator_that_hands_images_on(config: Config, everything: Measures)
         "Most diverse inputs",
         "Least diverse inputs",
     ]
-    # The first column of each row is an input, and all others are equal to it here.
+    # The first column of each row is the input, and the outputs are equal to it.
     assert all(torch.equal(row[0], image) for sheet in result.sheets[:2] for row in sheet.rows for image in row)
     assert len(result.per_input) == 9 and result.per_input[3]["CIS (KL)"] == 0
     json.dumps(result.to_dict())
 
 
-def test_a_translator_with_styles(config: Config, everything: Measures) -> None:
+def test_a_translator_with_styles(config: Config, everything: list[Measure]) -> None:
     pytest.importorskip("torchmetrics", reason="needs torchmetrics")
     result = evaluate(Tinted(), config, everything, direction="b2a", backward=Tinted(), inputs=9, samples=4)
     weak = evaluate(Tinted(0.01), config, everything, direction="b2a", backward=Tinted(), inputs=9, samples=4)
     name = "LPIPS-alex-v0.1 diversity"
     assert named(result, name).estimate.value > 5 * named(weak, name).estimate.value > 0
     assert result.skipped == {}
-    # The tint is the only thing that the code of an output has of its own: |0.2 z| over mean|c|.
+    # The codes of input and output differ by the tint only: |0.2 z| over mean|c|.
     distance = named(result, "content code distance").estimate.value
     assert 0.05 < distance < 0.5
     assert named(weak, "content code distance").estimate.value == pytest.approx(distance / 20, rel=0.5)
     back = named(result, "reconstruction L1 B → B").estimate.value
-    assert 0 < back < 0.05  # what halving the size loses
+    assert 0 < back < 0.05  # halving the size loses this much
     assert named(result, "cycle L1 B → A → B").estimate.value > back
     values = [row[name] for row in result.per_input]
-    most = [row[0] for row in result.sheets[0].rows]
-    order = sorted(range(9), key=lambda k: -values[k])
-    assert len(most) == 4
-    shown = result.sheets[0].caption
-    assert f"({values[order[0]]:.3g}," in shown
+    assert len(result.sheets[0].rows) == 4
+    assert f"({max(values):.3g}," in result.sheets[0].caption
 
 
-def test_inputs_keep_their_styles_whatever_their_number(config: Config, lpips: LPIPS) -> None:
-    measures = Measures(lpips=(lpips,))
+def test_diversity_is_the_mean_over_inputs_of_the_mean_over_pairs(config: Config, lpips: LPIPS) -> None:
+    score = evaluate(Tinted(), config, [LPIPSDiversity(lpips)], inputs=3, samples=5).scores[0]
+    assert score.estimate.value == pytest.approx(sum(score.per_input) / 3, rel=1e-12)
+    task = Task(Tinted(), None, config, "a2b", samples=5, seed=0, images=None)
+    image = task.sources[4]  # the second of three among twelve
+    assert score.per_input[1] == float(pair_distances(lpips, task.outputs(4, image)).mean())
+
+
+def test_reports_have_one_order(config: Config, everything: list[Measure], vgg16: nn.Sequential) -> None:
+    """Measures of one feature network are listed together, whatever order they were given in."""
+    pytest.importorskip("torchmetrics", reason="needs torchmetrics")
+    other = FeatureNet("VGG16", backbone=vgg16)
+    measures = [KernelDistance(other), *reversed(everything), FrechetDistance(other)]
+    scores = evaluate(Tinted(), config, measures, backward=Tinted(), inputs=2, samples=2).scores
+    assert [score.name.partition(" ")[0] for score in scores] == [
+        "LPIPS-alex-v0.1", "FD-AlexNet", "KID-AlexNet", "FD-VGG16", "KID-VGG16", "CIS", "IS", "edge", "content",
+        "reconstruction", "cycle",
+    ]  # fmt: skip
+
+
+def test_styles_do_not_depend_on_the_number_of_inputs(config: Config, lpips: LPIPS) -> None:
+    measures = [LPIPSDiversity(lpips)]
     rows = {n: evaluate(Tinted(), config, measures, inputs=n, samples=4).per_input for n in (4, 100)}
     assert len(rows[100]) == 12 and len(rows[4]) == 4
     assert all(row in rows[100] for row in rows[4])
@@ -165,24 +144,24 @@ def test_inputs_keep_their_styles_whatever_their_number(config: Config, lpips: L
     assert other != rows[4]
 
 
-def test_the_global_random_state_is_left_alone(config: Config, everything: Measures) -> None:
+def test_the_global_random_state_is_left_alone(config: Config, everything: list[Measure]) -> None:
     pytest.importorskip("torchmetrics", reason="needs torchmetrics")
     before = torch.get_rng_state()
     evaluate(Tinted(), config, everything, backward=Tinted(), inputs=2, samples=2)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_one_way_models_and_grey_outputs(config: Config, lpips: LPIPS) -> None:
-    measures = Measures(lpips=(lpips,), edge_agreement=True, content_code=True, reconstruction=True)
-    grey = Config.from_dict({**config.to_dict(), "input_dim_a": 1, "input_dim_b": 1})
-    result = evaluate(Same((1, 1)), grey, measures, samples=2)
+def test_one_way_models_and_gray_outputs(config: Config, lpips: LPIPS) -> None:
+    measures = [LPIPSDiversity(lpips), EdgeAgreement(), ContentCodeDistance(), Reconstruction()]
+    gray = Config.from_dict({**config.to_dict(), "input_dim_a": 1, "input_dim_b": 1})
+    result = evaluate(Same((1, 1)), gray, measures, samples=2)
     assert set(result.skipped) == {"content-code", "reconstruction"}
     assert "does not translate back" in result.skipped["reconstruction"]
     assert named(result, "edge agreement").estimate.value == pytest.approx(1, abs=1e-5)
 
 
 class Counting(Same):
-    """Knows how many images it has translated."""
+    """Counts the images that it translates."""
 
     translated = 0
 
@@ -193,65 +172,64 @@ class Counting(Same):
 
 def test_what_cannot_be_measured_is_refused_before_any_work(config: Config, lpips: LPIPS, tmp_path: Path) -> None:
     forward = Counting()
-    for measures, told in (
-        (Measures(content_code=True), r"nothing is left to measure \(content-code: .* does not translate back\)"),
-        (Measures(content_code=True, reconstruction=True), "content-code: .*; reconstruction: .*name other metrics"),
+    for measures, message in (
+        ([ContentCodeDistance()], r"nothing is left to measure \(content-code: .* does not translate back\)"),
+        ([ContentCodeDistance(), Reconstruction()], "content-code: .*; reconstruction: .*name other metrics"),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             evaluate(forward, config, measures, samples=2)
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             require_possible(forward, config, measures)
-    # Damaged images of the other domain are met before the inputs are translated.
+    # Damaged images of the other domain are found before the inputs are translated.
     for part in ("testA", "testB"):
         shutil.copytree(f"{config.data_root}/{part}", tmp_path / part)
     for path in sorted((tmp_path / "testB").iterdir())[1:]:
         path.write_bytes(b"no image")
     settings = Config.from_dict({**config.to_dict(), "data_root": str(tmp_path)})
     with pytest.raises(DataError, match=r"at least 2 target test images that can be read: .*01\.png"):
-        evaluate(forward, settings, Measures(lpips=(lpips,)), samples=2)
+        evaluate(forward, settings, [LPIPSDiversity(lpips)], samples=2)
     assert forward.translated == 0
-    assert evaluate(forward, config, Measures(reconstruction=True), backward=Same(), inputs=2, samples=2).figures
+    assert evaluate(forward, config, [Reconstruction()], backward=Same(), inputs=2, samples=2).scores
 
 
-def test_outputs_with_nan(config: Config, everything: Measures) -> None:
-    for measures in (Measures(classifier=everything.classifier), Measures(content_code=True)):
+def test_outputs_with_nan(config: Config, classifier: Classifier) -> None:
+    for measure in (InceptionScores(classifier), ContentCodeDistance()):
         with pytest.raises(DataError, match=r"NaN .*has diverged"):
-            evaluate(Tinted(float("nan")), config, measures, backward=Tinted(), inputs=2, samples=2)
+            evaluate(Tinted(float("nan")), config, [measure], backward=Tinted(), inputs=2, samples=2)
 
 
-def test_neighbours_are_the_nearest(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Test images that are in the training set find themselves."""
+def test_neighbors_are_the_nearest(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest training image of a test image that is in the training set is the image itself."""
     same = Config.from_dict({**config.to_dict(), "data_root": None, **{
         f"data_folder_{part}_{domain}": f"{config.data_root}/testB" for part in ("train", "test") for domain in "ab"
     }})  # fmt: skip
-    sheet = evaluate(Same(), same, Measures(), samples=2).sheets[-1]
+    sheet = evaluate(Same(), same, [], samples=2).sheets[-1]
     assert "nearest training images in 16x16 pixels" in sheet.caption
-    found = sum(torch.equal(x, y) or torch.equal(x, y.flip(2)) for x, y in zip(*sheet.rows[:2], strict=True))
-    assert found >= 4  # training images are shown as training shows them, and half of those are flipped
-    monkeypatch.setattr("fastmunit.metrics.sheets._MOST_SEARCHED", 5)
-    sheet = evaluate(Same(), same, Measures(), samples=2).sheets[-1]
+    same_images = sum(torch.equal(x, y) or torch.equal(x, y.flip(2)) for x, y in zip(*sheet.rows[:2], strict=True))
+    assert same_images >= 4  # training flips half of its images
+    monkeypatch.setattr("fastmunit.metrics.contact_sheets._MAX_SEARCHED", 5)
+    sheet = evaluate(Same(), same, [], samples=2).sheets[-1]
     assert "nearest of 5 of the 12 training images in" in sheet.caption
 
 
-def test_classes_of_the_test_images(config: Config, everything: Measures, tmp_path: Path) -> None:
+def test_classes_of_the_test_images(config: Config, classifier: Classifier, tmp_path: Path) -> None:
     for part in ("testA", "testB"):
         for name in ("one", "two"):
             (tmp_path / part / name).mkdir(parents=True)
             for k in range(3):
                 Image.new("RGB", (40, 40), (40 * k, 90, 20)).save(tmp_path / part / name / f"{k}.png")
     settings = Config.from_dict({**config.to_dict(), "data_root": str(tmp_path)})
-    measures = Measures(classifier=everything.classifier)
     with pytest.raises(DataError, match=r"testB have different classes: the folder has no three\. "):
-        evaluate(Same(), settings, measures, samples=2)
+        evaluate(Same(), settings, [InceptionScores(classifier)], samples=2)
     classifier = Classifier(["one", "two"], "small", 40).eval()
-    result = evaluate(Same(), settings, Measures(classifier=classifier), samples=2)
+    result = evaluate(Same(), settings, [InceptionScores(classifier)], samples=2)
     assert "accuracy not known, 50.0 % on 6 test images" in named(result, "CIS (KL)").note
     (tmp_path / "testA" / "one").rename(tmp_path / "testA" / "four")
-    with pytest.raises(DataError, match="images of domain B, and the classifier is of the classes of domain A"):
-        evaluate(Same(), settings, Measures(classifier=Classifier(["two", "four"], "small", 40).eval()), samples=2)
-    # One folder, and one that the system hides, are no classes: the classifier is taken at its word.
+    with pytest.raises(DataError, match="images of domain B, but the classifier has the classes of domain A"):
+        evaluate(Same(), settings, [InceptionScores(Classifier(["two", "four"], "small", 40).eval())], samples=2)
+    # One folder and a hidden one are not classes: only the accuracy that the classifier states is reported.
     (tmp_path / "testB" / "two").rename(tmp_path / "testB" / ".thumbnails")
-    result = evaluate(Same(), settings, Measures(classifier=classifier), samples=2)
+    result = evaluate(Same(), settings, [InceptionScores(classifier)], samples=2)
     assert named(result, "CIS (KL)").note.endswith("classifier of 2 classes: accuracy not known")
 
 
@@ -259,7 +237,7 @@ def test_classes_of_the_test_images(config: Config, everything: Measures, tmp_pa
     ("change", "arguments", "message"),
     [
         ({}, {"samples": 1}, "at least 2 outputs"),
-        ({"data_root": "ONE"}, {}, "at least 2 target test images, 1 found"),
+        ({"data_root": "ONE"}, {}, "at least 2 target test images, got 1"),
         ({"data_root": "EMPTY"}, {}, "testB contains no images"),
         ({"data_root": "ABSENT"}, {}, "does not exist"),
         ({"new_size": 24, "crop_image_height": 24, "crop_image_width": 24}, {}, "at least 31 pixels, got 24x24"),
@@ -276,12 +254,12 @@ def test_unusable_data(
         change = {"data_root": str(tmp_path if change["data_root"] != "ABSENT" else tmp_path / "absent")}
     settings = Config.from_dict({**config.to_dict(), **change})
     with pytest.raises(FastmunitError, match=message):
-        evaluate(Same(), settings, Measures(lpips=(lpips,)), **{"samples": 2, **arguments})
+        evaluate(Same(), settings, [LPIPSDiversity(lpips)], **{"samples": 2, **arguments})
 
 
 def test_models_of_many_channels(config: Config, lpips: LPIPS) -> None:
-    with pytest.raises(DataError, match="makes images of 5 channels"):
-        evaluate(Same((3, 5)), config, Measures(lpips=(lpips,)), samples=2)
+    with pytest.raises(DataError, match="outputs have 5 channels"):
+        evaluate(Same((3, 5)), config, [LPIPSDiversity(lpips)], samples=2)
 
 
 def test_test_images_of_several_sizes(config: Config, lpips: LPIPS, tmp_path: Path) -> None:
@@ -290,33 +268,31 @@ def test_test_images_of_several_sizes(config: Config, lpips: LPIPS, tmp_path: Pa
         for k in range(3):
             Image.new("RGB", (40 + 8 * k, 40), (80 * k, 0, 0)).save(tmp_path / part / f"{k}.png")
     settings = Config.from_dict({**config.to_dict(), "data_root": str(tmp_path)})
-    result = evaluate(Same(), settings, Measures(lpips=(lpips,)), samples=2)  # new_size: all are cropped to squares
+    result = evaluate(Same(), settings, [LPIPSDiversity(lpips)], samples=2)  # new_size: all are cropped to squares
     assert result.per_input[0]["LPIPS-alex-v0.1 diversity"] == 0
 
 
-def test_names_of_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(measures_module.DEFAULT) <= set(measures_module.NAMES)
+def test_names_of_measures(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean lpips-alex-v0\.1"):
         load_measures(["lpips-alex"])
     with pytest.raises(ConfigError, match=r"is-cis needs a classifier.*train-classifier"):
         load_measures(["is-cis"])
     with pytest.raises(CheckpointError, match=r"put torchvision's features as alexnet_features\.pth there"):
         load_measures(["fd-alexnet"], weights=tmp_path)
-    loaded = load_measures(["edge-agreement", "reconstruction"])
-    assert (loaded.lpips, loaded.features, loaded.edge_agreement, loaded.content_code) == ((), {}, True, False)
+    loaded = load_measures(["edge-agreement", "reconstruction", "edge-agreement"])
+    assert [type(measure) for measure in loaded] == [EdgeAgreement, Reconstruction]
 
 
 def test_networks_are_loaded_once(alexnet: nn.Sequential, tmp_path: Path) -> None:
     pytest.importorskip("lpips", reason="needs the package lpips")
     torch.save({f"features.{k}": v for k, v in alexnet.state_dict().items()}, tmp_path / "alexnet_features.pth")
-    loaded = load_measures(["lpips-alex-v0.0", "fd-alexnet", "kid-alexnet"], weights=tmp_path)
-    assert [measure.name for measure in loaded.lpips] == ["LPIPS-alex-v0.0"]
-    assert (list(loaded.features), loaded.frechet, loaded.kernel) == (["AlexNet"], ("AlexNet",), ("AlexNet",))
+    names = ["lpips-alex-v0.0", "fd-alexnet", "kid-alexnet"]
+    lpips, frechet, kernel = load_measures(names, weights=tmp_path)
+    assert [measure.name for measure in (lpips, frechet, kernel)] == names
+    assert frechet.feature_net is kernel.feature_net and lpips.feature_net is None
 
 
-def test_damaged_images_do_not_change_the_other_figures(
-    config: Config, everything: Measures, folder: Path, tmp_path: Path
-) -> None:
+def test_damaged_images_are_left_out(config: Config, everything: list[Measure], folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("torchmetrics", reason="needs torchmetrics")
     damaged = shutil.copytree(folder, tmp_path / "data")
     for name in ("testA/00.png", "testB/00.png", "testB/05.png", "trainB/00.png"):
