@@ -1,6 +1,5 @@
 """A whole MUNIT iteration and translation at 256² with the public configuration, against the public trainer's way."""
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +15,13 @@ from bench.harness import DEVICE, Count, StepTimes, without_tf32
 from bench.steps import check_losses, images, our_step, plain_step, trainer_of
 from fastmunit import functional, translate
 from fastmunit.config import Config
+from fastmunit.ops import upsample_conv2d
 from fastmunit.systems.munit import MUNIT
 from fastmunit.testing import saved_bytes
 
-upsample_ops = importlib.import_module("fastmunit.ops.upsample_conv2d")  # the package has the function of that name
 DISSOLVED = {
-    torch.ops.fastmunit.upsample_conv2d.default: upsample_ops._run,
-    torch.ops.fastmunit.upsample_conv2d_backward.default: upsample_ops._run_backward,
+    torch.ops.fastmunit.upsample_conv2d.default: upsample_conv2d._run,
+    torch.ops.fastmunit.upsample_conv2d_backward.default: upsample_conv2d._run_backward,
 }
 
 

@@ -9,12 +9,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastmunit.fused_norm_options import FusedNormOptions
 from fastmunit.kernels.fused_norm_launch import choose_launch
 from fastmunit.kernels.fused_norm_maps import (
     activate,
     affine,
     all_inside,
     coefficients,
+    kernel_activation,
     load_values,
     map_offsets,
     offsets,
@@ -29,10 +31,10 @@ from fastmunit.kernels.moments import Partials, combined_moments, partial_moment
 
 
 @triton.jit
-def _finish(value, center, scale, shift, negative_slope, residual, at, inside, ACTIVATION: tl.constexpr):
+def _finish(value, center, scale, shift, activation, residual, at, inside):
     """The activation of the affine map of values, plus the residual at offsets `at`."""
     z = (value - center[:, None, None]) * scale[:, None, None] + shift[:, None, None]
-    y = activate(z, negative_slope, ACTIVATION)
+    y = activate(z, activation)
     if residual is not None:
         y += load_values(residual + at, inside)
     return y
@@ -55,11 +57,10 @@ def _write_pad(
     center,
     scale,
     shift,
-    negative_slope,
-    ACTIVATION: tl.constexpr,
+    activation,
     PAD: tl.constexpr,
     PAD_MODE: tl.constexpr,
-    PHASES: tl.constexpr,
+    PIXEL_SHUFFLE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
     """Write pixels (i, j) of the pad, which lie outside of the map in one direction at least."""
@@ -68,9 +69,9 @@ def _write_pad(
     else:
         source_i = pad_source(i, height, PAD_MODE)
         source_j = pad_source(j, width, PAD_MODE)
-        value = load_values(x + map_offsets(c, source_i, source_j, x_strides, PHASES, INDEX), inside)
+        value = load_values(x + map_offsets(c, source_i, source_j, x_strides, PIXEL_SHUFFLE, INDEX), inside)
         at = offsets(c, source_i, source_j, residual_strides, INDEX)
-        y = _finish(value, center, scale, shift, negative_slope, residual, at, inside, ACTIVATION)
+        y = _finish(value, center, scale, shift, activation, residual, at, inside)
     at = offsets(c, i + PAD, j + PAD, padded_strides, INDEX)
     tl.store(padded + at, y.to(padded.dtype.element_ty), mask=inside)
 
@@ -85,7 +86,7 @@ def _forward_kernel(
     mean,
     rstd,
     table,
-    negative_slope,
+    activation,
     eps,
     batch,
     channels,
@@ -99,10 +100,9 @@ def _forward_kernel(
     STATISTICS: tl.constexpr,
     WHOLE: tl.constexpr,
     EXACT: tl.constexpr,
-    ACTIVATION: tl.constexpr,
     PAD: tl.constexpr,
     PAD_MODE: tl.constexpr,
-    PHASES: tl.constexpr,
+    PIXEL_SHUFFLE: tl.constexpr,
     INDEX: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -129,7 +129,7 @@ def _forward_kernel(
     if residual is not None:
         residual += n * residual_strides[0]
 
-    value = load_values(x + map_offsets(c, i, j, x_strides, PHASES, INDEX), inside)
+    value = load_values(x + map_offsets(c, i, j, x_strides, PIXEL_SHUFFLE, INDEX), inside)
     plane = n * channels + c
     if WHOLE:
         count = tl.cast(height * width, tl.float32)
@@ -151,7 +151,7 @@ def _forward_kernel(
         scale = table_row(table, 1, plane, planes, in_channels)
         shift = table_row(table, 2, plane, planes, in_channels)
     at = offsets(c, i, j, residual_strides, INDEX)
-    y = _finish(value, center, scale, shift, negative_slope, residual, at, inside, ACTIVATION)
+    y = _finish(value, center, scale, shift, activation, residual, at, inside)
     at = offsets(c, i + PAD, j + PAD, padded_strides, INDEX)
     tl.store(padded + at, y.to(padded.dtype.element_ty), mask=inside)
 
@@ -163,8 +163,8 @@ def _forward_kernel(
                 in_edge = all_inside(in_channels, in_rows, k < 2 * PAD)
                 _write_pad(
                     x, residual, padded, c, i, beside, in_edge, height, width,
-                    x_strides, residual_strides, padded_strides, center, scale, shift, negative_slope,
-                    ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                    x_strides, residual_strides, padded_strides, center, scale, shift, activation,
+                    PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                 )  # fmt: skip
         if first_row == 0:  # above and below the columns, and in the corners
             for row in range(0, 2 * PAD):
@@ -172,8 +172,8 @@ def _forward_kernel(
                 in_edge = all_inside(in_channels, above < height + PAD, in_columns)
                 _write_pad(
                     x, residual, padded, c, above, j, in_edge, height, width,
-                    x_strides, residual_strides, padded_strides, center, scale, shift, negative_slope,
-                    ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                    x_strides, residual_strides, padded_strides, center, scale, shift, activation,
+                    PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                 )  # fmt: skip
                 if first_column == 0:
                     for start in range(0, 2 * PAD, PAD_COLUMNS):
@@ -182,8 +182,8 @@ def _forward_kernel(
                         in_corner = all_inside(in_channels, above < height + PAD, k < 2 * PAD)
                         _write_pad(
                             x, residual, padded, c, above, beside, in_corner, height, width,
-                            x_strides, residual_strides, padded_strides, center, scale, shift, negative_slope,
-                            ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                            x_strides, residual_strides, padded_strides, center, scale, shift, activation,
+                            PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                         )  # fmt: skip
 
 
@@ -269,21 +269,15 @@ def map_strides(x: Tensor | None) -> tuple[int, ...]:
     return (0, 0, 0, 0) if x is None else x.stride()
 
 
-def result_shape(x: Tensor, pixel_shuffle: bool) -> tuple[int, int, int, int]:
-    """(N, C, H, W) of the result before the pad."""
-    n, c, h, w = x.shape
-    return (n, c // 4, 2 * h, 2 * w) if pixel_shuffle else (n, c, h, w)
-
-
-def _partial_moments(x: Tensor, statistics: str, pixel_shuffle: bool) -> Partials:
+def _partial_moments(x: Tensor, options: FusedNormOptions) -> Partials:
     """Moments of segments of each group; groups are runs of planes, as x lies in memory."""
     n, c, h, w = x.shape
-    if statistics == "layer":
+    if options.statistics == "layer":
         planes, strides = (n, 1, c * h * w), (c * h * w, c * h * w, 1)
     elif is_channels_last(x):
         planes, strides = (n, c, h * w), (c * h * w, 1, c)
     else:  # the four phases of a plane lie one behind the other
-        c, pixels = (c // 4, 4 * h * w) if pixel_shuffle else (c, h * w)
+        c, pixels = (c // 4, 4 * h * w) if options.pixel_shuffle else (c, h * w)
         planes, strides = (n, c, pixels), (c * pixels, pixels, 1)
     return partial_moments(x, planes, strides, multiprocessors(x.device))
 
@@ -294,14 +288,12 @@ def _affine_table(
     bias: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
-    statistics: str,
-    eps: float,
-    pixel_shuffle: bool,
+    options: FusedNormOptions,
     channels: int,
 ) -> Tensor:
     """Write mean and rstd; center, scale and shift of each plane, (3, N, C)."""
-    layer = statistics == "layer"
-    partials = _partial_moments(x, statistics, pixel_shuffle)
+    layer = options.statistics == "layer"
+    partials = _partial_moments(x, options)
     n = x.shape[0]
     table = x.new_empty((3, n, channels), dtype=torch.float32)
     of_programs = 128 if layer else partials.channels
@@ -313,7 +305,7 @@ def _affine_table(
         mean,
         rstd,
         table,
-        eps,
+        options.eps,
         n,
         channels,
         partials.segments,
@@ -338,24 +330,17 @@ def fused_norm(
     padded: Tensor,
     mean: Tensor,
     rstd: Tensor,
-    *,
-    statistics: str,
-    activation: str,
-    negative_slope: float,
-    pad: int,
-    pad_mode: str,
-    eps: float,
-    pixel_shuffle: bool,
+    options: FusedNormOptions,
 ) -> None:
     """Write the padded result of a dense x, in its layout, and mean and rstd in float64."""
     if padded.numel() == 0:
         return
-    n, c, h, w = result_shape(x, pixel_shuffle)
+    n, c, h, w = options.result_shape(x.shape)
     channels_last = is_channels_last(x)
-    launch = choose_launch((n, c, h, w), x.element_size(), channels_last, statistics, multiprocessors(x.device))
+    launch = choose_launch((n, c, h, w), x.element_size(), channels_last, options.statistics, multiprocessors(x.device))
     table = None
-    if statistics != "none" and not launch.whole:
-        table = _affine_table(x, weight, bias, mean, rstd, statistics, eps, pixel_shuffle, c)
+    if options.statistics != "none" and not launch.whole:
+        table = _affine_table(x, weight, bias, mean, rstd, options, c)
     _forward_kernel[(launch.programs,)](
         x,
         weight,
@@ -365,8 +350,8 @@ def fused_norm(
         mean,
         rstd,
         table,
-        negative_slope,
-        eps,
+        kernel_activation(options),
+        options.eps,
         n,
         c,
         h,
@@ -376,17 +361,16 @@ def fused_norm(
         coefficient_strides(bias),
         map_strides(residual),
         map_strides(padded),
-        STATISTICS=statistics,
+        STATISTICS=options.statistics,
         WHOLE=launch.whole,
         EXACT=launch.exact,
-        ACTIVATION=activation,
-        PAD=pad,
-        PAD_MODE=pad_mode,
-        PHASES=pixel_shuffle,
+        PAD=options.pad,
+        PAD_MODE=options.pad_mode,
+        PIXEL_SHUFFLE=options.pixel_shuffle,
         INDEX=tl.int64 if needs_64_bit_offsets(x, residual, padded) else tl.int32,
         CHANNELS=launch.tile.channels,
         ROWS=launch.tile.rows,
         COLUMNS=launch.tile.columns,
-        PAD_COLUMNS=launch.columns_at_a_time(2 * pad),
+        PAD_COLUMNS=launch.columns_at_a_time(2 * options.pad),
         num_warps=launch.tile.warps,
     )

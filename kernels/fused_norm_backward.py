@@ -14,13 +14,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastmunit.kernels.fused_norm import coefficient_strides, map_strides, result_shape
+from fastmunit.fused_norm_options import FusedNormOptions
+from fastmunit.kernels.fused_norm import coefficient_strides, map_strides
 from fastmunit.kernels.fused_norm_launch import choose_launch
 from fastmunit.kernels.fused_norm_maps import (
     activation_gradient,
     all_inside,
     coefficients,
     is_shown_by_pad,
+    kernel_activation,
     load_values,
     map_offsets,
     offsets,
@@ -102,21 +104,20 @@ def _sums_of_pad(
     center,
     scale,
     shift,
-    negative_slope,
-    ACTIVATION: tl.constexpr,
+    activation,
     PAD: tl.constexpr,
     PAD_MODE: tl.constexpr,
-    PHASES: tl.constexpr,
+    PIXEL_SHUFFLE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
     """What pixels (i, j) of the pad add to the sums of dz and of dz * (x - center)."""
     source_i = pad_source(i, height, PAD_MODE)
     source_j = pad_source(j, width, PAD_MODE)
     dy = load_values(dpadded + offsets(c, i + PAD, j + PAD, dpadded_strides, INDEX), inside)
-    value = load_values(x + map_offsets(c, source_i, source_j, x_strides, PHASES, INDEX), inside)
+    value = load_values(x + map_offsets(c, source_i, source_j, x_strides, PIXEL_SHUFFLE, INDEX), inside)
     deviation = value - center[:, None, None]
     z = deviation * scale[:, None, None] + shift[:, None, None]
-    dz = activation_gradient(dy, z, negative_slope, ACTIVATION)
+    dz = activation_gradient(dy, z, activation)
     return tile_sum(dz), tile_sum(tl.where(inside, dz * deviation, 0.0))
 
 
@@ -167,14 +168,13 @@ def _store_shown(
     gain,
     slope,
     constant,
-    negative_slope,
+    activation,
     HAS_SUMS: tl.constexpr,
     OF_ROWS: tl.constexpr,
     OF_COLUMNS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
     PAD: tl.constexpr,
     PAD_MODE: tl.constexpr,
-    PHASES: tl.constexpr,
+    PIXEL_SHUFFLE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
     """Write dx and dresidual of pixels (i, j), which a pad shows."""
@@ -184,10 +184,10 @@ def _store_shown(
     dy += _pad_gradient(
         dpadded, c, i, j, inside, height, width, dpadded_strides, OF_ROWS, OF_COLUMNS, PAD, PAD_MODE, INDEX
     )
-    in_x = map_offsets(c, i, j, x_strides, PHASES, INDEX)
+    in_x = map_offsets(c, i, j, x_strides, PIXEL_SHUFFLE, INDEX)
     deviation = load_values(x + in_x, inside) - center[:, None, None]
     z = deviation * scale[:, None, None] + shift[:, None, None]
-    dz = activation_gradient(dy, z, negative_slope, ACTIVATION)
+    dz = activation_gradient(dy, z, activation)
     in_dresidual = offsets(c, i, j, dresidual_strides, INDEX)
     _store_gradients(dx, dresidual, in_x, in_dresidual, dy, dz, deviation, gain, slope, constant, inside, HAS_SUMS)
 
@@ -252,7 +252,7 @@ def _backward_kernel(
     factors,
     dweight,
     dbias,
-    negative_slope,
+    activation,
     batch,
     channels,
     height,
@@ -267,11 +267,10 @@ def _backward_kernel(
     SUMS: tl.constexpr,
     APPLY: tl.constexpr,
     EXACT: tl.constexpr,
-    ACTIVATION: tl.constexpr,
     TARGETS: tl.constexpr,
     PAD: tl.constexpr,
     PAD_MODE: tl.constexpr,
-    PHASES: tl.constexpr,
+    PIXEL_SHUFFLE: tl.constexpr,
     INDEX: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -311,7 +310,7 @@ def _backward_kernel(
     else:
         dinterior += n * dinterior_strides[0]
         dy = load_values(dinterior + offsets(c, i, j, dinterior_strides, INDEX), inside)
-    in_x = map_offsets(c, i, j, x_strides, PHASES, INDEX)
+    in_x = map_offsets(c, i, j, x_strides, PIXEL_SHUFFLE, INDEX)
     value = load_values(x + in_x, inside)
 
     plane = n * channels + c
@@ -326,7 +325,7 @@ def _backward_kernel(
         shift = table_row(table, 2, plane, planes, in_channels)
     deviation = value - center[:, None, None]
     z = deviation * scale[:, None, None] + shift[:, None, None]
-    dz = activation_gradient(dy, z, negative_slope, ACTIVATION)
+    dz = activation_gradient(dy, z, activation)
 
     if SUMS:
         sum_dz = tile_sum(dz)
@@ -342,8 +341,8 @@ def _backward_kernel(
                     in_edge = all_inside(in_channels, in_rows, k < 2 * PAD)
                     more_dz, more_product = _sums_of_pad(
                         dpadded, x, c, i, beside, in_edge, height, width,
-                        dpadded_strides, x_strides, center, scale, shift, negative_slope,
-                        ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                        dpadded_strides, x_strides, center, scale, shift, activation,
+                        PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                     )  # fmt: skip
                     sum_dz += more_dz
                     sum_product += more_product
@@ -353,8 +352,8 @@ def _backward_kernel(
                     in_edge = all_inside(in_channels, above < height + PAD, in_columns)
                     more_dz, more_product = _sums_of_pad(
                         dpadded, x, c, above, j, in_edge, height, width,
-                        dpadded_strides, x_strides, center, scale, shift, negative_slope,
-                        ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                        dpadded_strides, x_strides, center, scale, shift, activation,
+                        PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                     )  # fmt: skip
                     sum_dz += more_dz
                     sum_product += more_product
@@ -365,8 +364,8 @@ def _backward_kernel(
                             in_corner = all_inside(in_channels, above < height + PAD, k < 2 * PAD)
                             more_dz, more_product = _sums_of_pad(
                                 dpadded, x, c, above, beside, in_corner, height, width,
-                                dpadded_strides, x_strides, center, scale, shift, negative_slope,
-                                ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                                dpadded_strides, x_strides, center, scale, shift, activation,
+                                PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                             )  # fmt: skip
                             sum_dz += more_dz
                             sum_product += more_product
@@ -417,16 +416,16 @@ def _backward_kernel(
                         _store_shown(
                             dpadded, dinterior, x, dx, dresidual, c, i, shown_j, in_edge,
                             height, width, dpadded_strides, dinterior_strides, x_strides, dresidual_strides,
-                            center, scale, shift, gain, slope, constant, negative_slope,
-                            HAS_SUMS, TARGETS, TARGETS, ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                            center, scale, shift, gain, slope, constant, activation,
+                            HAS_SUMS, TARGETS, TARGETS, PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                         )  # fmt: skip
                     else:
                         in_edge = all_inside(in_channels, in_rows, is_column)
                         _store_shown(
                             dpadded, dinterior, x, dx, dresidual, c, i, shown_j, in_edge,
                             height, width, dpadded_strides, dinterior_strides, x_strides, dresidual_strides,
-                            center, scale, shift, gain, slope, constant, negative_slope,
-                            HAS_SUMS, 1, TARGETS, ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                            center, scale, shift, gain, slope, constant, activation,
+                            HAS_SUMS, 1, TARGETS, PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                         )  # fmt: skip
             if at_rows:  # but for the columns that have just been written
                 not_yet = (j < width) & (is_shown_by_pad(j, width, PAD, PAD_MODE) == 0)
@@ -438,8 +437,8 @@ def _backward_kernel(
                         _store_shown(
                             dpadded, dinterior, x, dx, dresidual, c, shown_i, j, in_edge,
                             height, width, dpadded_strides, dinterior_strides, x_strides, dresidual_strides,
-                            center, scale, shift, gain, slope, constant, negative_slope,
-                            HAS_SUMS, TARGETS, 1, ACTIVATION, PAD, PAD_MODE, PHASES, INDEX,
+                            center, scale, shift, gain, slope, constant, activation,
+                            HAS_SUMS, TARGETS, 1, PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                         )  # fmt: skip
 
 
@@ -561,14 +560,7 @@ def fused_norm_backward(
     dweight: Tensor | None,
     dbias: Tensor | None,
     dresidual: Tensor | None,
-    *,
-    statistics: str,
-    activation: str,
-    negative_slope: float,
-    pad: int,
-    pad_mode: str,
-    eps: float,
-    pixel_shuffle: bool,
+    options: FusedNormOptions,
 ) -> None:
     """Write the gradients of a dense x, of weight and bias where these are given, and of residual where it is wanted.
 
@@ -579,7 +571,8 @@ def fused_norm_backward(
             if empty_sum is not None:
                 empty_sum.zero_()
         return
-    n, c, h, w = result_shape(x, pixel_shuffle)
+    n, c, h, w = options.result_shape(x.shape)
+    statistics, pad, pad_mode = options.statistics, options.pad, options.pad_mode
     launch = choose_launch((n, c, h, w), x.element_size(), is_channels_last(x), statistics, multiprocessors(x.device))
     tile = launch.tile
     _, row_blocks, column_blocks = tile.blocks(c, h, w)
@@ -610,7 +603,7 @@ def fused_norm_backward(
             factors if apply else None,
             dweight if alone else None,
             dbias if alone else None,
-            negative_slope,
+            kernel_activation(options),
             n,
             c,
             h,
@@ -625,11 +618,10 @@ def fused_norm_backward(
             SUMS=sums,
             APPLY=apply,
             EXACT=launch.exact,
-            ACTIVATION=activation,
             TARGETS=_pad_targets(pad, pad_mode) if dpadded is not None else 1,
             PAD=pad,
             PAD_MODE=pad_mode,
-            PHASES=pixel_shuffle,
+            PIXEL_SHUFFLE=options.pixel_shuffle,
             INDEX=tl.int64 if needs_64_bit_offsets(x, dpadded, dinterior) else tl.int32,
             CHANNELS=tile.channels,
             ROWS=tile.rows,
@@ -654,7 +646,7 @@ def fused_norm_backward(
             bias,
             dweight,
             dbias,
-            eps,
+            options.eps,
             n,
             c,
             h,

@@ -5,8 +5,24 @@ Positions are vectors c of channels, i of rows and j of columns, counted in the 
 predicates, which are a third of the instructions of a tile that has them.
 """
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
+
+from fastmunit.fused_norm_options import FusedNormOptions
+
+
+class KernelActivation(NamedTuple):
+    """The activation as an argument of a kernel: its name is a constant, its slope a number."""
+
+    name: Any
+    negative_slope: float
+
+
+def kernel_activation(options: FusedNormOptions) -> KernelActivation:
+    """Return the activation of the options as an argument of a kernel."""
+    return KernelActivation(tl.constexpr(options.activation), options.negative_slope)
 
 
 @triton.jit
@@ -34,7 +50,7 @@ def offsets(c, i, j, strides, INDEX: tl.constexpr):
 
 
 @triton.jit
-def phase_offsets(c, i, j, strides, INDEX: tl.constexpr):
+def pixel_shuffled_offsets(c, i, j, strides, INDEX: tl.constexpr):
     """The same for a map whose pixel (2 i + a, 2 j + b) of channel c is value (i, j) of channel 4 c + 2 a + b."""
     of_channels = c.to(INDEX) * 4 * strides[1]
     of_rows = (i % 2).to(INDEX) * 2 * strides[1] + (i // 2).to(INDEX) * strides[2]
@@ -43,10 +59,10 @@ def phase_offsets(c, i, j, strides, INDEX: tl.constexpr):
 
 
 @triton.jit
-def map_offsets(c, i, j, strides, PHASES: tl.constexpr, INDEX: tl.constexpr):
-    """`phase_offsets` where PHASES, else `offsets`."""
-    if PHASES:
-        at = phase_offsets(c, i, j, strides, INDEX)
+def map_offsets(c, i, j, strides, PIXEL_SHUFFLE: tl.constexpr, INDEX: tl.constexpr):
+    """`pixel_shuffled_offsets` where PIXEL_SHUFFLE, else `offsets`."""
+    if PIXEL_SHUFFLE:
+        at = pixel_shuffled_offsets(c, i, j, strides, INDEX)
     else:
         at = offsets(c, i, j, strides, INDEX)
     return at
@@ -219,20 +235,20 @@ def table_row(table, kind: tl.constexpr, plane, planes, in_channels):
 
 
 @triton.jit
-def activate(z, negative_slope, ACTIVATION: tl.constexpr):
+def activate(z, activation):
     """The activation of z; NaN stays NaN."""
-    if ACTIVATION == "relu":
+    if activation.name == "relu":
         z = tl.where(z <= 0.0, 0.0, z)
-    elif ACTIVATION == "leaky_relu":
-        z = tl.where(z > 0.0, z, z * negative_slope)
+    elif activation.name == "leaky_relu":
+        z = tl.where(z > 0.0, z, z * activation.negative_slope)
     return z
 
 
 @triton.jit
-def activation_gradient(dy, z, negative_slope, ACTIVATION: tl.constexpr):
+def activation_gradient(dy, z, activation):
     """The gradient with respect to z; where z is NaN or 0, torch's convention."""
-    if ACTIVATION == "relu":
+    if activation.name == "relu":
         dy = tl.where(z <= 0.0, 0.0, dy)
-    elif ACTIVATION == "leaky_relu":
-        dy = tl.where(z > 0.0, dy, dy * negative_slope)
+    elif activation.name == "leaky_relu":
+        dy = tl.where(z > 0.0, dy, dy * activation.negative_slope)
     return dy

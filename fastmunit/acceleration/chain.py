@@ -21,10 +21,10 @@ from fastmunit.acceleration.recognize import (
     UpsampleLayer,
 )
 from fastmunit.functional import PadMode
+from fastmunit.functional.recompute import replace_saved
 from fastmunit.nn.fused.dead_bias import with_zero_gradients
 from fastmunit.nn.fused.few_channel_conv import convolve
 from fastmunit.nn.fused.norm_act_pad import FusedForm, Pad, PaddedMap, fused_form, run_form
-from fastmunit.nn.fused.recompute import kept_as
 
 _Kind = TypeVar("_Kind")
 
@@ -68,7 +68,7 @@ class Convolve:
         """Convolve the map."""
         conv, x = self.module, state.map.padded
         bias = conv.bias if self.left_out is None else None
-        with kept_as(state.map.recipe, x):
+        with replace_saved(x, with_=state.map.recipe):
             if self.upsampled is None:
                 y = convolve(conv, x, bias)
             else:

@@ -1,4 +1,4 @@
-"""What autocast asks of an op, in a form that torch.compile traces in every torch from 2.10 on."""
+"""The dtype of the active autocast, in a form that torch.compile can trace with torch 2.10 and later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _DEVICE_TYPES = frozenset(
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
-    """The dtype that products on `device_type` compute in under the present autocast; None where it is off."""
+    """Return the dtype of products on `device_type` under the active autocast, or None if it is off."""
     if device_type in _DEVICE_TYPES and torch.is_autocast_enabled(device_type):
         return torch.get_autocast_dtype(device_type)
     return None

@@ -1,4 +1,4 @@
-"""Which implementations can run in this process, and why the others cannot."""
+"""The implementations that can run in this process, and the reasons why others cannot."""
 
 import importlib
 import os
@@ -6,12 +6,12 @@ from importlib.util import find_spec
 from types import ModuleType
 
 IMPLEMENTATIONS = ("native", "triton", "reference")
-# What has kernels of its own; `upsample_conv2d` is made of torch's convolutions.
+# The functions with kernels of their own. `upsample_conv2d` is built from torch's convolutions.
 FUNCTIONS = ("instance_norm_stats", "fused_norm", "weighted_l1")
 
 
 def _load_native() -> tuple[ModuleType | None, str | None]:
-    """The extension module, or the reason why there is none."""
+    """Return the extension module, or the reason why there is none."""
     try:
         return importlib.import_module("fastmunit._C"), None
     except ModuleNotFoundError:
@@ -20,7 +20,7 @@ def _load_native() -> tuple[ModuleType | None, str | None]:
             "and without FASTMUNIT_BUILD=0"
         )
     except ImportError as error:
-        return None, f"the native extension does not load, reinstall fastmunit to build it again ({error})"
+        return None, f"the native extension does not load: reinstall fastmunit to build it again ({error})"
 
 
 extension, _NATIVE_CPU = _load_native()
@@ -34,11 +34,11 @@ if extension is not None and extension.build_config()["cuda"] is None:
 _TRITON_CUDA = None if find_spec("triton") else "Triton is not installed"
 if _TRITON_CUDA is None and find_spec("fastmunit.kernels") is None:
     _TRITON_CUDA = "the Triton kernels are not installed: install fastmunit from its source"
-# Triton reads the variable when a kernel is decorated, so what holds at import holds for the whole process.
+# Triton reads the variable when a kernel is decorated, so its value at import holds for the whole process.
 _TRITON_CPU = _TRITON_CUDA or (
     None
     if os.environ.get("TRITON_INTERPRET") == "1"
-    else "Triton needs a GPU (its interpreter runs on the CPU where TRITON_INTERPRET=1 is set before Python starts)"
+    else "Triton needs a GPU (to run its interpreter on the CPU, set TRITON_INTERPRET=1 before Python starts)"
 )
 
 _REASONS = {
@@ -47,23 +47,27 @@ _REASONS = {
     ("triton", "cpu"): _TRITON_CPU,
     ("triton", "cuda"): _TRITON_CUDA,
 }
-# Kernels, by function, implementation and device type, that do not take float64.
+# Kernels that do not accept float64, by function, implementation and device type.
 _WITHOUT_FLOAT64 = frozenset(
     {
         ("fused_norm", "native", "cuda"),
         *((function, "triton", device) for function in ("fused_norm", "weighted_l1") for device in ("cpu", "cuda")),
     }
 )
-# What "auto" tries in turn where no measurement says otherwise. Triton's interpreter is for tests: not on the CPU.
+# The order in which "auto" tries implementations without a measurement. Triton's interpreter on the CPU is for tests.
 _PREFERENCE = {"cpu": ("native",), "cuda": ("native", "triton")}
 
 
 def unavailable(
     implementation: str, device_type: str, function: str = "instance_norm_stats", *, float64: bool = False
 ) -> str | None:
-    """The reason why `implementation` of `function` cannot run on tensors of `device_type`, or None where it can.
+    """Return the reason why an implementation cannot run, or None if it can.
 
-    float64: whether any of these tensors is of that dtype.
+    Args:
+        implementation: "native", "triton" or "reference".
+        device_type: Device type of the tensors.
+        function: Name of the public function.
+        float64: True if any of the tensors is float64.
     """
     if implementation == "reference":
         return None
@@ -71,7 +75,7 @@ def unavailable(
     if key not in _REASONS:
         return f"there is no {implementation} kernel for device type {device_type!r}"
     if float64 and (function, *key) in _WITHOUT_FLOAT64:
-        return f"the {implementation} kernel for device type {device_type!r} does not take float64"
+        return f"the {implementation} kernel for device type {device_type!r} does not support float64"
     return _REASONS[key]
 
 
@@ -82,16 +86,16 @@ def automatic(
     float64: bool = False,
     measured: str | None = None,
 ) -> str:
-    """What "auto" stands for in `function` on `device_type`.
+    """Return the implementation that "auto" stands for.
 
     Args:
-        device_type: Of the tensors.
-        function: What is called.
-        float64: Whether any tensor is of that dtype.
-        measured: The implementation that a measurement favors, if there was one (`fastmunit.ops.gpu_choice`).
+        device_type: Device type of the tensors.
+        function: Name of the public function.
+        float64: True if any of the tensors is float64.
+        measured: Fastest implementation in a measurement, if there is one (`fastmunit.ops.gpu_choice`).
 
     Returns:
-        `measured` where it can run, else the first of a fixed order that can, else "reference".
+        `measured` if it can run, or else the first of a fixed order that can, or else "reference".
     """
     candidates = _PREFERENCE.get(device_type, ())
     for implementation in candidates if measured is None else (measured, *candidates):

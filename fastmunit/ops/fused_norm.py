@@ -1,15 +1,16 @@
-"""Contract of `fused_norm` and of its backward."""
+"""The op `fused_norm` and its backward op."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastmunit.fused_norm_options import FusedNormOptions
 from fastmunit.ops import library
 from fastmunit.ops.layout import dense, dense_format
 
-_OPTIONS = "str statistics, str activation, float negative_slope, int pad, str pad_mode, float eps, bool pixel_shuffle"
+_OPTIONS = library.schema_of(FusedNormOptions)
 _SCHEMA = (
     f"(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, {_OPTIONS}) "
     "-> (Tensor padded, Tensor mean, Tensor rstd)"
@@ -21,35 +22,28 @@ _BACKWARD_SCHEMA = (
 )
 
 
-def _result_shape(x: Tensor, pixel_shuffle: bool) -> tuple[int, int, int, int]:
-    """(N, C, H, W) of the result before the pad."""
-    n, c, h, w = x.shape
-    return (n, c // 4, 2 * h, 2 * w) if pixel_shuffle else (n, c, h, w)
+class _Wants(NamedTuple):
+    """The gradients, besides the gradient of x, that a call of the backward op computes. The others are empty."""
+
+    weight: bool
+    bias: bool
+    residual: bool
 
 
-def _fake(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    statistics: str,
-    activation: str,
-    negative_slope: float,
-    pad: int,
-    pad_mode: str,
-    eps: float,
-    pixel_shuffle: bool,
+def _empty_results(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    n, c, h, w = _result_shape(x, pixel_shuffle)
-    padded = torch.empty(
-        (n, c, h + 2 * pad, w + 2 * pad), dtype=x.dtype, device=x.device, memory_format=dense_format(x)
-    )
-    group = {"instance": (n, c), "layer": (n,), "none": (0,)}[statistics]
+    """Allocate the results of the op: its fake kernel, and the memory that the Triton kernels write to."""
+    fused = FusedNormOptions(*options)
+    n, c, h, w = fused.result_shape(x.shape)
+    size = (n, c, h + 2 * fused.pad, w + 2 * fused.pad)
+    padded = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=dense_format(x))
+    group = {"instance": (n, c), "layer": (n,), "none": (0,)}[fused.statistics]
     mean, rstd = (x.new_empty(group, dtype=torch.float64) for _ in range(2))
     return padded, mean, rstd
 
 
-def _backward_fake(
+def _empty_gradients(
     dpadded: Tensor | None,
     dinterior: Tensor | None,
     x: Tensor,
@@ -60,31 +54,22 @@ def _backward_fake(
     wants_weight: bool,
     wants_bias: bool,
     wants_residual: bool,
-    statistics: str,
-    activation: str,
-    negative_slope: float,
-    pad: int,
-    pad_mode: str,
-    eps: float,
-    pixel_shuffle: bool,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Allocate the results of the backward op."""
     memory_format = dense_format(x)
+    nothing = partial(x.new_empty, (0,), dtype=torch.float64)
     dx = torch.empty_like(x, memory_format=memory_format)
     dweight, dbias = (
-        parameter.new_empty(parameter.shape)
-        if wanted and parameter is not None
-        else x.new_empty((0,), dtype=torch.float64)
-        for parameter, wanted in ((weight, wants_weight), (bias, wants_bias))
+        parameter.new_empty(parameter.shape) if wants and parameter is not None else nothing()
+        for parameter, wants in ((weight, wants_weight), (bias, wants_bias))
     )
     if wants_residual:
-        shape = _result_shape(x, pixel_shuffle)
+        shape = FusedNormOptions(*options).result_shape(x.shape)
         dresidual = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
     else:
-        dresidual = x.new_empty((0,), dtype=torch.float64)
+        dresidual = nothing()
     return dx, dweight, dbias, dresidual
-
-
-_OPTION_NAMES = ("statistics", "activation", "negative_slope", "pad", "pad_mode", "eps", "pixel_shuffle")
 
 
 def _triton(
@@ -92,8 +77,8 @@ def _triton(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from fastmunit.kernels.fused_norm import fused_norm
 
-    results = _fake(x, weight, bias, residual, *options)
-    fused_norm(dense(x), weight, bias, residual, *results, **dict(zip(_OPTION_NAMES, options, strict=True)))
+    results = _empty_results(x, weight, bias, residual, *options)
+    fused_norm(dense(x), weight, bias, residual, *results, FusedNormOptions(*options))
     return results
 
 
@@ -113,7 +98,7 @@ def _triton_backward(
     from fastmunit.kernels.fused_norm_backward import fused_norm_backward
 
     wants = (wants_weight, wants_bias, wants_residual)
-    gradients = _backward_fake(dpadded, dinterior, x, mean, rstd, weight, bias, *wants, *options)
+    gradients = _empty_gradients(dpadded, dinterior, x, mean, rstd, weight, bias, *wants, *options)
     dx, dweight, dbias, dresidual = gradients
     fused_norm_backward(
         dpadded,
@@ -127,14 +112,14 @@ def _triton_backward(
         dweight if wants_weight and weight is not None else None,
         dbias if wants_bias and bias is not None else None,
         dresidual if wants_residual else None,
-        **dict(zip(_OPTION_NAMES, options, strict=True)),
+        FusedNormOptions(*options),
     )
     return gradients
 
 
 _OPS = {
     implementation: library.define_with_backward(
-        "fused_norm", implementation, _SCHEMA, _fake, _BACKWARD_SCHEMA, _backward_fake
+        "fused_norm", implementation, _SCHEMA, _empty_results, _BACKWARD_SCHEMA, _empty_gradients
     )
     for implementation in ("native", "triton")
 }
@@ -143,75 +128,90 @@ for _device_type in ("cpu", "cuda"):
     library.kernel("fused_norm_backward_triton", _device_type, _triton_backward)
 
 
-def _save(ctx: Any, implementation: str, inputs: tuple[Any, ...], mean: Tensor, rstd: Tensor) -> None:
-    x, weight, bias, residual, *options = inputs
-    ctx.implementation = implementation
+def _forward(
+    ctx: Any,
+    implementation: str,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    options: FusedNormOptions,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the op and save what backward needs."""
+    with library.below_autograd():
+        padded, mean, rstd = _OPS[implementation][0](x, weight, bias, residual, *options)
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, mean, rstd, weight, bias)
-    # needs_input_grad is read here: a Function compiled by torch.compile knows it in forward alone.
-    parameters = (weight, bias, residual)
-    ctx.wants = tuple(
-        tensor is not None and needed for tensor, needed in zip(parameters, ctx.needs_input_grad[2:5], strict=True)
-    )
+    ctx.implementation = implementation
     ctx.options = options
+    # needs_input_grad is read here because a Function that torch.compile traces knows it in forward only.
+    _, _, needs_weight, needs_bias, needs_residual, _ = ctx.needs_input_grad
+    ctx.wants = _Wants(
+        weight is not None and needs_weight, bias is not None and needs_bias, residual is not None and needs_residual
+    )
+    return padded, mean, rstd
 
 
-def _gradients(ctx: Any, dpadded: Tensor | None, dinterior: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, mean, rstd, weight, bias = ctx.saved_tensors
+def _backward(ctx: Any, dpadded: Tensor | None, dinterior: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the arguments of `_forward` after ctx."""
     if dpadded is None and dinterior is None:
-        return (None,) * (5 + len(ctx.options))
+        return (None,) * 6
+    wants = ctx.wants
     op = _OPS[ctx.implementation][1]
-    inputs = (dpadded, dinterior, x, mean, rstd, weight, bias, *ctx.wants, *ctx.options)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():  # the derivative of this derivative is asked for
+    inputs = (dpadded, dinterior, *ctx.saved_tensors, *wants, *ctx.options)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():  # the result may be differentiated again
         dx, dweight, dbias, dresidual = op(*inputs)
     else:
         with library.below_autograd():
             dx, dweight, dbias, dresidual = op(*inputs)
-    wanted = (
-        gradient if wants else None for gradient, wants in zip((dweight, dbias, dresidual), ctx.wants, strict=True)
-    )
     return (
-        None,  # of the implementation
+        None,
         dx,
-        *wanted,
-        *(None,) * len(ctx.options),
+        dweight if wants.weight else None,
+        dbias if wants.bias else None,
+        dresidual if wants.residual else None,
+        None,
     )
 
 
 class _Padded(torch.autograd.Function):
-    """The derivative of the op, whose result is the padded map."""
+    """The derivative of the op, whose differentiable result is the padded map."""
 
     @staticmethod
-    def forward(ctx: Any, implementation: str, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        with library.below_autograd():
-            padded, mean, rstd = _OPS[implementation][0](*inputs)
-        ctx.set_materialize_grads(False)
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        padded, mean, rstd = _forward(ctx, *inputs)
         ctx.mark_non_differentiable(mean, rstd)
-        _save(ctx, implementation, inputs, mean, rstd)
         return padded, mean, rstd
 
     @staticmethod
     def backward(ctx: Any, dpadded: Tensor | None, *statistics: None) -> tuple[Tensor | None, ...]:
-        return _gradients(ctx, dpadded, None)
+        return _backward(ctx, dpadded, None)
 
 
 class _PaddedAndInterior(torch.autograd.Function):
-    """The padded map and its interior view, each with a gradient of its own, which backward reads as it comes."""
+    """The padded map and its interior view, whose gradients go into one backward op in their own layouts."""
 
     @staticmethod
-    def forward(ctx: Any, implementation: str, *inputs: Any) -> tuple[Tensor, Tensor]:
-        with library.below_autograd():
-            padded, mean, rstd = _OPS[implementation][0](*inputs)
-        ctx.set_materialize_grads(False)
-        _save(ctx, implementation, inputs, mean, rstd)
-        return padded, _interior(padded, inputs[7])
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        padded = _forward(ctx, *inputs)[0]
+        return padded, _interior(padded, ctx.options.pad)
 
     @staticmethod
     def backward(ctx: Any, dpadded: Tensor | None, dinterior: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _gradients(ctx, dpadded, dinterior)
+        return _backward(ctx, dpadded, dinterior)
+
+
+def _differentiable(
+    implementation: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    results: tuple[Tensor, Tensor, Tensor] = _Padded.apply(
+        implementation, x, weight, bias, residual, FusedNormOptions(*options)
+    )
+    return results
 
 
 for _implementation in _OPS:
-    library.autograd(library.op_name("fused_norm", _implementation), partial(_Padded.apply, _implementation))
+    library.autograd(library.op_name("fused_norm", _implementation), partial(_differentiable, _implementation))
 
 
 def _interior(padded: Tensor, pad: int) -> Tensor:
@@ -223,34 +223,26 @@ def fused_norm(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    statistics: str,
-    activation: str,
-    negative_slope: float,
-    pad: int,
-    pad_mode: str,
-    eps: float,
-    pixel_shuffle: bool,
+    options: FusedNormOptions,
     implementation: str,
 ) -> tuple[Tensor, Tensor]:
-    """Normalisation, activation, residual and pad; see `fastmunit.functional.fused_norm`, which checks the arguments.
+    """Run the op on arguments that `fastmunit.functional.fused_norm` has checked.
 
     Returns:
-        padded, contiguous in the layout of x, and its interior view; without pad the same tensor twice.
+        padded, contiguous in the layout of x, and its interior view, or the same tensor twice without a pad.
     """
     op = _OPS[implementation][0]
-    inputs = (x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, pixel_shuffle)
+    tensors = (x, weight, bias, residual)
     if torch.compiler.is_compiling():
-        # A compiled graph takes the op and the view apart: it would fill the gradient of an interior that nothing uses
-        # with zeros, and it fuses the sum of two gradients by itself.
-        padded = op(*inputs)[0]
-    elif torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (x, weight, bias, residual)
-    ):
-        if pad:
-            padded, interior = _PaddedAndInterior.apply(implementation, *inputs)
+        # A compiled graph gets the op and the view separately. It would fill the gradient of an unused interior with
+        # zeros, and it fuses the sum of the two gradients by itself.
+        padded = op(*tensors, *options)[0]
+    elif torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        if options.pad:
+            padded, interior = _PaddedAndInterior.apply(implementation, *tensors, options)
             return padded, interior
-        padded = op(*inputs)[0]
+        padded = op(*tensors, *options)[0]
     else:
         with library.below_autograd():
-            padded = op(*inputs)[0]
-    return padded, _interior(padded, pad) if pad else padded
+            padded = op(*tensors, *options)[0]
+    return padded, _interior(padded, options.pad) if options.pad else padded

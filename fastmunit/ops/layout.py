@@ -1,14 +1,14 @@
-"""The memory layouts that kernels take."""
+"""The memory layouts that kernels accept."""
 
 import torch
 from torch import Tensor
 
 
 def dense_format(x: Tensor) -> torch.memory_format:
-    """The layout in which a kernel reads x (N, C, H, W) and writes maps of its shape.
+    """Return the layout in which a kernel reads x (N, C, H, W) and writes maps of its shape.
 
-    NCHW where x is contiguous, channels_last where it is dense in that order, and NCHW, after a copy, for any other
-    strides.
+    This is channels_last if x is dense in that order and not contiguous. It is NCHW otherwise; other strides are
+    copied.
     """
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
@@ -16,5 +16,5 @@ def dense_format(x: Tensor) -> torch.memory_format:
 
 
 def dense(x: Tensor) -> Tensor:
-    """Return x itself where its layout is one that kernels take, else a contiguous copy."""
+    """Return x itself if kernels accept its layout, or else a contiguous copy."""
     return x.contiguous(memory_format=dense_format(x))

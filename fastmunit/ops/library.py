@@ -1,11 +1,11 @@
-"""Registration of ops: the one `torch.library.Library` of the `fastmunit` namespace and what every op of it shares.
+"""Registration of ops: the `torch.library.Library` of the `fastmunit` namespace, and the parts that all ops share.
 
 An op with the base name `f` is registered as `fastmunit::f`, whose kernels are native (C++ and CUDA), and as
-`fastmunit::f_triton`, whose kernels are Triton's. Both have the same schema, fake and autograd formula.
+`fastmunit::f_triton`, whose kernels are Triton's. Both have the same schema, fake kernel and autograd formula.
 """
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 import torch
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
@@ -16,8 +16,14 @@ Op = Callable[..., Any]
 
 
 def op_name(base: str, implementation: str) -> str:
-    """The name in the `fastmunit` namespace of an op's `implementation` ("native" or "triton")."""
+    """Return the name in the `fastmunit` namespace of an op's `implementation` ("native" or "triton")."""
     return base if implementation == "native" else f"{base}_{implementation}"
+
+
+def schema_of(options: type[tuple[Any, ...]]) -> str:
+    """Return the fields of a NamedTuple as arguments of a `torch.library` schema. Literals are strings."""
+    names = {bool: "bool", int: "int", float: "float"}
+    return ", ".join(f"{names.get(kind, 'str')} {name}" for name, kind in get_type_hints(options).items())
 
 
 def define(name: str, schema: str, fake: Op) -> Op:
@@ -25,8 +31,8 @@ def define(name: str, schema: str, fake: Op) -> Op:
 
     Args:
         name: Name in the `fastmunit` namespace.
-        schema: Arguments and results in the language of `torch.library`, as in "(Tensor x) -> Tensor".
-        fake: Gives outputs of the right shape, dtype and strides without reading data.
+        schema: Arguments and results in the schema language of `torch.library`, as in "(Tensor x) -> Tensor".
+        fake: Function that returns outputs with the right shape, dtype and strides without reading data.
 
     Returns:
         The op as a callable.
@@ -36,7 +42,7 @@ def define(name: str, schema: str, fake: Op) -> Op:
 
     def batched(*args: Any) -> NoReturn:
         raise NotImplementedError(
-            f"fastmunit.{name} has no vmap rule; its batch dimension is N, "
+            f"fastmunit.{name} has no vmap rule: use its batch dimension N instead, "
             'or call it with implementation="reference" under torch.func.vmap'
         )
 
@@ -51,7 +57,7 @@ def define_with_backward(
     """Declare the op `base` of an implementation and its backward op, `base` + "_backward", which has no derivative.
 
     Returns:
-        Both as callables. The first still needs `autograd`.
+        Both ops as callables. The first still needs `autograd`.
     """
     op = define(op_name(base, implementation), schema, fake)
     backward_name = op_name(f"{base}_backward", implementation)
@@ -63,7 +69,7 @@ def define_with_backward(
 def kernel(name: str, device_type: str, function: Op) -> None:
     """Register `function` as the kernel of `fastmunit::name` for tensors of `device_type` ("cpu" or "cuda").
 
-    On CUDA it runs with the tensors' device as the current one: that is where Triton launches.
+    On CUDA, the device of the tensors is made current for the call, because Triton launches on the current device.
     """
 
     def on_its_device(*args: Any) -> Any:
@@ -75,23 +81,23 @@ def kernel(name: str, device_type: str, function: Op) -> None:
 
 
 def autograd(name: str, function: type[torch.autograd.Function] | Op) -> None:
-    """Make `function` the derivative of `fastmunit::name`; its forward must call the op inside `below_autograd()`.
+    """Make `function` the derivative of `fastmunit::name`. Its forward must call the op inside `below_autograd()`.
 
     Args:
         name: Name in the `fastmunit` namespace.
-        function: A `torch.autograd.Function` with the op's arguments. Where these are lists of tensors, which autograd
-            does not look into, a function that takes them apart and applies one.
+        function: A `torch.autograd.Function` with the op's arguments, or a function that applies one. The latter is
+            needed for lists of tensors, which autograd does not look into.
     """
     _library.impl(name, getattr(function, "apply", function), "Autograd")
 
 
 def below_autograd() -> Any:
-    """A context in which calling an op reaches its kernel, past its autograd formula."""
+    """Return a context in which a call of an op goes to its kernel, past its autograd formula."""
     return torch._C._AutoDispatchBelowAutograd()
 
 
 def without_derivative(name: str, op: Op) -> None:
-    """Give the backward op `fastmunit::name` a derivative that says that there is none."""
+    """Give the backward op `fastmunit::name` a derivative that raises an error."""
 
     class SecondDerivative(torch.autograd.Function):
         @staticmethod
@@ -104,7 +110,7 @@ def without_derivative(name: str, op: Op) -> None:
         def backward(ctx: Any, *gradients: Any) -> NoReturn:
             raise NotImplementedError(
                 f"fastmunit.{name} cannot be differentiated: the fused ops have first derivatives only; "
-                'use implementation="reference" for second ones (gradient penalties, double backward)'
+                'use implementation="reference" for second derivatives (gradient penalties, double backward)'
             )
 
     def call(*args: Any) -> Any:

@@ -20,7 +20,7 @@ from fastmunit import distributed, functional
 from fastmunit.config import Config, unknown_keys
 from fastmunit.errors import CheckpointError, ConfigError
 from fastmunit.files import shown
-from fastmunit.nn.fused.recompute import recompute
+from fastmunit.functional.recompute import recompute
 from fastmunit.nn.layers.batch_norm import BatchNorm2d
 from fastmunit.nn.layers.init import without_values
 from fastmunit.nn.layers.spectral_norm import SpectralNorm

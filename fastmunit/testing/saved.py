@@ -10,7 +10,8 @@ from torch import Tensor
 def saved_bytes(function: Callable[[], Any], exclude: Iterable[Tensor] = ()) -> int:
     """Bytes that a call keeps for its backward: each storage once, those of `exclude` (parameters, inputs) left out.
 
-    What a network recomputes (`fastmunit.nn.fused.recompute`) refers to tensors that its norms save, which are counted.
+    What a network recomputes (`fastmunit.functional.recompute`) refers to tensors that its norms save, which are
+    counted.
     """
     excluded = {x.untyped_storage().data_ptr() for x in exclude}
     storages: dict[int, int] = {}

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmunit
 from fastmunit import functional
-from fastmunit.nn.fused.recompute import recompute
+from fastmunit.functional.recompute import recompute
 from tests.acceleration import lookalike
 from tests.acceleration.lookalike import (
     AdaINGen,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastmunit import reference
+from fastmunit.fused_norm_options import FusedNormOptions
 from fastmunit.testing import assert_as_exact_as, assert_same_nonfinite, make_map
 from tests.cuda.emulated import SCHEDULES, name_of
 from tests.cuda.fused_norm_requests import Device, Options, backward, forward
@@ -112,7 +113,7 @@ def plain(case, inputs, dpadded, dinterior):
     """The results of the reference, in the dtype of the inputs, and the gradients of all inputs that are there."""
     leaves = [None if t is None else t.detach().requires_grad_() for t in inputs]
     x, weight, bias, residual = leaves
-    padded, interior = reference.fused_norm(x, weight, bias, residual=residual, **asdict(options_of(case)))
+    padded, interior = reference.fused_norm(x, weight, bias, residual, FusedNormOptions(**asdict(options_of(case))))
     pairs = [(padded, dpadded), (interior, dinterior)]
     pairs = [(result, gradient.to(x.dtype)) for result, gradient in pairs if gradient is not None]
     wanted = [leaf for leaf in leaves if leaf is not None]

@@ -54,7 +54,7 @@ def test_fused_norm_of_infinities_and_nan(case, implementation):
     tensors, upstream = non_finite.all_poisons(case)
     there = moved(tensors, device="cuda"), moved(upstream, device="cuda")
     ours = moved(run(by_name(implementation), *there, case.options()), device="cpu")
-    plain = run(reference.fused_norm, tensors, upstream, case.options())
+    plain = run(by_name("reference"), tensors, upstream, case.options())
     non_finite.compare(ours, plain, dx_is_exact=case.statistics == "none")
 
 
@@ -65,8 +65,8 @@ def test_fused_norm_matches_float64(case, implementation):
     inputs, gradients = fused_norm.inputs_of(case), fused_norm.gradients_of(case)
     inputs, gradients = moved(inputs, device="cuda"), moved(gradients, device="cuda")
     ours = run_fused_norm(by_name(implementation), case, inputs, *gradients)
-    low = run_fused_norm(reference.fused_norm, case, inputs, *gradients)
-    exact = run_fused_norm(reference.fused_norm, case, moved(inputs, dtype=torch.float64), *gradients)
+    low = run_fused_norm(by_name("reference"), case, inputs, *gradients)
+    exact = run_fused_norm(by_name("reference"), case, moved(inputs, dtype=torch.float64), *gradients)
     names = ["padded", "dx"]
     names += [f"d{name}" for name, t in zip(("weight", "bias", "residual"), inputs[1:], strict=True) if t is not None]
     terms = 8.0 * case["n"] * (case["h"] + 6) * (case["w"] + 6)

@@ -8,7 +8,7 @@ from torch import nn
 
 from fastmunit import functional
 from fastmunit.config import Config
-from fastmunit.nn.fused.recompute import kept_as, recompute
+from fastmunit.functional.recompute import recompute, replace_saved
 from fastmunit.nn.layers.blocks import Conv2dBlock, run_blocks
 from fastmunit.nn.networks.autoencoders import AdaINGen
 from fastmunit.ops.availability import unavailable
@@ -94,10 +94,10 @@ def test_only_the_result_of_the_recipe_is_replaced() -> None:
         calls.append(1)
         return x.detach().clone()
 
-    with kept_as(recipe, x):
+    with replace_saved(x, with_=recipe):
         convolution(x).sum().backward()
     assert calls == [1]
-    with kept_as(recipe, torch.zeros(1, 2, 4, 4)):
+    with replace_saved(torch.zeros(1, 2, 4, 4), with_=recipe):
         convolution(x).sum().backward()
     assert calls == [1]
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastmunit import functional
 from fastmunit.config import DiscriminatorConfig
-from fastmunit.nn.fused.recompute import recompute
+from fastmunit.functional.recompute import recompute
 from fastmunit.nn.layers.dropout import Dropout
 from fastmunit.nn.networks.latent_encoder import LatentEncoder
 from fastmunit.nn.networks.patch_discriminator import PatchDiscriminator, min_size

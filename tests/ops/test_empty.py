@@ -74,7 +74,7 @@ def test_upsample_conv2d(k, pad_mode, implementation):
 
         assert run(call, (0, 4, 4, 5), (3, 4, k, k), (3,)) == [expected]
         for x, weight in (((2, 0, 4, 5), (3, 0, k, k)), ((0, 0, 4, 5), (3, 0, k, k)), ((2, 4, 4, 5), (0, 4, k, k))):
-            with pytest.raises(ValueError, match="upsample_conv2d: a convolution needs channels"):
+            with pytest.raises(ValueError, match="upsample_conv2d: expected a convolution with channels"):
                 call(torch.zeros(x), torch.zeros(weight), None)
 
 
@@ -89,9 +89,9 @@ def test_adain_residual_block(pad_mode, implementation):
 
     styles = [(0, 4)] * 4
     assert run(function, (0, 4, 5, 5), (4, 4, 3, 3), (4,), *styles) == [(0, 4, 7, 7), (0, 4, 5, 5)]
-    with pytest.raises(ValueError, match="adain_residual_block: a convolution needs channels"):
+    with pytest.raises(ValueError, match="adain_residual_block: expected convolutions with channels"):
         run(function, (2, 0, 5, 5), (0, 0, 3, 3), (0,), *[(2, 0)] * 4)
-    with pytest.raises(ValueError, match=r"adain: weight must be \(4,\) or \(2, 4\), not \(0, 4\)"):  # no style at all
+    with pytest.raises(ValueError, match=r"expected weight of shape \(4,\) or \(2, 4\), got \(0, 4\)"):  # no style
         run(function, (2, 4, 5, 5), (4, 4, 3, 3), (4,), *styles)
 
 
@@ -109,7 +109,7 @@ def test_maps_without_a_pixel_are_refused(shape, implementation):
         lambda: functional.upsample_conv2d(x, weight, unshuffled=True, **how),
         lambda: functional.adain_residual_block(x, ((weight, None),) * 2, styles, **how),
     ):
-        with pytest.raises(ValueError, match="x needs at least one pixel"):
+        with pytest.raises(ValueError, match="expected x with at least one pixel"):
             call()
 
 
@@ -120,5 +120,5 @@ def test_weighted_l1(implementation):
         values, total = functional.weighted_l1(*([leaf] for leaf in leaves), [1.0], implementation)
         assert values.isnan().all() and total.isnan()
         assert [g.shape for g in torch.autograd.grad(total, leaves)] == [shape, shape]
-    with pytest.raises(ValueError, match="there must be 1 to 16 pairs, not 0"):
+    with pytest.raises(ValueError, match="expected 1 to 16 pairs, got 0"):
         functional.weighted_l1([], [], [], implementation)

@@ -306,7 +306,7 @@ def test_every_implementation_but_reference_is_the_phases(name):
     assert not torch.equal(results["auto"], results["reference"])
     with functional.use_implementation("reference"):
         assert torch.equal(function(x, weight, bias), results["reference"])
-    with pytest.raises(ValueError, match="implementation must be one of"):
+    with pytest.raises(ValueError, match="expected implementation to be one of"):
         function(x, weight, bias, implementation="fast")
 
 
@@ -317,23 +317,23 @@ def test_bad_arguments(implementation, name):
         return FUNCTIONS[name][0](x, weight, bias, mode, implementation)
 
     x, weight = torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 5, 5)
-    with pytest.raises(ValueError, match=r"x must be \(N, C, H, W\), not of shape \(3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"expected x of shape \(N, C, H, W\), got \(3, 4, 4\)"):
         call(x[0], weight)
-    with pytest.raises(ValueError, match=r"weight must be \(O, 3, k, k\), not of shape \(2, 4, 5, 5\)"):
+    with pytest.raises(ValueError, match=r"expected weight of shape \(O, 3, k, k\), got \(2, 4, 5, 5\)"):
         call(x, torch.zeros(2, 4, 5, 5))
-    with pytest.raises(ValueError, match="odd and at least 3, not 4"):
+    with pytest.raises(ValueError, match="expected an odd kernel size of at least 3, got 4"):
         call(x, torch.zeros(2, 3, 4, 4))
-    with pytest.raises(ValueError, match="odd and at least 3, not 1"):
+    with pytest.raises(ValueError, match="expected an odd kernel size of at least 3, got 1"):
         call(x, torch.zeros(2, 3, 1, 1))
-    with pytest.raises(ValueError, match=r"bias must be \(2,\), not of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"expected bias of shape \(2,\), got \(3,\)"):
         call(x, weight, torch.zeros(3))
-    with pytest.raises(ValueError, match="pad_mode must be one of"):
+    with pytest.raises(ValueError, match="expected pad_mode to be one of"):
         call(x, weight, mode="circular")
-    with pytest.raises(ValueError, match="but it is 2 and the upsampled map is 2 x 8"):
+    with pytest.raises(ValueError, match="got pad 2 for a map of 2 x 8"):
         call(x[:, :, :1], weight)
-    with pytest.raises(TypeError, match=r"weight must be torch\.float32 as x, not torch\.float64"):
+    with pytest.raises(TypeError, match=r"expected weight in torch\.float32, the dtype of x, got torch\.float64"):
         call(x, weight.double())
-    with pytest.raises(TypeError, match=r"not torch\.int64"):
+    with pytest.raises(TypeError, match=r"got torch\.int64"):
         call(x.long(), weight)
 
 

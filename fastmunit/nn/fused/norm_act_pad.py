@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastmunit import functional
 from fastmunit.functional import Activation, PadMode, Statistics
-from fastmunit.nn.fused.recompute import Recipe, recomputes
+from fastmunit.functional.recompute import Recompute, recomputes
 from fastmunit.nn.layers.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
 
 
@@ -25,12 +25,12 @@ class Pad(NamedTuple):
 class PaddedMap(NamedTuple):
     """A map (N, C, H, W), and the same with a pad around it (N, C, H + 2 pad, W + 2 pad).
 
-    Where there is a recipe it gives `padded` again: for a layer to keep in place of it, see `nn/fused/recompute.py`.
+    Where there is a recipe it gives `padded` again: for a layer to keep in place of it, see `functional/recompute.py`.
     """
 
     padded: Tensor
     interior: Tensor
-    recipe: Recipe | None = None
+    recipe: Recompute | None = None
 
 
 class FusedForm(NamedTuple):
@@ -146,7 +146,7 @@ def run_form(
     return PaddedMap(padded, interior, recipe)
 
 
-def _recipe(run: Callable[..., tuple[Tensor, Tensor]], x: Tensor, form: FusedForm) -> Recipe | None:
+def _recipe(run: Callable[..., tuple[Tensor, Tensor]], x: Tensor, form: FusedForm) -> Recompute | None:
     """How to run the same kernel again on the same input; None on the reference path, which keeps what torch keeps."""
     implementation = functional.implementation_of("fused_norm", x, form.statistics)
     if implementation == "reference":

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from fastmunit import functional
 from fastmunit.functional import PadMode
+from fastmunit.functional.recompute import replace_saved
 from fastmunit.nn.fused.dead_bias import with_zero_gradients
 from fastmunit.nn.fused.few_channel_conv import convolve
 from fastmunit.nn.fused.norm_act_pad import Pad, PaddedMap, normalise, pad_map
-from fastmunit.nn.fused.recompute import kept_as
 from fastmunit.nn.layers.batch_norm import BatchNorm2d
 from fastmunit.nn.layers.norm import AdaptiveInstanceNorm2d, InstanceNorm2d, LayerNorm
 from fastmunit.nn.layers.spectral_norm import SpectralNorm
@@ -105,7 +105,7 @@ class Conv2dBlock(nn.Module):
     ) -> PaddedMap:
         """Run on a map that has this block's pad; add `residual`, and write the result with the pad of the next one."""
         bias = self._bias_for_the_op(x.padded)
-        with kept_as(x.recipe, x.padded):
+        with replace_saved(x.padded, with_=x.recipe):
             y = self._convolve(x.padded, without_bias=bias is not None or len(self.cancelled_biases(x.padded)) > 0)
         style = self._style(adain)
         if style is not None and len(y) == 1 < len(style[0]):  # many styles of one content code
@@ -140,7 +140,7 @@ class Conv2dBlock(nn.Module):
             return run_blocks([self], upsampled, pad=pad)
         unshuffled = functional.upsamples_unshuffled(x.padded)
         conv = cast(nn.Conv2d, self.conv)
-        with kept_as(x.recipe, x.padded):
+        with replace_saved(x.padded, with_=x.recipe):
             y = functional.upsample_conv2d(x.padded, conv.weight, conv.bias, self.pad.mode, unshuffled=unshuffled)
         return normalise(y, self.norm, self.activation, pad=pad, pixel_shuffle=unshuffled)
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmunit import functional
+from fastmunit.functional.recompute import replace_saved
 from fastmunit.nn.fused.dead_bias import with_zero_gradients
 from fastmunit.nn.fused.norm_act_pad import Pad, PaddedMap, normalise, pad_map
-from fastmunit.nn.fused.recompute import kept_as
 from fastmunit.nn.layers.blocks import AdaINParameters, Conv2dBlock, is_plain, make_activation
 from fastmunit.nn.layers.norm import InstanceNorm2d
 
@@ -43,7 +43,7 @@ class TransposedConv2dBlock(nn.Module):
     def run(self, x: PaddedMap, adain: AdaINParameters | None, pad: Pad | None = None) -> PaddedMap:
         """Run on a map without pad, and write the result with the pad of the next block."""
         conv = self.conv
-        with kept_as(x.recipe, x.padded):
+        with replace_saved(x.padded, with_=x.recipe):
             if self.cancelled_biases(x.padded):
                 y = F.conv_transpose2d(x.padded, conv.weight, None, 2, 1, conv.output_padding)
             else:

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmunit import functional
+from fastmunit.functional.recompute import replace_saved
 from fastmunit.nn.fused.dead_bias import with_zero_gradients
 from fastmunit.nn.fused.norm_act_pad import normalise
-from fastmunit.nn.fused.recompute import kept_as
 from fastmunit.nn.layers.blocks import Conv2dBlock
 from fastmunit.nn.layers.norm import InstanceNorm2d
 
@@ -38,7 +38,7 @@ class PooledResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = normalise(x, self.norm, self.activation)
         hidden = self.conv1.run(hidden, None)
-        with kept_as(hidden.recipe, hidden.padded):
+        with replace_saved(hidden.padded, with_=hidden.recipe):
             y = _convolve_and_average(hidden.padded, self.conv2)
         y = with_zero_gradients(y, self.conv1.cancelled_biases(x))
         return y + self.shortcut(F.avg_pool2d(x, 2))
