@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ def exact_order() -> bool:
     return default_implementation() == "reference"
 
 
-def implementation_of(function: str, x: Tensor, statistics: Statistics | None = None) -> str:
+def implementation_of(function: str, x: Tensor, statistics: Statistics | None = None) -> Implementation:
     """Return the implementation that "auto" stands for in a call of `function` on x.
 
     `statistics` can decide between two kernels of `fused_norm`, never between a kernel and the reference.
@@ -74,7 +74,9 @@ def upsamples_unshuffled(x: Tensor) -> bool:
     return choose_upsample_conv2d("auto", x) != "reference"
 
 
-def choose(function: str, implementation: str, x: Tensor, *others: Tensor, statistics: Statistics | None = None) -> str:
+def choose(
+    function: str, implementation: Implementation, x: Tensor, *others: Tensor, statistics: Statistics | None = None
+) -> Implementation:
     """Resolve `implementation` for a call of `function` on x and other tensors.
 
     Args:
@@ -96,14 +98,14 @@ def choose(function: str, implementation: str, x: Tensor, *others: Tensor, stati
     float64 = any(tensor.dtype == torch.float64 for tensor in (x, *others))
     if implementation == "auto":
         measured = None if statistics is None else measured_choice(x, statistics)
-        return automatic(device_type, function, float64=float64, measured=measured)
+        return cast(Implementation, automatic(device_type, function, float64=float64, measured=measured))
     reason = unavailable(implementation, device_type, function, float64=float64)
     if reason is not None:
         raise ImplementationError(f"{function}: implementation {implementation!r} cannot run: {reason}")
     return implementation
 
 
-def choose_upsample_conv2d(implementation: str, x: Tensor) -> str:
+def choose_upsample_conv2d(implementation: Implementation, x: Tensor) -> Implementation:
     """Resolve `implementation` for `upsample_conv2d`, which is built from torch's convolutions and needs no kernel.
 
     Returns:
@@ -113,7 +115,7 @@ def choose_upsample_conv2d(implementation: str, x: Tensor) -> str:
     return "reference" if plain else "native"
 
 
-def _resolve_default(implementation: str) -> str:
+def _resolve_default(implementation: Implementation) -> Implementation:
     _check_name(implementation)
     return default_implementation() if implementation == "auto" else implementation
 
