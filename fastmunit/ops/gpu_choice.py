@@ -1,15 +1,15 @@
-"""Which implementation of `fused_norm` a measurement favors on a GPU: what "auto" follows before its fixed order.
+"""Measured choice of the implementation of `fused_norm` on a GPU, which "auto" consults before its fixed order.
 
 `TABLE` has an entry for each class of maps that was measured with more than one implementation on one architecture. It
-is empty: nobody has timed the native and the Triton kernels beside each other yet. To fill it, on a machine with the
-GPU in question,
+is empty, because the native and the Triton kernels have not been timed against each other yet. To fill it, run on a
+machine with the GPU
 
     python -m bench.on_gpu --out FOLDER --stages "native kernels" "triton kernels"
     python tools/fit_launch_table.py FOLDER/on_gpu.json
 
-and copy the entries that the second command prints, each with the machine, the date, and both times in `source`. The
-first entry that a map fits counts. What no entry covers, or names an implementation that cannot run here, is left to
-the fixed order of `fastmunit.ops.availability`.
+and copy the entries that the second command prints, each with the machine, the date and both times in `source`. The
+first matching entry decides. If no entry matches, or if its implementation cannot run, the fixed order of
+`fastmunit.ops.availability` decides.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from fastmunit.ops.layout import dense_format
 
 
 class Choice(NamedTuple):
-    """An implementation that a measurement favored.
+    """The fastest implementation of a measurement.
 
     Attributes:
         capability: Compute capability of the GPU.
@@ -30,10 +30,10 @@ class Choice(NamedTuple):
         layout: "nchw" or "channels_last".
         dtype: "float32", "bfloat16" or "float16".
         statistics: "instance", "layer" or "none".
-        min_values: Values of the smallest map that it holds for.
-        max_values: Values of the largest one.
+        min_values: Number of values of the smallest map that the entry covers.
+        max_values: Number of values of the largest map that the entry covers.
         implementation: "native" or "triton".
-        source: The machine, the date, and the times.
+        source: Machine, date and times.
     """
 
     capability: tuple[int, int]
@@ -61,19 +61,19 @@ def fused_norm_implementation(
     values: int,
     table: Sequence[Choice] | None = None,
 ) -> str | None:
-    """Return the implementation that was measured to be the fastest for such maps, or None where none was.
+    """Return the implementation that was measured to be the fastest for such maps, or None without a measurement.
 
     Args:
-        capability: Compute capability of the GPU; None where it is not known.
-        layout: As in `Choice`, like the next two.
-        dtype: Of x.
-        statistics: Those of the op.
-        values: How many values x has.
-        table: Entries to look into; `TABLE` where it is None.
+        capability: Compute capability of the GPU, or None if it is unknown.
+        layout: "nchw" or "channels_last".
+        dtype: "float32", "bfloat16" or "float16".
+        statistics: "instance", "layer" or "none".
+        values: Number of values of x.
+        table: Entries to search. The default is `TABLE`.
     """
     for choice in TABLE if table is None else table:
-        wanted = (choice.capability, choice.function, choice.layout, choice.dtype, choice.statistics)
-        if wanted == (capability, "fused_norm", layout, dtype, statistics) and (
+        entry = (choice.capability, choice.function, choice.layout, choice.dtype, choice.statistics)
+        if entry == (capability, "fused_norm", layout, dtype, statistics) and (
             choice.min_values <= values <= choice.max_values
         ):
             return choice.implementation
@@ -81,7 +81,7 @@ def fused_norm_implementation(
 
 
 def measured_choice(x: Tensor, statistics: str) -> str | None:
-    """Return `fused_norm_implementation` for a call on x; None for any device but a CUDA device."""
+    """Return `fused_norm_implementation` for a call on x, or None if x is not on a CUDA device."""
     if not TABLE or x.device.type != "cuda" or x.dtype not in _DTYPES:
         return None
     layout = "channels_last" if dense_format(x) == torch.channels_last else "nchw"
@@ -90,19 +90,19 @@ def measured_choice(x: Tensor, statistics: str) -> str | None:
 
 
 def _capability(index: int) -> tuple[int, int] | None:
-    """Return the compute capability of a device, -1 for the current one; None where there is no GPU.
+    """Return the compute capability of a device (-1 for the current one), or None if there is no GPU.
 
-    A device is asked once, which needs none of its work to end.
+    Each device is queried once. The query does not synchronize.
     """
     if index not in _capabilities:
         if not torch.cuda.is_available():
-            return None  # of a fake tensor
+            return None  # x is a fake tensor
         if index < 0:
             return _capability(torch.cuda.current_device())
         _capabilities[index] = torch.cuda.get_device_capability(index)
     return _capabilities[index]
 
 
-# What torch.compiler.assume_constant_result does, which would import torch._dynamo with this package: a graph that is
-# traced holds the result.
+# This makes a traced graph hold the result as a constant. torch.compiler.assume_constant_result does the same, but it
+# would import torch._dynamo with this package.
 _capability._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Contract of `instance_norm_stats` and of its backward."""
+"""The op `instance_norm_stats` and its backward op."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ _SCHEMA = "(Tensor x, float eps) -> (Tensor mean, Tensor rstd)"
 _BACKWARD_SCHEMA = "(Tensor dmean, Tensor drstd, Tensor x, Tensor mean, Tensor rstd) -> Tensor"
 
 
-def _fake(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _empty_statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     shape = (x.shape[0], x.shape[1])
     return x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
 
 
-def _backward_fake(dmean: Tensor, drstd: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+def _empty_gradient(dmean: Tensor, drstd: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=dense_format(x))
 
 
@@ -36,7 +36,7 @@ def _triton_backward(dmean: Tensor, drstd: Tensor, x: Tensor, mean: Tensor, rstd
 
 def _register(implementation: str) -> library.Op:
     op, backward_op = library.define_with_backward(
-        "instance_norm_stats", implementation, _SCHEMA, _fake, _BACKWARD_SCHEMA, _backward_fake
+        "instance_norm_stats", implementation, _SCHEMA, _empty_statistics, _BACKWARD_SCHEMA, _empty_gradient
     )
 
     class InstanceNormStats(torch.autograd.Function):
@@ -62,15 +62,10 @@ for _device_type in ("cpu", "cuda"):
 
 
 def instance_norm_stats(x: Tensor, eps: float, implementation: str) -> tuple[Tensor, Tensor]:
-    """Mean and rstd of each (sample, channel) plane; see `fastmunit.functional.instance_norm_stats`.
-
-    Args:
-        x: (N, C, H, W), any strides, in float16, bfloat16, float32 or float64; H·W ≥ 1.
-        eps: Added to the variance.
-        implementation: "native" or "triton".
+    """Run the op on arguments that `fastmunit.functional.instance_norm_stats` has checked.
 
     Returns:
-        mean and rstd, (N, C) contiguous, in float32; in float64 where x is.
+        mean and rstd, each (N, C) and contiguous, in float32, or in float64 if x is float64.
     """
     mean, rstd = _OPS[implementation](x, eps)
     return mean, rstd

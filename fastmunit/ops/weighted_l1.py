@@ -1,4 +1,4 @@
-"""Contract of `weighted_l1` and of its backward."""
+"""The op `weighted_l1` and its backward op."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,23 +10,24 @@ from torch import Tensor
 from fastmunit.ops import library
 from fastmunit.ops.layout import dense_format
 
+# Number of pairs that fit in the arguments of a kernel. csrc/weighted_l1/weighted_l1.h has the same value.
 MAX_PAIRS = 16
 
-# signs: those of all differences, pair after pair, each in the memory order of its input; empty without keep_signs.
-# Backward needs them.
+# `signs` holds the signs of all differences, pair after pair, each in the memory order of its input. Backward needs
+# them. They are empty without keep_signs.
 _SCHEMA = (
     "(Tensor[] inputs, Tensor[] targets, float[] weights, bool keep_signs) "
     "-> (Tensor values, Tensor total, Tensor signs)"
 )
-# The gradients of those inputs, then of those targets, that `wanted` has true for. Of inputs and targets it takes
-# shapes, dtypes and layouts; it reads none of their data.
+# `wants` says for each input, then for each target, if its gradient is computed. The op reads the shapes, dtypes and
+# layouts of inputs and targets, not their data.
 _BACKWARD_SCHEMA = (
-    "(Tensor dvalues, Tensor dtotal, Tensor signs, Tensor[] inputs, Tensor[] targets, float[] weights, bool[] wanted) "
+    "(Tensor dvalues, Tensor dtotal, Tensor signs, Tensor[] inputs, Tensor[] targets, float[] weights, bool[] wants) "
     "-> Tensor[]"
 )
 
 
-def _fake(
+def _empty_results(
     inputs: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float], keep_signs: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     double = any(x.dtype == torch.float64 for x in (*inputs, *targets))
@@ -39,19 +40,19 @@ def _fake(
     )
 
 
-def _backward_fake(
+def _empty_gradients(
     dvalues: Tensor,
     dtotal: Tensor,
     signs: Tensor,
     inputs: Sequence[Tensor],
     targets: Sequence[Tensor],
     weights: Sequence[float],
-    wanted: Sequence[bool],
+    wants: Sequence[bool],
 ) -> list[Tensor]:
     formats = [dense_format(input) for input in inputs]
     return [
         torch.empty_like(x, memory_format=memory_format)
-        for x, memory_format, want in zip((*inputs, *targets), formats * 2, wanted, strict=True)
+        for x, memory_format, want in zip((*inputs, *targets), formats * 2, wants, strict=True)
         if want
     ]
 
@@ -76,14 +77,14 @@ def _triton_backward(
     inputs: Sequence[Tensor],
     targets: Sequence[Tensor],
     weights: Sequence[float],
-    wanted: Sequence[bool],
+    wants: Sequence[bool],
 ) -> list[Tensor]:
     from fastmunit.kernels.weighted_l1 import weighted_l1_backward
 
-    gradients = _backward_fake(dvalues, dtotal, signs, inputs, targets, weights, wanted)
+    gradients = _empty_gradients(dvalues, dtotal, signs, inputs, targets, weights, wants)
     given = iter(gradients)
     dinputs, dtargets = (
-        [next(given) if want else None for want in side] for side in (wanted[: len(inputs)], wanted[len(inputs) :])
+        [next(given) if want else None for want in side] for side in (wants[: len(inputs)], wants[len(inputs) :])
     )
     counts = [input.numel() for input in inputs]
     weighted_l1_backward(dvalues.contiguous(), dtotal, signs, counts, weights, dinputs, dtargets)
@@ -92,7 +93,7 @@ def _triton_backward(
 
 _OPS = {
     implementation: library.define_with_backward(
-        "weighted_l1", implementation, _SCHEMA, _fake, _BACKWARD_SCHEMA, _backward_fake
+        "weighted_l1", implementation, _SCHEMA, _empty_results, _BACKWARD_SCHEMA, _empty_gradients
     )
     for implementation in ("native", "triton")
 }
@@ -102,7 +103,7 @@ for _device_type in ("cpu", "cuda"):
 
 
 class _WeightedL1(torch.autograd.Function):
-    """The op on its tensors one by one: autograd does not look into lists."""
+    """The op with its tensors as separate arguments, because autograd does not look into lists."""
 
     @staticmethod
     def forward(
@@ -124,10 +125,10 @@ class _WeightedL1(torch.autograd.Function):
             raise RuntimeError("fastmunit.weighted_l1 was called with keep_signs=False, which leaves out its gradient")
         signs, *tensors = ctx.saved_tensors
         pairs = len(ctx.weights)
-        wanted = ctx.needs_input_grad[3:]
+        _, _, _, *wants = ctx.needs_input_grad
         op = _OPS[ctx.implementation][1]
-        gradients = iter(op(dvalues, dtotal, signs, tensors[:pairs], tensors[pairs:], ctx.weights, wanted))
-        return None, None, None, *(next(gradients) if want else None for want in wanted)
+        gradients = iter(op(dvalues, dtotal, signs, tensors[:pairs], tensors[pairs:], ctx.weights, wants))
+        return None, None, None, *(next(gradients) if want else None for want in wants)
 
 
 def _differentiable(
@@ -148,16 +149,10 @@ for _implementation in _OPS:
 def weighted_l1(
     inputs: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float], implementation: str
 ) -> tuple[Tensor, Tensor]:
-    """Mean absolute difference of each pair, and their weighted sum; see `fastmunit.functional.weighted_l1`.
-
-    Args:
-        inputs: 1 to `MAX_PAIRS` tensors of any shapes and strides, in float16, bfloat16, float32 or float64.
-        targets: As many tensors, each of the shape of its input.
-        weights: As many numbers.
-        implementation: "native" or "triton".
+    """Run the op on arguments that `fastmunit.functional.weighted_l1` has checked.
 
     Returns:
-        values (K,) and total (), in float32; in float64 where any input or target is.
+        values (K,) and total (), in float32, or in float64 if any input or target is float64.
     """
     keep_signs = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *targets))
     values, total, _ = _OPS[implementation][0](inputs, targets, weights, keep_signs)

@@ -1,7 +1,7 @@
-"""The reference path: each fused op written in plain PyTorch, with the same names as `fastmunit.functional`.
+"""The reference: each fused op in plain PyTorch, with the names of `fastmunit.functional`.
 
-It runs on any device, in any floating-point dtype up to float64, and differentiates as often as PyTorch does. Tests and
-benchmarks hold the kernels to it, and it is what runs where no kernel can.
+It runs on any device, in any floating-point dtype up to float64, and can be differentiated any number of times. Tests
+and benchmarks compare the kernels with it. It also runs on devices without a kernel.
 """
 
 from fastmunit.reference.fused_norm import fused_norm

@@ -8,15 +8,15 @@ from fastmunit.reference.scale_and_shift import scale_and_shift
 
 
 def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * weight + bias over H and W of each sample and channel, biased variance.
+    """Compute (x - mean) / sqrt(var + eps) * weight + bias over H and W of each sample and channel, biased variance.
 
-    One training-mode batch norm over N·C channels, so that it reproduces the public MUNIT code to the last bit.
+    This runs one training-mode batch norm over N·C channels, which reproduces the public MUNIT code to the last bit.
 
     Args:
-        x: (N, C, H, W), more than one pixel, float16, bfloat16, float32 or float64.
-        weight: Absent, (C,) or (N, C).
-        bias: Absent, (C,) or (N, C).
-        eps: Added to the variance inside the square root.
+        x: (N, C, H, W) with more than one pixel, in float16, bfloat16, float32 or float64.
+        weight: None, (C,) or (N, C).
+        bias: None, (C,) or (N, C).
+        eps: Number added to the variance inside the square root.
 
     Returns:
         (N, C, H, W) in the dtype of x.
@@ -28,8 +28,8 @@ def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None =
     scale, shift = (None if p is None else p.to(wide).expand(n, c).reshape(-1) for p in (weight, bias))
     if scale is None and shift is not None:
         scale = torch.ones_like(shift)  # CUDA's backward of torch 2.11 fails on a bias without a weight
-    # Three dimensions, not four: with four, torch 2.14 gives wrong gradients where N is 1 and one of x and the gradient
-    # lies in NCHW and the other in channels_last.
+    # Three dimensions, not four: with four, torch 2.14 returns wrong gradients if N is 1 and one of x and the gradient
+    # is in NCHW and the other in channels_last.
     flat = x.to(wide).reshape(1, n * c, h * w)
     if scale is not None and _makes_nan_of_infinity(scale):
         y = F.batch_norm(flat, None, None, training=True, momentum=0.1, eps=eps) * scale[:, None]
@@ -40,9 +40,9 @@ def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None =
 
 
 def _makes_nan_of_infinity(scale: Tensor) -> bool:
-    """Whether batch norm would subtract infinities: on a CPU it computes x · scale - mean · scale."""
+    """Return whether batch norm would subtract infinities: on a CPU it computes x · scale - mean · scale."""
     if scale.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     if type(scale) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(scale):
-        return False  # values of fake tensors and under vmap cannot be asked for
+        return False  # fake tensors and tensors under vmap have no readable values
     return bool(scale.isinf().any())

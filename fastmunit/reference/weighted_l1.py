@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def weighted_l1(inputs: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Mean |input - target| of each pair, and the weighted sum of these means: the L1 losses of the public MUNIT code.
+    """Compute mean |input - target| of each pair, and the weighted sum of these means, as the public MUNIT code does.
 
     Args:
         inputs: K tensors of any shapes, in float16, bfloat16, float32 or float64.
-        targets: K tensors, each of the shape of its input; dtypes may differ.
+        targets: K tensors, each with the shape of its input. Dtypes may differ.
         weights: K numbers.
 
     Returns:
-        values (K,) and total (), in float32; in float64 where any input or target is.
+        values (K,) and total (), in float32, or in float64 if any input or target is float64.
     """
     double = any(x.dtype == torch.float64 for x in (*inputs, *targets))
     dtype = torch.float64 if double else torch.float32

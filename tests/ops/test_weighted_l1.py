@@ -1,6 +1,8 @@
 """weighted_l1: the native kernel against float64, over shapes, layouts, dtypes and extreme values."""
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.library import opcheck
 from fastmunit import functional, reference
 from fastmunit.errors import ImplementationError
 from fastmunit.ops.availability import automatic, unavailable
+from fastmunit.ops.weighted_l1 import MAX_PAIRS
 from fastmunit.testing import DTYPES, LAYOUTS, assert_as_exact_as, make_map, uninitialised_memory_is_nan
 
 REASON = unavailable("native", "cpu")
@@ -301,6 +304,11 @@ def test_vmap_says_that_there_is_none():
     x = make_map((2, 3, 4, 5))
     with pytest.raises(NotImplementedError, match="no vmap rule"):
         torch.func.vmap(lambda x: native([x], [x], [1.0]))(x)
+
+
+def test_native_kernels_have_space_for_as_many_pairs():
+    header = (Path(__file__).parents[2] / "csrc" / "weighted_l1" / "weighted_l1.h").read_text()
+    assert re.findall(r"constexpr int \w+ = (\d+);", header) == [str(MAX_PAIRS)]
 
 
 @needs_native
