@@ -1,7 +1,8 @@
-"""Triton kernels of `fused_norm`: normalization, activation, residual and pad.
+"""Triton kernels of `fused_norm`: norm, activation, residual add and padding.
 
-Where a program holds whole planes, one kernel does all. Else the moments of segments are taken, combined into a table
-of the affine map of each plane, and a third kernel reads x again and writes the result.
+If a program holds whole planes, one kernel does everything. Otherwise the first kernel takes the moments of segments,
+the second combines them into a table with the affine map of each plane, and the third reads x again and writes the
+result.
 """
 
 import torch
@@ -32,7 +33,7 @@ from fastmunit.kernels.moments import Partials, combined_moments, partial_moment
 
 @triton.jit
 def _finish(value, center, scale, shift, activation, residual, at, inside):
-    """The activation of the affine map of values, plus the residual at offsets `at`."""
+    """Return the activation of the affine map of `value`, plus the residual at offsets `at`."""
     z = (value - center[:, None, None]) * scale[:, None, None] + shift[:, None, None]
     y = activate(z, activation)
     if residual is not None:
@@ -63,7 +64,7 @@ def _write_pad(
     PIXEL_SHUFFLE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """Write pixels (i, j) of the pad, which lie outside of the map in one direction at least."""
+    """Write pixels (i, j) of the pad, which are outside of the map in at least one direction."""
     if PAD_MODE == "zero":
         y = tl.zeros(inside.shape, tl.float32)
     else:
@@ -109,11 +110,11 @@ def _forward_kernel(
     COLUMNS: tl.constexpr,
     PAD_COLUMNS: tl.constexpr,
 ):
-    """One program writes a tile, and the pads beside the map's first tiles.
+    """Write one tile per program. The first tiles of a map write its pad too.
 
-    WHOLE: the tile holds whole planes, whose mean and rstd it takes and writes; else it reads the table of the affine
-    maps of planes, if there are statistics. EXACT: tiles cover the map without a rest. PAD_COLUMNS: columns of the pad
-    that are written at a time; rows are written one by one.
+    WHOLE: The tile holds whole planes. The program computes and writes their mean and rstd. Otherwise it reads the
+    affine maps of its planes from the table, if there are statistics. EXACT: The tiles cover the map without masked
+    elements. PAD_COLUMNS: Number of columns of the pad that are written at a time. Rows are written one by one.
     """
     n, first_channel, first_row, first_column = tile_positions(channels, height, width, CHANNELS, ROWS, COLUMNS)
     c = first_channel + tl.arange(0, CHANNELS)
@@ -156,7 +157,7 @@ def _forward_kernel(
     tl.store(padded + at, y.to(padded.dtype.element_ty), mask=inside)
 
     if PAD > 0:
-        if first_column == 0:  # beside the rows
+        if first_column == 0:  # left and right of the rows
             for start in range(0, 2 * PAD, PAD_COLUMNS):
                 k = start + tl.arange(0, PAD_COLUMNS)
                 beside = pad_position(k, width, PAD)
@@ -189,7 +190,7 @@ def _forward_kernel(
 
 @triton.jit
 def _write_affine(table, planes, mean, rstd, weight, bias, n, c, channels, weight_strides, bias_strides, in_channels):
-    """Write the table's entries of channels: center, scale and shift."""
+    """Write center, scale and shift of channels to the table."""
     channel_weight = coefficients(weight, n, c, weight_strides, in_channels, 1.0)
     channel_bias = coefficients(bias, n, c, bias_strides, in_channels, 0.0)
     center, _, scale, shift = affine(mean, rstd, channel_weight, channel_bias)
@@ -202,7 +203,7 @@ def _write_affine(table, planes, mean, rstd, weight, bias, n, c, channels, weigh
 @triton.jit
 def _forward_combine_kernel(
     partials,
-    of_each_kind,
+    per_kind,
     weight,
     bias,
     mean,
@@ -221,16 +222,17 @@ def _forward_combine_kernel(
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """One program combines the partials of CHANNELS groups, or of a sample, and writes the affine maps.
+    """Combine the partial moments of CHANNELS groups, or of one sample, per program, and write the affine maps.
 
-    A group is PARTS planes of x: the phases of a plane of the result, where these are channels next to each other.
+    A group has PARTS planes of x. With a pixel-unshuffled x, these are the neighboring channels of a plane of the
+    result.
     """
     planes = tl.cast(batch, tl.int64) * channels
     if LAYER:
         n = tl.program_id(0).to(tl.int64)
         group = tl.arange(0, 1)
         group_mean, squares = combined_moments(
-            partials, of_each_kind, n, group, 1, group < 1, segments, pixels, PIXELS, BLOCK, 1
+            partials, per_kind, n, group, 1, group < 1, segments, pixels, PIXELS, BLOCK, 1
         )
         group_rstd = reciprocal_deviation(squares.to(tl.float64), pixels, eps, True)
         tl.store(mean + n + group, group_mean)
@@ -246,7 +248,7 @@ def _forward_combine_kernel(
         c = tl.program_id(0) % tl.cdiv(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
         in_channels = c < channels
         group_mean, squares = combined_moments(
-            partials, of_each_kind, n, c, channels, in_channels, segments, pixels, PIXELS, BLOCK, PARTS
+            partials, per_kind, n, c, channels, in_channels, segments, pixels, PIXELS, BLOCK, PARTS
         )
         group_rstd = reciprocal_deviation(squares, tl.cast(pixels, tl.float32) * PARTS, eps, False).to(tl.float64)
         tl.store(mean + n * channels + c, group_mean, mask=in_channels)
@@ -258,25 +260,25 @@ def _forward_combine_kernel(
 
 
 def coefficient_strides(data: Tensor | None) -> tuple[int, int]:
-    """Strides of sample and channel of a weight or bias, (C,) or (N, C)."""
+    """Return the strides of sample and channel of a weight or bias, (C,) or (N, C)."""
     if data is None:
         return 0, 0
     return (0, data.stride(0)) if data.dim() == 1 else (data.stride(0), data.stride(1))
 
 
 def map_strides(x: Tensor | None) -> tuple[int, ...]:
-    """Strides of sample, channel, row and column."""
+    """Return the strides of sample, channel, row and column."""
     return (0, 0, 0, 0) if x is None else x.stride()
 
 
 def _partial_moments(x: Tensor, options: FusedNormOptions) -> Partials:
-    """Moments of segments of each group; groups are runs of planes, as x lies in memory."""
+    """Return the moments of the segments of each group. A group is a run of planes in the memory order of x."""
     n, c, h, w = x.shape
     if options.statistics == "layer":
         planes, strides = (n, 1, c * h * w), (c * h * w, c * h * w, 1)
     elif is_channels_last(x):
         planes, strides = (n, c, h * w), (c * h * w, 1, c)
-    else:  # the four phases of a plane lie one behind the other
+    else:  # the four channels of a plane of the result follow each other in memory
         c, pixels = (c // 4, 4 * h * w) if options.pixel_shuffle else (c, h * w)
         planes, strides = (n, c, pixels), (c * pixels, pixels, 1)
     return partial_moments(x, planes, strides, multiprocessors(x.device))
@@ -291,15 +293,15 @@ def _affine_table(
     options: FusedNormOptions,
     channels: int,
 ) -> Tensor:
-    """Write mean and rstd; center, scale and shift of each plane, (3, N, C)."""
+    """Write mean and rstd, and return center, scale and shift of each plane, (3, N, C)."""
     layer = options.statistics == "layer"
     partials = _partial_moments(x, options)
     n = x.shape[0]
     table = x.new_empty((3, n, channels), dtype=torch.float32)
-    of_programs = 128 if layer else partials.channels
-    _forward_combine_kernel[(n if layer else n * ceil_div(channels, of_programs),)](
+    channels_per_program = 128 if layer else partials.channels
+    _forward_combine_kernel[(n if layer else n * ceil_div(channels, channels_per_program),)](
         partials.data,
-        partials.of_each_kind,
+        partials.per_kind,
         weight,
         bias,
         mean,
@@ -314,7 +316,7 @@ def _affine_table(
         coefficient_strides(bias),
         LAYER=layer,
         PIXELS=partials.segment_pixels,
-        CHANNELS=of_programs,
+        CHANNELS=channels_per_program,
         BLOCK=partials.block,
         PARTS=1 if layer else partials.planes[1] // channels,
         num_warps=partials.warps,
@@ -332,7 +334,7 @@ def fused_norm(
     rstd: Tensor,
     options: FusedNormOptions,
 ) -> None:
-    """Write the padded result of a dense x, in its layout, and mean and rstd in float64."""
+    """Write the padded result of a dense x in its layout, and mean and rstd in float64."""
     if padded.numel() == 0:
         return
     n, c, h, w = options.result_shape(x.shape)

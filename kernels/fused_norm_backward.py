@@ -2,11 +2,11 @@
 
     dz = activation'(z) * dy,  dx = gain * dz + slope * (x - center) + constant
 
-dy is the sum of the gradients of the interior and of the padded map, of which every pixel of the pad counts for the
-pixel that it shows. Gain, slope and constant of a plane follow from the sums of dz and of dz * (x - mean). These sums
-run over the padded map: a pixel of the pad adds what it would add if the map had it there. So only dx needs the
-gradient of a pixel as a whole, and only along the edges is it more than one value: a program writes its tile, and then
-again those of its pixels that a pad shows. Sums over tiles are written one by one and added up in a fixed order.
+dy is the sum of the gradients of the interior and of the padded map. The gradient of a pixel of the pad is added to its
+source pixel in the map. Gain, slope and constant of a plane follow from the sums of dz and of dz * (x - mean). These
+sums run over the padded map: a pixel of the pad adds the same term as if it were a pixel of the map. Only dx needs the
+whole gradient of a pixel, and this is a sum of several values only along the edges: a program writes its tile, and then
+writes the source pixels of the pad again. Sums over tiles are written separately and added up in a fixed order.
 """
 
 import torch
@@ -21,17 +21,17 @@ from fastmunit.kernels.fused_norm_maps import (
     activation_gradient,
     all_inside,
     coefficients,
-    is_shown_by_pad,
+    is_pad_source,
     kernel_activation,
     load_values,
     map_offsets,
     offsets,
     pad_position,
     pad_source,
+    pad_source_position,
     pad_target,
     plane_affine,
     product_about_mean,
-    shown_position,
     store_converted,
     table_row,
     tile_positions,
@@ -46,9 +46,9 @@ from fastmunit.kernels.launch import (
 )
 from fastmunit.kernels.moments import tile_sum
 
-# Rows of the table of each plane that the last kernel reads: the affine map, and dx by dz and x.
+# Values per plane in the table that the last kernel reads: three of the affine map, and gain, slope and constant.
 _TABLE = 6
-# Sums that a program of the kernel between adds up at a time.
+# Number of partial sums that a program of the combining kernel adds up at a time.
 _COMBINED = 4096
 
 
@@ -62,30 +62,31 @@ def _pad_gradient(
     height,
     width,
     strides,
-    OF_ROWS: tl.constexpr,
-    OF_COLUMNS: tl.constexpr,
+    ROW_TARGETS: tl.constexpr,
+    COLUMN_TARGETS: tl.constexpr,
     PAD: tl.constexpr,
     PAD_MODE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """The sum over the pixels of the pad that show pixels (i, j), in a fixed order.
+    """Sum the gradients of the pixels of the pad whose source is pixel (i, j), in a fixed order.
 
-    OF_ROWS and OF_COLUMNS: how many rows and columns of the padded map may show one; the first is that of the map.
+    ROW_TARGETS and COLUMN_TARGETS: Maximum number of rows and columns of the padded map with the same source. The first
+    of them is the row or column of the map itself.
     """
     dy = tl.zeros([c.shape[0], i.shape[0], j.shape[0]], tl.float32)
-    for m in tl.static_range(0, OF_ROWS):
+    for m in tl.static_range(0, ROW_TARGETS):
         if m == 0:
-            to_i, row_shown = i, i >= 0
+            to_i, row_is_target = i, i >= 0
         else:
-            to_i, row_shown = pad_target(i, m, height, PAD, PAD_MODE)
-        for k in tl.static_range(0, OF_COLUMNS):
+            to_i, row_is_target = pad_target(i, m, height, PAD, PAD_MODE)
+        for k in tl.static_range(0, COLUMN_TARGETS):
             if k == 0:
-                to_j, shown = j, j >= 0
+                to_j, is_target = j, j >= 0
             else:
-                to_j, shown = pad_target(j, k, width, PAD, PAD_MODE)
+                to_j, is_target = pad_target(j, k, width, PAD, PAD_MODE)
             if m + k > 0:
                 at = offsets(c, to_i + PAD, to_j + PAD, strides, INDEX)
-                dy += load_values(dpadded + at, inside & row_shown[None, :, None] & shown[None, None, :])
+                dy += load_values(dpadded + at, inside & row_is_target[None, :, None] & is_target[None, None, :])
     return dy
 
 
@@ -110,7 +111,7 @@ def _sums_of_pad(
     PIXEL_SHUFFLE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """What pixels (i, j) of the pad add to the sums of dz and of dz * (x - center)."""
+    """Return the terms of pixels (i, j) of the pad in the sums of dz and of dz * (x - center)."""
     source_i = pad_source(i, height, PAD_MODE)
     source_j = pad_source(j, width, PAD_MODE)
     dy = load_values(dpadded + offsets(c, i + PAD, j + PAD, dpadded_strides, INDEX), inside)
@@ -146,7 +147,7 @@ def _store_gradients(
 
 
 @triton.jit
-def _store_shown(
+def _store_sources(
     dpadded,
     dinterior,
     x,
@@ -170,19 +171,19 @@ def _store_shown(
     constant,
     activation,
     HAS_SUMS: tl.constexpr,
-    OF_ROWS: tl.constexpr,
-    OF_COLUMNS: tl.constexpr,
+    ROW_TARGETS: tl.constexpr,
+    COLUMN_TARGETS: tl.constexpr,
     PAD: tl.constexpr,
     PAD_MODE: tl.constexpr,
     PIXEL_SHUFFLE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """Write dx and dresidual of pixels (i, j), which a pad shows."""
+    """Write dx and dresidual of pixels (i, j), which are sources of the pad."""
     dy = load_values(dpadded + offsets(c, i + PAD, j + PAD, dpadded_strides, INDEX), inside)
     if dinterior is not None:
         dy += load_values(dinterior + offsets(c, i, j, dinterior_strides, INDEX), inside)
     dy += _pad_gradient(
-        dpadded, c, i, j, inside, height, width, dpadded_strides, OF_ROWS, OF_COLUMNS, PAD, PAD_MODE, INDEX
+        dpadded, c, i, j, inside, height, width, dpadded_strides, ROW_TARGETS, COLUMN_TARGETS, PAD, PAD_MODE, INDEX
     )
     in_x = map_offsets(c, i, j, x_strides, PIXEL_SHUFFLE, INDEX)
     deviation = load_values(x + in_x, inside) - center[:, None, None]
@@ -193,24 +194,24 @@ def _store_shown(
 
 
 @triton.jit
-def _line(sum_dz, sum_product, count, lost, rstd, weight):
-    """Gain, slope and constant of planes of instance norm from their sums, in float32.
+def _gradient_coefficients(sum_dz, sum_product, count, rounding, rstd, weight):
+    """Return gain, slope and constant of planes of instance norm from their sums, in float32.
 
     dx = rstd * weight * (dz - mean(dz) - (x - mean) * rstd^2 * mean(dz * (x - mean)))
 
-    The product is taken in an order in which no part is larger than rstd or the result.
+    The factors are multiplied in an order in which no intermediate value is larger than rstd or the result.
     """
     gain = rstd * weight
     slope = -gain * (rstd * (rstd * (sum_product / count)))
-    return gain, slope, -gain * (sum_dz / count) - slope * lost
+    return gain, slope, -gain * (sum_dz / count) - slope * rounding
 
 
 @triton.jit
-def _layer_factors(factors, n, pixels, channels, rstd, lost, eps):
-    """Write what slope and constant of a sample of MUNIT's layer norm are, but for the sums, in float64.
+def _layer_factors(factors, n, pixels, channels, rstd, rounding, eps):
+    """Write the factors by which the sums of a sample of MUNIT's layer norm are multiplied, in float64.
 
     dx = rstd * (dw - mean(dw)) - (x - mean) * rstd^2 / ((M - 1) * std) * sum(dw * (x - mean)) with dw = weight * dz,
-    over the M values of the sample; where std is 0 it counts as a constant, as in torch, and the slope is 0.
+    over the M values of the sample. If std is 0, it is treated as a constant, as in torch, and the slope is 0.
     """
     count = tl.cast(pixels, tl.float64) * channels
     std = 1.0 / rstd - eps
@@ -218,20 +219,20 @@ def _layer_factors(factors, n, pixels, channels, rstd, lost, eps):
     slope = -rstd * rstd / ((count - 1.0) * tl.where(constant_map, 1.0, std))
     tl.store(factors + 3 * n, tl.where(constant_map, 0.0, slope))
     tl.store(factors + 3 * n + 1, -rstd / count)
-    tl.store(factors + 3 * n + 2, lost)
+    tl.store(factors + 3 * n + 2, rounding)
 
 
 @triton.jit
-def _layer_line(factors, table, n, channels, planes, BLOCK: tl.constexpr):
-    """Slope and constant of a sample of layer norm from its factors and the weighted sums of its planes."""
+def _layer_gradient_coefficients(factors, table, n, channels, planes, BLOCK: tl.constexpr):
+    """Return slope and constant of a sample of layer norm from its factors and the weighted sums of its planes."""
     total_dz = tl.zeros([BLOCK], tl.float32)
     total_product = tl.zeros([BLOCK], tl.float32)
     for first in range(0, channels, BLOCK):
         c = first + tl.arange(0, BLOCK)
         total_dz += table_row(table, 4, n * channels + c, planes, c < channels)
         total_product += table_row(table, 5, n * channels + c, planes, c < channels)
-    of_slope = tl.load(factors + 3 * n)
-    slope = tl.where(of_slope == 0.0, 0.0, of_slope * tl.sum(total_product, axis=0))
+    slope_factor = tl.load(factors + 3 * n)
+    slope = tl.where(slope_factor == 0.0, 0.0, slope_factor * tl.sum(total_product, axis=0))
     constant = tl.load(factors + 3 * n + 1) * tl.sum(total_dz, axis=0) - slope * tl.load(factors + 3 * n + 2)
     return slope.to(tl.float32), constant.to(tl.float32)
 
@@ -276,16 +277,17 @@ def _backward_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PAD_COLUMNS: tl.constexpr,
-    SHOWN: tl.constexpr,
-    SHOWN_COLUMNS: tl.constexpr,
+    SOURCES: tl.constexpr,
+    SOURCE_COLUMNS: tl.constexpr,
 ):
-    """One program reads a tile of x and of its gradient.
+    """Read a tile of x and of its gradient per program.
 
-    SUMS: the tile's sums are taken, and written to `partials`, or to dweight and dbias, where these are given. APPLY:
-    dx and dresidual are written, by the table of planes if there is one, else by the sums of a tile of whole planes,
-    else without any. EXACT: tiles cover the map without a rest. TARGETS: how many rows (or columns) of the padded map
-    may show one; the pad is not read where it is 1. SHOWN: how many rows a pad shows at most. PAD_COLUMNS and
-    SHOWN_COLUMNS: columns that are looked at at a time.
+    SUMS: Take the sums of the tile, and write them to `partials`, or to dweight and dbias if these are given. APPLY:
+        Write dx and dresidual, from the table of planes if there is one, or else from the sums of a tile of whole
+        planes, or without statistics from no sums. EXACT: The tiles cover the map without masked elements. TARGETS:
+        Maximum number of rows (or columns) of the padded map with the same source. The pad is not read if it is 1.
+        SOURCES: Maximum number of source rows of the pad. PAD_COLUMNS and SOURCE_COLUMNS: Number of columns that are
+        processed at a time.
     """
     n, first_channel, first_row, first_column = tile_positions(channels, height, width, CHANNELS, ROWS, COLUMNS)
     c = first_channel + tl.arange(0, CHANNELS)
@@ -316,7 +318,7 @@ def _backward_kernel(
     plane = n * channels + c
     planes = tl.cast(batch, tl.int64) * channels
     if table is None:
-        center, lost, scale, shift = plane_affine(
+        center, rounding, scale, shift = plane_affine(
             mean, rstd, weight, bias, n, c, channels, weight_strides, bias_strides, in_channels, STATISTICS
         )
     else:
@@ -334,7 +336,7 @@ def _backward_kernel(
             product = tl.where(inside, product, 0.0)
         sum_product = tile_sum(product)
         if TARGETS > 1:
-            if first_column == 0:  # beside the rows
+            if first_column == 0:  # left and right of the rows
                 for start in range(0, 2 * PAD, PAD_COLUMNS):
                     k = start + tl.arange(0, PAD_COLUMNS)
                     beside = pad_position(k, width, PAD)
@@ -380,10 +382,10 @@ def _backward_kernel(
         if table is not None:
             gain = table_row(table, 3, plane, planes, in_channels)
             if STATISTICS == "layer":
-                of_sample = _layer_line(factors, table, n, channels, planes, 128)
+                layer_slope, layer_constant = _layer_gradient_coefficients(factors, table, n, channels, planes, 128)
                 slope, constant = (
-                    tl.zeros(c.shape, tl.float32) + of_sample[0],
-                    tl.zeros(c.shape, tl.float32) + of_sample[1],
+                    tl.zeros(c.shape, tl.float32) + layer_slope,
+                    tl.zeros(c.shape, tl.float32) + layer_constant,
                 )
             else:
                 slope = table_row(table, 4, plane, planes, in_channels)
@@ -391,9 +393,11 @@ def _backward_kernel(
         elif HAS_SUMS:
             plane_rstd = load_values(rstd + plane, in_channels)
             channel_weight = coefficients(weight, n, c, weight_strides, in_channels, 1.0)
-            sum_product = product_about_mean(sum_product, sum_dz, lost)
+            sum_product = product_about_mean(sum_product, sum_dz, rounding)
             count = tl.cast(height * width, tl.float32)
-            gain, slope, constant = _line(sum_dz, sum_product, count, lost, plane_rstd, channel_weight)
+            gain, slope, constant = _gradient_coefficients(
+                sum_dz, sum_product, count, rounding, plane_rstd, channel_weight
+            )
             if dweight is not None:
                 store_converted(dweight + plane, sum_product * plane_rstd, in_channels)
             if dbias is not None:
@@ -408,34 +412,36 @@ def _backward_kernel(
             if at_rows | at_columns:
                 tl.debug_barrier()  # other threads have written these pixels
             if at_columns:
-                for start in range(0, SHOWN, SHOWN_COLUMNS):
-                    shown_j, is_column = shown_position(start + tl.arange(0, SHOWN_COLUMNS), width, PAD, PAD_MODE)
-                    is_column = is_column & (shown_j >= first_column) & (shown_j < first_column + COLUMNS)
+                for start in range(0, SOURCES, SOURCE_COLUMNS):
+                    source_j, is_column = pad_source_position(
+                        start + tl.arange(0, SOURCE_COLUMNS), width, PAD, PAD_MODE
+                    )
+                    is_column = is_column & (source_j >= first_column) & (source_j < first_column + COLUMNS)
                     if at_rows:
                         in_edge = all_inside(in_channels, in_rows, is_column)
-                        _store_shown(
-                            dpadded, dinterior, x, dx, dresidual, c, i, shown_j, in_edge,
+                        _store_sources(
+                            dpadded, dinterior, x, dx, dresidual, c, i, source_j, in_edge,
                             height, width, dpadded_strides, dinterior_strides, x_strides, dresidual_strides,
                             center, scale, shift, gain, slope, constant, activation,
                             HAS_SUMS, TARGETS, TARGETS, PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                         )  # fmt: skip
                     else:
                         in_edge = all_inside(in_channels, in_rows, is_column)
-                        _store_shown(
-                            dpadded, dinterior, x, dx, dresidual, c, i, shown_j, in_edge,
+                        _store_sources(
+                            dpadded, dinterior, x, dx, dresidual, c, i, source_j, in_edge,
                             height, width, dpadded_strides, dinterior_strides, x_strides, dresidual_strides,
                             center, scale, shift, gain, slope, constant, activation,
                             HAS_SUMS, 1, TARGETS, PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                         )  # fmt: skip
-            if at_rows:  # but for the columns that have just been written
-                not_yet = (j < width) & (is_shown_by_pad(j, width, PAD, PAD_MODE) == 0)
-                for k in range(0, SHOWN):
-                    row, is_row = shown_position(k, height, PAD, PAD_MODE)
+            if at_rows:  # except for the columns that have just been written
+                not_yet = (j < width) & (is_pad_source(j, width, PAD, PAD_MODE) == 0)
+                for k in range(0, SOURCES):
+                    row, is_row = pad_source_position(k, height, PAD, PAD_MODE)
                     if is_row & (row >= first_row) & (row < first_row + ROWS):
-                        shown_i = row + tl.arange(0, 1)
-                        in_edge = all_inside(in_channels, shown_i < height, not_yet)
-                        _store_shown(
-                            dpadded, dinterior, x, dx, dresidual, c, shown_i, j, in_edge,
+                        source_i = row + tl.arange(0, 1)
+                        in_edge = all_inside(in_channels, source_i < height, not_yet)
+                        _store_sources(
+                            dpadded, dinterior, x, dx, dresidual, c, source_i, j, in_edge,
                             height, width, dpadded_strides, dinterior_strides, x_strides, dresidual_strides,
                             center, scale, shift, gain, slope, constant, activation,
                             HAS_SUMS, TARGETS, 1, PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
@@ -444,16 +450,16 @@ def _backward_kernel(
 
 @triton.jit
 def _plane_sums(partials, n, c, batch, channels, in_channels, tiles, TILES: tl.constexpr):
-    """The sums of dz and of dz * (x - center) of channels c of sample n."""
+    """Return the sums of dz and of dz * (x - center) of channels c of sample n."""
     at = partials + n * tiles * channels + c
     all_dz = tl.zeros([TILES, c.shape[0]], tl.float32)
     all_product = tl.zeros([TILES, c.shape[0]], tl.float32)
     for first in range(0, tiles, TILES):
         k = first + tl.arange(0, TILES)
         inside = (k < tiles)[:, None] & in_channels[None, :]
-        of_tiles = at[None, :] + k[:, None] * channels
-        all_dz += tl.load(of_tiles, mask=inside, other=0.0)
-        all_product += tl.load(of_tiles + tl.cast(batch, tl.int64) * tiles * channels, mask=inside, other=0.0)
+        at_tiles = at[None, :] + k[:, None] * channels
+        all_dz += tl.load(at_tiles, mask=inside, other=0.0)
+        all_product += tl.load(at_tiles + tl.cast(batch, tl.int64) * tiles * channels, mask=inside, other=0.0)
     return tl.sum(all_dz, axis=0), tl.sum(all_product, axis=0)
 
 
@@ -487,12 +493,12 @@ def _backward_combine_kernel(
     weight_strides,
     bias_strides,
     STATISTICS: tl.constexpr,
-    DWEIGHT_OF_SAMPLES: tl.constexpr,
-    DBIAS_OF_SAMPLES: tl.constexpr,
+    DWEIGHT_PER_SAMPLE: tl.constexpr,
+    DBIAS_PER_SAMPLE: tl.constexpr,
     CHANNELS: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """One program adds up the sums of CHANNELS channels of all samples: dweight, dbias, and the table of planes."""
+    """Add up the sums of CHANNELS channels of all samples per program, and write dweight, dbias and the table."""
     c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     in_channels = c < channels
     planes = tl.cast(batch, tl.int64) * channels
@@ -502,49 +508,51 @@ def _backward_combine_kernel(
         n = tl.cast(sample, tl.int64)
         plane = n * channels + c
         sum_dz, sum_product = _plane_sums(partials, n, c, batch, channels, in_channels, tiles, TILES)
-        center, lost, scale, shift = plane_affine(
+        center, rounding, scale, shift = plane_affine(
             mean, rstd, weight, bias, n, c, channels, weight_strides, bias_strides, in_channels, STATISTICS
         )
         channel_weight = coefficients(weight, n, c, weight_strides, in_channels, 1.0)
         if STATISTICS == "instance":
             plane_rstd = load_values(rstd + plane, in_channels)
-            sum_product = product_about_mean(sum_product, sum_dz, lost)
-            of_weight = sum_product * plane_rstd
+            sum_product = product_about_mean(sum_product, sum_dz, rounding)
+            plane_dweight = sum_product * plane_rstd
             if table is not None:
                 count = tl.cast(height, tl.float32) * width
-                gain, slope, constant = _line(sum_dz, sum_product, count, lost, plane_rstd, channel_weight)
+                gain, slope, constant = _gradient_coefficients(
+                    sum_dz, sum_product, count, rounding, plane_rstd, channel_weight
+                )
                 _write_table(table, plane, planes, center, scale, shift, gain, slope, constant, in_channels)
         elif STATISTICS == "layer":
-            sum_product = product_about_mean(sum_product, sum_dz, lost)
+            sum_product = product_about_mean(sum_product, sum_dz, rounding)
             sample_mean, sample_rstd = tl.load(mean + n), tl.load(rstd + n)
             gain = tl.cast(sample_rstd, tl.float32) * channel_weight
-            of_weight = sum_product * sample_rstd.to(tl.float32)
+            plane_dweight = sum_product * sample_rstd.to(tl.float32)
             if table is not None:
                 _write_table(
                     table, plane, planes, center, scale, shift, gain, channel_weight * sum_dz,
                     channel_weight * sum_product, in_channels,
                 )  # fmt: skip
                 if tl.program_id(0) == 0:
-                    sample_lost = sample_mean - sample_mean.to(tl.float32)
+                    sample_rounding = sample_mean - sample_mean.to(tl.float32)
                     _layer_factors(
-                        factors, n, tl.cast(height, tl.int64) * width, channels, sample_rstd, sample_lost, eps
+                        factors, n, tl.cast(height, tl.int64) * width, channels, sample_rstd, sample_rounding, eps
                     )
         else:
-            of_weight = sum_product
-        total_weight += of_weight
+            plane_dweight = sum_product
+        total_weight += plane_dweight
         total_bias += sum_dz
-        if DWEIGHT_OF_SAMPLES:
-            store_converted(dweight + plane, of_weight, in_channels)
-        if DBIAS_OF_SAMPLES:
+        if DWEIGHT_PER_SAMPLE:
+            store_converted(dweight + plane, plane_dweight, in_channels)
+        if DBIAS_PER_SAMPLE:
             store_converted(dbias + plane, sum_dz, in_channels)
-    if dweight is not None and not DWEIGHT_OF_SAMPLES:
+    if dweight is not None and not DWEIGHT_PER_SAMPLE:
         store_converted(dweight + c, total_weight, in_channels)
-    if dbias is not None and not DBIAS_OF_SAMPLES:
+    if dbias is not None and not DBIAS_PER_SAMPLE:
         store_converted(dbias + c, total_bias, in_channels)
 
 
 def _pad_targets(pad: int, pad_mode: str) -> int:
-    """How many rows of the padded map may show one row of the map."""
+    """Return the maximum number of rows of the padded map with the same source row."""
     return {"zero": 1, "reflect": 3 if pad else 1, "replicate": 1 + 2 * pad}[pad_mode]
 
 
@@ -562,9 +570,9 @@ def fused_norm_backward(
     dresidual: Tensor | None,
     options: FusedNormOptions,
 ) -> None:
-    """Write the gradients of a dense x, of weight and bias where these are given, and of residual where it is wanted.
+    """Write the gradients of a dense x, and those of weight, bias and residual that are given.
 
-    mean and rstd are contiguous; dpadded and dinterior are read with whatever strides they have.
+    mean and rstd are contiguous. dpadded and dinterior may have any strides.
     """
     if x.numel() == 0:
         for empty_sum in (dweight, dbias):
@@ -577,12 +585,12 @@ def fused_norm_backward(
     tile = launch.tile
     _, row_blocks, column_blocks = tile.blocks(c, h, w)
     tiles = row_blocks * column_blocks
-    # What a program of whole planes can write alone: a gradient for each sample.
-    of_samples = [d is not None and (d.dim() == 2 or n == 1) for d in (dweight, dbias)]
-    alone = launch.whole and all(d is None or own for d, own in zip((dweight, dbias), of_samples, strict=True))
+    # A program with whole planes can write a gradient per sample without the combining kernel.
+    per_sample = [d is not None and (d.dim() == 2 or n == 1) for d in (dweight, dbias)]
+    alone = launch.whole and all(d is None or own for d, own in zip((dweight, dbias), per_sample, strict=True))
     needs_table = statistics != "none" and not launch.whole
     combines = needs_table or (not alone and (dweight is not None or dbias is not None))
-    shown = 2 if pad_mode == "replicate" else 2 * pad
+    sources = 2 if pad_mode == "replicate" else 2 * pad
     partials = x.new_empty((2 * n * c * tiles,), dtype=torch.float32) if combines else None
     table = x.new_empty((_TABLE * n * c,), dtype=torch.float32) if needs_table else None
     factors = x.new_empty((3 * n,), dtype=torch.float64) if needs_table and statistics == "layer" else None
@@ -627,8 +635,8 @@ def fused_norm_backward(
             ROWS=tile.rows,
             COLUMNS=tile.columns,
             PAD_COLUMNS=launch.columns_at_a_time(2 * pad),
-            SHOWN=shown,
-            SHOWN_COLUMNS=launch.columns_at_a_time(shown),
+            SOURCES=sources,
+            SOURCE_COLUMNS=launch.columns_at_a_time(sources),
             num_warps=tile.warps,
         )
 
@@ -655,8 +663,8 @@ def fused_norm_backward(
             coefficient_strides(weight),
             coefficient_strides(bias),
             STATISTICS=statistics,
-            DWEIGHT_OF_SAMPLES=of_samples[0],
-            DBIAS_OF_SAMPLES=of_samples[1],
+            DWEIGHT_PER_SAMPLE=per_sample[0],
+            DBIAS_PER_SAMPLE=per_sample[1],
             CHANNELS=together,
             TILES=block,
             num_warps=min(8, warps_for(together * block, 16)),

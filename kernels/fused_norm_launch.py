@@ -1,36 +1,36 @@
-"""Launch table of the Triton kernels of `fused_norm`; importing it needs no Triton.
+"""Launch table of the Triton kernels of `fused_norm`. Importing this module does not need Triton.
 
-A thread holds 32 values of a map, in backward as many of its gradient: all loads of a tile are in flight at a time, and
-what every thread computes for itself (addresses, sums) is shared by 32 values. Programs are small, so that several of
-them have room on a multiprocessor. Kernels that hold whole planes in their tiles read x once. They are chosen where a
-plane, rounded up to powers of two, fits a program and where there are planes enough to occupy half of the GPU, or too
-little to do for this to matter.
+A thread holds 32 values of a map, and in backward 32 values of its gradient too. All loads of a tile are then in flight
+at the same time, and the work per thread (addresses, sums) is shared by 32 values. Programs are small, so several of
+them fit on a multiprocessor. Kernels whose tiles hold whole planes read x only once. They are chosen if a plane,
+rounded up to powers of two, fits in a program, and if there are enough planes to occupy half of the GPU or the map is
+so small that this does not matter.
 """
 
 from dataclasses import dataclass
 
 from fastmunit.kernels.launch import Tile, power_of_two, warps_for
 
-# Values of a map that a thread holds, and warps of a program at most.
+# Values of a map per thread, and maximum number of warps per program.
 _VALUES = 32
 _WARPS = 16
-# Values of the tiles of planes that are not whole, and at which one program works as long as launching a kernel takes.
+# Size of tiles that do not hold whole planes, and tile size whose run time equals the overhead of one more launch.
 _TILE = 4096
 _LITTLE = 4096
-# Channels of a channels_last tile fill these bytes at least, a sector of memory, and these at best.
+# Bytes that the channels of a channels_last tile fill: at least a sector of memory, at best a cache line.
 _SECTOR = 32
 _LINE = 128
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How a kernel is launched on maps (N, C, H, W).
+    """The launch of a kernel on maps (N, C, H, W).
 
     Attributes:
-        tile: What each program holds.
-        programs: How many there are.
-        whole: Whether the tile holds whole planes.
-        exact: Whether tiles cover the map without a rest.
+        tile: Part of the map that each program holds.
+        programs: Number of programs.
+        whole: True if the tile holds whole planes.
+        exact: True if the tiles cover the map exactly, without masked elements.
     """
 
     tile: Tile
@@ -39,9 +39,9 @@ class Launch:
     exact: bool
 
     def columns_at_a_time(self, columns: int) -> int:
-        """How many of so many columns beside a map a program holds, a power of two: all in NCHW, else one.
+        """Return how many of the `columns` of a pad a program holds at a time, a power of two: all in NCHW, else one.
 
-        A column of a channels_last tile has values for all threads, and registers are few.
+        In channels_last, one column already has values for all threads, and more would take too many registers.
         """
         return 1 if self.tile.channels > 1 else max(1, power_of_two(columns))
 
@@ -56,7 +56,7 @@ def _launch(tile: Tile, shape: tuple[int, int, int, int], whole: bool) -> Launch
 def _whole_planes(
     shape: tuple[int, int, int, int], itemsize: int, channels_last: bool, multiprocessors: int
 ) -> Launch | None:
-    """The launch whose tiles are whole planes, or None where that is of no use."""
+    """Return the launch whose tiles are whole planes, or None if it would be slower."""
     _, channels, height, width = shape
     rows, columns = power_of_two(height), power_of_two(width)
     tile_channels = min(_SECTOR // itemsize, power_of_two(channels)) if channels_last else 1
@@ -68,7 +68,7 @@ def _whole_planes(
 
 
 def _parts(shape: tuple[int, int, int, int], itemsize: int, channels_last: bool) -> Launch:
-    """The launch whose tiles have about `_TILE` values, along neighboring addresses first."""
+    """Return the launch whose tiles have about `_TILE` values, extended along neighboring addresses first."""
     _, channels, height, width = shape
     tile_channels = min(_LINE // itemsize, power_of_two(channels)) if channels_last else 1
     columns = min(power_of_two(width), 16 if channels_last else 1024)
@@ -80,14 +80,14 @@ def _parts(shape: tuple[int, int, int, int], itemsize: int, channels_last: bool)
 def choose_launch(
     shape: tuple[int, int, int, int], itemsize: int, channels_last: bool, statistics: str, multiprocessors: int
 ) -> Launch:
-    """The launch of the forward kernel, or of the backward kernels.
+    """Return the launch of the forward kernel, or of the backward kernels.
 
     Args:
-        shape: (N, C, H, W) before the pad.
-        itemsize: Bytes of a value of x.
-        channels_last: The layout.
+        shape: (N, C, H, W) of the result before padding.
+        itemsize: Bytes per value of x.
+        channels_last: True for channels_last, False for NCHW.
         statistics: "instance", "layer" or "none".
-        multiprocessors: Of the GPU.
+        multiprocessors: Number of multiprocessors of the GPU.
     """
     if statistics == "instance":
         launch = _whole_planes(shape, itemsize, channels_last, multiprocessors)

@@ -1,8 +1,8 @@
-"""What the Triton kernels of fused_norm share: positions in maps, pads, the affine map of each plane, the activation.
+"""Functions shared by the Triton kernels of fused_norm: positions, padding, affine maps and activations.
 
-Positions are vectors c of channels, i of rows and j of columns, counted in the map before the pad; values are tiles
-(channels, rows, columns). A mask that is None means that all of a tile is inside: loads and stores are then free of
-predicates, which are a third of the instructions of a tile that has them.
+Positions are vectors c of channels, i of rows and j of columns in the map before padding. Values are tiles (channels,
+rows, columns). The mask None means that the whole tile is inside. Loads and stores then have no predicates, which
+otherwise are a third of the instructions of a tile.
 """
 
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ def kernel_activation(options: FusedNormOptions) -> KernelActivation:
 
 @triton.jit
 def tile_positions(channels, height, width, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The sample n (64 bits) and the first channel, row and column of this program's tile; columns run fastest."""
+    """Return the sample n (64 bits) and the first channel, row and column of this program's tile."""
     program = tl.program_id(0)
     column_blocks = tl.cdiv(width, COLUMNS)
     row_blocks = tl.cdiv(height, ROWS)
@@ -42,25 +42,25 @@ def tile_positions(channels, height, width, CHANNELS: tl.constexpr, ROWS: tl.con
 
 @triton.jit
 def offsets(c, i, j, strides, INDEX: tl.constexpr):
-    """Offsets in a sample of a map with `strides` of sample, channel, row and column."""
-    of_channels = c.to(INDEX) * strides[1]
-    of_rows = i.to(INDEX) * strides[2]
-    of_columns = j.to(INDEX) * strides[3]
-    return of_channels[:, None, None] + of_rows[None, :, None] + of_columns[None, None, :]
+    """Return offsets in a sample of a map with `strides` of sample, channel, row and column."""
+    channel_offsets = c.to(INDEX) * strides[1]
+    row_offsets = i.to(INDEX) * strides[2]
+    column_offsets = j.to(INDEX) * strides[3]
+    return channel_offsets[:, None, None] + row_offsets[None, :, None] + column_offsets[None, None, :]
 
 
 @triton.jit
 def pixel_shuffled_offsets(c, i, j, strides, INDEX: tl.constexpr):
-    """The same for a map whose pixel (2 i + a, 2 j + b) of channel c is value (i, j) of channel 4 c + 2 a + b."""
-    of_channels = c.to(INDEX) * 4 * strides[1]
-    of_rows = (i % 2).to(INDEX) * 2 * strides[1] + (i // 2).to(INDEX) * strides[2]
-    of_columns = (j % 2).to(INDEX) * strides[1] + (j // 2).to(INDEX) * strides[3]
-    return of_channels[:, None, None] + of_rows[None, :, None] + of_columns[None, None, :]
+    """Return offsets in a pixel-unshuffled map: pixel (2 i + a, 2 j + b) of channel c is (i, j) of 4 c + 2 a + b."""
+    channel_offsets = c.to(INDEX) * 4 * strides[1]
+    row_offsets = (i % 2).to(INDEX) * 2 * strides[1] + (i // 2).to(INDEX) * strides[2]
+    column_offsets = (j % 2).to(INDEX) * strides[1] + (j // 2).to(INDEX) * strides[3]
+    return channel_offsets[:, None, None] + row_offsets[None, :, None] + column_offsets[None, None, :]
 
 
 @triton.jit
 def map_offsets(c, i, j, strides, PIXEL_SHUFFLE: tl.constexpr, INDEX: tl.constexpr):
-    """`pixel_shuffled_offsets` where PIXEL_SHUFFLE, else `offsets`."""
+    """Return `pixel_shuffled_offsets` if PIXEL_SHUFFLE, or else `offsets`."""
     if PIXEL_SHUFFLE:
         at = pixel_shuffled_offsets(c, i, j, strides, INDEX)
     else:
@@ -70,7 +70,7 @@ def map_offsets(c, i, j, strides, PIXEL_SHUFFLE: tl.constexpr, INDEX: tl.constex
 
 @triton.jit
 def all_inside(in_channels, in_rows, in_columns):
-    """The mask of a tile from those of its sides, each of which may be None; None where all are."""
+    """Return the mask of a tile from the masks of its three dimensions. None means that all elements are inside."""
     inside = None
     if in_channels is not None:
         inside = in_channels[:, None, None]
@@ -89,7 +89,7 @@ def all_inside(in_channels, in_rows, in_columns):
 
 @triton.jit
 def load_values(at, inside):
-    """Values in float32, 0 where they are not inside."""
+    """Load values in float32, 0 outside of the mask."""
     if inside is None:
         value = tl.load(at)
     else:
@@ -99,7 +99,7 @@ def load_values(at, inside):
 
 @triton.jit
 def pad_source(i, size, PAD_MODE: tl.constexpr):
-    """The row (or column) among `size` ones that row i of a reflect or replicate pad shows."""
+    """Return the source row (or column) in a map of `size` rows of row i of a reflect or replicate pad."""
     if PAD_MODE == "reflect":
         i = tl.where(i < 0, -i, i)
         i = tl.where(i < size, i, 2 * (size - 1) - i)
@@ -110,43 +110,43 @@ def pad_source(i, size, PAD_MODE: tl.constexpr):
 
 @triton.jit
 def pad_target(i, k: tl.constexpr, size, PAD: tl.constexpr, PAD_MODE: tl.constexpr):
-    """The k-th row (or column) of the pad that may show row i, and whether it does.
+    """Return the k-th row (or column) of the pad that can have the source row i, and a mask of the rows i that it has.
 
-    k counts from 1 to 2 in reflect mode, to 2 PAD in replicate mode.
+    k counts from 1 to 2 in reflect mode, and from 1 to 2 PAD in replicate mode.
     """
     if PAD_MODE == "reflect":
         if k == 1:
-            target, is_shown = -i, (i >= 1) & (i <= PAD)
+            target, is_target = -i, (i >= 1) & (i <= PAD)
         else:
-            target, is_shown = 2 * (size - 1) - i, (i <= size - 2) & (i >= size - 1 - PAD)
+            target, is_target = 2 * (size - 1) - i, (i <= size - 2) & (i >= size - 1 - PAD)
     elif k <= PAD:
-        target, is_shown = i - k, i == 0
+        target, is_target = i - k, i == 0
     else:
-        target, is_shown = i + (k - PAD), i == size - 1
-    return target, is_shown
+        target, is_target = i + (k - PAD), i == size - 1
+    return target, is_target
 
 
 @triton.jit
 def pad_position(k, size, PAD: tl.constexpr):
-    """Row (or column) k of the 2 PAD ones of a pad."""
+    """Return the position of row (or column) k of the 2 PAD rows of a pad."""
     return tl.where(k < PAD, k - PAD, k - PAD + size)
 
 
 @triton.jit
-def is_shown_by_pad(i, size, PAD: tl.constexpr, PAD_MODE: tl.constexpr):
-    """Whether a pad shows rows (or columns) i."""
+def is_pad_source(i, size, PAD: tl.constexpr, PAD_MODE: tl.constexpr):
+    """Return a mask of the rows (or columns) i that are sources of the pad."""
     if PAD_MODE == "reflect":
-        shown = ((i >= 1) & (i <= PAD)) | ((i >= size - 1 - PAD) & (i <= size - 2))
+        is_source = ((i >= 1) & (i <= PAD)) | ((i >= size - 1 - PAD) & (i <= size - 2))
     else:
-        shown = (i == 0) | (i == size - 1)
-    return shown
+        is_source = (i == 0) | (i == size - 1)
+    return is_source
 
 
 @triton.jit
-def shown_position(k, size, PAD: tl.constexpr, PAD_MODE: tl.constexpr):
-    """Row (or column) k of those that a pad shows, and whether there is one; each is there once.
+def pad_source_position(k, size, PAD: tl.constexpr, PAD_MODE: tl.constexpr):
+    """Return the k-th source row (or column) of the pad, and a mask of the k that have one. No row is repeated.
 
-    There are 2 PAD at most in reflect mode, 2 in replicate mode.
+    There are at most 2 PAD in reflect mode, and at most 2 in replicate mode.
     """
     if PAD_MODE == "reflect":
         i = tl.where(k < PAD, k + 1, size - 1 - 2 * PAD + k)
@@ -159,7 +159,7 @@ def shown_position(k, size, PAD: tl.constexpr, PAD_MODE: tl.constexpr):
 
 @triton.jit
 def store_converted(at, value, mask):
-    """Store values in the dtype of what `at` points to, by way of float32: 16-bit types convert from that alone."""
+    """Store values in the dtype of `at`, via float32, from which alone Triton converts to 16-bit types."""
     if at.dtype.element_ty != tl.float64:
         value = value.to(tl.float32)
     tl.store(at, value.to(at.dtype.element_ty), mask=mask)
@@ -167,7 +167,7 @@ def store_converted(at, value, mask):
 
 @triton.jit
 def coefficients(data, n, c, strides, in_channels, absent):
-    """Weight or bias of channels in float32; `absent` where there is none."""
+    """Return the weight or bias of channels in float32, or `absent` if there is none."""
     if data is None:
         value = tl.full(c.shape, absent, tl.float32)
     else:
@@ -178,27 +178,27 @@ def coefficients(data, n, c, strides, in_channels, absent):
 
 @triton.jit
 def affine(mean, rstd, weight, bias):
-    """Center, what it lost, scale and shift of z = (x - center) * scale + shift in float32; mean is in float64.
+    """Return center, its rounding error, scale and shift of z = (x - center) * scale + shift in float32.
 
-    The center is the rounded mean, near which the difference is exact; what rounding took is part of the shift, unless
-    scale is infinite: then it would make NaN of a rounding of 0, or take infinities from each other.
+    The center is the float64 mean, rounded, near which the difference is exact. The rounding error is part of the
+    shift, unless scale is infinite: 0 times infinity is NaN, and so is a difference of infinities.
     """
     center = mean.to(tl.float32)
-    lost = (mean - center).to(tl.float32)
+    rounding = (mean - center).to(tl.float32)
     scale = rstd.to(tl.float32) * weight
-    shift = tl.where(tl.abs(scale) == float("inf"), bias, bias - lost * scale)
-    return center, lost, scale, shift
+    shift = tl.where(tl.abs(scale) == float("inf"), bias, bias - rounding * scale)
+    return center, rounding, scale, shift
 
 
 @triton.jit
-def product_about_mean(product, sum_dz, lost):
-    """The sum of dz * (x - mean) from that of dz * (x - center); infinite sums stay as they are."""
-    return tl.where(tl.abs(sum_dz) == float("inf"), product, product - lost * sum_dz)
+def product_about_mean(product, sum_dz, rounding):
+    """Return the sum of dz * (x - mean) from the sum of dz * (x - center). Infinite sums are not changed."""
+    return tl.where(tl.abs(sum_dz) == float("inf"), product, product - rounding * sum_dz)
 
 
 @triton.jit
 def group_statistics(mean, rstd, n, c, channels, in_channels, STATISTICS: tl.constexpr):
-    """Mean and rstd of channels in float64: stored per channel, or per sample."""
+    """Load mean and rstd of channels in float64, which are stored per channel or per sample."""
     if STATISTICS == "instance":
         at = n * channels + c
         if in_channels is None:
@@ -216,27 +216,27 @@ def group_statistics(mean, rstd, n, c, channels, in_channels, STATISTICS: tl.con
 def plane_affine(
     mean, rstd, weight, bias, n, c, channels, weight_strides, bias_strides, in_channels, STATISTICS: tl.constexpr
 ):
-    """Center, what it lost, scale and shift of channels, from the statistics and the coefficients."""
+    """Return center, its rounding error, scale and shift of channels, from statistics, weight and bias."""
     channel_weight = coefficients(weight, n, c, weight_strides, in_channels, 1.0)
     channel_bias = coefficients(bias, n, c, bias_strides, in_channels, 0.0)
     if STATISTICS == "none":
         zero = tl.zeros(c.shape, tl.float32)
-        center, lost, scale, shift = zero, zero, channel_weight, channel_bias
+        center, rounding, scale, shift = zero, zero, channel_weight, channel_bias
     else:
         group_mean, group_rstd = group_statistics(mean, rstd, n, c, channels, in_channels, STATISTICS)
-        center, lost, scale, shift = affine(group_mean, group_rstd, channel_weight, channel_bias)
-    return center, lost, scale, shift
+        center, rounding, scale, shift = affine(group_mean, group_rstd, channel_weight, channel_bias)
+    return center, rounding, scale, shift
 
 
 @triton.jit
 def table_row(table, kind: tl.constexpr, plane, planes, in_channels):
-    """Float32 values of a kind for planes from a table (kinds, planes) of them."""
+    """Load the float32 values of one kind from a table (kinds, planes)."""
     return load_values(table + kind * planes + plane, in_channels)
 
 
 @triton.jit
 def activate(z, activation):
-    """The activation of z; NaN stays NaN."""
+    """Return the activation of z. NaN stays NaN."""
     if activation.name == "relu":
         z = tl.where(z <= 0.0, 0.0, z)
     elif activation.name == "leaky_relu":
@@ -246,7 +246,7 @@ def activate(z, activation):
 
 @triton.jit
 def activation_gradient(dy, z, activation):
-    """The gradient with respect to z; where z is NaN or 0, torch's convention."""
+    """Return the gradient with respect to z. It follows torch if z is NaN or 0."""
     if activation.name == "relu":
         dy = tl.where(z <= 0.0, 0.0, dy)
     elif activation.name == "leaky_relu":

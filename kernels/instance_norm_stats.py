@@ -26,7 +26,7 @@ def _backward_kernel(
     CHANNELS: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    """One program writes a tile of CHANNELS by PIXELS of one sample."""
+    """Write a tile of CHANNELS by PIXELS of one sample per program."""
     groups = tl.cdiv(channels, CHANNELS)
     tiles = tl.cdiv(pixels, PIXELS)
     program = tl.program_id(0).to(tl.int64)
@@ -50,14 +50,14 @@ def _backward_kernel(
 
 
 def _strides(x: Tensor) -> tuple[int, int, int]:
-    """Strides of sample, channel and pixel of a dense NCHW or channels_last map."""
+    """Return the strides of sample, channel and pixel of a dense NCHW or channels_last map."""
     _, channels, height, width = x.shape
     pixels = height * width
     return (channels * pixels, 1, channels) if is_channels_last(x) else (channels * pixels, pixels, 1)
 
 
 def _tile(channels: int, pixels: int, channels_last: bool) -> tuple[int, int]:
-    """Channels and pixels of a tile of about 4096 values, the larger side along neighbouring addresses."""
+    """Return channels and pixels of a tile of about 4096 values, longer along neighboring addresses."""
     if channels_last:
         tile_channels = min(64, power_of_two(channels))
         return tile_channels, min(power_of_two(pixels), 4096 // tile_channels)
@@ -65,7 +65,7 @@ def _tile(channels: int, pixels: int, channels_last: bool) -> tuple[int, int]:
 
 
 def instance_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and rstd, (N, C) each, of a dense NCHW or channels_last x (N, C, H, W)."""
+    """Return mean and rstd, each (N, C), of a dense NCHW or channels_last x (N, C, H, W)."""
     samples, channels, height, width = x.shape
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     mean = torch.empty((samples, channels), dtype=dtype, device=x.device)
@@ -84,7 +84,7 @@ def instance_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def instance_norm_stats_backward(dmean: Tensor, drstd: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    """Gradient with respect to a dense x, in its layout; the other arguments are (N, C), contiguous."""
+    """Return the gradient of a dense x, in its layout. The other arguments are (N, C) and contiguous."""
     samples, channels, height, width = x.shape
     dx = torch.empty_like(x)
     if dx.numel() > 0:

@@ -1,8 +1,8 @@
-"""What all launch tables share; importing it needs no Triton.
+"""Tiles, launch sizes and strides, shared by all launch tables. Importing this module does not need Triton.
 
 A tile is the part of a map (N, C, H, W) that one program of a kernel holds in registers: channels x rows x columns of
-one sample, each a power of two. Tables choose tiles by shape, layout and dtype, never by measurement, so that the same
-input gives the same bits on the same GPU.
+one sample, each a power of two. Tables choose tiles by shape, layout and dtype, never by measurement. The same input
+thus gives the same bits on the same GPU.
 """
 
 import functools
@@ -19,10 +19,10 @@ class Tile:
     """The part of a map that one program holds.
 
     Attributes:
-        channels: Channels, a power of two, as rows and columns.
-        rows: Rows.
-        columns: Columns.
-        warps: Warps of the program.
+        channels: Number of channels, a power of two.
+        rows: Number of rows, a power of two.
+        columns: Number of columns, a power of two.
+        warps: Number of warps of the program.
     """
 
     channels: int
@@ -31,32 +31,32 @@ class Tile:
     warps: int
 
     def blocks(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
-        """How many tiles cover a sample, along each dimension."""
+        """Return the number of tiles that cover a sample, along each dimension."""
         return ceil_div(channels, self.channels), ceil_div(height, self.rows), ceil_div(width, self.columns)
 
 
 def ceil_div(a: int, b: int) -> int:
-    """The smallest integer that is at least a / b."""
+    """Return the smallest integer that is at least a / b."""
     return -(-a // b)
 
 
 def power_of_two(value: int) -> int:
-    """The smallest power of two that is at least value."""
+    """Return the smallest power of two that is at least `value`."""
     return 1 << max(value - 1, 0).bit_length()
 
 
-def warps_for(values: int, of_each_thread: int) -> int:
-    """Warps, a power of two up to 32, of which each thread holds about as many values of a tile as is said."""
-    return min(32, max(1, power_of_two(values // (WARP * of_each_thread))))
+def warps_for(values: int, values_per_thread: int) -> int:
+    """Return the number of warps, a power of two up to 32, whose threads hold about `values_per_thread` values each."""
+    return min(32, max(1, power_of_two(values // (WARP * values_per_thread))))
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether a dense map lies in memory as (N, H, W, C); one that may be read either way counts as NCHW."""
+    """Return whether a dense map is stored as (N, H, W, C). A map that is dense in both layouts counts as NCHW."""
     return not x.is_contiguous()
 
 
 def needs_64_bit_offsets(*maps: Tensor | None) -> bool:
-    """Whether an element of some sample of these maps lies 2^31 or more elements behind the sample's first."""
+    """Return whether any of these maps has an element 2^31 or more elements after the first element of its sample."""
     return any(
         sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True)) >= 2**31
         for x in maps
@@ -70,7 +70,7 @@ def _multiprocessors_of(index: int) -> int:
 
 
 def multiprocessors(device: torch.device) -> int:
-    """Streaming multiprocessors of a CUDA device; those of an H100 for the interpreter, which runs on the CPU."""
+    """Return the number of multiprocessors of a CUDA device, or the number of an H100 for the interpreter (CPU)."""
     if device.type != "cuda":
         return 132
     return _multiprocessors_of(torch.cuda.current_device() if device.index is None else device.index)

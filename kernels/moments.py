@@ -1,9 +1,9 @@
-"""Triton kernels for the mean and the deviation of planes, which every norm needs.
+"""Triton kernels for the mean and the standard deviation of planes, which every norm needs.
 
-A tile's mean is kept as two numbers, the rounded mean and what it lost, so that a mean far from zero costs no digits;
-squares are taken of the deviations from the rounded mean. Tiles of a plane are combined in a fixed order, about the
-mean of the first: what they are apart from it is exact or small. All of this is in float32, and in float64 for float64
-maps; one sum per plane, its mean, is in float64.
+The mean of a tile is stored as two numbers, the rounded mean and its rounding error, so a mean far from zero loses no
+digits. Squares are taken of the deviations from the rounded mean. The tiles of a plane are combined in a fixed order,
+relative to the mean of the first tile: the differences from it are exact or small. All of this is computed in float32,
+or in float64 for float64 maps. The mean of a plane is always summed in float64.
 """
 
 from dataclasses import dataclass
@@ -15,39 +15,39 @@ from torch import Tensor
 
 from fastmunit.kernels.launch import ceil_div, power_of_two, warps_for
 
-# Channels whose partial results one program combines: a sector of memory, as partials of channels are neighbors.
+# Channels whose partial results one program combines. Partials of channels are neighbors and fill a sector of memory.
 _CHANNELS = 8
-# Values of a tile, and partial results that a program combines at a time.
+# Values of a tile, and number of partial results that a program combines at a time.
 _VALUES = 4096
 
 
 @triton.jit
 def tile_sum(tile):
-    """Sums over rows and columns of a tile (channels, rows, columns), in whatever order takes no exchange of values."""
+    """Sum a tile (channels, rows, columns) over rows and columns, in the order that exchanges the fewest values."""
     flat = tl.reshape(tile, (tile.shape[0], tile.shape[1] * tile.shape[2]), can_reorder=True)
     return tl.sum(flat, axis=1)
 
 
 @triton.jit
 def tile_moments(tile, inside, count):
-    """Of each channel of a tile: the rounded mean, what it lost, and the sum of squared deviations.
+    """Return the rounded mean, its rounding error and the sum of squared deviations of each channel of a tile.
 
-    `tile` is 0 where `inside` is not, which is None where the tile is full; `count` values per channel are inside.
+    `tile` is 0 outside of the mask `inside`, which is None for a full tile. `count` values per channel are inside.
     """
     center = tile_sum(tile) / count
     deviation = tile - center[:, None, None]
     if inside is not None:
         deviation = tl.where(inside, deviation, 0.0)
-    lost = tile_sum(deviation) / count
-    squares = tile_sum(deviation * deviation) - count * lost * lost
-    return center, lost, tl.where(squares < 0.0, 0.0, squares)
+    rounding = tile_sum(deviation) / count
+    squares = tile_sum(deviation * deviation) - count * rounding * rounding
+    return center, rounding, tl.where(squares < 0.0, 0.0, squares)
 
 
 @triton.jit
 def reciprocal_deviation(squares, count, eps, LAYER: tl.constexpr):
-    """Rstd from a sum of squared deviations, in its dtype: of instance norm, or of MUNIT's layer norm.
+    """Return rstd of instance norm or of MUNIT's layer norm from a sum of squared deviations, in its dtype.
 
-    Where x is float64, eps must be a constant: a number that is passed at run time has been rounded to float32.
+    If x is float64, eps must be a constant: Triton rounds numbers that are passed at run time to float32.
     """
     if LAYER:
         deviation = tl.sqrt(squares / (count - 1.0)) + eps
@@ -62,7 +62,7 @@ def _moments_kernel(
     mean,
     rstd,
     partials,
-    of_each_kind,
+    per_kind,
     channels,
     pixels,
     sample_stride,
@@ -76,9 +76,9 @@ def _moments_kernel(
     CHANNELS: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    """One program takes the moments of PIXELS pixels of CHANNELS planes; WHOLE where these are all pixels.
+    """Take the moments of PIXELS pixels of CHANNELS planes per program.
 
-    EXACT: whether such tiles cover the map without a rest.
+    WHOLE: These are all pixels. EXACT: The tiles cover the map without masked elements.
     """
     program = tl.program_id(0).to(tl.int64)
     groups = tl.cdiv(channels, CHANNELS)
@@ -99,38 +99,36 @@ def _moments_kernel(
         inside = in_channels[:, None, None] & (p < left)[None, None, :]
         tile = tl.load(x + at, mask=inside, other=0.0).to(ACCUMULATE)
         count = left.to(ACCUMULATE)
-    center, lost, squares = tile_moments(tile, inside, count)
+    center, rounding, squares = tile_moments(tile, inside, count)
     if WHOLE:
         out = n * channels + first_channel + c
-        exact = center.to(tl.float64) + lost
+        exact = center.to(tl.float64) + rounding
         tl.store(mean + out, exact.to(mean.dtype.element_ty), mask=in_channels)
         deviation = reciprocal_deviation(squares, count, EPS, False)
         tl.store(rstd + out, deviation.to(rstd.dtype.element_ty), mask=in_channels)
     else:
         out = (n * segments + segment) * channels + first_channel + c
         tl.store(partials + out, center, mask=in_channels)
-        tl.store(partials + of_each_kind + out, lost, mask=in_channels)
-        tl.store(partials + 2 * of_each_kind + out, squares, mask=in_channels)
+        tl.store(partials + per_kind + out, rounding, mask=in_channels)
+        tl.store(partials + 2 * per_kind + out, squares, mask=in_channels)
 
 
 @triton.jit
-def _partial(
-    at, of_each_kind, k, channels, in_channels, segments, pivot, last, PIXELS: tl.constexpr, PARTS: tl.constexpr
-):
-    """Of partials k of groups: mean less pivot, squares, and the number of values; 0 where there are none."""
+def _partial(at, per_kind, k, channels, in_channels, segments, pivot, last, PIXELS: tl.constexpr, PARTS: tl.constexpr):
+    """Return mean minus pivot, squares and number of values of partials k of groups, 0 for absent partials."""
     segment = k // PARTS
     inside = (segment < segments)[:, None] & in_channels[None, :]
     at = at[None, :] + (segment * (channels * PARTS) + k % PARTS)[:, None]
-    apart = tl.load(at, mask=inside, other=0.0) - pivot[None, :] + tl.load(at + of_each_kind, mask=inside, other=0.0)
-    squares = tl.load(at + 2 * of_each_kind, mask=inside, other=0.0)
+    difference = tl.load(at, mask=inside, other=0.0) - pivot[None, :] + tl.load(at + per_kind, mask=inside, other=0.0)
+    squares = tl.load(at + 2 * per_kind, mask=inside, other=0.0)
     count = tl.where(segment == segments - 1, last, tl.full(k.shape, PIXELS, last.dtype))[:, None]
-    return tl.where(inside, apart, 0.0), squares, tl.where(inside, count, 0.0)
+    return tl.where(inside, difference, 0.0), squares, tl.where(inside, count, 0.0)
 
 
 @triton.jit
 def combined_moments(
     partials,
-    of_each_kind,
+    per_kind,
     n,
     c,
     channels,
@@ -141,7 +139,7 @@ def combined_moments(
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Mean (in float64) and sum of squared deviations of groups c of sample n, each of PARTS planes in a row."""
+    """Return mean (float64) and sum of squared deviations of groups c of sample n, each of PARTS planes in a row."""
     ACCUMULATE: tl.constexpr = partials.dtype.element_ty
     at = partials + n * segments * channels * PARTS + c * PARTS
     pivot = tl.load(at, mask=in_channels, other=0.0)
@@ -150,26 +148,26 @@ def combined_moments(
     total = tl.zeros([BLOCK, c.shape[0]], ACCUMULATE)
     for start in range(0, segments * PARTS, BLOCK):
         k = start + tl.arange(0, BLOCK)
-        apart, _, of_partial = _partial(
-            at, of_each_kind, k, channels, in_channels, segments, pivot, last, PIXELS, PARTS
+        difference, _, partial_count = _partial(
+            at, per_kind, k, channels, in_channels, segments, pivot, last, PIXELS, PARTS
         )
-        total += of_partial * apart
+        total += partial_count * difference
     from_pivot = tl.sum(total, axis=0) / count
     total = tl.zeros([BLOCK, c.shape[0]], ACCUMULATE)
     for start in range(0, segments * PARTS, BLOCK):
         k = start + tl.arange(0, BLOCK)
-        apart, squares, of_partial = _partial(
-            at, of_each_kind, k, channels, in_channels, segments, pivot, last, PIXELS, PARTS
+        difference, squares, partial_count = _partial(
+            at, per_kind, k, channels, in_channels, segments, pivot, last, PIXELS, PARTS
         )
-        apart -= from_pivot[None, :]
-        total += squares + of_partial * apart * apart
+        difference -= from_pivot[None, :]
+        total += squares + partial_count * difference * difference
     return pivot.to(tl.float64) + from_pivot, tl.sum(total, axis=0)
 
 
 @triton.jit
 def _combine_kernel(
     partials,
-    of_each_kind,
+    per_kind,
     mean,
     rstd,
     channels,
@@ -180,12 +178,12 @@ def _combine_kernel(
     CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program combines the partials of CHANNELS channels of a sample."""
+    """Combine the partials of CHANNELS channels of a sample per program."""
     n = tl.program_id(0).to(tl.int64) // tl.cdiv(channels, CHANNELS)
     c = tl.program_id(0) % tl.cdiv(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     in_channels = c < channels
     group_mean, squares = combined_moments(
-        partials, of_each_kind, n, c, channels, in_channels, segments, pixels, PIXELS, BLOCK, 1
+        partials, per_kind, n, c, channels, in_channels, segments, pixels, PIXELS, BLOCK, 1
     )
     deviation = reciprocal_deviation(squares, pixels, EPS, False)
     tl.store(mean + n * channels + c, group_mean.to(mean.dtype.element_ty), mask=in_channels)
@@ -194,16 +192,16 @@ def _combine_kernel(
 
 @dataclass(frozen=True)
 class Partials:
-    """Moments of the segments of planes, as the first kernel leaves them.
+    """Moments of the segments of planes, as the first kernel writes them.
 
     Attributes:
-        data: (kinds, samples, segments, channels): rounded means, what these lost, sums of squared deviations.
-        planes: Samples, channels and pixels.
-        segments: Of each plane.
-        segment_pixels: Pixels of each segment but the last.
-        channels: Whose partials a program combines, a power of two.
-        block: Segments that it takes at a time, a power of two.
-        warps: Of such a program.
+        data: (kinds, samples, segments, channels): rounded means, their rounding errors, sums of squared deviations.
+        planes: Numbers of samples, channels and pixels.
+        segments: Number of segments per plane.
+        segment_pixels: Pixels of each segment except the last.
+        channels: Number of channels whose partials a program combines, a power of two.
+        block: Number of segments that a program combines at a time, a power of two.
+        warps: Number of warps of such a program.
     """
 
     data: Tensor
@@ -215,13 +213,13 @@ class Partials:
     warps: int
 
     @property
-    def of_each_kind(self) -> int:
-        """How many of each kind there are."""
+    def per_kind(self) -> int:
+        """Number of partials of each kind."""
         return self.planes[0] * self.segments * self.planes[1]
 
 
 def _tile(samples: int, channels: int, pixels: int, pixel_stride: int, multiprocessors: int) -> tuple[int, int]:
-    """Channels and pixels of a tile: 4096 values, or a whole plane where planes are many."""
+    """Return channels and pixels of a tile: 4096 values, or a whole plane if there are many planes."""
     if pixel_stride == 1:
         whole = power_of_two(pixels)
         fits = whole <= _VALUES or (whole <= 4 * _VALUES and 2 * samples * channels >= multiprocessors)
@@ -247,7 +245,7 @@ def _launch(
         mean,
         rstd,
         None if partials is None else partials.data,
-        0 if partials is None else partials.of_each_kind,
+        0 if partials is None else partials.per_kind,
         channels,
         pixels,
         *strides,
@@ -265,7 +263,7 @@ def _launch(
 def partial_moments(
     x: Tensor, planes: tuple[int, int, int], strides: tuple[int, int, int], multiprocessors: int
 ) -> Partials:
-    """Take the moments of segments of planes; arguments as of `moments`."""
+    """Take the moments of segments of planes. The arguments are those of `moments`."""
     samples, channels, pixels = planes
     tile = _tile(*planes, strides[2], multiprocessors)
     segments = ceil_div(pixels, tile[1])
@@ -293,13 +291,13 @@ def moments(
     """Write mean and rstd of planes.
 
     Args:
-        x: A dense tensor; its storage is read by `planes` and `strides`.
-        mean: Contiguous, (samples, channels).
-        rstd: As mean.
-        eps: Added to the variance.
-        planes: Samples, channels and pixels.
-        strides: Of samples, channels and pixels, in elements.
-        multiprocessors: Of the GPU.
+        x: Dense tensor, whose storage is read with `planes` and `strides`.
+        mean: Contiguous result, (samples, channels).
+        rstd: Contiguous result, (samples, channels).
+        eps: Number added to the variance.
+        planes: Numbers of samples, channels and pixels.
+        strides: Strides of samples, channels and pixels, in elements.
+        multiprocessors: Number of multiprocessors of the GPU.
     """
     samples, channels, pixels = planes
     tile = _tile(*planes, strides[2], multiprocessors)
@@ -309,7 +307,7 @@ def moments(
     partials = partial_moments(x, planes, strides, multiprocessors)
     _combine_kernel[(samples * ceil_div(channels, partials.channels),)](
         partials.data,
-        partials.of_each_kind,
+        partials.per_kind,
         mean,
         rstd,
         channels,

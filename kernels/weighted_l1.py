@@ -1,7 +1,7 @@
 """Triton kernels of `weighted_l1` and its backward: all pairs in one launch.
 
-Pairs are cut into segments. A program finds its segment by the first one of each pair; the sums of segments are written
-one by one and added up in order, in float64, by a second launch.
+Pairs are cut into segments. A program finds its segment from the number of the first segment of each pair. The sums of
+segments are written separately, and a second launch adds them up in order, in float64.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from fastmunit.kernels.launch import ceil_div
 
-# Values of a segment, a power of two; their sum is taken in float32.
+# Number of values of a segment, a power of two. Their sum is taken in float32.
 SEGMENT = 4096
 _WARPS = 8
 
 
 @triton.jit
 def _segment_values(count, segment, SEGMENT: tl.constexpr):
-    """The positions of a segment's values and which of them there are."""
+    """Return the positions of the values of a segment, and the mask of those that exist."""
     local = tl.arange(0, SEGMENT)
     first = segment * SEGMENT
     return first + local, local < tl.minimum(count - first, SEGMENT).to(tl.int32)
@@ -28,7 +28,7 @@ def _segment_values(count, segment, SEGMENT: tl.constexpr):
 
 @triton.jit
 def _sums_kernel(inputs, targets, signs, partials, counts, first_segments, PAIRS: tl.constexpr, SEGMENT: tl.constexpr):
-    """One program sums |input - target| over a segment and keeps the signs; `signs` holds None where none are kept."""
+    """Sum |input - target| over a segment per program, and store the signs unless `signs` is None for the pair."""
     program = tl.program_id(0)
     for k in tl.static_range(PAIRS):
         if (program >= first_segments[k]) & (program < first_segments[k + 1]):
@@ -43,7 +43,7 @@ def _sums_kernel(inputs, targets, signs, partials, counts, first_segments, PAIRS
 
 @triton.jit
 def _total_kernel(partials, values, total, weights, counts, first_segments, PAIRS: tl.constexpr, BLOCK: tl.constexpr):
-    """One program adds up the segments of each pair, and the weighted values."""
+    """Add up the segments of each pair, and the weighted values, in one program."""
     weighted = tl.zeros([], tl.float64)
     for k in tl.static_range(PAIRS):
         sums = tl.zeros([BLOCK], tl.float64)
@@ -70,7 +70,7 @@ def _backward_kernel(
     PAIRS: tl.constexpr,
     SEGMENT: tl.constexpr,
 ):
-    """One program writes a segment of the gradients of a pair; None in `dinputs` and `dtargets` for one not wanted."""
+    """Write a segment of the gradients of a pair per program. Gradients that are not needed are None."""
     program = tl.program_id(0)
     for k in tl.static_range(PAIRS):
         if (program >= first_segments[k]) & (program < first_segments[k + 1]):
@@ -85,7 +85,7 @@ def _backward_kernel(
 
 
 def _first_segments(counts: Sequence[int]) -> tuple[int, ...]:
-    """The number of the first segment of each pair, and the number of all."""
+    """Return the number of the first segment of each pair, and the number of all segments."""
     firsts = [0]
     for count in counts:
         firsts.append(firsts[-1] + ceil_div(count, SEGMENT))
@@ -95,7 +95,7 @@ def _first_segments(counts: Sequence[int]) -> tuple[int, ...]:
 def weighted_l1(
     inputs: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float], keep_signs: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, total and signs of pairs whose tensors are dense in the same order."""
+    """Return values, total and signs of pairs whose tensors are dense in the same order."""
     counts = tuple(input.numel() for input in inputs)
     firsts = _first_segments(counts)
     values = inputs[0].new_empty((len(counts),), dtype=torch.float32)
@@ -129,7 +129,7 @@ def weighted_l1_backward(
     dinputs: Sequence[Tensor | None],
     dtargets: Sequence[Tensor | None],
 ) -> None:
-    """Write the gradients of pairs of `counts` values, each dense in the order of its signs; None where not wanted."""
+    """Write the gradients of pairs of `counts` values, dense in the order of their signs, except None."""
     firsts = _first_segments(counts)
     if firsts[-1] > 0:
         _backward_kernel[(firsts[-1],)](

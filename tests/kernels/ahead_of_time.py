@@ -1,4 +1,4 @@
-"""Compiles Triton kernels without a GPU, as their launchers would launch them, and reads the machine code."""
+"""Compilation of Triton kernels without a GPU, as their launchers launch them, and reading of the machine code."""
 
 import os
 import re
@@ -17,7 +17,7 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 class _Driver:
-    """What Triton asks of a driver in order to compile; a device of its own for each compute capability."""
+    """The parts of a driver that Triton needs to compile. Each compute capability is a device of its own."""
 
     def __init__(self, capability):
         self.capability = capability
@@ -34,7 +34,7 @@ class _Driver:
 
 @contextmanager
 def launches_compiled_for(capability):
-    """Compile every launch in the block instead of running it; gives the list that they are added to."""
+    """Compile every launch in the with-block instead of running it, and add it to the list that is returned."""
     compiled = []
     run = JITFunction.run
 
@@ -53,17 +53,17 @@ def launches_compiled_for(capability):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a compiled kernel takes.
+    """The resources of a compiled kernel.
 
     Attributes:
-        registers: Of each thread.
-        spills: Instructions that read or write local memory.
-        shared: Bytes of shared memory of each block.
-        threads: Of each block.
-        instructions: In all, each counted once.
-        float64: Those that compute in float64.
+        registers: Number of registers per thread.
+        spills: Number of instructions that read or write local memory.
+        shared: Bytes of shared memory per block.
+        threads: Number of threads per block.
+        instructions: Number of all instructions in the code.
+        float64: Number of instructions that compute in float64.
         in_flight: Bytes that a thread reads from global memory before it uses the first of them.
-        accesses: Number of instructions of each kind ("LDG" reads, "STG" writes global memory) and width in bits.
+        accesses: Number of instructions by kind ("LDG" reads, "STG" writes global memory) and width in bits.
     """
 
     registers: int
@@ -84,7 +84,7 @@ def _width(instruction):
 
 
 def bytes_in_flight(lines):
-    """Bytes of global reads before the first instruction that uses what one of them read, in the order of the code."""
+    """Count the bytes of global reads before the first instruction that uses one of them, in the order of the code."""
     waiting, read = set(), 0
     for line in lines:
         name, _, operands = re.sub(r"^@!?U?P\w+\s+", "", line).partition(" ")
@@ -100,7 +100,7 @@ def bytes_in_flight(lines):
 
 
 def resources(kernel, folder):
-    """The resources of a compiled kernel, from its machine code."""
+    """Return the resources of a compiled kernel, from its machine code."""
     path = Path(folder) / "kernel.cubin"
     path.write_bytes(kernel.asm["cubin"])
 
@@ -123,7 +123,7 @@ def resources(kernel, folder):
 
 
 def tools_missing():
-    """Why machine code cannot be made or read here, or None."""
+    """Return the reason why machine code cannot be compiled or read here, or None."""
     for name in ("ptxas", "cuobjdump", "nvdisasm"):
         if not os.access(TOOLS / name, os.X_OK):
             return f"triton was installed without {name}"

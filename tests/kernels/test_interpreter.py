@@ -1,4 +1,4 @@
-"""Triton kernels on the CPU, in a process apart, because Triton reads TRITON_INTERPRET when it is imported."""
+"""Runs the tests of in_interpreter/ in subprocesses, because Triton reads TRITON_INTERPRET when it is imported."""
 
 import os
 import subprocess
@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 
-CHECKS = sorted((Path(__file__).parent / "interpreted").glob("check_*.py"))
+FILES = sorted((Path(__file__).parent / "in_interpreter").glob("test_*.py"))
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda path: path.stem)
-def test_in_interpreter(check):
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+def test_in_interpreter(file):
     pytest.importorskip("triton", reason="Triton is not installed")
     pytest.importorskip("fastmunit.kernels", reason="the Triton kernels are not installed")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(check)]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(file)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
     assert " passed" in run.stdout
+
+
+def test_every_kernel_has_a_file():
+    assert [file.name for file in FILES] == ["test_fused_norm.py", "test_instance_norm_stats.py", "test_weighted_l1.py"]

@@ -1,4 +1,4 @@
-"""The launch tables of the Triton kernels, which need neither Triton nor a GPU."""
+"""The launch tables of the Triton kernels. They need neither Triton nor a GPU."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_every_value_has_its_program(shape, itemsize, channels_last, statistics)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("itemsize", [2, 4])
 def test_maps_of_munit_occupy_the_gpu(itemsize, channels_last):
-    """At batch 1 there is a program for half of an H100's multiprocessors wherever the map has 4096 values for each."""
+    """At batch 1, half of an H100's multiprocessors have a program if the map has 4096 values for each program."""
     for map in munit_maps():
         shape = (1, map.channels, map.height, map.width)
         values = map.channels * map.height * map.width
@@ -59,7 +59,7 @@ def test_planes_that_fit_are_read_once():
     assert chosen_launch((8, 256, 32, 32), 2, True, "instance").whole
 
 
-def test_columns_beside_a_map():
+def test_columns_of_a_pad():
     nchw = chosen_launch((1, 64, 256, 256), 4, False, "instance")
     assert [nchw.columns_at_a_time(columns) for columns in (0, 2, 6)] == [1, 2, 8]
     assert chosen_launch((1, 64, 256, 256), 2, True, "instance").columns_at_a_time(6) == 1
@@ -74,6 +74,6 @@ def test_64_bit_offsets():
         assert not launch.needs_64_bit_offsets(torch.empty(4, 2, 2**15, 2**15))
 
 
-def test_layout_of_a_map_that_is_both_is_nchw():
+def test_a_map_that_is_dense_in_both_layouts_is_nchw():
     assert not launch.is_channels_last(torch.empty(2, 1, 4, 4).contiguous(memory_format=torch.channels_last))
     assert launch.is_channels_last(torch.empty(2, 3, 4, 4).contiguous(memory_format=torch.channels_last))

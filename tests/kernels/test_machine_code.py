@@ -1,6 +1,5 @@
-"""The Triton kernels' machine code on MUNIT's maps, held to a budget: registers, spills and the width of accesses."""
+"""Budgets for the machine code of the Triton kernels on MUNIT's maps: registers, spills and widths of accesses."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +10,10 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 pytest.importorskip("fastmunit.kernels", reason="the Triton kernels are not installed")
 
+from fastmunit.fused_norm_options import FusedNormOptions
 from fastmunit.kernels.instance_norm_stats import instance_norm_stats, instance_norm_stats_backward
 from fastmunit.kernels.weighted_l1 import weighted_l1, weighted_l1_backward
+from fastmunit.ops import fused_norm
 from tests.kernels.ahead_of_time import bytes_in_flight, launches_compiled_for, resources, tools_missing
 
 REASON = tools_missing()
@@ -20,17 +21,16 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 
 def norm(shape, dtype, layout, statistics, pad, coefficients, residual):
-    """Forward and backward of a block of MUNIT."""
+    """Run forward and backward of a block of MUNIT."""
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     n, c, h, w = shape
     x = torch.empty(shape, dtype=dtype, memory_format=memory_format)
     weight, bias = (torch.empty(coefficients) if coefficients else None for _ in range(2))
     near = torch.empty((n, c, h + 2, w + 2), dtype=dtype, memory_format=memory_format)[:, :, 1:-1, 1:-1]
     options = (statistics, "relu", 0.2, pad, "reflect", 1e-5, False)
-    ops = importlib.import_module("fastmunit.ops.fused_norm")  # the package has the function of that name
-    padded, mean, rstd = ops._triton(x, weight, bias, near if residual else None, *options)
+    padded, mean, rstd = fused_norm._triton(x, weight, bias, near if residual else None, *options)
     dpadded = torch.empty_like(padded)
-    ops._triton_backward(
+    fused_norm._triton_backward(
         dpadded, None, x, mean, rstd, weight, bias, weight is not None, bias is not None, residual, *options
     )
 
@@ -50,7 +50,7 @@ def stats(layout):
 
 
 def instance(shape, dtype, layout):
-    """Instance norm, relu and a pad of 1."""
+    """Return a call of instance norm, ReLU and a pad of 1."""
     return partial(norm, shape, dtype, layout, "instance", 1, None, False)
 
 
@@ -60,18 +60,19 @@ F32, BF16 = torch.float32, torch.bfloat16
 
 @dataclass(frozen=True)
 class Budget:
-    """What a call may take.
+    """The resources that a call may take.
 
     Attributes:
         launch: The call.
-        kernels: What is launched, and of each kernel in the order of its launch: registers at most, the least number
-            of 128-bit reads and writes per thread, and float64 instructions at most. Accesses of 128 bits come to every
-            value of x in forward and in backward, and to every value that is written, but for padded maps in NCHW,
-            whose rows do not begin at multiples of 16 bytes.
-        per_value: Instructions of all kernels per value of the map at most, forward and backward. An instruction
-            counts for each thread once, run or not: edges, which most programs of a large map skip, are in it.
-        in_flight: Bytes that a thread at least reads before it waits for the first: 32 values of two bytes. Where the
-            compiler moves the use of a statistic before the reads of the map, they are fewer.
+        kernels: For each kernel, in the order of the launches: name, maximum number of registers, minimum numbers of
+            128-bit reads and writes per thread, and maximum number of float64 instructions. All values of x are read
+            with 128-bit accesses in forward and backward. All values are written with 128-bit accesses too, except for
+            padded maps in NCHW, whose rows do not start at multiples of 16 bytes.
+        values: Number of values of the map.
+        per_value: Maximum number of instructions of all kernels per value of the map, forward and backward. An
+            instruction counts once per thread even if it is skipped, as the code for edges is in most programs.
+        in_flight: Minimum number of bytes that a thread reads before it waits for the first of them: 32 values of two
+            bytes. It is smaller if the compiler moves the use of a statistic before the reads of the map.
     """
 
     launch: Callable[[], None]
@@ -178,7 +179,7 @@ BUDGET = {
 
 
 def cases():
-    """Most cases for one architecture, and one for the two others; the rest is slow."""
+    """Yield most cases for one architecture and one case for the two others. The rest is slow."""
     for case in BUDGET:
         for capability in (80, 90, 100):
             slow = (capability != 90 and case != "AdaIN, channels_last") or "128x128x128" in case or "without" in case
@@ -211,30 +212,28 @@ def test_budget(case, capability, tmp_path):
         assert per_value[True] <= budget.per_value[1], f"backward takes {per_value[True]:.1f} instructions per value"
 
 
-def test_a_row_length_that_is_not_aligned_is_seen(tmp_path):
-    """The checks can fail: rows of 255 values are read one by one, by more instructions."""
+def test_a_row_length_that_is_not_aligned_is_noticed(tmp_path):
+    """The checks can fail: rows of 255 values are read one by one, with more instructions."""
     with launches_compiled_for(90) as compiled:
         norm((1, 64, 256, 255), torch.float32, "nchw", "instance", 1, None, False)
     forward, backward = (resources(compiled[k][1], tmp_path) for k in (2, 5))
     assert forward.accesses["LDG", 128] == 0 and backward.accesses["LDG", 128] == 0
-    assert forward.instructions + backward.instructions > 2000  # 1643 where rows are aligned
+    assert forward.instructions + backward.instructions > 2000  # 1643 if rows are aligned
 
 
-def test_gradients_of_coefficients_cost_nothing_where_they_are_not_wanted():
-    """One kernel is left, which without statistics takes no sums."""
+def test_gradients_of_coefficients_cost_nothing_if_they_are_not_needed():
+    """Only one kernel runs. Without statistics it takes no sums."""
     from fastmunit.kernels.fused_norm_backward import fused_norm_backward
 
     x, mean, dx = torch.empty(2, 16, 16, 16), torch.empty(2, 16, dtype=torch.float64), torch.empty(2, 16, 16, 16)
     bias, dbias = torch.empty(16), torch.empty(16)
     expected = {("none", True): 2, ("none", False): 1, ("instance", True): 2, ("instance", False): 1}
-    for (statistics, wanted), launches in expected.items():
+    for (statistics, needed), launches in expected.items():
+        options = FusedNormOptions(statistics, "relu", pad_mode="zero")
         with launches_compiled_for(90) as compiled:
-            fused_norm_backward(
-                x, None, x, mean, mean, None, bias, dx, None, dbias if wanted else None, None, statistics=statistics,
-                activation="relu", negative_slope=0.2, pad=0, pad_mode="zero", eps=1e-5, pixel_shuffle=False,
-            )  # fmt: skip
-        assert len(compiled) == launches, (statistics, wanted)
-        assert ("shfl.sync" in compiled[0][1].asm["ptx"]) == (wanted or statistics == "instance")
+            fused_norm_backward(x, None, x, mean, mean, None, bias, dx, None, dbias if needed else None, None, options)
+        assert len(compiled) == launches, (statistics, needed)
+        assert ("shfl.sync" in compiled[0][1].asm["ptx"]) == (needed or statistics == "instance")
 
 
 def test_reads_after_a_use_are_not_in_flight():
@@ -244,7 +243,7 @@ def test_reads_after_a_use_are_not_in_flight():
     assert bytes_in_flight([*reads, "FADD R1, R1, R3", "LDG.E R10, desc[UR4][R2.64]"]) == 24
 
 
-def test_float64_is_seen(tmp_path):
+def test_float64_is_noticed(tmp_path):
     """The count of float64 instructions can fail: float64 maps have hundreds of them."""
     from fastmunit.kernels.instance_norm_stats import instance_norm_stats
 

@@ -1,4 +1,4 @@
-"""Triton kernels in the simulator ttsem: out-of-bounds accesses, races between programs, and right bfloat16."""
+"""Runs the tests of in_simulator/ in the simulator ttsem: out-of-bounds accesses, races, and exact bfloat16."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent / "simulated"
+HERE = Path(__file__).parent / "in_simulator"
 pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
     pytest.mark.skipif(
@@ -27,7 +27,7 @@ def simulate(name):
 
 
 def test_kernels_in_simulator():
-    run = simulate("check_kernels.py")
+    run = simulate("test_kernels.py")
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.search(r"\b1[0-9] passed", run.stdout), run.stdout
 
@@ -50,6 +50,6 @@ def test_planted_bug_is_caught(planted_bugs, bug, message):
 
 @pytest.fixture(scope="module")
 def planted_bugs():
-    run = simulate("check_planted_bugs.py")
+    run = simulate("test_planted_bugs.py")
     assert run.returncode == 1, run.stdout + run.stderr
     return run.stdout

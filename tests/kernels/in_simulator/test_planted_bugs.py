@@ -1,4 +1,4 @@
-"""What the simulator must catch to be worth running; tests/kernels/test_simulator.py expects each of these to fail."""
+"""Bugs that the simulator must catch. tests/kernels/test_simulator.py expects each of these tests to fail."""
 
 import torch
 import triton
@@ -20,8 +20,8 @@ def _shared_result_kernel(x, y, BLOCK: tl.constexpr):
 @triton.jit
 def _reflect_kernel(x, y, size, PAD: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK) - PAD
-    i = tl.where(i < 0, -i - 1, i)  # off by one: the edge is shown twice
-    source = tl.where(i < size, i, 2 * size - i)  # and off by one at the other end
+    i = tl.where(i < 0, -i - 1, i)  # off by one: the edge is repeated
+    source = tl.where(i < size, i, 2 * size - i)  # off by one at the other end
     tl.store(y + tl.arange(0, BLOCK), tl.load(x + source))
 
 

@@ -1,7 +1,7 @@
-"""The Triton kernels as a GPU would run them, in ttsem's simulator; tests/kernels/test_simulator.py runs this file.
+"""The Triton kernels in ttsem's simulator. tests/kernels/test_simulator.py runs this file.
 
-Unlike Triton's interpreter it runs what Triton's compiler makes of the kernels, rounds to bfloat16 correctly, and fails
-on accesses out of bounds and on races between programs.
+Unlike Triton's interpreter, the simulator runs the output of Triton's compiler, rounds to bfloat16 correctly, and fails
+on out-of-bounds accesses and on races between programs.
 """
 
 import pytest
@@ -12,7 +12,7 @@ from fastmunit.testing import assert_as_exact_as, make_map
 from tests.ops.fused_norm_cases import eager
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# A plane in one tile, in several, in several of several channels; phases; sizes that are no multiple of anything.
+# A plane in one tile, in several tiles, in several tiles of several channels; pixel_shuffle; odd sizes.
 NORMS = [
     ("nchw", (2, 3, 7, 9), "instance", "reflect", 2, False, torch.bfloat16),
     ("nchw", (1, 2, 90, 70), "instance", "reflect", 1, False, torch.bfloat16),

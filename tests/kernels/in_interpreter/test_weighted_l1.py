@@ -1,4 +1,4 @@
-"""The Triton kernels of weighted_l1 on the CPU; tests/kernels/test_interpreter.py runs this file."""
+"""The Triton kernels of weighted_l1 in Triton's interpreter. tests/kernels/test_interpreter.py runs this file."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from fastmunit.testing import LAYOUTS, assert_as_exact_as, make_map, uninitialis
 FORWARD = torch.ops.fastmunit.weighted_l1_triton.default
 BACKWARD = torch.ops.fastmunit.weighted_l1_backward_triton.default
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# More than one segment, exactly one, a part of one, one value.
+# More than one segment, exactly one segment, part of a segment, one value.
 SHAPES = [(1, 3, 45, 64), (1, 4, 32, 32), (2, 3, 5, 7), (1, 1, 1, 1)]
 WEIGHTS = [10.0, 0.5, -1.0, 0.0]
 
@@ -29,8 +29,8 @@ def make_pairs(dtypes, layouts, shapes=SHAPES):
     )
 
 
-def run(function, inputs, targets, weights, dvalues, wanted):
-    tensors = [x.detach().requires_grad_(want) for x, want in zip((*inputs, *targets), wanted, strict=True)]
+def run(function, inputs, targets, weights, dvalues, wants):
+    tensors = [x.detach().requires_grad_(want) for x, want in zip((*inputs, *targets), wants, strict=True)]
     values, total = function(tensors[: len(inputs)], tensors[len(inputs) :], weights)
     loss = (values * dvalues.to(values.dtype)).sum() + 0.75 * total
     return [values.detach(), total.detach(), *torch.autograd.grad(loss, [x for x in tensors if x.requires_grad])]
@@ -43,8 +43,8 @@ def run(function, inputs, targets, weights, dvalues, wanted):
 def test_matches_float64(dtypes, layouts):
     inputs, targets = make_pairs(dtypes, layouts)
     dvalues = torch.tensor([0.5, -1.0, 2.0, 1.0], dtype=torch.float64)
-    wanted = [True, True, False, True, False, True, True, False]
-    arguments = (WEIGHTS, dvalues, wanted)
+    wants = [True, True, False, True, False, True, True, False]
+    arguments = (WEIGHTS, dvalues, wants)
     with uninitialised_memory_is_nan():
         ours = run(triton, inputs, targets, *arguments)
     plain = run(reference.weighted_l1, inputs, targets, *arguments)
@@ -67,8 +67,8 @@ def test_sixteen_pairs():
 def test_signs_of_nonfinite_and_equal_values(dtype):
     special = torch.tensor([0.0, -0.0, 1.0, -2.0, float("inf"), float("-inf"), float("nan")], dtype=dtype)
     input, target = (x.reshape(-1) for x in torch.meshgrid(special, special, indexing="ij"))
-    for kept in (torch.ones_like(input, dtype=torch.bool), (input - target).isfinite()):
-        arguments = ([input[kept]], [target[kept]], [2.0], torch.ones(1), [True, True])
+    for selected in (torch.ones_like(input, dtype=torch.bool), (input - target).isfinite()):
+        arguments = ([input[selected]], [target[selected]], [2.0], torch.ones(1), [True, True])
         torch.testing.assert_close(run(triton, *arguments), run(reference.weighted_l1, *arguments), equal_nan=True)
 
 

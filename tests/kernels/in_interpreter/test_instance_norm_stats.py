@@ -1,4 +1,4 @@
-"""The Triton kernels of instance_norm_stats on the CPU; tests/kernels/test_interpreter.py runs this file."""
+"""The Triton kernels of instance_norm_stats in Triton's interpreter; test_interpreter.py runs this file."""
 
 import pytest
 import torch

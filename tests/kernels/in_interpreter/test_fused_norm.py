@@ -1,4 +1,4 @@
-"""The Triton kernels of fused_norm on the CPU; tests/kernels/test_interpreter.py runs this file."""
+"""The Triton kernels of fused_norm in Triton's interpreter. tests/kernels/test_interpreter.py runs this file."""
 
 from dataclasses import replace
 
@@ -7,6 +7,7 @@ import torch
 from torch.library import opcheck
 
 from fastmunit import functional
+from fastmunit.fused_norm_options import FusedNormOptions
 from fastmunit.testing import assert_same_nonfinite, make_map
 from tests.ops.fused_norm_cases import Case, check, eager, gradients, inputs, run, sampled_cases, triton
 from tests.ops.non_finite_cases import FEW_POISONS, all_cases, all_poisons, check_non_finite
@@ -14,24 +15,11 @@ from tests.ops.non_finite_cases import FEW_POISONS, all_cases, all_poisons, chec
 FORWARD = torch.ops.fastmunit.fused_norm_triton.default
 BACKWARD = torch.ops.fastmunit.fused_norm_backward_triton.default
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-SIMPLE = Case(
-    shape=(2, 2, 9, 6),
-    dtype=torch.float32,
-    layout="nchw",
-    statistics="instance",
-    activation="relu",
-    pad=1,
-    pad_mode="reflect",
-    coefficients=(2, 2),
-    residual=None,
-    gradients="both",
-    gradient_layout="nchw",
-    pixel_shuffle=False,
-)
+SIMPLE = Case(shape=(2, 2, 9, 6))
 both_layouts = pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 each_statistics = pytest.mark.parametrize("statistics", ["instance", "layer", "none"])
 SAMPLE = sampled_cases(
-    18, seed=3, batches=2, channels=(1, 2, 20), sizes=(1, 2, 3, 7, 16, 33), dtypes=DTYPES, largest=1500
+    18, seed=3, batches=2, channels=(1, 2, 20), sizes=(1, 2, 3, 7, 16, 33), dtypes=DTYPES, max_values=1500
 )
 
 
@@ -64,7 +52,7 @@ def test_several_tiles(statistics, mode, pad, layout, shape, pixel_shuffle, dtyp
 @pytest.mark.parametrize("statistics", ["instance", "layer"])
 @pytest.mark.parametrize("size", [(16, 16), (72, 70)], ids=str)
 def test_far_from_zero(size, statistics, layout):
-    """Mean 1e4 with std 1e-2: float32 itself keeps about 1e-3 between neighbours, and nothing more may be lost."""
+    """With mean 1e4 and std 1e-2, float32 itself has about 1e-3 between neighbors. No more digits may be lost."""
     x = make_map((1, 1, *size), torch.float32, layout, mean=1e4, std=1e-2)
     y = functional.fused_norm(x, statistics=statistics, implementation="triton")[0]
     exact = eager(x.double(), statistics=statistics)[0]
@@ -104,12 +92,12 @@ def test_nonfinite_gradients_stay_where_they_are(layout):
     upstream[0][0, 1, 0, 0] = float("inf")
     upstream[1][1, 1, 3, 4] = float("nan")
     ours = run(triton, tensors, upstream, case.options())
-    plain = run(eager, tensors, upstream, case.options())
-    assert_same_nonfinite(ours[2], plain[2])
+    expected = run(eager, tensors, upstream, case.options())
+    assert_same_nonfinite(ours[2], expected[2])
 
 
 def test_offsets_of_more_than_32_bits():
-    """A residual and gradients whose rows lie 2^30 values apart; only the pages that are used take memory."""
+    """The rows of the residual and of the gradients are 2^30 values apart. Only used pages take memory."""
     apart = torch.empty(2**32 + 2**20, dtype=torch.float16).as_strided((1, 1, 5, 8), (1, 1, 2**30, 1))
     assert apart.storage_offset() + 4 * 2**30 + 7 > 2**32
     apart.copy_(make_map((1, 1, 5, 8), torch.float16, seed=7))
@@ -125,25 +113,22 @@ def test_offsets_of_more_than_32_bits():
 
 @each_statistics
 def test_gradients_of_coefficients_are_left_out(statistics):
-    """dx is the same, bit for bit, whether the gradients of weight and bias are wanted or not."""
+    """dx has the same bits with and without the gradients of weight and bias."""
     from fastmunit.kernels.fused_norm import fused_norm
     from fastmunit.kernels.fused_norm_backward import fused_norm_backward
 
     n, c, h, w = shape = (2, 2, 9, 6)
-    options = {
-        "statistics": statistics, "activation": "relu", "negative_slope": 0.2, "pad": 1, "pad_mode": "reflect",
-        "eps": 1e-5, "pixel_shuffle": False,
-    }  # fmt: skip
+    options = FusedNormOptions(statistics, "relu", pad=1)
     x, padded = make_map(shape, torch.float32), torch.empty(n, c, h + 2, w + 2)
     weight, bias = make_map((1, 1, 2, c), torch.float32)[0, 0].unbind()
     mean, rstd = torch.empty(2, *((n, c) if statistics == "instance" else (n,)), dtype=torch.float64).unbind()
-    fused_norm(x, weight, bias, None, padded, mean, rstd, **options)
+    fused_norm(x, weight, bias, None, padded, mean, rstd, options)
     results = []
-    for wanted in ((True, True), (False, True), (False, False)):
+    for wants in ((True, True), (False, True), (False, False)):
         dx, gradients = torch.full_like(x, float("nan")), [torch.full((c,), float("nan")) for _ in range(2)]
-        dweight, dbias = (g if want else None for g, want in zip(gradients, wanted, strict=True))
-        fused_norm_backward(padded, None, x, mean, rstd, weight, bias, dx, dweight, dbias, None, **options)
-        assert [not g.isnan().any() for g in gradients] == list(wanted)
+        dweight, dbias = (g if want else None for g, want in zip(gradients, wants, strict=True))
+        fused_norm_backward(padded, None, x, mean, rstd, weight, bias, dx, dweight, dbias, None, options)
+        assert [not g.isnan().any() for g in gradients] == list(wants)
         results.append((dx, gradients[1]))
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][0], results[2][0])
     assert torch.equal(results[0][1], results[1][1]) and not results[0][0].isnan().any()
@@ -168,7 +153,7 @@ def test_empty_batch(statistics):
     assert dx.shape == x.shape and torch.equal(dweight, torch.zeros(3))
 
 
-def test_float64_says_that_it_is_not_taken():
+def test_float64_is_refused():
     with pytest.raises(functional.ImplementationError, match="does not support float64"):
         triton(torch.zeros(1, 1, 2, 2, dtype=torch.float64), statistics="instance")
 
@@ -191,7 +176,7 @@ def test_float64_says_that_it_is_not_taken():
 )
 def test_opcheck(case):
     tensors = [None if t is None else t.detach().requires_grad_() for t in inputs(case)]
-    options = (case.statistics, case.activation, 0.2, case.pad, case.pad_mode, 1e-5, case.pixel_shuffle)
+    options = case.op_options()
     opcheck(FORWARD, (*tensors, *options))
     x, weight, bias, residual = (None if t is None else t.detach() for t in tensors)
     padded, mean, rstd = FORWARD(x, weight, bias, residual, *options)
