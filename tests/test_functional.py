@@ -1,4 +1,4 @@
-"""What all public functions share: the choice of the implementation and the checks of their arguments."""
+"""The parts that all public functions share: the choice of the implementation and the checks of arguments."""
 
 import sys
 import threading
@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastmunit import functional
 from fastmunit.errors import ImplementationError
 from fastmunit.functional import implementation, instance_norm_stats, use_implementation
+from fastmunit.ops import availability
 from fastmunit.ops.availability import automatic, unavailable
 from fastmunit.testing import make_map
 
@@ -105,13 +106,22 @@ def test_named_implementation_that_cannot_run_says_why():
 
 
 @pytest.mark.parametrize("function", ["fused_norm", "weighted_l1"])
-def test_auto_on_cuda_takes_a_kernel_that_is_there(function):
+def test_auto_on_cuda_takes_an_available_kernel(function):
     for float64 in (False, True):
-        there = [name for name in ("native", "triton") if unavailable(name, "cuda", function, float64=float64) is None]
-        assert automatic("cuda", function, float64=float64) == (there or ["reference"])[0]
+        available = [
+            name for name in ("native", "triton") if unavailable(name, "cuda", function, float64=float64) is None
+        ]
+        assert automatic("cuda", function, float64=float64) == (available or ["reference"])[0]
     if function == "fused_norm":
         assert automatic("cuda", function, float64=True) == "reference"
     assert "does not support float64" in unavailable("triton", "cuda", function, float64=True)
+
+
+def test_a_function_may_lack_kernels(monkeypatch):
+    monkeypatch.setitem(availability.KERNELS, "weighted_l1", {("native", "cpu")})
+    assert automatic("cuda", "weighted_l1") == "reference"
+    assert "no native kernel for device type 'cuda'" in unavailable("native", "cuda", "weighted_l1")
+    assert "no triton kernel for device type 'cpu'" in unavailable("triton", "cpu", "weighted_l1")
 
 
 def test_unknown_implementation():

@@ -1,13 +1,21 @@
 """The implementations that can run in this process, and the reasons why others cannot."""
 
 import importlib
+import itertools
 import os
 from importlib.util import find_spec
 from types import ModuleType
 
 IMPLEMENTATIONS = ("native", "triton", "reference")
-# The functions with kernels of their own. `upsample_conv2d` is built from torch's convolutions.
-FUNCTIONS = ("instance_norm_stats", "fused_norm", "weighted_l1")
+_EVERYWHERE = frozenset(itertools.product(("native", "triton"), ("cpu", "cuda")))
+# Implementations and device types that each function has kernels for. `upsample_conv2d` has none: it is built from
+# torch's convolutions.
+KERNELS = {
+    "instance_norm_stats": _EVERYWHERE,
+    "fused_norm": _EVERYWHERE,
+    "weighted_l1": _EVERYWHERE,
+}
+FUNCTIONS = tuple(KERNELS)
 
 
 def _load_native() -> tuple[ModuleType | None, str | None]:
@@ -72,7 +80,7 @@ def unavailable(
     if implementation == "reference":
         return None
     key = (implementation, device_type)
-    if key not in _REASONS:
+    if key not in KERNELS[function]:
         return f"there is no {implementation} kernel for device type {device_type!r}"
     if float64 and (function, *key) in _WITHOUT_FLOAT64:
         return f"the {implementation} kernel for device type {device_type!r} does not support float64"
