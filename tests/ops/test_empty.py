@@ -1,4 +1,4 @@
-"""Batches, channels and maps of size 0 in every public op: implementations agree on results, gradients and errors."""
+"""Batches, channels and maps of size 0 in every public op: all implementations return the same results and errors."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ each_pad_mode = pytest.mark.parametrize("pad_mode", ["reflect", "zero"])
 
 
 def run(function, *shapes):
-    """Result shapes, and the gradients of tensors of zeros that have `shapes`, by `grad` and by `backward`."""
+    """Return the shapes of the results for tensors of zeros. Check their gradients, by `grad` and by `backward`."""
     leaves = [torch.zeros(shape, requires_grad=True) for shape in shapes]
     results = function(*leaves)
     results = results if isinstance(results, tuple) else (results,)
@@ -54,7 +54,7 @@ def test_bias_act_pad_and_statistics(shape, implementation):
 
 @each_implementation
 def test_weight_alone_has_a_gradient(implementation):
-    """Also where x has none, as an image has."""
+    """This holds also if x requires no gradient, as an image."""
     for statistics in ("instance", "layer", "none"):
         weight = torch.ones(3, requires_grad=True)
         x = torch.zeros(0, 3, 4, 4)

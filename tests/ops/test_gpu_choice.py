@@ -1,4 +1,4 @@
-"""What "auto" takes on a GPU where a measurement says something, by tables that are made up; there is no GPU."""
+"""The choice of "auto" on a GPU with measurements, for invented tables and without a GPU."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ ENTRY = Choice(
 
 @pytest.fixture
 def asked(monkeypatch):
-    """An H100 with both kinds of kernels, and a table of one entry; gives the list of devices that were asked."""
+    """Pretend an H100 with both kinds of kernels and a table with one entry. Return the list of queried devices."""
     devices = []
 
     def capability(index):
@@ -125,7 +125,7 @@ def test_the_op_that_runs_is_that_of_the_table(asked):
 
 
 def test_compiled_graphs_follow_the_table(monkeypatch):
-    """Sizes that change are compiled again where the table tells them apart, and not where it does not."""
+    """A new size is compiled again only if the table distinguishes it from the old size."""
     monkeypatch.setattr(gpu_choice, "TABLE", (ENTRY,))
     monkeypatch.setattr(gpu_choice, "_capabilities", {0: (9, 0)})
     for name in ("native", "triton"):

@@ -33,7 +33,7 @@ def statistics_type(dtype):
 
 
 def run(function, x, dmean, drstd):
-    """Mean, rstd and the gradient of their sum weighted by dmean and drstd."""
+    """Return mean, rstd and the gradient of their sum weighted by dmean and drstd."""
     x = x.detach().requires_grad_()
     mean, rstd = function(x)
     (dx,) = torch.autograd.grad((mean, rstd), x, (dmean.to(mean.dtype), drstd.to(mean.dtype)))
@@ -51,7 +51,7 @@ def check(x, eps=1e-5):
     finite = x.double()[torch.isfinite(x)].abs()
     scale = float(finite.max()) if finite.numel() else None
     assert_as_exact_as(ours[0], plain[0], exact[0], "mean", scale=scale)
-    # Four roundings instead of one: on a small plane the reference can be exact by chance, and a sum is never.
+    # Four roundings are allowed instead of one: on a small plane the reference can be exact by chance.
     largest = exact[1][torch.isfinite(exact[1])].abs()
     assert_as_exact_as(ours[1], plain[1], exact[1], "rstd", scale=4 * float(largest.max()) if largest.numel() else None)
     assert_as_exact_as(ours[2], plain[2], exact[2], "dx")
@@ -91,7 +91,7 @@ def test_mean_far_from_zero(shape, layout):
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_mean_that_differs_between_blocks(layout):
-    """A constant border beside values far from it: a shift taken from the first values would lose all digits."""
+    """The border is constant and far from the other values. A shift by the first values would lose all digits."""
     x = make_map((1, 20, 256, 256), torch.float32, layout, mean=1e4, std=1e-2)
     x[:, :, :200] = 0.0
     check(x)
@@ -120,7 +120,7 @@ def test_nonfinite_values_stay_in_their_plane(value, dtype, layout):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_largest_values(dtype, layout):
-    """Values whose squares overflow float32, or are the dtype's largest."""
+    """The squares of the values overflow float32 or are the largest of the dtype."""
     x = make_map((1, 17, 8, 8), torch.float64, layout)
     limit = min(torch.finfo(dtype).max, 1e30)
     check((x / x.abs().max() * limit).to(dtype))
@@ -129,7 +129,7 @@ def test_largest_values(dtype, layout):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_every_16_bit_value_is_read_right(dtype, layout):
-    """In a plane of equal pixels the mean is the value itself, so it shows whether each bit pattern is read right."""
+    """In a plane of equal pixels the mean is the value itself. This checks that each bit pattern is read correctly."""
     bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
     for x in (bits.view(1, -1, 1, 1), bits.view(-1, 1, 1, 1), bits.view(2, 2**15, 1, 1)):
         x = x.expand(-1, -1, 2, 2)
@@ -143,7 +143,7 @@ def test_every_16_bit_value_is_read_right(dtype, layout):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_16_bit_gradients_round_to_nearest(dtype):
-    """dx is dmean where drstd is 0 and a plane has one pixel, so it shows how float32 is rounded to the dtype."""
+    """dx is dmean if drstd is 0 and a plane has one pixel. This checks how float32 is rounded to the dtype."""
     exponents = torch.linspace(-30, 18, 50_001).exp2()
     special = torch.tensor([0.0, float("inf"), float("nan"), 65504.0, 65519.0, 65520.0, 3.3e38, 2.0**-24, 2.0**-25])
     dmean = torch.cat([exponents, -exponents, special, -special])[None]

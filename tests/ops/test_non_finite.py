@@ -1,4 +1,4 @@
-"""Infinities and NaN in every input of every public op: each implementation gives what its contract promises."""
+"""Infinities and NaN in every input of every public op: all implementations return what the docstrings promise."""
 
 import itertools
 from functools import partial
@@ -24,7 +24,7 @@ both_layouts = pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 
 
 def run(function, tensors, upstream):
-    """Results and gradients of all tensors."""
+    """Return the results and the gradients of all tensors."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
     results = function(*leaves)
     results = results if isinstance(results, tuple) else (results,)
@@ -54,8 +54,8 @@ def test_fused_norm(case):
         check_non_finite(narrow, one_poison(narrow, place, value), native)
 
 
-def test_an_infinite_weight_shows_the_sign_of_the_deviation():
-    """The formula by hand, for both norms and without one; an infinite bias against it is NaN."""
+def test_an_infinite_weight_gives_the_sign_of_the_deviation():
+    """The formula is written out for both norms and without one. An infinite bias of the opposite sign gives NaN."""
     x = torch.tensor([1.0, 2.0, 4.0, 5.0]).view(1, 1, 2, 2)
     weight, bias = torch.tensor([float("inf")]), torch.tensor([1.0])
     deviations = {"instance": x - 3, "layer": x - 3, "none": x}
@@ -76,7 +76,7 @@ def test_a_weight_that_overflows_with_rstd_makes_infinities_and_no_nan():
 
 
 def test_the_reference_takes_infinite_weights_under_transforms():
-    """Where values cannot be asked for it runs all the same."""
+    """The reference runs also if values cannot be read."""
     x, weight = make_map((2, 3, 4, 5)), torch.full((2, 3), float("inf"))
 
     def norm(x, weight):
@@ -129,7 +129,7 @@ def test_instance_norm_stats(layout):
 
 
 def test_weighted_l1():
-    """Also where both sides of a pair are infinite, and where another weight is 0."""
+    """This includes pairs with infinities on both sides, and another weight of 0."""
     places = ("input", "target", "both", "weight", "gradient of values", "gradient of total")
     for place, value, other in itertools.product(places, VALUES, (2.0, 0.0, *VALUES)):
         inputs, targets = [make_map((2, 3, 5, 4)), random(7)], [make_map((2, 3, 5, 4), seed=1), random(7, seed=1)]
@@ -159,7 +159,7 @@ def test_weighted_l1():
 
 @both_layouts
 def test_adain_residual_block(layout):
-    """Gradients pass through statistics, so they are held to be finite at the same places."""
+    """Gradients pass through statistics, so only the positions of finite values are compared."""
     names = ("x", "weight 1", "bias 1", "weight 2", "bias 2", "style 1", "shift 1", "style 2", "shift 2")
     for place, value in itertools.product((*names, "gradient"), VALUES):
         shapes = [(4, 4, 3, 3), (4,), (4, 4, 3, 3), (4,), *[(2, 4)] * 4]

@@ -1,4 +1,4 @@
-"""upsample_conv2d: phase convolutions against the plain chain, over kernel and map sizes, layouts and dtypes."""
+"""upsample_conv2d: phase convolutions against the plain chain, over kernel sizes, map sizes, layouts and dtypes."""
 
 import itertools
 from functools import partial
@@ -33,7 +33,7 @@ def make_weights(outputs, channels, k, dtype=torch.float64, seed=1):
 
 
 def run(function, x, weight, bias, mode):
-    """The result and the gradients of x, weight and bias."""
+    """Return the result and the gradients of x, weight and bias."""
     inputs = [t.detach().requires_grad_() for t in (x, weight, bias) if t is not None]
     y = function(*inputs, *([None] * (3 - len(inputs))), mode)
     dy = make_map(tuple(y.shape), torch.float64, seed=9).to(y.dtype)
@@ -57,7 +57,7 @@ def allowed(mode, k, height, width):
 @pytest.mark.parametrize("k", KERNEL_SIZES)
 @pytest.mark.parametrize("layout", NATIVE_LAYOUTS)
 def test_matches_the_plain_chain(layout, k, mode, name):
-    """To 1e-11 in float64, forward and every gradient; down to the smallest map that the padding allows."""
+    """Results and gradients agree to 1e-11 in float64, down to the smallest map that the padding allows."""
     weight, bias = make_weights(5, 3, k)
     for samples, height, width in (
         (1, 1, 1),
@@ -124,12 +124,12 @@ def test_layout_is_kept(k, layout, name):
 
 
 @functions
-@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)], ids=str)
-def test_gradients_of_some(wanted, name):
+@pytest.mark.parametrize("wants", [(True, False, False), (False, True, False), (False, False, True)], ids=str)
+def test_gradients_of_some(wants, name):
     x, (weight, bias) = make_map((2, 3, 4, 5), torch.float64), make_weights(4, 3, 5)
     gradients = []
     for function in FUNCTIONS[name]:
-        inputs = [t.detach().requires_grad_(want) for t, want in zip((x, weight, bias), wanted, strict=True)]
+        inputs = [t.detach().requires_grad_(want) for t, want in zip((x, weight, bias), wants, strict=True)]
         y = function(*inputs, "reflect")
         gradients.append(torch.autograd.grad(y.sin().sum(), [t for t in inputs if t.requires_grad]))
     torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-11)
@@ -149,7 +149,7 @@ def test_gradcheck(k, mode, name):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_opcheck(dtype, layout, unshuffled, requires_grad):
-    # torch compares its own traces to float32's tolerance, whatever the dtype; these values are exact in all of them.
+    # torch compares its traces with the tolerance of float32 for any dtype. These values are exact in all dtypes.
     x = make_map((2, 3, 4, 5), dtype, layout).round().requires_grad_(requires_grad)
     weight, bias = (t.round().requires_grad_(requires_grad) for t in make_weights(2, 3, 5, dtype))
     opcheck(FORWARD, (x, weight, bias, "reflect", unshuffled))
@@ -159,11 +159,11 @@ def test_opcheck(dtype, layout, unshuffled, requires_grad):
     opcheck(BACKWARD, (dy, x, weight, "reflect", unshuffled, [True, True, True]))
 
 
-@pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=3)), ids=str)
-def test_opcheck_of_some_gradients(wanted):
+@pytest.mark.parametrize("wants", list(itertools.product([False, True], repeat=3)), ids=str)
+def test_opcheck_of_some_gradients(wants):
     x, weight = make_map((2, 3, 4, 5)).round(), make_weights(2, 3, 7, torch.float32)[0].round()
     opcheck(FORWARD, (x, weight, None, "zero", True))
-    opcheck(BACKWARD, (make_map((2, 2, 8, 10)).round(), x, weight, "zero", False, list(wanted)))
+    opcheck(BACKWARD, (make_map((2, 2, 8, 10)).round(), x, weight, "zero", False, list(wants)))
 
 
 @functions
@@ -208,7 +208,7 @@ def test_nonfinite_values_reach_the_same_results(value, layout, name):
 
 @functions
 def test_positive_kernels_keep_infinities(name):
-    """Without signs in the kernel no infinite terms cancel; away from the border ring the results are the same."""
+    """Without signs in the kernel no infinite terms cancel. Away from the border the results are the same."""
     weight = make_weights(4, 3, 5, torch.float32)[0].abs()
     x = make_map((1, 3, 6, 7), torch.float32)
     x[0, 1, 2, 3] = float("inf")
@@ -230,7 +230,7 @@ def test_empty_batch(mode, name):
 @functions
 @pytest.mark.parametrize("mode", MODES)
 def test_autocast(mode, name):
-    """The dtypes of a convolution under autocast, and kernels that are rounded after they are summed."""
+    """Dtypes are those of a convolution under autocast. Kernels are rounded after their taps are summed."""
     x = make_map((2, 16, 8, 9))
     weight, bias = make_weights(8, 16, 5, torch.float32)
 
@@ -338,7 +338,7 @@ def test_bad_arguments(implementation, name):
 
 
 def test_flop_counter_counts_the_phase_convolutions():
-    """9 of the 25 multiplications, and a few percent for the borders and for the sums of taps."""
+    """The op takes 9 of the 25 multiplications, and a few percent for the borders and the sums of taps."""
     x = make_map((1, 32, 32, 32)).requires_grad_()
     weight = make_map((16, 32, 5, 5), seed=1).requires_grad_()
     counts = []

@@ -22,7 +22,7 @@ needs_native = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 FORWARD = torch.ops.fastmunit.weighted_l1.default
 BACKWARD = torch.ops.fastmunit.weighted_l1_backward.default
 WEIGHTS = [10.0, 0.5, -1.0, 0.0, 3.0, 1.0]
-# Images, content codes and style codes as in a step of MUNIT, and sizes that leave a rest in every vector.
+# Images, content codes and style codes as in a step of MUNIT, and sizes that are no multiple of a vector.
 SHAPES = [(1, 3, 64, 64), (2, 3, 31, 33), (1, 64, 16, 16), (3, 5, 7, 9), (1, 8, 1, 1), (2, 1, 129, 128)]
 
 
@@ -31,18 +31,18 @@ def native(inputs, targets, weights):
 
 
 def make_pairs(dtypes, layouts, shapes=SHAPES, seed=0):
-    """Pairs of the given shapes; the dtypes and layouts of inputs, then targets, are taken in turn."""
+    """Return pairs of the given shapes. Dtypes and layouts alternate over the inputs, then over the targets."""
     dtypes, layouts = itertools.cycle(dtypes), itertools.cycle(layouts)
     inputs = [make_map(s, next(dtypes), next(layouts), seed=seed + 2 * k) for k, s in enumerate(shapes)]
     targets = [make_map(s, next(dtypes), next(layouts), seed=seed + 2 * k + 1) for k, s in enumerate(shapes)]
     return inputs, targets
 
 
-def run(function, inputs, targets, weights, dvalues, dtotal, wanted=None):
-    """Values, total, and the gradients of those inputs, then targets, that are wanted."""
+def run(function, inputs, targets, weights, dvalues, dtotal, wants=None):
+    """Return values, total, and the gradients of the inputs and targets for which `wants` is true."""
     tensors = [x.detach() for x in (*inputs, *targets)]
-    wanted = wanted or [True] * len(tensors)
-    tensors = [x.requires_grad_(want) for x, want in zip(tensors, wanted, strict=True)]
+    wants = wants or [True] * len(tensors)
+    tensors = [x.requires_grad_(want) for x, want in zip(tensors, wants, strict=True)]
     pairs = len(inputs)
     values, total = function(tensors[:pairs], tensors[pairs:], weights)
     loss = (values * dvalues.to(values.dtype)).sum() + total * dtotal
@@ -50,24 +50,24 @@ def run(function, inputs, targets, weights, dvalues, dtotal, wanted=None):
     return [values.detach(), total.detach(), *gradients]
 
 
-def check(inputs, targets, weights, wanted=None):
+def check(inputs, targets, weights, wants=None):
     """Compare forward and backward with the reference, in the tensors' dtypes and in float64."""
     dvalues = make_map((1, len(inputs), 1, 1), torch.float32, seed=99).flatten().double()
     dtotal = 0.75
-    arguments = (weights, dvalues, dtotal, wanted)
+    arguments = (weights, dvalues, dtotal, wants)
     with uninitialised_memory_is_nan():
         ours = run(native, inputs, targets, *arguments)
     plain = run(reference.weighted_l1, inputs, targets, *arguments)
     exact = run(reference.weighted_l1, [x.double() for x in inputs], [x.double() for x in targets], *arguments)
     terms = sum(abs(weight) * float(value) for weight, value in zip(weights, exact[0], strict=True))
-    if len({x.dtype for x in (*inputs, *targets)}) > 1:  # values of float32 terms in float64 are no more exact
+    if len({x.dtype for x in (*inputs, *targets)}) > 1:  # float32 terms in float64 are not more accurate
         for results in (ours, plain):
             results[:2] = [x.float() for x in results[:2]]
-    # A gradient has the scale of the two slopes that it adds up.
+    # The scale of a gradient is that of the two slopes that are added up.
     slopes = [abs(w * dtotal) + abs(float(dv)) for w, dv in zip(weights, dvalues, strict=True)]
     slopes = [slope / max(1, x.numel()) for slope, x in zip(slopes * 2, (*inputs, *targets), strict=True)]
-    if wanted is not None:
-        slopes = [slope for slope, want in zip(slopes, wanted, strict=True) if want]
+    if wants is not None:
+        slopes = [slope for slope, want in zip(slopes, wants, strict=True) if want]
     for k, (scale, *results) in enumerate(zip((None, terms, *slopes), ours, plain, exact, strict=True)):
         assert_as_exact_as(*results, f"result {k}", scale=scale)
 
@@ -106,8 +106,8 @@ def test_matches_float64_anywhere(shapes, dtypes, seed, data):
     kinds = itertools.cycle(dtypes)
     tensors = [torch.randn(s, generator=generator, dtype=torch.float64).to(next(kinds)) for s in shapes * 2]
     weights = data.draw(st.lists(st.floats(-10, 10), min_size=len(shapes), max_size=len(shapes)))
-    wanted = data.draw(st.lists(st.booleans(), min_size=len(tensors), max_size=len(tensors)).filter(any))
-    check(tensors[: len(shapes)], tensors[len(shapes) :], weights, wanted)
+    wants = data.draw(st.lists(st.booleans(), min_size=len(tensors), max_size=len(tensors)).filter(any))
+    check(tensors[: len(shapes)], tensors[len(shapes) :], weights, wants)
 
 
 @needs_native
@@ -151,7 +151,7 @@ def test_empty_pair_is_nan(implementation):
 
 @needs_native
 def test_sums_do_not_lose_small_terms():
-    """The mean of 2^24 equal values, which a sum in float32 stops short of."""
+    """The mean of 2^24 equal values is exact, although a sum in float32 would stop growing."""
     x = torch.full((2**24,), 0.1)
     values, _ = native([x], [torch.zeros_like(x)], [1.0])
     assert values.item() == pytest.approx(0.1, rel=1e-6)
@@ -173,7 +173,7 @@ def test_bits_do_not_depend_on_threads():
 
 
 @needs_native
-def test_gradients_that_are_not_wanted_are_not_computed():
+def test_gradients_that_are_not_needed_are_not_computed():
     inputs, targets = make_pairs([torch.float32], ["nchw"])
     inputs[1].requires_grad_()
     targets[2].requires_grad_()
@@ -230,9 +230,9 @@ def test_opcheck(dtype, layout, requires_grad):
     statistics = torch.float64 if dtype == torch.float64 else torch.float32
     signs = torch.ones(sum(x.numel() for x in inputs), dtype=torch.int8)
     slopes = (torch.ones(2, dtype=statistics), torch.ones((), dtype=statistics))
-    wanted = [True, True, True, False]
+    wants = [True, True, True, False]
     tensors = ([x.detach() for x in inputs], [x.detach() for x in targets])
-    opcheck(BACKWARD, (*slopes, signs, *tensors, [1.0, 2.0], wanted))
+    opcheck(BACKWARD, (*slopes, signs, *tensors, [1.0, 2.0], wants))
 
 
 @needs_native
@@ -242,7 +242,7 @@ def test_compiles_whole_with_any_size():
         return total + values[0]
 
     def inputs(height, width):
-        # No size equals another: torch.compile takes equal ones for one, and compiles again where they differ later.
+        # All sizes differ: torch.compile treats equal sizes as one, and compiles again if they differ later.
         inputs, targets = make_pairs([torch.float32], ["nchw"], [(2, 3, height, width), (6, 4, 1, 1)])
         return [x.requires_grad_() for x in (inputs[0], targets[0], inputs[1], targets[1])]
 
