@@ -14,7 +14,7 @@ PADS = (0, 1, 2, 3)
 
 
 class FusedNormOptions(NamedTuple):
-    """How `fused_norm` maps x to its result. The fields have the order of the op's schema.
+    """Options of `fused_norm`, in the order of the op's schema.
 
     Attributes:
         statistics: Set of values that share a mean and a standard deviation: each (sample, channel) plane ("instance"),

@@ -160,29 +160,29 @@ def _forward_kernel(
         if first_column == 0:  # left and right of the rows
             for start in range(0, 2 * PAD, PAD_COLUMNS):
                 k = start + tl.arange(0, PAD_COLUMNS)
-                beside = pad_position(k, width, PAD)
+                pad_j = pad_position(k, width, PAD)
                 in_edge = all_inside(in_channels, in_rows, k < 2 * PAD)
                 _write_pad(
-                    x, residual, padded, c, i, beside, in_edge, height, width,
+                    x, residual, padded, c, i, pad_j, in_edge, height, width,
                     x_strides, residual_strides, padded_strides, center, scale, shift, activation,
                     PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                 )  # fmt: skip
         if first_row == 0:  # above and below the columns, and in the corners
             for row in range(0, 2 * PAD):
-                above = pad_position(row + tl.arange(0, 1), height, PAD)
-                in_edge = all_inside(in_channels, above < height + PAD, in_columns)
+                pad_i = pad_position(row + tl.arange(0, 1), height, PAD)
+                in_edge = all_inside(in_channels, pad_i < height + PAD, in_columns)
                 _write_pad(
-                    x, residual, padded, c, above, j, in_edge, height, width,
+                    x, residual, padded, c, pad_i, j, in_edge, height, width,
                     x_strides, residual_strides, padded_strides, center, scale, shift, activation,
                     PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                 )  # fmt: skip
                 if first_column == 0:
                     for start in range(0, 2 * PAD, PAD_COLUMNS):
                         k = start + tl.arange(0, PAD_COLUMNS)
-                        beside = pad_position(k, width, PAD)
-                        in_corner = all_inside(in_channels, above < height + PAD, k < 2 * PAD)
+                        pad_j = pad_position(k, width, PAD)
+                        in_corner = all_inside(in_channels, pad_i < height + PAD, k < 2 * PAD)
                         _write_pad(
-                            x, residual, padded, c, above, beside, in_corner, height, width,
+                            x, residual, padded, c, pad_i, pad_j, in_corner, height, width,
                             x_strides, residual_strides, padded_strides, center, scale, shift, activation,
                             PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                         )  # fmt: skip

@@ -339,10 +339,10 @@ def _backward_kernel(
             if first_column == 0:  # left and right of the rows
                 for start in range(0, 2 * PAD, PAD_COLUMNS):
                     k = start + tl.arange(0, PAD_COLUMNS)
-                    beside = pad_position(k, width, PAD)
+                    pad_j = pad_position(k, width, PAD)
                     in_edge = all_inside(in_channels, in_rows, k < 2 * PAD)
                     more_dz, more_product = _sums_of_pad(
-                        dpadded, x, c, i, beside, in_edge, height, width,
+                        dpadded, x, c, i, pad_j, in_edge, height, width,
                         dpadded_strides, x_strides, center, scale, shift, activation,
                         PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                     )  # fmt: skip
@@ -350,10 +350,10 @@ def _backward_kernel(
                     sum_product += more_product
             if first_row == 0:  # above and below the columns, and in the corners
                 for row in range(0, 2 * PAD):
-                    above = pad_position(row + tl.arange(0, 1), height, PAD)
-                    in_edge = all_inside(in_channels, above < height + PAD, in_columns)
+                    pad_i = pad_position(row + tl.arange(0, 1), height, PAD)
+                    in_edge = all_inside(in_channels, pad_i < height + PAD, in_columns)
                     more_dz, more_product = _sums_of_pad(
-                        dpadded, x, c, above, j, in_edge, height, width,
+                        dpadded, x, c, pad_i, j, in_edge, height, width,
                         dpadded_strides, x_strides, center, scale, shift, activation,
                         PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                     )  # fmt: skip
@@ -362,10 +362,10 @@ def _backward_kernel(
                     if first_column == 0:
                         for start in range(0, 2 * PAD, PAD_COLUMNS):
                             k = start + tl.arange(0, PAD_COLUMNS)
-                            beside = pad_position(k, width, PAD)
-                            in_corner = all_inside(in_channels, above < height + PAD, k < 2 * PAD)
+                            pad_j = pad_position(k, width, PAD)
+                            in_corner = all_inside(in_channels, pad_i < height + PAD, k < 2 * PAD)
                             more_dz, more_product = _sums_of_pad(
-                                dpadded, x, c, above, beside, in_corner, height, width,
+                                dpadded, x, c, pad_i, pad_j, in_corner, height, width,
                                 dpadded_strides, x_strides, center, scale, shift, activation,
                                 PAD, PAD_MODE, PIXEL_SHUFFLE, INDEX,
                             )  # fmt: skip
@@ -587,9 +587,9 @@ def fused_norm_backward(
     tiles = row_blocks * column_blocks
     # A program with whole planes can write a gradient per sample without the combining kernel.
     per_sample = [d is not None and (d.dim() == 2 or n == 1) for d in (dweight, dbias)]
-    alone = launch.whole and all(d is None or own for d, own in zip((dweight, dbias), per_sample, strict=True))
+    one_kernel = launch.whole and all(d is None or own for d, own in zip((dweight, dbias), per_sample, strict=True))
     needs_table = statistics != "none" and not launch.whole
-    combines = needs_table or (not alone and (dweight is not None or dbias is not None))
+    combines = needs_table or (not one_kernel and (dweight is not None or dbias is not None))
     sources = 2 if pad_mode == "replicate" else 2 * pad
     partials = x.new_empty((2 * n * c * tiles,), dtype=torch.float32) if combines else None
     table = x.new_empty((_TABLE * n * c,), dtype=torch.float32) if needs_table else None
@@ -609,8 +609,8 @@ def fused_norm_backward(
             partials if sums else None,
             table if apply else None,
             factors if apply else None,
-            dweight if alone else None,
-            dbias if alone else None,
+            dweight if one_kernel else None,
+            dbias if one_kernel else None,
             kernel_activation(options),
             n,
             c,

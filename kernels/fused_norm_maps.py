@@ -159,7 +159,7 @@ def pad_source_position(k, size, PAD: tl.constexpr, PAD_MODE: tl.constexpr):
 
 @triton.jit
 def store_converted(at, value, mask):
-    """Store values in the dtype of `at`, via float32, from which alone Triton converts to 16-bit types."""
+    """Store values in the dtype of `at`, via float32, the only dtype from which Triton converts to 16-bit types."""
     if at.dtype.element_ty != tl.float64:
         value = value.to(tl.float32)
     tl.store(at, value.to(at.dtype.element_ty), mask=mask)

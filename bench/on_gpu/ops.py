@@ -12,7 +12,7 @@ from bench.on_gpu.timer import Launches, Times
 from bench.problems import L1_SHAPES, Function, FusedNormCase, Problem, instance_norm_stats_problem, name_of
 from bench.problems import weighted_l1_problem as weighted_l1
 from fastmunit.errors import ImplementationError
-from fastmunit.testing import Map, munit_maps, uninitialised_memory_is_nan
+from fastmunit.testing import Map, munit_maps, uninitialized_memory_is_nan
 
 FORMS = ((torch.float32, "nchw"), (torch.bfloat16, "channels_last"))
 """The two ways in which systems train."""
@@ -167,7 +167,7 @@ def error_of(problem: Problem, function: Function) -> float:
         AssertionError: A result is less exact than plain PyTorch allows, has values that were never written, or differs
             from one run to the next.
     """
-    with uninitialised_memory_is_nan():
+    with uninitialized_memory_is_nan():
         results = problem.results(function)
     again = problem.results(function)
     exact = problem.exact()

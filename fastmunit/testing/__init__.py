@@ -1,7 +1,7 @@
 """What tests and benchmarks share: the maps of a MUNIT step, input factories and comparators."""
 
 from fastmunit.testing.comparators import assert_as_exact_as, assert_same_nonfinite
-from fastmunit.testing.inputs import DTYPES, LAYOUTS, make_map, uninitialised_memory_is_nan
+from fastmunit.testing.inputs import DTYPES, LAYOUTS, make_map, uninitialized_memory_is_nan
 from fastmunit.testing.maps import BATCHES, Map, munit_maps
 from fastmunit.testing.saved import saved_bytes
 
@@ -15,5 +15,5 @@ __all__ = [
     "make_map",
     "munit_maps",
     "saved_bytes",
-    "uninitialised_memory_is_nan",
+    "uninitialized_memory_is_nan",
 ]

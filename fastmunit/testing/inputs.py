@@ -56,7 +56,7 @@ def make_map(
 
 
 @contextmanager
-def uninitialised_memory_is_nan() -> Iterator[None]:
+def uninitialized_memory_is_nan() -> Iterator[None]:
     """Fill every `torch.empty`, also those of native code, with NaN: an element that a kernel leaves unwritten shows.
 
     It switches torch's deterministic algorithms on for the block.

@@ -17,7 +17,7 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 class _Driver:
-    """The parts of a driver that Triton needs to compile. Each compute capability is a device of its own."""
+    """The parts of a driver that Triton needs to compile. Each compute capability is a separate device."""
 
     def __init__(self, capability):
         self.capability = capability

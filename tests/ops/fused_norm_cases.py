@@ -8,7 +8,7 @@ import torch
 from fastmunit import functional
 from fastmunit.fused_norm_options import ACTIVATIONS, PAD_MODES, PADS, STATISTICS, FusedNormOptions
 from fastmunit.reference.pad_map import pad_map
-from fastmunit.testing import DTYPES, LAYOUTS, assert_as_exact_as, make_map, uninitialised_memory_is_nan
+from fastmunit.testing import DTYPES, LAYOUTS, assert_as_exact_as, make_map, uninitialized_memory_is_nan
 
 CHANNELS = (1, 3, 64, 255, 256)
 SIZES = (1, 2, 3, 7, 63, 64, 65, 256)
@@ -198,7 +198,7 @@ def check(case, tensors, function=native, *, dx_by_terms=True):
     Errors of dx are relative to the terms that cancel in it or, more strictly, to its largest value.
     """
     upstream = gradients(case, *tensors[:3])
-    with uninitialised_memory_is_nan():
+    with uninitialized_memory_is_nan():
         ours = run(function, tensors, upstream, case.options())
     low = run(eager, tensors, upstream, case.options())
     exact = run(eager, list(map(double, tensors)), list(map(double, upstream)), case.options())

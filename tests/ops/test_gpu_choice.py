@@ -149,5 +149,5 @@ def test_compiled_graphs_follow_the_table(monkeypatch):
 
 
 def test_info_tells_of_measurements(asked):
-    told = "fused_norm of nchw float32, statistics instance, 1000 to 65536 values, compute capability 9.0: triton"
-    assert f"  {told} (made up)" in info._measured_lines()
+    measured = "fused_norm of nchw float32, statistics instance, 1000 to 65536 values, compute capability 9.0: triton"
+    assert f"  {measured} (made up)" in info._measured_lines()

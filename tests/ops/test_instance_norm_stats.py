@@ -8,7 +8,7 @@ from torch.library import opcheck
 
 from fastmunit import functional, reference
 from fastmunit.ops.availability import unavailable
-from fastmunit.testing import DTYPES, LAYOUTS, assert_as_exact_as, make_map, uninitialised_memory_is_nan
+from fastmunit.testing import DTYPES, LAYOUTS, assert_as_exact_as, make_map, uninitialized_memory_is_nan
 
 REASON = unavailable("native", "cpu")
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -44,7 +44,7 @@ def check(x, eps=1e-5):
     """Compare forward and backward with the reference, in x's dtype and in float64."""
     dmean = make_map((*x.shape[:2], 1, 1), torch.float64, seed=1).flatten(1)
     drstd = make_map((*x.shape[:2], 1, 1), torch.float64, seed=2).flatten(1)
-    with uninitialised_memory_is_nan():
+    with uninitialized_memory_is_nan():
         ours = run(lambda x: functional.instance_norm_stats(x, eps, "native"), x, dmean, drstd)
     plain = run(lambda x: reference.instance_norm_stats(x, eps), x, dmean, drstd)
     exact = run(lambda x: reference.instance_norm_stats(x, eps), x.double(), dmean, drstd)

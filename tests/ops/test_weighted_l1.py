@@ -14,7 +14,7 @@ from fastmunit import functional, reference
 from fastmunit.errors import ImplementationError
 from fastmunit.ops.availability import automatic, unavailable
 from fastmunit.ops.weighted_l1 import MAX_PAIRS
-from fastmunit.testing import DTYPES, LAYOUTS, assert_as_exact_as, make_map, uninitialised_memory_is_nan
+from fastmunit.testing import DTYPES, LAYOUTS, assert_as_exact_as, make_map, uninitialized_memory_is_nan
 
 REASON = unavailable("native", "cpu")
 needs_native = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -55,7 +55,7 @@ def check(inputs, targets, weights, wants=None):
     dvalues = make_map((1, len(inputs), 1, 1), torch.float32, seed=99).flatten().double()
     dtotal = 0.75
     arguments = (weights, dvalues, dtotal, wants)
-    with uninitialised_memory_is_nan():
+    with uninitialized_memory_is_nan():
         ours = run(native, inputs, targets, *arguments)
     plain = run(reference.weighted_l1, inputs, targets, *arguments)
     exact = run(reference.weighted_l1, [x.double() for x in inputs], [x.double() for x in targets], *arguments)

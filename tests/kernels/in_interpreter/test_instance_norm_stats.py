@@ -5,7 +5,7 @@ import torch
 from torch.library import opcheck
 
 from fastmunit import functional, reference
-from fastmunit.testing import DTYPES, assert_as_exact_as, make_map, uninitialised_memory_is_nan
+from fastmunit.testing import DTYPES, assert_as_exact_as, make_map, uninitialized_memory_is_nan
 
 FORWARD = torch.ops.fastmunit.instance_norm_stats_triton.default
 BACKWARD = torch.ops.fastmunit.instance_norm_stats_backward_triton.default
@@ -22,7 +22,7 @@ def run(function, x):
 @pytest.mark.parametrize("shape", [(2, 3, 1, 2), (1, 33, 7, 3), (1, 2, 65, 67)], ids=str)
 def test_matches_float64(shape, layout, dtype):
     x = make_map(shape, dtype, layout, mean=0.5, std=2.0)
-    with uninitialised_memory_is_nan():
+    with uninitialized_memory_is_nan():
         ours = run(lambda x: functional.instance_norm_stats(x, 1e-5, "triton"), x)
     plain = run(reference.instance_norm_stats, x)
     exact = run(reference.instance_norm_stats, x.double())

@@ -7,7 +7,7 @@ import torch
 from torch.library import opcheck
 
 from fastmunit import functional, reference
-from fastmunit.testing import LAYOUTS, assert_as_exact_as, make_map, uninitialised_memory_is_nan
+from fastmunit.testing import LAYOUTS, assert_as_exact_as, make_map, uninitialized_memory_is_nan
 
 FORWARD = torch.ops.fastmunit.weighted_l1_triton.default
 BACKWARD = torch.ops.fastmunit.weighted_l1_backward_triton.default
@@ -45,7 +45,7 @@ def test_matches_float64(dtypes, layouts):
     dvalues = torch.tensor([0.5, -1.0, 2.0, 1.0], dtype=torch.float64)
     wants = [True, True, False, True, False, True, True, False]
     arguments = (WEIGHTS, dvalues, wants)
-    with uninitialised_memory_is_nan():
+    with uninitialized_memory_is_nan():
         ours = run(triton, inputs, targets, *arguments)
     plain = run(reference.weighted_l1, inputs, targets, *arguments)
     exact = run(reference.weighted_l1, [x.double() for x in inputs], [x.double() for x in targets], *arguments)
