@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fastmunit import functional
-from fastmunit.nn.fused.few_channel_conv import conv2d_from_few, conv2d_to_few, has_few_inputs, has_few_outputs
+from fastmunit.nn.fused.few_channel_conv import conv2d_few_in, conv2d_few_out, has_few_inputs, has_few_outputs
 from fastmunit.nn.layers.blocks import Conv2dBlock
 
 
@@ -24,13 +24,13 @@ def gradients(y: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     batch=st.integers(1, 2), channels=st.integers(1, 5), few=st.integers(1, 4), half=st.integers(1, 4),
     width=st.integers(1, 5), k=st.sampled_from([1, 3, 5, 7]), bias=st.booleans(), last=st.booleans(),
 )  # fmt: skip
-def test_both_ways_in_float64(
+def test_both_directions_in_float64(
     batch: int, channels: int, few: int, half: int, width: int, k: int, bias: bool, last: bool
 ) -> None:
     torch.manual_seed(0)
     form = torch.channels_last if last else torch.contiguous_format
-    for out, into, function in ((few, channels, conv2d_to_few), (channels, few, conv2d_from_few)):
-        grow = k - 1 if function is conv2d_to_few else 0
+    for out, into, function in ((few, channels, conv2d_few_out), (channels, few, conv2d_few_in)):
+        grow = k - 1 if function is conv2d_few_out else 0
         size = (2 * half + grow, 2 * width + grow) if grow else (2 * (half + k), 2 * (width + k))
         x = torch.randn(batch, into, *size, dtype=torch.float64).contiguous(memory_format=form).requires_grad_()
         weight = torch.randn(out, into, k, k, dtype=torch.float64, requires_grad=True)
@@ -44,7 +44,7 @@ def test_both_ways_in_float64(
 
 
 @pytest.mark.parametrize(("into", "out"), [(64, 3), (3, 8)])
-def test_a_block_uses_them_and_agrees(into: int, out: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_uses_them_and_agrees_with_the_reference(into: int, out: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     block = Conv2dBlock(into, out, 7, 1, 3, norm="none", activation="tanh", pad_type="reflect").double()
     x = torch.randn(2, into, 12, 14, dtype=torch.float64, requires_grad=True)
@@ -57,7 +57,7 @@ def test_a_block_uses_them_and_agrees(into: int, out: int, monkeypatch: pytest.M
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
-def test_where_they_fit() -> None:
+def test_supported_convolutions() -> None:
     image = nn.Conv2d(8, 3, 7)
     assert has_few_outputs(image, torch.zeros(1, 8, 18, 20))
     assert not has_few_outputs(image, torch.zeros(1, 8, 19, 20)), "odd height"
@@ -67,7 +67,7 @@ def test_where_they_fit() -> None:
     assert not has_few_outputs(image, torch.zeros(1, 8, 18, 20, device="meta"))
     first = nn.Conv2d(3, 8, 7)
     assert has_few_inputs(first, torch.zeros(1, 3, 18, 20, requires_grad=True))
-    assert not has_few_inputs(first, torch.zeros(1, 3, 18, 20)), "a photo needs no gradient"
+    assert not has_few_inputs(first, torch.zeros(1, 3, 18, 20)), "an image needs no gradient"
 
 
 def test_under_autocast_it_is_the_plain_convolution_rounded() -> None:
@@ -75,7 +75,7 @@ def test_under_autocast_it_is_the_plain_convolution_rounded() -> None:
     x = torch.randn(1, 3, 32, 32, requires_grad=True)
     weight = (torch.randn(16, 3, 7, 7) / 12).requires_grad_()
     found = []
-    for function in (conv2d_from_few, F.conv2d):
+    for function in (conv2d_few_in, F.conv2d):
         with torch.autocast("cpu", torch.bfloat16):
             y = function(x, weight, None)
         assert y.dtype == torch.bfloat16
