@@ -45,11 +45,11 @@ def test_adain_gradients(implementation: functional.Implementation) -> None:
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     weight, bias = (torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
     with functional.use_implementation(implementation):
-        assert torch.autograd.gradcheck(lambda *inputs: functional.instance_norm(*inputs)[0], (x, weight, bias))
+        assert torch.autograd.gradcheck(lambda *inputs: functional.adain(*inputs)[0], (x, weight, bias))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 7, 5), (1, 4, 6, 6), (3, 8), (2, 1, 1, 2)])
-def test_layer_norm_is_unbiased_with_eps_outside(shape: tuple[int, ...]) -> None:
+def test_layer_norm_uses_the_unbiased_std_plus_eps(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, dtype=torch.float64) * 2 + 1
     layer = LayerNorm(shape[1]).double()
     nn.init.normal_(layer.beta)
@@ -63,7 +63,7 @@ def test_layer_norm_is_unbiased_with_eps_outside(shape: tuple[int, ...]) -> None
     )
 
 
-def test_layer_norm_starts_uniform() -> None:
+def test_layer_norm_is_initialized_uniformly() -> None:
     layer = LayerNorm(4096)
     assert layer.gamma.min() >= 0 and layer.gamma.max() < 1
     assert 0.45 < layer.gamma.mean() < 0.55
@@ -95,7 +95,7 @@ def test_spectral_norm(kind: str) -> None:
     x = torch.randn(2, 3, 9, 9) if kind == "conv" else torch.randn(2, 12)
     before = inner.weight_u.clone()
     wrapped(x)
-    assert not torch.equal(before, inner.weight_u), "eval mode iterates too"
+    assert not torch.equal(before, inner.weight_u), "eval mode iterates, too"
     for _ in range(200):
         wrapped(x)
     sigma = torch.linalg.matrix_norm(weight.flatten(1), 2)
@@ -118,14 +118,14 @@ def test_spectral_norm_survives_two_forwards_before_backward() -> None:
     assert gradient is not None and gradient.isfinite().all()
 
 
-def test_spectral_norm_gradient_flows_through_the_weight_alone() -> None:
-    """d(W / (uᵀWv)) with u, v held fixed, by hand in float64."""
+def test_spectral_norm_gradient_flows_through_the_weight_only() -> None:
+    """The gradient is that of W / (uᵀ W v) with constant u and v, computed by hand in float64."""
     wrapped = SpectralNorm(nn.Linear(5, 4)).double()
     module = wrapped.module
-    normalised = wrapped.compute_weight()
+    normalized = wrapped.compute_weight()
     weight, u, v = (module.get_parameter(name).detach() for name in ("weight_bar", "weight_u", "weight_v"))
     upstream = torch.randn(4, 5, dtype=torch.float64)
-    normalised.backward(upstream)
+    normalized.backward(upstream)
     sigma = u @ weight @ v
     expected = upstream / sigma - (upstream * weight).sum() / sigma**2 * torch.outer(u, v)
     torch.testing.assert_close(module.get_parameter("weight_bar").grad, expected)

@@ -1,4 +1,4 @@
-"""Normalisation layers of the MUNIT family."""
+"""Normalization layers of the MUNIT family."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from fastmunit import functional
 class InstanceNorm2d(nn.Module):
     """Instance norm without parameters or running statistics: y = (x - mean) / sqrt(var + eps).
 
-    mean and biased var are taken over H, W of each sample and channel. x: (N, C, H, W), any float dtype; y likewise.
-    Raises ValueError on 1x1 maps. Source: Ulyanov et al. 2016, equation 3.
+    mean and the biased var are taken over H and W of each sample and channel. x: (N, C, H, W) in any floating-point
+    dtype; y has the same shape and dtype. Source: Ulyanov et al. 2016, equation 3.
+
+    Raises:
+        ValueError: If a map has a single pixel.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
@@ -28,12 +31,15 @@ class InstanceNorm2d(nn.Module):
 
 
 class AdaptiveInstanceNorm2d(nn.Module):
-    """AdaIN: y = (x - mean) / sqrt(var + eps) * weight + bias, weight and bias given per sample and channel.
+    """AdaIN: y = (x - mean) / sqrt(var + eps) * weight + bias, with weight and bias per sample and channel.
 
-    x: (N, C, H, W); weight, bias: (N, C). Nothing is added to the weight. Raises ValueError on 1x1 maps.
-    Source: Huang and Belongie 2017, equation 8; MUNIT paper, equation 7.
+    x: (N, C, H, W); weight, bias: (N, C). Nothing is added to the weight. Source: Huang and Belongie 2017, equation 8;
+    MUNIT paper, equation 7.
 
-    The buffers running_mean and running_var are never read or written; checkpoints of the public trainer hold them.
+    The buffers running_mean and running_var are never read or written. Checkpoints of the public trainer contain them.
+
+    Raises:
+        ValueError: If a map has a single pixel.
     """
 
     running_mean: Tensor
@@ -47,7 +53,7 @@ class AdaptiveInstanceNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return functional.instance_norm(x, weight, bias, eps=self.eps)[0]
+        return functional.adain(x, weight, bias, eps=self.eps)[0]
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}"
@@ -56,9 +62,9 @@ class AdaptiveInstanceNorm2d(nn.Module):
 class LayerNorm(nn.Module):
     """MUNIT's layer norm: y = (x - mean) / (std + eps) * gamma + beta.
 
-    mean and std are taken over C, H, W of each sample jointly; std is the unbiased one (n - 1) and eps is added to it,
-    not to the variance. x: (N, C, ...); gamma, beta: (C,). gamma starts uniform in [0, 1), beta at 0.
-    Source: the public MUNIT implementation; not equal to group norm with one group.
+    mean and std are taken over C, H and W of each sample jointly. std is the unbiased standard deviation (n - 1), and
+    eps is added to it, not to the variance. x: (N, C, ...); gamma, beta: (C,). gamma is initialized uniformly in
+    [0, 1), beta with 0. Source: the public MUNIT implementation. It differs from group norm with one group.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
