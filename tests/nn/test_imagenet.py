@@ -1,4 +1,4 @@
-"""Where ImageNet weights come from."""
+"""Sources of ImageNet weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def saved(folder: Path, name: imagenet.Backbone, dtype: torch.dtype = torch.floa
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg16"])
-def test_layout_is_that_of_torchvision(name: imagenet.Backbone) -> None:
+def test_layout_equals_torchvision(name: imagenet.Backbone) -> None:
     import torchvision
 
     with torch.device("meta"):
@@ -40,20 +40,20 @@ def test_a_folder_with_the_file(dtype: torch.dtype, prefix: str, tmp_path: Path)
     assert network[0].weight.dtype == torch.float32
 
 
-def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path, "alexnet")
     monkeypatch.setenv(imagenet.WEIGHTS_VARIABLE, str(tmp_path))
     assert len(imagenet.convolution_weights("alexnet")) == 10
 
 
-def test_the_global_random_state_is_left_alone(tmp_path: Path) -> None:
+def test_the_global_random_state_does_not_change(tmp_path: Path) -> None:
     saved(tmp_path, "alexnet")
     before = torch.get_rng_state()
     imagenet.features("alexnet", tmp_path)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_folder_without_the_file_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_folder_without_the_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(imagenet.WeightsNotFoundError, match=r"VGG-16 .* has no such file: put .*vgg16_features\.pth"):
         imagenet.features("vgg16", tmp_path)
     with pytest.raises(imagenet.WeightsNotFoundError, match="is not a folder"):
@@ -83,7 +83,7 @@ def test_a_download_is_announced_and_its_failure_explained(
         ("wide", "other sizes"),
     ],
 )
-def test_files_of_something_else(content: Any, message: str, tmp_path: Path) -> None:
+def test_files_with_other_contents(content: Any, message: str, tmp_path: Path) -> None:
     if content == "wide":
         saved(tmp_path, "alexnet")
         content = torch.load(tmp_path / "alexnet_features.pth", weights_only=True)

@@ -1,4 +1,4 @@
-"""Convolutions trained on ImageNet (AlexNet, VGG-16): found in a folder, or downloaded by torchvision."""
+"""Convolutions trained on ImageNet (AlexNet, VGG-16), from a folder or downloaded by torchvision."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from torch import Tensor, nn
 
 from fastmunit.errors import CheckpointError
 from fastmunit.files import load_tensors
-from fastmunit.systems.parts.weights import is_plain
 
 WEIGHTS_VARIABLE = "FASTMUNIT_WEIGHTS"
-"""Environment variable naming a folder with alexnet_features*.pth and vgg16_features*.pth in torchvision's layout."""
+"""Environment variable: path of a folder with alexnet_features*.pth and vgg16_features*.pth of torchvision."""
 
 Backbone = Literal["alexnet", "vgg16"]
 
 
 class WeightsNotFoundError(CheckpointError):
-    """The weights are in no folder that was named, and could not be downloaded."""
+    """An error for weights that are in no given folder and could not be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -39,39 +38,46 @@ _KNOWN: dict[Backbone, _Known] = {
 
 
 def preprocess_torchvision(images: Tensor) -> Tensor:
-    """RGB in [-1, 1] to ImageNet-normalised RGB: for torchvision's weights."""
+    """Normalize RGB images in [-1, 1] by ImageNet's mean and standard deviation, as torchvision's weights need it."""
     mean = images.new_tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
     std = images.new_tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
     return ((images + 1) / 2 - mean) / std
 
 
 def convolution_weights(name: Backbone, folder: str | os.PathLike[str] | None = None) -> dict[str, Tensor]:
-    """Weights and biases of the convolutions, float32, in torchvision's order: "0.weight", "0.bias", "3.weight" and on.
+    """Return weights and biases of the convolutions in float32, in torchvision's order: "0.weight", "0.bias", ...
 
     Args:
         name: "alexnet" or "vgg16".
-        folder: must hold NAME_features*.pth (keys "features.0.weight" or "0.weight", any float type). None looks into
-            $FASTMUNIT_WEIGHTS and then lets torchvision download its ImageNet weights, which is announced on stderr.
+        folder: A folder with NAME_features*.pth (keys "features.0.weight" or "0.weight", any floating-point dtype).
+            None looks into $FASTMUNIT_WEIGHTS, and then lets torchvision download its ImageNet weights, with a message
+            on stderr.
 
     Raises:
-        WeightsNotFoundError: `folder` has no such file, or there is none and nothing can be downloaded.
-        CheckpointError: the file is damaged or not of this network.
+        WeightsNotFoundError: If `folder` has no such file, or no folder is given and nothing can be downloaded.
+        CheckpointError: If the file is damaged or belongs to another network.
     """
     state, origin = _read(name, folder)
     picked = {}
     for layer in _KNOWN[name].convolutions:
         for key in (f"{layer}.weight", f"{layer}.bias"):
             value = state.get(f"features.{key}", state.get(key)) if isinstance(state, dict) else None
-            if not isinstance(value, Tensor) or not is_plain(value):
+            if not isinstance(value, Tensor) or not _is_dense(value):
                 raise CheckpointError(f"{origin} has no features.{key}: it is not torchvision's {_KNOWN[name].title}.")
             picked[key] = value.float()
     return picked
 
 
-def features(name: Backbone, folder: str | os.PathLike[str] | None = None) -> nn.Sequential:
-    """The `features` of torchvision (convolutions, ReLUs, max pools) with its ImageNet weights, frozen, in eval mode.
+def _is_dense(value: Tensor) -> bool:
+    """Return True if a tensor has floating-point numbers in memory."""
+    strided = value.layout is torch.strided and not value.is_nested
+    return strided and value.is_floating_point() and value.device.type != "meta"
 
-    Arguments and errors: see `convolution_weights`. The global random state is not touched.
+
+def features(name: Backbone, folder: str | os.PathLike[str] | None = None) -> nn.Sequential:
+    """Return torchvision's `features` (convolutions, ReLUs, max pools) with ImageNet weights, frozen, in eval mode.
+
+    The global random state is not touched. For arguments and errors, see `convolution_weights`.
     """
     state = convolution_weights(name, folder)
     network = untrained_features(name)
@@ -79,16 +85,16 @@ def features(name: Backbone, folder: str | os.PathLike[str] | None = None) -> nn
         network.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(
-            f"the weights found for {_KNOWN[name].title} have other sizes: {' '.join(str(error).split())}"
+            f"the weights for {_KNOWN[name].title} have other sizes: {' '.join(str(error).split())}"
         ) from error
     return network
 
 
 def untrained_features(name: Backbone) -> nn.Sequential:
-    """The same network with weights of torch's default initialisation, without a draw from the global generator."""
+    """Return the same network with torch's default initialization, without a draw from the global generator."""
     import torchvision
 
-    with torch.device("meta"):  # the fully connected layers, which nobody needs, take no time and memory
+    with torch.device("meta"):  # the unused fully connected layers take no time or memory
         network: nn.Sequential = getattr(torchvision.models, name)(weights=None).features
     with torch.random.fork_rng(devices=[]):
         network = network.to_empty(device="cpu")
@@ -97,7 +103,7 @@ def untrained_features(name: Backbone) -> nn.Sequential:
                 module.reset_parameters()
     for index, module in enumerate(network):
         if isinstance(module, nn.ReLU):
-            network[index] = nn.ReLU()  # in place, it would overwrite features that are still to be read
+            network[index] = nn.ReLU()  # in place, it would overwrite features before they are read
     return network.eval().requires_grad_(False)
 
 
@@ -111,8 +117,8 @@ def _read(name: Backbone, folder: str | os.PathLike[str] | None) -> tuple[Any, s
         if folder is not None:
             reason = "has no such file" if Path(folder).is_dir() else "is not a folder"
             raise WeightsNotFoundError(
-                f"{_KNOWN[name].title} weights were to be taken from {folder}, which {reason}: put torchvision's "
-                f"features as {name}_features.pth there, or leave the folder out to download them."
+                f"{_KNOWN[name].title} weights are expected in {folder}, which {reason}: put torchvision's "
+                f"features there as {name}_features.pth, or omit the folder to download them."
             )
     return _download(name)
 
@@ -125,8 +131,8 @@ def _download(name: Backbone) -> tuple[Any, str]:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if not cached.is_file():
         print(
-            f"Downloading torchvision's {known.title} weights from {weights.url} into {cached.parent}; with "
-            f"{name}_features.pth in a folder named by {WEIGHTS_VARIABLE} nothing is downloaded.",
+            f"Downloading torchvision's {known.title} weights from {weights.url} into {cached.parent}. To avoid the "
+            f"download, put {name}_features.pth into a folder and set {WEIGHTS_VARIABLE} to it.",
             file=sys.stderr,
             flush=True,
         )
@@ -134,6 +140,6 @@ def _download(name: Backbone) -> tuple[Any, str]:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True), weights.url
     except OSError as error:
         raise WeightsNotFoundError(
-            f"{known.title} weights are needed, and torchvision's could not be downloaded ({error}). Put torchvision's "
-            f"{known.title} features as {name}_features.pth into a folder and set {WEIGHTS_VARIABLE} to it."
+            f"could not download torchvision's {known.title} weights ({error}): put torchvision's {known.title} "
+            f"features as {name}_features.pth into a folder, and set {WEIGHTS_VARIABLE} to it."
         ) from error
