@@ -1,1 +1,1 @@
-"""Fused ops in networks that someone else wrote: `fastmunit.accelerate`."""
+"""Fused ops in third-party networks: `fastmunit.accelerate`."""

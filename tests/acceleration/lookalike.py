@@ -1,6 +1,6 @@
-"""Networks in the structure of the public MUNIT code, written from its description, for `fastmunit.accelerate`.
+"""Networks with the structure of the public MUNIT code, written from its description, for `fastmunit.accelerate`.
 
-Class and attribute names, registration order and behaviour are the public ones; there is none of fastmunit in here.
+Class and attribute names, registration order and behavior are those of the public code. Nothing of fastmunit is used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PADS = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d, "zero":
 
 
 class AdaptiveInstanceNorm2d(nn.Module):
-    """Its weight and bias, (N·C,), are assigned from outside before each forward."""
+    """AdaIN whose weight and bias, (N·C,), are assigned from outside before each forward."""
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class LayerNorm(nn.Module):
 
 
 class SpectralNorm(nn.Module):
-    """One power iteration in every forward; the parameters sit on the inner module."""
+    """Spectral norm with one power iteration per forward. The inner module owns the parameters."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from fastmunit.nn.networks.autoencoders import AdaINGen
 
 @pytest.mark.parametrize("implementation", ["reference", "auto"])
 @pytest.mark.parametrize("n_res", [0, 2])
-def test_one_content_code_goes_with_many_styles(implementation: functional.Implementation, n_res: int) -> None:
+def test_one_content_code_is_used_for_many_styles(implementation: functional.Implementation, n_res: int) -> None:
     torch.manual_seed(0)
     generator = AdaINGen(3, GeneratorConfig(dim=4, mlp_dim=8, n_res=n_res)).double()
     content = torch.randn(1, 16, 6, 8, dtype=torch.float64, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Weight initialisation by name."""
+"""Weight initialization by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastmunit.nn.layers.init import weights_init
         ("kaiming", math.sqrt(2 / (64 * 9))),
     ],
 )
-def test_spread(name: str, std: float) -> None:
+def test_standard_deviations(name: str, std: float) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(64, 128, 3)
     conv.apply(weights_init(name))
@@ -44,7 +44,7 @@ def test_default_keeps_weights_and_clears_biases() -> None:
     assert not conv.bias.detach().any()
 
 
-def test_spectral_norm_layers_are_left_alone() -> None:
+def test_spectral_norm_layers_are_not_initialized() -> None:
     block = Conv2dBlock(3, 4, 3, 1, norm="sn")
     before = {name: value.clone() for name, value in block.state_dict().items()}
     block.apply(weights_init("kaiming"))

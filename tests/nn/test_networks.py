@@ -1,4 +1,4 @@
-"""Shapes, names, parameter counts and mathematics of the networks."""
+"""Shapes, parameter names, parameter counts and formulas of the networks."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_default_discriminator_has_the_public_size_and_keys() -> None:
 
 @pytest.mark.parametrize(("n_downsample", "n_res"), [(1, 2), (2, 1), (3, 0)])
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_indices_follow_the_depth(n_downsample: int, n_res: int) -> None:
+def test_parameter_names_follow_the_depth(n_downsample: int, n_res: int) -> None:
     gen = AdaINGen(2, GeneratorConfig(dim=4, mlp_dim=8, n_downsample=n_downsample, n_res=n_res))
     keys = set(gen.state_dict())
     assert (f"enc_content.model.{n_downsample + 1}.model.0.model.0.conv.weight" in keys) == (n_res > 0)
@@ -156,7 +156,7 @@ def test_every_linear_norm(norm: str) -> None:
 
 
 def test_adain_takes_bias_then_weight_in_module_order() -> None:
-    """Layer 0 reads columns [0, C) as bias and [C, 2C) as weight; layer 1 goes on at 2C (float64, by hand)."""
+    """Layer 0 reads columns [0, C) as bias and [C, 2C) as weight, and layer 1 continues at 2C."""
     block = ResBlock(4, norm="adain", activation="none", pad_type="zero").double()
     assert num_adain_params(block) == 16
     x = torch.randn(2, 4, 6, 5, dtype=torch.float64)
@@ -178,7 +178,7 @@ def test_adain_without_parameters_is_an_error() -> None:
         block(torch.rand(1, 3, 8, 8))
 
 
-def test_decode_leaves_the_dummy_buffers_alone() -> None:
+def test_decode_does_not_change_the_unused_buffers() -> None:
     gen = AdaINGen(3, TINY)
     gen(torch.rand(2, 3, 32, 32))
     buffers = dict(gen.named_buffers())
@@ -219,13 +219,13 @@ def test_padding_is_torch_padding(n: int, c: int, h: int, w: int, kernel: int) -
         torch.testing.assert_close(block(x), expected)
 
 
-def test_downsampling_does_not_count_the_padding() -> None:
+def test_downsampling_ignores_the_padding() -> None:
     dis = MsImageDis(1, DiscriminatorConfig(dim=2, n_layer=2, num_scales=2))
     ones = torch.ones(1, 1, 32, 32)
     assert torch.equal(dis.downsample(ones), torch.ones(1, 1, 16, 16))
 
 
-def test_vgg_has_the_public_keys_and_no_fourth_pool() -> None:
+def test_vgg_has_the_public_keys_and_three_pools() -> None:
     with torch.device("meta"):
         vgg = Vgg16()
         features: Tensor = vgg(torch.empty(1, 3, 64, 48))

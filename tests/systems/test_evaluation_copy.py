@@ -230,7 +230,7 @@ def test_one_code_goes_with_many_others() -> None:
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
     together.sum().backward()
     assert generator.decode(contents[:1], styles).shape == together.shape  # type: ignore[operator]
-    with pytest.raises(ValueError, match="content has 3 codes, style 2"):
+    with pytest.raises(ValueError, match="got 3 content codes and 2 style codes"):
         generator.decode(contents, styles[:2])  # type: ignore[operator]
     gan = bicyclegan_with_dropout().eval()
     z = torch.randn(1, gan.config.gen.style_dim)

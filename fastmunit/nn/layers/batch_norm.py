@@ -13,10 +13,11 @@ from fastmunit.distributed.collectives import explained
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """torch's batch norm; in training with several processes its statistics are those of all their images.
+    """torch's batch norm, with statistics over the images of all processes in distributed training.
 
-    x: (N, C, H, W) of any floating-point dtype to the same. With several processes, mean and variance are sums over all
-    of them in two passes, in float32 or wider; each holds as many images. torch's SyncBatchNorm is for GPUs alone.
+    x: (N, C, H, W) in any floating-point dtype; the result has the same shape and dtype. With several processes, which
+    must hold equal numbers of images, mean and variance are summed over all of them in two passes, in float32 or
+    wider. torch's SyncBatchNorm supports GPUs only.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class _Sum(torch.autograd.Function):
-    """Sum of a tensor over the processes; the gradient is the sum of theirs."""
+    """The sum of a tensor over all processes, whose gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(_context: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weight initialisation by name, drawing in the order of the public trainer."""
+"""Weight initialization by name, with random draws in the order of the public trainer."""
 
 from __future__ import annotations
 
@@ -21,17 +21,24 @@ _DRAWS: dict[str, Callable[[float], Callable[[Tensor], object] | None]] = {
 
 
 def weights_init(init_type: str, gain: float = _GAIN) -> Callable[[nn.Module], None]:
-    """Return a function for `module.apply` that initialises convolutions and linear layers.
+    """Return a function for `module.apply` that initializes convolutions and linear layers.
 
-    gaussian: N(0, 0.02); xavier: Glorot normal times gain; kaiming: He normal, fan in; orthogonal times gain;
-    default: torch's own. Biases become 0, under "default" too. Layers under spectral norm have no `weight` and are left
-    alone, as the public trainer leaves them. Raises ValueError on another name.
+    Biases are set to 0, with "default", too. Layers under spectral norm have no `weight` and are not initialized, as in
+    the public trainer.
+
+    Args:
+        init_type: "gaussian" (N(0, 0.02)), "xavier" (Glorot normal times gain), "kaiming" (He normal, fan in),
+            "orthogonal" (times gain), or "default" (torch's own initialization).
+        gain: Factor of "xavier" and "orthogonal".
+
+    Raises:
+        ValueError: If the name is unknown.
     """
     if init_type not in _DRAWS:
         raise ValueError(f"unknown init {init_type!r}: use one of {', '.join(_DRAWS)}.")
     draw = _DRAWS[init_type](gain)
 
-    def initialise(module: nn.Module) -> None:
+    def initialize(module: nn.Module) -> None:
         weight = getattr(module, "weight", None)
         if type(module).__name__.startswith(("Conv", "Linear")) and isinstance(weight, Tensor):
             if draw is not None:
@@ -39,17 +46,17 @@ def weights_init(init_type: str, gain: float = _GAIN) -> Callable[[nn.Module], N
             if isinstance(module.bias, Tensor):
                 init.zeros_(module.bias)
 
-    return initialise
+    return initialize
 
 
 def without_values(build: Callable[[], dict[str, nn.Module]]) -> dict[str, nn.Module]:
-    """Return new networks on the CPU whose parameters are still to be loaded: they hold arbitrary values.
+    """Build networks on the CPU with uninitialized parameters, to be loaded later.
 
-    Nothing is drawn: threads that train keep their random stream, which `torch.random.fork_rng` would take draws out
-    of. Buffers have the values that norms start with: variances are 1, all others 0.
+    No random numbers are drawn, so other threads that train keep their random stream. `torch.random.fork_rng` would
+    take draws out of it. Buffers have the initial values of norms: variances are 1, all others are 0.
 
     Args:
-        build: Makes the networks by name.
+        build: Function that returns the networks by name.
     """
     with torch.device("meta"):
         networks = build()

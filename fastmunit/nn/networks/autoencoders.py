@@ -1,4 +1,4 @@
-"""Auto-encoders of one domain: MUNIT's with a content and a style code, UNIT's with a noisy latent code."""
+"""Auto-encoders of one domain: MUNIT's with content and style codes, UNIT's with a noisy latent code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastmunit.nn.networks.encoders import ContentEncoder, StyleEncoder
 
 
 class MLP(nn.Module):
-    """Style code (N, ...) flattened to (N, input_dim), to AdaIN parameters (N, output_dim)."""
+    """Multilayer perceptron from a style code, flattened to (N, input_dim), to AdaIN parameters (N, output_dim)."""
 
     def __init__(self, input_dim: int, output_dim: int, dim: int, n_blk: int, norm: str, activ: str) -> None:
         super().__init__()
@@ -28,11 +28,15 @@ class MLP(nn.Module):
 
 
 class AdaINGen(nn.Module):
-    """Auto-encoder with a content code and a style code.
+    """MUNIT's auto-encoder, with a content code and a style code.
 
-    encode: image (N, input_dim, H, W) to content (N, C, H / 2^n, W / 2^n) and style (N, style_dim, 1, 1);
-    decode: (content, style) to an image in [-1, 1]. H and W must be multiples of 2^n_downsample for the output to have
-    the input's size. Source: MUNIT paper, section 3.2 and figure 3.
+    `encode` takes an image (N, input_dim, H, W) to a content code (N, C, H / 2^n, W / 2^n) and a style code
+    (N, style_dim, 1, 1). `decode` takes both to an image in [-1, 1]. The output has the size of the input if H and W
+    are multiples of 2^n, with n = n_downsample. Source: MUNIT paper, section 3.2 and figure 3.
+
+    Args:
+        input_dim: Channels of the images.
+        config: The `gen` section.
     """
 
     def __init__(self, input_dim: int, config: GeneratorConfig) -> None:
@@ -67,17 +71,17 @@ class AdaINGen(nn.Module):
         return content, style
 
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
-        """Return the images (N, input_dim, H, W) in [-1, 1] with this content code and this style code.
+        """Return the images (N, input_dim, H, W) in [-1, 1] with these content and style codes.
 
-        One content code (1, C, H, W) goes with any number of style codes: what comes before the first AdaIN is then
-        computed once. One style code goes with any number of content codes.
+        A single content code (1, C, H, W) is used for all style codes; everything before the first AdaIN is then
+        computed once. A single style code is used for all content codes.
 
         Raises:
-            ValueError: The numbers of content and style codes differ, and neither is 1.
+            ValueError: If the numbers of content and style codes differ, and neither is 1.
         """
         if len(content) != len(style) and 1 not in (len(content), len(style)):
             raise ValueError(
-                f"content has {len(content)} codes, style {len(style)}: give equal numbers, or one of either."
+                f"got {len(content)} content codes and {len(style)} style codes: pass equal numbers, or one of either."
             )
         parameters = self.mlp(style)
         if len(style) < len(content):
@@ -87,18 +91,19 @@ class AdaINGen(nn.Module):
 
 
 class VAEGen(nn.Module):
-    """Variational auto-encoder with one latent code.
+    """UNIT's variational auto-encoder, with one latent code.
 
-    encode: image (N, input_dim, H, W) to the mean h (N, C, H / 2^n, W / 2^n) of the posterior N(h, I), and noise from
-    N(0, I) of its shape; decode: a latent code, h or h + noise, to an image in [-1, 1]. H and W must be multiples of
-    2^n_downsample for the output to have the input's size. Source: Liu, Breuel, Kautz, "Unsupervised Image-to-Image
-    Translation Networks", NIPS 2017, section 3; the posterior's variance is fixed.
+    `encode` takes an image (N, input_dim, H, W) to the mean h (N, C, H / 2^n, W / 2^n) of the posterior N(h, I), and to
+    noise from N(0, I) in the same shape. `decode` takes a latent code, h or h + noise, to an image in [-1, 1]. The
+    output has the size of the input if H and W are multiples of 2^n, with n = n_downsample. The variance of the
+    posterior is fixed. Source: Liu, Breuel, Kautz, "Unsupervised Image-to-Image Translation Networks", NIPS 2017,
+    section 3.
 
     Args:
-        input_dim: channels of the images.
-        config: the `gen` section; its mlp_dim and style_dim are not used.
-        noise_on_cpu: draw noise from torch's global CPU generator, as the public code does, instead of the generator of
-            the device that the images are on.
+        input_dim: Channels of the images.
+        config: The `gen` section. mlp_dim and style_dim are not used.
+        noise_on_cpu: Draw noise from torch's global CPU generator, as the public code does, instead of the generator of
+            the images' device.
     """
 
     def __init__(self, input_dim: int, config: GeneratorConfig, *, noise_on_cpu: bool = False) -> None:
@@ -125,7 +130,7 @@ class VAEGen(nn.Module):
         return self.decode(hidden + noise if self.training else hidden)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (h, noise) of images (N, input_dim, H, W): two tensors of one shape and dtype."""
+        """Return (h, noise) of images (N, input_dim, H, W): two tensors with the same shape and dtype."""
         hidden = self.enc(images)
         return hidden, self.draw_noise(images).to(hidden.dtype)
 
@@ -134,9 +139,11 @@ class VAEGen(nn.Module):
         return self.dec(latent)
 
     def draw_noise(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Noise from N(0, I) for the latent codes of images (N, ..., H, W), in float32 whatever their dtype.
+        """Draw noise from N(0, I) for the latent codes of images (N, ..., H, W), in float32 for any dtype.
 
-        With a `generator` it is drawn from that, on the CPU.
+        Args:
+            images: The images.
+            generator: A generator on the CPU to draw from, instead of the global one.
         """
         height, width = (side >> self._n_downsample for side in images.shape[-2:])
         shape = (len(images), self.enc.output_dim, height, width)
@@ -146,5 +153,5 @@ class VAEGen(nn.Module):
 
 
 def num_adain_params(decoder: nn.Module) -> int:
-    """How many AdaIN parameters a decoder needs per sample: a bias and a weight for each feature of each layer."""
+    """Return the number of AdaIN parameters of a decoder per sample: a bias and a weight per feature and layer."""
     return sum(2 * m.num_features for m in decoder.modules() if isinstance(m, AdaptiveInstanceNorm2d))

@@ -1,4 +1,4 @@
-"""VGG-16 up to relu5_3, as the domain-invariant perceptual loss uses it."""
+"""VGG-16 up to relu5_3, for the domain-invariant perceptual loss."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _POOLED_BLOCKS = 3
 
 
 class Vgg16(nn.Module):
-    """Images (N, 3, H, W) to relu5_3 features (N, 512, H / 8, W / 8).
+    """Network from images (N, 3, H, W) to relu5_3 features (N, 512, H / 8, W / 8).
 
-    Thirteen 3x3 convolutions conv1_1 … conv5_3, max pooling after the first three blocks only: there is no pool between
-    conv4 and conv5. Source: Simonyan and Zisserman 2015, with the public MUNIT trainer's change.
+    Thirteen 3x3 convolutions conv1_1 … conv5_3, with max pooling after the first three blocks only: there is none
+    between conv4 and conv5. Source: Simonyan and Zisserman 2015, with the public MUNIT trainer's change.
     """
 
     def __init__(self) -> None:
