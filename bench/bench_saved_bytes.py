@@ -6,7 +6,7 @@ import torch
 from bench.harness import Count
 from bench.problems import name_of
 from fastmunit import functional
-from fastmunit.nn.layers.blocks import AdaINParameters, Conv2dBlock, run_blocks
+from fastmunit.nn.layers.blocks import AdaINParameters, Conv2dBlock, chain_of
 from fastmunit.testing import make_map, saved_bytes
 
 SHAPE = (1, 256, 64, 64)
@@ -25,7 +25,7 @@ def bench_layer(count, norm, dtype):
 
     def bytes_of(implementation, layers):
         with functional.use_implementation(implementation):
-            return saved_bytes(lambda: run_blocks(blocks[:layers], x, AdaINParameters(style)), left_out)
+            return saved_bytes(lambda: chain_of(blocks[:layers], AdaINParameters(style)).run(x), left_out)
 
     eager, ours = (bytes_of(name, 3) - bytes_of(name, 2) for name in ("reference", "auto"))
     assert ours >= x.numel() * x.element_size()

@@ -1,22 +1,23 @@
-"""The forward that takes the place of a module's own."""
+"""The forward that replaces a module's own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from fastmunit import functional
-from fastmunit.acceleration.chain import Chain
-from fastmunit.acceleration.recognize import has_hooks
+from fastmunit.nn.fused.chain import Chain
+from fastmunit.nn.fused.layers import Norm, has_hooks
+from fastmunit.nn.fused.steps import FUSED, Write, mode_of
 
-# What a chain reads at each call (AdaIN parameters, the forwards of modules inside), and what all modules have.
+# Attributes that a chain reads in each call (AdaIN parameters, forwards of modules inside), and those of all modules.
 _NOT_OPTIONS = frozenset(vars(nn.Module())) | {"weight", "bias", "forward"}
 
 
-class _AsItWas:
-    """A module as it was when the chain was made: its class, its children and its options."""
+class _ModuleSnapshot:
+    """Class, children and options of a module at the time when its chain was planned."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -28,8 +29,8 @@ class _AsItWas:
             if name not in _NOT_OPTIONS and not isinstance(value, Tensor)
         }
 
-    def holds(self) -> bool:
-        """Whether it still is so. Attributes that are tensors are known not to matter: see `check.py`."""
+    def unchanged(self) -> bool:
+        """Return True if the module is still the same. Tensor attributes are not compared: see `verify.py`."""
         module, attributes = self.module, vars(self.module)
         return (
             type(module) is self.kind
@@ -41,51 +42,63 @@ class _AsItWas:
 
 
 def _is_equal(value: Any, old: Any) -> bool:
-    """For what has plain values; two other objects are two."""
+    """Compare plain values. Other objects are equal only if they are identical."""
     return type(value) is type(old) and isinstance(old, int | float | str | tuple) and bool(value == old)
 
 
-class FastForward:
-    """Runs a chain of fused ops; the module's own forward where the chain does not stand for it.
+class FusedForward:
+    """A forward that runs a chain of fused ops, or the module's original forward if the chain no longer matches it.
 
-    That is so for inputs that the ops do not take, where the reference implementation is in use, and after a change to
-    the module or to one inside that is not called any more: another child, another value of an attribute, a hook
-    inside. Copies and pickles of it belong to the copy of the module.
+    The original forward runs for inputs that the ops do not support, when the reference implementation is in use, and
+    after a change to the module or to a module inside that is bypassed: another child, another value of an attribute,
+    a hook inside. A copy or pickle belongs to the copy of the module.
     """
 
     def __init__(self, module: nn.Module, chain: Chain, bypassed: Iterable[nn.Module]) -> None:
         self.module = module
         self.chain = chain
-        self.itself = _AsItWas(module)
-        self.bypassed = [_AsItWas(inner) for inner in bypassed]
+        self.snapshot = _ModuleSnapshot(module)
+        self.bypassed = [_ModuleSnapshot(inner) for inner in bypassed]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the chain on the one argument, or the own forward on whatever else there is."""
-        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and self.stands_for_the_module(args[0]):
-            return self.chain.run(args[0])
+        """Run the chain on a single tensor argument if it is valid, else the original forward."""
+        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and self.is_valid_for(args[0]):
+            return self.chain.run(args[0], FUSED)
         return type(self.module).forward(self.module, *args, **kwargs)
 
-    def stands_for_the_module(self, x: Tensor) -> bool:
-        """Whether the chain may run on x in place of the module's own forward."""
+    def is_valid_for(self, x: Tensor) -> bool:
+        """Return True if the chain computes on x what the module's original forward computes."""
         return (
-            self.chain.can_run(x)
-            and functional.implementation_of("fused_norm", x) != "reference"
-            and self.itself.holds()
-            and all(inner.holds() and not _has_own_say(inner.module) for inner in self.bypassed)
+            x.dim() == 4
+            and x.is_floating_point()
+            and not torch.jit.is_tracing()
+            and all(_is_assigned(write.norm, len(x)) for write in self.chain.of(Write) if write.norm is not None)
+            and mode_of(x) == FUSED
+            and self.snapshot.unchanged()
+            and all(inner.unchanged() and not _has_hooks_or_patched_forward(inner.module) for inner in self.bypassed)
         )
 
 
-def fast_forward_of(module: nn.Module) -> FastForward | None:
-    """The `FastForward` of a module that has been accelerated."""
+def _is_assigned(norm: Norm, batch_size: int) -> bool:
+    """Return True unless the norm is an AdaIN without parameters for a batch of this size."""
+    if norm.kind != "adain":
+        return True
+    expected = (batch_size * norm.module.num_features,)
+    return all(
+        isinstance(value, Tensor) and value.shape == expected for value in (norm.module.weight, norm.module.bias)
+    )
+
+
+def fused_forward_of(module: nn.Module) -> FusedForward | None:
+    """Return the `FusedForward` of an accelerated module, or None."""
     forward = vars(module).get("forward")
-    return forward if isinstance(forward, FastForward) else None
+    return forward if isinstance(forward, FusedForward) else None
 
 
-def has_foreign_forward(module: nn.Module) -> bool:
-    """Whether a forward that is not ours was set on the module itself."""
-    return "forward" in vars(module) and fast_forward_of(module) is None
+def has_patched_forward(module: nn.Module) -> bool:
+    """Return True if someone else has set a forward on the module instance."""
+    return "forward" in vars(module) and fused_forward_of(module) is None
 
 
-def _has_own_say(module: nn.Module) -> bool:
-    """Whether something was put on a module that only a call of it runs."""
-    return has_hooks(module) or has_foreign_forward(module)
+def _has_hooks_or_patched_forward(module: nn.Module) -> bool:
+    return has_hooks(module) or has_patched_forward(module)

@@ -1,4 +1,4 @@
-"""`fastmunit.accelerate`."""
+"""The public function `fastmunit.accelerate`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Hashable, Iterator
 import torch
 from torch import nn
 
-from fastmunit.acceleration.chain import Chain, chain_of
-from fastmunit.acceleration.fused_forward import FastForward, fast_forward_of, has_foreign_forward
-from fastmunit.acceleration.recognize import has_hooks, is_container, layers_of, norm_kind, passed_over
-from fastmunit.acceleration.report import Entry, Report
+from fastmunit.acceleration.fused_forward import FusedForward, fused_forward_of, has_patched_forward
+from fastmunit.acceleration.recognize import bypassed_modules, is_container, layers_of, norm_kind
+from fastmunit.acceleration.report import Entry, Report, describe
 from fastmunit.acceleration.verify import difference, signature
+from fastmunit.nn.fused.chain import Chain, plan
+from fastmunit.nn.fused.layers import has_hooks
+from fastmunit.nn.fused.steps import Convolve, Write
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -22,32 +24,33 @@ _NAMES = ("AdaptiveInstanceNorm2d", "InstanceNorm2d", "LayerNorm", "Conv2dBlock"
 
 
 def accelerate(module: object) -> Report:
-    """Replace the hot paths of a network that is not ours by fused ops, in place.
+    """Replace the hot paths of a third-party network by fused ops, in place.
 
-    It takes models in the structure of the public MUNIT and UNIT code (Conv2dBlock, ResBlock, ContentEncoder, Decoder,
-    AdaptiveInstanceNorm2d with assigned weight and bias, LayerNorm …), a single norm, and any module that has instance
-    norms, AdaIN, or a Sequential of pads, convolutions, instance norms and (leaky) ReLUs as CycleGAN's. What is
-    replaced is the forward of modules that have been recognised by class name and structure **and** whose own forward
-    was found to agree with the fused one: both are run on copies in float64, with random weights, and results and
-    gradients compared. Everything else stays and is in the report with the reason.
+    Supported are models in the structure of the public MUNIT and UNIT code (Conv2dBlock, ResBlock, ContentEncoder,
+    Decoder, AdaptiveInstanceNorm2d with assigned weight and bias, LayerNorm, ...), a single norm, and any module with
+    instance norms, AdaIN, or a Sequential of pads, convolutions, instance norms and (Leaky)ReLUs, as in CycleGAN.
 
-    Outputs and gradients are the same but for rounding. Modules, parameters, state_dict and optimizers are those that
-    were there; copies and pickles are accelerated too. The bias of a convolution whose norm cancels it gets a gradient
-    of exact zeros. Inside `functional.use_implementation("reference")`, and after a change to a replaced part (a hook,
-    another layer, another value of an attribute), the module's own forward runs. Calling it again changes nothing.
+    The forward of a module is replaced if the module is recognized by class name and structure, **and** if its own
+    forward agrees with the fused one. To verify this, both run on copies in float64 with random weights, and their
+    results and gradients are compared. Everything else is left unchanged, and the report contains the reason.
 
-    The fused ops have first derivatives only: gradient penalties need the reference implementation. `nn.DataParallel`,
-    whose replicas share attributes, does not go with them; DistributedDataParallel does. torch.jit.script and
-    torch.export want a plain forward: `restore` it first.
+    Outputs and gradients are the same except for rounding. Modules, parameters, state_dict and optimizers stay the same
+    objects; copies and pickles are accelerated, too. The bias of a convolution that is cancelled by a norm gets a
+    gradient of exact zeros. The original forward runs inside `functional.use_implementation("reference")`, and after a
+    change to a replaced part: a hook, another layer, another value of an attribute. A second call changes nothing.
+
+    The fused ops have first derivatives only, so gradient penalties need the reference implementation.
+    `nn.DataParallel` is not supported, because its replicas share attributes; DistributedDataParallel is.
+    torch.jit.script and torch.export need a plain forward: call `restore` on the report first.
 
     Args:
-        module: a module, or a trainer: an object whose attributes are modules.
+        module: A module, or a trainer: an object whose attributes are modules.
 
     Returns:
-        What was replaced and what was left. Its `restore()` undoes everything.
+        A report of replaced and unchanged modules. Its `restore()` reverts everything.
 
     Raises:
-        TypeError: there is no module in `module`.
+        TypeError: If `module` contains no module.
     """
     replaced: list[Entry] = []
     left: list[Entry] = []
@@ -56,54 +59,61 @@ def accelerate(module: object) -> Report:
     checked: dict[Hashable, str | None] = {}
     for path, inner in _inside_first(_roots(module)):
         name = type(inner).__name__
-        if fast_forward_of(inner) is None:
+        if fused_forward_of(inner) is None:
             reason = _install(inner, refused, checked)
             if reason is not None:
                 refused.add(inner)
                 left.append(Entry(path, name, reason))
-        forward = fast_forward_of(inner)
+        forward = fused_forward_of(inner)
         if forward is not None:
             modules.append(inner)
-            replaced.append(Entry(path, name, str(forward.chain)))
+            replaced.append(Entry(path, name, describe(forward.chain)))
             if has_hooks(inner):
-                left.append(Entry(path, name, "it has hooks, so it is not fused with its neighbours"))
+                left.append(Entry(path, name, "it has hooks, so it is not fused with its neighbors"))
     return Report(sorted(replaced, key=_path), sorted(left, key=_path), modules)
 
 
 def _install(module: nn.Module, refused: set[nn.Module], checked: dict[Hashable, str | None]) -> str | None:
-    """Replace a module's forward if there is something to gain; the reason why a norm or a block was left."""
+    """Replace a module's forward if that is faster. Return the reason why a norm or a block was left unchanged."""
     if type(module).__module__.startswith("fastmunit."):
         return "it is fastmunit's own" if type(module).__name__ in _NAMES else None
     if norm_kind(module) is None and not is_container(module):
         return _why_unknown(module)
-    if has_foreign_forward(module):
+    if has_patched_forward(module):
         return "its forward was set on the module itself"
     if isinstance(module, torch.jit.ScriptModule):
         return "TorchScript has compiled it"
     chain, bypassed = _pick(module, refused)
-    if not chain.is_faster:
+    if not _is_faster(chain):
         return None
     if any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()]):
-        return "it is on the meta device, where it cannot be checked"
+        return "it is on the meta device, where it cannot be verified"
     kind = signature(module)
     if kind not in checked:
         checked[kind] = difference(module, layers_of(module, refused.__contains__), refused, _pick)
     if checked[kind] is None:
-        module.forward = FastForward(module, chain, bypassed)
+        module.forward = FusedForward(module, chain, bypassed)
     return checked[kind]
 
 
 def _pick(module: nn.Module, refused: set[nn.Module]) -> tuple[Chain, list[nn.Module]]:
-    """The chain of a module, and the modules inside that it does not call."""
-    chain = chain_of(layers_of(module, refused.__contains__))
-    return chain, list(passed_over(module, refused.__contains__))
+    """Return the chain of a module, and the modules inside that it does not call."""
+    chain = plan(layers_of(module, refused.__contains__))
+    return chain, list(bypassed_modules(module, refused.__contains__))
+
+
+def _is_faster(chain: Chain) -> bool:
+    """Return True if a norm, a pad or the convolution of an upsampled map is fused."""
+    return any(write.norm is not None or write.pad.pixels for write in chain.of(Write)) or any(
+        step.upsampled is not None for step in chain.of(Convolve)
+    )
 
 
 def _why_unknown(module: nn.Module) -> str | None:
     if isinstance(module, nn.modules.batchnorm._NormBase) and getattr(module, "track_running_stats", False):
         return "it keeps running statistics"
     if isinstance(module, _NORMS) or any(cls.__name__ in _NAMES for cls in type(module).__mro__):
-        return "it is not one of the layers or blocks that are known"
+        return "it is not a known layer or block"
     return None
 
 
@@ -113,13 +123,13 @@ def _roots(module: object) -> list[tuple[str, nn.Module]]:
     roots = [(name, value) for name, value in getattr(module, "__dict__", {}).items() if isinstance(value, nn.Module)]
     if not roots:
         raise TypeError(
-            f"accelerate takes a module or an object that has modules as attributes, not {type(module).__name__}"
+            f"accelerate: expected a module or an object with modules as attributes, got {type(module).__name__}"
         )
     return roots
 
 
 def _inside_first(roots: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module]]:
-    """All modules once, each after those inside it, by the path that comes first."""
+    """Iterate over all modules once, each after those inside it, with their first path."""
     paths: dict[nn.Module, str] = {}
     for name, root in roots:
         for path, inner in root.named_modules(prefix=name):

@@ -1,17 +1,20 @@
-"""Whether a chain of fused ops does what a module's own forward does, found out by running both."""
+"""Verifies that a chain of fused ops computes the same as a module's own forward, by running both."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastmunit.acceleration.chain import Chain
-from fastmunit.acceleration.fused_forward import FastForward, fast_forward_of
-from fastmunit.acceleration.recognize import ConvolutionLayer, Layer, NormLayer, OtherLayer, has_hooks, norm_kind
+from fastmunit.acceleration.fused_forward import FusedForward, fused_forward_of
+from fastmunit.acceleration.recognize import norm_kind
+from fastmunit.nn.fused.chain import Chain
+from fastmunit.nn.fused.layers import Convolution, Layer, Norm, Other, has_hooks
+from fastmunit.nn.fused.steps import FUSED
 
 Pick = Callable[[nn.Module, set[nn.Module]], tuple[Chain, list[nn.Module]]]
 
@@ -21,20 +24,20 @@ _ANY_CHANNELS = 4
 
 
 def difference(module: nn.Module, layers: Sequence[Layer], kept: Iterable[nn.Module], pick: Pick) -> str | None:
-    """Compare a module with the chain that is to replace it, on copies in float64 on the CPU.
+    """Compare a module with the chain that should replace it, on copies in float64 on the CPU.
 
-    Results, the gradients of the input and of every parameter, buffers, and what happened to the input are compared,
-    in train and eval mode, for random maps, weights, and AdaIN parameters.
+    The comparison covers results, gradients of the input and of every parameter, buffers, and changes to the input, in
+    train and eval mode, for random maps, weights and AdaIN parameters.
 
     Args:
-        module: what is to be replaced.
-        layers: its layers.
-        kept: modules inside that are called as they are.
-        pick: makes the chain, and names the modules inside that it does not call, for a copy of the module and the
-            copies of `kept`.
+        module: The module to replace.
+        layers: Its layers.
+        kept: Modules inside that are called unchanged.
+        pick: Function of a copy of the module and the copies of `kept` that returns the chain, and the modules inside
+            that the chain does not call.
 
     Returns:
-        The reason why they are not the same, or None.
+        The reason why the two are not the same, or None if they are.
     """
     channels = _input_channels(layers)
     try:
@@ -46,8 +49,8 @@ def difference(module: nn.Module, layers: Sequence[Layer], kept: Iterable[nn.Mod
             chain, bypassed = pick(ours, {copies[inner] for inner in kept if inner in copies})
             originals = dict(zip(ours.modules(), theirs.modules(), strict=True))
             return _difference(theirs, chain, ours, [theirs, *(originals[inner] for inner in bypassed)], channels)
-    except Exception as error:  # whatever code of others raises on an input that it may not be made for
-        return f"it cannot be checked on a small random map: {type(error).__name__}: {_first_line(error)}"
+    except Exception as error:  # third-party code may raise anything on an unexpected input
+        return f"it cannot be verified on a small random map: {type(error).__name__}: {_first_line(error)}"
 
 
 _PLAIN = bool | int | float | str | tuple | torch.Size | torch.dtype | None
@@ -55,9 +58,12 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 def signature(module: nn.Module) -> Hashable:
-    """Equal for modules that `difference` needs to look at once: of the same classes, options, shapes and children."""
+    """Return a key that is equal for modules with the same classes, options, shapes and children.
+
+    `difference` needs to run only once for them.
+    """
     options = tuple(
-        (name, value if isinstance(value, _PLAIN) else type(value) if isinstance(value, FastForward) else id(value))
+        (name, value if isinstance(value, _PLAIN) else type(value) if isinstance(value, FusedForward) else id(value))
         for name, value in sorted(vars(module).items())
         if name not in _OF_EVERY_MODULE and not (isinstance(value, Tensor) and norm_kind(module) == "adain")
     )
@@ -80,19 +86,19 @@ def _difference(
         changed = {name for inner, old in zip(bypassed, before, strict=True) for name in _changed(inner, old)}
         if changed:
             return f"its forward sets attributes ({', '.join(sorted(changed))})"
-        found = _run(ours, chain.run, x)
+        actual = _run(ours, partial(chain.run, mode=FUSED), x)
         for what, value in expected.items():
             scale = max(float(value.abs().max()) if value.numel() else 0.0, 1e-300)
-            if found[what].shape != value.shape:
-                return f"its own forward gives another {what}: {tuple(value.shape)}, not {tuple(found[what].shape)}"
-            error = float((found[what] - value).abs().max()) / scale if value.numel() else 0.0
+            if actual[what].shape != value.shape:
+                return f"its own forward gives another {what}: {tuple(value.shape)}, not {tuple(actual[what].shape)}"
+            error = float((actual[what] - value).abs().max()) / scale if value.numel() else 0.0
             if not error <= _TOLERANCE:
                 return f"its own forward gives another {what} (by {error:.1e} of the largest)"
     return None
 
 
 def _run(module: nn.Module, forward: Callable[[Tensor], Any], x: Tensor) -> dict[str, Tensor]:
-    """Everything that can be seen of one forward and backward, by name."""
+    """Return everything that is observable of one forward and backward, by name."""
     torch.manual_seed(1)  # for dropout
     leaf = x.clone().requires_grad_()
     seen = leaf * 1
@@ -111,7 +117,7 @@ def _run(module: nn.Module, forward: Callable[[Tensor], Any], x: Tensor) -> dict
 
 
 def _exact_copy(module: nn.Module) -> nn.Module:
-    """A copy in float64 on the CPU, with its own forward, random tensors near the module's, and no hooks to be seen."""
+    """Return a copy in float64 on the CPU, with its own forward, random tensors near the module's, and no hooks."""
     memo: dict[int, Any] = {}
     for inner in module.modules():
         for value in vars(inner).values():
@@ -122,7 +128,7 @@ def _exact_copy(module: nn.Module) -> nn.Module:
         inner._forward_hooks.clear()
         inner._backward_hooks.clear()
         inner._backward_pre_hooks.clear()
-        if fast_forward_of(inner) is not None:
+        if fused_forward_of(inner) is not None:
             del inner.forward
     with torch.no_grad():
         for parameter in twin.parameters():
@@ -137,7 +143,7 @@ def _exact(dtype: torch.dtype) -> torch.dtype:
 
 
 def _varied(value: Tensor) -> Tensor:
-    """Add random numbers, so that a forward that uses the value shows; positive ones, as it may be a variance."""
+    """Add random numbers, so that a forward that uses the value differs. They are positive: it may be a variance."""
     return value.add_(torch.rand_like(value), alpha=0.1) if value.is_floating_point() else value
 
 
@@ -157,7 +163,7 @@ def _assign_adain(theirs: nn.Module, ours: nn.Module, n: int) -> None:
 
 
 def _smallest_size(module: nn.Module, channels: int) -> tuple[int, int]:
-    """The first of `_SIZES` that the module's own forward takes."""
+    """Return the first of `_SIZES` that the module's own forward accepts."""
     twin = copy.deepcopy(module)
     for size in _SIZES:
         _assign_adain(twin, twin, 1)
@@ -172,15 +178,15 @@ def _smallest_size(module: nn.Module, channels: int) -> tuple[int, int]:
 
 
 def _input_channels(layers: Sequence[Layer]) -> int:
-    """As the first layer that knows them tells."""
+    """Return the number of input channels, from the first layer that has one."""
     for layer in layers:
         match layer:
-            case ConvolutionLayer(module=conv):
+            case Convolution(module=nn.Conv2d() as conv):
                 return conv.in_channels
-            case NormLayer(module=norm):
+            case Norm(module=norm):
                 gamma = getattr(norm, "gamma", None)
                 return int(getattr(norm, "num_features", _ANY_CHANNELS if gamma is None else len(gamma)))
-            case OtherLayer(module=other):
+            case Other(function=nn.Module() as other):
                 for name in ("in_channels", "num_features"):
                     for inner in other.modules():
                         if isinstance(value := getattr(inner, name, None), int):

@@ -14,8 +14,8 @@ from fastmunit.config import Config
 from fastmunit.errors import ConfigError
 from fastmunit.nn.layers.dropout import masks_from
 from fastmunit.nn.layers.init import weights_init
+from fastmunit.nn.networks.discriminators import PatchDiscriminator
 from fastmunit.nn.networks.latent_encoder import LatentEncoder
-from fastmunit.nn.networks.patch_discriminator import PatchDiscriminator
 from fastmunit.nn.networks.unet import Injection
 from fastmunit.systems.base import Hyperparameters, Loss, System, Weight, check_batches, frozen
 from fastmunit.systems.generator_options import (

@@ -14,7 +14,7 @@ from fastmunit.config import Config
 from fastmunit.errors import ConfigError
 from fastmunit.nn.layers.dropout import masks_from
 from fastmunit.nn.layers.init import weights_init
-from fastmunit.nn.networks.patch_discriminator import PatchDiscriminator
+from fastmunit.nn.networks.discriminators import PatchDiscriminator
 from fastmunit.systems.base import Hyperparameters, Loss, System, Weight, check_batches, frozen
 from fastmunit.systems.generator_options import (
     FREE_GENERATOR_OPTIONS,

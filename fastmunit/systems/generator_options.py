@@ -9,9 +9,9 @@ from torch import nn
 
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
-from fastmunit.nn.networks.patch_discriminator import min_size
+from fastmunit.nn.networks.discriminators import min_size
 from fastmunit.nn.networks.resnet import ResNetGenerator
-from fastmunit.nn.networks.unet import FEWEST_DOWNS_WITH_DROPOUT, Injection, UNet, Upsampling
+from fastmunit.nn.networks.unet import MIN_DOWNS_WITH_DROPOUT, Injection, UNet, Upsampling
 from fastmunit.systems.base import SystemOptions
 
 FREE_GENERATOR_OPTIONS = frozenset({"dropout", "dropout_at_test", "init_gain"})
@@ -97,10 +97,10 @@ def check_generators(config: Config, options: GeneratorOptions, others_need: Pos
             raise ConfigError(f"{key} is {crop}, not a multiple of {multiple}, as {why} needs: use {nearest}.")
     if options.generator == "resnet" and options.inject == "all":
         raise ConfigError("options.inject all needs options.generator unet: a resnet takes noise at its first layer.")
-    if options.dropout and options.generator == "unet" and options.num_downs < FEWEST_DOWNS_WITH_DROPOUT:
+    if options.dropout and options.generator == "unet" and options.num_downs < MIN_DOWNS_WITH_DROPOUT:
         raise ConfigError(
             f"options.dropout is {options.dropout:g}, but a U-Net of options.num_downs {options.num_downs} has no "
-            f"layer for it: use num_downs {FEWEST_DOWNS_WITH_DROPOUT} or more, or dropout 0."
+            f"layer for it: use num_downs {MIN_DOWNS_WITH_DROPOUT} or more, or dropout 0."
         )
     if options.dropout and options.generator == "resnet" and config.gen.n_res == 0:
         raise ConfigError(

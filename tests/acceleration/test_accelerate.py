@@ -1,4 +1,4 @@
-"""`fastmunit.accelerate` on networks in the public code's structure (lookalike.py) and on what only looks like them."""
+"""`fastmunit.accelerate` on networks with the structure of the public code (lookalike.py), and on deceptive ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def images(n: int = 2, dtype: torch.dtype = torch.float64, seed: int = 1) -> Ten
 
 
 def run(module: nn.Module, x: Tensor, call: Callable[[nn.Module, Tensor], Any] | None = None) -> dict[str, Tensor]:
-    """Results and the gradients of input and parameters, by name."""
+    """Return results and the gradients of input and parameters, by name."""
     x = x.clone().requires_grad_()
     torch.manual_seed(5)
     results = (call or (lambda m, x: m(x)))(module, x)
@@ -94,7 +94,7 @@ ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "detach")
 
 
 class Ops(TorchDispatchMode):
-    """Counts ops by name, views and allocations left out."""
+    """A counter of ops by name, without views and allocations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def test_same_results_and_gradients(model: Any) -> None:
 
 
 def test_float32_is_as_close_to_float64_as_the_plain_network(model: Any) -> None:
-    """The kinks of ReLU let single roundings move a gradient: hence norms, and the floor."""
+    """A rounding error at a kink of ReLU can change a gradient, so norms are compared, with a minimum tolerance."""
     module, call = model
     plain, exact = copy.deepcopy(module), copy.deepcopy(module).double()
     fastmunit.accelerate(module)
@@ -155,14 +155,14 @@ def test_the_work_goes_through_the_fused_ops() -> None:
     assert before["reflection_pad2d"] == 5 + 3 + 4 + 4 + 3 and before["upsample_nearest2d"] == 2
     slow = ("reflection_pad2d", "reflection_pad2d_backward", "native_batch_norm", "std", "upsample_nearest2d")
     assert not [name for name in slow if after[name]]
-    assert after["relu_"] == 3  # two in the MLP, one before the style encoder's pooling
-    # content encoder: pad of the image, 7 norms; style encoder: pad of the image, 4 biases with the next pad; decoder:
-    # pad of the content code, 4 AdaIN, 2 layer norms
-    assert after["fused_norm"] == after["fused_norm_backward"] == (1 + 7) + (1 + 4) + (1 + 4 + 2)
-    assert sum(after.values()) < 0.75 * sum(before.values())  # most that remain are in convolutions
+    assert after["relu_"] == 2  # in the MLP
+    # content encoder: pad of the image, 7 norms; style encoder: pad of the image, 5 biases; decoder: pad of the content
+    # code, 4 AdaIN, 2 layer norms
+    assert after["fused_norm"] == after["fused_norm_backward"] == (1 + 7) + (1 + 5) + (1 + 4 + 2)
+    assert sum(after.values()) < 0.75 * sum(before.values())  # most of the others are in convolutions
 
 
-def test_module_is_the_same_to_everyone_else() -> None:
+def test_module_looks_the_same_from_outside() -> None:
     trainer = MUNIT_Trainer({"gen": GEN, "dis": DIS}).eval()
     state = {name: value.clone() for name, value in trainer.state_dict().items()}
     parameters = dict(trainer.named_parameters())
@@ -182,8 +182,8 @@ def test_module_is_the_same_to_everyone_else() -> None:
     assert all(p.grad is None for p in trainer.parameters())
 
 
-def test_optimizers_go_on() -> None:
-    """Two iterations, acceleration, two more: losses and translations are those of four plain iterations."""
+def test_optimizers_continue() -> None:
+    """Losses and translations of two plain and two accelerated iterations equal those of four plain iterations."""
     torch.manual_seed(0)
     plain = MUNIT_Trainer({"gen": GEN, "dis": DIS}).double()
     ours = copy.deepcopy(plain)
@@ -230,11 +230,11 @@ def test_adain_parameters_are_read_at_each_call() -> None:
     for style in (*styles.split(1), styles):
         expected = plain.decode(content.expand(len(style), -1, -1, -1), style)
         torch.testing.assert_close(generator.decode(content.expand(len(style), -1, -1, -1), style), expected)
-    with pytest.raises(RuntimeError):  # of torch's batch norm, as in the plain decoder: these styles are for 3 images
+    with pytest.raises(RuntimeError):  # from torch's batch norm, as in the plain decoder: these styles are for 3 images
         generator.dec(content)
 
 
-def test_unassigned_adain_is_the_modules_own_error() -> None:
+def test_unassigned_adain_raises_the_modules_own_error() -> None:
     generator = AdaINGen(3, GEN)
     fastmunit.accelerate(generator)
     with pytest.raises(AssertionError, match="assign weight and bias first"):
@@ -249,7 +249,7 @@ def pickled(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled])
-def test_copies_are_accelerated_and_their_own(duplicate: Callable[[nn.Module], nn.Module]) -> None:
+def test_copies_are_accelerated_and_independent(duplicate: Callable[[nn.Module], nn.Module]) -> None:
     torch.manual_seed(0)
     generator = AdaINGen(3, GEN).double()
     fastmunit.accelerate(generator)
@@ -269,7 +269,7 @@ def test_copies_are_accelerated_and_their_own(duplicate: Callable[[nn.Module], n
     assert_same(run(generator, images(), call_generator), expected, 0.0)
 
 
-def test_restore_gives_the_own_forward_back_to_the_bit() -> None:
+def test_restore_returns_to_the_original_bits() -> None:
     torch.manual_seed(0)
     generator = AdaINGen(3, GEN)
     expected = run(generator, images(2, torch.float32), call_generator)
@@ -280,7 +280,7 @@ def test_restore_gives_the_own_forward_back_to_the_bit() -> None:
     assert_same(run(generator, images(2, torch.float32), call_generator), expected, 0.0)
 
 
-def test_reference_implementation_is_the_own_forward_to_the_bit() -> None:
+def test_reference_implementation_runs_the_original_forward() -> None:
     torch.manual_seed(0)
     generator = AdaINGen(3, GEN)
     expected = run(generator, images(2, torch.float32), call_generator)
@@ -309,7 +309,7 @@ def test_moving_and_loading_after_acceleration() -> None:
 
 
 def test_autocast() -> None:
-    """The plain decoder's batch norm does not run under autocast on the CPU; the fused one does."""
+    """The plain decoder's batch norm does not run under autocast on the CPU, so only the encoders are compared."""
     torch.manual_seed(0)
     generator = AdaINGen(3, GEN)
     plain = copy.deepcopy(generator)
@@ -326,7 +326,7 @@ def test_autocast() -> None:
         assert (ours[2] - exact[2]).norm() <= 5e-2 * exact[2].norm()
 
 
-# What only looks like it.
+# Modules that only look like supported ones.
 
 
 class PlusOneNorm(AdaptiveInstanceNorm2d):
@@ -400,12 +400,12 @@ LOOKALIKES: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
         "norm",
         "keeps running statistics",
     ),
-    "group norm": (lambda: norm_block(nn.GroupNorm(2, 4)), "norm", "not one of the layers"),
+    "group norm": (lambda: norm_block(nn.GroupNorm(2, 4)), "norm", "not a known layer"),
 }
 
 
 @pytest.mark.parametrize("case", LOOKALIKES)
-def test_what_differs_is_left_with_a_reason(case: str) -> None:
+def test_deceptive_modules_are_left_with_a_reason(case: str) -> None:
     make, path, reason = LOOKALIKES[case]
     torch.manual_seed(0)
     module = nn.Sequential(nn.Identity(), make().double())
@@ -429,7 +429,7 @@ def test_what_differs_is_left_with_a_reason(case: str) -> None:
 
 
 class WithOptions(ResBlock):
-    """Its forward reads attributes, whose values at first are those of a plain block."""
+    """A block whose forward reads attributes. Their initial values make it a plain block."""
 
     def __init__(self) -> None:
         super().__init__(4, "in", "relu", "reflect")
@@ -445,7 +445,7 @@ class WithOptions(ResBlock):
 @pytest.mark.parametrize(
     "change", [{"scale": 0.3}, {"scale": torch.tensor([0.3, 0.4]).view(2, 1, 1, 1)}, {"is_used": True}]
 )
-def test_another_value_of_an_attribute_counts(change: dict[str, Any], inside: bool) -> None:
+def test_a_new_value_of_an_attribute_has_an_effect(change: dict[str, Any], inside: bool) -> None:
     torch.manual_seed(0)
     block = WithOptions().double()
     chain = nn.Sequential(block) if inside else block
@@ -463,7 +463,7 @@ def test_another_value_of_an_attribute_counts(change: dict[str, Any], inside: bo
         assert not torch.allclose(found, before)
 
 
-def test_a_norm_that_begins_to_keep_statistics() -> None:
+def test_a_norm_that_starts_to_track_statistics() -> None:
     norm = nn.InstanceNorm2d(4)
     fastmunit.accelerate(norm)
     norm.register_buffer("running_mean", torch.full((4,), 2.0))
@@ -474,8 +474,8 @@ def test_a_norm_that_begins_to_keep_statistics() -> None:
 
 
 @pytest.mark.parametrize("registered", [True, False], ids=["buffer", "attribute"])
-def test_a_tensor_that_happens_to_be_one_is_seen(registered: bool) -> None:
-    """It may change later, so a forward that uses it is another one. The user's tensor is not written to."""
+def test_a_tensor_attribute_equal_to_one_is_detected(registered: bool) -> None:
+    """It may change later, so a forward that uses it is not supported. The user's tensor is not modified."""
 
     class Gated(ResBlock):
         def forward(self, x: Tensor) -> Tensor:
@@ -492,7 +492,7 @@ def test_a_tensor_that_happens_to_be_one_is_seen(registered: bool) -> None:
     assert gate.item() == 1
 
 
-def test_a_module_that_two_others_share_is_looked_at_first() -> None:
+def test_a_shared_module_is_verified_first() -> None:
     norm = norm_block(PlusOneNorm(4)).norm
     norm.weight, norm.bias = torch.rand(2, 8)
     chain = nn.Sequential(nn.Sequential(norm), nn.Sequential(norm, nn.ReflectionPad2d(1), nn.Conv2d(4, 4, 3)))
@@ -505,7 +505,7 @@ def test_a_module_that_two_others_share_is_looked_at_first() -> None:
     torch.testing.assert_close(found, chain(x))
 
 
-def test_forward_set_on_the_module_is_kept() -> None:
+def test_a_forward_set_on_the_module_is_not_replaced() -> None:
     norm = nn.InstanceNorm2d(4)
     norm.forward = lambda x: x + 1  # type: ignore[method-assign]
     block = norm_block(norm)
@@ -547,7 +547,7 @@ CHANGES: dict[str, Callable[[nn.Sequential], None]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_changes_after_acceleration_count(change: str) -> None:
+def test_changes_after_acceleration_have_an_effect(change: str) -> None:
     torch.manual_seed(0)
     chain = nn.Sequential(
         nn.ReflectionPad2d(1), nn.Conv2d(4, 4, 3), nn.InstanceNorm2d(4), nn.LeakyReLU(0.1), nn.ReflectionPad2d(1)
@@ -567,7 +567,7 @@ def test_changes_after_acceleration_count(change: str) -> None:
 
 
 def test_results_may_be_written_in_place() -> None:
-    """As the public residual block does with what its blocks return."""
+    """The public residual block adds in place to the results of its blocks."""
     torch.manual_seed(0)
     block = Scaled(4, "in", "relu", "reflect").double()
     plain = copy.deepcopy(block)
@@ -577,7 +577,7 @@ def test_results_may_be_written_in_place() -> None:
     assert_same(run(block, x), run(plain, x))
 
 
-def test_an_input_is_not_written_to_unless_the_network_does_so() -> None:
+def test_an_input_is_modified_only_if_the_network_does_so() -> None:
     torch.manual_seed(0)
     chain = nn.Sequential(nn.ReLU(inplace=True), nn.ReflectionPad2d(1), nn.ReLU(inplace=True), nn.InstanceNorm2d(4))
     plain = copy.deepcopy(chain)
@@ -602,7 +602,7 @@ def test_an_input_is_not_written_to_unless_the_network_does_so() -> None:
 
 
 class ResnetBlock(nn.Module):
-    """As CycleGAN's."""
+    """CycleGAN's residual block."""
 
     def __init__(self, dim: int, dropout: bool) -> None:
         super().__init__()
@@ -642,24 +642,24 @@ def test_cycle_gan(options: dict[str, bool]) -> None:
 def test_a_single_norm() -> None:
     norm = nn.InstanceNorm2d(4)
     report = fastmunit.accelerate(norm)
-    assert str(report) == "replaced:\n  (itself) (InstanceNorm2d): 1 fused op for 1 norm\nleft as it was:\n  nothing"
+    assert str(report) == "replaced:\n  (itself) (InstanceNorm2d): 1 fused op for 1 norm\nleft unchanged:\n  nothing"
     x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
     torch.testing.assert_close(norm(x), nn.functional.instance_norm(x))
-    torch.testing.assert_close(norm(x[0]), nn.InstanceNorm2d(4)(x[0]))  # without N: torch's own forward
+    torch.testing.assert_close(norm(x[0]), nn.InstanceNorm2d(4)(x[0]))  # no batch dimension: torch's own forward
     with pytest.raises(ValueError, match=r"more than 1 spatial element|more than one pixel"):
         norm(x[:, :, :1, :1])
 
 
-def test_a_network_that_needs_larger_maps_is_left_with_its_error() -> None:
+def test_a_network_that_needs_larger_maps_is_left_unchanged() -> None:
     chain = nn.Sequential(nn.InstanceNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64 * 64, 2))
     report = fastmunit.accelerate(chain)
     assert [entry.path for entry in report.replaced] == ["0"]
     assert [entry.path for entry in report.left] == [""]
-    assert report.left[0].text.startswith("it cannot be checked on a small random map: RuntimeError: ")
+    assert report.left[0].text.startswith("it cannot be verified on a small random map: RuntimeError: ")
     assert chain(torch.randn(1, 4, 64, 64)).shape == (1, 2)
 
 
-def test_a_trainer_that_is_no_module() -> None:
+def test_a_trainer_that_is_not_a_module() -> None:
     class Trainer:
         def __init__(self) -> None:
             self.gen, self.steps = AdaINGen(3, GEN), 0
@@ -670,22 +670,22 @@ def test_a_trainer_that_is_no_module() -> None:
 
 
 @pytest.mark.parametrize("wrong", [3, "gen.pt", None, {"gen": nn.ReLU()}, object()])
-def test_what_has_no_module_is_refused(wrong: object) -> None:
-    with pytest.raises(TypeError, match="accelerate takes a module or an object that has modules as attributes"):
+def test_an_object_without_modules_is_an_error(wrong: object) -> None:
+    with pytest.raises(TypeError, match="accelerate: expected a module or an object with modules as attributes"):
         fastmunit.accelerate(wrong)
 
 
-def test_nothing_to_do() -> None:
+def test_nothing_to_accelerate() -> None:
     report = fastmunit.accelerate(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))
     assert (report.replaced, report.left) == ([], [])
-    assert str(report) == "replaced:\n  nothing\nleft as it was:\n  nothing"
+    assert str(report) == "replaced:\n  nothing\nleft unchanged:\n  nothing"
 
 
-def test_meta_tensors_and_our_own_networks_are_left() -> None:
+def test_meta_tensors_and_our_own_networks_are_left_unchanged() -> None:
     with torch.device("meta"):
         block = Conv2dBlock(4, 4, 3, 1, 1, "in", "relu", "reflect")
     assert {entry.text for entry in fastmunit.accelerate(block).left} == {
-        "it is on the meta device, where it cannot be checked"
+        "it is on the meta device, where it cannot be verified"
     }
     from fastmunit.nn.layers.blocks import ResBlock as OurResBlock
 

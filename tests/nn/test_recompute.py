@@ -1,4 +1,4 @@
-"""Maps that backward computes again: the same gradients, and less kept."""
+"""Recomputing maps in backward: gradients have the same bits, and fewer bytes are stored."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from torch import nn
 
 from fastmunit import functional
 from fastmunit.config import Config
-from fastmunit.functional.recompute import recompute, replace_saved
-from fastmunit.nn.layers.blocks import Conv2dBlock, run_blocks
+from fastmunit.functional.recompute import RecomputableMap, recompute, replace_saved
+from fastmunit.nn.fused.chain import plan
+from fastmunit.nn.fused.steps import State, mode_of
+from fastmunit.nn.layers.blocks import Conv2dBlock, chain_of
 from fastmunit.nn.networks.autoencoders import AdaINGen
 from fastmunit.ops.availability import unavailable
 from fastmunit.testing import make_map, saved_bytes
@@ -37,8 +39,8 @@ def test_gradients_have_the_same_bits(autocast: bool, layout: str) -> None:
     for enabled in (True, False):
         with recompute(enabled), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             results.append(gradients(net, x))
-    for ours, kept in zip(*results, strict=True):
-        assert torch.equal(ours, kept)
+    for recomputed, stored in zip(*results, strict=True):
+        assert torch.equal(recomputed, stored)
 
 
 def chain() -> tuple[list[Conv2dBlock], torch.Tensor]:
@@ -47,57 +49,57 @@ def chain() -> tuple[list[Conv2dBlock], torch.Tensor]:
 
 
 @needs_native
-def test_a_layer_keeps_the_convolution_alone() -> None:
-    """Of four layers, four results of convolutions and the first padded input; without, three padded maps more."""
+def test_a_layer_stores_only_the_result_of_its_convolution() -> None:
+    """Four layers store four of these and the first padded input; without recomputation, three more padded maps."""
     blocks, x = chain()
     parameters = [p for block in blocks for p in block.parameters()]
     map_bytes, padded_bytes, statistics = 8 * 32 * 32 * 4, 8 * 34 * 34 * 4, 2 * 8 * 8
-    kept = {}
+    stored = {}
     for enabled in (True, False):
         with recompute(enabled):
-            kept[enabled] = saved_bytes(lambda: run_blocks(blocks, x), exclude=[*parameters, x])
-    assert kept[True] == 4 * (map_bytes + statistics) + padded_bytes
-    assert kept[False] == kept[True] + 3 * padded_bytes
+            stored[enabled] = saved_bytes(lambda: chain_of(blocks).run(x), exclude=[*parameters, x])
+    assert stored[True] == 4 * (map_bytes + statistics) + padded_bytes
+    assert stored[False] == stored[True] + 3 * padded_bytes
 
 
 @needs_native
 def test_backward_uses_the_implementation_of_forward() -> None:
     blocks, x = chain()
     with functional.use_implementation("native"):
-        y = run_blocks(blocks, x).interior.sum()
+        y = chain_of(blocks).run(x).sum()
     with functional.use_implementation("reference"):
         (late,) = torch.autograd.grad(y, x)
     with functional.use_implementation("native"):
-        (expected,) = torch.autograd.grad(run_blocks(blocks, x).interior.sum(), x)
+        (expected,) = torch.autograd.grad(chain_of(blocks).run(x).sum(), x)
     assert torch.equal(late, expected)
 
 
 @needs_native
-def test_a_change_of_the_input_in_between_is_an_error() -> None:
+def test_changing_the_result_of_a_convolution_before_backward_is_an_error() -> None:
     first, second = chain()[0][:2]
     x = make_map((1, 8, 8, 8)).requires_grad_()
     results = []
     first.conv.register_forward_hook(lambda module, inputs, output: results.append(output))
-    y = run_blocks([first, second], x).interior.sum()
+    y = chain_of([first, second]).run(x).sum()
     with torch.no_grad():
         results[0].add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.backward()
 
 
-def test_only_the_result_of_the_recipe_is_replaced() -> None:
+def test_only_the_named_tensor_is_replaced() -> None:
     x = make_map((1, 2, 4, 4)).requires_grad_()
     convolution = nn.Conv2d(2, 2, 1)
     calls: list[int] = []
 
-    def recipe() -> torch.Tensor:
+    def recompute_x() -> torch.Tensor:
         calls.append(1)
         return x.detach().clone()
 
-    with replace_saved(x, with_=recipe):
+    with replace_saved(x, with_=recompute_x):
         convolution(x).sum().backward()
     assert calls == [1]
-    with replace_saved(torch.zeros(1, 2, 4, 4), with_=recipe):
+    with replace_saved(torch.zeros(1, 2, 4, 4), with_=recompute_x):
         convolution(x).sum().backward()
     assert calls == [1]
 
@@ -107,12 +109,17 @@ def test_hooks_of_the_caller_see_what_is_not_replaced() -> None:
     blocks, x = chain()
     seen = []
     with torch.autograd.graph.saved_tensors_hooks(lambda saved: seen.append(saved.shape) or saved, lambda saved: saved):
-        run_blocks(blocks, x).interior.sum().backward()
+        chain_of(blocks).run(x).sum().backward()
     assert seen.count(blocks[0].conv.weight.shape) == 4
     assert seen.count(torch.Size((1, 8, 34, 34))) == 1
 
 
-def test_reference_path_keeps_what_torch_keeps() -> None:
+@needs_native
+@pytest.mark.parametrize("implementation", ["native", "reference"])
+def test_only_kernels_are_run_again(implementation: functional.Implementation) -> None:
+    """The reference stores what torch stores."""
     blocks, x = chain()
-    with functional.use_implementation("reference"):
-        assert run_blocks(blocks[:1], x).recipe is None
+    with functional.use_implementation(implementation):
+        state = State(RecomputableMap(x, x, None), mode_of(x))
+        plan(blocks[0].layers()).advance(state)
+    assert (state.map.recompute is None) == (implementation == "reference")

@@ -12,8 +12,8 @@ from fastmunit import functional
 from fastmunit.config import DiscriminatorConfig
 from fastmunit.functional.recompute import recompute
 from fastmunit.nn.layers.dropout import Dropout
+from fastmunit.nn.networks.discriminators import PatchDiscriminator, min_size
 from fastmunit.nn.networks.latent_encoder import LatentEncoder
-from fastmunit.nn.networks.patch_discriminator import PatchDiscriminator, min_size
 from fastmunit.nn.networks.resnet import ResNetGenerator
 from fastmunit.nn.networks.unet import UNet
 from fastmunit.ops.availability import unavailable
@@ -28,7 +28,7 @@ def weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def plain_unet(net: UNet, x: Tensor, z: Tensor | None, inject: str, upsample: str) -> Tensor:
-    """The U-Net as a recursion over its levels, with torch's own instance norm."""
+    """Run the U-Net as a recursion over its levels, with torch's own instance norm."""
     w = weights(net)
     last = len(net.downs) - 1
 
@@ -115,7 +115,7 @@ def plain_encoder(net: LatentEncoder, x: Tensor) -> tuple[Tensor, Tensor]:
 def assert_same_function(
     ours: list[Tensor], theirs: list[Tensor], net: nn.Module, inputs: list[Tensor], scale: float = 1e-9
 ) -> None:
-    """Results, and gradients of a random projection of them with regard to inputs and all parameters."""
+    """Compare results, and the gradients of a random projection of them with respect to inputs and all parameters."""
     torch.manual_seed(5)
     projections = [torch.randn_like(x) for x in theirs]
     sources = [*inputs, *net.parameters()]
@@ -184,7 +184,7 @@ def test_latent_encoder_is_the_plain_chain(implementation: functional.Implementa
     [
         (lambda: UNet(3, 3, latent_dim=8, inject="all"), 8, 54_794_627, 6.31),
         (lambda: UNet(3, 3, latent_dim=8), 8, 54_417_795, 6.18),
-        # Counting a transposed convolution by the pixels of its result, as some do, gives 56.8 for this one.
+        # Counting a transposed convolution by the pixels of its result, as some tools do, gives 56.8.
         (lambda: ResNetGenerator(3, 3), 0, 11_378_179, 49.55),
         (lambda: PatchDiscriminator(3, PUBLISHED), 0, 2_764_737, 3.15),
         (lambda: PatchDiscriminator(3, PUBLISHED.model_copy(update={"num_scales": 2})), 0, 3_458_978, 3.34),
@@ -202,7 +202,7 @@ def test_published_sizes(network: type[nn.Module], latent_dim: int, parameters: 
     assert counter.get_total_flops() / 2e9 == pytest.approx(gmac, abs=0.01)
 
 
-def test_averaging_convolution_takes_fewer_products() -> None:
+def test_averaging_convolution_needs_fewer_products() -> None:
     with torch.device("meta"):
         net, x = LatentEncoder(3, 8), torch.empty(1, 3, 256, 256)
         with FlopCounterMode(display=False) as counter:
@@ -212,23 +212,23 @@ def test_averaging_convolution_takes_fewer_products() -> None:
 
 @pytest.mark.parametrize("scales", [1, 2, 3])
 @pytest.mark.parametrize("n_layer", [1, 2, 3])
-def test_least_size_of_the_discriminator(scales: int, n_layer: int) -> None:
+def test_min_size_of_the_discriminator(scales: int, n_layer: int) -> None:
     config = DiscriminatorConfig(dim=2, norm="in", n_layer=n_layer, num_scales=scales, pad_type="zero")
-    least = min_size(config)
+    size = min_size(config)
     net = PatchDiscriminator(1, config)
-    net(torch.rand(1, 1, least, least))
+    net(torch.rand(1, 1, size, size))
     with pytest.raises((ValueError, RuntimeError)):
-        net(torch.rand(1, 1, least - 1, least - 1))
+        net(torch.rand(1, 1, size - 1, size - 1))
 
 
 def test_patches_of_the_published_discriminator() -> None:
-    """70x70 pixels of the image, and 30x30 of them at 256."""
+    """Each output value depends on 70x70 pixels of the image; there are 30x30 values at 256x256 pixels."""
     net = PatchDiscriminator(1, DiscriminatorConfig(dim=1, norm="none", n_layer=3, num_scales=1, pad_type="zero"))
     image = torch.rand(1, 1, 256, 256, requires_grad=True)
-    (judged,) = net.double()(image.double())
-    assert judged.shape == (1, 1, 30, 30)
-    (seen,) = torch.autograd.grad(judged[0, 0, 15, 15], image)
-    rows = seen[0, 0].abs().sum(1).nonzero()
+    (output,) = net.double()(image.double())
+    assert output.shape == (1, 1, 30, 30)
+    (gradient,) = torch.autograd.grad(output[0, 0, 15, 15], image)
+    rows = gradient[0, 0].abs().sum(1).nonzero()
     assert int(rows.max() - rows.min()) + 1 == 70
 
 
@@ -237,32 +237,32 @@ needs_native = pytest.mark.skipif(unavailable("native", "cpu") is not None, reas
 
 @needs_native
 @pytest.mark.parametrize("inject", ["input", "all"])
-def test_recomputing_changes_no_bit_and_keeps_less(inject: str) -> None:
+def test_recomputing_changes_no_bit_and_stores_less(inject: str) -> None:
     torch.manual_seed(0)
     net = UNet(3, 3, 8, 4, 2, inject)  # type: ignore[arg-type]
     x, z = torch.randn(2, 3, 32, 32), torch.randn(2, 2)
-    gradients, kept = [], []
+    gradients, stored = [], []
     for enabled in (True, False):
         with recompute(enabled):
             gradients.append(torch.autograd.grad(net(x, z).square().sum(), [*net.parameters()]))
-            kept.append(saved_bytes(lambda: net(x, z), [*net.parameters()]))
+            stored.append(saved_bytes(lambda: net(x, z), [*net.parameters()]))
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-    assert kept[0] < 0.75 * kept[1]
+    assert stored[0] < 0.75 * stored[1]
 
 
 @pytest.mark.parametrize("make", [lambda **k: UNet(3, 3, 4, 6, **k), lambda **k: ResNetGenerator(3, 3, 4, 1, 2, **k)])
-def test_dropout_in_training_and_where_asked_at_test(make: type[nn.Module]) -> None:
+def test_dropout_in_training_and_optionally_at_test(make: type[nn.Module]) -> None:
     x = torch.randn(1, 3, 64, 64)
-    usual, kept = make(dropout=0.5), make(dropout=0.5, dropout_at_test=True)
+    usual, at_test = make(dropout=0.5), make(dropout=0.5, dropout_at_test=True)
     assert not torch.equal(usual(x), usual(x))
     torch.manual_seed(1)
     first = usual(x)
     torch.manual_seed(1)
     with functional.use_implementation("reference"):
         torch.testing.assert_close(usual(x), first, rtol=1e-3, atol=1e-4)  # the same masks
-    usual.eval(), kept.eval()
+    usual.eval(), at_test.eval()
     assert torch.equal(usual(x), usual(x))
-    assert not torch.equal(kept(x), kept(x))
+    assert not torch.equal(at_test(x), at_test(x))
 
 
 def test_dropout_keeps_the_mean() -> None:
@@ -274,7 +274,7 @@ def test_dropout_keeps_the_mean() -> None:
 
 
 def test_instance_norm_cancels_the_noise_of_a_resnet() -> None:
-    """Planes of equal values add a constant to each channel, borders included: why noise is of use to U-Nets alone."""
+    """Noise planes add a constant to each channel, also at borders, so noise has an effect in U-Nets only."""
     net = ResNetGenerator(3, 3, 4, 1, 1, latent_dim=2).double()
     x = torch.randn(1, 3, 16, 16, dtype=torch.float64)
     first, second = (net(x, torch.randn(1, 2, dtype=torch.float64)) for _ in range(2))
@@ -286,11 +286,11 @@ def test_instance_norm_cancels_the_noise_of_a_resnet() -> None:
 
 def test_latent_vectors_of_the_wrong_shape() -> None:
     x = torch.rand(2, 3, 16, 16)
-    with pytest.raises(ValueError, match=r"z is absent, but it should be \(N, 4\)"):
+    with pytest.raises(ValueError, match=r"expected z to be \(N, 4\) or .*, got None"):
         UNet(3, 3, 2, 4, 4)(x)
-    with pytest.raises(ValueError, match="z is \\(2, 4\\), but it should be absent"):
+    with pytest.raises(ValueError, match=r"expected z to be None, got \(2, 4\)"):
         UNet(3, 3, 2, 4)(x, torch.rand(2, 4))
-    with pytest.raises(ValueError, match=r"z is \(3, 4\) for a batch of 2"):
+    with pytest.raises(ValueError, match=r"got \(3, 4\) for a batch of 2"):
         UNet(3, 3, 2, 4, 4)(x, torch.rand(3, 4))
-    with pytest.raises(ValueError, match="num_downs is 1"):
+    with pytest.raises(ValueError, match="expected num_downs to be at least 2, got 1"):
         UNet(3, 3, 2, 1)

@@ -92,7 +92,7 @@ def test_has_the_bits_of_the_residual_block_of_the_networks(dtype, pad_mode):
     def op(x, parameters):
         styles = AdaINParameters(parameters)
         convolutions = tuple((layer.conv.weight, None) for layer in block.model)
-        padded = functional.bias_act_pad(x, pad=block.pad.pixels, pad_mode=pad_mode)[0]
+        padded = functional.bias_act_pad(x, pad=block.model[0].pad.pixels, pad_mode=pad_mode)[0]
         return functional.adain_residual_block(
             (padded, x), convolutions, (styles.take(4), styles.take(4)), pad_mode=pad_mode
         )[1]

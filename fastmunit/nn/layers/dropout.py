@@ -1,4 +1,4 @@
-"""Dropout that a system may keep on when it translates."""
+"""Dropout that a system can keep active during translation."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmunit import distributed
-from fastmunit.nn.fused.norm_act_pad import PaddedMap
+from fastmunit.nn.fused.layers import Layer, Other
 
 _generator: ContextVar[torch.Generator | None] = ContextVar("fastmunit_dropout_generator", default=None)
 
 
 @contextmanager
 def masks_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Draw the masks of `Dropout` inside from a generator, in this thread alone.
+    """Draw the masks of `Dropout` in the with-block from a generator, in this thread only.
 
-    torch's global generator, which other threads may be using for a training, is then left alone.
+    torch's global generator, which a training in another thread may use at the same time, is then not touched.
 
     Args:
-        generator: On any device. It draws the masks for the tensors on its own device itself; for those on another,
-            it draws the seed of a generator there. None is torch's global generator.
+        generator: A generator on any device. It draws the masks of tensors on its own device. For a tensor on another
+            device, it draws the seed of a new generator there. None uses torch's global generator.
     """
     token = _generator.set(generator)
     try:
@@ -34,7 +34,7 @@ def masks_from(generator: torch.Generator | None) -> Iterator[None]:
 
 
 def _dropped(x: Tensor, rate: float) -> Tensor:
-    """Return dropout of x with a mask from the generator of `masks_from`; on a CPU that is what torch computes."""
+    """Return dropout of x with a mask from the generator of `masks_from`. On a CPU, this is what torch computes."""
     generator = _generator.get()
     if generator is None:
         return F.dropout(x, rate)
@@ -46,7 +46,7 @@ def _dropped(x: Tensor, rate: float) -> Tensor:
 
 
 def _share_of_mask(x: Tensor, rate: float) -> Tensor:
-    """Return the factors of x where it is this process's share of a batch: those that one process would draw."""
+    """Return the factors of x, this process's share of a batch: the same that a single process would draw."""
     layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
     whole = torch.empty(
         (len(x) * distributed.world_size(), *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=layout
@@ -59,14 +59,14 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 class Dropout(nn.Module):
-    """Zeroes each value with probability `rate` and scales the others by 1 / (1 - rate); x of any shape.
+    """Dropout of a tensor of any shape: zeroes values with probability `rate`, scales the others by 1 / (1 - rate).
 
-    Masks come from torch's global generator of x's device, or from that of `masks_from`. Source: Srivastava et al.
-    2014; Isola et al. 2017, section 3.2.1, which leaves it on at test time as the only source of noise.
+    Masks come from torch's global generator of x's device, or from the generator of `masks_from`. Source: Srivastava
+    et al. 2014; Isola et al. 2017, section 3.2.1, where dropout at test time is the only source of noise.
 
     Args:
-        rate: 0 for none.
-        at_test: draw masks in eval mode too.
+        rate: Probability of a zero. 0 disables dropout.
+        at_test: Draw masks in eval mode, too.
     """
 
     def __init__(self, rate: float = 0.5, at_test: bool = False) -> None:
@@ -83,15 +83,12 @@ class Dropout(nn.Module):
 
     @property
     def active(self) -> bool:
-        """Whether a call draws a mask."""
+        """True if a call draws a mask."""
         return self.rate > 0 and (self.training or self.at_test)
 
-    def run(self, x: PaddedMap) -> PaddedMap:
-        """`forward` on a map without pad, which cannot be computed again where a mask was drawn."""
-        if not self.active:
-            return x
-        dropped = self(x.interior)
-        return PaddedMap(dropped, dropped)
+    def layers(self) -> list[Layer]:
+        """Return this module as a layer of a chain, or nothing while it is not active, so that ops are fused."""
+        return [Other(self)] if self.active else []
 
     def extra_repr(self) -> str:
         return f"{self.rate}, at_test={self.at_test}"

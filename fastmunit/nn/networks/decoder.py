@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor, nn
 
-from fastmunit.nn.fused.norm_act_pad import PaddedMap
-from fastmunit.nn.layers.blocks import AdaINParameters, Conv2dBlock, ResBlocks
+from fastmunit.nn.layers.blocks import AdaINParameters, Conv2dBlock, ResBlocks, chain_of
 
 
 class Decoder(nn.Module):
-    """Content code (N, dim, H, W) to image (N, output_dim, H * 2^n_upsample, W * 2^n_upsample) in [-1, 1].
+    """Decoder of a content code (N, dim, H, W) to an image (N, output_dim, H * 2^n_upsample, W * 2^n_upsample).
 
-    n_res residual blocks with norm `res_norm`, then n_upsample times { nearest upsampling x2, 5x5 convolution halving
-    the channels, layer norm }, then a 7x7 convolution and tanh. Layer norm, because instance norm would undo the
-    statistics that AdaIN has set. Source: MUNIT paper, appendix B.2.
+    n_res residual blocks with norm `res_norm`, then n_upsample times { nearest-neighbor upsampling by 2, 5x5
+    convolution that halves the channels, layer norm }, then a 7x7 convolution and tanh. Instance norm instead of layer
+    norm would undo the statistics that AdaIN has set. Values of the image are in [-1, 1]. Source: MUNIT paper,
+    appendix B.2.
     """
 
     def __init__(
@@ -31,12 +29,4 @@ class Decoder(nn.Module):
         self.model = nn.ModuleList(layers)
 
     def forward(self, content: Tensor, adain: AdaINParameters | None = None) -> Tensor:
-        x = self.model[0](content, adain)
-        blocks = [cast(Conv2dBlock, layer) for layer in self.model[1:] if not isinstance(layer, nn.Upsample)]
-        *upsampled, last = blocks
-        if not upsampled:
-            return last(x)
-        current = PaddedMap(x, x)
-        for block in upsampled[:-1]:
-            current = block.run_upsampled(current)
-        return last.run(upsampled[-1].run_upsampled(current, last.pad), None).interior
+        return chain_of(self.model, adain).run(content)

@@ -1,57 +1,104 @@
-"""Multi-scale discriminator."""
+"""PatchGAN discriminators on several scales: MUNIT's, and the one of pix2pix, CycleGAN and BicycleGAN."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from fastmunit import functional
 from fastmunit.config import DiscriminatorConfig
-from fastmunit.nn.layers.blocks import Conv2dBlock, run_blocks
+from fastmunit.nn.fused.steps import mode_of
+from fastmunit.nn.layers.blocks import Conv2dBlock, chain_of
+
+# Maximum number of channels of a PatchDiscriminator, in multiples of those of its first layer.
+_MAX_WIDTH = 8
 
 
-class MsImageDis(nn.Module):
-    """`num_scales` PatchGANs, each on the image halved once more by average pooling.
+class _MultiScale(nn.Module):
+    """Base class of discriminators on an image pyramid: each network sees the image halved by average pooling.
 
-    images: (N, C, H, W) to a list of maps (N, 1, h, w), finest first; h = H / 2^(n_layer + scale). The nets share
-    nothing. `gan_type` ("lsgan" | "nsgan" | "hinge") names the loss that these outputs are trained with.
-    Source: MUNIT paper, appendix B.2; Wang et al. 2018.
+    images: (N, C, H, W) to a list of maps (N, 1, h, w), finest scale first.
+
+    Attributes:
+        gan_type: Name of the loss that the outputs are trained with: lsgan, nsgan or hinge.
     """
 
-    def __init__(self, input_dim: int, config: DiscriminatorConfig) -> None:
+    def __init__(self, config: DiscriminatorConfig, networks: Iterable[nn.Module]) -> None:
         super().__init__()
         self.gan_type = config.gan_type
         self._norm = config.norm
         self.downsample = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
-        self.cnns = nn.ModuleList([_patch_discriminator(input_dim, config) for _ in range(config.num_scales)])
+        self.cnns = nn.ModuleList(networks)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         outputs = []
-        for scale, net in enumerate(self.cnns):
+        for scale, blocks in enumerate(self.cnns):
             if scale:
                 images = self.downsample(images)
-            *convolutions, projection = net.children()
-            outputs.append(projection(run_blocks(convolutions, images).interior))
+            outputs.append(chain_of(cast(nn.ModuleList, blocks)).run(images))
         return outputs
 
     def forward_pair(self, fake: Tensor, real: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Outputs for fake and real images; see `forward_pair`."""
-        return forward_pair(self, self._norm, fake, real)
+        """Return the outputs for fake and for real images, computed in one batch if that cannot change them.
+
+        It changes the statistics of batch norm, and the number of power iterations of spectral norm.
+        """
+        together = self._norm in ("none", "in", "ln") and fake.shape == real.shape
+        if mode_of(fake).exact or not together:
+            return self(fake), self(real)
+        outputs = [output.chunk(2) for output in self(torch.cat([fake, real.to(fake.dtype)]))]
+        return [fake for fake, _ in outputs], [real for _, real in outputs]
 
 
-def forward_pair(dis: nn.Module, norm: str, fake: Tensor, real: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Outputs of `dis` for fake and real images, in one batch off the reference path where no norm tells batches apart.
+class MsImageDis(_MultiScale):
+    """MUNIT's discriminator: `num_scales` PatchGANs of equal width.
 
-    Batch norm does by its statistics, spectral norm by its power iteration, a step for each call.
+    images: (N, C, H, W) to a list of maps (N, 1, h, w), finest scale first, with h = H / 2^(n_layer + scale). The
+    networks share no weights. Source: MUNIT paper, appendix B.2; Wang et al. 2018.
+
+    Args:
+        input_dim: Channels of the images.
+        config: The `dis` section.
     """
-    together = norm in ("none", "in", "ln") and fake.shape == real.shape
-    if functional.exact_order() or not together:
-        return dis(fake), dis(real)
-    outputs = [output.chunk(2) for output in dis(torch.cat([fake, real.to(fake.dtype)]))]
-    return [fake for fake, _ in outputs], [real for _, real in outputs]
+
+    def __init__(self, input_dim: int, config: DiscriminatorConfig) -> None:
+        super().__init__(config, [_munit_network(input_dim, config) for _ in range(config.num_scales)])
 
 
-def _patch_discriminator(input_dim: int, config: DiscriminatorConfig) -> nn.Sequential:
+class PatchDiscriminator(_MultiScale):
+    """The discriminator of CycleGAN and BicycleGAN: `num_scales` PatchGANs, each half as wide as the one before.
+
+    A network has n_layer 4x4 convolutions with stride 2 and one with stride 1, the first without norm, and a 4x4
+    convolution to one channel. Each output value classifies a patch, 70x70 pixels for n_layer 3. images: (N, C, H, W)
+    to a list of maps (N, 1, h, w), finest scale first; 256x256 pixels give 30x30 and 14x14. Source: Isola et al. 2017,
+    appendix 6.1.2; Zhu et al. 2017 (BicycleGAN), section 4.
+
+    Args:
+        input_dim: Channels of the images.
+        config: The `dis` section. `dim` is the number of channels of the first layer at the finest scale, and is
+            halved at every other scale.
+    """
+
+    def __init__(self, input_dim: int, config: DiscriminatorConfig) -> None:
+        widths = [max(1, config.dim >> scale) for scale in range(config.num_scales)]
+        super().__init__(config, [_patch_network(input_dim, dim, config) for dim in widths])
+
+
+def min_size(config: DiscriminatorConfig) -> int:
+    """Return the minimum height and width of images for a PatchDiscriminator of `config`.
+
+    A 4x4 convolution with a padding of 1 halves a map at stride 2, rounding down. At stride 1 it removes one pixel;
+    there are two of these, and the first needs 3 pixels. The average pooling between scales halves, rounding up.
+    """
+    size = 3 << config.n_layer
+    for _ in range(config.num_scales - 1):
+        size = 2 * size - 1
+    return size
+
+
+def _munit_network(input_dim: int, config: DiscriminatorConfig) -> nn.Sequential:
     dim = config.dim
     activ, pad_type = config.activ, config.pad_type
     layers: list[nn.Module] = [Conv2dBlock(input_dim, dim, 4, 2, 1, norm="none", activation=activ, pad_type=pad_type)]
@@ -60,3 +107,16 @@ def _patch_discriminator(input_dim: int, config: DiscriminatorConfig) -> nn.Sequ
         dim *= 2
     layers.append(nn.Conv2d(dim, 1, 1, 1, 0))
     return nn.Sequential(*layers)
+
+
+def _patch_network(input_dim: int, dim: int, config: DiscriminatorConfig) -> nn.ModuleList:
+    activ, pad_type = config.activ, config.pad_type
+    layers = [Conv2dBlock(input_dim, dim, 4, 2, 1, norm="none", activation=activ, pad_type=pad_type)]
+    width = dim
+    for layer in range(1, config.n_layer + 1):
+        wider = dim * min(2**layer, _MAX_WIDTH)
+        stride = 1 if layer == config.n_layer else 2
+        layers.append(Conv2dBlock(width, wider, 4, stride, 1, norm=config.norm, activation=activ, pad_type=pad_type))
+        width = wider
+    layers.append(Conv2dBlock(width, 1, 4, 1, 1, norm="none", activation="none", pad_type=pad_type))
+    return nn.ModuleList(layers)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor, nn
 
-from fastmunit.nn.layers.blocks import Conv2dBlock, ResBlocks, run_blocks
+from fastmunit.nn.layers.blocks import Conv2dBlock, ResBlocks, chain_of
 
 
 class ContentEncoder(nn.Module):
-    """Image (N, C, H, W) to content code (N, dim * 2^n_downsample, H / 2^n_downsample, W / 2^n_downsample).
+    """Encoder of an image (N, C, H, W) to a content code (N, dim * 2^n, H / 2^n, W / 2^n) with n = n_downsample.
 
-    A 7x7 convolution, n_downsample 4x4 stride-2 convolutions that double the channels, n_res residual blocks.
+    A 7x7 convolution, n_downsample 4x4 convolutions with stride 2 that double the channels, n_res residual blocks.
     Source: MUNIT paper, appendix B.2.
     """
 
@@ -29,16 +27,15 @@ class ContentEncoder(nn.Module):
         self.output_dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        *convolutions, residual_blocks = self.model.children()
-        return run_blocks([*convolutions, *cast(ResBlocks, residual_blocks).model], x).interior
+        return chain_of(self.model).run(x)
 
 
 class StyleEncoder(nn.Module):
-    """Image (N, C, H, W) to style code (N, style_dim, 1, 1).
+    """Encoder of an image (N, C, H, W) to a style code (N, style_dim, 1, 1).
 
-    A 7x7 convolution, two 4x4 stride-2 convolutions that double the channels, n_downsample - 2 that keep them, global
-    average pooling, a 1x1 convolution. No instance norm: it would remove the mean and variance that carry the style.
-    Source: MUNIT paper, appendix B.2.
+    A 7x7 convolution, two 4x4 convolutions with stride 2 that double the channels, n_downsample - 2 more that keep
+    them, global average pooling, and a 1x1 convolution. There is no instance norm, which would remove the mean and
+    variance that carry the style. Source: MUNIT paper, appendix B.2.
     """
 
     def __init__(
@@ -57,5 +54,4 @@ class StyleEncoder(nn.Module):
         self.output_dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        *convolutions, pool, projection = self.model.children()
-        return projection(pool(run_blocks(convolutions, x).interior))
+        return chain_of(self.model).run(x)

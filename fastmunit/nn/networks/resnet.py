@@ -7,10 +7,9 @@ from typing import cast
 from torch import Tensor, nn
 
 from fastmunit.config import Padding
-from fastmunit.nn.fused.norm_act_pad import Pad, PaddedMap, pad_map
-from fastmunit.nn.layers.blocks import AdaINParameters, Conv2dBlock, ResBlock, run_blocks
+from fastmunit.nn.fused.layers import Layer, ResidualEnd, ResidualStart
+from fastmunit.nn.layers.blocks import AdaINParameters, Block, Conv2dBlock, ResBlock, append_latent, chain_of
 from fastmunit.nn.layers.dropout import Dropout
-from fastmunit.nn.layers.latent import append_latent
 from fastmunit.nn.layers.upsampling import TransposedConv2dBlock
 
 
@@ -21,33 +20,29 @@ class DropoutResBlock(ResBlock):
         super().__init__(dim, norm="in", activation="relu", pad_type=pad_type)
         self.dropout = Dropout(dropout, dropout_at_test)
 
-    def run(self, x: PaddedMap, adain: AdaINParameters | None, pad: Pad | None = None) -> PaddedMap:
-        """Run on a map that has this block's pad, and write the result with the pad of the next one."""
-        if not self.dropout.active:
-            return super().run(x, adain, pad)
-        first, second = (cast(Conv2dBlock, layer) for layer in self.model)
-        hidden = self.dropout(first.run(x, adain).interior)
-        return second.run(pad_map(hidden, second.pad), adain, pad, residual=x.interior)
+    def layers(self, adain: AdaINParameters | None = None) -> list[Layer]:
+        first, second = (cast(Block, block).layers(adain) for block in self.model)
+        return [ResidualStart(), *first, *self.dropout.layers(), *second, ResidualEnd()]
 
 
 class ResNetGenerator(nn.Module):
-    """Image (N, input_dim, H, W) to image (N, output_dim, H, W) in [-1, 1]; H and W multiples of 2^n_downsample.
+    """Generator of images (N, output_dim, H, W) in [-1, 1] from images (N, input_dim, H, W).
 
-    A 7x7 convolution, n_downsample 3x3 stride-2 convolutions that double the channels, n_res residual blocks,
-    n_downsample 3x3 stride-2 transposed convolutions that halve them, a 7x7 convolution and tanh. Instance norm
-    without parameters and ReLU after all but the last. Source: Zhu et al. 2017 (CycleGAN), section 7.2; Johnson et al.
-    2016.
+    A 7x7 convolution, n_downsample 3x3 convolutions with stride 2 that double the channels, n_res residual blocks,
+    n_downsample 3x3 transposed convolutions with stride 2 that halve the channels, a 7x7 convolution and tanh. All but
+    the last convolution are followed by instance norm without parameters and ReLU. H and W must be multiples of
+    2^n_downsample. Source: Zhu et al. 2017 (CycleGAN), section 7.2; Johnson et al. 2016.
 
     Args:
-        input_dim: channels of the input image.
-        output_dim: channels of the output image.
-        dim: channels of the first layer.
-        n_downsample: stride-2 convolutions.
-        n_res: residual blocks.
-        latent_dim: length of the noise z that is laid beside the image's channels; 0 for a generator without.
-        pad_type: of the 7x7 convolutions and the residual blocks; the others see zeros.
-        dropout: rate inside the residual blocks.
-        dropout_at_test: keep dropout on in eval mode.
+        input_dim: Channels of the input image.
+        output_dim: Channels of the output image.
+        dim: Channels of the first layer.
+        n_downsample: Number of convolutions with stride 2.
+        n_res: Number of residual blocks.
+        latent_dim: Length of the noise vector z that is concatenated to the image's channels; 0 for none.
+        pad_type: Fill mode of the padding of 7x7 convolutions and residual blocks. The others pad with zeros.
+        dropout: Dropout rate inside the residual blocks.
+        dropout_at_test: Keep dropout active in eval mode.
     """
 
     def __init__(
@@ -76,6 +71,6 @@ class ResNetGenerator(nn.Module):
         self.model = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        """Translate x (N, input_dim, H, W); z is (N, latent_dim), None where latent_dim is 0."""
+        """Translate x (N, input_dim, H, W) with z (N, latent_dim), which is None if latent_dim is 0."""
         x = append_latent(x, z, self.latent_dim)
-        return run_blocks([*self.model], x).interior
+        return chain_of(self.model).run(x)

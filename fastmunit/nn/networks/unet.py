@@ -8,46 +8,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastmunit.nn.fused.dead_bias import with_zero_gradients
-from fastmunit.nn.fused.norm_act_pad import PaddedMap
-from fastmunit.nn.layers.blocks import Conv2dBlock
+from fastmunit.functional.recompute import RecomputableMap
+from fastmunit.nn.fused.chain import plan
+from fastmunit.nn.fused.steps import State, mode_of
+from fastmunit.nn.layers.blocks import Block, Conv2dBlock, append_latent
 from fastmunit.nn.layers.dropout import Dropout
-from fastmunit.nn.layers.latent import append_latent
 from fastmunit.nn.layers.upsampling import BilinearConv2dBlock, TransposedConv2dBlock
 
 Injection = Literal["input", "all"]
 Upsampling = Literal["transposed", "bilinear"]
 
-# Channels grow up to this many times those of the first layer.
-_WIDEST = 8
+# Maximum number of channels, in multiples of those of the first layer.
+_MAX_WIDTH = 8
 
-FEWEST_DOWNS_WITH_DROPOUT = 6
-"""A shallower U-Net has no layer that dropout follows."""
+MIN_DOWNS_WITH_DROPOUT = 6
+"""A U-Net with fewer levels has no layer that is followed by dropout."""
 
 
 class UNet(nn.Module):
-    """Image (N, input_dim, H, W) to image (N, output_dim, H, W) in [-1, 1]; H and W multiples of 2^num_downs.
+    """Generator of images (N, output_dim, H, W) in [-1, 1] from images (N, input_dim, H, W), with skip connections.
 
-    num_downs 4x4 stride-2 convolutions, and as many upsampling layers, each of which but the innermost also reads the
-    map of its size on the way down. Channels dim, 2 dim, 4 dim, then 8 dim. Leaky ReLU(0.2) on the way down, ReLU on
-    the way up, instance norm without parameters after all but the first, the innermost and the last convolution.
-    Dropout follows the upsampling layers between the innermost and the first of 8 dim channels. Source: Isola et al.
-    2017, appendix 6.1.1; Zhu et al. 2017 (BicycleGAN), section 4.
+    num_downs 4x4 convolutions with stride 2, and as many upsampling layers. Each upsampling layer except the innermost
+    also reads the map of its size on the way down. The channels are dim, 2 dim, 4 dim, then 8 dim. LeakyReLU(0.2) is
+    used on the way down, ReLU on the way up. Instance norm without parameters follows all convolutions except the
+    first, the innermost and the last. Dropout follows the upsampling layers between the innermost and the first with 8
+    dim channels. H and W must be multiples of 2^num_downs. Source: Isola et al. 2017, appendix 6.1.1; Zhu et al. 2017
+    (BicycleGAN), section 4.
 
     Args:
-        input_dim: channels of the input image.
-        output_dim: channels of the output image.
-        dim: channels of the first layer.
-        num_downs: stride-2 convolutions, at least 2.
-        latent_dim: length of the vector z; 0 for a generator without.
-        inject: where z is laid beside the channels: "input" the image alone, "all" the input of every convolution on
-            the way down.
-        upsample: "transposed" 4x4 stride-2 convolutions, or "bilinear" upsampling and 3x3 convolutions.
-        dropout: its rate.
-        dropout_at_test: keep dropout on in eval mode.
+        input_dim: Channels of the input image.
+        output_dim: Channels of the output image.
+        dim: Channels of the first layer.
+        num_downs: Number of convolutions with stride 2, at least 2.
+        latent_dim: Length of the latent vector z; 0 for none.
+        inject: Concatenate z to the channels of the image only ("input"), or to the input of every convolution on the
+            way down ("all").
+        upsample: Upsample by "transposed" 4x4 convolutions with stride 2, or by "bilinear" interpolation and 3x3
+            convolutions.
+        dropout: Dropout rate.
+        dropout_at_test: Keep dropout active in eval mode.
 
     Raises:
-        ValueError: num_downs is less than 2.
+        ValueError: If num_downs is less than 2.
     """
 
     def __init__(
@@ -64,10 +66,10 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if num_downs < 2:
-            raise ValueError(f"num_downs is {num_downs}; a U-Net has at least 2.")
+            raise ValueError(f"expected num_downs to be at least 2, got {num_downs}.")
         self.latent_dim = latent_dim
         self.inject = inject
-        widths = [dim * min(2**level, _WIDEST) for level in range(num_downs)]
+        widths = [dim * min(2**level, _MAX_WIDTH) for level in range(num_downs)]
         last = num_downs - 1
         downs, ups, dropouts = [], [], []
         for level, width in enumerate(widths):
@@ -83,56 +85,47 @@ class UNet(nn.Module):
                 if upsample == "transposed"
                 else BilinearConv2dBlock(inner, outer, norm, activation)
             )
-            widest = 0 < level < last and outer == width == _WIDEST * dim
+            widest = 0 < level < last and outer == width == _MAX_WIDTH * dim
             dropouts.append(Dropout(dropout if widest else 0.0, dropout_at_test))
         self.downs = nn.ModuleList(downs)
         self.ups = nn.ModuleList(ups)
         self.dropouts = nn.ModuleList(dropouts)
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        """Translate x (N, input_dim, H, W) with z (N, latent_dim), None where latent_dim is 0."""
+        """Translate x (N, input_dim, H, W) with z (N, latent_dim), which is None if latent_dim is 0."""
         first = append_latent(x, z, self.latent_dim)
-        current = PaddedMap(first, first)
-        skips: list[PaddedMap] = []
+        state = State(RecomputableMap(first, first, None), mode_of(first))
+        skips: list[RecomputableMap] = []
         for level, block in enumerate(self.downs):
             if level and z is not None and self.inject == "all":
-                current = _with_latent(current, z, self.latent_dim)
-            current = cast(Conv2dBlock, block).run(current, None)
-            skips.append(current)
+                state.map = _with_latent(state.map, z, self.latent_dim)
+            plan(cast(Block, block).layers()).advance(state)
+            skips.append(state.map)
         skips.pop()
         for up, dropout in zip(reversed(self.ups), reversed(self.dropouts), strict=True):
-            current = cast(Dropout, dropout).run(cast(TransposedConv2dBlock, up).run(current, None))
+            plan([*cast(Block, up).layers(), *cast(Dropout, dropout).layers()]).advance(state)
             if skips:
-                current = _joined(current, skips.pop())
-        blocks = [cast(Conv2dBlock, block) for block in (*self.downs, *self.ups)]
-        return with_zero_gradients(current.interior, [bias for b in blocks for bias in b.cancelled_biases(x)])
+                state.map = _joined(state.map, skips.pop())
+        return state.result()
 
 
-def _with_latent(x: PaddedMap, z: Tensor, latent_dim: int) -> PaddedMap:
-    """The input of a convolution on the way down: x and z, both behind a leaky ReLU, which x is already."""
+def _with_latent(x: RecomputableMap, z: Tensor, latent_dim: int) -> RecomputableMap:
+    """Return the input of a downsampling convolution: x and z, both after LeakyReLU, which x has passed already."""
     z = F.leaky_relu(z, 0.2)
     joined = append_latent(x.interior, z, latent_dim)
-    compute = x.recipe
-    if compute is None:
-        return PaddedMap(joined, joined)
-    kept = z.detach()
-
-    def recipe() -> Tensor:
-        return append_latent(compute(), kept, latent_dim)
-
-    return PaddedMap(joined, joined, recipe)
+    recompute_x = x.recompute
+    if recompute_x is None:
+        return RecomputableMap(joined, joined, None)
+    saved = z.detach()
+    return RecomputableMap(joined, joined, lambda: append_latent(recompute_x(), saved, latent_dim))
 
 
-def _joined(x: PaddedMap, skip: PaddedMap) -> PaddedMap:
-    """The input of an upsampling layer: x, and a ReLU of the map of its size on the way down."""
+def _joined(x: RecomputableMap, skip: RecomputableMap) -> RecomputableMap:
+    """Return the input of an upsampling layer: x, and the ReLU of the map of the same size on the way down."""
     rectified = F.relu(skip.interior)
     joined = torch.cat([x.interior, rectified], dim=1)
-    compute = x.recipe
-    if compute is None:
-        return PaddedMap(joined, joined)
-    kept = rectified.detach()  # which the ReLU keeps for its own backward
-
-    def recipe() -> Tensor:
-        return torch.cat([compute(), kept], dim=1)
-
-    return PaddedMap(joined, joined, recipe)
+    recompute_x = x.recompute
+    if recompute_x is None:
+        return RecomputableMap(joined, joined, None)
+    saved = rectified.detach()  # stored for the backward of the ReLU in any case
+    return RecomputableMap(joined, joined, lambda: torch.cat([recompute_x(), saved], dim=1))

@@ -1,0 +1,260 @@
+"""Steps of a chain: fused ops, and calls of layers that are not fused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastmunit import functional
+from fastmunit.functional import PadMode
+from fastmunit.functional.recompute import RecomputableMap, recomputable_fused_norm, replace_saved
+from fastmunit.nn.fused.dead_bias import with_zero_gradients
+from fastmunit.nn.fused.few_channel_conv import convolve
+from fastmunit.nn.fused.layers import Activation, Norm, Pad
+
+
+class Mode(NamedTuple):
+    """Freedom that a forward pass has, decided once for all its steps.
+
+    Attributes:
+        exact: Run the operations of the public code in its order. Convolutions are called as modules and never
+            rearranged, and batches are not concatenated.
+        fused: `fused_norm` runs a kernel, so that biases of convolutions can be left to it.
+    """
+
+    exact: bool
+    fused: bool
+
+
+FUSED = Mode(exact=False, fused=True)
+"""The mode of kernels."""
+
+
+def mode_of(x: Tensor) -> Mode:
+    """Return the mode of a forward pass on x: the choice of `functional.use_implementation`."""
+    return Mode(functional.exact_order(), functional.implementation_of("fused_norm", x) != "reference")
+
+
+@dataclass
+class State:
+    """Intermediate results of a forward pass between two steps.
+
+    Attributes:
+        map: Result of the steps so far.
+        mode: Mode of the forward pass.
+        residuals: Maps to add at the ends of residual blocks, innermost last.
+        bias: Bias that the last convolution left to the next op.
+        pixel_shuffle: True if `map` is pixel-unshuffled.
+        cancelled: Biases left out so far because a norm cancels them.
+    """
+
+    map: RecomputableMap
+    mode: Mode
+    residuals: list[Tensor] = field(default_factory=list)
+    bias: Tensor | None = None
+    pixel_shuffle: bool = False
+    cancelled: list[Tensor] = field(default_factory=list)
+
+    def result(self) -> Tensor:
+        """Return the map, and give the biases that were left out gradients of zero."""
+        return with_zero_gradients(self.map.padded, self.cancelled)
+
+
+@dataclass
+class Call:
+    """Calls a layer unchanged."""
+
+    function: Any
+
+    def run(self, state: State) -> None:
+        """Replace the map by the layer's result."""
+        y = self.function(state.map.padded)
+        state.map = RecomputableMap(y, y, None)
+
+
+@dataclass
+class Keep:
+    """Keeps the map for a sum."""
+
+    def run(self, state: State) -> None:
+        """Push the map onto the residuals."""
+        state.residuals.append(state.map.padded)
+
+
+@dataclass
+class Convolve:
+    """A convolution, with its bias unless it is left out.
+
+    Attributes:
+        conv: The module. It is called if it is not `plain`.
+        plain: True if the convolution may be computed without a call of the module.
+        left_out: The bias is "added" by the next op, or "cancelled" by it.
+        upsampled: Fill mode of the padding after a nearest-neighbor upsampling by 2, which this step includes. None if
+            there is no upsampling.
+        shuffled: The next op can apply the pixel shuffle of an upsampling convolution.
+        averaged: Average the result over 2x2 pixels.
+    """
+
+    conv: Any
+    plain: bool
+    left_out: Literal["added", "cancelled"] | None = None
+    upsampled: PadMode | None = None
+    shuffled: bool = False
+    averaged: bool = False
+
+    def run(self, state: State) -> None:
+        """Replace the map by the convolution's result."""
+        x, bias = state.map.padded, self.take_bias(state)
+        with replace_saved(x, with_=state.map.recompute):
+            if self.upsampled is not None:
+                unshuffled = functional.upsamples_unshuffled(x)
+                y = functional.upsample_conv2d(x, self.conv.weight, bias, self.upsampled, unshuffled=unshuffled)
+                state.pixel_shuffle = unshuffled and self.shuffled
+                if unshuffled and not self.shuffled:
+                    y = F.pixel_shuffle(y, 2)
+            elif state.mode.exact or not self.plain:
+                y = F.avg_pool2d(self.conv(x), 2) if self.averaged else self.conv(x)
+            else:
+                y = _convolve_and_average(self.conv, x, bias) if self.averaged else _convolve(self.conv, x, bias)
+        state.map = RecomputableMap(y, y, None)
+
+    def take_bias(self, state: State) -> Tensor | None:
+        """Return the bias that the convolution itself adds. Hand over a bias that is left out."""
+        bias: Tensor | None = self.conv.bias if self.plain else None
+        if bias is None or self.left_out is None or not state.mode.fused:
+            return bias
+        if self.left_out == "added":
+            state.bias = bias
+        else:
+            state.cancelled.append(bias)
+        return None
+
+
+def _convolve(conv: Any, x: Tensor, bias: Tensor | None) -> Tensor:
+    if isinstance(conv, nn.ConvTranspose2d):
+        padding: Any = conv.padding
+        return F.conv_transpose2d(x, conv.weight, bias, conv.stride, padding, conv.output_padding)
+    return convolve(conv, x, bias)
+
+
+def _convolve_and_average(conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Return avg_pool2d(conv(x), 2) of a 3x3 convolution as one 4x4 convolution with stride 2.
+
+    The mean over 2x2 results of a kernel is the result of the kernel's mean over the same four positions. This takes
+    16 products per value instead of 36.
+    """
+    weight = F.avg_pool2d(F.pad(conv.weight, (1, 1, 1, 1)), 2, stride=1)
+    return F.conv2d(x, weight, bias, stride=2, padding=1)
+
+
+@dataclass
+class Write:
+    """Norm, activation, sum and padding in one `functional.fused_norm`.
+
+    Attributes:
+        norm: The norm, if there is one.
+        activation: The activation, if there is one.
+        adds: Add the innermost residual.
+        keeps: Number of residuals that the result without its padding is kept for.
+        pad: Padding of the result.
+    """
+
+    norm: Norm | None = None
+    activation: Activation | None = None
+    adds: bool = False
+    keeps: int = 0
+    pad: Pad = Pad()  # noqa: RUF009 - a NamedTuple is immutable
+
+    def run(self, state: State) -> None:
+        """Replace the map by the op's result."""
+        x, pixels, pad_mode = state.map.padded, self.pad.pixels, self.pad.pad_mode
+        residual = state.residuals.pop() if self.adds else None
+        if self.norm or self.activation or residual is not None or state.pixel_shuffle:
+            weight, bias, statistics, eps = _affine(self.norm, state.bias, len(x))
+            activation, negative_slope = activation_args(self.activation)
+            if weight is not None and weight.dim() == 2 and len(x) == 1 < len(weight):
+                x = x.expand(len(weight), -1, -1, -1)  # one content code for several styles
+            if residual is not None:
+                residual = (residual.expand_as(x) if len(residual) < len(x) else residual).to(x.dtype)
+            state.map = recomputable_fused_norm(
+                x,
+                weight,
+                bias,
+                statistics=statistics,
+                activation=activation,
+                negative_slope=negative_slope,
+                residual=residual,
+                pad=pixels,
+                pad_mode=pad_mode,
+                eps=eps,
+                pixel_shuffle=state.pixel_shuffle,
+            )
+        elif pixels:
+            padded, _ = functional.bias_act_pad(x, pad=pixels, pad_mode=pad_mode)
+            state.map = RecomputableMap(padded, x, None)
+        state.residuals += [state.map.interior] * self.keeps
+        state.bias, state.pixel_shuffle = None, False
+
+
+def _affine(
+    norm: Norm | None, bias: Tensor | None, batch_size: int
+) -> tuple[Tensor | None, Tensor | None, functional.Statistics, float]:
+    """Return weight, bias, statistics and eps as arguments of `fused_norm`."""
+    if norm is None:
+        return None, bias, "none", 0.0
+    if norm.kind == "adain":
+        return *norm.style_of(batch_size), "instance", norm.module.eps
+    names = ("gamma", "beta") if norm.kind == "layer" else ("weight", "bias")
+    weight, bias = (getattr(norm.module, name, None) for name in names)
+    return weight, bias, norm.kind, norm.module.eps
+
+
+def activation_args(activation: Activation | None) -> tuple[functional.Activation, float]:
+    """Return the name and the negative slope of an activation as arguments of `fused_norm`."""
+    if activation is None:
+        return "none", 0.0
+    module = activation.module
+    return ("leaky_relu", module.negative_slope) if isinstance(module, nn.LeakyReLU) else ("relu", 0.0)
+
+
+@dataclass
+class AdaINBlock:
+    """A residual block with AdaIN, which runs `functional.adain_residual_block`.
+
+    Attributes:
+        steps: Convolution, op, convolution and op of the block.
+        pad_mode: Fill mode of all padding.
+    """
+
+    steps: tuple[Convolve, Write, Convolve, Write]
+    pad_mode: PadMode
+
+    def run(self, state: State) -> None:
+        """Replace the map by the block's result."""
+        first, first_op, second, second_op = self.steps
+        x, residual = state.map.padded, state.residuals.pop()
+        assert first_op.norm is not None
+        assert second_op.norm is not None
+        activation, negative_slope = activation_args(first_op.activation)
+        with replace_saved(x, with_=state.map.recompute):
+            padded, interior = functional.adain_residual_block(
+                (x, residual),
+                (
+                    (first.conv.weight, first.take_bias(state)),
+                    (second.conv.weight, second.take_bias(state)),
+                ),
+                (first_op.norm.style_of(len(x)), second_op.norm.style_of(len(x))),
+                activation=activation,
+                negative_slope=negative_slope,
+                pad=second_op.pad.pixels,
+                pad_mode=self.pad_mode,
+                eps=first_op.norm.module.eps,
+            )
+        state.map = RecomputableMap(padded, interior, None)
+        state.residuals += [interior] * second_op.keeps
+
+
+Step = Call | Keep | Convolve | Write | AdaINBlock
