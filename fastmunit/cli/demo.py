@@ -13,7 +13,7 @@ from fastmunit.cli.output import echo, shell_line
 if TYPE_CHECKING:
     import torch
 
-    from fastmunit.systems.translator import Translator
+    from fastmunit.systems.translators import Translator
 
 _IMAGES, _STYLES = 8, 8
 _MARKER = "demo.json"

@@ -12,7 +12,7 @@ from fastmunit.cli.output import echo
 
 if TYPE_CHECKING:
     from fastmunit.config import Config
-    from fastmunit.systems.translator import Translator
+    from fastmunit.systems.translators import Translator
     from fastmunit.translation.file_translator import OutputStyles
 
 

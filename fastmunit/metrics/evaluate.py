@@ -21,7 +21,7 @@ from fastmunit.metrics.measure import Measure
 from fastmunit.metrics.real_images import RealImages
 from fastmunit.metrics.results import Evaluation, Score
 from fastmunit.metrics.task import Task
-from fastmunit.systems.translator import Translator
+from fastmunit.systems.translators import Translator
 
 SAMPLES = 2 * PAIRS
 """Outputs per input: `PAIRS` disjoint pairs of independent ones."""

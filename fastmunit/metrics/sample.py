@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastmunit.metrics.features import FeatureNet, features_of
 from fastmunit.metrics.images import check_images, rgb
-from fastmunit.systems.translator import Translator
+from fastmunit.systems.translators import Translator
 
 if TYPE_CHECKING:
     from fastmunit.metrics.task import Task

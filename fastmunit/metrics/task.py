@@ -17,7 +17,7 @@ from fastmunit.metrics.confidence import Estimate, mean_estimate
 from fastmunit.metrics.images import evenly_spaced
 from fastmunit.metrics.readable import ReadableImages
 from fastmunit.metrics.sample import Sample, content_code
-from fastmunit.systems.translator import Translator
+from fastmunit.systems.translators import Translator
 
 
 class Task:

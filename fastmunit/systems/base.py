@@ -1,13 +1,12 @@
-"""What all image translation systems have in common."""
+"""The base class of all image translation systems."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -17,68 +16,76 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from fastmunit import distributed, functional
-from fastmunit.config import Config, unknown_keys
-from fastmunit.errors import CheckpointError, ConfigError
-from fastmunit.files import shown
+from fastmunit.config import Config
+from fastmunit.errors import ConfigError
 from fastmunit.functional.recompute import recompute
 from fastmunit.nn.layers.batch_norm import BatchNorm2d
-from fastmunit.nn.layers.init import without_values
+from fastmunit.nn.layers.init import weights_init
 from fastmunit.nn.layers.spectral_norm import SpectralNorm
-from fastmunit.section import Section, brief, explain
-from fastmunit.systems.parts import optimizer_state, public_checkpoint, resume_checks, weights
+from fastmunit.section import Section, explain
+from fastmunit.systems.parts import files, resume_checks
 from fastmunit.systems.parts.adam import Adam
-from fastmunit.systems.parts.cuda_graph import CapturedIteration
-from fastmunit.systems.parts.ema import GeneratorAverages
+from fastmunit.systems.parts.cuda_graph import Inputs, Results
+from fastmunit.systems.parts.ema import GeneratorEMA
 from fastmunit.systems.parts.evaluation_copy import evaluation_copies
+from fastmunit.systems.parts.hyperparameters import Hyperparameters, as_config, read_weights
 from fastmunit.systems.parts.inference_autocast import inference_autocast
 from fastmunit.systems.parts.lr_schedule import make_scheduler
 from fastmunit.systems.parts.parameter_count import Estimate, public_networks, require_parameters
 from fastmunit.systems.parts.perceptual import PerceptualLoss
-from fastmunit.systems.translator import Translator
+from fastmunit.systems.parts.stepper import Stepper, Weights
+from fastmunit.systems.parts.terms import Losses
+from fastmunit.systems.translators import Translator
 
-Hyperparameters = Mapping[str, Any] | Config
 Loss = Tensor | int
-Weight = Callable[[str], float]
 
-_SHOWN_KEYS = 10
 _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class SystemOptions(Section):
-    """Keys of `options:` in a configuration; a system with keys of its own has a subclass."""
+    """Keys of `options:` in a configuration. A system with keys of its own has a subclass."""
 
 
 class System(nn.Module):
-    """One image translation system: networks, losses, update steps, optimizers, checkpoints.
+    """An image translation system: networks, losses, update steps, optimizers, checkpoints.
 
-    A subclass builds its networks, then `gen_opt` and `dis_opt` by `make_optimizer`, then calls `finish`, and gives
-    `update`, `sample`, `build_generators`, `generators`, `discriminators` and `translator`. Losses are attributes
-    loss_*: 0-d tensors without graph, or the int 0 where a term is switched off.
+    An iteration has two halves, "dis" and "gen": each is a step of one optimizer. This class runs them; a subclass
+    returns the data: `build` makes the networks, `draws` the random codes, `discriminator_terms` and
+    `generator_terms` the losses. It also gives `sample`, `build_generators`, `generators`, `discriminators` and
+    `translator`.
+
+    The losses are the attributes loss_NAME for each of `loss_names`: 0-d tensors without graph, or the int 0 if the
+    term is switched off or has not been computed yet.
 
     Args:
-        hyperparameters: the mapping of a YAML file, or a `Config`. Unknown keys of a mapping are ignored with a
-            warning; missing ones have the values of the public recipes.
-        compat: do as the public trainer does where fastmunit does better: on resuming, keep its schedule drift; take
-            the gradient of spectral norms from the u and v of the latest forward (such networks are not compiled).
-        fused_adam: run Adam as one op for each optimizer instead of eight for each parameter; roundings differ.
+        hyperparameters: The mapping of a YAML file, or a `Config`. Unknown keys of a mapping are ignored with a
+            warning; missing keys have the values of the public configurations.
+        compat: Do what the public trainer does where fastmunit does better: on resuming, keep its schedule drift;
+            compute the gradient of spectral norms from the u and v of the latest forward pass (such networks are not
+            compiled).
+        fused_adam: Run Adam as one op per optimizer instead of eight per parameter. The rounding differs.
 
     Raises:
-        ConfigError: a value has the wrong type or range.
+        ConfigError: If a value has the wrong type or range.
     """
 
     name: ClassVar[str]
     recipe: ClassVar[str]
-    """The shipped configuration that `--system` alone stands for."""
+    """Name of the configuration file that `--system` uses without `--config`."""
     demo_recipe: ClassVar[str]
-    """The shipped configuration of `fastmunit demo`."""
+    """Name of the configuration file of `fastmunit demo`."""
     Options: ClassVar[type[SystemOptions]] = SystemOptions
     free_options: ClassVar[frozenset[str]] = frozenset()
-    """Options that may change when a run is resumed: they decide neither which weights there are nor what they mean."""
+    """Options that may change when a run is resumed: they affect neither the set of weights nor their meaning."""
     paired: ClassVar[bool] = False
-    """Whether x_a[i] and x_b[i] must belong together."""
+    """True if x_a[i] and x_b[i] must belong together."""
     directions: ClassVar[tuple[str, ...]] = ("a2b", "b2a")
+    loss_names: ClassVar[tuple[str, ...]]
+    """Losses in the order of `losses`: "gen_" or "dis_" and the name of a term or "total"."""
+    weight_keys: ClassVar[tuple[str, ...]]
+    """Keys of the loss weights in a configuration."""
     rows: tuple[str, ...] = ("input", "reconstruction", "translation")
-    """What the rows of a sample grid show, in each direction."""
+    """Titles of the rows of a sample grid, in each direction."""
 
     gen_opt: torch.optim.Optimizer
     dis_opt: torch.optim.Optimizer
@@ -89,21 +96,35 @@ class System(nn.Module):
         self.options = self.check(self.config)
         self.compat = compat
         self.fused_adam = fused_adam
-        self.vgg: PerceptualLoss | None = None
-        self.averages: GeneratorAverages | None = None
-        self.scalers: dict[str, torch.amp.GradScaler] = {}
-        self._overlaps: dict[str, distributed.OverlappedAverage] = {}
+        self.stepper = Stepper(self.config)
+        self.build()
+        self.gen_opt = self.make_optimizer(self.generators().values())
+        self.dis_opt = self.make_optimizer(self.discriminators().values())
+        self.initialize()
+        self.make_schedulers(self.config)
+        for module in self.modules():
+            if isinstance(module, SpectralNorm):
+                module.compat = compat
+        self.vgg = PerceptualLoss(self.config.vgg_model_path) if self.config.vgg_w > 0 else None
+        self.averages = GeneratorEMA(self.config.ema_decay) if self.config.ema_decay > 0 else None
+        self._choose_memory_format()
+        if self.config.compile:
+            self._compile()
+        for name in self.loss_names:
+            setattr(self, f"loss_{name}", 0)
+
+    # What a system may or must define.
 
     @classmethod
     def check(cls, config: Config) -> Any:
-        """The system's own options as `config` gives them.
+        """Return the system's own options in `config`.
 
         Raises:
-            ConfigError: an option is unknown or wrong, or the system needs pairs and the data are unpaired.
+            ConfigError: If an option is unknown or invalid, or the system needs pairs and the data are unpaired.
         """
         if config.cuda_graph is True and config.precision == "float16":
             raise ConfigError(
-                "cuda_graph does not go with precision float16, whose loss scale is kept by the host: use bfloat16."
+                "cuda_graph does not work with precision float16, whose loss scale is kept on the host: use bfloat16."
             )
         if cls.paired and config.pairs == "unpaired":
             raise ConfigError(
@@ -119,145 +140,109 @@ class System(nn.Module):
 
     @classmethod
     def parameter_estimate(cls, config: Config, options: Any) -> Estimate:
-        """Return how many parameters the networks would have, about, per group of keys that decide it."""
+        """Return the approximate number of parameters of the networks per group of keys that decide it."""
         return public_networks(config)
 
     @classmethod
     def batch_parts(cls, config: Config) -> int:
-        """Return in how many equal parts a batch is computed or used: of each, a process takes its share."""
+        """Return the number of equal parts in which a batch is computed or used. A process gets its share of each."""
         return config.micro_batches
-
-    def share(self, batch: Tensor) -> Tensor:
-        """Return this process's samples of a whole batch (batch_size, ...), for `step` and the updates.
-
-        Without several processes that is the batch. See `fastmunit.distributed`.
-
-        Raises:
-            ConfigError: The batch does not divide by the processes.
-        """
-        return distributed.share(batch, self.batch_parts(self.config))
-
-    def make_optimizer(self, modules: Iterable[nn.Module]) -> torch.optim.Adam:
-        """Adam over the trained parameters of `modules`, each once, in order, with coupled weight decay."""
-        config = self.config
-        parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-        return Adam(
-            parameters.values(),
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-            weight_decay=config.weight_decay,
-            fused=True if self.fused_adam else None,
-        )
-
-    def finish(self) -> None:
-        """What comes after networks, optimizers and initial weights: schedules, averages, scalers, perceptual loss."""
-        self._make_schedulers(self.config)
-        for module in self.modules():
-            if isinstance(module, SpectralNorm):
-                module.compat = self.compat
-        if self.config.vgg_w > 0:
-            self.vgg = PerceptualLoss(self.config.vgg_model_path)
-        if self.config.ema_decay > 0:
-            self.averages = GeneratorAverages(self.generators(), self.config.ema_decay)
-        low_precision = self.config.precision != "float32"
-        if self.config.memory_format == "channels_last" or (self.config.memory_format == "auto" and low_precision):
-            for network in (*self.generators().values(), *self.discriminators().values()):
-                network.to(memory_format=torch.channels_last)
-        if self.config.compile:
-            if distributed.is_active() and any(isinstance(module, BatchNorm2d) for module in self.modules()):
-                raise ConfigError(
-                    "dis.norm bn takes statistics of the images of all processes, which a compiled network cannot: set "
-                    "compile to false, or dis.norm to none, in, ln or sn."
-                )
-            for network in self.compiled_networks():
-                if self.compat and any(isinstance(module, SpectralNorm) for module in network.modules()):
-                    continue  # a compiled graph keeps the u and v of each forward, which is the right gradient
-                network.compile(fullgraph=True, dynamic=False)
-
-    # What a system gives.
-
-    def update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
-        """Both halves of an iteration: step the generators and the discriminators, and set the loss_* attributes."""
-        raise NotImplementedError
-
-    def sample(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
-        """Rows of the sample grid: those of a2b, input first, then as many of b2a where the system goes both ways.
-
-        Everything random comes from `generator`, a CPU one; None is torch's global generator.
-        """
-        raise NotImplementedError
 
     @classmethod
     def build_generators(cls, config: Config) -> dict[str, nn.Module]:
-        """New networks for `generators`, without initial weights of any meaning."""
+        """Return new networks for `generators`. Their weights have no meaning yet."""
         raise NotImplementedError
 
     @classmethod
     def translator(cls, generators: Mapping[str, nn.Module], config: Config, direction: str) -> Translator:
-        """What translates one way with `generators`. Raises ConfigError for a direction the system does not have."""
+        """Return a translator for one direction.
+
+        Raises:
+            ConfigError: If the system does not have that direction.
+        """
         raise NotImplementedError
 
+    def build(self) -> None:
+        """Create all networks as attributes, the generators by `build_generators`."""
+        raise NotImplementedError
+
+    def initialize(self) -> None:
+        """Set the initial weights of all networks."""
+        self.apply(weights_init(self.config.init))
+
     def generators(self) -> dict[str, nn.Module]:
-        """The networks of gen_*.pt, by their names in it."""
+        """Return the networks of gen_*.pt by their names in the file."""
         raise NotImplementedError
 
     def discriminators(self) -> dict[str, nn.Module]:
-        """The networks of dis_*.pt, by their names in it."""
+        """Return the networks of dis_*.pt by their names in the file."""
         raise NotImplementedError
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimizers of optimizer.pt, by their names in it; NAME's schedule is the attribute NAME_scheduler."""
-        return {"gen": self.gen_opt, "dis": self.dis_opt}
-
     def compiled_networks(self) -> list[nn.Module]:
-        """What `compile: true` compiles: networks whose forward is one graph."""
+        """Return the networks that `compile: true` compiles. The forward pass of each is one graph."""
         return [*self.generators().values(), *self.discriminators().values()]
 
+    def draws(self, x_a: Tensor, x_b: Tensor, weights: Weights) -> Inputs:
+        """Draw the random codes of an iteration and return the tensors of its halves, in the order of the halves.
+
+        A system whose discriminators learn from the images that the generators' half returns leaves out "dis", and
+        has `discriminator_inputs`.
+        """
+        raise NotImplementedError
+
+    def discriminator_inputs(self, x_a: Tensor, x_b: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the tensors of the discriminators' half after the generators' half has returned `outputs`."""
+        raise NotImplementedError
+
+    def discriminator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
+        """Return the discriminators' loss. Nothing in it may draw from the CPU or wait for the device."""
+        raise NotImplementedError
+
+    def generator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
+        """Return the generators' loss. Nothing in it may draw from the CPU or wait for the device."""
+        raise NotImplementedError
+
+    def sample(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Return the rows of the sample grid: those of a2b, input first, then those of b2a if the system has it.
+
+        Everything random comes from `generator`, which is on the CPU. None is torch's global generator.
+        """
+        raise NotImplementedError
+
     def resume_state(self) -> dict[str, Any]:
-        """What exact resume needs beside networks, optimizers and schedules: tensors and plain types."""
-        return {"scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()}}
+        """Return tensors and plain values that exact resume needs besides networks, optimizers and schedules."""
+        return {"scalers": self.stepper.state()}
 
     def load_resume_state(self, state: Mapping[str, Any]) -> list[str]:
-        """Put `resume_state` back; returns sentences about what could not be.
+        """Restore `resume_state` and return sentences about the parts that could not be restored.
 
         Raises:
-            CheckpointError: a part of the state is missing or has the wrong type.
+            CheckpointError: If a part of the state is missing or has the wrong type.
         """
-        scalers = resume_checks.part(state, "scalers", Mapping)
-        states = {name: resume_checks.scaler(scalers, name, self.optimizers()) for name in scalers}
-        for name, scaler_state in states.items():
-            self._scaler(name).load_state_dict(scaler_state)
+        self.stepper.load_state(resume_checks.part(state, "scalers", Mapping), self.optimizers())
         return []
 
-    # What every system has.
+    # Training.
 
     def step(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
-        """One whole iteration: `update_learning_rate`, `update`, and the moving average of the generators if it is on.
+        """Run one iteration: `update_learning_rate`, `update`, `update_averages`.
 
         Args:
-            x_a: images of domain A, (N, input_dim_a, H, W) in [-1, 1].
-            x_b: images of domain B, (N, input_dim_b, H, W) in [-1, 1].
-            hyperparameters: read for the loss weights, so that a script may change them as it trains; None uses the
+            x_a: Images of domain A, (N, input_dim_a, H, W) in [-1, 1].
+            x_b: Images of domain B, (N, input_dim_b, H, W) in [-1, 1].
+            hyperparameters: Source of the loss weights, which a script may change during training. None uses the
                 constructor's.
 
         Raises:
-            ValueError: the batches differ in size; nothing has changed then.
+            ValueError: If the batches differ in size. Nothing has changed then.
         """
         check_batches(x_a, x_b)
         self.update_learning_rate()
         self.update(x_a, x_b, hyperparameters)
         self.update_averages()
 
-    def losses(self) -> dict[str, Loss]:
-        """Every loss_* attribute by name, as the last updates left it."""
-        return {name: value for name, value in vars(self).items() if name.startswith("loss_")}
-
-    def schedulers(self) -> dict[str, LRScheduler | None]:
-        """The learning rate schedules by the names of their optimizers."""
-        return {name: getattr(self, f"{name}_scheduler") for name in self.optimizers()}
-
     def update_learning_rate(self) -> None:
-        """Step the schedules; call it at the start of an iteration, as the public training script does."""
+        """Step the schedules. Call it at the start of an iteration, as the public training script does."""
         for scheduler in self.schedulers().values():
             if scheduler is None:
                 continue
@@ -269,306 +254,236 @@ class System(nn.Module):
                 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
                 scheduler.step()
 
-    def update_averages(self) -> None:
-        """Move the averages of the generators towards their weights; nothing where ema_decay is 0.
+    def update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
+        """Run both halves of an iteration and set the loss_* attributes. Arguments and errors are those of `step`."""
+        check_batches(x_a, x_b)
+        weights = read_weights(self.weight_keys, hyperparameters, self.config)
+        inputs = self.draws(x_a, x_b, weights)
+        run = self._replay_halves if self.replays else self.run_halves
+        results = run(inputs, weights)
+        if "dis" not in inputs:
+            run({"dis": self.discriminator_inputs(x_a, x_b, results.outputs)}, weights)
 
-        `step` calls it. A script that calls the two updates itself calls it after them.
-        """
-        if self.averages is not None:
-            self.averages.update(self.generators())
+    def run_halves(self, inputs: Inputs, weights: Weights) -> Results:
+        """Step the optimizer of each half of `inputs`, set its loss_* attributes, and return losses and outputs."""
+        losses: dict[str, Tensor] = {}
+        outputs: tuple[Tensor, ...] = ()
+        terms = {"dis": self.discriminator_terms, "gen": self.generator_terms}
+        for half, tensors in inputs.items():
+            loss = self.stepper.descend(half, self.optimizers()[half], terms[half], tensors, weights)
+            losses |= {f"{half}_{name}": value for name, value in (*loss.terms.items(), ("total", loss.total))}
+            outputs += loss.outputs
+        self._publish(inputs, losses)
+        return Results(losses, outputs)
 
-    def descend(
-        self,
-        name: str,
-        images: Sequence[Tensor],
-        loss_of: Callable[..., tuple[Tensor, dict[str, Loss]]],
-    ) -> tuple[Tensor, dict[str, Loss]]:
-        """One step of an optimizer down the mean loss of a batch, taken in `micro_batches` parts.
+    def _replay_halves(self, inputs: Inputs, weights: Weights) -> Results:
+        """Do what `run_halves` does by replaying a CUDA graph."""
+        key = (tuple(weights.values()), self.training, functional.default_implementation())
+        optimizers = [self.optimizers()[half] for half in inputs]
+        results = self.stepper.graphs[tuple(inputs)].run(
+            partial(self.run_halves, weights=weights), inputs, optimizers, key
+        )
+        self._publish(inputs, results.losses)
+        return results
 
-        Args:
-            name: the optimizer's in `optimizers`.
-            images: tensors (N, …) whose samples belong together; `loss_of` gets a part of each.
-            loss_of: total and terms, each a mean over samples.
-
-        Returns:
-            Total and terms of the whole batch, that of all processes, without graph.
-
-        Raises:
-            ValueError: the batch cannot be split into `micro_batches` equal parts.
-        """
-        optimizer = self.optimizers()[name]
-        parts = self.config.micro_batches
-        if any(len(tensor) % parts for tensor in images):
-            raise ValueError(f"a batch of {len(images[0])} does not split into micro_batches = {parts} equal parts.")
-        optimizer.zero_grad()
-        scaler = self._scaler(name) if self.config.precision == "float16" else None
-        totals, terms = [], []
-        overlap = self._overlap(name)
-        for number, part in enumerate(zip(*(tensor.chunk(parts) for tensor in images), strict=True), start=1):
-            with recompute(self._recomputes()):
-                total, values = loss_of(*(images if parts == 1 else part))
-            mean = total if parts == 1 else total / parts
-            with overlap.during_backward() if overlap is not None and number == parts else nullcontext():
-                (mean if scaler is None else scaler.scale(mean)).backward()
-            totals.append(total.detach())
-            terms.append(values)
-        total = totals[0] if parts == 1 else torch.stack(totals).mean()
-        means = terms[0] if parts == 1 else {key: _mean([values[key] for values in terms]) for key in terms[0]}
-        # Before the scaler looks at them, so that all processes find the same gradients infinite.
-        self._average_over_processes([] if overlap is not None else _gradients(optimizer), [total, *means.values()])
-        if scaler is None:
-            optimizer.step()
-        else:
-            scaler.step(optimizer)
-            scaler.update()
-        return total, means
+    def _publish(self, halves: Iterable[str], losses: Mapping[str, Tensor]) -> None:
+        """Set the loss_* attributes of `halves`. Terms that are not in `losses` are switched off."""
+        for name in self.loss_names:
+            if name.partition("_")[0] in halves:
+                setattr(self, f"loss_{name}", losses.get(name, 0))
 
     @property
     def replays(self) -> bool:
-        """Whether `step` replays CUDA graphs here: where `cuda_graph` says so, or is auto and they can be had.
+        """True if `step` replays CUDA graphs: if `cuda_graph` is true, or is "auto" and replays are possible.
 
-        Auto leaves out the CPU, float16, whose loss scale is kept by the host, and `compat`, which is for comparisons
+        "auto" excludes the CPU, float16, whose loss scale is kept on the host, and `compat`, which is for comparisons
         with the public trainer.
         """
         if self.config.cuda_graph == "auto":
             return self.device.type == "cuda" and self.config.precision != "float16" and not self.compat
         return self.config.cuda_graph
 
-    def replay(
-        self,
-        captured: CapturedIteration,
-        body: Callable[..., None],
-        tensors: Sequence[Tensor],
-        optimizers: Iterable[torch.optim.Optimizer],
-        key: Hashable = None,
-    ) -> None:
-        """Run `body`, which steps `optimizers` and publishes losses, through `captured`; see `CapturedIteration.run`.
+    def update_averages(self) -> None:
+        """Move the averages of the generators towards their weights. Do nothing if ema_decay is 0.
 
-        The loss_* attributes are new tensors each time, as without a graph.
+        `step` calls it. A script that calls `dis_update` and `gen_update` itself calls it after them.
         """
-        before = self.losses()
+        if self.averages is not None:
+            self.averages.update(self.generators())
 
-        def results() -> dict[str, Tensor]:
-            new = {name: loss for name, loss in self.losses().items() if loss is not before.get(name)}
-            return {name: loss for name, loss in new.items() if isinstance(loss, Tensor)}
+    def losses(self) -> dict[str, Loss]:
+        """Return all loss_* attributes by name, as the last updates have set them."""
+        return {f"loss_{name}": getattr(self, f"loss_{name}") for name in self.loss_names}
 
-        key = (key, self.training, functional.default_implementation())
-        for name, loss in captured.run(body, tensors, optimizers, key, results).items():
-            setattr(self, name, loss)
+    def share(self, batch: Tensor) -> Tensor:
+        """Return this process's samples of a whole batch (batch_size, ...), for `step` and the updates.
 
-    def publish(self, half: str, total: Tensor, losses: Mapping[str, Loss]) -> None:
-        """Set loss_{half}_total and loss_{half}_NAME for each of `losses`; half is "gen" or "dis"."""
-        for name, loss in {**losses, "total": total}.items():
-            setattr(self, f"loss_{half}_{name}", loss)
+        Without several processes that is the batch. See `fastmunit.distributed`.
+
+        Raises:
+            ConfigError: If the batch cannot be divided among the processes.
+        """
+        return distributed.share(batch, self.batch_parts(self.config))
+
+    # Optimizers and precision.
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the optimizers by their names in optimizer.pt."""
+        return {"gen": self.gen_opt, "dis": self.dis_opt}
+
+    def schedulers(self) -> dict[str, LRScheduler | None]:
+        """Return the learning rate schedules by the names of their optimizers."""
+        return {name: getattr(self, f"{name}_scheduler") for name in self.optimizers()}
+
+    def make_optimizer(self, modules: Iterable[nn.Module]) -> torch.optim.Adam:
+        """Return Adam over the trained parameters of `modules`, each once, in order, with coupled weight decay."""
+        config = self.config
+        parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+        return Adam(
+            parameters.values(),
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True if self.fused_adam else None,
+        )
+
+    def make_schedulers(self, config: Config, iterations: int = 0) -> None:
+        """Create the schedules as they are after `iterations` iterations."""
+        for name, optimizer in self.optimizers().items():
+            setattr(self, f"{name}_scheduler", make_scheduler(optimizer, config, iterations, self.compat))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(self.parameters()).device
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The autocast region of the configured precision; nothing for float32."""
+        """Return the autocast region of the configured precision. It has no effect for float32."""
         dtype = _DTYPES[self.config.precision]
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
     def inference_autocast(self) -> AbstractContextManager[object]:
-        """Return what `autocast` is for inference, which may run in another thread than the training."""
+        """Return the counterpart of `autocast` for inference, possibly in another thread than the training."""
         return inference_autocast(self.device.type, _DTYPES[self.config.precision])
 
-    def run(self, network: Callable[..., Any], *inputs: Tensor) -> Any:
-        """Call a network; with `checkpointing`, keep no more than `inputs` for backward, and run it again there."""
+    def checkpointed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that, with `checkpointing`, saves only its inputs and runs again in backward.
+
+        Without it, return `function` itself.
+        """
         if not (self.config.checkpointing and torch.is_grad_enabled()):
-            return network(*inputs)
+            return function
         implementation = functional.default_implementation()
 
-        def run_again(*inputs: Tensor) -> Any:
+        def run(*inputs: Tensor) -> Any:
             with recompute(False), functional.use_implementation(implementation):
-                return network(*inputs)
+                return function(*inputs)
 
-        return torch.utils.checkpoint.checkpoint(run_again, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return partial(torch.utils.checkpoint.checkpoint, run, use_reentrant=False, preserve_rng_state=False)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+    def perceptual_loss(self, translated: Tensor, source: Tensor) -> Tensor:
+        """Return the distance between the VGG-16 features of two images (N, 3, H, W). See `PerceptualLoss`."""
+        if self.vgg is None:
+            self.vgg = PerceptualLoss(self.config.vgg_model_path).to(self.device)
+        return self.vgg(translated, source)
+
+    def _choose_memory_format(self) -> None:
+        low_precision = self.config.precision != "float32"
+        if self.config.memory_format == "channels_last" or (self.config.memory_format == "auto" and low_precision):
+            for network in (*self.generators().values(), *self.discriminators().values()):
+                network.to(memory_format=torch.channels_last)
+
+    def _compile(self) -> None:
+        if distributed.is_active() and any(isinstance(module, BatchNorm2d) for module in self.modules()):
+            raise ConfigError(
+                "dis.norm bn computes statistics over the images of all processes, which a compiled network cannot do: "
+                "set compile to false, or dis.norm to none, in, ln or sn."
+            )
+        for network in self.compiled_networks():
+            if self.compat and any(isinstance(module, SpectralNorm) for module in network.modules()):
+                continue  # a compiled graph keeps the u and v of each forward pass, and so has the correct gradient
+            network.compile(fullgraph=True, dynamic=False)
+
+    # Evaluation.
 
     def evaluation_generators(self) -> dict[str, nn.Module]:
-        """Return the generators as they translate: in eval mode, with the averages where there are any.
+        """Return the generators as they translate: in eval mode, with the averaged weights if there are any.
 
-        They are copies that share memory with the trained ones, for use now: in any thread, also during training,
-        which they do not disturb. See `evaluation_copies`.
+        They are copies that share memory with the trained networks. Use them right away, in any thread: a training
+        is not disturbed. See `evaluation_copies`.
         """
         generators = self.generators()
         return evaluation_copies(generators, {} if self.averages is None else self.averages.values(generators))
 
     @torch.no_grad()
     def evaluation_translator(self, direction: str) -> Translator:
-        """Return what translates one way with `evaluation_generators`. Raises ConfigError as `translator` does."""
+        """Return a translator with the `evaluation_generators`.
+
+        Raises:
+            ConfigError: If the system does not have that direction.
+        """
         translator = self.translator(self.evaluation_generators(), self.config, direction)
         translator.direction = direction
         return translator
 
-    def perceptual_loss(self, translated: Tensor, source: Tensor) -> Tensor:
-        """Distance of the instance-normalised VGG-16 features of two images (N, 3, H, W); see `PerceptualLoss`."""
-        if self.vgg is None:
-            self.vgg = PerceptualLoss(self.config.vgg_model_path).to(self.device)
-        return self.vgg(translated, source)
-
-    def reader(self, hyperparameters: Hyperparameters | None) -> Weight:
-        """How to read loss weights: from `hyperparameters`, and from the constructor's where those have none."""
-        if isinstance(hyperparameters, Mapping):
-            return lambda key: float(hyperparameters.get(key, getattr(self.config, key)))
-        source = self.config if hyperparameters is None else hyperparameters
-        return lambda key: float(getattr(source, key))
+    # Files.
 
     @classmethod
     def load_generators(
         cls, checkpoint_file: str | os.PathLike[str], config: Config, device: str | torch.device = "cpu"
     ) -> dict[str, nn.Module]:
-        """Build `generators` from a gen_*.pt alone, in eval mode, on `device`. The global RNG is not touched.
+        """Build the generators from a gen_*.pt alone, in eval mode, on `device`. The global RNG is not used.
 
         Raises:
-            CheckpointError: the file is missing, truncated, of another kind, or of other sizes than `config`.
+            CheckpointError: If the file is missing, truncated, of another kind, or does not fit `config`.
         """
-        cls.check(config)
-        networks = without_values(lambda: cls.build_generators(config))
-        public_checkpoint.verify_weights(checkpoint_file)
-        weights.load_networks(checkpoint_file, networks, "gen")
-        return {name: network.to(device).eval() for name, network in networks.items()}
+        return files.load_generators(cls, checkpoint_file, config, device)
 
     def save(
-        self,
-        snapshot_dir: str | os.PathLike[str],
-        iterations: int,
-        resume_state: Mapping[str, Any] | None = None,
+        self, snapshot_dir: str | os.PathLike[str], iterations: int, resume_state: Mapping[str, Any] | None = None
     ) -> None:
         """Write gen_%08d.pt, dis_%08d.pt (numbered iterations + 1) and optimizer.pt, each whole or not at all.
 
         With ema_decay, ema_%08d.pt holds the averaged generators in the form of gen_%08d.pt.
 
         Args:
-            snapshot_dir: folder, created when missing.
-            iterations: zero-based number of the iteration just finished, as the public training script counts.
-            resume_state: what `fastmunit.runs` adds as state_%08d.pt for exact resume. Without it, one of the same
-                number is removed: it would be of other weights.
+            snapshot_dir: Folder. It is created if it is missing.
+            iterations: Zero-based number of the iteration just finished, as the public training script counts.
+            resume_state: What `fastmunit.runs` adds as state_%08d.pt for exact resume. None removes such a file of
+                the same number, because it would belong to other weights.
 
         Raises:
-            FastmunitError: a file cannot be written.
+            FastmunitError: If a file cannot be written.
         """
-        states = {
-            "gen": {name: network.state_dict() for name, network in self.generators().items()},
-            "dis": {name: network.state_dict() for name, network in self.discriminators().items()},
-        }
-        if self.averages is not None:
-            states = {"ema": self.averages.state_dicts(self.generators()), **states}
-        public_checkpoint.save_snapshot(snapshot_dir, iterations + 1, states, self.optimizers(), resume_state)
+        files.save(self, snapshot_dir, iterations, resume_state)
 
     def resume(self, checkpoint_dir: str | os.PathLike[str], hyperparameters: Hyperparameters | None = None) -> int:
-        """Load the newest complete snapshot, ours or the public trainer's, and return its iteration count.
+        """Load the newest complete checkpoint, ours or the public trainer's, and return its iteration count.
 
-        Everything is checked first: when it raises, networks and optimizers are as they were.
+        Everything is checked first: if it raises, networks and optimizers are unchanged.
 
         Args:
-            checkpoint_dir: the folder that `save` wrote to.
-            hyperparameters: for the schedule; None uses the constructor's.
+            checkpoint_dir: Folder that `save` wrote to.
+            hyperparameters: Source of the schedule. None uses the constructor's.
 
         Raises:
-            CheckpointError: there is no complete snapshot, it was written with another configuration, or a file of it
-                is damaged or of another run.
+            CheckpointError: If there is no complete checkpoint, if it was written with another configuration, or if
+                one of its files is damaged or belongs to another run.
         """
-        folder = Path(checkpoint_dir)
         config = self.config if hyperparameters is None else as_config(hyperparameters)
-        iterations = public_checkpoint.latest(folder)
-        if iterations is None:
-            raise CheckpointError(
-                f"{shown(folder)} has no gen_*.pt with its dis_*.pt: check the path or train without resume."
-            )
-        kinds = ["gen", "dis", "optimizer", *([] if self.averages is None else ["ema"])]
-        public_checkpoint.verify(folder, iterations, kinds)
-        networks = {"gen": self.generators(), "dis": self.discriminators()}
-        states = {
-            kind: weights.read_networks(public_checkpoint.snapshot_path(folder, kind, iterations), networks[kind], kind)
-            for kind in networks
-        }
-        names = {id(parameter): name for name, parameter in self.named_parameters()}
-        moments = optimizer_state.read_optimizers(folder / public_checkpoint.OPTIMIZER_FILE, self.optimizers(), names)
-        if self.averages is not None:
-            self.averages.load(public_checkpoint.snapshot_path(folder, "ema", iterations), self.generators())
-        for kind, state_dicts in states.items():
-            for name, state_dict in state_dicts.items():
-                networks[kind][name].load_state_dict(state_dict)
-        for name, state in moments.items():
-            self.optimizers()[name].load_state_dict(state)
-        self._make_schedulers(config, iterations)
-        return iterations
-
-    def _recomputes(self) -> bool:
-        """Whether layers keep their convolution's result alone: less memory for a percent of a step's time."""
-        return self.config.recompute == "always" or (
-            self.config.recompute == "auto" and self.config.precision == "float32"
-        )
-
-    def _make_schedulers(self, config: Config, iterations: int = 0) -> None:
-        for name, optimizer in self.optimizers().items():
-            setattr(self, f"{name}_scheduler", make_scheduler(optimizer, config, iterations, self.compat))
-
-    def _average_over_processes(self, gradients: Sequence[Tensor], losses: Sequence[Loss]) -> None:
-        """Replace gradients and losses by their means over the processes, whose shares of a batch are equal."""
-        values = [loss for loss in losses if isinstance(loss, Tensor)]
-        if self._sent_dtype is None:
-            distributed.average([*gradients, *values])
-        else:
-            distributed.average(gradients, self._sent_dtype)
-            distributed.average(values)
-
-    @property
-    def _sent_dtype(self) -> torch.dtype | None:
-        return torch.bfloat16 if self.config.gradient_compression == "bfloat16" else None
-
-    def _overlap(self, name: str) -> distributed.OverlappedAverage | None:
-        """What averages gradients during backward, where that is wanted and possible: not in a captured iteration."""
-        if not (self.config.overlap_communication and distributed.has_group()):
-            return None
-        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return None
-        parameters = [p for group in self.optimizers()[name].param_groups for p in group["params"]]
-        if name not in self._overlaps or not self._overlaps[name].averages(parameters):
-            self._overlaps[name] = distributed.OverlappedAverage(parameters, self._sent_dtype)
-        return self._overlaps[name]
-
-    def _scaler(self, name: str) -> torch.amp.GradScaler:
-        if name not in self.scalers:
-            self.scalers[name] = torch.amp.GradScaler(self.device.type)
-        return self.scalers[name]
-
-
-def as_config(hyperparameters: Hyperparameters) -> Config:
-    """A `Config` from what a script for the public trainer passes: unknown keys are dropped with a warning."""
-    if isinstance(hyperparameters, Config):
-        return hyperparameters
-    unknown = unknown_keys(hyperparameters) if isinstance(hyperparameters, Mapping) else {}
-    if not unknown:
-        return Config.from_dict(hyperparameters)
-    hints = [
-        brief(key) + (f" (did you mean {nearest!r}?)" if nearest else "")
-        for key, nearest in itertools.islice(unknown.items(), _SHOWN_KEYS)
-    ]
-    hints += [f"and {len(unknown) - _SHOWN_KEYS} more"] if len(unknown) > _SHOWN_KEYS else []
-    warnings.warn(f"hyperparameters that fastmunit does not know are ignored: {', '.join(hints)}", stacklevel=4)
-    known: dict[str, Any] = {}
-    for key, value in hyperparameters.items():
-        if key in unknown:
-            continue
-        if isinstance(value, Mapping):
-            value = {inner: v for inner, v in value.items() if f"{key}.{inner}" not in unknown}
-        known[key] = value
-    return Config.from_dict(known)
+        return files.resume(self, checkpoint_dir, config)
 
 
 def check_batches(x_a: Tensor, x_b: Tensor) -> None:
-    """Raise ValueError where a batch of domain A and one of domain B differ in size."""
+    """Raise ValueError if a batch of domain A and one of domain B differ in size."""
     if len(x_a) != len(x_b):
-        raise ValueError(f"x_a has {_images(len(x_a))}, x_b {len(x_b)}: give batches of equal size.")
+        count = "1 image" if len(x_a) == 1 else f"{len(x_a)} images"
+        raise ValueError(f"x_a has {count}, x_b {len(x_b)}: give batches of equal size.")
 
 
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Spare the weight gradients of `networks` inside the block; gradients to their inputs still flow."""
+    """Skip the weight gradients of `networks` inside the block. Gradients of their inputs are still computed."""
     trained = [p for network in networks for p in network.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -577,16 +492,3 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
-
-
-def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-
-
-def _mean(values: Sequence[Loss]) -> Loss:
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    return torch.stack(tensors).mean() if tensors else 0

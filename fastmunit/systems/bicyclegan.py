@@ -1,9 +1,9 @@
-"""BicycleGAN: many plausible outputs, learned from pairs; its two halves, and pix2pix with noise."""
+"""BicycleGAN: many plausible outputs per input, learned from pairs; also its two halves, and pix2pix with noise."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field, PositiveInt
@@ -17,21 +17,20 @@ from fastmunit.nn.layers.init import weights_init
 from fastmunit.nn.networks.discriminators import PatchDiscriminator
 from fastmunit.nn.networks.latent_encoder import LatentEncoder
 from fastmunit.nn.networks.unet import Injection
-from fastmunit.systems.base import Hyperparameters, Loss, System, Weight, check_batches, frozen
+from fastmunit.systems.base import System, frozen
 from fastmunit.systems.generator_options import (
     FREE_GENERATOR_OPTIONS,
     GeneratorOptions,
     check_generators,
     make_generator,
 )
-from fastmunit.systems.latent_translator import LatentTranslator
-from fastmunit.systems.parts.cuda_graph import CapturedIteration
+from fastmunit.systems.parts.cuda_graph import Inputs
 from fastmunit.systems.parts.losses import discriminator_loss, generator_loss, widen
 from fastmunit.systems.parts.parameter_count import Estimate, translation_networks
+from fastmunit.systems.parts.stepper import Weights
+from fastmunit.systems.parts.terms import L1, Losses, Term, weighted_sum
 from fastmunit.systems.registry import register
-from fastmunit.systems.translator import Translator
-
-_LOSS_WEIGHTS = ("gan_w", "recon_x_w", "recon_s_w", "recon_kl_w")
+from fastmunit.systems.translators import LatentTranslator
 
 
 class BicycleGANOptions(GeneratorOptions):
@@ -41,62 +40,62 @@ class BicycleGANOptions(GeneratorOptions):
     inject: Injection = "all"
     variant: Literal["bicycle", "cvae", "clr", "pix2pix_noise"] = "bicycle"
     gan_random_w: float = Field(1, ge=0, description="weight of the GAN loss of translations with random codes")
-    conditional_dis: bool = Field(False, description="show the discriminators the input beside the output")
+    conditional_dis: bool = Field(False, description="give the discriminators the input together with the output")
     same_dis: bool = Field(False, description="one discriminator for encoded and random codes")
     encoder_dim: PositiveInt = Field(64, le=1024, description="channels of the encoder's first layer")
     encoder_blocks: PositiveInt = Field(4, le=16, description="residual blocks of the encoder")
 
     @property
     def encodes(self) -> bool:
-        """Whether images are translated with the codes of their targets."""
+        """True if images are translated with the codes of their targets."""
         return self.variant in ("bicycle", "cvae")
 
     @property
     def draws(self) -> bool:
-        """Whether images are translated with random codes."""
+        """True if images are translated with random codes."""
         return self.variant != "cvae"
 
     @property
     def regresses(self) -> bool:
-        """Whether random codes are read back from the translations; the second half of a batch is real images alone."""
+        """True if random codes are regressed from translations. Half of a batch then serves as real images only."""
         return self.variant in ("bicycle", "clr")
 
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """The kinds of codes with which images are translated."""
+        return ("encoded",) * self.encodes + ("random",) * self.draws
 
-class _Branch(NamedTuple):
-    """What one discriminator is shown: translations and real images, each with the input it belongs to."""
-
-    fake: Tensor
-    fake_input: Tensor
-    real: Tensor
-    real_input: Tensor
+    def min_size(self, config: Config) -> int:
+        encoder = 2 if self.variant == "pix2pix_noise" else 2 ** (self.encoder_blocks + 1)
+        return max(encoder, super().min_size(config))
 
 
 @register("bicyclegan")
 class BicycleGAN(System):
-    """A generator of images of B from images of A and latent vectors, an encoder of B's images, two discriminators.
+    """A generator of images of B from images of A and latent vectors, an encoder of images of B, two discriminators.
 
-    The first half of a batch goes the way of the conditional VAE-GAN: (mean, log variance) = encoder(x_b),
-    z = mean + ε exp(log variance / 2), x_ab = gen(x_a, z). The same inputs are translated with random z as well, the
-    way of the conditional latent regressor; the second half of the batch serves as real images for these. With
+    The first half of a batch trains a conditional VAE-GAN: (mean, log variance) = encoder(x_b),
+    z = mean + ε exp(log variance / 2), x_ab = gen(x_a, z). The same inputs, translated with random z, train a
+    conditional latent regressor, for which the second half of the batch serves as real images. With
     adv_encoded = GAN(dis_encoded, x_ab), adv_random = GAN(dis_random, x_ab_random), recon_x = mean |x_ab - x_b|,
-    kl = -½ Σ (1 + log variance - mean² - variance), a sum over the batch too, and
+    kl = -½ Σ (1 + log variance - mean² - variance), where the sum includes the batch, and
     recon_s = mean |mean of encoder(x_ab_random) - z_random|:
 
     gan_w · adv_encoded + options.gan_random_w · adv_random + recon_x_w · recon_x + recon_kl_w · kl trains generator and
-    encoder, recon_s_w · recon_s the generator alone; loss_gen_total is their sum. Then the discriminators learn, each
-    by `discriminator_loss`, not halved: loss_dis_total = loss_dis_encoded + loss_dis_random.
+    encoder; recon_s_w · recon_s trains the generator alone; loss_gen_total is their sum. Then the discriminators learn,
+    each by `discriminator_loss`, not halved: loss_dis_total = loss_dis_encoded + loss_dis_random.
 
     options.variant:
-        bicycle: all of that.
-        cvae: the conditional VAE-GAN alone, on whole batches.
-        clr: the conditional latent regressor GAN alone; recon_s trains the encoder too, which nothing else would.
-        pix2pix_noise: no encoder; gan_w · adv_random + recon_x_w · mean |x_ab_random - x_b| on whole batches, the
-            discriminator's loss halved: pix2pix with a latent vector, the baseline of the paper.
+        bicycle: All of the above.
+        cvae: The conditional VAE-GAN alone, on whole batches.
+        clr: The conditional latent regressor GAN alone. recon_s trains the encoder too, because nothing else would.
+        pix2pix_noise: No encoder. gan_w · adv_random + recon_x_w · mean |x_ab_random - x_b| on whole batches, with half
+            the discriminator loss: pix2pix with a latent vector, the baseline of the paper.
 
     Source: Zhu et al., "Toward Multimodal Image-to-Image Translation", NIPS 2017, sections 3 and 4.
 
-    Args and errors: as `System`; hyperparameters has `options` of `BicycleGANOptions`, gen.style_dim is the length of
-    latent vectors, and pairs must not be "unpaired".
+    Arguments and errors are those of `System`. The `options` of hyperparameters are `BicycleGANOptions`, gen.style_dim
+    is the length of latent vectors, and pairs must not be "unpaired".
     """
 
     recipe, demo_recipe = "bicyclegan", "demo_bicyclegan"
@@ -111,42 +110,17 @@ class BicycleGAN(System):
         "with a random code",
         "with another random code",
     )
-
-    def __init__(self, hyperparameters: Hyperparameters, *, compat: bool = False, fused_adam: bool = True) -> None:
-        super().__init__(hyperparameters, compat=compat, fused_adam=fused_adam)
-        config, options = self.config, self.options
-        networks = self.build_generators(config)
-        self.gen = networks["b"]
-        self.encoder = cast("LatentEncoder | None", networks.get("encoder"))
-        if self.encoder is None:
-            self.rows = ("input", "target", "with a random code", "with another random code")
-        judged = config.input_dim_b + (config.input_dim_a if options.conditional_dis else 0)
-        self.dis_encoded = PatchDiscriminator(judged, config.dis) if options.encodes else None
-        self.dis_random: PatchDiscriminator | None = None
-        if options.draws:
-            shared = self.dis_encoded if options.same_dis else None
-            self.dis_random = shared or PatchDiscriminator(judged, config.dis)
-        self.gen_opt = self.make_optimizer(self.generators().values())
-        self.dis_opt = self.make_optimizer(self.discriminators().values())
-        self.apply(weights_init(config.init, options.init_gain))
-        self.finish()
-        self._fakes: list[list[Tensor]] = []
-        self._captured_gen, self._captured_dis = CapturedIteration(), CapturedIteration()
-
-        self.loss_gen_adv_encoded: Loss = 0
-        self.loss_gen_adv_random: Loss = 0
-        self.loss_gen_recon_x: Loss = 0
-        self.loss_gen_recon_s: Loss = 0
-        self.loss_gen_kl: Loss = 0
-        self.loss_gen_total: Loss = 0
-        self.loss_dis_encoded: Loss = 0
-        self.loss_dis_random: Loss = 0
-        self.loss_dis_total: Loss = 0
+    loss_names = (
+        "gen_adv_encoded", "gen_adv_random", "gen_recon_x", "gen_recon_s", "gen_kl", "gen_total", "dis_encoded",
+        "dis_random", "dis_total",
+    )  # fmt: skip
+    weight_keys = ("gan_w", "recon_x_w", "recon_s_w", "recon_kl_w")
+    options: BicycleGANOptions
 
     @classmethod
     def check(cls, config: Config) -> BicycleGANOptions:
         options: BicycleGANOptions = super().check(config)
-        check_generators(config, options, cls._least(config, options))
+        check_generators(config, options)
         if options.regresses and config.batch_size % 2:
             raise ConfigError(
                 f"batch_size is {config.batch_size}, but variant {options.variant} uses the halves of a batch in "
@@ -157,11 +131,6 @@ class BicycleGAN(System):
     @classmethod
     def batch_parts(cls, config: Config) -> int:
         return super().batch_parts(config) * (2 if cls.check(config).regresses else 1)
-
-    @staticmethod
-    def _least(config: Config, options: BicycleGANOptions) -> int:
-        encoder = 2 if options.variant == "pix2pix_noise" else 2 ** (options.encoder_blocks + 1)
-        return max(encoder, options.least(config))
 
     @classmethod
     def parameter_estimate(cls, config: Config, options: Any) -> Estimate:
@@ -179,7 +148,7 @@ class BicycleGAN(System):
         return networks
 
     @classmethod
-    def translator(cls, generators: Mapping[str, nn.Module], config: Config, direction: str) -> Translator:
+    def translator(cls, generators: Mapping[str, nn.Module], config: Config, direction: str) -> LatentTranslator:
         options = cls.check(config)
         if direction not in cls.directions:
             raise ConfigError(f"system {cls.name!r} translates a2b only, not {direction}.")
@@ -187,10 +156,27 @@ class BicycleGAN(System):
             generators["b"],
             config.gen.style_dim,
             options.multiple(config),
-            cls._least(config, options),
+            options.min_size(config),
             config.channels(direction),
             cast("LatentEncoder | None", generators.get("encoder")),
         )
+
+    def build(self) -> None:
+        config, options = self.config, self.options
+        networks = self.build_generators(config)
+        self.gen = networks["b"]
+        self.encoder = cast("LatentEncoder | None", networks.get("encoder"))
+        if self.encoder is None:
+            self.rows = ("input", "target", "with a random code", "with another random code")
+        channels = config.input_dim_b + (config.input_dim_a if options.conditional_dis else 0)
+        self.dis_encoded = PatchDiscriminator(channels, config.dis) if options.encodes else None
+        self.dis_random: PatchDiscriminator | None = None
+        if options.draws:
+            shared = self.dis_encoded if options.same_dis else None
+            self.dis_random = shared or PatchDiscriminator(channels, config.dis)
+
+    def initialize(self) -> None:
+        self.apply(weights_init(self.config.init, self.options.init_gain))
 
     def generators(self) -> dict[str, nn.Module]:
         return {"b": self.gen} if self.encoder is None else {"b": self.gen, "encoder": self.encoder}
@@ -203,164 +189,113 @@ class BicycleGAN(System):
             found["random"] = self.dis_random
         return found
 
-    def update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
-        """One step of generator and encoder, then one of the discriminators.
-
-        Args:
-            x_a: images of domain A, (N, input_dim_a, H, W); N is even where the variant needs halves.
-            x_b: the images of domain B that belong to them, (N, input_dim_b, H, W).
-            hyperparameters: read for the loss weights; None uses the constructor's.
+    def draws(self, x_a: Tensor, x_b: Tensor, weights: Weights) -> Inputs:
+        """Draw a code (N, style_dim) from N(0, I) per translation: ε if the variant encodes, z if it draws.
 
         Raises:
-            ValueError: N is odd, or the batches differ in size.
+            ValueError: If the number of pairs is odd and the variant needs halves.
         """
-        options, weight = self.options, self.reader(hyperparameters)
-        check_batches(x_a, x_b)
-        if options.regresses and len(x_a) % 2:
+        if self.options.regresses and len(x_a) % 2:
             raise ValueError(f"system {self.name!r} needs an even number of pairs, got {len(x_a)}.")
-        inputs, targets = (x.chunk(2) if options.regresses else (x, x) for x in (x_a, x_b))
+        (inputs, _), (targets, _) = self._halves(x_a), self._halves(x_b)
 
-        def draw(count: int) -> Tensor:
+        def sample(count: int) -> Tensor:
             return torch.randn(count, self.config.gen.style_dim)
 
-        micro_batches = self.config.micro_batches
-        codes = [distributed.draw(draw, len(inputs[0]), micro_batches).to(x_a) for _ in self._codes()]
+        parts = self.config.micro_batches
+        codes = (distributed.draw(sample, len(inputs), parts).to(x_a) for _ in self.options.codes)
+        return {"gen": (inputs, targets, *codes)}
 
-        def generators(*tensors: Tensor) -> None:
-            self.step_generators(*tensors, weight=weight)
+    def _halves(self, batch: Tensor) -> Sequence[Tensor]:
+        return batch.chunk(2) if self.options.regresses else (batch, batch)
 
-        def discriminators(*tensors: Tensor) -> None:
-            self.step_discriminators(*(_Branch(*tensors[i : i + 4]) for i in range(0, len(tensors), 4)))
+    def generator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
+        x_a, x_b, *drawn = tensors
+        options = self.options
+        codes = dict(zip(options.codes, drawn, strict=True))
+        values: dict[str, Tensor] = {}
+        products: list[Tensor] = []
+        terms: list[Term] = []
+        with self.autocast():
+            if options.encodes:
+                mean, log_variance = (widen(x) for x in self.checkpointed(cast(LatentEncoder, self.encoder))(x_b))
+                codes["encoded"] = mean + codes["encoded"] * torch.exp(0.5 * log_variance)
+                kl = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum()
+                # This is a sum over the batch, but the loss is averaged over micro-batches and processes.
+                kl = kl * (self.config.micro_batches * distributed.world_size())
+                products.append(weights["recon_kl_w"] * kl)
+                values["kl"] = kl.detach()
+            translations = dict(zip(codes, self._translate(x_a, [*codes.values()]), strict=True))
+            for name, image in translations.items():
+                dis = self._dis(name)
+                with frozen(dis):
+                    adv = generator_loss(dis(self._visible(image, x_a)), dis.gan_type)
+                regressed = name == "random" and options.regresses
+                products.append((options.gan_random_w if regressed else weights["gan_w"]) * adv)
+                values[f"adv_{name}"] = adv.detach()
+            if options.variant != "clr":
+                reconstruction = translations["encoded" if options.encodes else "random"]
+                terms.append(Term("recon_x", weights["recon_x_w"], L1(reconstruction, x_b)))
+            if options.regresses and weights["recon_s_w"] > 0:
+                encoder = cast(LatentEncoder, self.encoder)
+                with frozen(*([encoder] if options.encodes else [])):
+                    regressed_code, _ = encoder(translations["random"])
+                terms.append(Term("recon_s", weights["recon_s_w"], L1(regressed_code, codes["random"])))
+        losses = weighted_sum(terms, torch.stack(products).sum())
+        return Losses(losses.total, losses.terms | values, tuple(image.detach() for image in translations.values()))
 
-        key = tuple(weight(name) for name in _LOSS_WEIGHTS)
-        captured = self.replays
-        tensors = (inputs[0], targets[0], *codes)
-        if captured:
-            self.replay(self._captured_gen, generators, tensors, [self.gen_opt], key)
-        else:
-            generators(*tensors)
-        fakes = [torch.cat(parts) for parts in zip(*self._fakes, strict=True)]
-        reals = {"encoded": (targets[0], inputs[0]), "random": (targets[1], inputs[1])}
-        branches = [_Branch(fake, inputs[0], *reals[name]) for name, fake in zip(self._codes(), fakes, strict=True)]
-        tensors = tuple(tensor for branch in branches for tensor in branch)
-        if captured:
-            self.replay(self._captured_dis, discriminators, tensors, [self.dis_opt])
-        else:
-            discriminators(*tensors)
+    def discriminator_inputs(self, x_a: Tensor, x_b: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return a translation, its input, a real image and its input for each kind of code."""
+        (inputs, other_inputs), (targets, other_targets) = self._halves(x_a), self._halves(x_b)
+        reals = {"encoded": (targets, inputs), "random": (other_targets, other_inputs)}
+        pairs = zip(self.options.codes, outputs, strict=True)
+        return tuple(tensor for name, fake in pairs for tensor in (fake, inputs, *reals[name]))
 
-    def step_generators(self, x_a: Tensor, x_b: Tensor, *codes: Tensor, weight: Weight) -> None:
-        """The generator's and the encoder's half.
-
-        Args:
-            x_a: inputs, (N, input_dim_a, H, W).
-            x_b: their targets, (N, input_dim_b, H, W).
-            codes: (N, style_dim) from N(0, I): ε where the variant encodes, then z where it draws.
-            weight: reads the loss weights.
-        """
-        self._fakes = []
-
-        def loss_of(x_a: Tensor, x_b: Tensor, *codes: Tensor) -> tuple[Tensor, dict[str, Loss]]:
-            return self._gen_loss(x_a, x_b, dict(zip(self._codes(), codes, strict=True)), weight)
-
-        total, losses = self.descend("gen", (x_a, x_b, *codes), loss_of)
-        self.publish("gen", total, losses)
-
-    def step_discriminators(self, *branches: _Branch) -> None:
-        """The discriminators' half: a branch for each of `_codes`."""
+    def discriminator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
         factor = 0.5 if self.options.variant == "pix2pix_noise" else 1.0
-
-        def loss_of(*tensors: Tensor) -> tuple[Tensor, dict[str, Loss]]:
-            terms: dict[str, Tensor] = {}
-            with self.autocast():
-                for name, start in zip(self._codes(), range(0, len(tensors), 4), strict=True):
-                    shown = _Branch(*tensors[start : start + 4])
-                    dis = self._dis(name)
-                    fake = self._shown(shown.fake, shown.fake_input)
-                    judged = dis.forward_pair(fake, self._shown(shown.real, shown.real_input))
-                    terms[name] = factor * discriminator_loss(*judged, dis.gan_type)
-            return torch.stack([*terms.values()]).sum(), {name: term.detach() for name, term in terms.items()}
-
-        total, losses = self.descend("dis", [tensor for branch in branches for tensor in branch], loss_of)
-        self.publish("dis", total, losses)
-
-    def _codes(self) -> tuple[str, ...]:
-        """The codes that images are translated with: those of their targets, random ones."""
-        return ("encoded",) * self.options.encodes + ("random",) * self.options.draws
+        terms: dict[str, Tensor] = {}
+        with self.autocast():
+            for number, name in enumerate(self.options.codes):
+                fake, fake_input, real, real_input = tensors[4 * number : 4 * number + 4]
+                dis = self._dis(name)
+                judged = dis.forward_pair(self._visible(fake, fake_input), self._visible(real, real_input))
+                terms[name] = factor * discriminator_loss(*judged, dis.gan_type)
+        return Losses(torch.stack([*terms.values()]).sum(), {name: term.detach() for name, term in terms.items()})
 
     def _dis(self, name: str) -> PatchDiscriminator:
         return cast(PatchDiscriminator, self.dis_encoded if name == "encoded" else self.dis_random)
 
-    def _shown(self, image: Tensor, belongs_to: Tensor) -> Tensor:
-        """What a discriminator sees of an image: itself and, where it is conditional, its input."""
+    def _visible(self, image: Tensor, source: Tensor) -> Tensor:
+        """Return a discriminator's input for an image: with its source if the discriminator is conditional."""
         if not self.options.conditional_dis:
             return image
-        return torch.cat([belongs_to.to(image.dtype), image], dim=1)
-
-    def _gen_loss(
-        self, x_a: Tensor, x_b: Tensor, drawn: Mapping[str, Tensor], weight: Weight
-    ) -> tuple[Tensor, dict[str, Loss]]:
-        options = self.options
-        losses: dict[str, Loss] = {"adv_encoded": 0, "adv_random": 0, "recon_x": 0, "recon_s": 0, "kl": 0}
-        terms: list[Tensor] = []
-        pairs: dict[str, tuple[Tensor, Tensor, float]] = {}
-        with self.autocast():
-            codes = dict(drawn)
-            if options.encodes:
-                mean, log_variance = (widen(x) for x in self.run(cast(LatentEncoder, self.encoder), x_b))
-                codes["encoded"] = mean + drawn["encoded"] * torch.exp(0.5 * log_variance)
-                kl = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum()
-                # A sum over the batch, of which `descend` takes a mean over parts and processes.
-                kl = kl * (self.config.micro_batches * distributed.world_size())
-                terms.append(weight("recon_kl_w") * kl)
-                losses["kl"] = kl.detach()
-            made = dict(zip(codes, self._translate(x_a, [*codes.values()]), strict=True))
-            for name, image in made.items():
-                dis = self._dis(name)
-                with frozen(dis):
-                    adv = generator_loss(dis(self._shown(image, x_a)), dis.gan_type)
-                of_random = name == "random" and options.regresses
-                terms.append((options.gan_random_w if of_random else weight("gan_w")) * adv)
-                losses[f"adv_{name}"] = adv.detach()
-            if options.variant != "clr":
-                pairs["recon_x"] = (made["encoded" if options.encodes else "random"], x_b, weight("recon_x_w"))
-            if options.regresses and weight("recon_s_w") > 0:
-                encoder = cast(LatentEncoder, self.encoder)
-                with frozen(*([encoder] if options.encodes else [])):
-                    found, _ = encoder(made["random"])
-                pairs["recon_s"] = (found, codes["random"], weight("recon_s_w"))
-        self._fakes.append([image.detach() for image in made.values()])
-        total = torch.stack(terms).sum()
-        if pairs:
-            inputs, targets, weights = zip(*pairs.values(), strict=True)
-            values, weighted = functional.weighted_l1(inputs, targets, weights)
-            losses.update(zip(pairs, values.detach().unbind(), strict=True))
-            total = total + weighted
-        return total, losses
+        return torch.cat([source.to(image.dtype), image], dim=1)
 
     def _translate(self, x_a: Tensor, codes: Sequence[Tensor]) -> list[Tensor]:
-        """x_a with each of the codes: in one batch off the reference path, as all norms are of single samples.
+        """Translate x_a with each code, in one batch off the reference path, because all norms are of single samples.
 
-        Dropout would draw other masks in one batch than in two.
+        With dropout there is a batch per code: one batch would draw other masks.
         """
+        translate = self.checkpointed(self.gen)
         if functional.exact_order() or self.options.dropout > 0:
-            return [self.run(self.gen, x_a, code) for code in codes]
-        images = self.run(self.gen, torch.cat([x_a] * len(codes)), torch.cat([*codes]))
+            return [translate(x_a, code) for code in codes]
+        images = translate(torch.cat([x_a] * len(codes)), torch.cat([*codes]))
         return list(images.chunk(len(codes)))
 
     @torch.no_grad()
     def sample(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
-        """Translate display images, in eval mode.
+        """Translate display images in eval mode.
 
         Args:
-            x_a: images of domain A, (N, input_dim_a, H, W).
-            x_b: the images of domain B that belong to them.
-            generator: of random codes and dropout, on the CPU; None is torch's global one.
+            x_a: Images of domain A, (N, input_dim_a, H, W).
+            x_b: The paired images of domain B.
+            generator: CPU generator of random codes and dropout. None is torch's global generator.
 
         Returns:
-            What `rows` names.
+            The images that `rows` names.
 
         Raises:
-            ValueError: the batches differ in size.
+            ValueError: If the batches differ in size.
         """
         if len(x_a) != len(x_b):
             raise ValueError(f"sample needs pairs; got {len(x_a)} and {len(x_b)} images.")

@@ -1,10 +1,10 @@
-"""Generators as the options of CycleGAN and BicycleGAN describe them."""
+"""Options of the generators of CycleGAN and BicycleGAN, and the networks that they describe."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import nn
 
 from fastmunit.config import Config
@@ -15,7 +15,7 @@ from fastmunit.nn.networks.unet import MIN_DOWNS_WITH_DROPOUT, Injection, UNet, 
 from fastmunit.systems.base import SystemOptions
 
 FREE_GENERATOR_OPTIONS = frozenset({"dropout", "dropout_at_test", "init_gain"})
-"""Those of `GeneratorOptions` that may change when a run is resumed."""
+"""The keys of `GeneratorOptions` that may change when a run is resumed."""
 
 
 class GeneratorOptions(SystemOptions):
@@ -32,11 +32,11 @@ class GeneratorOptions(SystemOptions):
     init_gain: float = Field(0.02, gt=0, description="gain of init xavier and orthogonal")
 
     def multiple(self, config: Config) -> int:
-        """What the sides of the generators' input must be multiples of."""
+        """Return the number that height and width of the generators' input must be multiples of."""
         return 2 ** (self.num_downs if self.generator == "unet" else config.gen.n_downsample)
 
-    def least(self, config: Config) -> int:
-        """The least side that the generators take."""
+    def min_size(self, config: Config) -> int:
+        """Return the minimum height and width of the input of generators and encoder."""
         multiple = self.multiple(config)
         return multiple if self.generator == "unet" else max(4, 2 * multiple)
 
@@ -44,7 +44,7 @@ class GeneratorOptions(SystemOptions):
 def make_generator(
     options: GeneratorOptions, config: Config, input_dim: int, output_dim: int, latent_dim: int
 ) -> nn.Module:
-    """A generator of images of output_dim channels from images of input_dim channels and vectors (N, latent_dim)."""
+    """Return a network from images (N, input_dim, H, W) and vectors (N, latent_dim) to images (N, output_dim, H, W)."""
     if options.generator == "unet":
         return UNet(
             input_dim,
@@ -70,31 +70,29 @@ def make_generator(
     )
 
 
-def check_generators(config: Config, options: GeneratorOptions, others_need: PositiveInt = 1) -> None:
-    """Raise ConfigError where the training crop, or another key, does not go with the networks.
+def check_generators(config: Config, options: GeneratorOptions) -> None:
+    """Check that the training crop and other keys fit the networks.
 
-    Args:
-        config: crop_image_height and crop_image_width are read.
-        options: of its system.
-        others_need: the least side that networks other than generator and discriminator take.
+    Raises:
+        ConfigError: If they do not. The message names the key and the fix.
     """
-    least = max(options.least(config), min_size(config.dis), others_need)
+    minimum = max(options.min_size(config), min_size(config.dis))
     multiple = options.multiple(config)
     why = f"gen.n_downsample {config.gen.n_downsample}"
     if options.generator == "unet":
         why = f"options.num_downs {options.num_downs}"
     for key in ("crop_image_height", "crop_image_width"):
         crop: int = getattr(config, key)
-        if crop < least:
+        if crop < minimum:
             raise ConfigError(
-                f"{key} is {crop}, but the networks need at least {least} (generator {options.generator} with {why}, "
+                f"{key} is {crop}, but the networks need at least {minimum} (generator {options.generator} with {why}, "
                 f"dis.n_layer {config.dis.n_layer}, dis.num_scales {config.dis.num_scales}): raise {key} (and "
                 "new_size), or lower those."
             )
         if crop % multiple:
             below = crop // multiple * multiple
-            nearest = f"{below} or {below + multiple}" if below >= least else f"{below + multiple}"
-            raise ConfigError(f"{key} is {crop}, not a multiple of {multiple}, as {why} needs: use {nearest}.")
+            nearest = f"{below} or {below + multiple}" if below >= minimum else f"{below + multiple}"
+            raise ConfigError(f"{key} is {crop}, not a multiple of {multiple}, as {why} requires: use {nearest}.")
     if options.generator == "resnet" and options.inject == "all":
         raise ConfigError("options.inject all needs options.generator unet: a resnet takes noise at its first layer.")
     if options.dropout and options.generator == "unet" and options.num_downs < MIN_DOWNS_WITH_DROPOUT:

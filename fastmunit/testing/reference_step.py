@@ -75,7 +75,7 @@ def _step(
 
 
 def _munit_translations(trainer: MUNIT, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
-    s_a, s_b = trainer.draw_styles(x_a, x_b)
+    s_a, s_b = trainer.draw(x_a, x_b)
     c_a, _ = trainer.gen_a.encode(x_a)
     c_b, _ = trainer.gen_b.encode(x_b)
     return trainer.gen_a.decode(c_b, s_a), trainer.gen_b.decode(c_a, s_b)
@@ -89,7 +89,7 @@ def _unit_translations(trainer: UNIT, x_a: Tensor, x_b: Tensor) -> tuple[Tensor,
 
 def _munit_losses(trainer: MUNIT, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
     config = trainer.config
-    s_a, s_b = trainer.draw_styles(x_a, x_b)
+    s_a, s_b = trainer.draw(x_a, x_b)
     with trainer.autocast():
         c_a, s_a_prime = trainer.gen_a.encode(x_a)
         c_b, s_b_prime = trainer.gen_b.encode(x_b)

@@ -17,7 +17,7 @@ from fastmunit.data.images import normalize
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import shown
 from fastmunit.memory import first_line, is_out_of_memory
-from fastmunit.systems.translator import Translator, value_mapping
+from fastmunit.systems.translators import Translator, value_mapping
 from fastmunit.translation.inputs import Input
 from fastmunit.translation.output_record import OutputRecord
 from fastmunit.translation.output_sheet import OutputSheet, resized

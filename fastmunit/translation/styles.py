@@ -12,7 +12,7 @@ from torch import Tensor
 from fastmunit.data.values import ACCEPTED, IMAGE_TYPES, ImageLike, image_tensor
 from fastmunit.errors import DataError
 from fastmunit.files import shown
-from fastmunit.systems.translator import Translator
+from fastmunit.systems.translators import Translator
 from fastmunit.translation.style_file import SUFFIX, Styles, as_codes, read_styles
 
 StylesLike = int | ImageLike | Sequence[ImageLike]

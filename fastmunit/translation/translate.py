@@ -19,7 +19,7 @@ from fastmunit.runs import RunFolder, resolve_device
 from fastmunit.runs.checkpoints.checkpoint import generators as newest_generators
 from fastmunit.systems import registry
 from fastmunit.systems.base import System
-from fastmunit.systems.translator import Translator
+from fastmunit.systems.translators import Translator
 from fastmunit.translation.styles import StylesLike, style_codes
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from fastmunit.config import Config, GeneratorConfig
 from fastmunit.data import read_image
 from fastmunit.errors import FastmunitError
 from fastmunit.nn.networks.autoencoders import AdaINGen
-from fastmunit.systems.munit import StyleTranslator
-from fastmunit.systems.translator import value_mapping
+from fastmunit.systems.translators import StyleTranslator, value_mapping
 from fastmunit.translation.output_record import RECORD_FILE
 from tests.cli.conftest import Command
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastmunit.systems.translator import Translator
+from fastmunit.systems.translators import Translator
 
 
 class Same(Translator):

@@ -241,7 +241,7 @@ def renumbered(run: Path, to: int) -> Path:
     folder = run / "checkpoints"
     for kind in ("gen", "dis", "ema", "state"):
         path = folder / f"{kind}_00000002.pt"
-        path.rename(public_checkpoint.snapshot_path(folder, kind, to))
+        path.rename(public_checkpoint.checkpoint_path(folder, kind, to))
     optimizers = load_tensors(folder / "optimizer.pt")
     optimizers["iterations"] = to
     save_tensors(optimizers, folder / "optimizer.pt")
@@ -259,7 +259,7 @@ def test_numbers_of_more_than_eight_digits(run: Path, images: Path, start: int) 
     result = resumed(run, images, start + 2, image_save_iter=1, snapshot_save_iter=1)
     assert result.iterations == start + 2
     assert newest(run) == start + 2
-    assert public_checkpoint.snapshots(run / "checkpoints") == [start, start + 1, start + 2]
+    assert public_checkpoint.list_checkpoints(run / "checkpoints") == [start, start + 1, start + 2]
     assert checkpoint.generators(result.folder) == run / f"checkpoints/ema_{start + 2}.pt"
     result = resumed(run, images, start + 3, image_save_iter=1)
     assert result.iterations == start + 3
@@ -325,7 +325,7 @@ def test_initial_weights_start_a_new_run(
     assert result.iterations == 1
     start = RunFolder(new).checkpoints
     for kind, path in (("gen", gen), ("dis", dis)):
-        first, given = load_tensors(public_checkpoint.snapshot_path(start, kind, 0)), load_tensors(path)
+        first, given = load_tensors(public_checkpoint.checkpoint_path(start, kind, 0)), load_tensors(path)
         torch.testing.assert_close(first, given, rtol=0, atol=0)
     # The random numbers are those of a run from random weights: only the weights differ.
     states = []

@@ -5,7 +5,7 @@ import torch
 
 from fastmunit.errors import TrainingError
 from fastmunit.systems.parts import cuda_graph
-from fastmunit.systems.parts.cuda_graph import CapturedIteration
+from fastmunit.systems.parts.cuda_graph import CapturedIteration, Results
 
 
 class Recorded:
@@ -26,16 +26,24 @@ class Recorded:
 
 def test_a_replay_waits_for_the_one_before_it(monkeypatch):
     calls = []
-    monkeypatch.setattr(cuda_graph, "_on_side_stream", lambda body, tensors: body(*tensors))
-    monkeypatch.setattr(cuda_graph, "_capture", lambda body, inputs: Recorded(calls))
+    monkeypatch.setattr(cuda_graph, "_on_side_stream", lambda body, inputs: body(inputs))
+    monkeypatch.setattr(cuda_graph, "_capture", lambda body, inputs: (Recorded(calls), body(inputs)))
     monkeypatch.setattr(torch.cuda, "Event", lambda: Recorded(calls))
     monkeypatch.setattr(torch, "_foreach_copy_", lambda to, given: calls.append("copy"))
     iteration = CapturedIteration()
-    total = torch.zeros(())
+    total, output = torch.zeros(()), torch.zeros(2)
+
+    def body(inputs):
+        x, same = inputs["gen"]
+        assert x is same
+        return Results({"total": total.copy_(x.sum())}, (output,))
+
+    x = torch.ones(2)
     for _ in range(cuda_graph._WARM_UP + 2):
-        results = iteration._run(lambda x: total.copy_(x.sum()), [torch.ones(2)], [], None, lambda: {"total": total})
+        results = iteration._run(body, {"gen": (x, x)}, [], None)
     assert calls == ["replay", "record", "wait", "copy", "replay", "record"]
-    assert results["total"] is not total
+    assert results.losses["total"] is not total and results.outputs[0] is not output
+    assert results.losses["total"] == total
 
 
 @pytest.mark.parametrize("captured", [True, False])
@@ -43,13 +51,13 @@ def test_no_process_replays_where_another_could_not_capture(monkeypatch, capture
     def capture(body, inputs):
         if not captured:
             raise TrainingError("there is not enough GPU memory")
-        return Recorded([])
+        return Recorded([]), Results({})
 
     monkeypatch.setattr(cuda_graph, "_capture", capture)
     agreed = []
     monkeypatch.setattr(cuda_graph.distributed, "all_agree", lambda holds: agreed.append(holds) or False)
     with pytest.raises(TrainingError, match="another process could not" if captured else "not enough GPU memory"):
-        cuda_graph._capture_together(lambda x: None, [torch.ones(2)])
+        cuda_graph._capture_together(lambda inputs: Results({}), {"gen": (torch.ones(2),)})
     assert agreed == [captured]
 
 
@@ -59,11 +67,12 @@ def test_replays_from_two_streams_follow_each_other():
     total = torch.zeros((), device="cuda")
     large = torch.randn(2048, 2048, device="cuda")
 
-    def body(x):
+    def body(inputs):
+        (x,) = inputs["gen"]
         product = large
         for _ in range(20):
             product = torch.tanh(product @ large)
-        total.add_(x.sum() + 0.0 * product.sum())
+        return Results({"total": total.add_(x.sum() + 0.0 * product.sum())})
 
     iteration = CapturedIteration()
     streams = [torch.cuda.Stream(), torch.cuda.Stream()]
@@ -72,8 +81,8 @@ def test_replays_from_two_streams_follow_each_other():
         x = torch.full((2,), float(k), device="cuda")
         torch.cuda.synchronize()
         with torch.cuda.stream(streams[k % 2]):
-            results.append(iteration.run(body, [x], [], results=lambda: {"total": total}))
+            results.append(iteration.run(body, {"gen": (x,)}, []))
     torch.cuda.synchronize()
     assert float(total) == 2.0 * sum(range(12))
-    given = [float(result["total"]) for result in results if result]
-    assert given == [2.0 * sum(range(k + 1)) for k in range(12 - len(given), 12)]
+    replayed = [float(result.losses["total"]) for result in results[cuda_graph._WARM_UP :]]
+    assert replayed == [2.0 * sum(range(k + 1)) for k in range(cuda_graph._WARM_UP, 12)]

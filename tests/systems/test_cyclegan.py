@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fastmunit.config import Config
 from fastmunit.errors import ConfigError
 from fastmunit.systems import registry
 from fastmunit.systems.cyclegan import CycleGAN
+from fastmunit.systems.parts.hyperparameters import read_weights
 
 TINY = ["gen.dim=3", "dis.dim=4", "new_size=32", "crop_image_height=32", "crop_image_width=32", "batch_size=2"]
 RESNET = ["gen.n_res=1", "gen.n_downsample=1", "dis.n_layer=1"]
@@ -120,13 +122,13 @@ def test_generators_learn_first_and_leave_discriminators_alone() -> None:
     trainer = trainer_of(*RESNET)
     x_a, x_b = images()
     before = copy.deepcopy(trainer)
-    trainer.step_generators(x_a, x_b, weight=trainer.reader(None))
+    weights = read_weights(trainer.weight_keys, None, trainer.config)
+    _, (x_ba, x_ab) = trainer.run_halves({"gen": (x_a, x_b)}, weights)
     assert all(p.grad is None for d in (trainer.dis_a, trainer.dis_b) for p in d.parameters())
     assert all(p.requires_grad for p in trainer.dis_a.parameters())
-    x_ba, x_ab = trainer._fakes[0]
     torch.testing.assert_close(x_ba, before.gen_a(x_b).detach())  # of the weights before their step
     kept = [p.grad for p in trainer.gen_a.parameters()]
-    trainer.step_discriminators(x_ba, x_ab, x_a, x_b)
+    trainer.run_halves({"dis": (x_ba, x_ab, x_a, x_b)}, weights)
     assert all(p.grad is q for p, q in zip(trainer.gen_a.parameters(), kept, strict=True))
     assert any(
         not torch.equal(p, q) for p, q in zip(trainer.dis_b.parameters(), before.dis_b.parameters(), strict=True)
@@ -135,14 +137,20 @@ def test_generators_learn_first_and_leave_discriminators_alone() -> None:
 
 def test_discriminators_see_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of(*RESNET, "options.pool_size=2")
+    made: list[Tensor] = []
     shown: list[Tensor] = []
-    original = trainer.step_discriminators
-    monkeypatch.setattr(trainer, "step_discriminators", lambda *x: (shown.append(x[0]), original(*x)))
+    original = trainer.discriminator_inputs
+
+    def spy(x_a: Tensor, x_b: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        inputs = original(x_a, x_b, outputs)
+        made.append(outputs[0])
+        shown.append(inputs[0])
+        return inputs
+
+    monkeypatch.setattr(trainer, "discriminator_inputs", spy)
     torch.manual_seed(0)
-    made = []
     for seed in range(6):
         trainer.update(*images(seed))
-        made.append(trainer._fakes[0][0])
     assert torch.equal(shown[0], made[0])
     known = [image.numpy().tobytes() for batch in made for image in batch]
     places = [known.index(image.numpy().tobytes()) for batch in shown for image in batch]

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastmunit import functional
 from fastmunit.config import Config
 from fastmunit.systems.munit import MUNIT
-from fastmunit.systems.parts.forward_cache import ContentCodes
+from fastmunit.systems.parts.forward_cache import ForwardCache
 from fastmunit.testing.reference_step import reference_step
 
 OVERRIDES = [
@@ -92,10 +92,10 @@ def test_other_tensors_are_encoded_again() -> None:
 def test_codes_of_another_precision_are_not_used() -> None:
     images, network = torch.rand(1, 3, 8, 8), torch.nn.Conv2d(3, 4, 3)
     for autocast, used in ((False, True), (True, False)):
-        codes = ContentCodes()
-        codes.without_graph([images], [network])
+        cache = ForwardCache()
+        cache.keep([images], [network], (network(images),))
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            assert (codes.take([images], [network]) is not None) == used
+            assert (cache.reuse([images], [network]) is not None) == used
 
 
 def test_a_trainer_can_be_copied_between_its_halves() -> None:

@@ -139,7 +139,7 @@ def test_newest_complete_snapshot(run: tuple[MUNIT, Path], hyperparameters: dict
     mark = (folder / "optimizer.pt").read_bytes()
     iterate(trainer, images)
     trainer.save(folder, 2)
-    assert public_checkpoint.snapshots(folder) == [2, 3]
+    assert public_checkpoint.list_checkpoints(folder) == [2, 3]
     assert public_checkpoint.latest(folder) == 3
     (folder / "optimizer.pt").write_bytes(mark)
     assert public_checkpoint.latest(folder) == 2

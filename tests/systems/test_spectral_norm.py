@@ -17,6 +17,7 @@ from fastmunit.nn.layers.spectral_norm import SpectralNorm
 from fastmunit.systems import registry
 from fastmunit.systems.base import System
 from fastmunit.systems.munit import MUNIT
+from fastmunit.systems.parts.hyperparameters import read_weights
 from fastmunit.testing.reference_step import reference_step
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "munit_spectral_norm.pt"
@@ -139,10 +140,10 @@ def test_zero_padding_and_nsgan(hyperparameters: dict[str, Any], images: tuple[T
     trainer = MUNIT({**hyperparameters, "dis": dis}, compat=compat).double()
     x_a, x_b = (x.double() for x in images)
     judge = _Judge(trainer.dis_a.state_dict(), dis["num_scales"], dis["n_layer"])
-    styles = trainer.draw_styles(x_a, x_b)
+    styles = trainer.draw(x_a, x_b)
     with torch.no_grad():
         fake = trainer.gen_a.decode(trainer.gen_b.enc_content(x_b), styles[0])
-    trainer.step_discriminators(x_a, x_b, styles, trainer.reader(None))
+    trainer.run_halves({"dis": (x_a, x_b, *styles)}, read_weights(trainer.weight_keys, None, trainer.config))
     loss = judge.loss(fake, x_a, latest=compat)
     loss.backward()
     assert float(trainer.loss_dis_a) == pytest.approx(float(loss.detach()), rel=1e-10)

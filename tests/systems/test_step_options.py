@@ -16,6 +16,7 @@ from fastmunit.config import Config
 from fastmunit.errors import ConfigError
 from fastmunit.systems.munit import MUNIT
 from fastmunit.systems.parts.cuda_graph import CapturedIteration, _settings, make_capturable
+from fastmunit.systems.parts.hyperparameters import read_weights
 from fastmunit.testing import saved_bytes
 
 OVERRIDES = [
@@ -39,6 +40,12 @@ def run(trainer: MUNIT, steps: int = 2, batch: int = 2, dtype: torch.dtype = tor
     for index in range(steps):
         trainer.step(*(x.to(dtype) for x in images(batch, index)))
     return trainer
+
+
+def both_halves(trainer: MUNIT, x_a: Tensor, x_b: Tensor, styles: tuple[Tensor, Tensor]) -> None:
+    """Run an iteration with the same given styles in both halves."""
+    weights = read_weights(trainer.weight_keys, None, trainer.config)
+    trainer.run_halves({"dis": (x_a, x_b, *styles), "gen": (x_a, x_b, *styles)}, weights)
 
 
 def largest_difference(ours: nn.Module, theirs: nn.Module) -> float:
@@ -99,13 +106,12 @@ def test_share_fakes_is_one_draw_and_one_decoding(
 ) -> None:
     shared, separate = trainer_of("share_fakes=true").double(), trainer_of().double()
     x_a, x_b = (x.double() for x in images())
-    draws = calls_of(shared, "draw_styles", monkeypatch)
+    draws = calls_of(shared, "draw", monkeypatch)
     made = calls_of(shared, "_generate", monkeypatch)
     torch.manual_seed(3)
-    styles = separate.draw_styles(x_a, x_b)
+    styles = separate.draw(x_a, x_b)
     with functional.use_implementation(implementation):
-        separate.step_discriminators(x_a, x_b, styles, separate.reader(None))
-        separate.step_generators(x_a, x_b, styles, separate.reader(None))
+        both_halves(separate, x_a, x_b, styles)
         torch.manual_seed(3)
         if together:
             shared.update(x_a, x_b)
@@ -135,7 +141,7 @@ def test_float16_scales_its_losses_and_skips_what_overflows() -> None:
     assert all(2**8 <= state["scale"] <= 2**16 for state in scales.values())
     assert largest_difference(trainer, trainer_of()) > 1e-4
     before = {name: p.detach().clone() for name, p in trainer.gen_a.named_parameters()}
-    trainer.scalers["gen"].load_state_dict({**scales["gen"], "scale": 1e38})
+    trainer.stepper.scalers["gen"].load_state_dict({**scales["gen"], "scale": 1e38})
     trainer.step(*images())
     assert trainer.resume_state()["scalers"]["gen"]["scale"] == pytest.approx(5e37, rel=1e-3)
     assert all(torch.equal(p, before[name]) for name, p in trainer.gen_a.named_parameters())
@@ -222,9 +228,7 @@ class Synchronising(TorchDispatchMode):
 
 def halves(trainer: MUNIT, device: str) -> None:
     x_a, x_b = (x.to(device) for x in images())
-    styles = [torch.zeros(2, 8, 1, 1, device=device) for _ in range(2)]
-    trainer.step_discriminators(x_a, x_b, (styles[0], styles[1]), trainer.reader(None))
-    trainer.step_generators(x_a, x_b, (styles[0], styles[1]), trainer.reader(None))
+    both_halves(trainer, x_a, x_b, (torch.zeros(2, 8, 1, 1, device=device), torch.zeros(2, 8, 1, 1, device=device)))
 
 
 @pytest.mark.parametrize("overrides", [[], ["precision=bfloat16"], ["share_fakes=true"], ["recon_x_cyc_w=1"]])

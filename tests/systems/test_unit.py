@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, ConfigError, FastmunitError
 from fastmunit.systems import registry
 from fastmunit.systems.munit import MUNIT
+from fastmunit.systems.parts.cuda_graph import Inputs, Results, _distinct, _replaced
 from fastmunit.systems.unit import UNIT
 from fastmunit.testing.reference_step import unit_reference_step
 
@@ -319,13 +320,11 @@ class Replayed:
     def __init__(self) -> None:
         self.keys: list[Any] = []
 
-    def run(
-        self, body: Callable[..., None], tensors: Sequence[Tensor], optimizers: Any, key: Any, results: Any
-    ) -> dict[str, Tensor]:
+    def run(self, body: Callable[[Inputs], Results], inputs: Inputs, optimizers: Any, key: Any) -> Results:
         self.keys.append(key)
-        body(*[tensor.clone() for tensor in tensors])
-        assert {"loss_dis_total", "loss_gen_total"} <= set(results())
-        return {name: loss.clone() for name, loss in results().items()}
+        losses, outputs = body(_replaced(inputs, [tensor.clone() for tensor in _distinct(inputs)]))
+        assert {"dis_total", "gen_total"} <= set(losses)
+        return Results({name: loss.clone() for name, loss in losses.items()}, outputs)
 
 
 @pytest.mark.parametrize("changes", [{}, {"share_fakes": True}, {"recon_x_cyc_w": 0}])
@@ -334,7 +333,7 @@ def test_an_iteration_in_one_graph_is_the_same(
 ) -> None:
     plain, graphed = (build({**hyperparameters, **changes}) for _ in range(2))
     graphed.config.cuda_graph = True
-    graphed._captured = Replayed()  # type: ignore[assignment]
+    replayed = graphed.stepper.graphs["dis", "gen"] = Replayed()  # type: ignore[assignment]
     decodings = calls_of(graphed.gen_a.dec)
     for trainer in (plain, graphed):
         torch.manual_seed(3)
@@ -342,7 +341,7 @@ def test_an_iteration_in_one_graph_is_the_same(
     assert len(decodings) == 2 * (3 - len(changes))
     assert all(torch.equal(graphed.state_dict()[key], value) for key, value in plain.state_dict().items())
     graphed.update(*images, {**hyperparameters, **changes, "recon_kl_w": 3})
-    assert graphed._captured.keys[0] == graphed._captured.keys[1] != graphed._captured.keys[2]
+    assert replayed.keys[0] == replayed.keys[1] != replayed.keys[2]
 
 
 def test_an_iteration_reads_no_value_and_nothing_from_the_cpu(hyperparameters: dict[str, Any], images: Pair) -> None:

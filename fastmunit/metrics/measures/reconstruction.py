@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastmunit.metrics.sample import Sample
-    from fastmunit.systems.translator import Translator
+    from fastmunit.systems.translators import Translator
 
 
 @register

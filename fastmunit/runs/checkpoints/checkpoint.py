@@ -149,7 +149,7 @@ def resumable(folder: RunFolder) -> int | None:
             the beginning would in time overwrite them.
     """
     has_optimizer = (folder.checkpoints / public_checkpoint.OPTIMIZER_FILE).exists()
-    if has_optimizer or len(public_checkpoint.snapshots(folder.checkpoints)) > 1:
+    if has_optimizer or len(public_checkpoint.list_checkpoints(folder.checkpoints)) > 1:
         newest = public_checkpoint.latest(folder.checkpoints)
         if newest is not None:
             return newest
@@ -193,10 +193,10 @@ def generators(folder: RunFolder) -> Path | None:
         newest = max(public_checkpoint.numbers(folder.checkpoints, "gen"), default=None)
     if newest is None:
         return None
-    averaged = public_checkpoint.snapshot_path(folder.checkpoints, "ema", newest)
+    averaged = public_checkpoint.checkpoint_path(folder.checkpoints, "ema", newest)
     if averaged.is_file():
         return averaged
-    last = public_checkpoint.snapshot_path(folder.checkpoints, "gen", newest)
+    last = public_checkpoint.checkpoint_path(folder.checkpoints, "gen", newest)
     if public_checkpoint.belongs(folder.checkpoints, newest, "ema"):
         raise CheckpointError(
             f"{shown(averaged)} is missing, but this run translates with averaged weights: put it back, or give "
@@ -207,7 +207,7 @@ def generators(folder: RunFolder) -> Path | None:
 
 def _remove(folder: RunFolder, number: int) -> None:
     for kind in ("dis", "gen", "ema", "state"):  # the state last: it marks the others as ours
-        remove(public_checkpoint.snapshot_path(folder.checkpoints, kind, number))
+        remove(public_checkpoint.checkpoint_path(folder.checkpoints, kind, number))
 
 
 def _foreign(folder: RunFolder) -> list[Path]:
@@ -219,7 +219,7 @@ def _foreign(folder: RunFolder) -> list[Path]:
     numbers = public_checkpoint.numbers(folder.checkpoints, "state")
     cut_short = len(numbers) == 1 and any(folder.checkpoints.glob(f".{public_checkpoint.OPTIMIZER_FILE}.*.partial"))
     kinds = ("state", "ema", "gen", "dis") if cut_short else ("state",)
-    ours = {public_checkpoint.snapshot_path(folder.checkpoints, kind, number) for number in numbers for kind in kinds}
+    ours = {public_checkpoint.checkpoint_path(folder.checkpoints, kind, number) for number in numbers for kind in kinds}
     files = sorted([*folder.checkpoints.glob("*.pt"), *folder.root.glob("*.pt")])
     return [path for path in files if path not in ours and not path.name.startswith(".")]
 

@@ -14,7 +14,7 @@ from fastmunit.data import ImageDataset
 from fastmunit.errors import CheckpointError
 from fastmunit.systems.base import System
 from fastmunit.systems.parts import resume_checks
-from fastmunit.systems.parts.public_checkpoint import snapshot_path
+from fastmunit.systems.parts.public_checkpoint import checkpoint_path
 
 _FORMAT = 2
 _MAX_COUNT = 2**53  # limit of a schedule's iteration count: integers up to it are exact as floats
@@ -91,7 +91,7 @@ def restore(
         CheckpointError: If the state has another format or belongs to another checkpoint, or a part of it is missing or
             wrong.
     """
-    name = snapshot_path("", "state", iterations).name
+    name = checkpoint_path("", "state", iterations).name
     marks = (state.get("format"), state.get("iterations")) if isinstance(state, dict) else ()
     if any(type(mark) is not int for mark in marks) or marks != (_FORMAT, iterations):
         raise CheckpointError(

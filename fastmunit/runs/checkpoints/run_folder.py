@@ -33,7 +33,7 @@ class RunFolder:
 
     def state(self, iterations: int) -> Path:
         """Return the path of a checkpoint's exact-resume state."""
-        return public_checkpoint.snapshot_path(self.checkpoints, "state", iterations)
+        return public_checkpoint.checkpoint_path(self.checkpoints, "state", iterations)
 
     def contents(self) -> list[str]:
         """List the names in the folder, without empty folders; nothing if it does not exist.

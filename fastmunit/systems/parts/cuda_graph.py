@@ -1,8 +1,9 @@
-"""Iterations replayed as one CUDA graph: a launch instead of thousands."""
+"""Iterations replayed as one CUDA graph: a single launch instead of thousands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,13 +13,31 @@ from fastmunit.errors import ConfigError, TrainingError
 
 _WARM_UP = 3
 
+Inputs = Mapping[str, tuple[Tensor, ...]]
+"""Tensors of each half of an iteration, "gen" or "dis", in the order in which the halves run."""
+
+
+class Results(NamedTuple):
+    """What an iteration returns.
+
+    Attributes:
+        losses: 0-d tensors of one dtype by name.
+        outputs: Other tensors.
+    """
+
+    losses: dict[str, Tensor]
+    outputs: tuple[Tensor, ...] = ()
+
+
+Body = Callable[[Inputs], Results]
+
 
 class CapturedIteration:
-    """Runs iterations on a CUDA device: a few as they are, then by replaying what they launched.
+    """A runner of iterations on a CUDA device: it runs a few as they are, captures one, and replays it from then on.
 
-    Every call is one iteration; capturing computes nothing by itself. A replay waits for the one before it, whose
-    inputs and results it overwrites, also where that was on another stream. Other shapes, dtypes, parameters, settings
-    of an optimizer or another `key` start anew. Copies and pickles of it are empty.
+    Every call is one iteration; capturing computes nothing by itself. A replay waits for the previous one, whose
+    inputs and results it overwrites, even if that ran on another stream. Other shapes, dtypes, parameters, optimizer
+    settings or another `key` start over. Copies and pickles are empty.
     """
 
     def __init__(self) -> None:
@@ -26,82 +45,82 @@ class CapturedIteration:
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
-        self._results: dict[str, Tensor] = {}
+        self._results = Results({})
         self._replayed: torch.cuda.Event | None = None
 
     def run(
-        self,
-        body: Callable[..., None],
-        tensors: Sequence[Tensor],
-        optimizers: Iterable[torch.optim.Optimizer],
-        key: Hashable = None,
-        results: Callable[[], Mapping[str, Tensor]] = dict,
-    ) -> dict[str, Tensor]:
+        self, body: Body, inputs: Inputs, optimizers: Iterable[torch.optim.Optimizer], key: Hashable = None
+    ) -> Results:
         """Run one iteration.
 
         Args:
-            body: computes it from `tensors`; must not wait for the device or draw from the CPU's random stream.
-            tensors: what `body` takes: images, random codes.
-            optimizers: those that it steps, made by torch; their settings become those that a capture needs.
-            key: whatever else the launches depend on, such as loss weights.
-            results: what `body` has left by name, tensors without dimensions of one dtype.
+            body: Computes it from `inputs`. It must not wait for the device or draw from the CPU's random stream.
+            inputs: What `body` takes: images and random codes. A tensor may occur several times.
+            optimizers: The torch optimizers that `body` steps. Their settings become those that a capture needs.
+            key: Everything else that the launches depend on, such as loss weights.
 
         Returns:
-            Copies of `results`, which the next iteration leaves alone; empty where `body` itself has run.
+            The results of `body`, or copies of them, which the next iteration does not overwrite.
 
         Raises:
-            ConfigError: a tensor is not on a CUDA device.
-            TrainingError: `body` does what cannot be captured, or there is not enough memory for it.
+            ConfigError: If a tensor is not on a CUDA device.
+            TrainingError: If `body` does something that cannot be captured, or there is not enough memory for it.
         """
-        if any(tensor.device.type != "cuda" for tensor in tensors):
+        device = next(iter(_distinct(inputs))).device
+        if any(tensor.device.type != "cuda" for tensor in _distinct(inputs)):
             raise ConfigError(
                 "iterations are replayed as CUDA graphs, but an image is not on a CUDA GPU: bring the images to the "
                 "model's device; or cuda_graph: true was set for another device: set it to false."
             )
-        with torch.cuda.device(tensors[0].device):
-            return self._run(body, tensors, list(optimizers), key, results)
+        with torch.cuda.device(device):
+            return self._run(body, inputs, list(optimizers), key)
 
-    def _run(
-        self,
-        body: Callable[..., None],
-        tensors: Sequence[Tensor],
-        optimizers: Sequence[torch.optim.Optimizer],
-        key: Hashable,
-        results: Callable[[], Mapping[str, Tensor]],
-    ) -> dict[str, Tensor]:
+    def _run(self, body: Body, inputs: Inputs, optimizers: Sequence[torch.optim.Optimizer], key: Hashable) -> Results:
+        tensors = _distinct(inputs)
         make_capturable(optimizers, tensors[0].device)
         forms = tuple((tensor.shape, tensor.dtype, tensor.stride(), tensor.device) for tensor in tensors)
         signature = (key, distributed.world_size(), forms, tuple(_settings(optimizer) for optimizer in optimizers))
         if signature != self._signature:
             self._signature, self._calls = signature, 0
-            self._graph, self._inputs, self._results = None, [], {}
+            self._graph, self._inputs, self._results = None, [], Results({})
         self._calls += 1
         if self._calls <= _WARM_UP:
-            _on_side_stream(body, tensors)
-            return {}
+            return _on_side_stream(body, inputs)
         if self._graph is None:
             self._inputs = [tensor.clone() for tensor in tensors]
-            self._graph = _capture_together(body, self._inputs)
-            self._results = dict(results())
+            self._graph, self._results = _capture_together(body, _replaced(inputs, self._inputs))
             self._replayed = torch.cuda.Event()
         else:
             assert self._replayed is not None
             self._replayed.wait()
-            torch._foreach_copy_(self._inputs, list(tensors))
+            torch._foreach_copy_(self._inputs, tensors)
         self._graph.replay()
-        copies = torch.stack(list(self._results.values())).unbind() if self._results else ()
+        losses, outputs = self._results
+        copies = torch.stack(list(losses.values())).unbind() if losses else ()
+        copied = Results(dict(zip(losses, copies, strict=True)), tuple(output.clone() for output in outputs))
         self._replayed.record()
-        return dict(zip(self._results, copies, strict=True))
+        return copied
 
     def __reduce__(self) -> tuple[type[CapturedIteration], tuple[()]]:
         """Copy and pickle as an empty one."""
         return CapturedIteration, ()
 
 
-def make_capturable(optimizers: Iterable[torch.optim.Optimizer], device: torch.device) -> None:
-    """Have optimizers read their learning rate and count their steps on `device`, where a graph can follow them.
+def _distinct(inputs: Inputs) -> list[Tensor]:
+    """Return every tensor once, in order."""
+    return list({id(tensor): tensor for tensors in inputs.values() for tensor in tensors}.values())
 
-    A resumed optimizer, or a rate that a script has assigned, is brought there again.
+
+def _replaced(inputs: Inputs, tensors: Sequence[Tensor]) -> Inputs:
+    """Return `inputs` with `tensors` instead of its `_distinct` tensors."""
+    new = {id(old): tensor for old, tensor in zip(_distinct(inputs), tensors, strict=True)}
+    return {half: tuple(new[id(old)] for old in olds) for half, olds in inputs.items()}
+
+
+def make_capturable(optimizers: Iterable[torch.optim.Optimizer], device: torch.device) -> None:
+    """Make optimizers read their learning rate and count their steps on `device`, where a graph can follow them.
+
+    The state of a resumed optimizer, or a learning rate that a script has assigned, is moved there again.
     """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -113,9 +132,9 @@ def make_capturable(optimizers: Iterable[torch.optim.Optimizer], device: torch.d
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> Hashable:
-    """What a graph of an optimizer's step holds fast: addresses, and numbers that the host passes.
+    """Return what a graph of an optimizer's step fixes: addresses, and numbers that the host passes.
 
-    The first step makes an optimizer's state, so it does not have the settings of the second.
+    The first step creates an optimizer's state, so the settings differ between the first step and the second.
     """
     groups = []
     for group in optimizer.param_groups:
@@ -126,31 +145,31 @@ def _settings(optimizer: torch.optim.Optimizer) -> Hashable:
     return (*groups, *(v.data_ptr() for state in states for v in state.values() if isinstance(v, Tensor)))
 
 
-def _capture_together(body: Callable[..., None], inputs: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
-    """Capture in all processes or in none: a replay in one alone would wait for the others for ever."""
-    graph, error = None, None
+def _capture_together(body: Body, inputs: Inputs) -> tuple[torch.cuda.CUDAGraph, Results]:
+    """Capture in all processes or in none: a process that replays alone would wait for the others forever."""
+    captured, error = None, None
     try:
-        graph = _capture(body, inputs)
+        captured = _capture(body, inputs)
     except TrainingError as failure:
         error = failure
-    if not distributed.all_agree(graph is not None) and error is None:
+    if not distributed.all_agree(captured is not None) and error is None:
         error = TrainingError("another process could not capture an iteration as a CUDA graph; its error says why.")
-    if graph is None or error is not None:
+    if captured is None or error is not None:
         assert error is not None
         raise error
-    return graph
+    return captured
 
 
-def _capture(body: Callable[..., None], inputs: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
+def _capture(body: Body, inputs: Inputs) -> tuple[torch.cuda.CUDAGraph, Results]:
     graph = torch.cuda.CUDAGraph()
-    stream = torch.cuda.Stream()  # torch's own is of the device that was captured on first
+    stream = torch.cuda.Stream()  # torch's default capture stream belongs to the device of the first capture
     try:
         # Other threads, such as those that load images into pinned memory, may go on.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            body(*inputs)
+            results = body(inputs)
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            "there is not enough GPU memory to capture an iteration as a CUDA graph, whose memory stays its own: set "
+            "there is not enough GPU memory to capture an iteration as a CUDA graph, which keeps its memory: set "
             f"cuda_graph to false, or use smaller batches or checkpointing: true. ({error})"
         ) from error
     except RuntimeError as error:
@@ -158,13 +177,14 @@ def _capture(body: Callable[..., None], inputs: Sequence[Tensor]) -> torch.cuda.
             f"an iteration cannot be captured as a CUDA graph: {error}\nSet cuda_graph to false, or leave out what "
             "reads values on the host (hooks, printing, anomaly detection)."
         ) from error
-    return graph
+    return graph, results
 
 
-def _on_side_stream(body: Callable[..., None], tensors: Sequence[Tensor]) -> None:
-    """Warm up where a capture may follow: allocations and optimizer states are made on a stream of their own."""
+def _on_side_stream(body: Body, inputs: Inputs) -> Results:
+    """Run an iteration on a stream of its own, as a capture does, so that allocations and states are ready for one."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        body(*tensors)
+        results = body(inputs)
     torch.cuda.current_stream().wait_stream(stream)
+    return results

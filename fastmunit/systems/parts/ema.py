@@ -1,4 +1,4 @@
-"""Exponential moving averages of generators: smoother translations than those of the last weights."""
+"""Exponential moving averages (EMA) of the generators' weights."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from torch import Tensor, nn
 from fastmunit.systems.parts import weights as weight_files
 
 
-class GeneratorAverages:
-    """average ← decay · average + (1 - decay) · weight, for every floating-point tensor of the networks' states.
+class GeneratorEMA:
+    """average ← decay · average + (1 - decay) · weight, for every floating-point tensor in the networks' states.
 
-    Starts at the weights of the first update. Source: Yazici et al. 2019, "The unusual effectiveness of averaging in
-    GAN training".
+    The averages start at the weights of the first update. Source: Yazici et al. 2019, "The unusual effectiveness of
+    averaging in GAN training".
 
     Args:
-        generators: networks by name.
-        decay: in (0, 1); 0.999 averages over about a thousand iterations.
+        decay: Decay in (0, 1). 0.999 averages over about a thousand iterations.
     """
 
-    def __init__(self, generators: Mapping[str, nn.Module], decay: float) -> None:
+    def __init__(self, decay: float) -> None:
         self.decay = decay
         self._averages: list[Tensor] | None = None
 
     @torch.no_grad()
     def update(self, generators: Mapping[str, nn.Module]) -> None:
-        """Move the averages towards the weights."""
+        """Move the averages towards the weights of the generators, which are given by name."""
         weights = _tensors(generators)
         if self._averages is None:
             self._averages = [weight.clone() for weight in weights]
@@ -38,13 +37,13 @@ class GeneratorAverages:
             torch._foreach_lerp_(self._averages, weights, 1 - self.decay)
 
     def values(self, generators: Mapping[str, nn.Module]) -> dict[int, Tensor]:
-        """Return the average of each parameter and buffer of the networks, by its id; empty before the first update."""
+        """Return the average of each parameter and buffer by its id(). Before the first update there are none."""
         if self._averages is None:
             return {}
         return {id(weight): average for weight, average in zip(_tensors(generators), self._averages, strict=True)}
 
     def state_dicts(self, generators: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
-        """Return state dicts of the networks with the averages in them, by name."""
+        """Return state dicts of the networks with the averages instead of the weights, by name."""
         averages = self.values(generators)
         return {
             name: {
@@ -55,10 +54,10 @@ class GeneratorAverages:
         }
 
     def load(self, path: str | os.PathLike[str], generators: Mapping[str, nn.Module]) -> None:
-        """Read the averages from an ema_*.pt; where there is none, they start anew.
+        """Read the averages from an ema_*.pt. If the file does not exist, start over.
 
         Raises:
-            CheckpointError: the file does not fit the networks; the averages are as they were.
+            CheckpointError: If the file does not fit the networks. The averages are unchanged then.
         """
         if not Path(path).is_file():
             self._averages = None
@@ -72,7 +71,7 @@ class GeneratorAverages:
 
 
 def _tensors(generators: Mapping[str, nn.Module]) -> list[Tensor]:
-    """Floating-point parameters and buffers of the networks, each once."""
+    """Return the floating-point parameters and buffers of the networks, each once."""
     found = {
         id(tensor): tensor
         for network in generators.values()

@@ -1,0 +1,302 @@
+"""Translators: one direction of a trained system, for single images of any size."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastmunit.config import STYLE_DOWNSAMPLE, Config
+from fastmunit.errors import FastmunitError
+from fastmunit.memory import is_out_of_memory
+from fastmunit.nn.layers.dropout import Dropout, masks_from
+from fastmunit.nn.networks.autoencoders import AdaINGen, VAEGen
+from fastmunit.nn.networks.latent_encoder import LatentEncoder
+from fastmunit.systems.parts.inference_autocast import inference_autocast
+
+_PIXELS_PER_BATCH = 1 << 20
+
+
+class Translator(ABC):
+    """One direction of a trained system: images of one domain to images of the other.
+
+    An image is padded to a size that the networks support, by reflection at its right and bottom edges, and the result
+    is cropped back. A subclass defines `encode`, `decode` and, if it has style codes, `encode_style`.
+
+    Args:
+        network: One of the networks. All of them have the same device and dtype.
+        multiple: The height and width of a network's input must be multiples of this.
+        min_size: Minimum height and width of a network's input.
+        channels: Channels of the images to translate and of the results.
+        style_dim: Length of a style code; 0 if the system has one output per image.
+
+    Attributes:
+        direction: "a2b" or "b2a", for a translator that a system or `fastmunit.load_translator` has built.
+        precision: Default precision of convolutions and matrix products: "float32", "bfloat16" or "float16".
+    """
+
+    direction: str | None = None
+
+    takes_references: bool = False
+    """True if `encode_style` computes the style code of an image of the target domain."""
+
+    def __init__(
+        self, network: nn.Module, multiple: int, min_size: int, channels: tuple[int, int], style_dim: int
+    ) -> None:
+        weight = next(network.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        self.channels, self.target_channels = channels
+        self.style_dim = style_dim
+        self.precision: str = "float32"
+        self._multiple, self._min_size = multiple, min_size
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Return what all outputs of an image share, (1, ...), for an image (1, C, H, W)."""
+
+    @abstractmethod
+    def decode(self, content: Tensor, styles: Tensor) -> Tensor:
+        """Return images (S, C', H, W) in [-1, 1] for one content (1, ...) and styles (S, style_dim, 1, 1)."""
+
+    def encode_style(self, images: Tensor) -> Tensor:
+        """Return the style codes (N, style_dim, 1, 1) of images (N, C', H, W) of the target domain."""
+        raise FastmunitError("this system has no style codes, so an image cannot serve as a reference.")
+
+    def random_styles(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw style codes from N(0, 1), (count, style_dim, 1, 1), with a CPU generator."""
+        return torch.randn(count, self.style_dim, 1, 1, generator=generator).to(self.device, self.dtype)
+
+    @torch.no_grad()
+    def style_of(self, image: Tensor, *, precision: str | None = None) -> Tensor:
+        """Return the style code (1, style_dim, 1, 1) of an image (C', H, W) of the target domain.
+
+        Args:
+            image: Image in [-1, 1].
+            precision: Precision of this call. None is the translator's own.
+
+        Raises:
+            FastmunitError: If the system has no style codes, or there is not enough memory.
+        """
+        with _memory_errors(image), self._autocast(precision):
+            return self.encode_style(self._padded(image)).float()
+
+    @torch.no_grad()
+    def translate(
+        self, image: Tensor, styles: Tensor, batch_size: int | None = None, *, precision: str | None = None
+    ) -> Tensor:
+        """Translate one image with many styles. The image is encoded once.
+
+        Args:
+            image: Image (C, H, W) of the source domain in [-1, 1], in any floating-point dtype.
+            styles: Style codes (S, style_dim, 1, 1).
+            batch_size: Number of styles per batch. None chooses about one megapixel per batch.
+            precision: Precision of this call. None is the translator's own.
+
+        Returns:
+            Images (S, C', H, W) in [-1, 1] on the CPU.
+
+        Raises:
+            FastmunitError: If the image does not have the model's channels, or there is not enough memory.
+        """
+        if len(image) != self.channels:
+            raise FastmunitError(
+                f"the image has {len(image)} channels and the model takes {self.channels}: convert it, or use the "
+                "other direction."
+            )
+        height, width = image.shape[1:]
+        with _memory_errors(image), self._autocast(precision):
+            padded = self._padded(image)
+            batch = batch_size or max(1, _PIXELS_PER_BATCH // (padded.shape[-1] * padded.shape[-2]))
+            content = self.encode(padded)
+            outputs = [self.decode(content, part).float().cpu() for part in styles.split(batch)]
+            return torch.cat([output[..., :height, :width] for output in outputs])
+
+    def _autocast(self, precision: str | None) -> AbstractContextManager[object]:
+        chosen = self.precision if precision is None else precision
+        return inference_autocast(self.device.type, None if chosen == "float32" else getattr(torch, chosen))
+
+    def _padded(self, image: Tensor) -> Tensor:
+        x = image[None].to(self.device, self.dtype)
+        for axis in (-1, -2):
+            size = x.shape[axis]
+            target = max(-(-size // self._multiple) * self._multiple, self._min_size)
+            x = _extend(x, axis, target - size)
+        return x
+
+
+class StyleTranslator(Translator):
+    """One direction of a trained MUNIT: content from one domain, style from the other.
+
+    Args:
+        generators: An `AdaINGen` per domain, "a" and "b".
+        config: Their configuration.
+        direction: "a2b" or "b2a".
+    """
+
+    takes_references = True
+
+    def __init__(self, generators: Mapping[str, nn.Module], config: Config, direction: str) -> None:
+        source, target = (cast(AdaINGen, generators[domain]) for domain in direction.split("2"))
+        multiple = 2**config.gen.n_downsample
+        # The stride-2 convolutions of the style encoder and the residual blocks of the content encoder pad by
+        # reflection, which needs maps of at least 2 × 2.
+        min_size = max(2**STYLE_DOWNSAMPLE, 2 * multiple)
+        super().__init__(target, multiple, min_size, config.channels(direction), config.gen.style_dim)
+        self._source, self._target = source, target
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self._source.enc_content(images)
+
+    def decode(self, content: Tensor, styles: Tensor) -> Tensor:
+        return self._target.decode(content, styles)
+
+    def encode_style(self, images: Tensor) -> Tensor:
+        return self._target.enc_style(images)
+
+
+class VAETranslator(Translator):
+    """One direction of a trained UNIT, which decodes the mean of the latent code or samples of it.
+
+    With `noise_at_test` a style is the seed of the noise that is added to the code. Without it there are no styles and
+    one output per image.
+
+    Args:
+        generators: A `VAEGen` per domain, "a" and "b".
+        config: Their configuration.
+        direction: "a2b" or "b2a".
+        noise_at_test: Decode samples instead of the mean.
+    """
+
+    def __init__(
+        self, generators: Mapping[str, nn.Module], config: Config, direction: str, noise_at_test: bool
+    ) -> None:
+        source, target = (cast(VAEGen, generators[domain]) for domain in direction.split("2"))
+        multiple = 2**config.gen.n_downsample
+        # The encoder's residual blocks pad by reflection, which needs maps of at least 2 × 2.
+        super().__init__(target, multiple, 2 * multiple, config.channels(direction), int(noise_at_test))
+        self._source, self._target = source, target
+
+    def random_styles(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw seeds of noise, (count, 1, 1, 1) in int64. Without `noise_at_test`, return an empty (count, 0, 1, 1)."""
+        if self.style_dim == 0:
+            return super().random_styles(count, generator)
+        return torch.randint(2**62, (count, 1, 1, 1), generator=generator)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self._source.enc(images)
+
+    def decode(self, content: Tensor, styles: Tensor) -> Tensor:
+        if self.style_dim == 0:
+            return self._target.decode(content).expand(len(styles), -1, -1, -1)
+        noises = [torch.randn(content.shape, generator=torch.Generator().manual_seed(int(seed))) for seed in styles]
+        return self._target.decode(add_noise(content, torch.cat(noises).to(content.device)))
+
+
+class LatentTranslator(Translator):
+    """One direction of CycleGAN or BicycleGAN. Style codes are the generator's latent vectors.
+
+    With dropout at test, a style code also determines the masks, so equal codes give equal images. A generator without
+    other noise takes codes of length 1 for the masks alone.
+
+    Args:
+        generator: Network that takes images and latent vectors, or None instead of the vectors.
+        latent_dim: Length of the latent vectors; 0 if there are none.
+        multiple: The height and width of the generator's input must be multiples of this.
+        min_size: Minimum height and width of the generator's input.
+        channels: Channels of the images to translate and of the results.
+        encoder: Network that encodes an image of the target domain as a latent vector, if there is one.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        latent_dim: int,
+        multiple: int,
+        min_size: int,
+        channels: tuple[int, int],
+        encoder: LatentEncoder | None = None,
+    ) -> None:
+        self._drops = any(isinstance(m, Dropout) and m.rate > 0 and m.at_test for m in generator.modules())
+        super().__init__(generator, multiple, min_size, channels, latent_dim or int(self._drops))
+        self._generator, self._latent_dim, self._encoder = generator, latent_dim, encoder
+        self.takes_references = encoder is not None
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the images: the generator takes them together with the latent vector."""
+        return images
+
+    def decode(self, content: Tensor, styles: Tensor) -> Tensor:
+        """Return images (S, C', H, W) for one image (1, C, H, W) and latent vectors (S, style_dim, 1, 1)."""
+        if not self._drops:
+            return self._translated(content, styles)
+        outputs = []
+        for style in styles.split(1):
+            with masks_from(torch.Generator(self.device).manual_seed(_seed(style))):
+                outputs.append(self._translated(content, style))
+        return torch.cat(outputs)
+
+    def encode_style(self, images: Tensor) -> Tensor:
+        """Return the mean latent vectors (N, style_dim, 1, 1) of images (N, C', H, W) of the target domain."""
+        if self._encoder is None:
+            return super().encode_style(images)
+        return self._encoder(images)[0][..., None, None]
+
+    def _translated(self, content: Tensor, styles: Tensor) -> Tensor:
+        images = content.expand(len(styles), -1, -1, -1)
+        return self._generator(images, styles.flatten(1) if self._latent_dim else None)
+
+
+def add_noise(latent: Tensor, noise: Tensor) -> Tensor:
+    """Return latent + noise in the dtype of the latent code."""
+    return latent + noise.to(latent.dtype)
+
+
+def value_mapping(stretch: bool) -> Callable[[Tensor], Tensor]:
+    """Return the function that maps outputs in [-1, 1] to pictures in [-1, 1].
+
+    Args:
+        stretch: Stretch each image from its minimum to its maximum, as the public test.py does, instead of returning
+            it unchanged.
+    """
+
+    def stretched(image: Tensor) -> Tensor:
+        low, high = image.min(), image.max()
+        return (image - low) / (high - low).clamp_min(1e-5) * 2 - 1
+
+    return stretched if stretch else lambda image: image
+
+
+def _seed(style: Tensor) -> int:
+    """Compute a seed from the bits of a style code."""
+    seed = 0
+    for value in style.float().flatten().view(torch.int32).tolist():
+        seed = (seed * 1_000_003 + value) % 2**63
+    return seed
+
+
+@contextmanager
+def _memory_errors(image: Tensor) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        height, width = image.shape[1:]
+        raise FastmunitError(
+            f"not enough memory for an image of {height}x{width}: lower --batch-size, or resize with --size."
+        ) from error
+
+
+def _extend(x: Tensor, axis: int, amount: int) -> Tensor:
+    """Pad the far end of an axis by reflection, or by repeating the edge if the image is too small to reflect."""
+    while amount > 0:
+        size = x.shape[axis]
+        mode, step = ("reflect", min(amount, size - 1)) if size > 1 else ("replicate", amount)
+        x = F.pad(x, (0, step, 0, 0) if axis == -1 else (0, 0, 0, step), mode=mode)
+        amount -= step
+    return x
