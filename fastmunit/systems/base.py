@@ -54,7 +54,7 @@ class System(nn.Module):
     `generator_terms` the losses. It also gives `sample`, `build_generators`, `generators`, `discriminators` and
     `translator`.
 
-    The losses are the attributes loss_NAME for each of `loss_names`: 0-d tensors without graph, or the int 0 if the
+    The losses are the attributes loss_NAME for each of `term_names`: 0-d tensors without graph, or the int 0 if the
     term is switched off or has not been computed yet.
 
     Args:
@@ -80,8 +80,11 @@ class System(nn.Module):
     paired: ClassVar[bool] = False
     """True if x_a[i] and x_b[i] must belong together."""
     directions: ClassVar[tuple[str, ...]] = ("a2b", "b2a")
-    loss_names: ClassVar[tuple[str, ...]]
-    """Losses in the order of `losses`: "gen_" or "dis_" and the name of a term or "total"."""
+    term_names: ClassVar[tuple[str, ...]]
+    """Names of the losses without "loss_", in order: "gen_" or "dis_", then the name of a term or "total".
+
+    Scripts for the public trainer log every attribute that has "loss" in its name, so this name must not have it.
+    """
     weight_keys: ClassVar[tuple[str, ...]]
     """Keys of the loss weights in a configuration."""
     rows: tuple[str, ...] = ("input", "reconstruction", "translation")
@@ -110,7 +113,7 @@ class System(nn.Module):
         self._choose_memory_format()
         if self.config.compile:
             self._compile()
-        for name in self.loss_names:
+        for name in self.term_names:
             setattr(self, f"loss_{name}", 0)
 
     # What a system may or must define.
@@ -288,7 +291,7 @@ class System(nn.Module):
 
     def _publish(self, halves: Iterable[str], losses: Mapping[str, Tensor]) -> None:
         """Set the loss_* attributes of `halves`. Terms that are not in `losses` are switched off."""
-        for name in self.loss_names:
+        for name in self.term_names:
             if name.partition("_")[0] in halves:
                 setattr(self, f"loss_{name}", losses.get(name, 0))
 
@@ -313,7 +316,7 @@ class System(nn.Module):
 
     def losses(self) -> dict[str, Loss]:
         """Return all loss_* attributes by name, as the last updates have set them."""
-        return {f"loss_{name}": getattr(self, f"loss_{name}") for name in self.loss_names}
+        return {f"loss_{name}": getattr(self, f"loss_{name}") for name in self.term_names}
 
     def share(self, batch: Tensor) -> Tensor:
         """Return this process's samples of a whole batch (batch_size, ...), for `step` and the updates.

@@ -110,7 +110,7 @@ class BicycleGAN(System):
         "with a random code",
         "with another random code",
     )
-    loss_names = (
+    term_names = (
         "gen_adv_encoded", "gen_adv_random", "gen_recon_x", "gen_recon_s", "gen_kl", "gen_total", "dis_encoded",
         "dis_random", "dis_total",
     )  # fmt: skip

@@ -70,7 +70,7 @@ class CycleGAN(System):
     Options = CycleGANOptions
     free_options = FREE_GENERATOR_OPTIONS | {"identity", "pool_size"}
     rows: tuple[str, ...] = ("input", "translation", "reconstruction")
-    loss_names = (
+    term_names = (
         "gen_adv_a", "gen_adv_b", "gen_cycrecon_x_a", "gen_cycrecon_x_b", "gen_identity_a", "gen_identity_b",
         "gen_total", "dis_a", "dis_b", "dis_total",
     )  # fmt: skip

@@ -29,7 +29,7 @@ class MUNIT(CoupledAutoencoders):
 
     recipe, demo_recipe = "edges2shoes", "demo"
     rows = ("input", "reconstruction", "translation with a fixed style", "with a new style")
-    loss_names = (
+    term_names = (
         "dis_a", "dis_b", "dis_total", "gen_adv_a", "gen_adv_b", "gen_recon_x_a", "gen_recon_x_b", "gen_recon_s_a",
         "gen_recon_s_b", "gen_recon_c_a", "gen_recon_c_b", "gen_cycrecon_x_a", "gen_cycrecon_x_b", "gen_vgg_a",
         "gen_vgg_b", "gen_total",

@@ -49,7 +49,7 @@ class UNIT(CoupledAutoencoders):
     recipe, demo_recipe = "unit_edges2shoes", "demo_unit"
     Options = UNITOptions
     free_options = frozenset({"equal_start", "noise_at_test"})
-    loss_names = (
+    term_names = (
         "dis_a", "dis_b", "dis_total", "gen_adv_a", "gen_adv_b", "gen_recon_x_a", "gen_recon_x_b", "gen_recon_kl_a",
         "gen_recon_kl_b", "gen_cyc_x_a", "gen_cyc_x_b", "gen_recon_kl_cyc_aba", "gen_recon_kl_cyc_bab", "gen_vgg_a",
         "gen_vgg_b", "gen_total",

@@ -201,7 +201,7 @@ def test_sample_and_forward_keep_the_mode_and_name_wrong_batches(hyperparameters
         trainer.sample(many, many)
     with pytest.raises(ValueError, match="display styles"):
         trainer(many, many)
-    with pytest.raises(ValueError, match="as many images of each domain; got 1 and 2"):
+    with pytest.raises(ValueError, match="same number of images of each domain, got 1 of A and 2 of B"):
         trainer.sample(images[0][:1], images[1])
     broken = images[0][:, :2]
     with pytest.raises(RuntimeError):

@@ -525,7 +525,7 @@ def test_sample_decodes_the_mean(hyperparameters: dict[str, Any], images: Pair) 
     x_ab, x_ba = trainer(*images)
     torch.testing.assert_close(x_ab, outputs[2], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(x_ba, outputs[5], rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="as many images of each domain; got 1 and 2"):
+    with pytest.raises(ValueError, match="same number of images of each domain, got 1 of A and 2 of B"):
         trainer.sample(images[0][:1], images[1])
 
 
