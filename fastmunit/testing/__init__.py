@@ -1,4 +1,4 @@
-"""What tests and benchmarks share: the maps of a MUNIT step, input factories and comparators."""
+"""Tools for tests and benchmarks: the feature maps of a MUNIT step, input factories and comparators."""
 
 from fastmunit.testing.comparators import assert_as_exact_as, assert_same_nonfinite
 from fastmunit.testing.inputs import DTYPES, LAYOUTS, make_map, uninitialized_memory_is_nan

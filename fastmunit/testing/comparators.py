@@ -1,14 +1,14 @@
-"""Comparators whose tolerances come from the data: a kernel is held to the exactness of plain PyTorch in its dtype."""
+"""Comparators without hand-picked tolerances: a kernel must be as exact as plain PyTorch in the same dtype."""
 
 import torch
 from torch import Tensor
 
 
 def assert_same_nonfinite(actual: Tensor, expected: Tensor, name: str = "result") -> None:
-    """Assert that NaN and infinities are where `expected` has them, with the same signs.
+    """Assert that `actual` has NaN and infinities in the same places as `expected`, with the same signs.
 
     Raises:
-        AssertionError: They are not.
+        AssertionError: If it does not.
     """
     for kind, test in (("NaN", torch.isnan), ("+inf", torch.isposinf), ("-inf", torch.isneginf)):
         wrong = int((test(actual) != test(expected)).sum())
@@ -20,24 +20,24 @@ def assert_as_exact_as(
 ) -> None:
     """Assert that a kernel's error is at most twice that of plain PyTorch in the same dtype, plus one rounding.
 
-    Errors are the largest distances from the float64 result, relative to `scale`; the rounding is that of the result's
-    dtype. A float64 result has no more exact one to be held to: it may differ by 1e-11, far above rounding and far
-    below any mistake.
+    An error is the largest distance from the float64 result, relative to `scale`. The rounding is one of the result's
+    dtype. For a float64 result there is no more exact one to compare with: it may differ by 1e-11, far above rounding
+    and far below any mistake.
 
     Args:
-        actual: The kernel's result.
-        plain: The same from plain PyTorch on the same inputs, in the kernel's dtypes.
-        exact: The same from plain PyTorch on the inputs in float64.
-        name: What is compared, for the message.
-        scale: What errors are relative to; by default the largest magnitude of the exact result. A mean, whose terms
-            cancel, is to be compared on the scale of its terms.
+        actual: Result of the kernel.
+        plain: Result of plain PyTorch for the same inputs, in the kernel's dtypes.
+        exact: Result of plain PyTorch for the inputs in float64.
+        name: Name of the result in messages.
+        scale: Magnitude that errors are relative to. The default is the largest magnitude of the exact result. For a
+            mean, whose terms cancel, use the magnitude of the terms.
 
     Raises:
-        AssertionError: The error is larger, the shapes or dtypes differ, or NaN and infinities are at other places.
+        AssertionError: If the error is larger, the shapes or dtypes differ, or NaN and infinities are in other places.
     """
-    assert exact.dtype == torch.float64, f"{name}: the exact result must be float64, not {exact.dtype}"
-    assert actual.shape == exact.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(exact.shape)}"
-    assert actual.dtype == plain.dtype, f"{name}: dtype {actual.dtype}, expected {plain.dtype}"
+    assert exact.dtype == torch.float64, f"{name}: exact result: expected float64, got {exact.dtype}"
+    assert actual.shape == exact.shape, f"{name}: expected shape {tuple(exact.shape)}, got {tuple(actual.shape)}"
+    assert actual.dtype == plain.dtype, f"{name}: expected dtype {plain.dtype}, got {actual.dtype}"
     assert_same_nonfinite(actual, plain, name)
     finite = torch.isfinite(actual) & torch.isfinite(plain) & torch.isfinite(exact)
     if not bool(finite.any()):

@@ -1,4 +1,4 @@
-"""Inputs for tests and benchmarks: any layout and dtype, the same values for the same seed."""
+"""Inputs for tests and benchmarks in any layout and dtype. Equal seeds give equal values."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,20 +20,20 @@ def make_map(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Tensor:
-    """A map (N, C, H, W) of normally distributed values.
+    """Return a map (N, C, H, W) of normally distributed values.
 
     Args:
-        shape: N, C, H, W.
-        dtype: Any floating-point dtype.
+        shape: Shape (N, C, H, W).
+        dtype: Floating-point dtype.
         layout: "nchw", "channels_last", "sliced" (the inner part of a larger NCHW map), "transposed" (H and W swapped
             in memory) or "expanded" (one sample, repeated with stride 0).
         mean: Mean of the distribution.
         std: Standard deviation of the distribution.
-        seed: Seed; the global random state is not used.
-        device: Where the map lies.
+        seed: Seed. The global random state is not used.
+        device: Device of the map.
 
     Raises:
-        ValueError: `layout` is none of these.
+        ValueError: If `layout` is unknown.
     """
     samples, channels, height, width = shape
     generator = torch.Generator().manual_seed(seed)
@@ -52,14 +52,14 @@ def make_map(
         return normal(samples, channels, width, height).transpose(2, 3)
     if layout == "expanded":
         return normal(1, channels, height, width).expand(shape)
-    raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
+    raise ValueError(f"expected layout to be one of {', '.join(LAYOUTS)}, got {layout!r}")
 
 
 @contextmanager
 def uninitialized_memory_is_nan() -> Iterator[None]:
-    """Fill every `torch.empty`, also those of native code, with NaN: an element that a kernel leaves unwritten shows.
+    """Fill every `torch.empty`, including those in native code, with NaN, so that elements left unwritten are visible.
 
-    It switches torch's deterministic algorithms on for the block.
+    This switches torch's deterministic algorithms on inside the block.
     """
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()

@@ -1,4 +1,4 @@
-"""The feature maps of a MUNIT step, and what follows the convolution that writes each."""
+"""The feature maps of a MUNIT step, and the fused op that follows each convolution."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,17 +11,16 @@ class Map:
     """One feature map and the op on it.
 
     Attributes:
-        network: Where the map is: content encoder, style encoder, decoder or discriminator.
-        channels: C.
-        height: H.
-        width: W.
-        statistics: "instance" (per channel), "layer" (per sample) or "none" (no norm: bias and activation only).
-        weight: Where scale and shift come from: "none", "channel" (parameters) or "style" (AdaIN: per sample
-            and channel).
+        network: Network of the map: content encoder, style encoder, decoder or discriminator.
+        channels: Number of channels C.
+        height: Height H.
+        width: Width W.
+        statistics: "instance" (per channel), "layer" (per sample) or "none" (no norm, only bias and activation).
+        weight: Source of weight and bias: "none", "channel" (parameters) or "style" (AdaIN, per sample and channel).
         activation: "none", "relu" or "leaky_relu".
-        residual: Whether a residual is added after the activation.
-        pad: Pixels that the next convolution pads, 0 where something else follows.
-        count: How often the map occurs in one pass through its network.
+        residual: True if a residual is added after the activation.
+        pad: Padding of the next convolution in pixels; 0 if none follows.
+        count: Number of such maps in one pass through the network.
     """
 
     network: Literal["content encoder", "style encoder", "decoder", "discriminator"]
@@ -37,7 +36,7 @@ class Map:
 
 
 def munit_maps(size: int = 256) -> list[Map]:
-    """The maps of the public MUNIT configurations for square images.
+    """Return the maps of the public MUNIT configurations for square images.
 
     gen: dim 64, n_downsample 2, n_res 4; dis: dim 64, n_layer 4, norm none, 3 scales.
 

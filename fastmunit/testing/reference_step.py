@@ -1,4 +1,4 @@
-"""One iteration as the public trainers run it: the baseline of speed and the oracle of convergence."""
+"""Iterations as the public trainers run them: the baseline for speed and the reference for convergence."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ _Pairs = dict[str, tuple[Tensor, Tensor, float]]
 
 
 def reference_step(trainer: MUNIT, x_a: Tensor, x_b: Tensor) -> None:
-    """`update_learning_rate`, `dis_update` and `gen_update` with all the work that the public trainer does.
+    """Run `update_learning_rate`, `dis_update` and `gen_update` with all the work that the public trainer does.
 
-    Same losses, gradients and style draws as `MUNIT.step`, in plain PyTorch (the "reference" implementations), with
-    nothing shared or left out: the discriminators' half encodes styles and keeps the generators' graph, the
-    generators' half encodes the contents again and takes the discriminators' weight gradients.
+    Losses, gradients and style draws are those of `MUNIT.step`, but computed in plain PyTorch (the "reference"
+    implementations), with nothing shared or left out: the discriminators' half encodes styles and keeps the
+    generators' graph; the generators' half encodes the contents again and computes the discriminators' weight
+    gradients.
 
     Args:
-        trainer: its networks and optimizers are updated and its loss_* set; the perceptual loss is not supported.
-        x_a: images of domain A, (N, input_dim_a, H, W).
-        x_b: images of domain B, (N, input_dim_b, H, W).
+        trainer: Trainer whose networks and optimizers are updated and whose loss_* are set. The perceptual loss is not
+            supported.
+        x_a: Images of domain A, (N, input_dim_a, H, W).
+        x_b: Images of domain B, (N, input_dim_b, H, W).
 
     Raises:
-        ValueError: the configuration has vgg_w > 0.
+        ValueError: If the configuration has vgg_w > 0.
     """
     _step(trainer, x_a, x_b, _munit_translations, _munit_losses)
 
 
 def unit_reference_step(trainer: UNIT, x_a: Tensor, x_b: Tensor) -> None:
-    """The same of UNIT: losses, gradients and noise of `UNIT.step`.
+    """Do the same for UNIT: losses, gradients and noise are those of `UNIT.step`.
 
-    The discriminators' half keeps the generators' graph, the generators' half encodes the images again and takes the
-    discriminators' weight gradients. The cycle losses are always computed, whatever their weights. A trainer made with
-    compat=True draws noise on the CPU, as the public one does. Arguments and errors as in `reference_step`.
+    The discriminators' half keeps the generators' graph; the generators' half encodes the images again and computes the
+    discriminators' weight gradients. The cycle losses are always computed, even if their weight is 0. A trainer with
+    compat=True draws noise on the CPU, as the public one does. Arguments and errors are those of `reference_step`.
     """
     _step(trainer, x_a, x_b, _unit_translations, _unit_losses)
 
@@ -160,7 +162,7 @@ def _adversarial(trainer: MUNIT | UNIT, x_ba: Tensor, x_ab: Tensor) -> dict[str,
 def _total(
     gan_w: float, adversarial: Mapping[str, Tensor], pairs: _Pairs, others: Mapping[str, tuple[Tensor, float]]
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """The weighted sum of all losses, of `pairs` the mean absolute differences, and the losses by name."""
+    """Return the weighted sum of all losses and the losses by name. Those of `pairs` are mean absolute differences."""
     terms = [gan_w * loss for loss in adversarial.values()]
     losses = dict(adversarial)
     for name, (value, target, weight) in pairs.items():

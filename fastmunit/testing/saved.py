@@ -1,4 +1,4 @@
-"""What autograd keeps in memory between forward and backward."""
+"""Measurement of the memory that autograd saves between forward and backward."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,14 +8,18 @@ from torch import Tensor
 
 
 def saved_bytes(function: Callable[[], Any], exclude: Iterable[Tensor] = ()) -> int:
-    """Bytes that a call keeps for its backward: each storage once, those of `exclude` (parameters, inputs) left out.
+    """Count the bytes that a call saves for backward: every storage once, without those of `exclude`.
 
-    What a network recomputes (`fastmunit.functional.recompute`) refers to tensors that its norms save, which are
+    Results that a network recomputes (`fastmunit.functional.recompute`) come from tensors that its norms save, which are
     counted.
+
+    Args:
+        function: Function to call.
+        exclude: Tensors to leave out, such as parameters and inputs.
     """
     excluded = {x.untyped_storage().data_ptr() for x in exclude}
     storages: dict[int, int] = {}
-    kept: list[Tensor] = []  # no storage is freed, and its address used again, while counting
+    kept: list[Tensor] = []  # keeps storages alive, so that no address is reused while counting
 
     def pack(saved: Tensor) -> Tensor:
         storage = saved.untyped_storage()

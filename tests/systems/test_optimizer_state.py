@@ -108,7 +108,7 @@ BAD_STATES: dict[str, tuple[Callable[[Content], None], str]] = {
     "first rate": (in_group(initial_lr=True), "initial_lr is True"),
     "flag": (in_group(amsgrad="no"), "amsgrad is 'no', expected true or false"),
     "amsgrad without maxima": (in_group(amsgrad=True), "max_exp_avg_sq of .* is missing"),
-    "params": (in_group(params=[0]), "it is of 1 parameters"),
+    "params": (in_group(params=[0]), "it has 1 parameters"),
     "params text": (in_group(params="abc"), "no list 'params'"),
     "params floats": (in_group(params=[0.5]), "not numbers"),
     "alike": (

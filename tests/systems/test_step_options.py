@@ -210,7 +210,7 @@ def test_compile_compiles_every_network(monkeypatch: pytest.MonkeyPatch) -> None
     }
 
 
-class Synchronising(TorchDispatchMode):
+class Synchronizing(TorchDispatchMode):
     """Ops whose result the host waits for."""
 
     NAMES = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "item", "masked_select", "unique")
@@ -235,10 +235,10 @@ def halves(trainer: MUNIT, device: str) -> None:
 def test_an_iteration_never_waits_for_the_device(overrides: list[str]) -> None:
     trainer = trainer_of(*overrides)
     halves(trainer, "cpu")  # the first step of an optimizer makes its state
-    with Synchronising() as mode:
+    with Synchronizing() as mode:
         halves(trainer, "cpu")
     assert mode.found == []
-    with Synchronising() as mode:
+    with Synchronizing() as mode:
         float(trainer.loss_gen_total)
     assert mode.found == ["_local_scalar_dense"]
 

@@ -139,7 +139,7 @@ BAD_CONTENTS: dict[str, tuple[Callable[[MUNIT], Any], str]] = {
     ),
     "one element more": (spoiled(WEIGHT, lambda x: x[:-1]), rf"{WEIGHT} is \(7, 3\) in the file and \(8, 3\)"),
     "a network alone": (lambda t: t.gen_a.state_dict(), "the weights of a single network"),
-    "weights in place of networks": (lambda t: {"a": torch.zeros(1), "b": torch.zeros(1)}, "no weights under 'a'"),
+    "weights instead of networks": (lambda t: {"a": torch.zeros(1), "b": torch.zeros(1)}, "no weights under 'a'"),
     "an exact-resume state": (lambda t: {"format": 2, "torch_rng": torch.zeros(1)}, "an exact-resume state"),
     "long names": (lambda t: {"x" * 10_000: 1}, "keys x{60}…, not"),
     "discriminators of a trainer": (

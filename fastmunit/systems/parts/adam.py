@@ -1,4 +1,4 @@
-"""Adam on parameters that do not lie in the order of their dimensions (channels_last)."""
+"""Adam for parameters in any memory format."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from fastmunit.systems.parts import optimizer_state
 
 
 class Adam(torch.optim.Adam):
-    """`torch.optim.Adam` whose fused form knows of memory layouts.
+    """`torch.optim.Adam` with a fused path that is safe for mixed memory formats.
 
-    torch's fused kernels go through the memory of a parameter, of its gradient and of its averages at once: where these
-    lie in different orders, as after loading the state of an NCHW model into a channels_last one, values get what
-    belongs to others. Here gradients and averages are brought to the parameter's order first. On a processor torch also
-    copies each gradient that is not contiguous, and then does not use the copy: here the kernel gets views in which all
-    are contiguous. Where all have one layout, results are torch's to the last bit.
+    torch's fused kernels walk through the memory of a parameter, its gradient and its averages in parallel. If their
+    memory formats differ, as after loading the state of an NCHW model into a channels_last one, parameters receive each
+    other's updates. Here gradients and averages are converted to the parameter's memory format first. On the CPU, torch
+    also copies each gradient that is not contiguous and then ignores the copy; here the kernel gets contiguous views.
+    If all memory formats are equal, results are torch's to the last bit.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a copy of a state, cast to the parameters' dtype and device.
 
         Raises:
-            ValueError: a part is missing, has the wrong type, or does not fit its parameter: the fused kernels would
+            ValueError: If a part is missing, has the wrong type, or does not fit its parameter. The fused kernels would
                 read and write beyond the memory of a tensor of another shape.
         """
         super().load_state_dict(optimizer_state.checked(self, state_dict))
@@ -36,22 +36,22 @@ class Adam(torch.optim.Adam):
             for i, parameter in enumerate(parameters):
                 gradients[i] = _ordered_as(parameter, gradients[i])
                 for name, values in zip(("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), averages, strict=True):
-                    if values:  # the last only with amsgrad
+                    if values:  # the last one exists only with amsgrad
                         values[i] = self.state[parameter][name] = _ordered_as(parameter, values[i])
                 for values in (parameters, gradients, *averages):
                     if values:
-                        values[i] = _in_order_of_memory(values[i])
+                        values[i] = _contiguous_view(values[i])
         return has_complex
 
 
 def _ordered_as(parameter: Tensor, values: Tensor) -> Tensor:
-    """`values`, in a copy that lies in memory as `parameter` does where they do not."""
+    """Return `values` in the memory format of `parameter`, copied if necessary."""
     same = values.stride() == parameter.stride() or (values.is_contiguous() and parameter.is_contiguous())
     return values if same else torch.empty_like(parameter).copy_(values)
 
 
-def _in_order_of_memory(tensor: Tensor) -> Tensor:
-    """A contiguous view of a tensor that is channels_last; any other tensor as it is."""
+def _contiguous_view(tensor: Tensor) -> Tensor:
+    """Return a contiguous view of a channels_last tensor, and any other tensor unchanged."""
     if tensor.dim() != 4 or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=torch.channels_last):
         return tensor
     return tensor.permute(0, 2, 3, 1)

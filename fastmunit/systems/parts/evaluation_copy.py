@@ -1,4 +1,4 @@
-"""Networks for evaluation that leave the networks they are made from alone."""
+"""Copies of networks for evaluation during training."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from torch import Tensor, nn
 
 
 def evaluation_copies(networks: Mapping[str, nn.Module], values: Mapping[int, Tensor]) -> dict[str, nn.Module]:
-    """Return copies of networks in eval mode, for use in any thread, also while the networks are being trained.
+    """Return copies of networks in eval mode, for use in any thread, even while the networks are being trained.
 
-    The copies share the memory of the parameters, so they cost next to nothing. They have modules of their own, so the
-    mode of the originals is not touched, and own copies of the buffers and of parameters that are not trained, so that
-    nothing in a forward pass can write to the originals. Compiled networks run uncompiled in the copy: `torch.compile`
-    would compile for each copy anew.
+    The copies share the memory of the trained parameters, so they cost almost nothing. They have their own modules, so
+    the mode of the originals does not change. They have their own buffers and untrained parameters, so a forward pass
+    cannot write to the originals. Copies of compiled networks run uncompiled: `torch.compile` would compile every copy.
 
     With gradients enabled, the copies hold the trained parameters themselves, so that gradients reach them. Otherwise
-    they hold detached views: autocast keeps its low-precision copies of trained parameters for all threads, and one
+    they hold detached views: autocast shares its low-precision copies of trained parameters between threads, and a copy
     made without gradients would cut the parameter off from the gradients of a training in another thread.
 
     Args:
-        networks: Networks by name; modules and tensors that they share are shared by the copies too.
-        values: What to use in the place of a parameter or buffer, by its id.
+        networks: Networks by name. The copies share the modules and tensors that the networks share.
+        values: Replacements of parameters and buffers, by the id() of the original.
     """
     tensors: dict[int, Tensor] = {}
     modules: dict[int, nn.Module] = {}
@@ -50,14 +49,14 @@ def _copy(
     attributes["training"] = False
     attributes.pop("_compiled_call_impl", None)
     for name, value in attributes.items():
-        if isinstance(value, MethodType) and value.__self__ is module:  # a forward that was set on the module itself
+        if isinstance(value, MethodType) and value.__self__ is module:  # a forward that was assigned to the module
             attributes[name] = MethodType(value.__func__, copied)
     copied.__dict__ = attributes
     return copied
 
 
 def _value(tensor: Tensor, values: Mapping[int, Tensor]) -> Tensor:
-    """Return what a copy holds in the place of a parameter or buffer."""
+    """Return the counterpart of a parameter or buffer in a copy."""
     trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
     if id(tensor) in values:
         value = values[id(tensor)].to(tensor)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def load_generators(
     system: type[System], path: str | os.PathLike[str], config: Config, device: str | torch.device
 ) -> dict[str, nn.Module]:
-    """Implement `System.load_generators`."""
+    """Build generators and load their weights; see `System.load_generators`."""
     system.check(config)
     networks = without_values(lambda: system.build_generators(config))
     public_checkpoint.verify_weights(path)
@@ -34,7 +34,7 @@ def load_generators(
 def save(
     system: System, folder: str | os.PathLike[str], iterations: int, resume_state: Mapping[str, Any] | None
 ) -> None:
-    """Implement `System.save`."""
+    """Write a checkpoint; see `System.save`."""
     states = {
         "gen": {name: network.state_dict() for name, network in system.generators().items()},
         "dis": {name: network.state_dict() for name, network in system.discriminators().items()},
@@ -45,7 +45,7 @@ def save(
 
 
 def resume(system: System, checkpoint_dir: str | os.PathLike[str], config: Config) -> int:
-    """Implement `System.resume`, with the schedule of `config`."""
+    """Load the newest complete checkpoint, with the schedule of `config`; see `System.resume`."""
     folder = Path(checkpoint_dir)
     iterations = public_checkpoint.latest(folder)
     if iterations is None:

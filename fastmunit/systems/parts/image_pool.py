@@ -1,4 +1,4 @@
-"""The history of translated images that CycleGAN's discriminators are shown."""
+"""The pool of earlier translations from which CycleGAN's discriminators learn."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from torch import Tensor
 
 
 class ImagePool:
-    """Hands back each image or, once it is full, with probability 1/2 an earlier one, whose place the image takes.
+    """A pool that exchanges new images for earlier ones.
 
-    Draws come from torch's global CPU generator. Source: Shrivastava et al. 2017, section 2.3; Zhu et al. 2017
-    (CycleGAN), section 4.
+    Until the pool is full it stores and returns every image. Then it returns an image itself or, with probability 1/2,
+    an earlier one, which the image replaces in the pool. Random numbers come from torch's global CPU generator.
+    Source: Shrivastava et al. 2017, section 2.3; Zhu et al. 2017 (CycleGAN), section 4.
 
     Args:
-        size: images kept; 0 hands back all images as they are.
+        size: Capacity in images. With 0, all images are returned unchanged.
 
     Attributes:
-        images: those kept, (C, H, W) each.
+        images: Images in the pool, (C, H, W) each.
     """
 
     def __init__(self, size: int) -> None:
@@ -26,26 +27,26 @@ class ImagePool:
         self.images: list[Tensor] = []
 
     def exchange(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) to as many images, each new or from the pool; without graph."""
+        """Exchange images (N, C, H, W) for as many images, each new or from the pool, without graph."""
         if self.size == 0:
             return images.detach()
-        handed = []
+        exchanged = []
         for image in images.detach():
             if len(self.images) < self.size:
                 self.images.append(image.clone())
-                handed.append(image)
+                exchanged.append(image)
             elif torch.rand(()) < 0.5:
                 place = int(torch.randint(self.size, ()))
-                handed.append(self.images[place].to(image))
+                exchanged.append(self.images[place].to(image))
                 self.images[place] = image.clone()
             else:
-                handed.append(image)
-        return torch.stack(handed)
+                exchanged.append(image)
+        return torch.stack(exchanged)
 
     def state(self) -> list[Tensor]:
-        """The images kept, on the CPU."""
+        """Return the images in the pool, on the CPU."""
         return [image.cpu() for image in self.images]
 
     def load(self, images: Sequence[Tensor]) -> None:
-        """Put back what `state` gave; a smaller pool keeps the first ones."""
+        """Restore `state`. A smaller pool keeps the first images."""
         self.images = list(images[: self.size])

@@ -1,4 +1,4 @@
-"""Losses shared by the systems. Every one is taken in float32 (float64 for float64 inputs)."""
+"""Losses shared by the systems. All are computed in float32, or in float64 for float64 inputs."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from torch import Tensor
 
 
 def widen(x: Tensor) -> Tensor:
-    """Return x in float32, or in float64 when it is float64 already."""
+    """Return x in float32, or unchanged if it is float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def discriminator_loss(fake: Sequence[Tensor], real: Sequence[Tensor], gan_type: str) -> Tensor:
-    """Loss of a discriminator from its outputs (one map a scale), summed over scales, without a factor 1/2.
+    """Compute a discriminator's loss from its outputs (one map per scale), summed over scales, without a factor 1/2.
 
     lsgan: mean(fake²) + mean((real - 1)²) (Mao et al. 2017); nsgan: BCE(σ(fake), 0) + BCE(σ(real), 1), from logits;
     hinge: mean max(0, 1 + fake) + mean max(0, 1 - real) (Miyato et al. 2018, equation 16).
     """
-    terms = [_judged(f, False, gan_type) + _judged(r, True, gan_type) for f, r in zip(fake, real, strict=True)]
+    terms = [_map_loss(f, False, gan_type) + _map_loss(r, True, gan_type) for f, r in zip(fake, real, strict=True)]
     return torch.stack(terms).sum()
 
 
 def generator_loss(fake: Sequence[Tensor], gan_type: str) -> Tensor:
-    """Adversarial loss of a generator, summed over scales.
+    """Compute a generator's adversarial loss, summed over scales.
 
     lsgan: mean((fake - 1)²); nsgan: BCE(σ(fake), 1); hinge: -mean(fake) (Miyato et al. 2018, equation 17).
     """
     if gan_type == "hinge":
         return torch.stack([-widen(f).mean() for f in fake]).sum()
-    return torch.stack([_judged(f, True, gan_type) for f in fake]).sum()
+    return torch.stack([_map_loss(f, True, gan_type) for f in fake]).sum()
 
 
-def _judged(output: Tensor, real: bool, gan_type: str) -> Tensor:
-    """Loss of one map of outputs that should say "real", or "fake"."""
+def _map_loss(output: Tensor, real: bool, gan_type: str) -> Tensor:
+    """Compute the loss of one output map whose target is "real" or "fake"."""
     output, label = widen(output), float(real)
     match gan_type:
         case "lsgan":
@@ -44,4 +44,4 @@ def _judged(output: Tensor, real: bool, gan_type: str) -> Tensor:
             return F.binary_cross_entropy_with_logits(output, torch.full_like(output, label))
         case "hinge":
             return F.relu(1 - output if real else 1 + output).mean()
-    raise ValueError(f"unknown gan_type {gan_type!r}: use lsgan, nsgan or hinge.")
+    raise ValueError(f"expected gan_type lsgan, nsgan or hinge, got {gan_type!r}.")

@@ -1,4 +1,4 @@
-"""Learning rate schedules: the public trainers' steps, with their resume drift available but off, and CycleGAN's."""
+"""Learning rate schedules of the public trainers and of CycleGAN."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from fastmunit.config import Config
 def make_scheduler(
     optimizer: Optimizer, config: Config, iterations: int = 0, compat: bool = False
 ) -> LRScheduler | None:
-    """Return the scheduler that `config.lr_policy` asks for, as it stands after `iterations` calls of step().
+    """Return the scheduler for `config.lr_policy` in its state after `iterations` calls of step().
 
-    "step": lr · gamma^⌊k / step_size⌋ after k calls; "linear": lr · (1 - max(0, k - step_size) / (max_iter - step_size
-    + 1)), CycleGAN's, by iterations instead of epochs; "constant" or None: no scheduler. The trainers call step()
-    before each update, so the rate drops at iteration step_size itself.
+    After k calls the learning rate is lr · gamma^⌊k / step_size⌋ for "step", and lr · (1 - max(0, k - step_size) /
+    (max_iter - step_size + 1)) for "linear", which is CycleGAN's schedule with iterations instead of epochs. There is
+    no scheduler for "constant" and None. The trainers call step() before each update, so the rate drops at iteration
+    step_size itself.
 
     Args:
-        optimizer: its groups hold the learning rate that belongs to `iterations` (as a loaded checkpoint's do).
-        config: lr_policy, step_size, gamma and max_iter are read.
-        iterations: finished iterations; 0 for a new training.
-        compat: on resuming, rebuild the scheduler as the public trainer does, which counts one call too many each
-            time, so that every later drop comes one iteration earlier for each resume.
+        optimizer: Optimizer whose groups hold the learning rate after `iterations`, as after loading a checkpoint.
+        config: Source of lr_policy, step_size, gamma and max_iter.
+        iterations: Number of finished iterations; 0 for a new training.
+        compat: On resuming, rebuild the scheduler as the public trainer does. It counts one call too many per resume,
+            so later drops come one iteration earlier each time.
     """
     if config.lr_policy == "linear":
         falling = max(config.max_iter - config.step_size, 0) + 1

@@ -1,4 +1,4 @@
-"""Adam's state in files: checked before it is loaded, because fused Adam goes through raw memory."""
+"""Reading of Adam's state from files. Everything is checked first, because fused Adam works on raw memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHOICES = ("foreach", "fused")
 
 
 def load_optimizers(path: str | os.PathLike[str], optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-    """Load what `read_optimizers` reads into `optimizers`. When it raises, they are as they were."""
+    """Load the states in a file into `optimizers`. If this raises, they are unchanged. See `read_optimizers`."""
     for name, state in read_optimizers(path, optimizers).items():
         optimizers[name].load_state_dict(state)
 
@@ -32,19 +32,21 @@ def read_optimizers(
 ) -> dict[str, dict[str, Any]]:
     """Read {"gen": Adam state, "dis": Adam state} from a file, and check that it fits `optimizers`.
 
-    How an optimizer runs (fused, or as torch's loop) is its own, not the file's.
+    Settings of the implementation (fused, foreach, capturable) are those of `optimizers`, not those of the file.
 
     Args:
-        path: An optimizer.pt of the public trainer or of ours.
-        optimizers: By their names in the file.
-        names: What to call parameters in messages, by their id(); None calls them by their numbers.
+        path: An optimizer.pt of the public trainer or of fastmunit.
+        optimizers: Optimizers by their names in the file.
+        names: Names of parameters for messages, by their id(). None uses their numbers.
 
     Raises:
-        CheckpointError: The file is of another kind, or something in it does not fit; the message names it.
+        CheckpointError: If the file is of another kind or something in it does not fit. The message names it.
     """
     content = load_tensors(path)
     if not isinstance(content, Mapping) or not set(optimizers) <= set(content):
-        raise CheckpointError(f"{shown(path)} is {describe(content)}, not an optimizer.pt: use that of the run.")
+        raise CheckpointError(
+            f"{shown(path)} is {describe(content)}, not an optimizer.pt: use the optimizer.pt of the run."
+        )
     states = {}
     for name, optimizer in optimizers.items():
         try:
@@ -59,7 +61,7 @@ def read_optimizers(
 
 
 def as_public(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimizer's state as one that knows nothing of CUDA graphs has it: with plain learning rates."""
+    """Return an optimizer's state without settings for CUDA graphs: learning rates are floats."""
     state = optimizer.state_dict()
     groups = [
         {key: float(value) if isinstance(value, Tensor) and value.dim() == 0 else value for key, value in group.items()}
@@ -74,13 +76,13 @@ def checked(
     """Return a copy of an Adam state that `optimizer` may load.
 
     Args:
-        optimizer: Adam.
-        state: What should be a state of it.
+        optimizer: Adam optimizer.
+        state: Object to check.
         names: As in `read_optimizers`.
-        same_dtype: Whether averages must have the dtype of their parameters; else torch casts them.
+        same_dtype: Require averages to have the dtype of their parameters. Otherwise torch casts them.
 
     Raises:
-        ValueError: A part is missing, has the wrong type, or does not fit its parameter.
+        ValueError: If a part is missing, has the wrong type, or does not fit its parameter.
     """
     if not isinstance(state, Mapping):
         raise ValueError(f"its state is a {type(state).__name__}, expected a mapping")
@@ -96,48 +98,48 @@ def checked(
         _check_group(group)
         keys = group["params"]
         if len(keys) != len(expected["params"]):
-            raise ValueError(f"it is of {len(keys)} parameters, expected {len(expected['params'])}")
+            raise ValueError(f"it has {len(keys)} parameters, expected {len(expected['params'])}")
         parameters.update(zip(keys, expected["params"], strict=True))
         amsgrad.update(dict.fromkeys(keys, group.get("amsgrad", False)))
     if len(parameters) != sum(len(group["params"]) for group in own):
-        raise ValueError("it numbers several parameters alike")
-    found: dict[int, dict[str, Tensor]] = {}
+        raise ValueError("it has several parameters with the same number")
+    copies: dict[int, dict[str, Tensor]] = {}
     for key, values in entries.items():
         if key not in parameters:
-            raise ValueError(f"it has a state of parameter {str(key)[:60]}, which is in no group")
+            raise ValueError(f"it has a state for parameter {str(key)[:60]}, which is in no group")
         parameter = parameters[key]
         label = (names or {}).get(id(parameter), f"parameter {key}")
-        found[key] = _copied(label, values, parameter, amsgrad[key], same_dtype)
-    return {"state": found, "param_groups": [dict(group) for group in groups]}
+        copies[key] = _copied(label, values, parameter, amsgrad[key], same_dtype)
+    return {"state": copies, "param_groups": [dict(group) for group in groups]}
 
 
 def _check_group(group: Any) -> None:
-    """Raise ValueError where the settings of a parameter group have wrong types or ranges."""
+    """Raise ValueError if a setting of a parameter group has the wrong type or range."""
     if not isinstance(group, Mapping) or not isinstance(group.get("params"), list | tuple):
         raise ValueError("a parameter group has no list 'params'")
     if not all(type(key) is int for key in group["params"]):
         raise ValueError("'params' of a group are not numbers")
     for key in ("lr", "eps", "weight_decay", "initial_lr"):
         if (key in group or key != "initial_lr") and not _is_number(group.get(key)):
-            raise ValueError(f"{key} is {_shown(group.get(key))}, expected a finite number of at least 0")
+            raise ValueError(f"{key} is {_text(group.get(key))}, expected a finite number of at least 0")
     betas = group.get("betas")
     if not isinstance(betas, list | tuple) or len(betas) != 2 or not all(_is_number(b) and b < 1 for b in betas):
-        raise ValueError(f"betas is {_shown(betas)}, expected two numbers in [0, 1)")
+        raise ValueError(f"betas is {_text(betas)}, expected two numbers in [0, 1)")
     for key in (*_FLAGS, *_CHOICES):
         value = group.get(key, False)
         if not isinstance(value, bool) and not (key in _CHOICES and value is None):
-            raise ValueError(f"{key} is {_shown(value)}, expected true or false")
+            raise ValueError(f"{key} is {_text(value)}, expected true or false")
 
 
 def _copied(label: str, values: Any, parameter: Tensor, amsgrad: bool, same_dtype: bool) -> dict[str, Tensor]:
-    """Return a parameter's state in tensors of its own. Raises ValueError when it does not fit."""
+    """Return a copy of a parameter's state. Raise ValueError if it does not fit."""
     if not isinstance(values, Mapping):
         raise ValueError(f"the state of {label} is a {type(values).__name__}, expected a mapping")
-    if not values:  # of a parameter that had no gradient yet
+    if not values:  # the parameter has not had a gradient yet
         return {}
     step: Any = values.get("step")
     if not _is_number(step):
-        raise ValueError(f"step of {label} is {_shown(step)}, expected a scalar of at least 0")
+        raise ValueError(f"step of {label} is {_text(step)}, expected a scalar of at least 0")
     copied = {"step": torch.tensor(float(step), dtype=torch.float32)}
     for key in _AVERAGES:
         value: Any = values.get(key)
@@ -151,11 +153,11 @@ def _copied(label: str, values: Any, parameter: Tensor, amsgrad: bool, same_dtyp
 
 
 def _unfit(value: Any, parameter: Tensor, same_dtype: bool) -> str:
-    """Return why a tensor cannot be an average of a parameter's gradients; "" where it can."""
+    """Return why a value cannot be an average of a parameter's gradients, or "" if it can."""
     if value is None:
         return "is missing"
     if not isinstance(value, Tensor):
-        return f"is {_shown(value)}, expected a tensor"
+        return f"is {_text(value)}, expected a tensor"
     if not is_plain(value) or not value.is_floating_point():
         return f"is a tensor in {value.dtype}, {value.layout}, expected dense floating-point numbers"
     if value.shape != parameter.shape:
@@ -168,7 +170,7 @@ def _unfit(value: Any, parameter: Tensor, same_dtype: bool) -> str:
 
 
 def _is_dense(value: Tensor) -> bool:
-    """Return whether the elements of a tensor fill one stretch of memory, each its own place, in some order."""
+    """Return whether a tensor's elements fill a contiguous range of memory without overlap, in any order."""
     expected = 1
     for stride, size in sorted((stride, size) for stride, size in zip(value.stride(), value.shape, strict=True)):
         if size == 1:
@@ -180,7 +182,7 @@ def _is_dense(value: Tensor) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether a value is a finite real number of at least 0, or a tensor of just one."""
+    """Return whether a value is a finite real number of at least 0, or a 0-d tensor of one."""
     if isinstance(value, Tensor):
         if not is_plain(value) or value.dim() != 0 or value.dtype is torch.bool:
             return False
@@ -189,23 +191,23 @@ def _is_number(value: Any) -> bool:
         return False
     try:
         return math.isfinite(value) and value >= 0
-    except OverflowError:  # an int beyond all floats
+    except OverflowError:  # an int too large for a float
         return False
 
 
-def _shown(value: Any) -> str:
-    """Return a value of unknown size for a message."""
+def _text(value: Any) -> str:
+    """Return a short text for a value of any type and size."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)} in {value.dtype}" if is_plain(value) else "a tensor"
     if value is None:
         return "missing"
-    if isinstance(value, int) and value.bit_length() > 64:  # Python refuses to print very large ones
+    if isinstance(value, int) and value.bit_length() > 64:  # Python refuses to print very large ints
         return "a number of more than 64 bits"
     return repr(value)[:60] if isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
 
 
 def run_as(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an optimizer's state to be run as `optimizer` is."""
+    """Return a state with the implementation settings of `optimizer`."""
     own = {key: optimizer.param_groups[0][key] for key in ("fused", "foreach", "capturable")}
     rate = optimizer.param_groups[0]["lr"]
     groups = [{**group, **own} for group in state["param_groups"]]

@@ -1,4 +1,4 @@
-"""How many parameters networks would have: known before they are built, which may need more memory than there is."""
+"""Estimates of parameter counts, for refusing networks that would not fit into memory before they are built."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from fastmunit.config import Config, GeneratorConfig
 from fastmunit.errors import ConfigError
 
 MAX_PARAMETERS = 2**31
-"""Limit of all networks together; those of the public configurations have about 5e7."""
+"""Limit for all networks together. Those of the public configurations have about 5e7."""
 
 Estimate = Mapping[str, int]
-"""Parameters of a part of the networks by the keys that decide its size, as a message writes them."""
+"""Number of parameters by the configuration keys that decide it, as text for messages."""
 
-_WIDEST = 8  # of the networks of CycleGAN and BicycleGAN, in multiples of their dim
+_MAX_WIDTH = 8  # maximum channels in the networks of CycleGAN and BicycleGAN, in multiples of dim
 
 
 def require_parameters(estimate: Estimate) -> None:
-    """Check that the networks are not too large. Raises ConfigError naming the keys of the largest part."""
+    """Raise ConfigError if the networks would be too large. The message names the keys of the largest part."""
     total = sum(estimate.values())
     if total > MAX_PARAMETERS:
         keys = max(estimate, key=lambda part: estimate[part])
@@ -28,7 +28,7 @@ def require_parameters(estimate: Estimate) -> None:
 
 
 def public_networks(config: Config) -> Estimate:
-    """Return an estimate of the networks of MUNIT and UNIT: two auto-encoders, two multi-scale discriminators."""
+    """Estimate the networks of MUNIT and UNIT: two auto-encoders and two multi-scale discriminators."""
     gen, dis = config.gen, config.dis
     widest = gen.dim << gen.n_downsample
     mlp = gen.mlp_dim * (gen.style_dim + gen.mlp_dim + 8 * gen.n_res * widest)
@@ -43,7 +43,7 @@ def public_networks(config: Config) -> Estimate:
 def translation_networks(
     config: Config, generator: str, num_downs: int, encoder_dim: int = 0, encoder_blocks: int = 0
 ) -> Estimate:
-    """Return an estimate of two generators, two discriminators and an encoder of CycleGAN or BicycleGAN."""
+    """Estimate the networks of CycleGAN and BicycleGAN: two generators, two discriminators, an encoder."""
     gen, dis = config.gen, config.dis
     channels = 50 * (config.input_dim_a + config.input_dim_b)
     if generator == "unet":
@@ -66,7 +66,7 @@ def _convolution(side: int, channels: int, filters: int) -> int:
 
 
 def _scaling(gen: GeneratorConfig) -> int:
-    """Parameters of the layers that halve the map, and of those that double it again, with kernels of 4 and 5."""
+    """Estimate the downsampling layers, with kernels of 4, and the upsampling layers, with kernels of 5."""
     return sum(
         _convolution(4, gen.dim << level, gen.dim << (level + 1))
         + _convolution(5, gen.dim << (level + 1), gen.dim << level)
@@ -80,7 +80,7 @@ def _residual_blocks(gen: GeneratorConfig) -> int:
 
 
 def _capped(dim: int, level: int) -> tuple[int, int]:
-    return dim * min(2**level, _WIDEST), dim * min(2 ** (level + 1), _WIDEST)
+    return dim * min(2**level, _MAX_WIDTH), dim * min(2 ** (level + 1), _MAX_WIDTH)
 
 
 def _generator_keys(gen: GeneratorConfig) -> str:

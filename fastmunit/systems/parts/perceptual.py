@@ -1,4 +1,4 @@
-"""Domain-invariant perceptual loss: distance of instance-normalised VGG-16 features."""
+"""Domain-invariant perceptual loss: distance between instance-normalized VGG-16 features."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Source(NamedTuple):
 
 
 def preprocess_caffe(images: Tensor) -> Tensor:
-    """RGB in [-1, 1] to BGR in [0, 255] minus (103.939, 116.779, 123.680): for the public trainer's vgg16.weight."""
+    """Convert RGB in [-1, 1] to BGR in [0, 255] minus (103.939, 116.779, 123.680), as vgg16.weight expects."""
     bgr = images.flip(1)
     mean = bgr.new_tensor([103.939, 116.779, 123.680]).view(1, 3, 1, 1)
     return (bgr + 1) * 127.5 - mean
@@ -34,15 +34,16 @@ def preprocess_caffe(images: Tensor) -> Tensor:
 class PerceptualLoss(nn.Module):
     """mean (IN(φ(preprocess(x))) - IN(φ(preprocess(y))))², φ = VGG-16 relu5_3, IN without parameters, eps 1e-5.
 
-    x, y: (N, 3, H, W) in [-1, 1], sides of at least 16 pixels. The weights are frozen and not part of a checkpoint.
+    x and y are (N, 3, H, W) in [-1, 1] with at least 16 × 16 pixels. The weights are frozen and not part of a
+    checkpoint.
     Source: MUNIT paper, section 5.1, "domain-invariant perceptual loss".
 
     Args:
-        folder: a run folder of the public trainer, whose models/vgg16.weight is used when it is there. Otherwise
-            $FASTMUNIT_WEIGHTS/vgg16_features*.pth, otherwise torchvision's download.
+        folder: Folder of a public run with models/vgg16.weight. Without that file, the weights are
+            $FASTMUNIT_WEIGHTS/vgg16_features*.pth or, if there is none, torchvision's download.
 
     Raises:
-        CheckpointError: no weights can be found, or the file found does not fit VGG-16.
+        CheckpointError: If no weights can be found, or the file does not fit VGG-16.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
@@ -52,7 +53,7 @@ class PerceptualLoss(nn.Module):
         source = _find_weights(folder)
         try:
             vgg.load_state_dict(source.state)
-        except (RuntimeError, TypeError, AttributeError) as error:  # the last two: no state dict at all, or other keys
+        except (RuntimeError, TypeError, AttributeError) as error:  # the last two: not a state dict, or other keys
             raise CheckpointError(
                 f"{source.origin} does not fit VGG-16 (keys conv1_1.weight … conv5_3.bias): "
                 f"{' '.join(str(error).split())}"
@@ -65,7 +66,7 @@ class PerceptualLoss(nn.Module):
 
     def _features(self, images: Tensor) -> Tensor:
         if images.shape[1] != 3:
-            raise ValueError(f"the perceptual loss needs 3 channels, got {images.shape[1]}: set vgg_w to 0.")
+            raise ValueError(f"the perceptual loss expected 3 channels, got {images.shape[1]}: set vgg_w to 0.")
         features = self.vgg(self._preprocess(widen(images)))
         return F.instance_norm(features, eps=1e-5)
 

@@ -71,7 +71,7 @@ def latest(folder: str | os.PathLike[str]) -> int | None:
     path = Path(folder) / OPTIMIZER_FILE
     content = load_tensors(path)
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{shown(path)} is {describe(content)}, not an optimizer.pt: use that of the run.")
+        raise CheckpointError(f"{shown(path)} is {describe(content)}, not an optimizer.pt: use the one of the run.")
     if ITERATIONS_KEY not in content:
         return counts[-1]
     mark = content[ITERATIONS_KEY]

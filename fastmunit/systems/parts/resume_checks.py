@@ -1,4 +1,4 @@
-"""Checks of an exact-resume state, whose parts may come from any file: what is wrong is named before it is loaded."""
+"""Checks of exact-resume states. They run before anything is loaded, and their errors name what is wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastmunit.systems.parts.weights import is_plain
 
 
 class _Scaler(BaseModel):
-    """What `torch.amp.GradScaler.state_dict` returns."""
+    """The result of `torch.amp.GradScaler.state_dict`."""
 
     model_config = ConfigDict(strict=True)
 
@@ -28,7 +28,7 @@ def part(state: Any, key: str, kind: type) -> Any:
     """Return `state[key]`.
 
     Raises:
-        CheckpointError: `state` is no mapping, or the entry is missing or is not of class `kind`.
+        CheckpointError: If `state` is not a mapping, or the entry is missing or not an instance of `kind`.
     """
     if not isinstance(state, Mapping):
         raise _damaged(f"it is a {type(state).__name__}, expected a mapping")
@@ -41,10 +41,10 @@ def part(state: Any, key: str, kind: type) -> Any:
 
 
 def tensor(state: Any, key: str, shape: Sequence[int]) -> Tensor:
-    """Return `state[key]`, a floating-point tensor of shape (N, *shape).
+    """Return `state[key]`, which must be a floating-point tensor of shape (N, *shape).
 
     Raises:
-        CheckpointError: it is something else.
+        CheckpointError: If it is not.
     """
     value: Tensor = part(state, key, Tensor)
     plain = is_plain(value) and value.is_floating_point()
@@ -55,24 +55,24 @@ def tensor(state: Any, key: str, shape: Sequence[int]) -> Tensor:
 
 
 def images(state: Any, key: str, channels: int) -> list[Tensor]:
-    """Return `state[key]`, a list of images (channels, H, W).
+    """Return `state[key]`, which must be a list of images (channels, H, W).
 
     Raises:
-        CheckpointError: it is something else.
+        CheckpointError: If it is not.
     """
-    found: list[Tensor] = part(state, key, list)
-    for image in found:
+    loaded: list[Tensor] = part(state, key, list)
+    for image in loaded:
         plain = isinstance(image, Tensor) and is_plain(image) and image.is_floating_point()
         if not plain or image.dim() != 3 or image.shape[0] != channels:
             raise _damaged(f"{key} holds something other than images of shape ({channels}, H, W)")
-    return found
+    return loaded
 
 
 def scaler(state: Any, name: str, known: Collection[str]) -> dict[str, Any]:
-    """Return `state[name]`, the state of the gradient scaler of an optimizer.
+    """Return `state[name]`, which must be the state of the gradient scaler of an optimizer in `known`.
 
     Raises:
-        CheckpointError: it is something else, or there is no optimizer `name`.
+        CheckpointError: If it is not.
     """
     if name not in known:
         raise _damaged(f"it has a loss scale of {str(name)[:60]!r}, and the optimizers are {', '.join(known)}")
@@ -83,9 +83,9 @@ def scaler(state: Any, name: str, known: Collection[str]) -> dict[str, Any]:
 
 
 def explain(error: ValidationError) -> str:
-    """Return in one line what pydantic found wrong in a state, without the values, which may be of any size."""
+    """Return a line about the first errors that pydantic found, without the values, which may be of any size."""
     return "; ".join(f"{'.'.join(map(str, item['loc']))[:100]}: {item['msg']}" for item in error.errors()[:3])
 
 
 def _damaged(reason: str) -> CheckpointError:
-    return CheckpointError(f"the exact-resume state is damaged or of another system: {reason}.")
+    return CheckpointError(f"the exact-resume state is damaged or belongs to another system: {reason}.")

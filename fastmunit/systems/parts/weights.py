@@ -1,4 +1,4 @@
-"""Weights in files: {name: state_dict} as in gen_*.pt, also with what wrappers of networks add to the names."""
+"""Reading of weights from files: {name: state_dict} as in gen_*.pt, also from wrapped networks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from fastmunit.errors import CheckpointError
 from fastmunit.files import load_tensors, shown
 
-# Statistics of instance norms, which use none: pytorch 0.3 wrote them in encoders, and decoders have dummies.
+# Running statistics of instance norms, which do not use them: pytorch 0.3 wrote them for encoders, and decoders have
+# dummies.
 _OLD_BUFFERS = re.compile(r"^(enc|enc_content|dec)\..*\.norm\.(running_mean|running_var|num_batches_tracked)$")
 _WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes of DataParallel, DistributedDataParallel and AveragedModel, and of torch.compile."""
+"""Prefixes that DataParallel, DistributedDataParallel, AveragedModel and torch.compile add to names."""
 _AVERAGED = "n_averaged"
-"""The counter beside the weights of a `torch.optim.swa_utils.AveragedModel`."""
+"""The counter in the state of a `torch.optim.swa_utils.AveragedModel`."""
 _KINDS = {"gen": "generators", "ema": "generators", "dis": "discriminators"}
 
 
 def load_networks(path: str | os.PathLike[str], networks: Mapping[str, nn.Module], kind: str) -> None:
-    """Load what `read_networks` reads into `networks`. When it raises, they are as they were."""
+    """Load the weights in a file into `networks`. If this raises, they are unchanged. See `read_networks`."""
     for name, state in read_networks(path, networks, kind).items():
         networks[name].load_state_dict(state)
 
@@ -34,20 +35,20 @@ def read_networks(
     """Read the weights of `networks` from a file, and check that they fit.
 
     Dummy running statistics may be absent (they stay 0 and 1), and those that pytorch 0.3 wrote for plain instance norm
-    are dropped. Prefixes that wrappers put before all names are taken off, and the state dict of a whole trainer
-    ("gen_a.…", "dis_a.…") is taken apart.
+    are dropped. Prefixes that wrappers add to all names are removed, and the state dict of a whole trainer
+    ("gen_a.…", "dis_a.…") is split into networks.
 
     Args:
-        path: A file of the public trainer, of ours, or with the same weights.
-        networks: By their names in the file; "a" and "b" in the public ones.
-        kind: "gen", "dis" or "ema": what the file should hold.
+        path: A file of the public trainer or of fastmunit, or another file with the same weights.
+        networks: Networks by their names in the file: "a" and "b" in public files.
+        kind: Expected content: "gen", "dis" or "ema".
 
     Returns:
-        A state dict for each network, with the keys and shapes of its own.
+        A state dict per network, with the network's keys and shapes.
 
     Raises:
-        CheckpointError: Another kind of file, networks of another system or of other sizes, something other than
-            tensors, or several values for a weight that `networks` share; the message says which.
+        CheckpointError: If the file is of another kind, has networks of another system or size, has something other
+            than tensors, or has several values for a weight that `networks` share. The message says which.
     """
     content = _by_network(load_tensors(path), networks, kind)
     file_kind = "gen" if kind == "ema" else kind
@@ -61,7 +62,7 @@ def read_networks(
 
 
 def describe(content: Any) -> str:
-    """Return in a few words what a file holds that holds something else than expected."""
+    """Describe the unexpected content of a file in a few words."""
     if not isinstance(content, Mapping):
         return f"a file of a {type(content).__name__}"
     keys = set(content)
@@ -81,7 +82,7 @@ def describe(content: Any) -> str:
 
 
 def _by_network(content: Any, networks: Mapping[str, nn.Module], kind: str) -> Any:
-    """Return the {name: state_dict} in the state dict of a whole trainer; anything else as it is."""
+    """Return {name: state_dict} from the state dict of a whole trainer, and anything else unchanged."""
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         return content
     if set(networks) <= set(content):
@@ -90,7 +91,7 @@ def _by_network(content: Any, networks: Mapping[str, nn.Module], kind: str) -> A
     found = {}
     for name in networks:
         part = "gen" if kind == "ema" else kind
-        for attribute in (f"{part}_{name}.", f"{name}.", f"{part}."):  # the last two: BicycleGAN's
+        for attribute in (f"{part}_{name}.", f"{name}.", f"{part}."):  # the last two are BicycleGAN's
             weights = {key.removeprefix(attribute): value for key, value in flat.items() if key.startswith(attribute)}
             if weights:
                 found[name] = weights
@@ -99,9 +100,9 @@ def _by_network(content: Any, networks: Mapping[str, nn.Module], kind: str) -> A
 
 
 def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state dict without what wrappers added to it: a prefix of all keys, a counter."""
+    """Return a state dict without the prefixes and the counter that wrappers add."""
     kept = {key: value for key, value in state.items() if key != _AVERAGED}
-    for prefix in _WRAPPERS * 2:  # one in another, in any order
+    for prefix in _WRAPPERS * 2:  # wrappers may be nested in any order
         if kept and all(key.startswith(prefix) for key in kept):
             kept = {key.removeprefix(prefix): value for key, value in kept.items()}
     return kept
@@ -114,7 +115,7 @@ def _without_wrappers(name: str) -> str:
 
 
 def _checked(path: str | os.PathLike[str], kind: str, name: str, state: Any, network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's state dict from the one in a file. Raises CheckpointError when it does not fit."""
+    """Return the state dict of a network from the one in a file. Raise CheckpointError if it does not fit."""
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{shown(path)} has no weights under {name!r}: it is not a {kind}_*.pt of a trainer.")
     for key, value in state.items():
@@ -126,7 +127,8 @@ def _checked(path: str | os.PathLike[str], kind: str, name: str, state: Any, net
         if not isinstance(value, Tensor) or not is_plain(value):
             what = f"a tensor in {value.dtype}, {value.layout}" if isinstance(value, Tensor) else type(value).__name__
             raise CheckpointError(
-                f"{shown(path)}: {key[:200]} of {name!r} is {what}, expected a dense real tensor: use another snapshot."
+                f"{shown(path)}: {key[:200]} of {name!r} is {what}, expected a dense real tensor: use another "
+                "checkpoint."
             )
     unwrapped = _unwrapped(state)
     expected = network.state_dict()
@@ -144,7 +146,7 @@ def _checked(path: str | os.PathLike[str], kind: str, name: str, state: Any, net
 
 
 def is_plain(value: Tensor) -> bool:
-    """Return whether a tensor has real numbers in memory: is not sparse, nested, quantized, complex or on "meta"."""
+    """Return whether a tensor is dense, real and in memory: not sparse, nested, quantized, complex or on "meta"."""
     return (
         value.layout is torch.strided
         and not value.is_nested
@@ -157,7 +159,7 @@ def is_plain(value: Tensor) -> bool:
 def _check_shared(
     path: str | os.PathLike[str], networks: Mapping[str, nn.Module], states: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Raise CheckpointError where the file has several values for a weight that networks share."""
+    """Raise CheckpointError if the file has several values for a weight that networks share."""
     first: dict[int, Tensor] = {}
     for name, network in networks.items():
         for key, parameter in network.named_parameters():
@@ -165,13 +167,13 @@ def _check_shared(
             other = first.setdefault(id(parameter), value)
             if other is not value and not torch.equal(other, value):
                 raise CheckpointError(
-                    f"{shown(path)}: {key} of {name!r} differs from that of another network, and the configuration "
-                    "shares it: the file comes from a run without sharing. Give the run's own config.yaml."
+                    f"{shown(path)}: {key} of {name!r} has another value than in the network that shares it in this "
+                    "configuration, so the file comes from a run without sharing. Give the run's own config.yaml."
                 )
 
 
-def _system_of(state: Mapping[str, Tensor]) -> str:
-    """Return which system a generator's weights are of, by their names; "" for one that has no names of its own."""
+def _system_name(state: Mapping[str, Tensor]) -> str:
+    """Return the system of a generator's weights, judging by their names, or "" if it is unknown."""
     prefixes = {"MUNIT": "enc_content.", "UNIT": "enc."}
     found = [system for system, prefix in prefixes.items() if any(key.startswith(prefix) for key in state)]
     return found[0] if found else ""
@@ -182,13 +184,13 @@ def _mismatch(
 ) -> str:
     if kind != "dis" and any(key.startswith("cnns.") for key in state):
         return f"{shown(path)} holds discriminators (a dis_*.pt): give the gen_*.pt of the run."
-    if kind == "dis" and _system_of(state):
+    if kind == "dis" and _system_name(state):
         return f"{shown(path)} holds generators (a gen_*.pt): give the dis_*.pt of the run."
-    theirs, ours = _system_of(state), _system_of(expected)
+    theirs, ours = _system_name(state), _system_name(expected)
     if kind != "dis" and theirs and ours and theirs != ours:
         return f"{shown(path)} holds {theirs} generators, not {ours} ones: give a gen_*.pt of a {ours} run."
     reasons = [
-        f"{key} is {tuple(state[key].shape)} in the file and {tuple(value.shape)} by the configuration"
+        f"{key} is {tuple(state[key].shape)} in the file and {tuple(value.shape)} in the configuration"
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
     ]
