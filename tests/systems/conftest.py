@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture
 def hyperparameters() -> dict[str, Any]:
-    """A public-style mapping of tiny networks."""
+    """Return a mapping like those of public YAML files, with tiny networks."""
     return {
         "display_size": 2,
         "lr_policy": "step",

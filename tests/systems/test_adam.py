@@ -1,4 +1,4 @@
-"""Adam's fused form where parameters, gradients and averages lie in different orders."""
+"""Tests of fused Adam with parameters, gradients and averages in different memory formats."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_averages_of_another_layout_are_brought_to_the_parameters() -> None:
 
 
 class Copies(TorchDispatchMode):
-    """Memory that ops ask for, in values."""
+    """A mode that counts the values that ops allocate."""
 
     def __init__(self) -> None:
         super().__init__()

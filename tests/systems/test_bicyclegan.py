@@ -1,4 +1,4 @@
-"""BicycleGAN: one iteration against formulas by hand, who learns from what, variants, translation, bad input."""
+"""Tests of BicycleGAN: one iteration against formulas, gradients per network, variants, translation, bad input."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def gan(outputs: list[Tensor], label: float) -> Tensor:
 
 
 def by_hand(trainer: BicycleGAN, x_a: Tensor, x_b: Tensor, variant: str, conditional: bool) -> dict[str, Any]:
-    """Losses and gradients of one iteration: two backward passes, the second to the generator alone."""
+    """Compute losses and gradients of one iteration: two backward passes, the second for the generator alone."""
     gen, encoder = copy.deepcopy(trainer.gen), copy.deepcopy(trainer.encoder)
     dis = {"encoded": copy.deepcopy(trainer.dis_encoded), "random": copy.deepcopy(trainer.dis_random)}
     halves = variant in ("bicycle", "clr")
@@ -133,7 +133,7 @@ def test_one_iteration_by_hand(implementation: functional.Implementation, varian
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_micro_batches_are_the_whole_batch(variant: str) -> None:
-    """The KL term is a sum over the batch, all others are means."""
+    """The KL term is a sum over the batch; all others are means."""
     whole, parts = (trainer_of(f"options.variant={variant}", f"micro_batches={n}") for n in (1, 2))
     for trainer in (whole, parts):
         torch.manual_seed(3)

@@ -1,14 +1,14 @@
-"""Training with `MUNIT.step` stays with training as the public trainer does it, in plain PyTorch and float32.
+"""Tests that training with `MUNIT.step` stays close to the public trainer's algorithm in plain PyTorch and float32.
 
-All runs start from the same weights and see the same batches of the demo data. How far a run may stray from the
-reference is measured by a second reference run that draws other random styles: that is the difference that two users of
-the public trainer see, one with each seed. Ours must stay within
+All runs start from the same weights and use the same batches of the demo data. A second reference run with other random
+styles measures the accepted difference: the difference between two users of the public trainer with different seeds.
+Our runs must stay within
 
 - a quarter of it in losses: each loss_*, averaged over windows of iterations; root mean square of relative differences;
 - all of it in statistics: mean and standard deviation of each channel of translated test images; root mean square;
-- all of it in images: mean absolute difference of the translated test images, at fixed styles.
+- all of it in images: mean absolute difference of the translated test images, for fixed styles.
 
-Planted errors show that the bands can be left.
+Planted errors show that a wrong run exceeds these bounds.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LONG = Length(200, 20, NETWORKS)
 
 
 class Run(NamedTuple):
-    """losses: (windows,) by name; images: (directions, N, C, H, W)."""
+    """The losses (windows,) by name and the translated images (directions, N, C, H, W) of a run."""
 
     losses: dict[str, Tensor]
     images: Tensor
@@ -90,7 +90,7 @@ class Experiment:
         return Run({name: values.view(-1, self.length.window).mean(1) for name, values in windows.items()}, images)
 
     def distance(self, run: Run) -> Distance:
-        """From the reference."""
+        """Return the distance from the reference run."""
         assert run.losses.keys() == self.reference.losses.keys()
         relative = [run.losses[name] / expected - 1 for name, expected in self.reference.losses.items()]
         statistics = statistics_of(run.images) - statistics_of(self.reference.images)
@@ -98,7 +98,7 @@ class Experiment:
         return Distance(rms(torch.cat(relative)), rms(statistics), float(difference))
 
     def outside(self, run: Run) -> dict[str, float]:
-        """The figures that leave their bands, as multiples of what other styles change."""
+        """Return the figures outside their bounds, as multiples of the difference that other styles make."""
         figures = zip(Distance._fields, self.distance(run), self.other_styles, BANDS, strict=True)
         return {name: own / other for name, own, other, band in figures if not own <= band * other}
 
@@ -122,7 +122,7 @@ def experiment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def test_reference_learns(experiment: Experiment) -> None:
-    """Else every run would stay with it."""
+    """A reference that does not learn would be close to every run."""
     for name in ("loss_gen_recon_x_a", "loss_gen_recon_x_b", "loss_gen_total"):
         windows = experiment.reference.losses[name]
         assert windows[-1] < 0.9 * windows[0], name

@@ -1,4 +1,4 @@
-"""CapturedIteration: the order of replays, also from different streams."""
+"""Tests of CapturedIteration: the order of replays, including those from different streams."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from fastmunit.systems.parts.cuda_graph import CapturedIteration, Results
 
 
 class Recorded:
-    """Stands for an event or a graph of CUDA, and for the side stream: writes down what is asked of it."""
+    """A stand-in for a CUDA event or graph that records the calls of its methods."""
 
     def __init__(self, calls):
         self.calls = calls
@@ -63,7 +63,7 @@ def test_no_process_replays_where_another_could_not_capture(monkeypatch, capture
 
 @pytest.mark.gpu
 def test_replays_from_two_streams_follow_each_other():
-    """Each replay adds its input to a sum after work that takes long; none may overtake another."""
+    """Each replay adds its input to a sum after slow work. No replay may overtake another."""
     total = torch.zeros((), device="cuda")
     large = torch.randn(2048, 2048, device="cuda")
 

@@ -1,4 +1,4 @@
-"""CycleGAN: one iteration against formulas by hand, the pool, noise, dropout, resume, bad configurations."""
+"""Tests of CycleGAN: one iteration against formulas, the pool, noise, dropout, resume, bad configurations."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def images(seed: int = 1, batch: int = 2, size: int = 32, channels: tuple[int, i
 
 
 def by_hand(trainer: CycleGAN, x_a: Tensor, x_b: Tensor, noise: list[Tensor | None], identity: float) -> dict[str, Any]:
-    """Losses and gradients of one iteration from the weights as they are, with an empty pool."""
+    """Compute losses and gradients of one iteration from the present weights, with an empty pool."""
     g_a, g_b, d_a, d_b = (copy.deepcopy(n) for n in (trainer.gen_a, trainer.gen_b, trainer.dis_a, trainer.dis_b))
     z_ab, z_ba, z_aba, z_bab, z_aa, z_bb = noise
     with functional.use_implementation("reference"):
@@ -105,7 +105,7 @@ def test_one_iteration_by_hand(implementation: functional.Implementation, option
     "options", [RESNET, DROPOUT, [*DROPOUT, "options.noise_dim=2"], [*RESNET, "options.dropout=0.2"]]
 )
 def test_reference_and_fused_iterations_agree(options: list[str]) -> None:
-    """Over several iterations, with a pool that is full; dropout draws the same masks."""
+    """Several iterations with a full pool agree. Dropout draws the same masks."""
     trainers = []
     for implementation in ("reference", "auto"):
         trainer = trainer_of(*options, "options.pool_size=3", "options.upsample=bilinear")
@@ -126,7 +126,7 @@ def test_generators_learn_first_and_leave_discriminators_alone() -> None:
     _, (x_ba, x_ab) = trainer.run_halves({"gen": (x_a, x_b)}, weights)
     assert all(p.grad is None for d in (trainer.dis_a, trainer.dis_b) for p in d.parameters())
     assert all(p.requires_grad for p in trainer.dis_a.parameters())
-    torch.testing.assert_close(x_ba, before.gen_a(x_b).detach())  # of the weights before their step
+    torch.testing.assert_close(x_ba, before.gen_a(x_b).detach())  # by the weights before the step
     kept = [p.grad for p in trainer.gen_a.parameters()]
     trainer.run_halves({"dis": (x_ba, x_ab, x_a, x_b)}, weights)
     assert all(p.grad is q for p, q in zip(trainer.gen_a.parameters(), kept, strict=True))

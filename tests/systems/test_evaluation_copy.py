@@ -1,4 +1,4 @@
-"""Inference leaves the trainer alone: its weights, its modes, and the random stream that it draws from."""
+"""Tests that inference does not change a trainer: its weights, its modes and its random stream."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
 
 
 def trained(build: Callable[[], System], beside: Callable[[System], object] | None = None, calls: int = 0) -> System:
-    """A few iterations, with `calls` of `beside` in four threads meanwhile."""
+    """Run a few iterations while four threads call `beside`, `calls` times in all."""
     trainer = build()
     torch.manual_seed(5)
     trainer.step(*images())
@@ -87,7 +87,7 @@ def trained(build: Callable[[], System], beside: Callable[[System], object] | No
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_translations_in_four_threads_do_not_change_a_training(precision: str) -> None:
-    """In bfloat16, autocast keeps its copies of weights for all threads."""
+    """In bfloat16, all threads share autocast's copies of the weights."""
 
     def build() -> System:
         return munit(f"precision={precision}")
@@ -127,7 +127,7 @@ def test_inference_leaves_modes_weights_and_random_state_alone(build: Callable[[
     trainer.step(*images())
     gradients = {name: p.grad.clone() for name, p in trainer.named_parameters() if p.grad is not None}
     odd = next(module for module in trainer.modules() if isinstance(module, Conv2dBlock))
-    odd.train(not training)  # a mode of one module alone
+    odd.train(not training)  # only this module has another mode
     modes = [module.training for module in trainer.modules()]
     before, state = everything(trainer), torch.get_rng_state()
     first = fastmunit.translate(trainer, images()[0][0], 2)
@@ -161,7 +161,7 @@ def test_gradients_flow_through_forward_as_in_the_public_trainer() -> None:
 
 
 class _Network(nn.Module):
-    """Spectral norm and batch norm, which write in a forward pass, and a module twice."""
+    """A network with spectral norm and batch norm, which write in forward, and with one module used twice."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""MUNIT and UNIT against figures recorded from the public code (tests/golden)."""
+"""Tests of MUNIT and UNIT against values recorded from the public code (tests/golden)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def build(golden: dict[str, Any], **options: bool) -> MUNIT | UNIT:
 
 
 def step(trainer: MUNIT | UNIT, golden: dict[str, Any], index: int) -> dict[str, float]:
-    """One recorded iteration; returns the gradient norms of dis_a (of its own update) and gen_a by name."""
+    """Run one recorded iteration. Return the gradient norms of dis_a, after its own update, and of gen_a by name."""
     torch.manual_seed(golden["steps"][index]["seed"])
     dtype = next(trainer.parameters()).dtype
     x_a, x_b = golden["x_a"].to(dtype), golden["x_b"].to(dtype)
@@ -56,12 +56,12 @@ def step(trainer: MUNIT | UNIT, golden: dict[str, Any], index: int) -> dict[str,
 
 
 def trained(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Parameters by name, without the u and v of spectral norms."""
+    """Return parameters by name, without the u and v of spectral norms."""
     return [(name, p) for name, p in network.named_parameters() if p.requires_grad]
 
 
 def fed_to_a_norm(name: str) -> bool:
-    """Whether this is a convolution bias that an instance norm or AdaIN cancels: its exact gradient is zero."""
+    """Return whether a name belongs to a convolution bias before an instance norm or AdaIN: its gradient is zero."""
     return name.endswith("conv.bias") and any(part in name for part in ("enc_content.", "enc.", "dec.model.0."))
 
 
@@ -71,7 +71,7 @@ def assert_losses_match(trainer: System, recorded: dict[str, Any]) -> None:
 
 
 def recorded_norms(recorded: dict[str, Any]) -> dict[str, float]:
-    """Gradient norms of a recorded step by name, without those that are rounding noise."""
+    """Return the gradient norms of a recorded step by name, without those that are rounding noise."""
     return {
         f"{network}.{name}": value
         for network in ("gen_a", "dis_a")
@@ -149,7 +149,7 @@ def test_eval_outputs(golden: dict[str, Any], implementation: functional.Impleme
 
 
 def test_reference_path_steps(golden: dict[str, Any]) -> None:
-    """Losses, gradients, final weights and optimizer groups, with no element left out but the cancelled biases."""
+    """Losses, gradients, final weights and optimizer groups agree in every element except the canceled biases."""
     trainer = build(golden, fused_adam=False)
     initial = {name: getattr(trainer, name).state_dict() for name in NETWORKS}
     initial = {name: {key: value.clone() for key, value in state.items()} for name, state in initial.items()}
@@ -172,9 +172,10 @@ def test_reference_path_steps(golden: dict[str, Any]) -> None:
 
 
 def final_error(value: Tensor, recorded: Tensor, initial: Tensor) -> float:
-    """Distance from the recorded weights, relative to their largest; of large tensors the recording has only the sum.
+    """Return the distance from the recorded weights, relative to their largest magnitude.
 
-    Sums are compared as sums of what the steps changed, relative to the sum of its magnitudes.
+    The recording has only the sum of a large tensor. Such sums are compared as sums of the changes that the steps have
+    made, relative to the sum of their magnitudes.
     """
     if recorded.shape == value.shape:
         return float((value - recorded).abs().max() / recorded.abs().max().clamp_min(1e-12))
@@ -191,7 +192,7 @@ def in_float64(trainer: System) -> Any:
 
 
 def gradients(trainer: System) -> dict[str, Tensor]:
-    """Of all parameters by network and name, without the cancelled biases."""
+    """Return the gradients of all parameters by network and name, without the canceled biases."""
     return {
         f"{network}.{name}": parameter.grad
         for network in NETWORKS
@@ -201,7 +202,7 @@ def gradients(trainer: System) -> dict[str, Tensor]:
 
 
 def largest_errors(trainer: System, exact: System) -> tuple[float, float]:
-    """Of the norms of the gradients, relative, and of their elements, relative to the largest of the tensor."""
+    """Return the largest relative error of the gradients' norms, and of elements relative to their tensor's largest."""
     norms, elements = [], []
     expected = gradients(exact)
     for name, gradient in gradients(trainer).items():
@@ -211,7 +212,7 @@ def largest_errors(trainer: System, exact: System) -> tuple[float, float]:
 
 
 def errors_of_rounding(trainer: System, exact: System, golden: dict[str, Any], index: int) -> tuple[float, float]:
-    """The largest of `largest_errors` when each weight is off by a few roundings of float32."""
+    """Return the maximum of `largest_errors` when every weight is off by a few roundings of float32."""
     errors = []
     for seed in range(6):
         rounded = in_float64(trainer)
@@ -229,14 +230,14 @@ def errors_of_rounding(trainer: System, exact: System, golden: dict[str, Any], i
 
 @pytest.mark.filterwarnings("ignore:Seems like `optimizer.step:UserWarning")
 def test_auto_path_steps(golden: dict[str, Any]) -> None:
-    """Each step starts from the reference path's state, which the test above ties to the recording.
+    """Each step starts from the reference path's state, which the test above compares with the recording.
 
-    L1 and ReLU have kinks: one element that rounding puts on the other side moves a gradient norm by up to 7e-3, and
-    the recording's by 5e-4. So gradients are held to the float64 ones within twice what rounding of that size does to
-    those. That every gradient is right where no rounding comes near a kink is the test below.
+    L1 and ReLU have kinks: one element that rounding moves to the other side changes a gradient norm by up to 7e-3, and
+    the recorded one by 5e-4. So the error of gradients against float64 may be twice the error that such rounding causes
+    in float64. The test below checks every gradient where no rounding comes near a kink.
 
-    Adam turns the rounding of a gradient that is zero into a whole step (some AdaIN biases feed only what a norm
-    cancels). So weights are compared where both gradients are within 1 % of the float64 one: more than 80 % of them.
+    Adam turns the rounding error of a gradient that is exactly zero into a full step (a norm cancels some AdaIN
+    biases). So weights are compared only where both gradients are within 1 % of the float64 one: in more than 80 %.
     """
     reference, auto = build(golden), build(golden)
     for index, recorded in enumerate(golden["steps"]):
@@ -266,13 +267,13 @@ def test_auto_path_steps(golden: dict[str, Any]) -> None:
             compared += int(known.sum())
             value, other = (getattr(trainer, network).get_parameter(parameter) for trainer in (auto, reference))
             difference = (value - other).abs()[known]
-            # Where no gradient is known, the bound of all compared elements says so.
+            # A tensor without such elements counts in the bound on all compared elements below.
             assert difference.numel() == 0 or difference.max() <= WEIGHTS * other.abs().max(), name
         assert compared >= 0.8 * total
 
 
 def test_auto_path_is_the_reference_in_float64(golden: dict[str, Any]) -> None:
-    """Losses and every element of every gradient of the first step, computed in float64 on both paths."""
+    """In float64, both paths give the same losses and the same gradients of the first step in every element."""
     trainers = {}
     for implementation in ("reference", "auto"):
         trainer = trainers[implementation] = build(golden).double()

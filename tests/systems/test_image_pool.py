@@ -1,4 +1,4 @@
-"""The history of translated images."""
+"""Tests of the pool of translated images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_fills_first() -> None:
     state = torch.get_rng_state()
     assert torch.equal(pool.exchange(numbered(0, 1)), numbered(0, 1))
     assert torch.equal(pool.exchange(numbered(2)), numbered(2))
-    assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn before it is full
+    assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn before the pool is full
     assert torch.equal(torch.stack(pool.images), numbered(0, 1, 2))
 
 
@@ -29,12 +29,12 @@ def test_then_hands_back_half_of_them_and_loses_none() -> None:
         old += handed != value
         given.append(handed)
     assert old / 2000 == pytest.approx(0.5, abs=0.05)
-    # While it fills, an image is handed on and kept; each of these may come a second time, no other one.
+    # While the pool fills, images are returned and stored. Only these may be returned a second time.
     remaining = [int(image) for image in pool.images]
     counts = torch.bincount(torch.tensor(given + remaining), minlength=2000)
     assert torch.equal(counts, torch.tensor([2] * 5 + [1] * 1995))
     waiting = [k - value for k, value in enumerate(given) if value != k]
-    assert sum(waiting) / len(waiting) == pytest.approx(10, rel=0.2)  # each stays for 1 / (0.5 / 5) calls
+    assert sum(waiting) / len(waiting) == pytest.approx(10, rel=0.2)  # it stays for 1 / (0.5 / 5) calls
 
 
 def test_keeps_copies_without_graph() -> None:

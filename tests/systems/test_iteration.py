@@ -1,4 +1,4 @@
-"""What an iteration shares between its halves, and that sharing changes nothing."""
+"""Tests that the halves of an iteration share computations without changing a bit."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_step_is_the_three_calls() -> None:
 
 @pytest.mark.parametrize("overrides", [(), ("recon_x_cyc_w=10",), ("dis.norm=sn",), ("dis.norm=bn",)])
 def test_reference_step_has_the_same_losses_and_gradients(overrides: tuple[str, ...]) -> None:
-    """In float64, where the roundings of batches and fused kernels do not show."""
+    """In float64 the rounding of batches and fused kernels is negligible."""
     trainers = [trainer_of(*overrides).double() for _ in range(2)]
     x_a, x_b = (x.double() for x in images())
     for trainer, step in zip(trainers, (reference_step, MUNIT.step), strict=True):

@@ -1,4 +1,4 @@
-"""Learning rate schedule: order of calls, resume, and the public drift under compat."""
+"""Tests of learning rate schedules: order of calls, resume, and the public drift with compat."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rates(trainer: MUNIT, count: int) -> list[float]:
 
 
 def expected(first: int, last: int) -> list[float]:
-    """Rates of iterations first … last (counted from 1) with step_size 4, gamma 0.5: the 4th already has the lower."""
+    """Return the rates of iterations first … last, counted from 1, for step_size 4 and gamma 0.5: the 4th is lower."""
     return [1e-4 * 0.5 ** (k // 4) for k in range(first, last + 1)]
 
 

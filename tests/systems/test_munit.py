@@ -1,4 +1,4 @@
-"""The public interface of MUNIT and its losses, against independent formulas."""
+"""Tests of MUNIT: its public interface, and its losses against independent formulas."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def iterate(trainer: MUNIT, images: Pair, count: int = 1) -> None:
 
 
 def test_script_for_the_public_trainer_runs(hyperparameters: dict[str, Any], images: Pair, tmp_path: Any) -> None:
-    """The calls of the public train.py, in its order, with its way of logging."""
+    """A trainer supports the calls of the public train.py in their order, and its way of logging."""
     trainer = fastmunit.MUNIT(hyperparameters)
     trainer.to("cpu")
     logged: dict[str, float] = {}
@@ -53,7 +53,7 @@ def test_script_for_the_public_trainer_runs(hyperparameters: dict[str, Any], ima
 
 @pytest.mark.parametrize("gan_type", ["lsgan", "nsgan"])
 def test_losses_are_the_published_formula(hyperparameters: dict[str, Any], images: Pair, gan_type: str) -> None:
-    """Every term recomputed in float64 from encode and decode with the same draws."""
+    """Every term equals its formula, computed in float64 from encode and decode with the same draws."""
     hyperparameters["dis"]["gan_type"] = gan_type
     hyperparameters.update(recon_x_w=7, recon_s_w=2, recon_c_w=3, recon_x_cyc_w=5, gan_w=1.5)
     trainer = MUNIT(hyperparameters).double()
@@ -135,7 +135,7 @@ def changed(trainer: MUNIT, before: dict[str, Tensor]) -> set[str]:
 
 
 def test_content_targets_are_not_detached(hyperparameters: dict[str, Any], images: Pair) -> None:
-    """With only the content term left, the encoder that makes the target still learns from it as a target."""
+    """With the content term alone, the encoder still receives a gradient through the target."""
     hyperparameters.update(gan_w=0, recon_x_w=0, recon_s_w=0, recon_c_w=1, weight_decay=0)
     trainer = MUNIT(hyperparameters).double()
     x_a, x_b = (x.double() for x in images)

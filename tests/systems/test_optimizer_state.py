@@ -1,4 +1,4 @@
-"""Adam states of any content: named and refused, and nothing is changed by them."""
+"""Tests that invalid Adam states are refused by name and change nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def trained(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def of_another(run: tuple[MUNIT, Path], tmp_path: Path, change: Callable[[Content], None]) -> Path:
-    """A folder with the snapshot whose optimizer.pt `change` has changed."""
+    """Return a folder with the checkpoint after `change` has changed its optimizer.pt."""
     for name in ("gen_00000001.pt", "dis_00000001.pt"):
         os.link(run[1] / name, tmp_path / name)
     content = torch.load(run[1] / "optimizer.pt", weights_only=True)
@@ -55,7 +55,7 @@ def of_another(run: tuple[MUNIT, Path], tmp_path: Path, change: Callable[[Conten
 
 
 def entry(content: Content) -> dict[str, Any]:
-    """The state of a convolution's weight."""
+    """Return the state of a convolution's weight."""
     return content["gen"]["state"][0]
 
 
@@ -111,9 +111,9 @@ BAD_STATES: dict[str, tuple[Callable[[Content], None], str]] = {
     "params": (in_group(params=[0]), "it has 1 parameters"),
     "params text": (in_group(params="abc"), "no list 'params'"),
     "params floats": (in_group(params=[0.5]), "not numbers"),
-    "alike": (
+    "equal numbers": (
         lambda content: in_group(params=[0] * len(content["gen"]["param_groups"][0]["params"]))(content),
-        "alike",
+        "several parameters with the same number",
     ),
     "two groups": (lambda content: content["gen"]["param_groups"].append({}), "2 parameter groups, expected 1"),
     "no group": (lambda content: content["gen"].update(param_groups=None), "no 'param_groups'"),
@@ -162,7 +162,7 @@ def test_states_that_fit_load(trained: tuple[MUNIT, Path], small: dict[str, Any]
 
 
 def test_states_share_no_memory() -> None:
-    """Neither with the file's nor with each other: fused Adam would write one average into another."""
+    """Averages share memory neither with the file's tensors nor with each other: fused Adam would mix them up."""
     parameter = nn.Parameter(torch.ones(3))
     optimizer = Adam([parameter], fused=True)
     shared = torch.zeros(3)

@@ -1,4 +1,4 @@
-"""The domain-invariant perceptual loss: weights, preprocessing, formula."""
+"""Tests of the domain-invariant perceptual loss: weights, preprocessing, formula."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_no_weights_names_the_ways_out(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_munit_with_the_perceptual_loss(hyperparameters: dict[str, Any], images: Any, public_folder: Path) -> None:
-    """vgg_a compares the image translated into A with its source; VGG's weights are not drawn for or trained."""
+    """vgg_a compares a translation into A with its source. VGG uses no random numbers and is not trained."""
     torch.manual_seed(0)
     plain = MUNIT(hyperparameters).gen_a.state_dict()
     torch.manual_seed(0)

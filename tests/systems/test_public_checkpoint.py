@@ -1,4 +1,4 @@
-"""Checkpoint files: the public format in both directions, and files that cannot be used."""
+"""Tests of checkpoint files: the public format in both directions, and unusable files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_resume_restores_everything(run: tuple[MUNIT, Path], hyperparameters: di
 
 
 def test_public_files_load(run: tuple[MUNIT, Path], hyperparameters: dict[str, Any]) -> None:
-    """No mark in optimizer.pt; running statistics where pytorch 0.3 left them; none where the decoder has them."""
+    """Public files have no iteration in optimizer.pt, and other running statistics than ours."""
     trainer, folder = run
     optimizers = torch.load(folder / "optimizer.pt", weights_only=True)
     del optimizers["iterations"]
@@ -93,7 +93,7 @@ def test_public_files_load(run: tuple[MUNIT, Path], hyperparameters: dict[str, A
 def test_an_optimizer_runs_as_it_was_made(
     run: tuple[MUNIT, Path], hyperparameters: dict[str, Any], images: Pair, written_by: str, fused_adam: bool
 ) -> None:
-    """Whatever the file says; old versions of torch wrote no such keys, and steps as numbers."""
+    """An optimizer keeps its implementation whatever the file says. Old versions of torch wrote no such keys."""
     folder = run[1]
     content = torch.load(folder / "optimizer.pt", weights_only=True)
     for name in ("gen", "dis"):
@@ -133,8 +133,8 @@ def test_load_generators_leaves_the_random_state_alone(
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_newest_complete_snapshot(run: tuple[MUNIT, Path], hyperparameters: dict[str, Any], images: Pair) -> None:
-    """A save cut short between its files leaves the snapshot before it in force."""
+def test_newest_complete_checkpoint(run: tuple[MUNIT, Path], hyperparameters: dict[str, Any], images: Pair) -> None:
+    """After a save that was interrupted between its files, the previous checkpoint is the newest complete one."""
     trainer, folder = run
     mark = (folder / "optimizer.pt").read_bytes()
     iterate(trainer, images)

@@ -1,4 +1,4 @@
-"""Spectral norm of the systems: the right gradient, and the public trainer's with `compat` (tests/golden)."""
+"""Tests of spectral norm in the systems: the correct gradient, and with `compat` the public trainer's."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def golden() -> dict[str, Any]:
 
 
 def errors(golden: dict[str, Any], implementation: functional.Implementation, compat: bool) -> dict[str, float]:
-    """The largest errors of three steps: losses and gradient norms of dis_a, relative, and u after them, absolute."""
+    """Return the largest errors of three steps: relative for losses and gradient norms of dis_a, absolute for u."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(1234)
     trainer = MUNIT(golden["config"], compat=compat, fused_adam=False)
     found = {"forward": 0.0, "losses": 0.0, "norms": 0.0, "u": 0.0}
     with functional.use_implementation(implementation):
-        trainer.eval()  # the recording judged x_a in eval mode first, which moved u and v
+        trainer.eval()  # the recording ran dis_a on x_a in eval mode first, which moved u and v
         with torch.no_grad():
             outputs = trainer.dis_a(golden["x_a"])
         for output, expected in zip(outputs, golden["forward"]["dis_a"], strict=True):
@@ -72,17 +72,17 @@ def test_compat_has_the_gradients_of_the_public_trainer(
 
 
 def test_without_compat_the_gradient_differs_from_the_public_one(golden: dict[str, Any]) -> None:
-    """By as much as the recording shows, and no more."""
+    """Without compat, gradients differ from the recording by the known amount and no more."""
     found = errors(golden, "auto", compat=False)
     assert found["forward"] <= 2e-6 and found["losses"] <= 5e-5, found
     assert 5e-6 <= found["norms"] <= 5e-5 and 1e-5 <= found["u"] <= 3e-4, found
 
 
 class _Judge:
-    """A discriminator of the same weights written by hand: zero padding, leaky relu, nsgan.
+    """A discriminator with the same weights, written by hand: zero padding, LeakyReLU, nsgan.
 
-    It iterates as the public trainer does, on both images before backward, and takes the gradient of sigma
-    from the u and v of each call, or from the latest of both.
+    It iterates as the public trainer does, for both images before backward. The gradient of sigma comes from the u and
+    v of each call, or from those of the latest call for both.
     """
 
     def __init__(self, state: dict[str, Tensor], scales: int, layers: int) -> None:
@@ -134,7 +134,7 @@ class _Judge:
 
 @pytest.mark.parametrize("compat", [False, True])
 def test_zero_padding_and_nsgan(hyperparameters: dict[str, Any], images: tuple[Tensor, Tensor], compat: bool) -> None:
-    """u, v and every gradient of dis_a against a discriminator written by hand, in float64."""
+    """u, v and every gradient of dis_a agree in float64 with a discriminator written by hand."""
     dis = {**hyperparameters["dis"], "norm": "sn", "pad_type": "zero", "gan_type": "nsgan", "n_layer": 3}
     torch.manual_seed(0)
     trainer = MUNIT({**hyperparameters, "dis": dis}, compat=compat).double()
@@ -170,7 +170,7 @@ def layers(trainer: System) -> list[SpectralNorm]:
 
 @pytest.mark.parametrize("name", registry.names())
 def test_every_system_passes_compat_to_its_spectral_norms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loss of the discriminators' first step is the same, its gradients are not."""
+    """compat changes the gradients of the discriminators' first step, but not the loss."""
     generator = torch.Generator().manual_seed(0)
     x_a, x_b = (torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1 for _ in range(2))
     trainers = [with_spectral_norm(name, compat) for compat in (False, True)]
@@ -185,7 +185,7 @@ def test_every_system_passes_compat_to_its_spectral_norms(name: str, monkeypatch
     assert trainers[0].losses()["loss_dis_total"] == trainers[1].losses()["loss_dis_total"]
     assert all(layer.compat for layer in layers(copy.deepcopy(trainers[1])))
 
-    monkeypatch.setattr(System, "device", torch.device("cuda"))  # neither trainer is there: it is asked alone
+    monkeypatch.setattr(System, "device", torch.device("cuda"))  # only `replays` reads it
     assert [trainer.replays for trainer in trainers] == [True, False]
     assert with_spectral_norm(name, True, "cuda_graph=true").replays
 

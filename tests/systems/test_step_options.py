@@ -1,4 +1,4 @@
-"""What changes how an iteration is computed: the same mathematics, or the stated difference."""
+"""Tests of options that change how an iteration is computed: the result is the same, or differs as documented."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def both_halves(trainer: MUNIT, x_a: Tensor, x_b: Tensor, styles: tuple[Tensor, 
 
 
 def largest_difference(ours: nn.Module, theirs: nn.Module) -> float:
-    """Of weights, relative to the largest weight of each tensor."""
+    """Return the largest difference of weights, relative to the largest weight of each tensor."""
     expected = dict(theirs.named_parameters())
     return max(
         float((p.detach() - expected[name].detach()).abs().max() / expected[name].detach().abs().max().clamp_min(1e-6))
@@ -117,7 +117,7 @@ def test_share_fakes_is_one_draw_and_one_decoding(
             shared.update(x_a, x_b)
         else:
             shared.dis_update(x_a, x_b)
-            shared.gen_update(x_a.clone(), x_b)  # another tensor: the fakes are made again, of the same styles
+            shared.gen_update(x_a.clone(), x_b)  # another tensor, so translations are computed again
     assert (len(draws), len(made)) == (1, 1 if together else 2)
     for name, loss in separate.losses().items():
         assert float(shared.losses()[name]) == pytest.approx(float(loss), rel=1e-9), name
@@ -211,7 +211,7 @@ def test_compile_compiles_every_network(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 class Synchronizing(TorchDispatchMode):
-    """Ops whose result the host waits for."""
+    """A mode that records the ops whose result the host waits for."""
 
     NAMES = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "item", "masked_select", "unique")
 
@@ -234,7 +234,7 @@ def halves(trainer: MUNIT, device: str) -> None:
 @pytest.mark.parametrize("overrides", [[], ["precision=bfloat16"], ["share_fakes=true"], ["recon_x_cyc_w=1"]])
 def test_an_iteration_never_waits_for_the_device(overrides: list[str]) -> None:
     trainer = trainer_of(*overrides)
-    halves(trainer, "cpu")  # the first step of an optimizer makes its state
+    halves(trainer, "cpu")  # the first step of an optimizer creates its state
     with Synchronizing() as mode:
         halves(trainer, "cpu")
     assert mode.found == []
@@ -244,7 +244,7 @@ def test_an_iteration_never_waits_for_the_device(overrides: list[str]) -> None:
 
 
 def test_an_iteration_reads_no_value() -> None:
-    """On the meta device there are no values: reading one, or bringing one to the host, is an error."""
+    """On the meta device there are no values, so reading one, or copying one to the host, is an error."""
     trainer = trainer_of().to("meta")
     halves(trainer, "meta")
     with pytest.raises(RuntimeError):
@@ -278,7 +278,7 @@ def test_optimizers_of_cuda_graphs_write_public_files() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("overrides", [[], ["precision=bfloat16"], ["share_fakes=true"], ["ema_decay=0.9"]])
 def test_a_graph_is_the_same_training(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bit for bit; weights that move to other memory on the way are followed."""
+    """A replay gives the same bits, also after the weights have moved to other memory."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     trainers = [trainer_of(f"cuda_graph={on}", *overrides).cuda() for on in ("false", "auto")]
     assert [trainer.replays for trainer in trainers] == [False, True]
@@ -295,13 +295,13 @@ def test_a_graph_is_the_same_training(overrides: list[str], monkeypatch: pytest.
 
 
 def test_a_graph_is_of_one_state_of_its_optimizers() -> None:
-    """Averages that lie elsewhere, as those of a loaded state do, are another capture."""
+    """Averages at other addresses, as after loading a state, need another capture."""
     trainer = run(trainer_of(), steps=1)
     optimizer = trainer.gen_opt
     make_capturable([optimizer], torch.device("cpu"))
     before = _settings(optimizer)
     assert _settings(optimizer) == before
-    held = [state["exp_avg"] for state in optimizer.state.values()]  # so that no address is used again
+    held = [state["exp_avg"] for state in optimizer.state.values()]  # so that no address is reused
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert _settings(optimizer) != before
     optimizer.state.clear()
@@ -314,7 +314,7 @@ def test_a_graph_is_of_one_state_of_its_optimizers() -> None:
 
 @pytest.mark.gpu
 def test_another_optimizer_state_or_rate_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a capture, too."""
+    """Changes after a capture take effect too."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     trainers = [trainer_of(f"cuda_graph={on}").cuda() for on in ("false", "true")]
     for trainer in trainers:

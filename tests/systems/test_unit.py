@@ -1,4 +1,4 @@
-"""UNIT: its losses against independent formulas, what it shares, its files and its translations."""
+"""Tests of UNIT: losses against independent formulas, shared blocks, files, translations."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def iterate(trainer: UNIT, images: Pair, count: int = 1) -> None:
 
 
 def draws(*images: Tensor) -> list[Tensor]:
-    """Noise of the latent codes of `images`, in float64, as the trainers draw it."""
+    """Draw noise for the latent codes of `images` as the trainers do, in float64."""
     return [torch.randn(len(x), 16, x.shape[2] // 4, x.shape[3] // 4).double() for x in images]
 
 
 def test_script_for_the_public_trainer_runs(hyperparameters: dict[str, Any], images: Pair, tmp_path: Path) -> None:
-    """The calls of the public train.py, in its order, with its way of logging."""
+    """A trainer supports the calls of the public train.py in their order, and its way of logging."""
     trainer = fastmunit.UNIT(hyperparameters)
     trainer.to("cpu")
     logged: dict[str, float] = {}
@@ -78,7 +78,7 @@ def test_script_for_the_public_trainer_runs(hyperparameters: dict[str, Any], ima
 def test_losses_are_the_published_formula(
     hyperparameters: dict[str, Any], images: Pair, gan_type: str, implementation: functional.Implementation
 ) -> None:
-    """Every term recomputed in float64 from encoders and decoders with the same draws."""
+    """Every term equals its formula, computed in float64 from encoders and decoders with the same draws."""
     hyperparameters["dis"]["gan_type"] = gan_type
     hyperparameters.update(recon_x_w=7, recon_x_cyc_w=5, recon_kl_w=0.3, recon_kl_cyc_w=0.2, gan_w=1.5)
     trainer = build(hyperparameters).double()
@@ -154,7 +154,7 @@ def calls_of(*modules: torch.nn.Module) -> list[int]:
 
 
 def test_terms_that_are_switched_off_cost_nothing(hyperparameters: dict[str, Any], images: Pair) -> None:
-    """The public trainer crashes without its cycle; weights can change while training."""
+    """Terms can be switched off during training. The public trainer crashes without its cycle."""
     trainer = build(hyperparameters)
     encodings = calls_of(trainer.gen_a.enc, trainer.gen_b.enc)
     decodings = calls_of(trainer.gen_a.dec, trainer.gen_b.dec)
@@ -170,12 +170,12 @@ def test_terms_that_are_switched_off_cost_nothing(hyperparameters: dict[str, Any
         kl_cycle = [trainer.loss_gen_recon_kl_cyc_aba, trainer.loss_gen_recon_kl_cyc_bab]
         assert all((float(loss) > 0) is not ("recon_kl_w" in changes) for loss in [*kl, *kl_cycle])
         assert torch.isfinite(trainer.loss_gen_total)
-    # Two encodings of images, two of translations; the decoders of both domains on batches, then the cycles.
+    # Two encodings of images, two of translations; one batch per decoder, then the cycles.
     assert counts == [(4, 4), (4, 2), (2, 2)]
 
 
 def test_hyperparameters_of_munit_train(images: Pair) -> None:
-    """Without KL weights and with recon_x_cyc_w = 0: the public trainer stops with a KeyError or crashes."""
+    """MUNIT's files have no KL weights and recon_x_cyc_w = 0, with which the public UNIT trainer fails."""
     values = {key: value for key, value in Config.load("edges2shoes").to_dict().items() if "kl" not in key}
     values["gen"], values["dis"] = {"dim": 4, "n_res": 1}, {"dim": 4, "n_layer": 2, "num_scales": 2}
     trainer = UNIT(values)
@@ -216,7 +216,7 @@ def test_codes_that_are_no_longer_right_are_not_used(hyperparameters: dict[str, 
 def test_reference_step_has_the_same_losses_and_gradients(
     hyperparameters: dict[str, Any], images: Pair, changes: dict[str, Any]
 ) -> None:
-    """In float64, where the roundings of batches and fused kernels do not show."""
+    """In float64 the rounding of batches and fused kernels is negligible."""
     changes = dict(changes)
     hyperparameters["dis"].update(changes.pop("dis", {}))
     options = {"share_latent_blocks": changes.pop("share", 0)}
@@ -242,7 +242,7 @@ def test_reference_step_says_that_it_has_no_perceptual_loss(hyperparameters: dic
 
 
 def test_images_of_different_sizes(hyperparameters: dict[str, Any], images: Pair) -> None:
-    """Nothing can be batched, and translations have the size of their source."""
+    """No batches can be concatenated, and translations have the size of their source."""
     trainer = build(hyperparameters)
     x_a, x_b = images[0], images[1][..., :16]
     iterate(trainer, (x_a, x_b))
@@ -274,7 +274,7 @@ def test_bfloat16_stays_close_to_float32(hyperparameters: dict[str, Any], images
 
 
 def test_shared_translations_are_those_of_the_discriminators(hyperparameters: dict[str, Any], images: Pair) -> None:
-    """share_fakes: one noise for both halves, so the decoders run once; the cycles draw their own."""
+    """With share_fakes both halves have the same noise, so the decoders run once. The cycles draw their own noise."""
     x_a, x_b = (x.double() for x in images)
     trainer = build({**hyperparameters, "share_fakes": True}).double()
     decodings = calls_of(trainer.gen_a.dec, trainer.gen_b.dec)
@@ -315,7 +315,7 @@ def test_checkpointing_changes_no_gradient(hyperparameters: dict[str, Any], imag
 
 
 class Replayed:
-    """A `CapturedIteration` that computes each iteration from copies of its tensors, as a graph does."""
+    """A fake `CapturedIteration` that computes each iteration from copies of its tensors, as a graph does."""
 
     def __init__(self) -> None:
         self.keys: list[Any] = []
@@ -345,7 +345,7 @@ def test_an_iteration_in_one_graph_is_the_same(
 
 
 def test_an_iteration_reads_no_value_and_nothing_from_the_cpu(hyperparameters: dict[str, Any], images: Pair) -> None:
-    """On the meta device there are no values: reading one is an error."""
+    """On the meta device there are no values, so reading one is an error."""
     trainer = build(hyperparameters).to("meta")
     state = torch.get_rng_state()
     trainer.update(*(x.to("meta") for x in images))
@@ -408,7 +408,7 @@ def test_shared_blocks_are_the_last_to_encode_and_the_first_to_decode(
 
 
 def test_shared_blocks_learn_from_both_domains(hyperparameters: dict[str, Any], images: Pair) -> None:
-    """Their gradient is the sum of what each domain's copy would get."""
+    """The gradient of a shared block is the sum of the gradients of separate copies."""
     x_a, x_b = (x.double() for x in images)
     together = shared(hyperparameters, 2).double()
     apart = shared(hyperparameters, 0).double()
@@ -477,7 +477,7 @@ def test_equal_start(hyperparameters: dict[str, Any], images: Pair) -> None:
     iterate(trainer, images)
     weights = [gen.enc.model[0].conv.weight for gen in (trainer.gen_a, trainer.gen_b)]
     assert not torch.equal(*weights), "they are equal at the start only"
-    with pytest.raises(ConfigError, match="equal_start needs input_dim_a = input_dim_b, not 1 and 3"):
+    with pytest.raises(ConfigError, match="equal_start needs input_dim_a = input_dim_b, got 1 and 3"):
         build({**hyperparameters, "input_dim_a": 1, "options": {"equal_start": True}})
 
 
@@ -494,7 +494,7 @@ def test_checkpoints_of_another_system_are_named(hyperparameters: dict[str, Any]
 
 
 def test_public_files_load(hyperparameters: dict[str, Any], images: Pair, tmp_path: Path) -> None:
-    """No mark in optimizer.pt; running statistics of instance norms, as pytorch 0.3 wrote them."""
+    """Public files have no iteration in optimizer.pt, and running statistics of instance norms from pytorch 0.3."""
     trainer = build(hyperparameters)
     iterate(trainer, images)
     trainer.save(tmp_path, 0)

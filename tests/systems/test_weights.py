@@ -1,4 +1,4 @@
-"""Files of weights: what wrappers add is taken off, what does not fit is named, and nothing is loaded of it."""
+"""Tests of files with weights: prefixes of wrappers are removed, and weights that do not fit are refused by name."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def gen_of(trainer: MUNIT, change: Callable[[State], State] = lambda state: stat
 
 
 def in_trainer(trainer: MUNIT, *prefixes: str) -> State:
-    """The state of a trainer whose networks are each in a wrapper."""
+    """Return the state of a trainer whose networks are wrapped."""
     networks = {"gen_a": trainer.gen_a, "gen_b": trainer.gen_b, "dis_a": trainer.dis_a, "dis_b": trainer.dis_b}
     found: State = {}
     for name, network in networks.items():
