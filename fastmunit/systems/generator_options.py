@@ -25,7 +25,9 @@ class GeneratorOptions(SystemOptions):
     num_downs: int = Field(
         default=8, ge=2, le=16, description="U-Net: stride-2 convolutions; crops are multiples of 2^this"
     )
-    inject: Injection = Field("input", description="U-Net: where noise or style enters: the first layer, or all down")
+    inject: Injection = Field(
+        "input", description="U-Net: input of noise or style: the first layer, or all downsampling layers"
+    )
     upsample: Upsampling = Field("transposed", description="U-Net: transposed convolutions, or bilinear upsampling")
     dropout: float = Field(0, ge=0, lt=1, description="rate of dropout in the generators")
     dropout_at_test: bool = Field(False, description="keep dropout on when translating")

@@ -66,13 +66,13 @@ class CapturedIteration:
             ConfigError: If a tensor is not on a CUDA device.
             TrainingError: If `body` does something that cannot be captured, or there is not enough memory for it.
         """
-        device = next(iter(_distinct(inputs))).device
-        if any(tensor.device.type != "cuda" for tensor in _distinct(inputs)):
+        tensors = _distinct(inputs)
+        if any(tensor.device.type != "cuda" for tensor in tensors):
             raise ConfigError(
                 "iterations are replayed as CUDA graphs, but an image is not on a CUDA GPU: bring the images to the "
                 "model's device; or cuda_graph: true was set for another device: set it to false."
             )
-        with torch.cuda.device(device):
+        with torch.cuda.device(tensors[0].device):
             return self._run(body, inputs, list(optimizers), key)
 
     def _run(self, body: Body, inputs: Inputs, optimizers: Sequence[torch.optim.Optimizer], key: Hashable) -> Results:
