@@ -10,8 +10,8 @@ from torch import Tensor
 def saved_bytes(function: Callable[[], Any], exclude: Iterable[Tensor] = ()) -> int:
     """Count the bytes that a call saves for backward: every storage once, without those of `exclude`.
 
-    Results that a network recomputes (`fastmunit.functional.recompute`) come from tensors that its norms save, which are
-    counted.
+    Results that a network recomputes (`fastmunit.functional.recompute`) come from tensors that its norms save, and
+    those are counted.
 
     Args:
         function: Function to call.
