@@ -16,9 +16,6 @@ from fastmunit.files import expand, shown, write_text
 from fastmunit.section import PathText, Section, brief, explain, nearest, plain
 from fastmunit.yaml_file import parse_yaml, read_yaml
 
-STYLE_DOWNSAMPLE = 4
-"""Number of stride-2 convolutions in every style encoder, a constant of the public trainer."""
-
 Activation = Literal["relu", "lrelu", "prelu", "selu", "tanh", "none"]
 Padding = Literal["reflect", "replicate", "zero"]
 Iterations = Annotated[int, Field(gt=0, le=10**12)]

@@ -129,10 +129,10 @@ def translate(
     """
     from tqdm import tqdm
 
-    from fastmunit.data.crop_size import takes_any_size
     from fastmunit.data.failures import raise_failures
     from fastmunit.errors import FastmunitError
     from fastmunit.runs import resolve_device
+    from fastmunit.systems import registry
     from fastmunit.translation.file_translator import FileTranslator, Rendering
     from fastmunit.translation.inputs import Limits, checked_inputs, list_inputs, list_references
     from fastmunit.translation.translate import find_checkpoint, load_translator
@@ -147,7 +147,7 @@ def translate(
     for note in (*notes, *reference_notes):
         echo(note, err=True)
     first_layer = 0  # bytes per pixel of the first layer's output; on other devices it is not in this machine's memory
-    if place.type == "cpu" and takes_any_size(settings):
+    if place.type == "cpu" and registry.system_of(settings).any_size:
         first_layer = settings.gen.dim * (4 if precision is Precision.float32 else 2)
     for path in references:
         Limits(target_channels, size, 4 * target_channels + first_layer, limit).check(path)

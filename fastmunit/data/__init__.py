@@ -1,7 +1,6 @@
 """Image data: folders and lists, decoding, transforms, training batches, checks, and the built-in demo data."""
 
 from fastmunit.data.adapters import huggingface
-from fastmunit.data.crop_size import minimum_crop
 from fastmunit.data.datasets import ImageDataset, display_images, test_datasets, training_datasets
 from fastmunit.data.demo import unpack_demo, unpack_paired_demo
 from fastmunit.data.folders import FoundImages, find_images, input_images, list_images
@@ -23,7 +22,6 @@ __all__ = [
     "huggingface",
     "input_images",
     "list_images",
-    "minimum_crop",
     "read_image",
     "save_image",
     "test_datasets",

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastmunit.config import Config
-from fastmunit.data.crop_size import takes_any_size
 from fastmunit.data.images import decode_image
 from fastmunit.data.paths import Domain, Half, Part, domain_files
 from fastmunit.data.seeding import named_generator
@@ -156,27 +155,30 @@ def training_datasets(config: Config, given: GivenImages | None = None) -> tuple
 def test_datasets(
     config: Config,
     given: GivenImages | None = None,  # noqa: PT028 - not a test
+    any_size: bool = True,  # noqa: PT028
 ) -> tuple[ImageDataset, ImageDataset]:
     """Create the test datasets of domains A and B: resize to `new_size`, center crop of `test_crop`.
 
     Args:
         config: Configuration with the sizes and the folders or lists.
         given: Image sources to use instead of folders and lists.
+        any_size: See `test_crop`.
 
     Raises:
         ConfigError, DataError: If `domain_files` raises.
     """
-    crop_a, crop_b = test_crop(config, "a"), test_crop(config, "b")
+    crop_a, crop_b = test_crop(config, "a", any_size), test_crop(config, "b", any_size)
     return _dataset(config, "test", "a", crop_a, given), _dataset(config, "test", "b", crop_b, given)
 
 
-def test_crop(config: Config, domain: Domain) -> tuple[int, int]:
+def test_crop(config: Config, domain: Domain, any_size: bool = True) -> tuple[int, int]:  # noqa: PT028 - not a test
     """Return (height, width) of test images: `new_size` for both as in MUNIT, or the training crop without resizing.
 
     They are rounded down to a multiple of the generators' downsampling factor, since outputs would otherwise be smaller
-    than inputs. Systems whose networks do not accept every such size use the training crop.
+    than inputs. With `any_size` False, for systems whose networks do not accept every such size, they are the training
+    crop.
     """
-    if not takes_any_size(config):
+    if not any_size:
         return config.crop_image_height, config.crop_image_width
     size = config.size_a if domain == "a" else config.size_b
     height, width = (config.crop_image_height, config.crop_image_width) if size is None else (size, size)

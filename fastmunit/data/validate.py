@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fastmunit.config import Config
-from fastmunit.data.crop_size import check_crop
 from fastmunit.data.datasets import differing_sizes, odd_width, test_crop, test_datasets, training_datasets
 from fastmunit.data.images import check_bands, read_header
 from fastmunit.data.memory_limit import memory_excess
@@ -26,39 +25,41 @@ _READERS = 8
 _FLOAT_BYTES = 4
 
 
-def check(config: Config, given: GivenImages | None = None) -> list[str]:
+def check(config: Config, given: GivenImages | None = None, any_size: bool = True) -> list[str]:
     """Check the data of a configuration. Only the headers of image files are read.
 
     Args:
         config: Configuration of a training run.
         given: Image sources to use instead of folders. Only the first image of each is read.
+        any_size: See `test_crop`.
 
     Returns:
         One line per folder with files that are left out; see `find_images`.
 
     Raises:
-        ConfigError: If the configuration names no data, the crop does not fit the networks, pairs are resized to
-            different sizes, or batches or sample grids do not fit in memory.
+        ConfigError: If the configuration names no data, pairs are resized to different sizes, or batches or sample
+            grids do not fit in memory.
         DataError: If a folder, list or listed file is missing or empty; there are fewer training images than batch_size
             or fewer images than display_size; headers are damaged; images have another number of bands than input_dim,
             or after the resize are smaller than the crop or too large for memory; or images of pairs have no partner,
             a partner of another size, or an odd width if they contain both. The message contains the number of such
             files and the names of the first few.
     """
-    check_crop(config)
     if config.pairs != "unpaired" and config.size_a != config.size_b:
         raise ConfigError(
             f"new_size_a {config.size_a} and new_size_b {config.size_b} would crop the images of a pair differently: "
             "set new_size alone, or pairs to unpaired."
         )
-    _check_memory(config)
+    _check_memory(config, any_size)
     if given is not None:
-        _check_given(config, given)
+        _check_given(config, given, any_size)
         return []
     found = {(part, domain): domain_files(config, part, domain) for part in PARTS for domain in DOMAINS}
     for (part, _), files in found.items():
         _check_count(config, part, shown(files.source), len(files.paths))
-    shapes = {(part, domain): _check_headers(config, part, domain, files) for (part, domain), files in found.items()}
+    shapes = {
+        (part, domain): _check_headers(config, part, domain, files, any_size) for (part, domain), files in found.items()
+    }
     if config.pairs == "folders":
         for part in PARTS:
             a, b = (found[part, domain].paths for domain in DOMAINS)
@@ -106,11 +107,11 @@ def _notes(found: Iterable[DomainFiles]) -> list[str]:
     return list(dict.fromkeys(files.note for files in found if files.note is not None))
 
 
-def _check_memory(config: Config) -> None:
+def _check_memory(config: Config, any_size: bool) -> None:
     """Check that a batch and the images of the sample grids fit in memory."""
     channels = (config.input_dim_a, config.input_dim_b)
     train_crop = (config.crop_image_height, config.crop_image_width)
-    crops = [(train_crop, test_crop(config, domain)) for domain in DOMAINS]
+    crops = [(train_crop, test_crop(config, domain, any_size)) for domain in DOMAINS]
     grids = sum(c * h * w for c, pair in zip(channels, crops, strict=True) for h, w in pair) * config.display_size
     batch = sum(channels) * math.prod(train_crop) * config.batch_size
     for key, count, (height, width), values in (
@@ -125,8 +126,8 @@ def _check_memory(config: Config) -> None:
             )
 
 
-def _check_given(config: Config, given: GivenImages) -> None:
-    datasets = {"train": training_datasets(config, given), "test": test_datasets(config, given)}
+def _check_given(config: Config, given: GivenImages, any_size: bool) -> None:
+    datasets = {"train": training_datasets(config, given), "test": test_datasets(config, given, any_size)}
     for part in PARTS:
         for domain, dataset in zip(DOMAINS, datasets[part], strict=True):
             _check_count(config, part, given.source(part, domain).name, len(dataset))
@@ -145,12 +146,14 @@ def _check_count(config: Config, part: Part, source: str, count: int) -> None:
         )
 
 
-def _check_headers(config: Config, part: Part, domain: Domain, files: DomainFiles) -> list[tuple[int, int]]:
+def _check_headers(
+    config: Config, part: Part, domain: Domain, files: DomainFiles, any_size: bool
+) -> list[tuple[int, int]]:
     """Check the headers of all images, and return (height, width) of each after the resize."""
     size = config.size_a if domain == "a" else config.size_b
     channels = config.input_dim_a if domain == "a" else config.input_dim_b
     train_crop = (config.crop_image_height, config.crop_image_width)
-    crop = train_crop if part == "train" else test_crop(config, domain)
+    crop = train_crop if part == "train" else test_crop(config, domain, any_size)
 
     def examine(path: Path) -> tuple[str | None, str | None, tuple[int, int]]:
         try:

@@ -17,6 +17,7 @@ from fastmunit.metrics.confidence import Estimate, mean_estimate
 from fastmunit.metrics.images import evenly_spaced
 from fastmunit.metrics.readable import ReadableImages
 from fastmunit.metrics.sample import Sample, content_code
+from fastmunit.systems import registry
 from fastmunit.systems.translators import Translator
 
 
@@ -51,7 +52,7 @@ class Task:
         self.given = given_images(config, images)
         if self.given is not None:
             self.given.require_test()
-        test_a, test_b = data.test_datasets(config, self.given)
+        test_a, test_b = data.test_datasets(config, self.given, registry.system_of(config).any_size)
         self.sources, self.targets = (test_a, test_b) if direction == "a2b" else (test_b, test_a)
         self.readable = ReadableImages()
         self.inputs: list[int] = []

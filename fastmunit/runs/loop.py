@@ -96,7 +96,8 @@ class Session:
             self._attach_reports()
 
     def _load_displays(self) -> None:
-        for part, datasets in (("test", test_datasets(self.config, self.given)), ("train", self.pairs.datasets)):
+        test = test_datasets(self.config, self.given, self.trainer.any_size)
+        for part, datasets in (("test", test), ("train", self.pairs.datasets)):
             x_a, x_b = (display_images(d, self.config.display_size).to(self.device) for d in datasets)
             self.displays[part] = (x_a, x_b)
 

@@ -92,12 +92,13 @@ def train(
         distributed.on_first(lambda: _require_unused(folder, allow_in_output))
     system = registry.system_of(config)
     system.check(config)
+    system.check_training(config)
     distributed.require_divisible(config.batch_size, system.batch_parts(config))
     if config.cuda_graph is True and place.type != "cuda":
         raise ConfigError(f"cuda_graph: true needs a CUDA GPU, not device {place}: set cuda_graph to false.")
     given = given_images(config, data)
     try:
-        notes = check_data(config, given)
+        notes = check_data(config, given, system.any_size)
     except DataError:
         if verify:  # it names all damaged images, and the check only the first few of one folder
             verify_data(config, hooks.verifying, given)

@@ -77,6 +77,8 @@ class System(nn.Module):
     Options: ClassVar[type[SystemOptions]] = SystemOptions
     free_options: ClassVar[frozenset[str]] = frozenset()
     """Options that may change when a run is resumed: they affect neither the set of weights nor their meaning."""
+    any_size: ClassVar[bool] = False
+    """True if the networks accept images of any size that is a multiple of the generators' downsampling factor."""
     paired: ClassVar[bool] = False
     """True if x_a[i] and x_b[i] must belong together."""
     directions: ClassVar[tuple[str, ...]] = ("a2b", "b2a")
@@ -140,6 +142,10 @@ class System(nn.Module):
             raise ConfigError(explain(error, cls.Options, f"options of system {cls.name!r}")) from None
         require_parameters(cls.parameter_estimate(config, options))
         return options
+
+    @classmethod
+    def check_training(cls, config: Config) -> None:
+        """Raise ConfigError if a valid configuration cannot be used for training."""
 
     @classmethod
     def parameter_estimate(cls, config: Config, options: Any) -> Estimate:

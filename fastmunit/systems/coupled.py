@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from fastmunit import distributed, functional
+from fastmunit.config import Config
 from fastmunit.nn.layers.init import weights_init
 from fastmunit.nn.layers.norm import InstanceNorm2d
 from fastmunit.nn.networks.discriminators import MsImageDis
 from fastmunit.systems.base import System, check_batches, frozen
+from fastmunit.systems.parts.crop_size import check_crop
 from fastmunit.systems.parts.cuda_graph import Inputs
 from fastmunit.systems.parts.forward_cache import ForwardCache
 from fastmunit.systems.parts.hyperparameters import Hyperparameters, as_config, read_weights
@@ -72,6 +74,8 @@ class CoupledAutoencoders(System):
         CheckpointError: If vgg_w > 0 and no VGG-16 weights can be found.
     """
 
+    any_size = True
+
     gen_a: Any
     gen_b: Any
 
@@ -87,6 +91,10 @@ class CoupledAutoencoders(System):
         self.reuse_codes = reuse_codes
         self._contents, self._generated = ForwardCache(), ForwardCache()
         self._shared_draws: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def check_training(cls, config: Config) -> None:
+        check_crop(config)
 
     def build(self) -> None:
         config = self.config

@@ -9,7 +9,7 @@ from torch import nn
 
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
-from fastmunit.nn.networks.discriminators import min_size
+from fastmunit.nn.networks.discriminators import PatchDiscriminator
 from fastmunit.nn.networks.resnet import ResNetGenerator
 from fastmunit.nn.networks.unet import MIN_DOWNS_WITH_DROPOUT, Injection, UNet, Upsampling
 from fastmunit.systems.base import SystemOptions
@@ -78,7 +78,7 @@ def check_generators(config: Config, options: GeneratorOptions) -> None:
     Raises:
         ConfigError: If they do not. The message names the key and the fix.
     """
-    minimum = max(options.min_size(config), min_size(config.dis))
+    minimum = max(options.min_size(config), PatchDiscriminator.min_size(config.dis))
     multiple = options.multiple(config)
     why = f"gen.n_downsample {config.gen.n_downsample}"
     if options.generator == "unet":

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastmunit.config import STYLE_DOWNSAMPLE, Config
+from fastmunit.config import Config
 from fastmunit.errors import FastmunitError
 from fastmunit.memory import is_out_of_memory
 from fastmunit.nn.layers.dropout import Dropout, masks_from
-from fastmunit.nn.networks.autoencoders import AdaINGen, VAEGen
+from fastmunit.nn.networks.autoencoders import AdaINGen, VAEGen, min_size
 from fastmunit.nn.networks.latent_encoder import LatentEncoder
 from fastmunit.systems.parts.inference_autocast import inference_autocast
 
@@ -143,10 +143,7 @@ class StyleTranslator(Translator):
     def __init__(self, generators: Mapping[str, nn.Module], config: Config, direction: str) -> None:
         source, target = (cast(AdaINGen, generators[domain]) for domain in direction.split("2"))
         multiple = 2**config.gen.n_downsample
-        # The stride-2 convolutions of the style encoder and the residual blocks of the content encoder pad by
-        # reflection, which needs maps of at least 2 × 2.
-        min_size = max(2**STYLE_DOWNSAMPLE, 2 * multiple)
-        super().__init__(target, multiple, min_size, config.channels(direction), config.gen.style_dim)
+        super().__init__(target, multiple, min_size(config.gen), config.channels(direction), config.gen.style_dim)
         self._source, self._target = source, target
 
     def encode(self, images: Tensor) -> Tensor:

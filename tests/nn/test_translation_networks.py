@@ -12,7 +12,7 @@ from fastmunit import functional
 from fastmunit.config import DiscriminatorConfig
 from fastmunit.functional.recompute import recompute
 from fastmunit.nn.layers.dropout import Dropout
-from fastmunit.nn.networks.discriminators import PatchDiscriminator, min_size
+from fastmunit.nn.networks.discriminators import PatchDiscriminator
 from fastmunit.nn.networks.latent_encoder import LatentEncoder
 from fastmunit.nn.networks.resnet import ResNetGenerator
 from fastmunit.nn.networks.unet import UNet
@@ -214,7 +214,7 @@ def test_averaging_convolution_needs_fewer_products() -> None:
 @pytest.mark.parametrize("n_layer", [1, 2, 3])
 def test_min_size_of_the_discriminator(scales: int, n_layer: int) -> None:
     config = DiscriminatorConfig(dim=2, norm="in", n_layer=n_layer, num_scales=scales, pad_type="zero")
-    size = min_size(config)
+    size = PatchDiscriminator.min_size(config)
     net = PatchDiscriminator(1, config)
     net(torch.rand(1, 1, size, size))
     with pytest.raises((ValueError, RuntimeError)):

@@ -5,11 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastmunit.config import STYLE_DOWNSAMPLE, GeneratorConfig
+from fastmunit.config import GeneratorConfig
 from fastmunit.nn.layers.blocks import AdaINParameters, LinearBlock
 from fastmunit.nn.layers.norm import AdaptiveInstanceNorm2d
 from fastmunit.nn.networks.decoder import Decoder
 from fastmunit.nn.networks.encoders import ContentEncoder, StyleEncoder
+
+STYLE_DOWNSAMPLE = 4
+"""Number of stride-2 convolutions in every style encoder, a constant of the public trainer."""
+
+
+def min_size(config: GeneratorConfig) -> int:
+    """Return the minimum height and width of the images of an `AdaINGen`, in pixels.
+
+    Each stride-2 convolution of the style encoder, and the residual blocks of the content encoder, pad a map of at
+    least 2 by reflection.
+    """
+    return max(2**STYLE_DOWNSAMPLE, 2 * 2**config.n_downsample)
 
 
 class MLP(nn.Module):

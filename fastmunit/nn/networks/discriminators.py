@@ -66,6 +66,21 @@ class MsImageDis(_MultiScale):
     def __init__(self, input_dim: int, config: DiscriminatorConfig) -> None:
         super().__init__(config, [_munit_network(input_dim, config) for _ in range(config.num_scales)])
 
+    @staticmethod
+    def min_size(config: DiscriminatorConfig, batch_size: int) -> int:
+        """Return the minimum height and width of images, in pixels.
+
+        A 4x4 stride-2 convolution with padding 1 needs a map of at least 2 pixels and halves it, rounding down. A chain
+        of n_layer of them needs m 2^n_layer pixels, where m is the minimum size of the last map: 1, or 2 if that map is
+        normalized over its pixels only (norm "in", or "bn" with batch_size 1), which is undefined for a single pixel.
+        The 3x3 stride-2 average pool between scales halves, rounding up, so the first of num_scales scales needs
+        2^(num_scales - 1) (m 2^n_layer - 1) + 1 pixels.
+        """
+        only_over_pixels = config.norm == "in" or (config.norm == "bn" and batch_size == 1)
+        # The first convolution has no norm.
+        last_map = 2 if only_over_pixels and config.n_layer > 1 else 1
+        return 2 ** (config.num_scales - 1) * (last_map * 2**config.n_layer - 1) + 1
+
 
 class PatchDiscriminator(_MultiScale):
     """The discriminator of CycleGAN and BicycleGAN: `num_scales` PatchGANs, each half as wide as the one before.
@@ -85,17 +100,17 @@ class PatchDiscriminator(_MultiScale):
         widths = [max(1, config.dim >> scale) for scale in range(config.num_scales)]
         super().__init__(config, [_patch_network(input_dim, dim, config) for dim in widths])
 
+    @staticmethod
+    def min_size(config: DiscriminatorConfig) -> int:
+        """Return the minimum height and width of images, in pixels.
 
-def min_size(config: DiscriminatorConfig) -> int:
-    """Return the minimum height and width of images for a PatchDiscriminator of `config`.
-
-    A 4x4 convolution with a padding of 1 halves a map at stride 2, rounding down. At stride 1 it removes one pixel;
-    there are two of these, and the first needs 3 pixels. The average pooling between scales halves, rounding up.
-    """
-    size = 3 << config.n_layer
-    for _ in range(config.num_scales - 1):
-        size = 2 * size - 1
-    return size
+        A 4x4 convolution with a padding of 1 halves a map at stride 2, rounding down. At stride 1 it removes one pixel;
+        there are two of these, and the first needs 3 pixels. The average pooling between scales halves, rounding up.
+        """
+        size = 3 << config.n_layer
+        for _ in range(config.num_scales - 1):
+            size = 2 * size - 1
+        return size
 
 
 def _munit_network(input_dim: int, config: DiscriminatorConfig) -> nn.Sequential:
