@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from fastmunit.data.failures import Failure
-from fastmunit.metrics.intervals import Estimate
-from fastmunit.metrics.results import Evaluation, Figure, Sheet
+from fastmunit.metrics.confidence import Estimate
+from fastmunit.metrics.results import Evaluation, Score, Sheet
 from fastmunit.runs.reports.evaluation_report import render
 from tests.runs.test_report import Balance
 
@@ -17,13 +17,13 @@ HOSTILE = '<script>alert("x")</script>'
 
 
 def evaluation() -> Evaluation:
-    figures = [
-        Figure("LPIPS", Estimate(0.5, 0.25, 0.75), "higher", {"real images": Estimate(1.0)}, note=HOSTILE),
-        Figure("FID", Estimate(0.0)),
+    scores = [
+        Score("LPIPS", Estimate(0.5, 0.25, 0.75), "higher", {"real images": Estimate(1.0)}, note=HOSTILE),
+        Score("FID", Estimate(0.0)),
     ]
     failures = [Failure(Path(f"{k}.png"), HOSTILE) for k in range(7)]
     sheets = [Sheet(HOSTILE, [[torch.zeros(3, 4, 4)]])]
-    return Evaluation("a2b", figures, {HOSTILE: HOSTILE}, [], sheets, failures)
+    return Evaluation("a2b", scores, {HOSTILE: HOSTILE}, [], sheets, failures)
 
 
 def test_page_stands_alone_and_escapes_names() -> None:
