@@ -13,7 +13,6 @@ from torch import nn
 from fastmunit import distributed
 from fastmunit.config import Config
 from fastmunit.data.sources import GivenImages, ImageSources
-from fastmunit.distributed.processes import heartbeat
 from fastmunit.errors import ConfigError
 from fastmunit.metrics.contact_sheets import contact_sheets
 from fastmunit.metrics.diversity import INPUTS, PAIRS
@@ -74,9 +73,7 @@ def evaluate(
     """
 
     def report(fraction: float, step: str) -> None:
-        beats = heartbeat()
-        if beats is not None:
-            beats.doing(f"evaluation, {step}")
+        distributed.doing(f"evaluation, {step}")
         if progress is not None and distributed.rank() == 0:
             progress(fraction, step)
 
