@@ -1,12 +1,13 @@
-"""Builds the native extension: finds torch and the CUDA toolkit, then runs CMake with Ninja.
+"""Build the native extension: find torch and the CUDA toolkit, then run CMake with Ninja.
 
-Metadata is in pyproject.toml; sources, flags and architectures are in CMakeLists.txt.
+The metadata is in pyproject.toml; sources, flags and architectures are in CMakeLists.txt.
 
 Environment variables:
-    FASTMUNIT_BUILD=0: leave the native extension out.
-    FASTMUNIT_CUDA=0 or 1: leave CUDA out, or make its absence an error. Without it, CUDA is built where a toolkit is.
-    FASTMUNIT_CUDA_ARCHS: compute capabilities such as "80;90" instead of those of the visible GPUs.
-    CXX: the C++ compiler.
+    FASTMUNIT_BUILD: 0 builds no native extension.
+    FASTMUNIT_CUDA: 0 builds without CUDA; 1 makes a missing CUDA toolkit an error. By default, CUDA is built if there
+        is a toolkit.
+    FASTMUNIT_CUDA_ARCHS: Compute capabilities such as "80;90". The default is those of the visible GPUs.
+    CXX: The C++ compiler.
 """
 
 import os
@@ -25,11 +26,11 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from native_compiler import compiles, find_compiler  # noqa: E402 - pip looks for modules in no folder of its own accord
+from native_compiler import compiles, find_compiler  # noqa: E402 - pip adds no folder to the path
 
 
 def find_torch() -> Path:
-    """The folder of the installed torch package, which is not imported."""
+    """Return the folder of the installed torch package without importing it."""
     spec = PathFinder.find_spec("torch")
     if spec is None or spec.origin is None:
         raise SystemExit("fastmunit: torch was not found; install it first, or let pip build with isolation")
@@ -37,13 +38,13 @@ def find_torch() -> Path:
 
 
 def find_nvcc() -> Path | None:
-    """Path of the CUDA toolkit's nvcc, or None where there is none or FASTMUNIT_CUDA=0."""
-    wanted = os.environ.get("FASTMUNIT_CUDA", "")
-    if wanted == "0":
+    """Return the path of the CUDA toolkit's nvcc, or None if there is none or FASTMUNIT_CUDA=0."""
+    setting = os.environ.get("FASTMUNIT_CUDA", "")
+    if setting == "0":
         return None
     folders = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     if wrapper := shutil.which("nvcc"):
-        # What lies on PATH may be a script or a link; nvcc itself says where its toolkit is.
+        # The nvcc on PATH may be a script or a link. nvcc itself reports the folder of its toolkit.
         command = [wrapper, "--dryrun", "-x", "cu", "/dev/null"]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if match := re.search(r"^#\$ TOP=(.*)$", run.stderr, re.MULTILINE):
@@ -53,23 +54,23 @@ def find_nvcc() -> Path | None:
         nvcc = Path(folder) / "bin" / "nvcc"
         if nvcc.is_file():
             return nvcc.resolve()
-    if wanted == "1":
+    if setting == "1":
         raise SystemExit("fastmunit: FASTMUNIT_CUDA=1, but no CUDA toolkit was found; set CUDA_HOME to its folder")
     return None
 
 
 class CMakeBuild(build_ext):
-    """Runs CMake in a build folder that stays, so that the next build compiles only what changed."""
+    """A build_ext that runs CMake in a persistent build folder, so the next build compiles only changed sources."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Build the module and put it where setuptools expects it."""
+        """Build the module and copy it to the path that setuptools expects."""
         import pybind11
 
         torch = find_torch()
         compiler = find_compiler()
         nvcc = find_nvcc()
         folder = ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
-        # A copy that stays: an isolated build has pybind11 in another place, with new dates, each time.
+        # A persistent copy: each isolated build has pybind11 in a different folder with new time stamps.
         pybind11_include = folder / f"pybind11-{pybind11.__version__}"
         if not pybind11_include.is_dir():
             shutil.copytree(pybind11.get_include(), pybind11_include)
@@ -91,17 +92,17 @@ class CMakeBuild(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         built = folder / f"_C{definitions['FASTMUNIT_MODULE_SUFFIX']}"
         # Renamed into place: a running process keeps the file that it has mapped.
-        beside = target.with_suffix(".tmp")
-        shutil.copy2(built, beside)
-        beside.replace(target)
+        temporary = target.with_suffix(".tmp")
+        shutil.copy2(built, temporary)
+        temporary.replace(target)
 
 
 def extensions() -> list[Extension]:
-    """The native extension, or none where it is not wanted or there is no compiler; the reference path runs then."""
+    """Return the native extension, or none if it is disabled or there is no compiler; then the reference path runs."""
     if compiles():
         return [Extension("fastmunit._C", sources=[])]
     if {"editable_wheel", "develop", "--inplace"} & set(sys.argv):
-        for stale in (ROOT / "fastmunit").glob("_C.*"):  # of an earlier install of this kind
+        for stale in (ROOT / "fastmunit").glob("_C.*"):  # of an earlier editable install
             stale.unlink()
     return []
 

@@ -1,4 +1,4 @@
-"""fused_norm on the maps of a MUNIT step at 256²: norm, activation, residual and the next convolution's pad."""
+"""fused_norm on the maps of a MUNIT step at 256²."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def cases(statistics: str):
 
 
 def compare_op(compare, name, shape, dtype, layout, statistics, *, backward, parameters=(None, None)):
-    """Compare a pass of fused_norm + relu + pad 1 with its reference."""
+    """Compare a pass of fused_norm with relu and pad 1 with its reference."""
     options = {"statistics": statistics, "activation": "relu", "pad": 1}
     compare(FusedNormCase(name, shape, dtype, layout, options, backward, parameters).problem().comparison())
     torch.compiler.reset()

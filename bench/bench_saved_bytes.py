@@ -1,4 +1,4 @@
-"""Bytes that one layer of convolution, norm, relu and pad keeps for backward. A count, not a time."""
+"""Bytes that one layer of convolution, norm, relu and padding saves for backward. A count, not a time."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ SHAPE = (1, 256, 64, 64)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name_of)
 @pytest.mark.parametrize("norm", ["in", "adain", "ln", "none"])
 def bench_layer(count, norm, dtype):
-    """What a second layer adds to a first: the input of a chain belongs to whoever made it."""
+    """Count the bytes that a third layer adds to two. The input of the chain does not count."""
     channels = SHAPE[1]
     blocks = [Conv2dBlock(channels, channels, 3, 1, 1, norm=norm, activation="relu", pad_type="reflect").to(dtype)]
     blocks *= 3

@@ -1,4 +1,4 @@
-"""A whole MUNIT iteration and translation at 256² with the public configuration, against the public trainer's way."""
+"""A whole MUNIT iteration, and translation, at 256² with the public configuration, compared with the public trainer."""
 
 import subprocess
 import sys
@@ -19,26 +19,24 @@ from fastmunit.ops import upsample_conv2d
 from fastmunit.systems.munit import MUNIT
 from fastmunit.testing import saved_bytes
 
-DISSOLVED = {
+COMPOSITES = {
     torch.ops.fastmunit.upsample_conv2d.default: upsample_conv2d._run,
     torch.ops.fastmunit.upsample_conv2d_backward.default: upsample_conv2d._run_backward,
 }
+"""Our ops that consist of ops of torch."""
 
 
 class DispatchedOps(TorchDispatchMode):
-    """Counts ops that do work on the device: views and allocations are left out.
-
-    upsample_conv2d is made of torch's ops: each of those counts.
-    """
+    """A counter of dispatched ops, without views and allocations. The ops inside `COMPOSITES` count individually."""
 
     def __init__(self):
         super().__init__()
         self.count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in DISSOLVED:
+        if function in COMPOSITES:
             with self:
-                return DISSOLVED[function](*args)
+                return COMPOSITES[function](*args)
         results = function(*args, **(kwargs or {}))
         allocates = function.overloadpacket.__name__ in ("empty", "empty_like", "empty_strided", "new_empty", "detach")
         if not (function.is_view or allocates):
@@ -54,7 +52,7 @@ def competitors():
 
 
 def multiply_adds(step, trainer):
-    """Of an iteration, by torch's counter."""
+    """Return the number of multiply-adds of an iteration, by torch's counter."""
     with FlopCounterMode(display=False) as flops:
         step(trainer, *images())
     return flops.get_total_flops() // 2
@@ -78,7 +76,7 @@ def bench_step_multiply_adds_with_shared_fakes(count):
 def bench_step_dispatched_ops(count):
     ops = {}
     for name, step, trainer in competitors():
-        step(trainer, *images())  # the first step of an optimizer also makes its state
+        step(trainer, *images())  # the first step also creates the state of the optimizers
         with DispatchedOps() as dispatched:
             step(trainer, *images())
         ops[name] = dispatched.count
@@ -114,7 +112,7 @@ def bench_step_time(step_times):
 
 @pytest.mark.slow
 def bench_step_limit(step_times):
-    """How far a step is from its convolutions alone, at the rate of the most frequent one."""
+    """Compare a step with its multiply-adds at the rate of the most frequent convolution."""
     macs = multiply_adds(our_step, trainer_of("bfloat16"))
     x, weight = (torch.randn(shape) for shape in ((2, 256, 66, 66), (256, 256, 3, 3)))
     x, weight = (t.to(DEVICE, torch.bfloat16, memory_format=torch.channels_last) for t in (x, weight))
@@ -133,10 +131,10 @@ def bench_step_limit(step_times):
 
 @pytest.mark.slow
 def bench_step_rest(count):
-    """Time outside convolutions and matrix products."""
+    """Measure the time outside convolutions and matrix products."""
     trainer = trainer_of("bfloat16")
     x_a, x_b = images()
-    for _ in range(2):  # the first one makes the optimizers' state, the second frees what the first has used
+    for _ in range(2):  # the first creates the state of the optimizers, the second frees its temporary memory
         our_step(trainer, x_a, x_b)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         our_step(trainer, x_a, x_b)
@@ -163,7 +161,7 @@ print(int(peak.split()[1]) * 1024)
 
 
 def peak_memory(precision, form):
-    """Peak resident bytes of a process that trains two iterations."""
+    """Return the peak resident bytes of a process that trains for two iterations."""
     run = subprocess.run([sys.executable, "-c", TRAINING, precision, form], capture_output=True, text=True, check=True)
     return int(run.stdout)
 
@@ -183,7 +181,7 @@ def bench_step_batch(step_times):
         "batch 4, a quarter": (trainer_of("bfloat16"), images(4)),
     }
     calls = {name: lambda trainer=trainer, x=x: our_step(trainer, *x) for name, (trainer, x) in trainers.items()}
-    step_times(StepTimes("iteration in bfloat16, time an image", calls, "batch 1", {"batch 4, a quarter": 0.25}))
+    step_times(StepTimes("iteration in bfloat16, time per image", calls, "batch 1", {"batch 4, a quarter": 0.25}))
 
 
 STYLES = 10
@@ -191,7 +189,7 @@ STYLES = 10
 
 @torch.inference_mode()
 def one_by_one(trainer, image, styles):
-    """As the public test.py does: encode once, then decode each style."""
+    """Translate as the public test.py does: encode once, then decode each style."""
     with functional.use_implementation("reference"):
         content, _ = trainer.gen_a.encode(image[None])
         return torch.cat([trainer.gen_b.decode(content, style[None]) for style in styles])
@@ -206,7 +204,7 @@ def bench_step_translations(step_times):
     image, styles = (t.to(DEVICE) for t in (torch.rand(3, 256, 256) * 2 - 1, torch.randn(STYLES, 8, 1, 1)))
     with without_tf32():
         expected = one_by_one(trainer, image, styles)
-        for precision, tolerance in (("float32", 1e-4), ("bfloat16", 0.1)):  # a wrong result gets no figure
+        for precision, tolerance in (("float32", 1e-4), ("bfloat16", 0.1)):  # a wrong result is not timed
             found = translate(fast, image, styles, precision=precision).to(DEVICE)
             assert (found - expected).abs().max() <= tolerance
     calls = {

@@ -1,4 +1,4 @@
-"""An iteration of every system with its public recipe at 256², by the kernels and by the reference path."""
+"""An iteration of every system with its public configuration at 256², with the kernels and with the reference path."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from fastmunit.testing import saved_bytes
 SIZE = 256
 
 
-def made(name):
-    """A trainer of the recipe and a batch."""
+def trainer_and_batch(name):
+    """Return a trainer with the public configuration and a batch."""
     system = registry.system_named(name)
     config = Config.load(system.recipe, ["vgg_w=0"])
     torch.manual_seed(0)
@@ -33,10 +33,10 @@ def step_by(implementation, trainer, batch):
 
 
 def check_losses(name):
-    """A wrong step gets no figure."""
+    """Assert that both paths give the same losses: a wrong step is not timed."""
     found = []
     for implementation in ("reference", "auto"):
-        trainer, batch = made(name)
+        trainer, batch = trainer_and_batch(name)
         step_by(implementation, trainer, batch)
         found.append({key: float(loss) for key, loss in trainer.losses().items()})
     assert found[1] == pytest.approx(found[0], rel=1e-3), name
@@ -48,7 +48,7 @@ def bench_system_counts(count, name):
     check_losses(name)
     macs, saved = {}, {}
     for implementation in ("reference", "auto"):
-        trainer, batch = made(name)
+        trainer, batch = trainer_and_batch(name)
         with FlopCounterMode(display=False) as flops:
             step_by(implementation, trainer, batch)
         macs[implementation] = flops.get_total_flops() // 2
@@ -65,8 +65,8 @@ def bench_system_counts(count, name):
 @pytest.mark.parametrize("name", registry.names())
 def bench_system_time(step_times, name):
     check_losses(name)
-    trainer, batch = made(name)
-    fast, _ = made(name)
+    trainer, batch = trainer_and_batch(name)
+    fast, _ = trainer_and_batch(name)
     fast.config.precision = "bfloat16"
     fast.to(memory_format=torch.channels_last)
     calls = {

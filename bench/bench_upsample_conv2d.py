@@ -34,8 +34,9 @@ def compare_forward_backward(compare, unshuffled, block, batch, layout, dtype):
 
     scales = None
     if dtype == torch.float32:
-        # Sums of thousands of terms that cancel, compared on the scale of the terms: torch adds those of its 3 x 3
-        # convolution in channels_last in one chain, which rounds two to three times as far off as its 5 x 5 one.
+        # These are sums of thousands of terms that cancel, so errors are relative to the size of the terms: torch adds
+        # the terms of a 3 x 3 convolution in channels_last sequentially, with two to three times the rounding error of
+        # its 5 x 5 convolution.
         scales = tuple(float(terms.max()) for terms in run(plain, *(t.abs() for t in inputs), dy=dy.abs()))
     compiled = torch.compile(plain, dynamic=False)
     compare(
@@ -63,7 +64,7 @@ cases = pytest.mark.parametrize(
             layout,
             dtype,
             id=f"{batch}-{block[0]}-{layout}-{name_of(dtype)}",
-            # As a check, two of the four layouts and dtypes do.
+            # As a check, two of the four combinations of layout and dtype suffice.
             marks=[pytest.mark.slow] if batch > 1 or (layout == "nchw") != (dtype == torch.float32) else [],
         )
         for dtype in (torch.float32, torch.bfloat16)
@@ -80,6 +81,6 @@ def bench_forward_backward(compare, block, batch, layout, dtype):
 
 
 @cases
-def bench_phases_forward_backward(compare, block, batch, layout, dtype):
-    """What the networks call: fused_norm puts the phases in place while it writes."""
+def bench_unshuffled_forward_backward(compare, block, batch, layout, dtype):
+    """Time the form that the networks call: fused_norm applies the pixel shuffle when it writes."""
     compare_forward_backward(compare, True, block, batch, layout, dtype)

@@ -1,4 +1,4 @@
-"""The benchmarks' fixtures and the tables of their ratios."""
+"""Fixtures of the benchmarks, and the tables of their results."""
 
 import pytest
 import torch
@@ -15,12 +15,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_counts] = []
     config.stash[_step_times] = []
     keep_freed_memory()
-    torch.backends.cudnn.benchmark = True  # as the public trainer and `fastmunit train` have it
+    torch.backends.cudnn.benchmark = True  # as in the public trainer and `fastmunit train`
 
 
 @pytest.fixture
 def compare(benchmark, request):
-    """A function that checks a `Comparison` and, under --benchmark, times it."""
+    """Return a function that checks a `Comparison` and, with --benchmark, times it."""
 
     def run(comparison: Comparison) -> None:
         comparison.check()
@@ -37,7 +37,7 @@ def compare(benchmark, request):
 
 @pytest.fixture
 def count(benchmark, request):
-    """A function that records `Count`s; its case has no time."""
+    """Return a function that records `Count`s; nothing is timed."""
 
     def record(*counted: Count) -> None:
         for each in counted:
@@ -50,7 +50,7 @@ def count(benchmark, request):
 
 @pytest.fixture
 def step_times(benchmark, request):
-    """A function that times the competitors of a `StepTimes` under --benchmark; else it runs each once."""
+    """Return a function that times the competitors of a `StepTimes` with --benchmark, else runs each once."""
 
     def run(steps: StepTimes) -> None:
         if benchmark.disabled:

@@ -1,14 +1,14 @@
-"""Model of the time that CUDA kernels take: bytes, issue slots, round trips to memory, and what a block waits for.
+"""A model of the time of CUDA kernels, based on bytes, issue slots, round trips to memory and waiting.
 
-A kernel is a sequence of phases, such as loading, moments, writing, which a block runs one after the other. A phase
+A kernel is a sequence of phases, such as loading, moments and writing, which a block runs one after another. A phase
 takes the longest of
 
 - bytes / bandwidth,
 - executed instructions of the multiprocessor with the most blocks / its schedulers / instructions per cycle,
 - round trips to memory: bytes that a block loads / its bytes in flight, for each wave of resident blocks,
 
-and what its blocks wait for at barriers, in each wave. `FITTED` has the numbers that were fitted to measurements of an
-H100, once for all kernels.
+plus, for each wave, the time that its blocks wait at barriers. `FITTED` has the parameters, which were fitted once to
+measurements on an H100.
 """
 
 import math
@@ -19,26 +19,26 @@ from dataclasses import dataclass
 from tests.cuda.fused_norm_requests import Device
 
 WARP = 32
-SCHEDULERS = 4  # of a multiprocessor; each issues up to one instruction of a warp per cycle
+SCHEDULERS = 4  # per multiprocessor; each issues up to one warp instruction per cycle
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Numbers of the model that no specification says.
+    """The parameters of the model that are in no specification.
 
     Attributes:
-        call_us: Microseconds of a measured call that moves nothing: events, graph and launch. From the copies of
-            docs/benchmarks.md, all of which the line call_us + bytes / bandwidth meets.
-        bandwidth_share: Part of the memory's peak bandwidth that those copies reach: 2.3 of 3.35 TB/s.
-        instructions_per_cycle: That a scheduler issues while it has work. Fitted to the eight measured calls.
-        round_trip_us: From a load to its value where the level-two cache has to make room. Fitted to the same.
-        cache_bandwidth_ratio: Bandwidth of the level-two cache over the peak of the memory: 5 to 3.35 TB/s. A guess.
-        cached_round_trip_us: The same where that cache has the value: 270 cycles, twice that under load. A guess.
-        launch_us: Of each further launch of a call: the end of one kernel and the start of the next. A guess.
-        dependent_launch_us: The same where the next one is launched ahead and waits. A guess.
-        block_sum_us: A sum over a block with its barriers: 300 cycles, counted.
-        scalars_us: Mean, scale and shift, by one thread in float64: some 500 cycles, counted.
-        cluster_us: A barrier of a cluster and the reads of other blocks' moments behind it. A guess.
+        call_us: Microseconds of a measured call that moves no bytes: events, graph and launch. Fitted to the copies in
+            docs/benchmarks.md, which all lie on the line call_us + bytes / bandwidth.
+        bandwidth_share: The share of the peak memory bandwidth that these copies reach: 2.3 of 3.35 TB/s.
+        instructions_per_cycle: Instructions per cycle of a busy scheduler. Fitted to the eight measured calls.
+        round_trip_us: Time from a load to its value if the level-two cache has to evict. Fitted to the same calls.
+        cache_bandwidth_ratio: Bandwidth of the level-two cache relative to the memory's peak: 5 to 3.35 TB/s. A guess.
+        cached_round_trip_us: The same for a value in the cache: 270 cycles, twice that under load. A guess.
+        launch_us: Time of each further launch of a call: the end of one kernel and the start of the next. A guess.
+        dependent_launch_us: The same for a dependent launch, which is already waiting. A guess.
+        block_sum_us: Time of a sum over a block with its barriers: 300 cycles, counted.
+        scalars_us: Time of mean, scale and shift in one thread in float64: about 500 cycles, counted.
+        cluster_us: Time of a cluster barrier and the following reads of other blocks' moments. A guess.
     """
 
     call_us: float = 4.8
@@ -59,14 +59,14 @@ FITTED = Fitted()
 
 @dataclass(frozen=True)
 class Gpu:
-    """Specification of a GPU.
+    """The specification of a GPU.
 
     Attributes:
-        arch: Compute capability, 90 for 9.0.
-        device: What launch tables ask.
-        peak_terabytes_per_second: Bandwidth of its memory.
-        gigahertz: Clock of its multiprocessors.
-        cache_bytes: Of its level-two cache.
+        arch: Compute capability, such as 90 for 9.0.
+        device: The GPU as the launch table sees it.
+        peak_terabytes_per_second: Peak memory bandwidth.
+        gigahertz: Clock of the multiprocessors.
+        cache_bytes: Size of the level-two cache.
     """
 
     arch: int
@@ -76,16 +76,16 @@ class Gpu:
     cache_bytes: int
 
     def memory_us(self, count: float, *, cached: bool = False) -> float:
-        """Return the microseconds that it takes to move `count` bytes."""
+        """Return the microseconds to move `count` bytes."""
         share = FITTED.cache_bandwidth_ratio if cached else FITTED.bandwidth_share
         return count / (self.peak_terabytes_per_second * share) * 1e-6
 
     def issue_us(self, instructions: float) -> float:
-        """Return the microseconds that a multiprocessor takes to issue instructions of warps."""
+        """Return the microseconds in which a multiprocessor issues warp instructions."""
         return instructions / (SCHEDULERS * FITTED.instructions_per_cycle * self.gigahertz) * 1e-3
 
     def copy_us(self, count: float) -> float:
-        """Return the microseconds of a call that copies, `count` bytes read and written."""
+        """Return the microseconds of a call of a copy that reads and writes `count` bytes in total."""
         return FITTED.call_us + self.memory_us(count)
 
 
@@ -99,14 +99,14 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Phase:
-    """Part of a kernel.
+    """A part of a kernel.
 
     Attributes:
-        instructions: That a thread executes.
-        bytes_moved: That all blocks read and write together.
-        cached: Whether the level-two cache has these bytes.
-        round_trips: Loads of a thread that it makes one behind the other.
-        wait_us: At barriers and for single threads.
+        instructions: Instructions per thread.
+        bytes_moved: Bytes that all blocks read and write.
+        cached: True if these bytes are in the level-two cache.
+        round_trips: Number of dependent loads per thread.
+        wait_us: Time waiting at barriers and for single threads.
     """
 
     instructions: float = 0
@@ -118,14 +118,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Launch:
-    """Launch of a kernel.
+    """A launch of a kernel.
 
     Attributes:
-        blocks: Of the grid.
-        threads: Of a block.
-        resident: Blocks that a multiprocessor has room for.
-        phases: What a block does, in order.
-        dependent: Whether it is launched ahead of the end of the one before.
+        blocks: Number of blocks in the grid.
+        threads: Number of threads per block.
+        resident: Number of blocks that fit on a multiprocessor.
+        phases: Phases of a block, in order.
+        dependent: True if it is launched before the previous kernel ends.
     """
 
     blocks: int
@@ -135,25 +135,25 @@ class Launch:
     dependent: bool = False
 
     def parts(self, gpu: Gpu) -> Counter[str]:
-        """Return the microseconds by what takes them, without those of the launch."""
+        """Return the microseconds by cause, without the launch."""
         multiprocessors = gpu.device.multiprocessors
         waves = math.ceil(self.blocks / (multiprocessors * self.resident))
         warps = math.ceil(self.blocks / multiprocessors) * math.ceil(self.threads / WARP)
         parts: Counter[str] = Counter()
         for phase in self.phases:
             round_trip = FITTED.cached_round_trip_us if phase.cached else FITTED.round_trip_us
-            least = {
+            times = {
                 "bytes": gpu.memory_us(phase.bytes_moved, cached=phase.cached),
                 "issue slots": gpu.issue_us(phase.instructions * warps),
                 "round trips": waves * phase.round_trips * round_trip,
             }
-            longest = max(least, key=lambda name: least[name])
-            parts.update({longest: least[longest], "barriers": waves * phase.wait_us})
+            longest = max(times, key=lambda name: times[name])
+            parts.update({longest: times[longest], "barriers": waves * phase.wait_us})
         return parts
 
 
 def call_parts(launches: Sequence[Launch], gpu: Gpu) -> Counter[str]:
-    """Return the microseconds of a measured call of several kernels, by what takes them."""
+    """Return the microseconds of a measured call of several kernels, by cause."""
     starts = [FITTED.dependent_launch_us if launch.dependent else FITTED.launch_us for launch in launches[1:]]
     return sum((launch.parts(gpu) for launch in launches), Counter({"launches": FITTED.call_us + sum(starts)}))
 

@@ -1,4 +1,4 @@
-"""How benchmarks compare an op with its reference: correct first, then timed in interleaved rounds of one run."""
+"""Comparison of an op with its reference: results are checked first, then timed in interleaved rounds of one run."""
 
 import ctypes
 import math
@@ -14,21 +14,21 @@ from torch import Tensor
 from fastmunit.testing import assert_as_exact_as
 
 ROUNDS = 11
-LEAST_ROUNDS = 4
+MIN_ROUNDS = 4
 ROUND_SECONDS = 0.02
 COMPARISON_SECONDS = 6.0
-# Where benchmarks make their inputs: a GPU where there is one.
+# The device of the inputs: a GPU if there is one.
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# More than any level-two cache holds: writing it leaves nothing of the inputs there.
+# More than any level-two cache holds: writing it evicts the inputs.
 FLUSH_BYTES = 256 * 2**20
-MOST_REPEATS = 1_000_000 if DEVICE == "cpu" else 50  # each also writes FLUSH_BYTES
+MAX_REPEATS = 1_000_000 if DEVICE == "cpu" else 50  # each also writes FLUSH_BYTES
 GPU_STEPS = 10
 WARM_UP_STEPS = 1 if DEVICE == "cpu" else 5
 
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """For comparisons of float32: torch's default lets a GPU's convolutions round their inputs to TF32's 10 bits."""
+    """Disable TF32 for float32 comparisons. By default, convolutions on a GPU round their inputs to TF32's 10 bits."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -38,10 +38,10 @@ def without_tf32() -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc's malloc keep freed memory for the next tensor, as torch's allocator for GPUs does.
+    """Make glibc's malloc keep freed memory for the next tensor, as torch's allocator for GPUs does.
 
-    Otherwise large results come on fresh pages in one round and on used ones in another, and a page fault costs as much
-    as the op that writes the page. Other C libraries are left as they are.
+    Otherwise large results use fresh pages in one round and used pages in another, and a page fault costs as much as
+    the op that writes the page. Has no effect with other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -51,15 +51,15 @@ def keep_freed_memory() -> None:
 
 
 def copy_of(bytes_moved: int) -> Callable[[], object]:
-    """A tensor copy that reads half of `bytes_moved` and writes the other half: the floor of an op bound by memory."""
-    # Zeros would be one page of memory, read over and over.
+    """Return a copy that reads and writes half of `bytes_moved` each: the lower bound of a memory-bound op."""
+    # Not zeros, whose pages may all map to the same physical page.
     source = torch.ones(max(1, bytes_moved // 2), dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 
 
 def seconds_on_cpu(call: Callable[[], object], repeats: int) -> float:
-    """Mean time of a call among `repeats` in a row, with warm caches."""
+    """Return the mean time of `repeats` consecutive calls, with warm caches."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()
@@ -67,9 +67,9 @@ def seconds_on_cpu(call: Callable[[], object], repeats: int) -> float:
 
 
 def captured(call: Callable[[], object]) -> Callable[[], object]:
-    """What a call launches, as a CUDA graph, so that the GPU's time is measured and not that of Python and torch.
+    """Capture a call as a CUDA graph and return its replay, which excludes the time of Python and torch.
 
-    What is compiled at the first call is compiled here.
+    Everything that is compiled at the first call is compiled here.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -84,7 +84,7 @@ def captured(call: Callable[[], object]) -> Callable[[], object]:
 
 
 def seconds_on_gpu(call: Callable[[], object], repeats: int) -> float:
-    """Mean time of a call between two events on the GPU, each with a cold level-two cache."""
+    """Return the mean time of a call between two events on the GPU, each with a cold level-two cache."""
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=DEVICE)
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
     for start, end in events:
@@ -97,7 +97,7 @@ def seconds_on_gpu(call: Callable[[], object], repeats: int) -> float:
 
 
 def seconds_of(call: Callable[[], object], repeats: int) -> float:
-    """Mean time of a call on `DEVICE`."""
+    """Return the mean time of a call on `DEVICE`."""
     return seconds_on_gpu(call, repeats) if DEVICE == "cuda" else seconds_on_cpu(call, repeats)
 
 
@@ -108,17 +108,17 @@ def check_results(
     exact: Sequence[Tensor],
     scales: Sequence[float | None] | None = None,
 ) -> None:
-    """Assert that each of our results is as exact as plain PyTorch's.
+    """Assert that each of our results is as exact as that of plain PyTorch.
 
     Args:
-        name: What is compared, for the message.
+        name: Name of the comparison, for the message.
         ours: Our results.
-        reference: Those of plain PyTorch in the same dtype.
-        exact: Those of plain PyTorch in float64.
-        scales: What errors are relative to; see `fastmunit.testing.assert_as_exact_as`.
+        reference: Results of plain PyTorch in the same dtype.
+        exact: Results of plain PyTorch in float64.
+        scales: Scales of the errors; see `fastmunit.testing.assert_as_exact_as`.
 
     Raises:
-        AssertionError: One is not, or there are more or fewer of them.
+        AssertionError: If a result is less exact, or the numbers of results differ.
     """
     results = zip(ours, reference, exact, scales or [None] * len(exact), strict=True)
     for index, (result, plain, wide, scale) in enumerate(results):
@@ -127,18 +127,18 @@ def check_results(
 
 @dataclass
 class Comparison:
-    """One op on one input, beside its reference.
+    """A comparison of an op with its reference on one input.
 
     Attributes:
         op: Name of the op and pass, for the table.
         case: Shape, layout and dtype, for the table.
-        group: Cases of one group are summed up by the geometric mean of their ratios.
-        ours: Runs the op; returns its results.
-        reference: The same by plain PyTorch.
-        exact: The same by plain PyTorch on float64 inputs.
+        group: Name of a group of cases, for which the table has the geometric mean of the ratios.
+        ours: Runs the op and returns its results.
+        reference: The same in plain PyTorch.
+        exact: The same in plain PyTorch with float64 inputs.
         compiled: The reference under torch.compile.
-        bytes_moved: Bytes that the op has to read and write at least.
-        scales: What the errors of the results are relative to; see `fastmunit.testing.assert_as_exact_as`.
+        bytes_moved: Minimum number of bytes that the op must read and write.
+        scales: Scales of the errors of the results; see `fastmunit.testing.assert_as_exact_as`.
     """
 
     op: str
@@ -153,12 +153,12 @@ class Comparison:
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Assert that ours is as exact as the reference. A wrong result gets no ratio."""
+        """Assert that our results are as exact as those of the reference. A wrong result gets no time."""
         name = f"{self.op}, {self.case}"
         check_results(name, self.ours(), self.reference(), self.exact(), self.scales)
 
     def time(self) -> None:
-        """Time ours, the reference, the compiled reference and the copy, one round of each in turn."""
+        """Time ours, the reference, the compiled reference and the copy, in interleaved rounds."""
         calls: dict[str, Callable[[], object]] = {
             "ours": self.ours,
             "eager": self.reference,
@@ -168,34 +168,34 @@ class Comparison:
         if DEVICE == "cuda":
             calls = {name: captured(call) for name, call in calls.items()}
         repeats = {}
-        of_a_round = 0.0
+        round_seconds = 0.0
         for name, call in calls.items():
             call()  # compiles, and warms caches
             seconds = seconds_of(call, 1)
-            repeats[name] = min(MOST_REPEATS, max(1, int(ROUND_SECONDS / seconds)))
-            of_a_round += repeats[name] * seconds
+            repeats[name] = min(MAX_REPEATS, max(1, int(ROUND_SECONDS / seconds)))
+            round_seconds += repeats[name] * seconds
             self.seconds[name] = []
-        for _ in range(max(LEAST_ROUNDS, min(ROUNDS, int(COMPARISON_SECONDS / of_a_round)))):
+        for _ in range(max(MIN_ROUNDS, min(ROUNDS, int(COMPARISON_SECONDS / round_seconds)))):
             for name, call in calls.items():
                 self.seconds[name].append(seconds_of(call, repeats[name]))
 
     def ratios(self) -> dict[str, float]:
-        """Ratios of the least times over the rounds, and the least and median time of ours in microseconds.
+        """Return ratios of the minimum times over the rounds, and our minimum and median time in microseconds.
 
-        Other processes only ever add time, so the least is the steadiest.
+        Other processes only ever add time, so the minimum is the most stable.
         """
-        least = {name: min(seconds) for name, seconds in self.seconds.items()}
+        minimum = {name: min(seconds) for name, seconds in self.seconds.items()}
         return {
-            "ours_us": least["ours"] * 1e6,
+            "ours_us": minimum["ours"] * 1e6,
             "ours_median_us": statistics.median(self.seconds["ours"]) * 1e6,
-            "eager_over_ours": least["eager"] / least["ours"],
-            "compiled_over_ours": least["compiled"] / least["ours"],
-            "ours_over_copy": least["ours"] / least["copy"],
+            "eager_over_ours": minimum["eager"] / minimum["ours"],
+            "compiled_over_ours": minimum["compiled"] / minimum["ours"],
+            "ours_over_copy": minimum["ours"] / minimum["copy"],
         }
 
 
 def table(comparisons: Sequence[Comparison]) -> str:
-    """A line for each comparison and one for the geometric means of each group."""
+    """Return a table with a line per comparison and the geometric means of each group."""
     width = max(len(f"{comparison.op} {comparison.case}") for comparison in comparisons)
     line = f"{{:<{width}}}  {{:>10}}  {{:>12}}  {{:>15}}  {{:>9}}"
     lines = [line.format("op and input", "ours in µs", "eager / ours", "compiled / ours", "ours/copy")]
@@ -221,19 +221,19 @@ def _row(line: str, name: str, time_of_ours: str, ratios: dict[str, float]) -> s
 
 @dataclass
 class Count:
-    """An exact number, such as bytes, of ours and of the reference."""
+    """An exact number, such as bytes, for ours and for the reference."""
 
     name: str
     ours: int
     eager: int
 
     def ratios(self) -> dict[str, float]:
-        """Both numbers and eager / ours."""
+        """Return both numbers and eager / ours."""
         return {"ours": self.ours, "eager": self.eager, "eager_over_ours": self.eager / self.ours}
 
 
 def count_table(counts: Sequence[Count]) -> str:
-    """A line for each count."""
+    """Return a table with a line per count."""
     width = max(len(count.name) for count in counts)
     line = f"{{:<{width}}}  {{:>12}}  {{:>12}}  {{:>12}}"
     lines = [line.format("what", "ours", "eager", "eager / ours")]
@@ -243,7 +243,7 @@ def count_table(counts: Sequence[Count]) -> str:
 
 
 def seconds_of_step(call: Callable[[], object]) -> float:
-    """Time of a call, host and device; on a GPU the mean of a few in a row."""
+    """Return the time of a call, host and device; on a GPU the mean of several consecutive calls."""
     if DEVICE == "cpu":
         return seconds_on_cpu(call, 1)
     torch.cuda.synchronize()
@@ -256,13 +256,13 @@ def seconds_of_step(call: Callable[[], object]) -> float:
 
 @dataclass
 class StepTimes:
-    """Whole steps of seconds each, run in turn.
+    """Times of whole steps, which take seconds each and run in interleaved rounds.
 
     Attributes:
-        name: What is timed, for the table.
+        name: Name for the table.
         calls: A step of each competitor.
-        baseline: The one that the others are compared with.
-        share: What part of its time counts, where it is not all.
+        baseline: Name of the competitor that the others are compared with.
+        share: The share of a competitor's time that counts, if not all of it.
     """
 
     name: str
@@ -272,7 +272,7 @@ class StepTimes:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def time(self, rounds: int = 3) -> None:
-        """Run each unmeasured, on a GPU until its graph is captured, then `rounds` times in turn; the least counts."""
+        """Warm up, on a GPU until graphs are captured, then time `rounds` interleaved rounds and keep the minimum."""
         for call in self.calls.values():
             for _ in range(WARM_UP_STEPS):
                 call()
@@ -283,8 +283,9 @@ class StepTimes:
                 self.seconds[name] = min(self.seconds[name], seconds)
 
     def lines(self) -> list[str]:
-        """A line for each competitor: seconds, and the baseline's over them."""
-        least = self.seconds[self.baseline]
+        """Return a line per competitor: seconds, and the seconds of the baseline divided by them."""
+        baseline = self.seconds[self.baseline]
         return [
-            f"{self.name}: {name} {s:.3g} s, {self.baseline} / this {least / s:.2f}" for name, s in self.seconds.items()
+            f"{self.name}: {name} {s:.3g} s, {self.baseline} / this {baseline / s:.2f}"
+            for name, s in self.seconds.items()
         ]

@@ -1,39 +1,39 @@
-"""The kernels of fused_norm that an H100 has run, and what was measured: the model of bench/gpu_model.py is held to it.
+"""Earlier kernels of fused_norm and their times on an H100. bench/gpu_model.py is tested against these measurements.
 
-They are those of commit e8f9e6b. Instructions are those of their loops in the machine code of nvcc 13.0 for compute
-capability 9.0, walked by hand. Launch shapes are those of their launch table for 132 multiprocessors with 227 KiB of
-shared memory each and clusters of up to 16; registers left room for one block of 512 threads.
+The kernels are those of commit e8f9e6b. Instructions are counted by hand in the loops of the machine code of nvcc 13.0
+for compute capability 9.0. Launch shapes are those of the launch table for 132 multiprocessors with 227 KiB of shared
+memory each and clusters of up to 16. By their registers, one block of 512 threads fits on a multiprocessor.
 """
 
 from dataclasses import dataclass
 
 from bench.gpu_model import FITTED, Launch, Phase
 
-# NCHW, per 16-byte vector: four loads of it take 21 instructions, which leaves 64 bytes in flight; the passes for mean
-# and squares 9 and 17. The loop that writes takes 129 where all vectors of a warp are inside a row, else 290 more.
+# NCHW, per 16-byte vector: four loads take 21 instructions, with 64 bytes in flight; the passes for mean and squares
+# take 9 and 17. The loop that writes takes 129 if all vectors of a warp are inside a row, else 290 more.
 _LOAD, _MOMENTS, _WRITE, _WRITE_AT_EDGE = 21 / 4, 9 + 17, 129, 290
 # The two loops of backward, in which every warp has a vector at an edge.
 _BACKWARD_SUMS, _BACKWARD_APPLY = 770, 850
-# channels_last, per 16-byte vector: one load in flight; the two passes; the loop that writes.
+# channels_last, per 16-byte vector: the load, one at a time; the two passes; the loop that writes.
 _LOAD_PIXELS, _MOMENTS_PIXELS, _WRITE_PIXELS = 31, 70 + 83, 125
-# Microseconds: one thread united the moments of a cluster's blocks, 700 cycles for each; channels_last had three sums
-# over a block, of nine barriers.
+# Microseconds: one thread combined the moments of a cluster's blocks in 700 cycles per block; channels_last had three
+# sums over a block with nine barriers.
 _UNION, _CHANNEL_SUMS = 0.4, 1.5
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A call of instance norm + relu + pad 1 as docs/benchmarks.md has it.
+    """A measured call of instance norm + relu + pad 1, as in docs/benchmarks.md.
 
     Attributes:
         shape: Channels and side of the map, batch 1.
         layout: "nchw" in float32 or "channels_last" in bfloat16.
-        backward: Whether the backward pass ran too.
-        us: Time of the old kernels.
-        compiled_over_ours: torch.compile's time over it. The function that was compiled also returned the map before
-            the pad, a write more than ours.
-        ours_over_copy: It over the time of a copy of the same bytes.
-        launches: The old kernels' launches.
+        backward: True if the backward pass ran too.
+        us: Time of the earlier kernels in microseconds.
+        compiled_over_ours: Time of torch.compile divided by it. The compiled function also returned the map before
+            padding, one more write than ours.
+        ours_over_copy: Time divided by that of a copy of the same bytes.
+        launches: Launches of the earlier kernels.
     """
 
     shape: tuple[int, int]
@@ -46,12 +46,12 @@ class Measured:
 
     @property
     def compiled_us(self) -> float:
-        """Return the microseconds of torch.compile."""
+        """The time of torch.compile in microseconds."""
         return self.us * self.compiled_over_ours
 
     @property
     def copy_us(self) -> float:
-        """Return the microseconds of the copy."""
+        """The time of the copy in microseconds."""
         return self.us / self.ours_over_copy
 
 
@@ -65,7 +65,7 @@ def _grid(blocks: int, threads: int, phases: tuple[Phase, ...]) -> Launch:
 
 
 def _forward(shape: tuple[int, int], blocks: int, threads: int, cluster: int, at_edge: float) -> Launch:
-    """Return an NCHW launch; in `at_edge` of a warp's iterations one of its vectors has the edge of a row."""
+    """Return an NCHW launch; in a share `at_edge` of a warp's iterations, a vector is at the edge of a row."""
     x, padded = _bytes(shape, 4), _bytes(shape, 4, 1)
     vectors = x / 16 / blocks / threads
     wait = 2 * FITTED.block_sum_us + FITTED.scalars_us + _UNION * cluster

@@ -1,21 +1,19 @@
-"""Times of fused_norm's CUDA kernels on GPUs that are not at hand: `python -m bench.predict`. Predicted, not measured.
+"""Predict the times of fused_norm's CUDA kernels on a GPU: `python -m bench.predict`. Predicted, not measured.
 
-The launchers run on the emulator of tests/cuda, which says which kernels they start in how many blocks, and counts the
-bytes that each loads and stores. bench/kernel_counts.yaml says what the machine code of these kernels executes and
-holds (tools/count_instructions.py). bench/gpu_model.py makes times of both. It was fitted to other kernels on an H100
-(tests/cuda/test_gpu_model.py), with buffers that no cache held.
+The launchers run on the emulator of tests/cuda, which reports the kernels with their grids and counts the bytes that
+each loads and stores. bench/kernel_counts.yaml has the instructions and resources of the kernels' machine code
+(tools/count_instructions.py). bench/gpu_model.py computes times from both. It was fitted to other kernels on an H100
+(tests/cuda/test_gpu_model.py), with cold caches.
 
-The cases are those that `bench.on_gpu` measures. "compiled" is torch.compile as it was measured on the H100.
+The cases are those that `bench.on_gpu` measures. "compiled" is torch.compile as measured on the H100.
 """
 
 import argparse
 import math
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -24,17 +22,14 @@ from bench.old_kernels import MEASURED
 from bench.on_gpu.ops import fused_norm_cases
 from bench.problems import FusedNormCase, name_of
 from tests.cuda.emulated import Started
-from tests.cuda.fused_norm_requests import Device, Options, backward, forward
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-from count_instructions import Counts, read_counts
-from gpu_budget import short_name
+from tests.cuda.fused_norm_requests import Device, backward, forward
+from tools.count_instructions import Counts, read_counts
+from tools.gpu_budget import short_name
 
 WHOLE, REDUCE, APPLY = "0", "1", "2"
-"""Numbers of a kernel's mode, as C++ writes them into its name."""
+"""The modes of a kernel, as numbers in its demangled name."""
 COMBINE_ROUND_TRIPS = 2
-"""Round trips to memory of a kernel that combines the results of tiles: one for these, one for its coefficients."""
+"""Round trips to memory of a kernel that combines the results of tiles: one for these, one for the parameters."""
 HEAD = (
     "map",
     "layout, dtype",
@@ -51,11 +46,11 @@ HEAD = (
 
 
 def kernels_of(case: FusedNormCase, device: Device) -> tuple[list[Started], list[Started]]:
-    """Return the kernels that a GPU's launchers start, of forward and of backward."""
+    """Return the kernels that the launchers of forward and of backward start on a GPU."""
     n, c, h, w = case.shape
-    options = Options(**case.options)
+    options = case.options
     memory_format = torch.channels_last if case.layout == "channels_last" else torch.contiguous_format
-    x = torch.zeros((n, 4 * c, h // 2, w // 2) if options.pixel_shuffle else case.shape, dtype=case.dtype)
+    x = torch.zeros((n, 4 * c, h // 2, w // 2) if options.get("pixel_shuffle") else case.shape, dtype=case.dtype)
     x = x.contiguous(memory_format=memory_format)
     weight, bias = (None if size is None else torch.ones(size) for size in case.parameters)
     residual = None
@@ -63,18 +58,18 @@ def kernels_of(case: FusedNormCase, device: Device) -> tuple[list[Started], list
         residual = torch.zeros((n, c, h + 2, w + 2), dtype=case.dtype).contiguous(memory_format=memory_format)
         residual = residual[:, :, 1:-1, 1:-1]
     padded, mean, rstd, first = forward(x, weight, bias, residual, options, device, count=True)
-    wanted = (case.parameters_learn, case.parameters_learn)
-    given = (padded, None, x, mean, rstd, weight, bias, case.residual, options, device, wanted)
+    needed = (case.parameters_learn, case.parameters_learn)
+    given = (padded, None, x, mean, rstd, weight, bias, case.residual, options, device, needed)
     *_, second = backward(*given, count=True)
     return first.kernels, second.kernels
 
 
 def launch_of(kernel: Started, counts: Counts, case: FusedNormCase, gpu: Gpu) -> Launch:
-    """Return what the model has to know of a kernel.
+    """Return the launch of a kernel for the model.
 
-    In the first phase it loads, in the second it takes sums, in the third it stores. Threads that hold less than a full
-    tile skip stores, not loads and sums. A kernel that is the second to read a map finds it in the level-two cache if
-    that is as large. What has no mode combines what tiles left, a warp or a block for each group.
+    A kernel has three phases: it loads, computes sums and stores. Threads with less than a full tile skip stores, but
+    not loads and sums. The second kernel that reads a map finds it in the level-two cache if it fits. A kernel without
+    a mode combines the results of tiles, with a warp or a block per group.
     """
     found = re.search(r"Mode\)(\d)", kernel.name)
     wait = counts.barriers * FITTED.block_sum_us / 2  # a sum over a block has two barriers
@@ -109,9 +104,9 @@ class Prediction:
 
     Attributes:
         case: Map and pass.
-        gpu: The GPU's name.
-        kernels: Those that run.
-        parts: Microseconds by what takes them.
+        gpu: Name of the GPU.
+        kernels: Kernels of the call.
+        parts: Microseconds by cause.
     """
 
     case: FusedNormCase
@@ -121,17 +116,17 @@ class Prediction:
 
     @property
     def us(self) -> float:
-        """Return the microseconds of a call."""
+        """The time of a call in microseconds."""
         return sum(self.parts.values())
 
     @property
     def over_copy(self) -> float:
-        """Return the time over that of a copy that reads each input and writes each output once."""
+        """The time divided by that of a copy that reads each input and writes each output once."""
         return self.us / GPUS[self.gpu].copy_us(self.case.problem("meta").bytes_moved)
 
     @property
     def compiled_over_ours(self) -> float | None:
-        """Return the time of torch.compile over it, or None where that was not measured on this GPU."""
+        """The time of torch.compile divided by it, or None if that was not measured on this GPU."""
         case, options = self.case, self.case.options
         if self.gpu != "H100" or options["statistics"] != "instance" or case.residual:
             return None
@@ -143,41 +138,41 @@ class Prediction:
 
     @property
     def bound(self) -> str:
-        """Return what takes the two largest parts of the time."""
+        """The two largest causes and their shares of the time."""
         return ", ".join(f"{name} {us / self.us:.0%}" for name, us in self.parts.most_common(2))
 
 
 def predict(case: FusedNormCase, gpu: str, kernels: Sequence[Started], counts: Mapping[str, Counts]) -> Prediction:
-    """Return the prediction of a case whose kernels are known."""
+    """Return the prediction of a case with the given kernels."""
     launches = [launch_of(kernel, counts[short_name(kernel.name)], case, GPUS[gpu]) for kernel in kernels]
     return Prediction(case, gpu, kernels, call_parts(launches, GPUS[gpu]))
 
 
 def rows(gpu: str, size: int) -> Iterator[tuple[str, ...]]:
-    """Yield the cells of the table of a GPU; those of times are empty where a kernel's instructions are not counted."""
+    """Yield the rows of the table of a GPU, without times if the instructions of a kernel are not counted."""
     counts = read_counts()[1]
     for case in fused_norm_cases(size):
         if case.backward:
             continue
         first, second = kernels_of(case, GPUS[gpu].device)
-        told = ["–"] * 7
+        times = ["–"] * 7
         if all(short_name(kernel.name) in counts for kernel in first + second):
             one = predict(case, gpu, first, counts)
             both = predict(replace(case, backward=True), gpu, first + second, counts)
             ratios = [f"{of:.2f}" if (of := each.compiled_over_ours) else "–" for each in (one, both)]
-            told = [f"{one.us:.1f}", f"{one.over_copy:.2f}", ratios[0], one.bound]
-            told += [f"{both.us:.1f}", ratios[1], both.bound]
+            times = [f"{one.us:.1f}", f"{one.over_copy:.2f}", ratios[0], one.bound]
+            times += [f"{both.us:.1f}", ratios[1], both.bound]
         yield (
             f"{case.name}, {case.shape[1]} x {case.shape[2]} x {case.shape[3]}",
             f"{case.layout.replace('nchw', 'NCHW')}, {name_of(case.dtype)}",
-            *told,
+            *times,
             f"{sum(kernel.loaded + kernel.stored for kernel in first + second) / 1e6:.1f}",
             f"{len(first)} + {len(second)}",
         )
 
 
 def main() -> None:
-    """Print a table for each GPU."""
+    """Print a table per GPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", choices=GPUS, nargs="*", default=list(GPUS))
     parser.add_argument("--size", type=int, default=256, help="height and width of the images")

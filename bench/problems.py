@@ -1,4 +1,4 @@
-"""The fused ops as benchmarks run them: inputs, what runs on them, and the bytes that have to move."""
+"""The fused ops as benchmarks run them: inputs, functions and the minimum number of bytes to move."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -28,14 +28,13 @@ class Problem:
     Attributes:
         op: Name of the op and pass, for tables.
         case: Shape, layout and dtype, for tables.
-        group: Cases of one group are summed up by the geometric mean of their ratios.
+        group: Name of a group of cases, for which tables have the geometric mean of the ratios.
         ours: The public function.
-        reference: The function of plain PyTorch with the same signature.
+        reference: The function in plain PyTorch with the same signature.
         tensors: Inputs and gradients of the results; None where absent.
-        run: Runs a function with that signature on tensors such as `tensors` and returns its results, gradients
-            included.
-        bytes_moved: Bytes that the pass has to read and write: each input once, each output once.
-        scales: What the errors of the results are relative to; see `fastmunit.testing.assert_as_exact_as`.
+        run: Runs a function with this signature on tensors such as `tensors` and returns its results and gradients.
+        bytes_moved: Bytes that the pass must read and write: each input once, each output once.
+        scales: Scales of the errors of the results; see `fastmunit.testing.assert_as_exact_as`.
     """
 
     op: str
@@ -78,18 +77,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class FusedNormCase:
-    """A map and the `fused_norm` on it.
+    """A call of `fused_norm` on a map.
 
     Attributes:
-        name: What the op does, for tables.
-        shape: (N, C, H, W) of the result before the pad.
-        dtype: Of x, the residual and the gradients.
+        name: Name of the op, for tables.
+        shape: Shape (N, C, H, W) of the result before padding.
+        dtype: Dtype of x, the residual and the gradients.
         layout: "nchw" or "channels_last".
-        options: Keywords of `fused_norm`: statistics, activation, pad, pixel_shuffle.
-        backward: Whether the backward pass runs too.
+        options: Keyword arguments of `fused_norm`: statistics, activation, pad, pixel_shuffle.
+        backward: Run the backward pass too.
         parameters: Shapes of weight and bias; None where absent.
-        parameters_learn: Whether their gradients are taken too.
-        residual: Whether there is a residual: the interior of a map with a pad of 1, as a block before writes it.
+        parameters_learn: Compute the gradients of weight and bias too.
+        residual: Add a residual: the interior of a map with a padding of 1, as the previous block writes it.
     """
 
     name: str
@@ -104,7 +103,7 @@ class FusedNormCase:
 
     @property
     def passes(self) -> str:
-        """Return "forward" or "forward+backward"."""
+        """Either "forward" or "forward+backward"."""
         return "forward+backward" if self.backward else "forward"
 
     def problem(self, device: str = DEVICE) -> Problem:
@@ -135,7 +134,7 @@ class FusedNormCase:
     def _padded(self, function: Function) -> Function:
         """Return `function` with the case's options and the padded map as its only result.
 
-        A compiled reference would have to write the map before the pad as well if it were a result.
+        If the map before padding were also a result, a compiled reference would have to write it as well.
         """
 
         def padded(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, **more: Any) -> Any:
@@ -166,17 +165,17 @@ class FusedNormCase:
         return values * self.dtype.itemsize
 
     def _scales(self, padded: int) -> list[float | None]:
-        """Return no scale but for gradients of weight and bias, whose terms cancel: four times their number."""
+        """Return scales for the gradients of weight and bias, whose terms cancel: four times the number of terms."""
         if not self.backward:
             return [None]
         learning = [size for size in self.parameters if size is not None] if self.parameters_learn else []
-        of_parameters = [4.0 * padded / math.prod(size) for size in learning]
-        return [None, None, *of_parameters, *([None] if self.residual else [])]
+        parameter_scales = [4.0 * padded / math.prod(size) for size in learning]
+        return [None, None, *parameter_scales, *([None] if self.residual else [])]
 
 
 @lru_cache(maxsize=2)
 def _map(shape: tuple[int, int, int, int], dtype: torch.dtype, layout: str, seed: int, device: str) -> Tensor:
-    """Return a random map; the same one for the passes of a case, as it takes long to make."""
+    """Return a random map. The passes of a case share it, as generating it takes long."""
     return make_map(shape, dtype, layout, seed=seed, device=device)
 
 
@@ -211,7 +210,7 @@ def instance_norm_stats_problem(
 # The pairs of a MUNIT step at 256²: images, content codes and style codes of both domains.
 L1_SHAPES = ((3, 256, 256), (3, 256, 256), (256, 64, 64), (256, 64, 64), (8, 1, 1), (8, 1, 1))
 _L1_WEIGHTS = [10.0, 10.0, 1.0, 1.0, 1.0, 1.0]
-# Reconstructed against encoded content: both sides learn. Images and drawn styles do not.
+# Content codes get gradients as targets too; images and sampled styles do not.
 _L1_TARGETS_LEARN = (False, False, True, True, False, False)
 
 

@@ -1,7 +1,8 @@
-"""Images per second of one process with two threads and of two processes with one each: `python -m bench.processes`.
+"""Compare the training speed of one process with two threads and of two processes with one thread each.
 
-They train the demo's MUNIT on the same batches of random images, in turn, on a machine with two cores and nothing else
-running, the two processes with and without overlapped communication; the figures are ratios of the median speeds.
+`python -m bench.processes` trains the demo's MUNIT on the same batches of random images in interleaved rounds: in one
+process, and in two processes with and without overlapped communication. It needs a machine with two cores and nothing
+else running. The results are ratios of the median speeds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BATCH, WARM_UP, SIZE = 4, 3, 64
 
 
 def train(iterations: int, overlap: bool) -> float:
-    """Return the images of each domain per second, of all processes together."""
+    """Return the number of images per domain and second, over all processes."""
     overrides = [f"batch_size={BATCH}", "cuda_graph=false", f"overlap_communication={str(overlap).lower()}"]
     config = Config.load("demo", overrides)
     torch.manual_seed(0)
@@ -43,7 +44,7 @@ def train(iterations: int, overlap: bool) -> float:
 
 
 def run(processes: int, threads: int, overlap: bool, iterations: int) -> float:
-    """Train in new processes and return what rank 0 measured."""
+    """Train in new processes and return the speed that rank 0 measured."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

@@ -1,7 +1,7 @@
-"""Where the time of a MUNIT step goes: python bench/profile_step.py [--size 256] [--batch 1] [--precision bfloat16].
+"""Profile a MUNIT step: python bench/profile_step.py [--size 256] [--batch 1] [--precision bfloat16].
 
-Prints, for the reference path and for what "auto" picks, the time of one iteration (dis_update and gen_update) after a
-warm-up, and its split into convolutions, matrix products and the rest, with the largest of the rest by name.
+For the reference path and for "auto", it prints the time of one iteration (dis_update and gen_update) after a warm-up,
+and its split into convolutions, matrix products and other ops, with the slowest of these by name.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from fastmunit.systems.munit import MUNIT
 _CONVOLUTIONS = ("convolution", "mkldnn_convolution", "thnn_conv", "slow_conv", "cudnn_conv")
 _PRODUCTS = ("addmm", "aten::mm", "linear", "bmm")
 PRODUCTS = (*_CONVOLUTIONS, *_PRODUCTS)
-"""Parts of the names of ops that are convolutions and matrix products."""
+"""Substrings of the names of convolutions and matrix products."""
 
 
 def main() -> None:
+    """Profile both paths."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256, help="image height and width in pixels")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--config", default="edges2shoes", help="name or file of a configuration")
-    parser.add_argument("--rows", type=int, default=8, help="how many of the other ops to name")
+    parser.add_argument("--rows", type=int, default=8, help="number of other ops to list")
     arguments = parser.parse_args()
     config = Config.load(arguments.config, [f"precision={arguments.precision}"])
     for implementation in ("reference", "auto"):
@@ -56,7 +57,7 @@ def _report(implementation: str, config: Config, batch: int, size: int, rows: in
     convolutions = sum(t for key, t in times.items() if any(name in key for name in _CONVOLUTIONS))
     products = sum(t for key, t in times.items() if any(name in key for name in _PRODUCTS))
     rest = {key: t for key, t in times.items() if not any(name in key for name in PRODUCTS)}
-    print(f"{implementation}: {seconds:.2f} s an iteration (least of 2), {total:.2f} s under the profiler")
+    print(f"{implementation}: {seconds:.2f} s per iteration (minimum of 2), {total:.2f} s under the profiler")
     for name, t in (("convolutions", convolutions), ("matrix products", products), ("the rest", sum(rest.values()))):
         print(f"  {name:<42} {t:8.3f} s {t / total:6.1%}")
     for key, t in sorted(rest.items(), key=lambda item: -item[1])[:rows]:

@@ -1,12 +1,12 @@
-"""Predicted speed of trainings in several processes: `python -m bench.scaling`. A model, not measured.
+"""Predict the speed of training in several processes: `python -m bench.scaling`. A model, not a measurement.
 
-An iteration of W processes takes, for a given share of a batch per process,
+For a fixed share of the batch per process, an iteration of W processes takes
 
     step + 2 (W - 1) / W · bytes / bandwidth + 2 (W - 1) · latency · all-reduces
 
-where `step` is the measured time of one GPU on its share, `bytes` are the gradients (4 per trained parameter) of both
-optimizers, sent in a ring after backward, without overlap. Efficiency is step / iteration: the images per second of W
-GPUs over W times those of one.
+where `step` is the measured time of one GPU for its share, and `bytes` is the size of the gradients of both optimizers
+(4 bytes per trained parameter), which a ring all-reduce sends after backward, without overlap. Efficiency is
+step / iteration: the images per second of W GPUs divided by W times those of one.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from fastmunit.config import Config
 from fastmunit.systems import registry
 
 STEP_SECONDS = 20.2e-3
-"""Seconds of a replayed MUNIT step at 256x256, batch 1, bfloat16, measured on an H100 (docs/benchmarks.md)."""
-ALL_REDUCES = 2  # per iteration: one for each optimizer
+"""Seconds per replayed MUNIT step at 256x256, batch 1, bfloat16, measured on an H100 (docs/benchmarks.md)."""
+ALL_REDUCES = 2  # per iteration: one per optimizer
 WORLDS = (2, 4, 8)
 
 
@@ -30,7 +30,7 @@ class Link:
     """A connection between GPUs.
 
     Attributes:
-        name: In the table.
+        name: Name in the table.
         bandwidth: Bytes per second that an all-reduce moves in and out of each GPU; assumed, about 80 % of the peak.
         latency: Seconds per step of the ring; assumed.
     """
@@ -45,13 +45,13 @@ LINKS = (
     Link("PCIe 4.0 x16 (25 GB/s)", 25e9, 10e-6),
     Link("100 Gb Ethernet (10 GB/s)", 10e9, 30e-6),
 )
-RECIPES = ("edges2shoes", "unit_edges2shoes", "cyclegan", "cyclegan_noise", "bicyclegan", "pix2pix_noise")
+CONFIGURATIONS = ("edges2shoes", "unit_edges2shoes", "cyclegan", "cyclegan_noise", "bicyclegan", "pix2pix_noise")
 
 
 @cache
-def gradient_bytes(recipe: str) -> dict[str, int]:
-    """Return the bytes of the gradients of each optimizer."""
-    config = Config.load(recipe)
+def gradient_bytes(configuration: str) -> dict[str, int]:
+    """Return the size of the gradients of each optimizer in bytes."""
+    config = Config.load(configuration)
     with torch.device("meta"):
         trainer = registry.system_of(config)(config)
     return {
@@ -61,23 +61,23 @@ def gradient_bytes(recipe: str) -> dict[str, int]:
 
 
 def iteration_seconds(step: float, sent: float, world: int, link: Link) -> float:
-    """Return the seconds of an iteration of `world` processes that send `sent` bytes."""
+    """Return the seconds per iteration of `world` processes that send `sent` bytes."""
     ring = 2 * (world - 1) / world * sent / link.bandwidth
     return step + ring + 2 * (world - 1) * link.latency * ALL_REDUCES
 
 
 def bytes_table() -> str:
-    """Return the bytes per iteration of the recipes, as Markdown."""
-    lines = ["| recipe | generators | discriminators | in bfloat16 |", "|---|---|---|---|"]
-    for recipe in RECIPES:
-        found = gradient_bytes(recipe)
+    """Return a Markdown table of the bytes per iteration of the configurations."""
+    lines = ["| configuration | generators | discriminators | in bfloat16 |", "|---|---|---|---|"]
+    for configuration in CONFIGURATIONS:
+        found = gradient_bytes(configuration)
         gen, dis = found["gen"] / 1e6, found["dis"] / 1e6
-        lines.append(f"| `{recipe}` | {gen:.1f} MB | {dis:.1f} MB | {(gen + dis) / 2:.1f} MB |")
+        lines.append(f"| `{configuration}` | {gen:.1f} MB | {dis:.1f} MB | {(gen + dis) / 2:.1f} MB |")
     return "\n".join(lines)
 
 
 def scaling_table() -> str:
-    """Return the predicted efficiency for MUNIT's public recipe, as Markdown."""
+    """Return a Markdown table of the predicted efficiency for MUNIT's public configuration."""
     sent = sum(gradient_bytes("edges2shoes").values())
     lines = [
         "| link | " + " | ".join(f"{world} GPUs" for world in WORLDS) + " | 8 GPUs, bfloat16 |",

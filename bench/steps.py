@@ -1,4 +1,4 @@
-"""Whole MUNIT iterations as benchmarks run them: the public trainer's way, in plain PyTorch, and ours."""
+"""Whole MUNIT iterations as benchmarks run them: that of the public trainer, in plain PyTorch, and ours."""
 
 import torch
 from torch import Tensor
@@ -13,14 +13,14 @@ LOSS_TOLERANCES = {"float32": 2e-5, "bfloat16": 2e-2}
 
 
 def trainer_of(precision: str = "float32", *overrides: str, fused_adam: bool = True) -> MUNIT:
-    """Return a trainer of the public configuration; the same weights each time."""
+    """Return a trainer with the public configuration, with the same weights at each call."""
     torch.manual_seed(0)
     config = Config.load("edges2shoes", [f"precision={precision}", *overrides])
     return MUNIT(config, fused_adam=fused_adam).to(DEVICE)
 
 
 def images(batch: int = 1, size: int = SIZE) -> list[Tensor]:
-    """Return a random image, or batch, of each domain; the same ones each time."""
+    """Return a batch of random images per domain, the same at each call."""
     generator = torch.Generator().manual_seed(1)
     return [(torch.rand(batch, 3, size, size, generator=generator) * 2 - 1).to(DEVICE) for _ in range(2)]
 
@@ -31,18 +31,18 @@ def plain_step(trainer: MUNIT, x_a: Tensor, x_b: Tensor) -> None:
 
 
 def our_step(trainer: MUNIT, x_a: Tensor, x_b: Tensor) -> None:
-    """Run an iteration."""
+    """Run our iteration."""
     trainer.step(x_a, x_b)
 
 
 def check_losses(precision: str, *overrides: str, size: int = SIZE) -> float:
-    """Check that the losses of our first iteration are the reference's: a wrong step gets no figure.
+    """Check that the losses of our first iteration match those of the reference. A wrong step is not timed.
 
     Returns:
         The largest relative difference.
 
     Raises:
-        AssertionError: A loss differs by more than its precision allows.
+        AssertionError: If a loss differs by more than the precision allows.
     """
     found = {}
     for name, step in (("eager", plain_step), ("ours", our_step)):

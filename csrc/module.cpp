@@ -1,4 +1,4 @@
-// The Python module fastmunit._C. Loading it registers the kernels of csrc/torch; it offers what it was built with.
+// The Python module fastmunit._C. Loading it registers the kernels with torch. Its only function describes the build.
 #include <pybind11/pybind11.h>
 
 #include <stdexcept>
@@ -49,7 +49,7 @@ pybind11::dict build_config() {
 
 PYBIND11_MODULE(_C, module) {
   module.def("build_config", &build_config,
-             "What the extension was built with, as a dict: torch, torch_target (the oldest torch that it runs with), cuda "
-             "(None without it), cuda_architectures, compiler, build_type, simd (the instruction sets compiled in, best "
-             "first), and simd_in_use (the one that this process runs).");
+             "Describe the build, as a dict: torch, torch_target (the oldest supported torch), cuda (None without CUDA), "
+             "cuda_architectures, compiler, build_type, simd (the compiled instruction sets, best first) and simd_in_use (the "
+             "instruction set that this process uses).");
 }

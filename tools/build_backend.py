@@ -1,8 +1,8 @@
-"""The build backend: setuptools', with the torch of the environment that is being installed into made visible.
+"""The build backend: setuptools, with access to the torch of the target environment.
 
-pip builds in an isolated environment, which hides the installed torch. Its interpreter still knows the site-packages
-of the environment around it, so this backend looks there, and asks for torch as a build requirement only where there
-is none and native code is to be compiled against it.
+pip builds in an isolated environment, which hides the installed torch. The interpreter still knows the site-packages of
+the surrounding environment, so this backend looks there. It adds torch as a build requirement only if there is none and
+native code will be compiled against it.
 """
 
 import site
@@ -12,7 +12,7 @@ from importlib.machinery import PathFinder
 
 from native_compiler import compiles
 from setuptools import build_meta
-from setuptools.build_meta import (  # noqa: F401 - hooks of PEP 517 and PEP 660 taken over unchanged
+from setuptools.build_meta import (  # noqa: F401 - hooks of PEP 517 and PEP 660, unchanged
     build_sdist,
     get_requires_for_build_sdist,
     prepare_metadata_for_build_editable,
@@ -21,7 +21,7 @@ from setuptools.build_meta import (  # noqa: F401 - hooks of PEP 517 and PEP 660
 
 
 def _host_folders() -> list[str]:
-    """The site-packages folders of the interpreter's own environment."""
+    """Return the site-packages folders of the interpreter's environment."""
     folders = [sysconfig.get_path("platlib"), sysconfig.get_path("purelib"), *site.getsitepackages()]
     if site.ENABLE_USER_SITE:
         folders.append(site.getusersitepackages())
@@ -29,7 +29,7 @@ def _host_folders() -> list[str]:
 
 
 def _show_host_torch() -> bool:
-    """Make the environment's torch findable, behind everything else; False where there is none."""
+    """Make the environment's torch importable, after everything else. Return false if there is none."""
     if PathFinder.find_spec("torch") is not None:
         return True
     if PathFinder.find_spec("torch", _host_folders()) is None:
@@ -43,12 +43,12 @@ def _torch_requirement() -> list[str]:
 
 
 def get_requires_for_build_wheel(config_settings=None):
-    """Name setuptools' own requirements, and torch where it is needed and the environment has none."""
+    """Return the requirements of setuptools, and torch if it is needed and the environment has none."""
     return [*build_meta.get_requires_for_build_wheel(config_settings), *_torch_requirement()]
 
 
 def get_requires_for_build_editable(config_settings=None):
-    """Name setuptools' own requirements, and torch where it is needed and the environment has none."""
+    """Return the requirements of setuptools, and torch if it is needed and the environment has none."""
     return [*build_meta.get_requires_for_build_editable(config_settings), *_torch_requirement()]
 
 

@@ -1,17 +1,16 @@
-"""What fused_norm's kernels execute and hold, read from their machine code for the model of bench/gpu_model.py.
+"""Count instructions and resources of fused_norm's kernels in their machine code, for the model in bench/gpu_model.py.
 
-    python tools/count_instructions.py > bench/kernel_counts.yaml    # after each change of the kernels
+    python -m tools.count_instructions > bench/kernel_counts.yaml    # after each change of the kernels
 
-It compiles the kernels for compute capability 9.0. tests/cuda/test_budget.py holds the file to the machine code, and
-`python -m bench.predict` reads it, so that a prediction takes no nvcc.
+The kernels are compiled for compute capability 9.0. `python -m bench.predict` reads the file, so predictions need no
+nvcc. tests/cuda/test_budget.py checks that the file matches the machine code.
 
-Instructions are those of the longest path of tools/sass.py, which a thread with a full tile takes: what runs until the
-last load in front of the first barrier of its block loads the tile, what runs from there to the last barrier takes sums
-or moments, and what runs behind writes.
+The instructions are those of the longest path (tools/sass.py), which a thread with a full tile executes. The path has
+three parts: instructions up to the last load before the first barrier load the tile; those up to the last barrier
+compute sums or moments; the others write the result.
 """
 
 import re
-import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -19,16 +18,14 @@ from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from gpu_budget import ROOT, Kernel, compile_cubin, kernels_of, nvcc_release
-from sass import Instruction, blocks_of, hot_blocks, longest_path, loops_of
+from tools.gpu_budget import ROOT, Kernel, compile_cubin, kernels_of, nvcc_release
+from tools.sass import Instruction, blocks_of, hot_blocks, longest_path, loops_of
 
 COUNTS = ROOT / "bench" / "kernel_counts.yaml"
 SOURCES = [ROOT / "csrc" / "fused_norm" / f"{name}.cu" for name in ("fused_norm", "fused_norm_backward")]
 ARCH = 90
-# Values of x that a thread holds at once, by whole name of the kernel. What is not here is not counted: machine code
-# does not say how often the nested loops of kernels that go value by value run.
+# Values of x per thread, by the whole name of the kernel. Other kernels are not counted: machine code does not tell how
+# often the nested loops of kernels that work value by value run.
 VALUES = {
     r"forward_rows<float, .*>": 32,
     r"forward_pixels<float, .*>": 32,
@@ -42,18 +39,18 @@ VALUES = {
 
 @dataclass(frozen=True)
 class Counts:
-    """What the model knows of a kernel.
+    """The input of the model for a kernel.
 
     Attributes:
-        values: Of x, that a thread holds at once.
-        registers: Of a thread.
-        shared_bytes: Of a block.
-        in_flight: Bytes of a thread's loads from global memory that are on their way together, at most.
-        barriers: Of its block, that a thread comes to.
-        load: Instructions that a thread executes until its last load in front of the first of them.
-        sums: From there to the last barrier.
-        write: Behind that.
-        again: Of all these, those of the loop that loads another tile's values; 0 where there is none.
+        values: Values of x that a thread holds at a time.
+        registers: Registers per thread.
+        shared_bytes: Static shared memory per block.
+        in_flight: Largest number of bytes of a thread's loads from global memory that are in flight together.
+        barriers: Number of barriers that a thread executes.
+        load: Instructions that a thread executes up to its last load before the first barrier.
+        sums: Instructions from there to the last barrier.
+        write: Instructions after the last barrier.
+        again: Instructions of the loop that processes a tile in rounds, included above; 0 if there is none.
     """
 
     values: int
@@ -67,22 +64,22 @@ class Counts:
     again: int
 
     def resident(self, arch: int, threads: int) -> int:
-        """Blocks that a multiprocessor of a compute capability has room for."""
+        """Return the number of blocks that fit on a multiprocessor of a compute capability."""
         return Kernel("", arch, self.registers, 0, self.shared_bytes).blocks(threads)
 
 
 def _without_tables(code: list[Instruction]) -> list[Instruction]:
-    """The instructions with jumps through tables as ends.
+    """Return the instructions with jumps through tables replaced by exits.
 
-    Such a jump is the choice of a dtype of weight or bias, which one thread makes for each channel.
+    Such a jump selects the dtype of weight or bias, which one thread does per channel.
     """
     return [replace(one, opcode="EXIT") if one.name in ("BRX", "JMX") else one for one in code]
 
 
-def most_in_flight(instructions: Iterable[Instruction]) -> int:
-    """The most bytes of loads that are on their way together. Values arrive in order, at the latest when needed."""
+def max_bytes_in_flight(instructions: Iterable[Instruction]) -> int:
+    """Return the largest number of bytes in flight. Loads complete in order, at the latest when needed."""
     waiting: list[tuple[set[str], int]] = []
-    most = 0
+    largest = 0
     for one in instructions:
         used = re.findall(r"\bR\d+\b", one.operands)
         loads = one.name == "LDG" and bool(used)
@@ -92,12 +89,12 @@ def most_in_flight(instructions: Iterable[Instruction]) -> int:
         if loads:
             first = int(used[0][1:])
             waiting.append(({f"R{first + k}" for k in range(max(1, one.bits // 32))}, one.bits // 8))
-            most = max(most, sum(count for _, count in waiting))
-    return most
+            largest = max(largest, sum(count for _, count in waiting))
+    return largest
 
 
 def counts_of(kernel: Kernel, values: int) -> Counts:
-    """What the machine code says."""
+    """Return the counts of a kernel's machine code."""
     value_bytes = 2 if "bfloat16" in kernel.name else 4
     blocks = blocks_of(_without_tables(kernel.code))
     path = longest_path(blocks, values, value_bytes)
@@ -114,18 +111,18 @@ def counts_of(kernel: Kernel, values: int) -> Counts:
         values,
         kernel.registers,
         kernel.shared_bytes,
-        in_flight=most_in_flight(one for one, _ in executed),
+        in_flight=max_bytes_in_flight(one for one, _ in executed),
         barriers=sum(times for one, times in executed if one.name == "BAR"),
         load=count(0, loaded),
         sums=count(loaded, summed),
         write=count(summed, None),
-        # A loop that has to run once to load what a thread holds runs again for another tile.
+        # A loop that runs once to load the values of a thread runs again for the next round.
         again=sum(blocks[k].executed for k, times in path if k in rounds and times == 1),
     )
 
 
 def all_counts(kernels: Iterable[Kernel]) -> dict[str, Counts]:
-    """The counts of those kernels that `VALUES` names, by their names."""
+    """Return the counts of the kernels in `VALUES` by name."""
     found = {}
     for kernel in kernels:
         values = next((values for name, values in VALUES.items() if re.fullmatch(name, kernel.name)), None)
@@ -135,20 +132,20 @@ def all_counts(kernels: Iterable[Kernel]) -> dict[str, Counts]:
 
 
 def read_counts(path: Path = COUNTS) -> tuple[str, dict[str, Counts]]:
-    """The release of nvcc that compiled the kernels, and their counts by name."""
+    """Return the release of nvcc that compiled the kernels, and their counts by name."""
     data = yaml.safe_load(path.read_text())
     return data["nvcc"], {name: Counts(**counts) for name, counts in data["kernels"].items()}
 
 
 def main() -> None:
-    """Print the file."""
+    """Print the YAML file."""
     kernels = []
     with tempfile.TemporaryDirectory() as folder:
         for source in SOURCES:
             cubin = Path(folder) / "kernels.cubin"
             compile_cubin(source, ARCH, cubin)
             kernels += kernels_of(cubin, ARCH)
-    print("# Written by tools/count_instructions.py, which says what this is.")
+    print("# Written by `python -m tools.count_instructions`, which documents the fields.")
     print(f'nvcc: "{nvcc_release()}"')
     print("kernels:")
     for name, counts in all_counts(kernels).items():

@@ -1,21 +1,22 @@
-"""Read what bench.on_gpu measured; print the launch table's thresholds, and the maps on which Triton is faster.
+"""Derive the launch table's thresholds, and the maps on which Triton is faster, from the results of bench.on_gpu.
 
-    python tools/fit_launch_table.py FOLDER/on_gpu.json
+    python -m tools.fit_launch_table FOLDER/on_gpu.json
 
-The rule, which was written before anything was measured:
+The rule was written before anything was measured:
 
-- The cost of a candidate is max(cold, 0.5 cold + 0.5 warm), over the cost of the launch table's own choice, with 256
-  threads, in the same rounds. Shapes count by their share of a step's time in fused_norm: how often the networks of a
-  MUNIT step have them, times that choice's cost.
-- One number of threads, and dependent launches or none, are for all shapes: those of the least cost.
-- A class is a layout, dtype, kind of statistics and pass. It takes the variant of the least cost over its shapes.
-- A shape has a second variant only if that is more than 10 % faster than the class's, and the shape is more than 5 % of
-  the step's time in fused_norm.
-- The most values of a map whose second variant has smaller tiles than its class is the threshold of small maps.
-- Triton is taken, for maps of one layout, dtype and kind of statistics, between the smallest and the largest of
-  neighboring sizes on which it takes at least 10 % less time than the native kernels: forward and backward together.
+- The cost of a candidate is max(cold, 0.5 cold + 0.5 warm), divided by the cost of the launch table's own choice with
+  256 threads in the same rounds. The weight of a shape is its share of the time of a MUNIT step in fused_norm: the
+  number of its occurrences in the networks, times the cost of that choice.
+- All shapes share one number of threads and one choice of dependent launches: those with the lowest cost.
+- A class is a layout, dtype, kind of statistics and pass. It uses the variant with the lowest cost over its shapes.
+- A shape has a second variant only if that is more than 10 % faster than the variant of its class, and the shape takes
+  more than 5 % of the step's time in fused_norm.
+- The threshold of small maps is the largest number of values of a map whose second variant has smaller tiles than its
+  class.
+- For maps of one layout, dtype and kind of statistics, Triton is used between the smallest and largest of adjacent
+  sizes for which forward and backward together take at least 10 % less time than the native kernels.
 
-Candidates that are wrong, or that were not measured on all shapes of a class, are not considered.
+Candidates with wrong results, or without a time for every shape of a class, are ignored.
 """
 
 import argparse
@@ -40,7 +41,7 @@ TRITON_WINS = 0.10
 
 @dataclass(frozen=True, order=True)
 class Class:
-    """Maps that a launch table treats alike."""
+    """A class of maps that the launch table treats alike."""
 
     layout: str
     dtype: str
@@ -61,7 +62,7 @@ class Shape:
 
     @property
     def values(self) -> int:
-        """Return how many values the map has."""
+        """Number of values of the map."""
         return math.prod(self.shape)
 
 
@@ -71,12 +72,12 @@ def shape_of(row: Row) -> Shape:
 
 
 def cost(row: Row) -> float:
-    """Return the microseconds that a candidate is judged by."""
+    """Return the microseconds by which candidates are compared."""
     return max(row["us_cold"], 0.5 * row["us_cold"] + 0.5 * row["us_warm"])
 
 
 def rows_of(report: Mapping[str, Any], stage: str) -> list[Row]:
-    """Return the rows of a stage that have a time; none where the stage was not run."""
+    """Return the rows of a stage that have a time; an empty list if the stage was not run."""
     return [row for of in report["stages"] if of["name"] == stage for row in of["rows"] if "us_cold" in row]
 
 
@@ -84,12 +85,12 @@ def rows_of(report: Mapping[str, Any], stage: str) -> list[Row]:
 
 
 class Candidates:
-    """Costs of candidates.
+    """The costs of candidates.
 
     Attributes:
-        costs: Relative to the launch table's own choice, by shape, then by threads and name of the variant.
-        params: Of them, as the report has them.
-        shares: Of a step's time in fused_norm, by shape.
+        costs: Costs relative to the launch table's own choice, by shape, then by threads and name of the variant.
+        params: Parameters of the candidates in the report, by the same keys.
+        shares: Shares of a step's time in fused_norm, by shape.
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
@@ -102,7 +103,7 @@ class Candidates:
         for of_task in by_task.values():
             default = next((row for row in of_task if _is_default(row)), None)
             if default is None:
-                continue  # it was wrong: there is nothing to compare with
+                continue  # its result was wrong, so there is nothing to compare with
             shape = shape_of(default)
             times.setdefault(shape, cost(default) * _times_per_step(shape))
             for row in of_task:
@@ -115,29 +116,29 @@ class Candidates:
 
     @property
     def classes(self) -> dict[Class, list[Shape]]:
-        """Return the shapes of each class."""
+        """The shapes of each class."""
         found: dict[Class, list[Shape]] = defaultdict(list)
         for shape in sorted(self.costs):
             found[shape.of].append(shape)
         return dict(sorted(found.items()))
 
     def of_all(self, key: tuple[int, str], shapes: Sequence[Shape]) -> float:
-        """Return the cost of a variant over shapes; infinite where one of them lacks it."""
+        """Return the cost of a variant over shapes; infinite if it was not measured for one of them."""
         return sum(self.shares[shape] * self.costs[shape].get(key, math.inf) for shape in shapes)
 
     def best(self, threads: int, shapes: Sequence[Shape]) -> tuple[int, str]:
-        """Return the variant of the least cost over shapes; of equal ones, the first that was measured."""
+        """Return the variant with the lowest cost over shapes; of equal ones, the first that was measured."""
         keys = [key for shape in shapes for key in self.costs[shape] if key[0] == threads]
         return min(keys or [(threads, DEFAULT)], key=lambda key: self.of_all(key, shapes))
 
     def best_threads(self) -> int:
-        """Return the number of threads of the least cost, each class with its best variant."""
+        """Return the number of threads with the lowest cost, each class with its best variant."""
         found = {key[0] for of in self.costs.values() for key in of}
         order = sorted(found, key=lambda threads: threads != DEFAULT_THREADS)
         return min(order, key=lambda t: sum(self.of_all(self.best(t, of), of) for of in self.classes.values()))
 
     def dependent_launches(self, threads: int) -> bool:
-        """Return whether dependent launches cost no more than others, over the shapes that both were measured on."""
+        """Return true if dependent launches cost no more than others, over the shapes with times for both."""
         both = [of for of in self.costs if {(threads, DEFAULT), (threads, NO_DEPENDENT)} <= self.costs[of].keys()]
         return self.of_all((threads, DEFAULT), both) <= self.of_all((threads, NO_DEPENDENT), both)
 
@@ -147,7 +148,7 @@ def _is_default(row: Row) -> bool:
 
 
 def _times_per_step(shape: Shape) -> int:
-    """Return how often networks of a MUNIT step at 256² have a map, each network once; 1 for maps that none has."""
+    """Return how often a map occurs in the networks of a MUNIT step at 256², each counted once, but at least 1."""
     sizes = [
         m.count
         for m in munit_maps()
@@ -158,7 +159,7 @@ def _times_per_step(shape: Shape) -> int:
 
 
 def thresholds(candidates: Candidates) -> Iterator[str]:
-    """Yield the launch table's numbers."""
+    """Yield the numbers of the launch table."""
     if not candidates.costs:
         yield "no candidates were measured"
         return
@@ -192,7 +193,7 @@ def _described(params: Row) -> str:
 
 
 def choices(report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the entries of the table that `auto` looks in: where Triton is faster."""
+    """Yield the entries of the table of `auto`: the maps on which Triton is faster."""
     device = {key: value for row in rows_of_device(report) for key, value in row.items()}
     capability = (device.get("major", 0), device.get("minor", 0))
     machine = f"bench.on_gpu, {device.get('name', 'a dry run')}, torch {device.get('torch')}, {device.get('date')}"
@@ -208,7 +209,7 @@ def choices(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def rows_of_device(report: Mapping[str, Any]) -> list[Row]:
-    """Return the rows that say what the device is."""
+    """Return the rows that describe the device."""
     return [row for of in report["stages"] if of["name"] == "floor" for row in of["rows"] if row["task"] == "device"]
 
 
@@ -217,7 +218,7 @@ def _wins(native: float, triton: float) -> bool:
 
 
 def _times_by_size(report: Mapping[str, Any]) -> dict[Class, dict[int, list[tuple[float, float]]]]:
-    """Return the costs of native and Triton on maps of each number of values."""
+    """Return the costs of the native and Triton kernels by number of values of the map."""
     times: dict[Shape, dict[str, float]] = defaultdict(dict)
     for stage, implementation in (("native kernels", "native"), ("triton kernels", "triton")):
         for row in rows_of(report, stage):
@@ -231,7 +232,7 @@ def _times_by_size(report: Mapping[str, Any]) -> dict[Class, dict[int, list[tupl
 
 
 def _runs(sizes: Mapping[int, bool]) -> Iterator[list[int]]:
-    """Yield neighboring sizes that are true."""
+    """Yield runs of adjacent sizes that are true."""
     run: list[int] = []
     for size, wins in sorted(sizes.items()):
         if wins:
@@ -249,7 +250,7 @@ def main() -> int:
     parser.add_argument("report", type=Path, help="FOLDER/on_gpu.json of bench.on_gpu")
     report = json.loads(parser.parse_args().report.read_text())
     if report["dry_run"]:
-        print("made-up times of a dry run: nothing here says anything about a GPU")
+        print("this is a dry run with made-up times: nothing here applies to a GPU")
     print("\n".join(thresholds(Candidates(rows_of(report, "candidates")))))
     found = list(choices(report))
     print("\n".join(["", "where Triton is faster:", *(found or ["nowhere"])]))

@@ -1,10 +1,11 @@
-"""What the machine code of the CUDA kernels says without a GPU: registers, spills, occupancy, width of memory accesses.
+"""Read the resource use of the CUDA kernels from their machine code, without a GPU, and compare it with the budget.
 
-    python tools/gpu_budget.py    # compiles the CUDA sources, prints what each kernel uses, and what is over budget
-    python tools/gpu_budget.py --arch 90 --source csrc/weighted_l1/weighted_l1.cu
-    python tools/gpu_budget.py --markdown    # the table of docs/gpu.md
+    python -m tools.gpu_budget    # compile the CUDA sources; print the use of each kernel and everything over budget
+    python -m tools.gpu_budget --arch 90 --source csrc/weighted_l1/weighted_l1.cu
+    python -m tools.gpu_budget --markdown    # print the table of docs/gpu.md
 
-tests/cuda/budget.yaml has the budget; tests/cuda/test_budget.py holds the kernels to it.
+Resources are registers, spills, occupancy and the width of memory accesses. The budget is tests/cuda/budget.yaml;
+tests/cuda/test_budget.py enforces it.
 """
 
 import argparse
@@ -20,22 +21,19 @@ from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from sass import Instruction, hot_instructions, instructions_of, instructions_per_value
+from tools.sass import Instruction, hot_instructions, instructions_of, instructions_per_value
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET = ROOT / "tests" / "cuda" / "budget.yaml"
-# The CUDA sources, in the folders of their ops.
 SOURCES = sorted((ROOT / "csrc").rglob("*.cu"))
 NVCC_FLAGS = ["-std=c++17", "-O3", "-Xptxas=-warn-spills,-warn-lmem-usage,-Werror", "-Werror=all-warnings"]
-# The reserved shared memory of a block, which is counted from compute capability 9.0 on as if it were the kernel's.
+# Shared memory that CUDA reserves per block. From compute capability 9.0 on, it is reported as part of the kernel's.
 RESERVED_SHARED_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class Multiprocessor:
-    """What a multiprocessor has for its blocks (CUDA C++ Programming Guide, technical specifications)."""
+    """The limits of a multiprocessor (CUDA C++ Programming Guide, technical specifications)."""
 
     threads: int
     blocks: int
@@ -56,19 +54,19 @@ MULTIPROCESSORS = {
 
 @dataclass
 class Kernel:
-    """A kernel's machine code.
+    """The machine code of a kernel.
 
     Attributes:
-        name: As C++ writes it, without arguments.
-        arch: Compute capability, 80 for 8.0.
-        registers: Of a thread.
-        local_bytes: Stack and spilled registers of a thread.
-        shared_bytes: Of a block, without dynamic shared memory.
-        accesses: Instructions on global memory by bits of a thread's access.
-        doubles: Operations on float64.
-        generic: Loads and stores whose address space the compiler does not know.
-        strong: Stores that no later load may be moved ahead of.
-        in_flight: Bytes of a thread's loads from global memory before the first instruction that needs one of them.
+        name: Demangled name without parameters.
+        arch: Compute capability, such as 80 for 8.0.
+        registers: Registers per thread.
+        local_bytes: Bytes of stack and spilled registers per thread.
+        shared_bytes: Static shared memory per block.
+        accesses: Number of instructions on global memory, by bits per thread.
+        doubles: Number of float64 operations.
+        generic: Number of loads and stores whose address space the compiler does not know.
+        strong: Number of stores that later loads must not be moved ahead of.
+        in_flight: Bytes that a thread loads from global memory before the first instruction that needs one of them.
         code: All instructions.
     """
 
@@ -86,49 +84,50 @@ class Kernel:
 
     @property
     def hot_doubles(self) -> int:
-        """Operations on float64 in code that is not marked as rare; see sass.py."""
+        """Number of float64 operations in code that is not marked as rare; see sass.py."""
         return _doubles(hot_instructions(self.code))
 
     def instructions_per_value(self, values: int) -> float:
-        """What a thread that holds `values` executes per value; see sass.py."""
+        """Return the instructions per value that a thread with `values` values executes; see sass.py."""
         return instructions_per_value([self], values, 2 if "__half" in self.name or "bfloat16" in self.name else 4)
 
     def blocks(self, threads: int, dynamic_shared_bytes: int = 0) -> int:
-        """Blocks of `threads` that a multiprocessor has room for."""
-        has = MULTIPROCESSORS[self.arch]
+        """Return the number of blocks of `threads` threads that fit on a multiprocessor."""
+        limits = MULTIPROCESSORS[self.arch]
         warps = -(-threads // 32)
         warp_registers = -(-self.registers * 32 // 256) * 256
-        by_registers = has.registers // 4 // warp_registers * 4 // warps  # a quarter of them for a quarter of the warps
+        by_registers = (
+            limits.registers // 4 // warp_registers * 4 // warps
+        )  # each quarter serves a quarter of the warps
         shared = -(-(self.shared_bytes + dynamic_shared_bytes + RESERVED_SHARED_BYTES) // 128) * 128
-        return min(has.threads // 32 // warps, by_registers, has.shared_bytes // shared, has.blocks)
+        return min(limits.threads // 32 // warps, by_registers, limits.shared_bytes // shared, limits.blocks)
 
     def occupancy(self, threads: int, dynamic_shared_bytes: int = 0) -> float:
-        """Share of a multiprocessor's threads that can be resident, in blocks of `threads`."""
+        """Return the share of a multiprocessor's threads that can be resident in blocks of `threads` threads."""
         warps = -(-threads // 32)
         return self.blocks(threads, dynamic_shared_bytes) * warps * 32 / MULTIPROCESSORS[self.arch].threads
 
 
 def find_nvcc() -> str | None:
-    """Path of nvcc, or None where there is none."""
+    """Return the path of nvcc, or None if there is none."""
     return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
 
 def find_cuobjdump() -> str | None:
-    """Path of cuobjdump, the toolkit's or Triton's, or None where there is none."""
+    """Return the path of the toolkit's or Triton's cuobjdump, or None if there is none."""
     triton = Path(sysconfig.get_path("purelib")) / "triton" / "backends" / "nvidia" / "bin" / "cuobjdump"
     return shutil.which("cuobjdump") or shutil.which("/usr/local/cuda/bin/cuobjdump") or shutil.which(triton)
 
 
 def compile_cubin(source: Path, arch: int, target: Path) -> None:
-    """Compile for one architecture.
+    """Compile a source for one architecture.
 
     Raises:
-        subprocess.CalledProcessError: There is an error, a warning, a spill or local memory; stderr says where.
+        subprocess.CalledProcessError: If there is an error, a warning, a spill or local memory; see its stderr.
     """
     nvcc = find_nvcc()
     assert nvcc is not None, "there is no nvcc"
-    command = [nvcc, *NVCC_FLAGS, f"-arch=sm_{arch}", "-cubin", "-o", target, source]
-    command += ["-I", ROOT / "csrc"]
+    command = [nvcc, *NVCC_FLAGS, f"-arch=sm_{arch}", "-cubin", "-o", target, source, "-I", ROOT / "csrc"]
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
@@ -137,7 +136,7 @@ def _output(*command: str | Path, text: str | None = None) -> str:
 
 
 def short_name(name: str) -> str:
-    """A demangled name without namespaces, arguments and return type."""
+    """Return a demangled name without namespaces, parameters and return type."""
     name = name.replace("(anonymous namespace)::", "").replace("fastmunit::cuda::", "").replace("fastmunit::", "")
     name = re.sub(r"\b(norm|stats|l1)::", "", name)
     name = re.sub(r"\((Layout|int|bool|[A-Za-z]+)\)(\d+|true|false)", r"\2", name)
@@ -151,7 +150,7 @@ def short_name(name: str) -> str:
 
 
 def _bytes_in_flight(instructions: list[Instruction]) -> int:
-    """Bytes of the loads from global memory in front of the first instruction that needs one of them."""
+    """Return the bytes of the loads from global memory before the first instruction that needs one of them."""
     loaded: set[str] = set()
     total = 0
     for one in instructions:
@@ -172,7 +171,7 @@ def _doubles(instructions: list[Instruction]) -> int:
 
 
 def _count(kernel: Kernel, instructions: list[Instruction]) -> None:
-    """Fill in what a kernel's instructions say."""
+    """Set the attributes of a kernel that follow from its instructions."""
     for one in instructions:
         if one.name in ("LDG", "STG"):
             kernel.accesses[one.bits] += 1
@@ -184,7 +183,7 @@ def _count(kernel: Kernel, instructions: list[Instruction]) -> None:
 
 
 def kernels_of(cubin: Path, arch: int) -> list[Kernel]:
-    """The kernels of a cubin."""
+    """Return the kernels of a cubin."""
     cuobjdump = find_cuobjdump()
     assert cuobjdump is not None, "there is no cuobjdump"
     kernels: dict[str, Kernel] = {}
@@ -202,24 +201,26 @@ def kernels_of(cubin: Path, arch: int) -> list[Kernel]:
 
 @dataclass(frozen=True)
 class Budget:
-    """What kernels whose name matches may use.
+    """The limits of all kernels whose name matches, on compute capability 8.0, 9.0 and 10.0.
+
+    A limit of None is not checked.
 
     Attributes:
-        kernel: Regular expression of the whole name.
-        threads: Of a block.
-        registers: At most.
-        occupancy: At least, on compute capability 8.0, 9.0 and 10.0.
-        wide: Accesses of 128 bits to global memory, at least.
-        narrow: Narrower ones, at most: those of statistics, rests and the path of maps that are not aligned.
-        dynamic_shared_bytes: Of a block.
-        doubles: Operations on float64, at most; any number where it is None, as are the next.
-        generic: Loads and stores of an unknown address space, at most. A read of another block's shared memory is one.
-        strong: Stores that no later load may be moved ahead of, at most.
-        in_flight: Bytes of a thread's loads before one is needed, at least.
-        blocks: Of `threads`, that a multiprocessor has room for, at least.
-        hot_doubles: Operations on float64 in code that is not marked as rare, at most.
-        values: Values of x that a thread holds; 0 where instructions are not counted.
-        instructions: Per value, at most, of this kernel alone; see executed_per_thread of sass.py.
+        kernel: Regular expression for the whole name.
+        threads: Threads per block.
+        registers: Maximum registers per thread.
+        occupancy: Minimum occupancy.
+        wide: Minimum number of 128-bit accesses to global memory.
+        narrow: Maximum number of narrower accesses: those of statistics, remainders and unaligned maps.
+        dynamic_shared_bytes: Dynamic shared memory per block.
+        doubles: Maximum number of float64 operations.
+        generic: Maximum number of accesses to an unknown address space, such as reads of another block's shared memory.
+        strong: Maximum number of stores that later loads must not be moved ahead of.
+        in_flight: Minimum bytes that a thread loads before one of them is needed.
+        blocks: Minimum number of blocks of `threads` threads per multiprocessor.
+        hot_doubles: Maximum number of float64 operations in code that is not marked as rare.
+        values: Values of x per thread; 0 if instructions are not counted.
+        instructions: Maximum number of instructions per value of this kernel; see executed_per_thread in sass.py.
     """
 
     kernel: str
@@ -239,7 +240,7 @@ class Budget:
     instructions: float | None = None
 
     def broken_by(self, kernel: Kernel) -> list[str]:
-        """What the kernel uses more than this."""
+        """Return a message per limit that the kernel breaks."""
         narrow = sum(count for bits, count in kernel.accesses.items() if bits < 128)
         occupancy = kernel.occupancy(self.threads, self.dynamic_shared_bytes)
         checks = {
@@ -261,17 +262,17 @@ class Budget:
         if self.instructions is not None:
             count = kernel.instructions_per_value(self.values)
             checks[f"{count:.1f} instructions per value, at most {self.instructions}"] = count <= self.instructions
-        return [f"sm_{kernel.arch} {kernel.name}: {told}" for told, holds in checks.items() if not holds]
+        return [f"sm_{kernel.arch} {kernel.name}: {message}" for message, holds in checks.items() if not holds]
 
 
 @dataclass(frozen=True)
 class Call:
-    """What the kernels of one call may execute together.
+    """The limit on instructions of all kernels of a call together.
 
     Attributes:
-        kernels: Regular expression of the whole names. Kernels with the same text in its groups belong to one call.
-        values: Values of x that a thread of each of them holds.
-        instructions: Per value, at most, summed over the kernels.
+        kernels: Regular expression for whole names. Kernels with equal text in its groups belong to the same call.
+        values: Values of x per thread of each kernel.
+        instructions: Maximum number of instructions per value, summed over the kernels.
     """
 
     kernels: str
@@ -279,7 +280,7 @@ class Call:
     instructions: float
 
     def together(self, kernels: list[Kernel]) -> dict[tuple[str, ...], list[Kernel]]:
-        """The kernels of each call."""
+        """Return the kernels of each call, by the text of the groups."""
         calls: dict[tuple[str, ...], list[Kernel]] = {}
         for kernel in kernels:
             if match := re.fullmatch(self.kernels, kernel.name):
@@ -287,32 +288,32 @@ class Call:
         return calls
 
     def broken_by(self, kernels: list[Kernel]) -> list[str]:
-        """The calls that execute more than this."""
+        """Return a message per call that exceeds the limit."""
         calls = self.together(kernels)
         broken = [] if calls else [f"{self.kernels}: there are no such kernels"]
-        for of_call in calls.values():
-            count = sum(kernel.instructions_per_value(self.values) for kernel in of_call)
-            names = " + ".join(kernel.name for kernel in of_call)
+        for members in calls.values():
+            count = sum(kernel.instructions_per_value(self.values) for kernel in members)
+            names = " + ".join(kernel.name for kernel in members)
             if count > self.instructions:
                 broken.append(
-                    f"sm_{of_call[0].arch} {names}: {count:.1f} instructions per value, at most {self.instructions}"
+                    f"sm_{members[0].arch} {names}: {count:.1f} instructions per value, at most {self.instructions}"
                 )
         return broken
 
 
 def read_budget(path: Path = BUDGET) -> dict[str, list[Budget]]:
-    """The budgets by name of the source."""
+    """Return the budgets by name of the source."""
     sources = yaml.safe_load(path.read_text())["kernels"]
     return {source: [Budget(**row) for row in rows] for source, rows in sources.items()}
 
 
 def read_calls(path: Path = BUDGET) -> dict[str, list[Call]]:
-    """What calls may execute, by name of the source."""
+    """Return the limits of calls by name of the source."""
     return {source: [Call(**row) for row in rows] for source, rows in yaml.safe_load(path.read_text())["calls"].items()}
 
 
 def check(kernels: list[Kernel], budgets: list[Budget]) -> list[str]:
-    """What is over budget, has none, or has one that no kernel is for."""
+    """Return a message per broken limit, per kernel without exactly one budget and per budget without a kernel."""
     broken: list[str] = []
     used = set()
     for kernel in kernels:
@@ -326,7 +327,7 @@ def check(kernels: list[Kernel], budgets: list[Budget]) -> list[str]:
 
 
 def table(kernels: list[Kernel], budgets: list[Budget]) -> str:
-    """A line for each kernel."""
+    """Return a table with a line per kernel."""
     lines = [f"{'kernel':<72} arch  regs  shared  occupancy  128 bit  narrower"]
     for kernel in kernels:
         row = next((budget for budget in budgets if re.fullmatch(budget.kernel, kernel.name)), None)
@@ -340,14 +341,14 @@ def table(kernels: list[Kernel], budgets: list[Budget]) -> str:
 
 
 def nvcc_release() -> str | None:
-    """Such as "13.0", or None where there is no nvcc."""
+    """Return the release of nvcc, such as "13.0", or None if there is no nvcc."""
     nvcc = find_nvcc()
     match = None if nvcc is None else re.search(r"release (\d+\.\d+)", _output(nvcc, "--version"))
     return match[1] if match else None
 
 
 def markdown_cells(kernels: list[Kernel], budget: Budget) -> list[str]:
-    """What the kernels of one architecture that a budget is for use at most (of accesses of 128 bits: at least)."""
+    """Return the maxima, for occupancy and 128-bit accesses the minima, over a budget's kernels on one architecture."""
     mine = [kernel for kernel in kernels if re.fullmatch(budget.kernel, kernel.name)]
     narrow = [sum(count for bits, count in kernel.accesses.items() if bits < 128) for kernel in mine]
     return [
@@ -359,19 +360,19 @@ def markdown_cells(kernels: list[Kernel], budget: Budget) -> list[str]:
 
 
 def markdown_name(budget: Budget) -> str:
-    """A budget's kernels in a table."""
+    """Return the name of a budget's kernels in a Markdown table."""
     return "`" + budget.kernel.replace("|", "\\|") + "`"
 
 
-def markdown(found: dict[str, dict[int, list[Kernel]]], budgets: dict[str, list[Budget]]) -> str:
-    """The table of docs/gpu.md: in each cell, what is used on each architecture."""
+def markdown(kernels: dict[str, dict[int, list[Kernel]]], budgets: dict[str, list[Budget]]) -> str:
+    """Return the table of docs/gpu.md. Each cell has the values of all architectures."""
     lines = [
         "| kernel | threads | registers | occupancy | accesses of 128 bits | narrower |",
         "|---|---|---|---|---|---|",
     ]
-    for source, of_arch in found.items():
+    for source, by_arch in kernels.items():
         for budget in budgets[source]:
-            cells = zip(*(markdown_cells(kernels, budget) for kernels in of_arch.values()), strict=True)
+            cells = zip(*(markdown_cells(members, budget) for members in by_arch.values()), strict=True)
             lines.append(
                 f"| {markdown_name(budget)} | {budget.threads} | "
                 + " | ".join(" / ".join(cell) for cell in cells)
@@ -381,7 +382,7 @@ def markdown(found: dict[str, dict[int, list[Kernel]]], budgets: dict[str, list[
 
 
 def main() -> int:
-    """Print the kernels and what is over budget."""
+    """Print the kernels and everything over budget. Return 1 if there is anything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, nargs="*", default=[])
     parser.add_argument("--arch", type=int, nargs="*", default=[80, 90, 100])

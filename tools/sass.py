@@ -1,13 +1,13 @@
-"""How many instructions a thread of a CUDA kernel executes, read from the kernel's machine code (cuobjdump -sass).
+"""Count the instructions that a thread of a CUDA kernel executes, from the machine code (cuobjdump -sass).
 
-The count is a walk of the basic blocks, without a GPU and without a profile:
+The count walks the basic blocks and needs neither a GPU nor a profile:
 
 - Straight code counts once. A loop counts until its loads, or stores, have moved as many values as a thread holds.
-- Both sides of each branch count. The kernel has code for each option of a call, of which a thread runs one, so this
-  is more than any thread executes of that code.
-- What is left out is code that the source marks with `rarely()` of portable.cuh, and what can be reached through it
-  alone: the pad's copies at the border, and what one warp of a block does for a group (coefficients, statistics in
-  float64). `rarely()` is the instruction PMTRIG. Where the compiler made it conditional, its block counts.
+- Both sides of each branch count. A kernel has code for all options, but a thread executes one, so this is an upper
+  bound.
+- Code that the source marks with `rarely()` (portable.cuh), and code that is reachable only through it, does not count:
+  the copies of the padding at the border, and the work of one warp per block for a group (parameters, statistics in
+  float64). `rarely()` is the instruction PMTRIG. If the compiler made it conditional, its block counts.
 
 Usage:
     kernels = gpu_budget.kernels_of(cubin, 90)
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-MARK = "PMTRIG"  # what rarely() compiles to
+MARK = "PMTRIG"  # the instruction of rarely()
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Instruction:
 
     Attributes:
         address: Bytes from the kernel's first instruction.
-        predicate: Such as "@!P0", "" where the instruction is unconditional.
-        opcode: With its modifiers, such as "LDG.E.128".
-        operands: What follows the opcode.
+        predicate: Predicate such as "@!P0", or "" if the instruction is unconditional.
+        opcode: Opcode with modifiers, such as "LDG.E.128".
+        operands: Text after the opcode.
     """
 
     address: int
@@ -48,13 +48,13 @@ class Instruction:
 
     @property
     def target(self) -> int | None:
-        """The address in the operands, of a branch."""
+        """The target address of a branch, or None."""
         match = re.search(r"(?:^|[ ,])0x([0-9a-f]+)$", self.operands)
         return int(match[1], 16) if match else None
 
     @property
     def bits(self) -> int:
-        """Bits of a thread's access, of a load or store."""
+        """Bits per thread of a load or store."""
         for bits in (128, 64, 16, 8):
             if re.search(rf"\.[US]?{bits}(\.|$)", self.opcode):
                 return bits
@@ -68,7 +68,7 @@ class HasCode(Protocol):
 
 
 def instructions_of(sass: str) -> dict[str, list[Instruction]]:
-    """The instructions of each kernel in what cuobjdump -sass prints."""
+    """Return the instructions of each kernel in the output of cuobjdump -sass."""
     kernels: dict[str, list[Instruction]] = {}
     instructions: list[Instruction] = []
     pattern = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?(\S+?)(?:\s+([^;]*?))?\s*;")
@@ -83,39 +83,39 @@ def instructions_of(sass: str) -> dict[str, list[Instruction]]:
 
 @dataclass(frozen=True)
 class Block:
-    """Instructions that are executed one after the other, and the numbers of the blocks that may follow."""
+    """A basic block: its instructions and the indices of the blocks that may follow."""
 
     instructions: list[Instruction]
     successors: list[int]
 
     @property
     def rare(self) -> bool:
-        """Whether the source marks it with rarely()."""
+        """True if the source marks the block with rarely()."""
         return any(one.name == MARK and not one.predicate for one in self.instructions)
 
     @property
     def executed(self) -> int:
-        """Instructions but for those that fill up."""
+        """Number of instructions without NOPs."""
         return sum(one.name != "NOP" for one in self.instructions)
 
 
 def _goes_on(last: Instruction) -> bool:
-    """Whether the next instruction may follow: not behind an unconditional jump or end."""
-    parted = last.opcode.startswith("BRA.DIV")
-    conditional = last.predicate or parted or (last.name == "BRA" and re.match(r"!?U?P\w+,", last.operands))
+    """Return true if the next instruction may follow, which it does not after an unconditional jump or exit."""
+    divergent = last.opcode.startswith("BRA.DIV")
+    conditional = last.predicate or divergent or (last.name == "BRA" and re.match(r"!?U?P\w+,", last.operands))
     return bool(conditional) or last.name not in ("BRA", "EXIT", "RET", "JMP", "BRX", "JMX")
 
 
 def _jumps_to(last: Instruction) -> int | None:
-    """The target of a branch or call, but not of BRA.DIV, which is for warps whose threads have parted."""
+    """Return the target of a branch or call, except for BRA.DIV, which handles divergent warps."""
     return last.target if last.name in ("BRA", "CALL", "JMP") and not last.opcode.startswith("BRA.DIV") else None
 
 
 def blocks_of(instructions: list[Instruction]) -> list[Block]:
-    """The basic blocks, of which the first is where the kernel begins.
+    """Return the basic blocks, starting with the entry of the kernel.
 
-    What follows a barrier of converging threads (BSYNC) is what its BSSY names, which mostly is the next instruction.
-    Where it is not, all that any BSSY of that barrier names may follow.
+    A convergence barrier (BSYNC) continues at the target of its BSSY, usually the next instruction. If that is not a
+    target, the targets of all BSSY of the same barrier may follow.
     """
     ends = {"BRA", "EXIT", "RET", "CALL", "JMP", "BRX", "JMX", "BSYNC"}
     joins: dict[str, set[int]] = {}
@@ -147,10 +147,10 @@ def blocks_of(instructions: list[Instruction]) -> list[Block]:
 
 
 def hot_blocks(blocks: list[Block]) -> list[int]:
-    """The numbers of the blocks that the first one leads to without a rare one between.
+    """Return the indices of the blocks that are reachable from the first one without passing a rare one.
 
     Raises:
-        ValueError: A jump through a table among them, whose targets are not known.
+        ValueError: If one of them ends with a jump through a table, whose targets are unknown.
     """
     found: set[int] = set()
     left = [0] if blocks else []
@@ -168,13 +168,13 @@ def hot_blocks(blocks: list[Block]) -> list[int]:
 
 
 def _follows(blocks: list[Block], among: Iterable[int], but: int | None = None) -> dict[int, list[int]]:
-    """What may follow each of some blocks, of these, but for one."""
-    of_these = set(among)
-    return {k: [to for to in blocks[k].successors if to in of_these and to != but] for k in among}
+    """Return the successors of each of some blocks that are among these blocks and not `but`."""
+    members = set(among)
+    return {k: [to for to in blocks[k].successors if to in members and to != but] for k in among}
 
 
 def _reached(follows: dict[int, list[int]]) -> dict[int, set[int]]:
-    """The blocks that each one leads to, by at least one step."""
+    """Return the blocks that are reachable from each block in at least one step."""
     reached: dict[int, set[int]] = {}
     for first in follows:
         seen: set[int] = set()
@@ -188,7 +188,7 @@ def _reached(follows: dict[int, list[int]]) -> dict[int, set[int]]:
 
 
 def _loops(reached: dict[int, set[int]]) -> list[list[int]]:
-    """The blocks of each outermost loop."""
+    """Return the blocks of each outermost loop."""
     loops: list[list[int]] = []
     for k in reached:
         if k in reached[k] and not any(k in loop for loop in loops):
@@ -197,12 +197,12 @@ def _loops(reached: dict[int, set[int]]) -> list[list[int]]:
 
 
 def loops_of(blocks: list[Block], hot: list[int]) -> list[list[int]]:
-    """The hot blocks of each outermost loop."""
+    """Return the hot blocks of each outermost loop."""
     return _loops(_reached(_follows(blocks, hot)))
 
 
 def _rounds(instructions: list[Instruction], values: int, value_bytes: int) -> int:
-    """How often a loop runs: until what it loads, or stores, of one kind of memory is what a thread holds."""
+    """Return how often a loop runs: until it has loaded, or stored, as many values of one kind as a thread holds."""
     moved: Counter[str] = Counter()
     for one in instructions:
         if one.name in ("LDG", "STG"):
@@ -213,21 +213,18 @@ def _rounds(instructions: list[Instruction], values: int, value_bytes: int) -> i
 
 
 def hot_instructions(code: list[Instruction]) -> list[Instruction]:
-    """All instructions of the hot blocks."""
+    """Return all instructions of the hot blocks."""
     blocks = blocks_of(code)
     return [one for k in hot_blocks(blocks) for one in blocks[k].instructions]
 
 
 def executed_per_thread(code: list[Instruction], values: int, value_bytes: int = 4) -> int:
-    """Instructions that a thread executes at most, without those of rare code.
+    """Return the largest number of instructions that a thread executes, without rare code.
 
     Args:
-        code: The kernel's instructions.
-        values: Values of x that a thread holds.
-        value_bytes: Bytes of a value in global memory, to count the rounds of loops.
-
-    Returns:
-        Instructions.
+        code: Instructions of the kernel.
+        values: Values of x per thread.
+        value_bytes: Bytes per value in global memory, to count the rounds of loops.
 
     Raises:
         ValueError: See hot_blocks.
@@ -243,20 +240,20 @@ def executed_per_thread(code: list[Instruction], values: int, value_bytes: int =
 
 
 def _longest(blocks: list[Block], start: int, among: Iterable[int], times: dict[int, int]) -> list[int]:
-    """The blocks of the longest path from one on that does not come back to it, and goes through each loop once."""
+    """Return the longest path from `start` that does not return to it and passes each loop once."""
     follows = _follows(blocks, among, but=start)
     reached = _reached(follows)
     loop_of = {k: loop for loop in _loops(reached) for k in loop}
     entries = {start} | {to for k in follows for to in follows[k] if to not in loop_of.get(k, [])}
-    # From each block on: instructions, the path through its loop, and the block behind. Those it leads to come first.
+    # For each block: instructions from there on, the path through its loop, and the next block. Successors come first.
     found: dict[int, tuple[int, list[int], int | None]] = {}
     for k in sorted(entries, key=lambda k: len(reached[k] | {k})):
         loop = loop_of.get(k, [k])
         path = _longest(blocks, k, loop, times) if k in loop_of else [k]
         exits = {to for of in loop for to in follows[of] if to not in loop}
-        behind = max(exits, key=lambda to: found[to][0], default=None)
+        following = max(exits, key=lambda to: found[to][0], default=None)
         count = sum(times[of] * blocks[of].executed for of in path)
-        found[k] = (count + (0 if behind is None else found[behind][0]), path, behind)
+        found[k] = (count + (0 if following is None else found[following][0]), path, following)
     whole: list[int] = []
     at: int | None = start
     while at is not None:
@@ -266,18 +263,18 @@ def _longest(blocks: list[Block], start: int, among: Iterable[int], times: dict[
 
 
 def longest_path(blocks: list[Block], values: int, value_bytes: int = 4) -> list[tuple[int, int]]:
-    """The blocks of the longest path that is not rare, and how often it executes each.
+    """Return the blocks of the longest path without rare code, and how often each is executed.
 
-    Of two sides of a branch a path takes one, so this is nearer to what a warp executes than executed_per_thread.
-    A function that is called counts nothing.
+    A path takes one side of each branch, so this is closer to what a warp executes than executed_per_thread. Called
+    functions do not count.
 
     Args:
-        blocks: Those of the kernel.
-        values: Values of x that a thread holds.
-        value_bytes: Bytes of a value in global memory, to count the rounds of loops.
+        blocks: Blocks of the kernel.
+        values: Values of x per thread.
+        value_bytes: Bytes per value in global memory, to count the rounds of loops.
 
     Returns:
-        Numbers of blocks in the order in which they are executed, each once, with the rounds of its loop.
+        Indices of blocks in the order of execution, each once, with the number of rounds of its loop.
 
     Raises:
         ValueError: See hot_blocks.
@@ -291,5 +288,5 @@ def longest_path(blocks: list[Block], values: int, value_bytes: int = 4) -> list
 
 
 def instructions_per_value(kernels: Iterable[HasCode], values: int, value_bytes: int = 4) -> float:
-    """Instructions per value of x of a call: the sum over its kernels, whose threads hold `values` of them each."""
+    """Return the instructions per value of x of a call: the sum over its kernels with `values` values per thread."""
     return sum(executed_per_thread(kernel.code, values, value_bytes) for kernel in kernels) / values

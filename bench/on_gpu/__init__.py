@@ -1,6 +1,6 @@
-"""Measurements for a machine with a GPU, in a few minutes: `python -m bench.on_gpu`; see docs/gpu.md."""
+"""Measurements on a GPU within a few minutes: `python -m bench.on_gpu`; see docs/gpu.md."""
 
 import time
 
 STARTED = time.monotonic()
-"""When this process began; importing torch from a cold disk is part of a run's minutes."""
+"""Start time of this process. Importing torch from a cold disk counts toward the minutes of a run."""

@@ -1,6 +1,6 @@
-"""Ask a machine with a GPU all that matters, within minutes: `python -m bench.on_gpu --out FOLDER`.
+"""Run all measurements on a machine with a GPU within minutes: `python -m bench.on_gpu --out FOLDER`.
 
-Runs the stages of bench/on_gpu/stages.py in order of value and writes FOLDER/on_gpu.json after each one.
+It runs the stages of bench/on_gpu/stages.py in order of importance and writes FOLDER/on_gpu.json after each one.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from fastmunit.errors import FastmunitError
 
 
 def main() -> int:
-    """Run the stages. Returns 0 if each one is done, else 1."""
+    """Run the stages. Return 0 if all are done, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for on_gpu.json")
-    parser.add_argument("--minutes", type=minutes, default=7.0, help="the run ends by itself within them")
-    parser.add_argument("--stages", nargs="*", choices=[s.name for s in STAGES], help="only these")
+    parser.add_argument("--minutes", type=minutes, default=7.0, help="time limit of the run")
+    parser.add_argument("--stages", nargs="*", choices=[s.name for s in STAGES], help="run only these stages")
     parser.add_argument(
-        "--dry-run", action="store_true", help="on the CPU, tiny, with made-up times: a check of itself"
+        "--dry-run", action="store_true", help="check the program: tiny inputs on the CPU, made-up times"
     )
     arguments = parser.parse_args()
     clock: Clock = WallClock()
@@ -36,7 +36,7 @@ def main() -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         clock = FakeClock(FORKING)
     else:
-        # Without it a look for a GPU initialises CUDA, which no process that is forked afterwards can use.
+        # Without it, looking for a GPU initializes CUDA, and processes that are forked afterwards cannot use it.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         import torch
 
@@ -55,11 +55,12 @@ def main() -> int:
     print("\n".join(["", str(report.path), *report.summary()]), flush=True)
     status = int(any(stage.status != "done" for stage in report.stages))
     if runner.immortal:
-        os._exit(status)  # an ordinary end would wait for that process
+        os._exit(status)  # a normal exit would wait for that process
     return status
 
 
 def minutes(text: str) -> float:
+    """Parse a positive, finite number of minutes."""
     value = float(text)
     if not 0 < value < math.inf:
         raise ValueError(text)

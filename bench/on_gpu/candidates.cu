@@ -1,5 +1,6 @@
-// The launchers of fused_norm for bench.on_gpu, which calls them through ctypes with raw pointers: torch has no part in it, so
-// that variants can be compiled in seconds beside the installed extension. bench/on_gpu/library.py has the other end.
+// Exports the launchers of fused_norm for bench.on_gpu, which calls them through ctypes with raw pointers. They do not
+// depend on torch, so variants compile in seconds, independently of the installed extension. bench/on_gpu/library.py has
+// the other end.
 #include <cstdint>
 #include <stdexcept>
 
@@ -10,8 +11,8 @@
 namespace fastmunit::candidates {
 
 struct Request {
-  std::int32_t dtype, layout, statistics, activation, pad_mode, phases, pad;  // enumerators by number
-  std::int32_t multiprocessors, cluster, dependent_launches, most_steps;
+  std::int32_t dtype, layout, statistics, activation, pad_mode, pixel_shuffle, pad;  // enumerators by number
+  std::int32_t multiprocessors, cluster, dependent_launches, max_steps;
   std::int64_t batch, channels, height, width;
   double negative_slope, eps;
   const void *x, *weight, *bias, *residual;  // weight and bias are float32
@@ -22,11 +23,12 @@ struct Request {
   void* stream;
 };
 
-// What backward has beside a request, whose mean and rstd it reads. The gradients of weight and bias are float32.
+// The additional arguments of backward, which also reads mean and rstd of the request. The gradients of weight and bias
+// are float32.
 struct Gradients {
   const void* dpadded;
   std::int64_t dpadded_strides[4];
-  void *dx, *dweight, *dbias, *dresidual;  // null where it is not wanted
+  void *dx, *dweight, *dbias, *dresidual;  // null if it is not requested
 };
 
 inline FusedNormOptions options_of(const Request& r) {
@@ -43,14 +45,14 @@ inline FusedNormOptions options_of(const Request& r) {
   a.pad = r.pad;
   a.pad_mode = static_cast<PadMode>(r.pad_mode);
   a.eps = r.eps;
-  a.phases = r.phases != 0;
+  a.pixel_shuffle = r.pixel_shuffle != 0;
   return a;
 }
 
-inline Coefficients weight_of(const Request& r) {
+inline AffineParameter weight_of(const Request& r) {
   return {r.weight, DataType::float32, r.weight_strides[0], r.weight_strides[1]};
 }
-inline Coefficients bias_of(const Request& r) { return {r.bias, DataType::float32, r.bias_strides[0], r.bias_strides[1]}; }
+inline AffineParameter bias_of(const Request& r) { return {r.bias, DataType::float32, r.bias_strides[0], r.bias_strides[1]}; }
 inline StridedMap map_of(const void* data, const std::int64_t (&strides)[4]) {
   return {data, strides[0], strides[1], strides[2], strides[3]};
 }
@@ -87,10 +89,10 @@ inline FusedNormBackward arguments_of(const Request& r, const Gradients& of) {
 inline cuda::Device device_of(const Request& r) {
   cuda::Device device = {};
   device.multiprocessors = r.multiprocessors;
-  device.shared_bytes = 48 * 1024;  // the forward asks for none
+  device.shared_bytes = 48 * 1024;  // the kernels use no dynamic shared memory
   device.cluster = r.cluster;
   device.dependent_launches = r.dependent_launches != 0;
-  device.most_steps = r.most_steps;
+  device.max_steps = r.max_steps;
   return device;
 }
 
@@ -110,14 +112,14 @@ const char* run(Request& request, Run run) {
   }
 }
 
-// As the launchers plan.
+// Returns the plan of the launchers.
 inline cuda::norm::Plan plan_of(const Request& r, const Gradients* gradients) {
   using cuda::norm::takes_vectors;
   const FusedNormOptions a = options_of(r);
   if (gradients == nullptr) {
     const FusedNorm of = arguments_of(r);
     const bool vectors = takes_vectors(of.x, a) && takes_vectors(of.padded, a) && takes_vectors(of.residual, a) &&
-                         !(a.phases && of.residual.data != nullptr);
+                         !(a.pixel_shuffle && of.residual.data != nullptr);
     return cuda::norm::Planner(a, device_of(r), vectors).plan();
   }
   const FusedNormBackward of = arguments_of(r, *gradients);
@@ -128,12 +130,12 @@ inline cuda::norm::Plan plan_of(const Request& r, const Gradients* gradients) {
 
 #if defined(__CUDACC__)
 
-// Stands for the forward's kernels. With this much shared memory four blocks find room in a multiprocessor of compute
-// capability 9.0, as many as of the kernels.
+// A stand-in for the forward kernels. With this amount of shared memory, four blocks fit on a multiprocessor of compute
+// capability 9.0, as for the kernels.
 static __global__ void any_block() {}
 constexpr std::size_t any_shared_bytes = 48 * 1024;
 
-// How many clusters of any_block find room on the GPU at once; 0 where it has none of that size.
+// Returns the number of clusters of any_block that the GPU can run together; 0 if it does not support the size.
 inline int active_clusters(int size) {
   cudaFuncSetAttribute(any_block, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   cudaLaunchAttribute cluster = {};
@@ -148,7 +150,7 @@ inline int active_clusters(int size) {
   configuration.numAttrs = 1;
   int clusters = 0;
   if (cudaOccupancyMaxActiveClusters(&clusters, any_block, &configuration) != cudaSuccess) {
-    cudaGetLastError();  // a size that the GPU does not have is no error
+    cudaGetLastError();  // an unsupported size is not an error
     return 0;
   }
   return clusters;
@@ -170,11 +172,11 @@ using candidates::Request;
 
 FASTMUNIT_EXPORT int candidates_block_threads() { return cuda::norm::block_threads; }
 
-// -1 where there is no GPU to ask.
+// Returns -1 without a GPU.
 FASTMUNIT_EXPORT int candidates_active_clusters(int size) { return candidates::active_clusters(size); }
 
-// Returns null, or why there is no plan: of the forward, or of the backward where there are gradients. `plan` gets its numbers,
-// and how many doubles a workspace takes.
+// Returns null, or why there is no plan: of the forward, or of the backward if there are gradients. `plan` receives its
+// numbers, followed by the number of doubles of the workspace.
 FASTMUNIT_EXPORT const char* candidates_plan(const Request* request, const Gradients* gradients, std::int64_t* plan) {
   const FusedNormOptions a = candidates::options_of(*request);
   if (const char* error = cuda::norm::refusal(a)) return error;
@@ -188,7 +190,7 @@ FASTMUNIT_EXPORT const char* candidates_plan(const Request* request, const Gradi
   return nullptr;
 }
 
-// Return null, or what went wrong.
+// Return null or an error message.
 FASTMUNIT_EXPORT const char* candidates_forward(const Request* request) {
   Request own = *request;
   return candidates::run(own, [&](Workspace workspace) {

@@ -1,4 +1,4 @@
-"""The stage that times fused_norm with other launch tables, next to each other and to a copy of the same bytes."""
+"""The stage that times fused_norm with other launch tables, together with a copy of the same bytes."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from bench.problems import Function, FusedNormCase, Problem, name_of
 CLUSTERS = (2, 4, 8, 16)
 DEFAULT = "as planned"
 
-# A dry run's maps, and the GPU that its launch tables are told of, are such that each kind of plan is run.
+# The maps and the GPU of a dry run, chosen so that every kind of plan occurs.
 _DRY_SIZE = 32
 _DRY_THREADS = (256, 128)
 _DRY_DEVICE = Device(multiprocessors=4, cluster=8, dependent_launches=True)
@@ -30,9 +30,9 @@ class Variant:
 
     Attributes:
         name: Name in the report.
-        tile: Share of the steps of a tile as planned.
-        cluster: Blocks of a cluster, at most.
-        dependent: Whether launches may be dependent.
+        tile: Number of steps per tile, relative to the plan.
+        cluster: Largest number of blocks per cluster.
+        dependent: Allow dependent launches.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Variant:
     dependent: bool = True
 
     def device(self, device: Device, steps: int) -> Device:
-        """Return what the launch table is told; `steps` are those of a tile as planned."""
+        """Return the device for the launch table; `steps` is the planned number of steps per tile."""
         return replace(
             device,
             cluster=min(self.cluster, device.cluster),
             dependent_launches=self.dependent and device.dependent_launches,
-            most_steps=device.most_steps if self.tile == 1 else max(1, round(steps * self.tile)),
+            max_steps=device.max_steps if self.tile == 1 else max(1, round(steps * self.tile)),
         )
 
 
@@ -61,7 +61,7 @@ VARIANTS = (
     Variant("half tiles, no clusters", tile=1 / 2, cluster=1),
     Variant("no clusters, no dependent launches", cluster=1, dependent=False),
 )
-"""The best guesses first."""
+"""In order of expected speed."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Candidate:
 
     Attributes:
         variant: The change of the launch table.
-        variants: Names of the changes that have the same plan here.
-        threads: Of a block.
-        device: What the launch table is told.
-        plan: What it answers.
+        variants: Names of the changes with the same plan.
+        threads: Threads per block.
+        device: The GPU as the launch table sees it.
+        plan: The plan of the launch table.
         function: A Forward or a Backward.
     """
 
@@ -86,11 +86,11 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Return a name that is unique on a map."""
+        """A name that is unique for a map."""
         return f"{self.threads} threads, {self.variant.name}"
 
     def params(self) -> Row:
-        """Return what `tools/fit_launch_table.py` chooses from, and what the launch table made of it."""
+        """Return the parameters for `tools/fit_launch_table.py`, and the plan of the launch table."""
         return {
             "threads": self.threads,
             "tile": self.variant.tile,
@@ -101,7 +101,11 @@ class Candidate:
 
 
 def tasks(context: Context) -> Sequence[Task]:
-    """Return the tasks: to compile, all variants of the package's threads, then others. Raises SkippedError."""
+    """Return the tasks: compile, then all variants with the package's number of threads, then with others.
+
+    Raises:
+        SkippedError: If the libraries are not compiled and there is no compiler.
+    """
     builds = Builds(None if context.dry_run else _arch())
     sizes = _DRY_THREADS if context.dry_run else THREADS
     found = [
@@ -136,7 +140,7 @@ def _device(context: Context) -> Device:
 
 
 def _cases(context: Context) -> list[FusedNormCase]:
-    """Return the cases that the kernels are judged by; a dry run does with one map of each name."""
+    """Return the benchmark cases; in a dry run, one map per kind of op."""
     cases = fused_norm_cases(_DRY_SIZE if context.dry_run else context.size)
     if not context.dry_run:
         return list(cases)
@@ -147,7 +151,7 @@ def _cases(context: Context) -> list[FusedNormCase]:
 
 
 def _compile(builds: Builds, sizes: Sequence[int]) -> Iterator[Row]:
-    """Compile all libraries at the same time; wait for the first, whose variants are timed first."""
+    """Start to compile all libraries; wait for the first, whose variants are timed first."""
     begun = time.monotonic()
     for threads in sizes:
         builds.start(threads)
@@ -156,7 +160,7 @@ def _compile(builds: Builds, sizes: Sequence[int]) -> Iterator[Row]:
 
 
 def _active_clusters(builds: Builds) -> Iterator[Row]:
-    """Yield how many clusters of each size the GPU has room for at once, and the largest that it has room for."""
+    """Yield the number of clusters of each size that the GPU can run together, and the largest size that fits."""
     library = builds.wait(THREADS[0])
     found = {size: library.active_clusters(size) for size in CLUSTERS}
     if None in found.values():
@@ -167,7 +171,7 @@ def _active_clusters(builds: Builds) -> Iterator[Row]:
 
 
 class Forward:
-    """The forward of a library on maps of one kind, as a function of x, weight, bias and residual."""
+    """The forward pass of a library for maps of one kind, as a function of x, weight, bias and residual."""
 
     def __init__(self, library: Library, device: Device, case: FusedNormCase, plan: Plan) -> None:
         self._launch = partial(library.forward, device, options=case.options, plan=plan)
@@ -178,13 +182,13 @@ class Forward:
 
 
 class Backward:
-    """The backward of a library on maps of one kind, as a function of all tensors of its problem."""
+    """The backward pass of a library for maps of one kind, as a function of all tensors of its problem."""
 
     def __init__(self, library: Library, device: Device, case: FusedNormCase, plan: Plan) -> None:
         self._launch = partial(library.backward, device, options=case.options, plan=plan)
 
     def __call__(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
-        """Return the gradients of x and, where there are these, of weight, bias and residual."""
+        """Return the gradients of x and, if present, of weight, bias and residual."""
         *maps, mean, rstd = tensors
         assert mean is not None
         assert rstd is not None
@@ -198,13 +202,13 @@ def _maps(tensors: Sequence[Tensor | None]) -> Maps:
 
 
 def _inner(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Return a problem's x, weight, bias, residual and gradient as the op gets them."""
+    """Return x, weight, bias, residual and gradient of a problem as the op receives them."""
     x, weight, bias, residual, upstream = tensors
     return [x, weight, bias, None if residual is None else residual[:, :, 1:-1, 1:-1], upstream]
 
 
 def problem_of(case: FusedNormCase, context: Context, library: Library) -> Problem:
-    """Return the case; of a case with backward, the backward alone."""
+    """Return the problem of a case; for a case with backward, only the backward pass."""
     problem = case.problem(context.device)
     if not case.backward:
         return problem
@@ -230,28 +234,28 @@ def problem_of(case: FusedNormCase, context: Context, library: Library) -> Probl
 
 
 def candidates(library: Library, device: Device, problem: Problem, case: FusedNormCase) -> list[Candidate]:
-    """Return the variants of a library whose plans differ on a map."""
+    """Return the variants of a library that have different plans for a map."""
     maps = _maps(_inner(problem.tensors[:5]))
     kind = Backward if case.backward else Forward
     steps = library.plan(device, maps, case.options).steps
     found: dict[object, list[tuple[Variant, Device, Plan]]] = {}
     for variant in VARIANTS:
-        told = variant.device(device, steps)
-        plan = library.plan(told, maps, case.options)
-        found.setdefault((plan, plan.split and told.dependent_launches), []).append((variant, told, plan))
+        changed = variant.device(device, steps)
+        plan = library.plan(changed, maps, case.options)
+        found.setdefault((plan, plan.split and changed.dependent_launches), []).append((variant, changed, plan))
     return [
         Candidate(
-            variant, [other.name for other, _, _ in same], library.threads, told, plan, kind(library, told, case, plan)
+            variant, [other.name for other, _, _ in same], library.threads, gpu, plan, kind(library, gpu, case, plan)
         )
         for same in found.values()
-        for variant, told, plan in same[:1]
+        for variant, gpu, plan in same[:1]
     ]
 
 
 def rows(context: Context, builds: Builds, case: FusedNormCase, threads: Sequence[int]) -> Iterator[Row]:
-    """Check and time the candidates on a map; yield a row for each, with its time or with the reason why it has none.
+    """Check and time the candidates for a map. Yield a row per candidate, with its time or the reason why it has none.
 
-    Of libraries behind the first, all candidates; of the first, if there are others, the default alone.
+    With several numbers of threads, only the default of the first is timed, and all candidates of the others.
     """
     first, *others = (builds.wait(each) for each in threads)
     problem = problem_of(case, context, first)
@@ -260,16 +264,16 @@ def rows(context: Context, builds: Builds, case: FusedNormCase, threads: Sequenc
         found = found[:1]
     for library in others:
         found += candidates(library, _device(context), problem, case)
-    right: dict[str, tuple[Candidate, float]] = {}
+    correct: dict[str, tuple[Candidate, float]] = {}
     for candidate in found:
         try:
-            right[candidate.name] = (candidate, error_of(problem, candidate.function))
+            correct[candidate.name] = (candidate, error_of(problem, candidate.function))
         except AssertionError as error:
             yield {**_head(case, candidate), "status": "wrong", "reason": first_line(error)}
         except LaunchError as error:
             yield {**_head(case, candidate), "status": "failed", "reason": first_line(error)}
-    times = _times(context, problem, {name: candidate.function for name, (candidate, _) in right.items()})
-    for name, (candidate, error) in right.items():
+    times = _times(context, problem, {name: candidate.function for name, (candidate, _) in correct.items()})
+    for name, (candidate, error) in correct.items():
         yield {
             **_head(case, candidate),
             "us_cold": times[name].cold * 1e6,
@@ -291,7 +295,7 @@ def _head(case: FusedNormCase, candidate: Candidate) -> Row:
 
 
 def _times(context: Context, problem: Problem, functions: dict[str, Callable[..., object]]) -> dict[str, Times]:
-    """Time candidates and the copy in the same rounds."""
+    """Time the candidates and the copy in the same rounds."""
     sets = [problem] + [problem.fresh() for _ in range(context.timer.sets(problem.bytes_moved) - 1)]
     launches = {
         name: Launches([partial(each.results, function) for each in sets], problem.bytes_moved)

@@ -1,4 +1,4 @@
-"""The clock that deadlines are read from: the wall's, or one that only tests and dry runs move."""
+"""Clocks for deadlines: real time, or a fake clock that tests and dry runs advance."""
 
 import time
 from multiprocessing.context import BaseContext
@@ -6,28 +6,28 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Seconds, the same in all processes of a run."""
+    """A clock that is shared by all processes of a run."""
 
     def now(self) -> float:
-        """Return the seconds since some fixed moment."""
+        """Return the seconds since a fixed time."""
 
     def advance(self, seconds: float) -> None:
-        """Let time pass where it does not pass by itself."""
+        """Advance a fake clock; has no effect on real time."""
 
 
 class WallClock:
     """Real time."""
 
     def now(self) -> float:
-        """Return the seconds since some fixed moment; the same one in all processes."""
+        """Return the seconds since a fixed time, which is the same in all processes."""
         return time.monotonic()
 
     def advance(self, seconds: float) -> None:
-        """Do nothing: time has passed by itself."""
+        """Do nothing: real time passes by itself."""
 
 
 class FakeClock:
-    """Time that passes where `advance` says so, shared by the processes of `context`."""
+    """Time that only `advance` changes, shared by the processes of `context`."""
 
     def __init__(self, context: BaseContext) -> None:
         self._seconds = context.Value("d", 0.0)
@@ -37,6 +37,6 @@ class FakeClock:
         return self._seconds.value
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` pass."""
+        """Advance the clock by `seconds`."""
         with self._seconds.get_lock():
             self._seconds.value += seconds

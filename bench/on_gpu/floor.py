@@ -1,4 +1,4 @@
-"""The first stage: what the device is, and the line that no kernel can be below: T = a + bytes / b."""
+"""The first stage: the device, and the lower bound T = a + bytes / b of the time of any kernel."""
 
 import platform
 import subprocess
@@ -15,7 +15,7 @@ from bench.on_gpu.timer import Launches
 from fastmunit import info
 
 SIZES = tuple(2**k for k in range(18, 29))
-"""Bytes that a copy moves: a quarter of a MiB to 256 MiB."""
+"""Bytes that a copy moves: 256 KiB to 256 MiB."""
 _DRY_SIZES = (2**12, 2**13, 2**14)
 
 _PROPERTIES = (
@@ -27,7 +27,7 @@ _CLOCKS = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "temper
 
 
 def tasks(context: Context) -> Sequence[Task]:
-    """Return the tasks: device facts and the floor line."""
+    """Return the tasks: properties of the device and the lower bound."""
     return [
         Task("device", partial(_device, context)),
         Task("floor line", partial(_floor, context)),
@@ -36,7 +36,7 @@ def tasks(context: Context) -> Sequence[Task]:
 
 
 def clocks_task(context: Context, name: str) -> Task:
-    """Return a task that reads the clocks; it changes none."""
+    """Return a task that reads the clocks without changing them."""
     return Task(name, lambda: [_clocks(context)])
 
 
@@ -52,7 +52,7 @@ def _device(context: Context) -> Iterator[Row]:
 
 
 def _clocks(context: Context) -> Row:
-    """Return what nvidia-smi says of the clocks, or why it says nothing."""
+    """Return the clocks that nvidia-smi reports, or the reason why there are none."""
     if context.dry_run:
         return {"status": "skipped", "reason": "a dry run has no device"}
     command = ["nvidia-smi", f"--query-gpu={','.join(_CLOCKS)}", "--format=csv,noheader,nounits", "--id=0"]
@@ -64,7 +64,7 @@ def _clocks(context: Context) -> Row:
 
 
 def _floor(context: Context) -> Iterator[Row]:
-    """Time a null kernel, a memcpy node and a copying kernel at several sizes; yield them and the fitted lines."""
+    """Time a null kernel, a memcpy node and a copying kernel at several sizes; yield the times and the fitted lines."""
     one = torch.zeros(1, device=context.device)
     yield _point(context, "null kernel", 0, lambda _: lambda: one.add_(1))
     points = []
@@ -74,12 +74,12 @@ def _floor(context: Context) -> Iterator[Row]:
             yield points[-1]
     for kind in ("memcpy node", "copying kernel"):
         of_kind = [point for point in points if point["kind"] == kind]
-        for column in ("us_cold", "us_flushed"):  # warm times have a step where the cache ends
+        for column in ("us_cold", "us_flushed"):  # warm times have a step at the size of the cache
             yield {"kind": f"{kind}, fitted", "column": column, **fit_line(of_kind, column)}
 
 
 def _copying_kernel(device: str, bytes_moved: int) -> Callable[[], object]:
-    """Return a call of a kernel of torch that reads half of the bytes and writes the other half."""
+    """Return a call of a torch kernel that reads half of the bytes and writes the other half."""
     source = torch.ones(bytes_moved // 8, device=device)
     target = torch.empty_like(source)
     return lambda: torch.neg(source, out=target)
@@ -99,13 +99,13 @@ def _point(context: Context, kind: str, size: int, make: Callable[[int], Callabl
 
 
 def fit_line(points: Sequence[Row], column: str) -> Row:
-    """Return the line T = a + bytes / b through the times in `column` that has the least relative squares."""
+    """Fit the line T = a + bytes / b to the times in `column`, minimizing the squares of relative errors."""
     sizes = np.array([point["bytes_moved"] for point in points], dtype=float)
     times = np.array([point[column] for point in points], dtype=float)
     equations = np.stack([1 / times, sizes / times], axis=1)
     (fixed, slope), *_ = np.linalg.lstsq(equations, np.ones_like(times), rcond=None)
     errors = (fixed + slope * sizes) / times - 1
-    # Microseconds a byte to terabytes a second; copies that all take the same time fit no bandwidth.
+    # Converts microseconds per byte to terabytes per second. Copies of equal time fit no bandwidth.
     return {
         "fixed_us": float(fixed),
         "terabytes_per_second": float(1e-6 / slope) if slope > 0 else None,

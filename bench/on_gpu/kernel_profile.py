@@ -1,4 +1,4 @@
-"""The stage that names what a replayed step spends its time in."""
+"""The stage that profiles a replayed step by kernel."""
 
 import re
 from collections import defaultdict
@@ -34,11 +34,11 @@ CATEGORIES = (
     ("reduction", r"reduce|\bsum\b|\bmean\b"),
     ("elementwise", r"elementwise|vectorized"),
 )
-"""Kernels by category: the first whose pattern is found in a name, in any case of letters; else "other"."""
+"""Categories of kernels: the first whose pattern matches the name, ignoring case; else "other"."""
 
 
 def tasks(context: Context) -> Sequence[Task]:
-    """Return the one task."""
+    """Return the task."""
     return [Task("our step, one iteration", partial(_rows, context))]
 
 
@@ -48,7 +48,7 @@ def category_of(name: str) -> str:
 
 
 def _rows(context: Context) -> Iterator[Row]:
-    """Yield the time of one iteration by category, then the names that take most of it."""
+    """Yield the time of one iteration by category, then the slowest kernels by name."""
     torch.backends.cudnn.benchmark = True
     step = our_step(context, graph=True)
     for _ in range(WARM_UP_STEPS):
@@ -63,9 +63,9 @@ def _rows(context: Context) -> Iterator[Row]:
 
 
 def _kernels(context: Context, step: Callable[[], None]) -> tuple[dict[str, int], dict[str, float]]:
-    """Return how often each kernel ran in a step, and its microseconds, by name.
+    """Return the number of runs and the microseconds of each kernel in a step, by name.
 
-    A dry run has ops of the CPU instead, of a microsecond each.
+    In a dry run, these are ops on the CPU with a microsecond each.
     """
     activity = ProfilerActivity.CPU if context.dry_run else ProfilerActivity.CUDA
     with profile(activities=[activity]) as profiled:
@@ -85,9 +85,9 @@ def _by_category(counts: Mapping[str, int], times: Mapping[str, float]) -> Itera
     names: dict[str, list[str]] = defaultdict(list)
     for name in counts:
         names[category_of(name)].append(name)
-    all_of_it = sum(times.values())
+    step_us = sum(times.values())
     for category in sorted(names, key=lambda c: (-sum(times[name] for name in names[c]), c)):
         total = sum(times[name] for name in names[category])
         count = sum(counts[name] for name in names[category])
-        row = {"count": count, "us": total, "us_mean": total / count, "share": total / all_of_it}
+        row = {"count": count, "us": total, "us_mean": total / count, "share": total / step_us}
         yield {"kind": "category", "category": category, **row}

@@ -1,7 +1,7 @@
-"""Compile and call fused_norm's launchers without torch; `python -m bench.on_gpu.library --arch 90` compiles ahead.
+"""Compile fused_norm's launchers without torch and call them through ctypes.
 
-A library is compiled by nvcc for one GPU, or by the host's compiler for the emulator of tests/cuda. The file's name has
-a hash of the sources: what has been compiled once is loaded.
+A library is compiled by nvcc for one GPU, or by the host compiler for the emulator of tests/cuda. The file name has a
+hash of the sources, so each library is compiled once. `python -m bench.on_gpu.library --arch 90` compiles in advance.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SOURCES = (
     "csrc/fused_norm/fused_norm_backward.cu",
 )
 THREADS = (256, 512, 128)
-"""Threads of a block: those of the package first."""
+"""Threads per block, starting with the package's number."""
 
 _EMULATOR = "tests/cuda/emulator"
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -40,33 +40,33 @@ _CHOICES = {
     "activation": ("none", "relu", "leaky_relu"),
     "pad_mode": ("reflect", "replicate", "zero"),
 }
-"""Texts by the numbers of the enums in C++."""
+"""Names of the C++ enumerators, in their order."""
 
 
 class LaunchError(Exception):
-    """Raised where a launcher refuses a map, or a launch fails."""
+    """Raised if a launcher refuses a map or a launch fails."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Properties of a GPU that the launch table plans with.
+    """The properties of a GPU that the launch table depends on.
 
     Attributes:
-        multiprocessors: How many it has.
-        cluster: Blocks that may share their memory, at most; 1 if none.
-        dependent_launches: Whether a kernel may start before the one ahead of it ends.
-        most_steps: Max steps of a tile.
+        multiprocessors: Number of multiprocessors.
+        cluster: Largest number of blocks per cluster; 1 without clusters.
+        dependent_launches: True if a kernel may start before the previous one ends.
+        max_steps: Largest number of steps per tile.
     """
 
     multiprocessors: int
     cluster: int
     dependent_launches: bool
-    most_steps: int = 32
+    max_steps: int = 32
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The launch table's answer, as in csrc/fused_norm/plan.h."""
+    """A plan of the launch table; see csrc/fused_norm/plan.h."""
 
     kernel: int
     split: int
@@ -81,7 +81,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Maps:
-    """Inputs of the op; `dpadded`, the gradient of the padded map, is given in backward only."""
+    """The inputs of the op. Only backward has `dpadded`, the gradient of the padded map."""
 
     x: Tensor
     weight: Tensor | None
@@ -91,12 +91,12 @@ class Maps:
 
     @property
     def layout(self) -> str:
-        """Return "nchw" or "channels_last"."""
+        """Either "nchw" or "channels_last"."""
         return "nchw" if self.x.is_contiguous() else "channels_last"
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Return torch's name of the layout."""
+        """The layout as a memory format of torch."""
         return torch.contiguous_format if self.layout == "nchw" else torch.channels_last
 
     def empty(self, *size: int) -> Tensor:
@@ -105,11 +105,11 @@ class Maps:
 
 
 class _Request(ctypes.Structure):
-    """`Request` of candidates.cu."""
+    """The struct `Request` of candidates.cu."""
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("dtype", *_CHOICES, "pixel_shuffle", "pad")),
-        *((name, ctypes.c_int32) for name in ("multiprocessors", "cluster", "dependent_launches", "most_steps")),
+        *((name, ctypes.c_int32) for name in ("multiprocessors", "cluster", "dependent_launches", "max_steps")),
         *((name, ctypes.c_int64) for name in ("batch", "channels", "height", "width")),
         *((name, ctypes.c_double) for name in ("negative_slope", "eps")),
         *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "residual")),
@@ -123,7 +123,7 @@ class _Request(ctypes.Structure):
 
 
 class _Gradients(ctypes.Structure):
-    """`Gradients` of candidates.cu."""
+    """The struct `Gradients` of candidates.cu."""
 
     _fields_ = [
         ("dpadded", ctypes.c_void_p),
@@ -147,16 +147,16 @@ class Library:
 
     @property
     def threads(self) -> int:
-        """Return the threads of a block."""
+        """Threads per block."""
         return self._functions.candidates_block_threads()
 
     def active_clusters(self, size: int) -> int | None:
-        """Return how many clusters of `size` blocks the GPU has room for at once, or None on the emulator."""
+        """Return the number of clusters of `size` blocks that the GPU can run together, or None on the emulator."""
         found = self._functions.candidates_active_clusters(size)
         return None if found < 0 else found
 
     def plan(self, device: Device, maps: Maps, options: dict[str, Any]) -> Plan:
-        """Return how a map is cut. Raises LaunchError."""
+        """Return the plan for a map. Raises LaunchError."""
         request, _ = _request(device, maps, options)
         gradients = None if maps.dpadded is None else ctypes.byref(_gradients(maps, options)[0])
         numbers = (ctypes.c_int64 * len(Plan.__dataclass_fields__))()
@@ -172,13 +172,13 @@ class Library:
         mean, rstd = (maps.x.new_empty(groups, dtype=torch.float64) for _ in range(2))
         workspace = _start(request, maps.x, mean, rstd, plan)
         _check(self._functions.candidates_forward(ctypes.byref(request)))
-        del workspace  # the stream keeps the order of whatever gets its memory
+        del workspace  # its next use is ordered after the launch by the stream
         return padded, mean, rstd
 
     def backward(
         self, device: Device, maps: Maps, options: dict[str, Any], plan: Plan, mean: Tensor, rstd: Tensor
     ) -> list[Tensor]:
-        """Return the gradients of x and, where there are these, of weight, bias and residual. Raises LaunchError."""
+        """Return the gradients of x and, if present, weight, bias and residual. Raises LaunchError."""
         request, _ = _request(device, maps, options)
         gradients, results = _gradients(maps, options)
         workspace = _start(request, maps.x, mean, rstd, plan)
@@ -188,7 +188,7 @@ class Library:
 
 
 def _start(request: _Request, x: Tensor, mean: Tensor, rstd: Tensor, plan: Plan) -> Tensor:
-    """Set the statistics, workspace and stream of a request; return the workspace, to be kept until the launch."""
+    """Set the statistics, workspace and stream of a request. Return the workspace; keep it until the launch."""
     workspace = x.new_empty(plan.workspace_doubles, dtype=torch.float64)
     request.mean, request.rstd, request.workspace = mean.data_ptr(), rstd.data_ptr(), workspace.data_ptr()
     request.workspace_doubles = plan.workspace_doubles
@@ -197,13 +197,13 @@ def _start(request: _Request, x: Tensor, mean: Tensor, rstd: Tensor, plan: Plan)
 
 
 def _size(maps: Maps, options: dict[str, Any]) -> tuple[int, int, int, int]:
-    """Return the size of the result before the pad."""
+    """Return the shape of the result before padding."""
     n, c, h, w = maps.x.shape
     return (n, c // 4, 2 * h, 2 * w) if options["pixel_shuffle"] else (n, c, h, w)
 
 
 def _request(device: Device, maps: Maps, options: dict[str, Any]) -> tuple[_Request, Tensor]:
-    """Return the request without what `_start` fills in, and the padded map that forward writes."""
+    """Return the request without the fields that `_start` sets, and the padded map that forward writes."""
     n, c, h, w = _size(maps, options)
     pad = options["pad"]
     request = _Request(dtype=_DTYPES.index(maps.x.dtype), pixel_shuffle=int(options["pixel_shuffle"]), pad=pad)
@@ -216,11 +216,12 @@ def _request(device: Device, maps: Maps, options: dict[str, Any]) -> tuple[_Requ
     request.negative_slope, request.eps = 0.2, 1e-5
     padded = maps.dpadded if maps.dpadded is not None else maps.empty(n, c, h + 2 * pad, w + 2 * pad)
     request.x, request.padded = maps.x.data_ptr(), padded.data_ptr()
-    for name, of in (("weight", maps.weight), ("bias", maps.bias)):
-        if of is not None:
-            assert of.dtype == torch.float32
-            setattr(request, name, of.data_ptr())
-            setattr(request, f"{name}_strides", (ctypes.c_int64 * 2)(*(of.stride() if of.dim() == 2 else (0, 1))))
+    for name, parameter in (("weight", maps.weight), ("bias", maps.bias)):
+        if parameter is not None:
+            assert parameter.dtype == torch.float32
+            strides = parameter.stride() if parameter.dim() == 2 else (0, 1)
+            setattr(request, name, parameter.data_ptr())
+            setattr(request, f"{name}_strides", (ctypes.c_int64 * 2)(*strides))
     if maps.residual is not None:
         request.residual = maps.residual.data_ptr()
         request.residual_strides = (ctypes.c_int64 * 4)(*maps.residual.stride())
@@ -228,14 +229,14 @@ def _request(device: Device, maps: Maps, options: dict[str, Any]) -> tuple[_Requ
 
 
 def _gradients(maps: Maps, options: dict[str, Any]) -> tuple[_Gradients, list[Tensor]]:
-    """Return what backward gets beside a request, and the gradients that it writes."""
+    """Return the additional arguments of backward, and the gradients that it writes."""
     assert maps.dpadded is not None
     strides = (ctypes.c_int64 * 4)(*maps.dpadded.stride())
     gradients = _Gradients(dpadded=maps.dpadded.data_ptr(), dpadded_strides=strides)
     results = {"dx": maps.empty(*maps.x.shape)}
-    for name, of in (("dweight", maps.weight), ("dbias", maps.bias)):
-        if of is not None:
-            results[name] = torch.empty(of.shape, dtype=of.dtype, device=of.device)
+    for name, parameter in (("dweight", maps.weight), ("dbias", maps.bias)):
+        if parameter is not None:
+            results[name] = torch.empty_like(parameter, memory_format=torch.contiguous_format)
     if maps.residual is not None:
         results["dresidual"] = maps.empty(*_size(maps, options))
     for name, result in results.items():
@@ -249,14 +250,14 @@ def _check(error: bytes | None) -> None:
 
 
 class Builds:
-    """Libraries of several thread counts, which are compiled at the same time.
+    """The libraries for several numbers of threads, which are compiled in parallel.
 
     Args:
         arch: Compute capability such as 90, or None for the emulator.
-        folder: Where libraries are.
+        folder: Folder of the libraries.
 
     Raises:
-        SkippedError: They have not been compiled, and there is no compiler.
+        SkippedError: If a library is not compiled and there is no compiler.
     """
 
     def __init__(self, arch: int | None, folder: Path = FOLDER) -> None:
@@ -268,12 +269,12 @@ class Builds:
             raise SkippedError(f"there is no {'C++ compiler' if arch is None else 'nvcc'}, and no library in {folder}")
 
     def path(self, threads: int) -> Path:
-        """Return where the library of `threads` threads per block is, or will be."""
+        """Return the path of the library with `threads` threads per block."""
         target = "emulator" if self._arch is None else f"sm_{self._arch}"
         return self._folder / f"candidates-{threads}-{target}-{_hash_of_sources()}.so"
 
     def start(self, threads: int) -> None:
-        """Begin to compile, where that has not been done."""
+        """Start to compile a library, if it is not compiled."""
         if threads in self._running or self.path(threads).exists():
             return
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -284,21 +285,21 @@ class Builds:
         self._running[threads] = (process, Path(name))
 
     def wait(self, threads: int) -> Library:
-        """Return the library once it is compiled.
+        """Wait until a library is compiled and return it.
 
         Raises:
-            RuntimeError: It does not compile; the message is what the compiler said.
+            RuntimeError: If it does not compile; the message has the output of the compiler.
         """
         self.start(threads)
         path = self.path(threads)
         if not path.exists():
             process, unfinished = self._running.pop(threads)
-            said, _ = process.communicate()
+            output, _ = process.communicate()
             if process.returncode != 0:
                 unfinished.unlink(missing_ok=True)
-                raise RuntimeError(f"the launchers with {threads} threads do not compile:\n{said}")
+                raise RuntimeError(f"the launchers with {threads} threads do not compile:\n{output}")
             unfinished.chmod(0o755)
-            unfinished.replace(path)  # a process that ends meanwhile leaves no half of a library
+            unfinished.replace(path)  # atomic: there is never an incomplete library
         return Library(path)
 
     def _command(self, threads: int, target: str) -> list[str]:
@@ -332,7 +333,7 @@ def _hash_of_sources() -> str:
 
 
 def main() -> int:
-    """Compile the libraries of a GPU that is not here."""
+    """Compile the libraries for a GPU on another machine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, required=True, help="compute capability, such as 90 for 9.0")
     builds = Builds(parser.parse_args().arch)

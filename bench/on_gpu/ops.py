@@ -1,4 +1,4 @@
-"""Stages of the fused ops: check each result, then time it cold and warm next to a copy of the same bytes."""
+"""Stages of the fused ops: check each result, then time it with cold and warm caches, together with a copy."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,16 +15,16 @@ from fastmunit.errors import ImplementationError
 from fastmunit.testing import Map, munit_maps, uninitialized_memory_is_nan
 
 FORMS = ((torch.float32, "nchw"), (torch.bfloat16, "channels_last"))
-"""The two ways in which systems train."""
+"""Dtypes and layouts in which systems train."""
 
 
 def tasks(context: Context, *, implementations: Sequence[str], with_compiled: bool = False) -> list[Task]:
-    """Return a task for each op, map, layout and pass: fused_norm's first.
+    """Return a task per op, map, layout and pass, starting with fused_norm.
 
     Args:
-        context: What to run with.
-        implementations: Those of ours to check and to time.
-        with_compiled: Whether plain PyTorch, eager and under torch.compile, is timed too, in the same rounds.
+        context: Settings of the stage.
+        implementations: Our implementations to check and time.
+        with_compiled: Also time plain PyTorch, eager and under torch.compile, in the same rounds.
     """
     measure = partial(rows, context, implementations=implementations, with_compiled=with_compiled)
     found = [
@@ -38,13 +38,13 @@ def tasks(context: Context, *, implementations: Sequence[str], with_compiled: bo
 
 
 def _of_case(case: FusedNormCase, measured: Callable[[], Iterator[Row]]) -> Iterator[Row]:
-    """Yield rows that say of which case they are."""
+    """Yield the rows of a case, which name the case."""
     for row in measured():
         yield {**head_of(case), **row}
 
 
 def head_of(case: FusedNormCase) -> Row:
-    """Return what tells a case of fused_norm from the others."""
+    """Return the fields that identify a case of fused_norm."""
     return {
         "function": "fused_norm",
         "op": case.name,
@@ -57,7 +57,7 @@ def head_of(case: FusedNormCase) -> Row:
 
 
 def _cases(context: Context) -> list[FusedNormCase]:
-    """Return the cases of fused_norm; a dry run does with one map of each name, which is what its op does."""
+    """Return the cases of fused_norm; in a dry run, one map per kind of op."""
     cases = fused_norm_cases(context.size)
     if not context.dry_run:
         return list(cases)
@@ -65,15 +65,15 @@ def _cases(context: Context) -> list[FusedNormCase]:
 
 
 def fused_norm_cases(size: int) -> Iterator[FusedNormCase]:
-    """Yield the cases that the kernels are judged by, for images of `size`²: each map in both forms and passes."""
-    for each in _judged(munit_maps(size)):
+    """Yield the benchmark cases for images of `size`²: each map in all of `FORMS` and passes."""
+    for each in _selected(munit_maps(size)):
         for dtype, layout in FORMS:
             for backward in (False, True):
                 yield _case(each, dtype, layout, backward)
 
 
-def _judged(maps: Sequence[Map]) -> list[Map]:
-    """Return maps with statistics and the discriminators' largest, in order of value: there may be no time for all."""
+def _selected(maps: Sequence[Map]) -> list[Map]:
+    """Return maps with statistics and the discriminators' largest, most important first, as time may run out."""
     plain = [m for m in maps if m.statistics == "instance" and m.weight == "none" and not m.residual]
     layer = [m for m in maps if m.statistics == "layer"]
     discriminators = [m for m in maps if m.network == "discriminator" and m.pad][:3]  # of the first scale
@@ -83,16 +83,16 @@ def _judged(maps: Sequence[Map]) -> list[Map]:
 
 def _case(each: Map, dtype: torch.dtype, layout: str, backward: bool) -> FusedNormCase:
     channels = (each.channels,)
-    of_samples = (1, each.channels)
+    per_sample = (1, each.channels)
     parameters: dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]] = {
         "none": (None, None),
         "channel": (channels, channels),
-        "style": (of_samples, of_samples),
+        "style": (per_sample, per_sample),
     }
     pixel_shuffle = each.statistics == "layer"  # written by an upsampling convolution
     name = f"{'bias' if each.statistics == 'none' else each.statistics} + {each.activation} + pad {each.pad}"
     return FusedNormCase(
-        name=name + " + residual" * each.residual + " of phases" * pixel_shuffle,
+        name=name + " + residual" * each.residual + " + pixel shuffle" * pixel_shuffle,
         shape=(1, each.channels, each.height, each.width),
         dtype=dtype,
         layout=layout,
@@ -130,7 +130,7 @@ def _other_problems(context: Context) -> list[tuple[str, Callable[[], Problem]]]
 def rows(
     context: Context, make: Callable[[], Problem], *, implementations: Sequence[str], with_compiled: bool
 ) -> Iterator[Row]:
-    """Check and time an op; yield a row for each competitor that was timed, and for each of ours that was not."""
+    """Check and time an op. Yield a row per competitor that was timed and per implementation of ours that was not."""
     problem = make()
     functions: dict[str, Function] = {}
     errors: dict[str, float] = {}
@@ -154,7 +154,7 @@ def rows(
         try:
             problem.results(compiled)
             functions["compiled"] = compiled
-        except Exception as error:  # a compiler may fail in any way; the others are timed all the same
+        except Exception as error:  # a compiler may fail in any way; the others are still timed
             yield {"implementation": "compiled", "status": "failed", "reason": first_line(error)}
     if functions:
         yield from _timed(context, problem, functions, errors)
@@ -164,8 +164,8 @@ def error_of(problem: Problem, function: Function) -> float:
     """Return the largest error of the results of `function`, relative to float64.
 
     Raises:
-        AssertionError: A result is less exact than plain PyTorch allows, has values that were never written, or differs
-            from one run to the next.
+        AssertionError: If a result is less exact than that of plain PyTorch, has values that were never written, or
+            differs between two runs.
     """
     with uninitialized_memory_is_nan():
         results = problem.results(function)
@@ -186,7 +186,7 @@ def _relative(result: Tensor, exact: Tensor, scale: float | None) -> float:
 def _timed(
     context: Context, problem: Problem, functions: dict[str, Function], errors: dict[str, float]
 ) -> Iterator[Row]:
-    """Time competitors and the copy in the same rounds."""
+    """Time the competitors and the copy in the same rounds."""
     sets = [problem] + [problem.fresh() for _ in range(context.timer.sets(problem.bytes_moved) - 1)]
     launches = {
         name: Launches([partial(each.results, function) for each in sets], problem.bytes_moved)

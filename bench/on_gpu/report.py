@@ -1,4 +1,4 @@
-"""The report of a run: a JSON file that is whole at any moment, and a table for people."""
+"""The report of a run: a JSON file that is complete at any time, and a summary."""
 
 import json
 import math
@@ -15,17 +15,17 @@ FILE_NAME = "on_gpu.json"
 
 @dataclass
 class StageReport:
-    """Results of a stage.
+    """The results of a stage.
 
     Attributes:
-        name: The stage.
+        name: Name of the stage.
         status: "running", "done", "out of time", "skipped", "failed", "crashed" or "interrupted".
-        reason: Why it is not "done".
-        seconds: How long it took.
-        seconds_allowed: How long it was allowed to take.
-        rows: What its tasks found. A row with a `status` is of a task that was "skipped", found a "wrong" result,
+        reason: The reason if it is not "done".
+        seconds: Time that it took.
+        seconds_allowed: Time limit.
+        rows: Results of its tasks. A row with a `status` is of a task that was "skipped", had a "wrong" result,
             "failed", "crashed", "hung" or was "out of time", and has a `reason`.
-        left_out: Names of the tasks that never began.
+        left_out: Names of the tasks that did not start.
     """
 
     name: str
@@ -38,12 +38,12 @@ class StageReport:
 
 
 class Report:
-    """The stages so far, written to a folder after each change that counts.
+    """The results of all stages so far, written to a file.
 
     Args:
-        folder: Folder of the file; it is created.
-        dry_run: Whether times are made up.
-        minutes: Time that the run was given.
+        folder: Folder of the file, which is created.
+        dry_run: True if times are made up.
+        minutes: Time limit of the run.
     """
 
     def __init__(self, folder: Path, *, dry_run: bool, minutes: float) -> None:
@@ -57,12 +57,12 @@ class Report:
         return self.stages[-1]
 
     def write(self) -> None:
-        """Replace the file. Raises FastmunitError if it cannot be written."""
+        """Write the file. Raises FastmunitError if that fails."""
         content = {**self._head, "stages": [asdict(stage) for stage in self.stages]}
         write_text(self.path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
 
     def summary(self) -> Iterator[str]:
-        """Yield a line for each comparison with compiled code and for each step, then one for each stage."""
+        """Yield a line per comparison with compiled code and per step, then a line per stage."""
         for row in (row for stage in self.stages for row in stage.rows):
             is_ours = row.get("implementation") in ("native", "triton")
             if (is_ours and "compiled_over_this_cold" in row) or "ms" in row:
@@ -88,7 +88,7 @@ def _short(value: object) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """Return what JSON can say: numbers that are not finite become text."""
+    """Return a value for JSON: numbers that are not finite become text."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

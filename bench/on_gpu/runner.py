@@ -1,4 +1,4 @@
-"""Runs stages one after the other, each in a process of its own that is killed at its deadline."""
+"""Runs stages one after another, each in its own process, which is killed at its deadline."""
 
 import multiprocessing
 import os
@@ -15,23 +15,23 @@ from bench.on_gpu.clock import Clock
 from bench.on_gpu.report import Report, StageReport
 from bench.on_gpu.stage import Row, Stage
 
-# Forked from a server that has imported torch, a process starts within milliseconds. The server must not touch CUDA,
-# which does not survive a fork; so bench.harness, which looks for a GPU, is left to the processes themselves. What
-# cannot be imported here is skipped.
+# Forked from a server that has imported torch, a process starts within milliseconds. The server must not initialize
+# CUDA, which does not survive a fork. So it does not import bench.harness, which looks for a GPU. Modules that cannot
+# be imported are skipped.
 FORKING = multiprocessing.get_context("forkserver")
 PRELOADED = ["torch", "fastmunit.functional", "fastmunit.testing", "fastmunit.systems.munit"]
-PRELOADED_FOR_DRY_RUNS = ["torch._dynamo.eval_frame", "bench.on_gpu.stages", "bench.steps"]  # may look for a GPU
+PRELOADED_FOR_DRY_RUNS = ["torch._dynamo.eval_frame", "bench.on_gpu.stages", "bench.steps"]  # these may look for a GPU
 
-END_SECONDS = 8.0  # before the end of a run: to kill a process and to write the report
-KILL_SECONDS = 4.0  # a process that is killed on a busy GPU takes a while
-LEAST_SECONDS = 2.0  # with less than this left, a stage is not begun
-MOST_PROCESSES = 8  # of one stage
+END_SECONDS = 8.0  # reserved at the end of a run for killing a process and writing the report
+KILL_SECONDS = 4.0  # killing a process on a busy GPU takes a while
+MIN_SECONDS = 2.0  # a stage does not start with less time left
+MAX_PROCESSES = 8  # per stage
 WRITE_SECONDS = 2.0  # between writes of the report while a stage runs
 
 
 @dataclass
 class _Progress:
-    """Progress of a stage: task names, the running task, its start time, and the next task."""
+    """The progress of a stage: task names, the running task, its start time and the next task."""
 
     names: list[str] = field(default_factory=list)
     running: int | None = None
@@ -40,12 +40,12 @@ class _Progress:
 
 
 class Runner:
-    """Runs stages.
+    """A runner of stages.
 
     Args:
-        report: Where results go.
-        clock: What deadlines are read from. Processes are killed by real time in any case.
-        dry_run: Whether stages run on the CPU.
+        report: Receives the results.
+        clock: Clock for deadlines. Processes are always killed by real time.
+        dry_run: Run stages on the CPU.
         tell: Called with each row as it comes.
     """
 
@@ -56,13 +56,13 @@ class Runner:
         self._tell = tell
         self._written = 0.0
         self.immortal = False
-        """True if a process is still alive after it was killed."""
+        """True if a process is still alive after being killed."""
         FORKING.set_forkserver_preload([*PRELOADED, *(PRELOADED_FOR_DRY_RUNS if dry_run else [])])
 
     def run(self, stages: Sequence[Stage], seconds: float) -> None:
-        """Run the stages in order, for `seconds` together; the report is written after each one.
+        """Run the stages in order within `seconds`; write the report after each one.
 
-        A stage has its own time and what earlier ones have left of theirs; the last one has all that is left.
+        A stage may use its own time and the unused time of earlier stages; the last one may use all remaining time.
         """
         start = due = self._clock.now()
         end = start + seconds - END_SECONDS
@@ -72,20 +72,20 @@ class Runner:
             begun = self._clock.now()
             found = self._report.begin(stage.name, max(0.0, deadline - begun))
             try:
-                if deadline - begun < LEAST_SECONDS:
+                if deadline - begun < MIN_SECONDS:
                     found.status, found.reason = "skipped", f"no time is left of {seconds / 60:g} minutes"
                 else:
                     self._run(stage, deadline, found)
             finally:
-                if found.status == "running":  # Ctrl-C, or the end of the machine's loan
+                if found.status == "running":  # by Ctrl-C or SIGTERM
                     found.status, found.reason = "interrupted", "the run was ended from outside"
                 found.seconds = round(self._clock.now() - begun, 6)
                 self._report.write()
 
     def _run(self, stage: Stage, deadline: float, found: StageReport) -> None:
-        """Run a stage; go on in another process behind a task that has ended one."""
+        """Run a stage. If a task ends the process, continue with the next task in another process."""
         progress = _Progress()
-        for _ in range(MOST_PROCESSES):
+        for _ in range(MAX_PROCESSES):
             found.status, found.reason = self._attempt(stage, deadline, found, progress)
             can_go_on = found.status in ("crashed", "hung", process.LOST_DEVICE) and progress.running is not None
             if not can_go_on:
@@ -95,13 +95,13 @@ class Runner:
                 break
             found.status = "running"
         else:
-            found.status, found.reason = "failed", f"{MOST_PROCESSES} of its tasks ended their process"
+            found.status, found.reason = "failed", f"{MAX_PROCESSES} of its tasks ended their process"
         found.left_out = progress.names[progress.next :]
 
     def _attempt(
         self, stage: Stage, deadline: float, found: StageReport, progress: _Progress
     ) -> tuple[str, str | None]:
-        """Run what is left of a stage in one process. Returns the stage's status and the reason."""
+        """Run the remaining tasks of a stage in one process. Return the status and reason of the stage."""
         receiver, sender = FORKING.Pipe(duplex=False)
         arguments = (sender, stage, self._dry_run, self._clock, deadline, progress.next)
         child = FORKING.Process(target=process.run_stage, args=arguments, name=f"on_gpu {stage.name}")
@@ -124,7 +124,7 @@ class Runner:
         found: StageReport,
         progress: _Progress,
     ) -> tuple[str, str | None]:
-        """Take the messages of a stage's process until it ends, by itself or too late."""
+        """Receive messages of a stage's process until it ends or reaches its deadline."""
         while True:
             hung_at = progress.begun + stage.task_seconds if progress.running is not None else kill_at
             left = min(kill_at, hung_at) - time.monotonic()
@@ -175,11 +175,11 @@ class Runner:
             self._written = time.monotonic()
 
     def _end(self, child: ForkServerProcess) -> None:
-        """Kill a stage's process and what it has started."""
+        """Kill the process of a stage and all processes that it has started."""
         assert child.pid is not None
         try:
             os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:  # it has ended, or has not come to making a group of its own
+        except ProcessLookupError:  # it has ended, or has not created its process group yet
             with suppress(ProcessLookupError):
                 child.kill()
         child.join(KILL_SECONDS)

@@ -1,4 +1,4 @@
-"""Definition of a stage: tasks in order of value, each yielding rows of the report."""
+"""Definition of a stage: tasks in order of importance, each yielding rows of the report."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 class SkippedError(Exception):
-    """Raised by a stage or a task that cannot run here; the message says why."""
+    """Raised by a stage or task that cannot run; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Context:
     """Settings that the tasks of a stage share.
 
     Attributes:
-        dry_run: Whether this is a run on the CPU with tiny inputs, without real times.
-        clock: The clock that deadlines are read from.
+        dry_run: True for a run on the CPU with tiny inputs and made-up times.
+        clock: Clock for deadlines.
         timer: Measures launches and steps, or makes up times in a dry run.
     """
 
@@ -37,20 +37,20 @@ class Context:
 
     @property
     def device(self) -> str:
-        """Return "cuda", or "cpu" in a dry run."""
+        """Device of the inputs: "cuda", or "cpu" in a dry run."""
         return "cpu" if self.dry_run else "cuda"
 
     @property
     def size(self) -> int:
-        """Return the height and width of the images that maps are those of."""
+        """Height and width of the images from which the sizes of maps follow."""
         return 16 if self.dry_run else 256
 
     def compile_options(self, mode: str | None = None) -> dict[str, Any]:
-        """Return the keywords of torch.compile; a dry run traces and compiles nothing."""
+        """Return the keyword arguments of torch.compile; a dry run only traces."""
         return {"dynamic": False, "backend": "eager"} if self.dry_run else {"dynamic": False, "mode": mode}
 
     def device_is_lost(self) -> bool:
-        """Return whether an error has left the device unusable by this process, as an illegal access does."""
+        """Return true if an error, such as an illegal access, has left the device unusable for this process."""
         if self.dry_run:
             return False
         try:
@@ -62,11 +62,11 @@ class Context:
 
 @dataclass(frozen=True)
 class Task:
-    """A part of a stage that may fail, hang or crash by itself.
+    """A part of a stage that may fail, hang or crash independently.
 
     Attributes:
         name: Name in the report.
-        rows: Runs the task and yields its rows; what it has yielded is kept if it does not end.
+        rows: Runs the task and yields its rows, which are kept even if it does not end.
     """
 
     name: str
@@ -75,14 +75,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run with a deadline of its own; it runs in a process of its own.
+    """A part of a run with its own deadline, which runs in its own process.
 
     Attributes:
         name: Name in the report.
-        seconds: Time of the stage. What earlier stages have left of theirs is added.
-        tasks: Lists the tasks in order of value, without running them. It is called again, for the same list, where a
-            task has ended the process: the stage goes on behind it.
-        task_seconds: Time of one task, after which it counts as hung.
+        seconds: Time of the stage. The unused time of earlier stages is added.
+        tasks: Returns the tasks in order of importance, without running them. If a task ends the process, it is called
+            again in a new process, for the same list, and the stage continues with the next task.
+        task_seconds: Time after which a task counts as hung.
     """
 
     name: str
@@ -92,6 +92,6 @@ class Stage:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the class and the first line of the message of an error."""
+    """Return the class of an error and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:400]}" if lines else type(error).__name__

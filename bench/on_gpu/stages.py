@@ -1,4 +1,4 @@
-"""The stages of a run, in order of value. To add one, add a line: its name, its seconds, its tasks."""
+"""The stages of a run, in order of importance. To add a stage, add a line with its name, seconds and tasks."""
 
 from functools import partial
 

@@ -20,7 +20,7 @@ _TINY_SIZE = 32
 
 
 def tasks(context: Context) -> Sequence[Task]:
-    """Return the steps that compile nothing: the reference's, then ours with and without graph and cuDNN's search."""
+    """Return the steps without torch.compile: the reference's, then ours with and without graph and cuDNN search."""
     _steps()
     found = [Task("reference_step, eager", partial(_reference, context))]
     for implementation, graph, benchmark in (
@@ -36,20 +36,20 @@ def tasks(context: Context) -> Sequence[Task]:
 
 
 def compiled_tasks(context: Context) -> Sequence[Task]:
-    """Return the reference's step with its networks under torch.compile."""
+    """Return the reference step with its networks under torch.compile."""
     _steps()
     return [
         Task(f"reference_step, torch.compile {mode}", partial(_reference, context, mode))
-        for mode in ("reduce-overhead", "default")  # the harder one to beat first: there may be no time for both
+        for mode in ("reduce-overhead", "default")  # the faster one first: there may be no time for both
     ]
 
 
 def _steps() -> ModuleType:
-    """Return bench.steps. Raises SkippedError where what a configuration needs is not installed."""
+    """Return bench.steps. Raises SkippedError if a package that configurations need is not installed."""
     try:
         from bench import steps
     except ImportError as error:
-        raise SkippedError(f"whole steps need what fastmunit.systems imports: {error}") from error
+        raise SkippedError(f"whole steps need the packages that fastmunit.systems imports: {error}") from error
     return steps
 
 
@@ -62,9 +62,9 @@ def _overrides(context: Context) -> tuple[str, ...]:
 
 
 def our_step(context: Context, *, graph: bool) -> Callable[[], None]:
-    """Return a call of our step on a new trainer."""
+    """Return a call that runs our step on a new trainer."""
     steps = _steps()
-    cuda_graph = "auto" if graph else "false"  # auto is a graph on a GPU, and none in a dry run
+    cuda_graph = "auto" if graph else "false"  # auto uses a graph on a GPU, but not in a dry run
     trainer = steps.trainer_of(PRECISION, *_overrides(context), f"cuda_graph={cuda_graph}")
     return partial(steps.our_step, trainer, *steps.images(size=_size(context)))
 
@@ -84,7 +84,7 @@ def _ours(context: Context, implementation: Any, graph: bool, benchmark: bool) -
 
 
 def _require(context: Context, implementation: str) -> None:
-    """Check that an implementation can run. Raises SkippedError."""
+    """Raise SkippedError if an implementation cannot run."""
     from fastmunit.ops.availability import unavailable
 
     if implementation != "auto" and (reason := unavailable(implementation, context.device, "fused_norm")):
@@ -93,7 +93,7 @@ def _require(context: Context, implementation: str) -> None:
 
 @cache
 def _losses_error(context: Context, implementation: str) -> float:
-    """Return how far the losses of a first step are from the reference's; a wrong step is not timed."""
+    """Return the largest relative error of the losses of a first step. A wrong step is not timed."""
     torch.backends.cudnn.benchmark = False
     return _steps().check_losses(PRECISION, *_overrides(context), size=_size(context))
 
@@ -104,7 +104,7 @@ def _reference(context: Context, mode: str | None = None) -> Iterator[Row]:
     trainer = steps.trainer_of(PRECISION, *_overrides(context), fused_adam=False)
     if mode is not None:
         torch.compiler.reset()
-        # A dry run compiles nothing: to trace all networks takes seconds, and tests of `compile: true` do it.
+        # A dry run does not even trace: that takes seconds for all networks, and the tests of `compile: true` do it.
         options = {"disable": True} if context.dry_run else context.compile_options(mode)
         for network in trainer.compiled_networks():
             network.compile(**options)

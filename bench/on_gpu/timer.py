@@ -1,4 +1,4 @@
-"""Times of launches and of steps: on a GPU by events around replayed graphs, made up in a dry run."""
+"""Times of launches and steps: measured on a GPU with events around replayed graphs, made up in a dry run."""
 
 import math
 import statistics
@@ -16,11 +16,10 @@ Call = Callable[[], object]
 
 ROUNDS = 5
 STEP_ROUNDS = 3
-WARM_UP_SECONDS = 0.03  # a GPU that has been idle raises its clocks meanwhile
-# A launch of warm buffers is repeated as often at least, so that the first one, which is cold, counts little.
-LEAST_WARM_LAUNCHES = 20
-MOST_SETS = 1024
-LEAST_SETS = 4
+WARM_UP_SECONDS = 0.03  # in which an idle GPU raises its clocks
+# Minimum number of launches on warm buffers, so the first one, which is cold, has little weight.
+MIN_WARM_LAUNCHES = 20
+MIN_SETS, MAX_SETS = 4, 1024
 FLUSHED_REPEATS = 10
 
 FAKE_LAUNCH_SECONDS = 4e-6
@@ -43,11 +42,11 @@ class Launches:
 
 @dataclass(frozen=True)
 class Times:
-    """Median seconds of one call.
+    """Median seconds of a call.
 
     Attributes:
-        cold: On buffers that are not in the level-two cache: the sets in turn.
-        warm: On one set again and again.
+        cold: Time on buffers that are not in the level-two cache: the sets in turn.
+        warm: Time on one set repeatedly.
     """
 
     cold: float
@@ -55,10 +54,10 @@ class Times:
 
 
 class Timer(Protocol):
-    """Measures seconds."""
+    """A timer of launches and steps."""
 
     def sets(self, bytes_moved: int) -> int:
-        """Return how many sets of buffers it takes to be cold, if one call moves `bytes_moved`."""
+        """Return the number of sets of buffers for cold times, if one call moves `bytes_moved`."""
 
     def times(self, launches: Mapping[str, Launches]) -> dict[str, Times]:
         """Measure competitors in interleaved rounds."""
@@ -67,22 +66,22 @@ class Timer(Protocol):
         """Measure a call after writes have filled the level-two cache, as `pytest bench --benchmark` does."""
 
     def step_seconds(self, call: Call) -> list[float]:
-        """Measure a whole step, host and device: the mean of each of several rounds, after a warm-up."""
+        """Measure a whole step, host and device, after a warm-up. Return the mean of each of several rounds."""
 
 
 class GpuTimer:
-    """Events around replays of graphs that hold many calls each, so that a call's own time is left."""
+    """A timer with events around replays of graphs of many calls, which excludes the time of the host."""
 
     def sets(self, bytes_moved: int) -> int:
-        """Return how many sets move four times what the level-two cache holds."""
+        """Return the number of sets that together are four times as large as the level-two cache."""
         cache = torch.cuda.get_device_properties(0).L2_cache_size
-        return min(MOST_SETS, max(LEAST_SETS, math.ceil(4 * cache / max(1, bytes_moved))))
+        return min(MAX_SETS, max(MIN_SETS, math.ceil(4 * cache / max(1, bytes_moved))))
 
     def times(self, launches: Mapping[str, Launches]) -> dict[str, Times]:
         """Measure competitors in interleaved rounds."""
         graphs: dict[tuple[str, bool], tuple[Call, int]] = {}
         for name, work in launches.items():
-            repeats = max(LEAST_WARM_LAUNCHES, len(work.calls))
+            repeats = max(MIN_WARM_LAUNCHES, len(work.calls))
             graphs[name, True] = (captured(_in_turn(work.calls)), len(work.calls))
             graphs[name, False] = (captured(_repeated(work.calls[0], repeats)), repeats)
         _warm_up([replay for replay, _ in graphs.values()])
@@ -103,7 +102,7 @@ class GpuTimer:
 
 
 class DryTimer:
-    """Runs each call once and makes up its time, by a formula; `clock` moves by it."""
+    """A timer that runs each call once, computes a fake time with a formula and advances `clock` by it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -113,7 +112,7 @@ class DryTimer:
         return 2
 
     def times(self, launches: Mapping[str, Launches]) -> dict[str, Times]:
-        """Make up times: the second competitor takes twice as long as the first, the third three times."""
+        """Make up times: the second competitor takes twice as long as the first, the third three times as long."""
         times = {}
         for place, (name, work) in enumerate(launches.items(), 1):
             seconds = place * self._run(work)
@@ -138,12 +137,12 @@ class DryTimer:
 
 
 def _in_turn(calls: Sequence[Call]) -> Call:
-    """Return a call of all `calls` that keeps all results, so that each has memory of its own."""
+    """Return a call of all `calls` that keeps all results, so each has its own memory."""
     return lambda: [call() for call in calls]
 
 
 def _repeated(call: Call, times: int) -> Call:
-    """Return a call of `call`, `times` times, whose results have the same memory."""
+    """Return a call that calls `call` `times` times, with results in the same memory."""
 
     def run() -> None:
         for _ in range(times):

@@ -1,4 +1,4 @@
-// Division by a number that is known before a kernel starts: a multiplication and a shift.
+// Integer division by a divisor that is fixed before a kernel starts, as a multiplication and a shift.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace fastmunit {
 
-// Quotients of 0 <= n < 2^31; Granlund and Montgomery (1994), figure 4.1.
+// Computes n / divisor for 0 <= n < 2^31; Granlund and Montgomery (1994), figure 4.1.
 struct Division {
   std::uint32_t multiplier = 1, shift = 0;
   int divisor = 1;

@@ -23,11 +23,12 @@ FASTMUNIT_HOST_DEVICE inline Moments combine(Moments all, std::int64_t total, Mo
   return all;
 }
 
-// The moments of `count` values from their sums of deviations, and of squared deviations, from a shift near their mean.
+// Returns the moments of `count` values, given the sums of their deviations and squared deviations from a shift near
+// the mean.
 FASTMUNIT_HOST_DEVICE inline Moments from_shifted(double shift, double sum, double squares, std::int64_t count) {
   const double offset = sum / static_cast<double>(count);
-  const double centred = squares - sum * offset;
-  return {shift + offset, centred > 0.0 || centred != centred ? centred : 0.0};
+  const double centered = squares - sum * offset;
+  return {shift + offset, centered > 0.0 || centered != centered ? centered : 0.0};
 }
 
 }  // namespace

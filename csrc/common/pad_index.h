@@ -1,4 +1,4 @@
-// Which pixel each pixel of a pad takes its value from, and the reverse.
+// Maps positions in the padding to source pixels, and source pixels to positions in the padding.
 #pragma once
 
 #include <cstdint>
@@ -11,14 +11,15 @@ enum class PadMode { reflect, replicate, zero };
 
 namespace {
 
-// The row (or column) among `size` ones that row i of the padded map shows, -pad <= i < size + pad; not for zero padding.
+// Returns the row (or column) of the unpadded map that row i of the padded map copies. Row 0 is the first row of the
+// unpadded map: -pad <= i < size + pad, where `size` is the number of rows. Not for zero padding.
 FASTMUNIT_HOST_DEVICE inline std::int64_t pad_source(std::int64_t i, std::int64_t size, PadMode mode) {
   if (mode == PadMode::reflect) return i < 0 ? -i : (i < size ? i : 2 * (size - 1) - i);
   return i < 0 ? 0 : (i < size ? i : size - 1);
 }
 
-// The rows (or columns) of the padded map, counted as in pad_source, that show row `at` of the map: that row itself, then
-// those of the pad before the map, then those behind it.
+// The rows (or columns) of the padded map that copy row `at`, numbered as in pad_source: the row itself, then rows of
+// the padding before the map, then rows of the padding after it.
 struct PadTargets {
   int at, before, behind;
   int count_before = 0, count_behind = 0;

@@ -1,16 +1,16 @@
-// The thread pool of the caller, handed to CPU kernels as a function.
+// The caller's thread pool, passed to CPU kernels as a function.
 #pragma once
 
 #include <cstdint>
 
 namespace fastmunit {
 
-// Calls body(begin, end, context) on ranges that cover 0 to count, on several threads where count exceeds grain.
+// Calls body(begin, end, context) on ranges that together cover [0, count), on several threads if count > grain.
 using ParallelFor = void (*)(std::int64_t count, std::int64_t grain,
                              void (*body)(std::int64_t begin, std::int64_t end, void* context), void* context);
 
-// Calls function(begin, end) on ranges that cover first to last. `work` is the size of one item in elements: ranges hold at
-// least enough of them to be worth a thread.
+// Calls function(begin, end) on ranges that together cover [first, last). `work` is the number of elements per item.
+// Each range has enough elements to be worth a thread.
 template <class Function>
 static inline void for_ranges(ParallelFor parallel_for, std::int64_t first, std::int64_t last, std::int64_t work,
                               const Function& function) {
@@ -25,7 +25,7 @@ static inline void for_ranges(ParallelFor parallel_for, std::int64_t first, std:
       const_cast<void*>(static_cast<const void*>(&shifted)));
 }
 
-// Calls function(i) for each i from first to last.
+// Calls function(i) for each i in [first, last).
 template <class Function>
 static inline void for_each(ParallelFor parallel_for, std::int64_t first, std::int64_t last, std::int64_t work,
                             const Function& function) {

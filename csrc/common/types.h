@@ -1,9 +1,9 @@
-// What every kernel's arguments are made of. No torch and no CUDA headers here.
+// Types shared by the arguments of all kernels. Includes neither torch nor CUDA headers.
 #pragma once
 
 #include <cstdint>
 
-// Before a function that kernels on a GPU call too.
+// Marks a function that GPU kernels also call.
 #ifdef __CUDACC__
 #define FASTMUNIT_HOST_DEVICE __host__ __device__
 #else
@@ -14,10 +14,10 @@ namespace fastmunit {
 
 enum class DataType { float32, float64, bfloat16, float16 };
 
-// Memory order of a dense (N, C, H, W) map: nchw is N, C, H, W and channels_last is N, H, W, C.
+// Memory order of a dense (N, C, H, W) map: nchw stores N, C, H, W; channels_last stores N, H, W, C.
 enum class Layout { nchw, channels_last };
 
-// Storage of the 16-bit types; arithmetic is float32.
+// Storage types of 16 bits. Arithmetic is in float32.
 struct bfloat16 {
   std::uint16_t bits;
 };

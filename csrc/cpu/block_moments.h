@@ -1,7 +1,8 @@
-// Mean and sum of squared deviations of contiguous values, and of columns of channels, in one reading of memory.
+// Mean and sum of squared deviations of contiguous values, and of columns of channels, in one pass over memory.
 //
-// Deviations are taken from a guess of the mean: that of the first values, or of the block before. Where it proves to be so
-// far off that the sum of squares has lost digits, the block is read again, from cache, around the mean that was found.
+// Deviations are taken from an estimate of the mean: the mean of the first values, or of the previous block. If the
+// estimate is so far off that the sum of squares has lost digits, the block is read again, from cache, with deviations
+// from the computed mean.
 #pragma once
 
 #include <cstdint>
@@ -13,29 +14,31 @@
 namespace fastmunit::cpu {
 namespace {
 
-// Values that are summed up in float before they are added to a sum in double, and that a cache holds for a second reading.
+// Number of values that are summed in float before they are added to a sum in double. They fit in cache for a second
+// pass.
 constexpr std::int64_t block_values = 4096;
 constexpr int block_rows = 64;
-// How many values, and rows, the first guess is taken from.
+// Number of values, and rows, for the first estimate of the mean.
 constexpr std::int64_t first_values = 256;
 constexpr int first_rows = 16;
 constexpr int attempts = 3;
-// Vectors side by side: enough to hide the latency of an addition.
+// Independent vector sums: enough to hide the latency of an addition.
 constexpr int unroll = 4;
 
 inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-// Whether sums of deviations that lie `offset` around their shift keep the digits of `moments`. False for NaN.
+// Returns true if sums of deviations from a shift that is `offset` away from the mean keep the digits of `moments`;
+// false for NaN.
 inline bool is_near(double offset, Moments moments, std::int64_t count) {
   return offset * offset * static_cast<double>(count) <= moments.squares;
 }
 
-// The moments of up to block_values contiguous values by their deviations from `shift`.
+// Returns the moments of up to block_values contiguous values, computed from their deviations from `shift`.
 template <class Storage>
 Moments moments_around(const Storage* x, std::int64_t count, Compute<Storage> shift) {
   using Lane = Compute<Storage>;
   constexpr int step = lanes<Lane>;
-  const Vector<Lane> centre = broadcast(shift);
+  const Vector<Lane> center = broadcast(shift);
   Vector<Lane> deviations[unroll] = {};
   Vector<Lane> squares[unroll] = {};
   const auto add = [&](int k, Vector<Lane> deviation) {
@@ -47,18 +50,18 @@ Moments moments_around(const Storage* x, std::int64_t count, Compute<Storage> sh
     for (int k = 0; k < unroll; k += 2) {
       Vector<Lane> first, second;
       load_two(x + i + k * step, first, second);
-      add(k, first - centre);
-      add(k + 1, second - centre);
+      add(k, first - center);
+      add(k + 1, second - center);
     }
   }
-  for (; i + step <= count; i += step) add(0, load(x + i) - centre);
+  for (; i + step <= count; i += step) add(0, load(x + i) - center);
   const int rest = static_cast<int>(count - i);
-  if (rest != 0) add(1, keep_first<Lane>(load_first(x + i, rest) - centre, rest));
+  if (rest != 0) add(1, keep_first<Lane>(load_first(x + i, rest) - center, rest));
   return from_shifted(shift, sum<Lane>((deviations[0] + deviations[1]) + (deviations[2] + deviations[3])),
                       sum<Lane>((squares[0] + squares[1]) + (squares[2] + squares[3])), count);
 }
 
-// The moments of any number of contiguous values.
+// Returns the moments of any number of contiguous values.
 template <class Storage>
 Moments contiguous_moments(const Storage* x, std::int64_t count) {
   using Lane = Compute<Storage>;
@@ -78,7 +81,8 @@ Moments contiguous_moments(const Storage* x, std::int64_t count) {
   return all;
 }
 
-// Adds `rows` rows of up to block_rows of them to the sums, in double, of the deviations of `channels` channels from `shifts`.
+// Adds the deviations from `shifts` of up to block_rows rows of `channels` channels, and their squares, to sums in
+// double.
 template <class Storage>
 void add_deviations(const Storage* x, int rows, std::int64_t stride, std::int64_t channels, const Compute<Storage>* shifts,
                     double* deviations, double* squares) {
@@ -86,7 +90,7 @@ void add_deviations(const Storage* x, int rows, std::int64_t stride, std::int64_
   using V = Vector<Lane>;
   constexpr int step = lanes<Lane>;
   constexpr int side = 4;
-  // For a few channels at a time, so that the sums stay in registers and the rows in the first-level cache.
+  // A few channels at a time: the sums stay in registers and the rows in the first-level cache.
   const auto add = [&](std::int64_t c, auto vectors, int last) {
     constexpr int count = vectors;
     const auto read = [&](const auto* from, int k) {
@@ -114,7 +118,7 @@ void add_deviations(const Storage* x, int rows, std::int64_t stride, std::int64_
   for (; c < channels; c += step) add(c, std::integral_constant<int, 1>{}, static_cast<int>(smaller(step, channels - c)));
 }
 
-// The moments of each of `channels` channels over `rows` rows that lie `stride` values apart.
+// Computes the moments of each of `channels` channels over `rows` rows that are `stride` values apart.
 template <class Storage>
 void column_moments(const Storage* x, std::int64_t rows, std::int64_t stride, std::int64_t channels, double* means,
                     double* squares) {

@@ -1,4 +1,4 @@
-// Sends each CPU kernel to the one compiled for the instruction set in use. One line for each kernel, at the bottom.
+// Dispatches each CPU kernel to its version for the instruction set in use. The bottom has one line per kernel.
 #include "cpu/isa.h"
 #include "fused_norm/fused_norm.h"
 #include "instance_norm_stats/instance_norm_stats.h"
@@ -40,7 +40,7 @@
 namespace fastmunit::cpu {
 namespace {
 
-// avx512bf16 is compiled for bfloat16 alone (storage.h).
+// avx512bf16 is compiled for bfloat16 only (storage.h).
 Isa isa_for(DataType dtype) {
   return isa() == Isa::avx512bf16 && dtype != DataType::bfloat16 ? Isa::avx512 : isa();
 }

@@ -32,7 +32,7 @@ bool built(Isa isa) {
   return false;
 }
 
-// Asks for all that CMakeLists.txt lets the compiler use.
+// Checks for every feature that CMakeLists.txt lets the compiler use.
 bool supported(Isa isa) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -49,17 +49,17 @@ bool supported(Isa isa) {
 constexpr Isa best_first[] = {Isa::avx512bf16, Isa::avx512, Isa::avx2, Isa::baseline};
 
 Isa choose() {
-  const char* wanted = std::getenv("FASTMUNIT_SIMD");
+  const char* requested = std::getenv("FASTMUNIT_SIMD");
   for (const Isa isa : best_first) {
-    if (wanted == nullptr || *wanted == '\0') {
+    if (requested == nullptr || *requested == '\0') {
       if (built(isa) && supported(isa)) return isa;
-    } else if (isa_name(isa) == std::string(wanted)) {
-      if (!built(isa)) throw std::runtime_error(std::string("FASTMUNIT_SIMD=") + wanted + " is not in this build");
-      if (!supported(isa)) throw std::runtime_error(std::string("FASTMUNIT_SIMD=") + wanted + " needs another processor");
+    } else if (isa_name(isa) == std::string(requested)) {
+      if (!built(isa)) throw std::runtime_error(std::string("FASTMUNIT_SIMD=") + requested + " is not in this build");
+      if (!supported(isa)) throw std::runtime_error(std::string("FASTMUNIT_SIMD=") + requested + " needs another processor");
       return isa;
     }
   }
-  throw std::runtime_error(std::string("FASTMUNIT_SIMD=") + wanted + " is none of avx512bf16, avx512, avx2 and baseline");
+  throw std::runtime_error(std::string("FASTMUNIT_SIMD=") + requested + " is none of avx512bf16, avx512, avx2 and baseline");
 }
 
 }  // namespace

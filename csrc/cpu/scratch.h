@@ -1,4 +1,4 @@
-// Memory of one thread that stays between calls.
+// Memory per thread that is kept between calls.
 #pragma once
 
 #include <cstdint>
@@ -7,12 +7,12 @@
 namespace fastmunit::cpu {
 namespace {
 
-// Room for `count` values, with undefined contents. Uses with different `purpose` do not share it.
+// Returns memory for `count` values, with undefined contents. Each `purpose` has its own memory.
 template <int purpose, class Value>
 Value* scratch(std::int64_t count) {
-  thread_local std::vector<Value> room;
-  if (static_cast<std::int64_t>(room.size()) < count) room.resize(count);
-  return room.data();
+  thread_local std::vector<Value> memory;
+  if (static_cast<std::int64_t>(memory.size()) < count) memory.resize(count);
+  return memory.data();
 }
 
 }  // namespace

@@ -1,8 +1,9 @@
-// Vectors of the instruction set that this file is compiled for, on the compiler's vector extensions: lanes of float or
-// double, loaded from and stored to any storage type.
+// Vectors of the instruction set that this file is compiled for, based on the compiler's vector extensions. Lanes are
+// float or double and are loaded from and stored to any storage type.
 //
-// The same source is compiled once for each instruction set into one library. So everything here, and every template of a
-// kernel, sits in an unnamed namespace: with external linkage the linker would keep one copy of each for all of them.
+// The same source is compiled once per instruction set into one library. Everything here, and every template of a
+// kernel, is therefore in an unnamed namespace: with external linkage, the linker would keep one copy for all
+// instruction sets.
 #pragma once
 
 #if defined(__AVX512F__) || defined(__F16C__)
@@ -31,7 +32,7 @@ struct VectorOf {
   typedef Lane type __attribute__((vector_size(bytes)));
 };
 
-// As many lanes of float or double as one register holds.
+// Number of lanes of float or double in one register.
 template <class Lane>
 constexpr int lanes = vector_bytes / static_cast<int>(sizeof(Lane));
 template <class Lane>
@@ -41,7 +42,7 @@ using Floats = Vector<float>;
 using Words = Vector<std::uint32_t>;
 using HalfWords = VectorOf<std::uint16_t, vector_bytes / 2>::type;
 
-// The type in which a storage type is computed with.
+// The type that values of a storage type are computed in.
 template <class Storage>
 using Compute = std::conditional_t<std::is_same_v<Storage, double>, double, float>;
 
@@ -55,10 +56,10 @@ inline To bit_cast(const From& from) {
 
 template <class Lane>
 inline Vector<Lane> broadcast(Lane value) {
-  return value - Vector<Lane>{};  // unlike value + 0 a copy, also of -0
+  return value - Vector<Lane>{};  // unlike value + 0, keeps -0
 }
 
-// The compiler's own conversion between 16 and 32 bits goes by halves of the vector (GCC 12).
+// The compiler's own conversion between 16 and 32 bits splits the vector into halves (GCC 12).
 inline Words words_of(HalfWords bits) {
 #if defined(__AVX512F__)
   return (Words)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)bits);
@@ -80,7 +81,7 @@ inline HalfWords half_words_of(Words words) {
 inline Floats widen(HalfWords bits, bfloat16) { return bit_cast<Floats>(words_of(bits) << 16); }
 
 #if defined(__AVX512BF16__)
-// Subnormal numbers become zero.
+// Flushes subnormal numbers to zero.
 inline HalfWords narrow(Floats value, bfloat16) { return (HalfWords)_mm512_cvtneps_pbh((__m512)value); }
 #else
 inline HalfWords narrow(Floats value, bfloat16) {
@@ -92,7 +93,7 @@ inline HalfWords narrow(Floats value, bfloat16) {
 #endif
 
 #if defined(__AVX512F__)
-// The masked forms, with every lane on: GCC 12 warns of an uninitialised value inside the plain ones.
+// The masked forms with every lane enabled: GCC 12 warns about an uninitialized value inside the plain ones.
 inline Floats widen(HalfWords bits, float16) { return (Floats)_mm512_maskz_cvtph_ps(0xffff, (__m256i)bits); }
 inline HalfWords narrow(Floats value, float16) {
   return (HalfWords)_mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -106,7 +107,7 @@ inline HalfWords narrow(Floats value, float16) {
 inline Floats widen(HalfWords bits, float16) {
   const Words half = __builtin_convertvector(bits, Words);
   const Words magnitude = (half & 0x7fffu) << 13;
-  // Times 2^112 moves the exponent's bias from 15 to 127 and makes subnormals normal.
+  // Multiplying by 2^112 changes the exponent's bias from 15 to 127 and normalizes subnormals.
   const Floats scaled = bit_cast<Floats>(magnitude) * 0x1p112f;
   const Words finite = bit_cast<Words>(scaled);
   const Words special = magnitude | 0x7f800000u;  // infinities and NaN
@@ -116,7 +117,7 @@ inline HalfWords narrow(Floats value, float16) {
   const Words bits = bit_cast<Words>(value);
   const Words magnitude = bits & 0x7fffffffu;
   const Words normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  // Adding 0.5 leaves the subnormal's ten bits, rounded, at the bottom of the sum.
+  // Adding 0.5 leaves the ten bits of the subnormal, rounded, in the low bits of the sum.
   const Words subnormal = bit_cast<Words>(bit_cast<Floats>(magnitude) + 0.5f) - 0x3f000000u;
   const Words special = magnitude > 0x7f800000u ? (magnitude >> 13 & 0x3ffu) | 0x7e00u : Words{} + 0x7c00u;
   const Words half = magnitude < 0x38800000u ? subnormal : (magnitude < 0x477ff000u ? normal : special);
@@ -124,7 +125,7 @@ inline HalfWords narrow(Floats value, float16) {
 }
 #endif
 
-// Reads lanes<Compute<Storage>> values.
+// Loads lanes<Compute<Storage>> values.
 template <class Storage>
 inline Vector<Compute<Storage>> load(const Storage* from) {
   if constexpr (std::is_floating_point_v<Storage>) {
@@ -138,7 +139,7 @@ inline Vector<Compute<Storage>> load(const Storage* from) {
   }
 }
 
-// Reads twice as many values into two vectors, in any order.
+// Loads twice as many values into two vectors, in unspecified order.
 template <class Storage>
 inline void load_two(const Storage* from, Vector<Compute<Storage>>& first, Vector<Compute<Storage>>& second) {
   if constexpr (std::is_same_v<Storage, bfloat16>) {
@@ -170,7 +171,7 @@ inline auto first_lanes(int count) {
 }
 #endif
 
-// Reads the first `count` values, zeros in the other lanes.
+// Loads the first `count` values; the other lanes are zero.
 template <class Storage>
 inline Vector<Compute<Storage>> load_first(const Storage* from, int count) {
 #if defined(__AVX512F__)
@@ -208,7 +209,7 @@ inline void store_first(Storage* to, Vector<Compute<Storage>> value, int count) 
 #endif
 }
 
-// One value as it is computed with.
+// Loads one value as the type it is computed in.
 template <class Storage>
 inline Compute<Storage> load_one(const Storage* from) {
   if constexpr (std::is_same_v<Storage, bfloat16>) {
@@ -220,7 +221,7 @@ inline Compute<Storage> load_one(const Storage* from) {
   }
 }
 
-// The first `count` lanes of value, zeros in the others.
+// Returns the first `count` lanes of value; the other lanes are zero.
 template <class Lane>
 inline Vector<Lane> keep_first(Vector<Lane> value, int count) {
   Lane buffer[lanes<Lane>] = {};
@@ -228,7 +229,7 @@ inline Vector<Lane> keep_first(Vector<Lane> value, int count) {
   return load(buffer);
 }
 
-// a where a > b, else b: also where one is NaN.
+// Returns a if a > b, else b, also if either is NaN.
 template <class V>
 inline V larger(V a, V b) {
 #if defined(__AVX512F__)
@@ -238,7 +239,7 @@ inline V larger(V a, V b) {
   return a > b ? a : b;
 }
 
-// The sum of all lanes, by halves.
+// Returns the sum of all lanes, by repeated halving.
 template <class Lane>
 inline Lane sum(Vector<Lane> value) {
   Lane buffer[lanes<Lane>];

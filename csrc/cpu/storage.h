@@ -1,4 +1,4 @@
-// From a dtype to the type that stores it.
+// Calls templates with the storage type of a dtype.
 #pragma once
 
 #include "common/types.h"
@@ -6,7 +6,7 @@
 namespace fastmunit::cpu {
 namespace {
 
-// Calls function with a value of the storage type that `dtype` names.
+// Calls function with a value of the storage type for `dtype`.
 template <class Function>
 void with_storage(DataType dtype, const Function& function) {
   switch (dtype) {
@@ -21,8 +21,8 @@ void with_storage(DataType dtype, const Function& function) {
   }
 }
 
-// The same for the maps of a kernel. avx512bf16 is compiled for bfloat16 alone, to which it adds an instruction; dispatch.cpp
-// sends all others to avx512.
+// The same for the maps of a kernel. avx512bf16 is compiled for bfloat16 only, as its extra instruction serves no other
+// type; dispatch.cpp uses avx512 for all others.
 template <class Function>
 void with_storage_of_map([[maybe_unused]] DataType dtype, const Function& function) {
 #ifdef FASTMUNIT_BFLOAT16_ALONE

@@ -1,4 +1,4 @@
-// Values of the storage types as kernels calculate with them: float32, or float64 where that is stored.
+// Conversion between storage types and the types that kernels compute in: float64 for float64, float32 for all others.
 #pragma once
 
 #include "cuda/portable.cuh"
@@ -37,7 +37,7 @@ __device__ void store(Storage* to, Compute<Storage> value) {
   st_global(to, narrowed);
 }
 
-// Neighbouring values that are loaded or stored at once: 16 bytes in one instruction where they fill 16.
+// Adjacent values that are loaded or stored together, by one instruction if they fill 16 bytes.
 template <class Storage, int count>
 struct alignas(sizeof(Storage) * count < 16 ? sizeof(Storage) * count : 16) Chunk {
   Storage values[count];

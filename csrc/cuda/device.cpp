@@ -9,13 +9,13 @@ const char* message_of(cudaError_t error) { return error == cudaSuccess ? nullpt
 
 constexpr int cluster_threads = 256;
 
-// Stands for the kernels that are launched in clusters. Each of them leaves room for a second block in its multiprocessor
-// (__launch_bounds__). This one asks for half of the shared memory instead, which comes to the same.
+// A stand-in for the kernels that are launched in clusters. Their __launch_bounds__ guarantees that two blocks fit on a
+// multiprocessor. This kernel requests half of the shared memory instead, which has the same effect.
 __global__ void __launch_bounds__(cluster_threads, 2) cluster_block() {}
 
-// The largest cluster that a launch finds room for. Parts of a GPU that is shared may have less room than the whole.
+// Returns the largest cluster size that can be resident. A partition of a shared GPU may allow less than the whole GPU.
 int largest_cluster(int shared_bytes) {
-  constexpr int reserved_bytes = 1024;  // of each block, by CUDA
+  constexpr int reserved_bytes = 1024;  // per block, by CUDA
   const int half = shared_bytes / 2 - reserved_bytes;
   const bool pending = cudaPeekAtLastError() != cudaSuccess;
   cudaFuncSetAttribute(cluster_block, cudaFuncAttributeMaxDynamicSharedMemorySize, half);
@@ -27,14 +27,14 @@ int largest_cluster(int shared_bytes) {
   configuration.dynamicSmemBytes = static_cast<std::size_t>(half);
   configuration.attrs = &cluster;
   configuration.numAttrs = 1;
-  int size = 8;  // the largest that needs no permission, and that every GPU with clusters has
+  int size = 8;  // the largest portable size: every GPU with clusters supports it without opting in
   for (; size > 1; size /= 2) {
     cluster.val.clusterDim.x = static_cast<unsigned>(size);
     configuration.gridDim = dim3(static_cast<unsigned>(size));
     int clusters = 0;
     if (cudaOccupancyMaxActiveClusters(&clusters, cluster_block, &configuration) == cudaSuccess && clusters > 0) break;
   }
-  // A size that finds no room is no error; one of somebody else that waits to be seen stays.
+  // A cluster size that does not fit is not an error. A pending error of other code is preserved.
   if (!pending) cudaGetLastError();
   return size;
 }
@@ -55,8 +55,8 @@ const char* ask(int number, Device& device) {
 }  // namespace
 
 const char* current_device(Device& device) {
-  // Asked once for each: the driver's answers take longer than a launch. A process that is later given a smaller part of a GPU
-  // gets an error from the launch itself where a cluster finds no room.
+  // Cached per device: the queries take longer than a launch. If the process is later given a smaller partition of the
+  // GPU, a launch whose cluster no longer fits returns an error.
   constexpr int cached = 64;
   static Device devices[cached];
   static bool known[cached];

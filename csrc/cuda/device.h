@@ -1,17 +1,17 @@
-// What the launch tables of the CUDA kernels need to know of a GPU.
+// The properties of a GPU that the launch tables of the CUDA kernels depend on.
 #pragma once
 
 namespace fastmunit::cuda {
 
 struct Device {
   int multiprocessors;
-  int shared_bytes;  // that one block may have
-  int cluster;       // most blocks of a cluster that a launch finds room for, with two blocks in a multiprocessor; 1 if none
-  bool dependent_launches = false;  // whether a launch may be dependent (launch.cuh)
-  int most_steps = 32;  // max steps of a tile of fused_norm; tests lower it to split small maps like large ones
+  int shared_bytes;  // largest amount per block
+  int cluster;       // largest cluster size that can be resident with two blocks per multiprocessor; 1 without clusters
+  bool dependent_launches = false;  // whether programmatic dependent launch is supported (launch.cuh)
+  int max_steps = 32;  // largest number of steps per tile of fused_norm; tests lower it to split small maps like large ones
 };
 
-// The current one. Returns null, or what CUDA says went wrong.
+// Describes the current device. Returns null or CUDA's error message.
 const char* current_device(Device& device);
 
 }  // namespace fastmunit::cuda

@@ -1,4 +1,4 @@
-// How launchers start kernels: on a GPU, or on the emulator, so that the launchers themselves are tested without a GPU.
+// Starts kernels on a GPU or on the emulator. Launchers call it, so they too can be tested without a GPU.
 #pragma once
 
 #include "common/types.h"
@@ -6,7 +6,7 @@
 
 namespace fastmunit::cuda {
 
-// Calls run with a value of the storage type.
+// Calls run with a value of the storage type for `dtype`.
 template <bool with_doubles = false, class Run>
 const char* with_storage(DataType dtype, Run run) {
   switch (dtype) {
@@ -25,8 +25,9 @@ const char* with_storage(DataType dtype, Run run) {
   }
 }
 
-// A one-dimensional grid. `shared_bytes` is dynamic shared memory; `cluster` blocks share theirs (compute capability 9.0). A
-// `dependent` launch may start before the previous one of the stream ends; its kernel has to call wait_for_previous_launch().
+// A one-dimensional grid. `shared_bytes` is the amount of dynamic shared memory. `cluster` is the number of blocks per
+// cluster, which can access each other's shared memory (compute capability 9.0). A `dependent` launch may start before
+// the previous launch on the stream ends; its kernel must call wait_for_previous_launch().
 struct LaunchShape {
   unsigned blocks, threads;
   unsigned shared_bytes = 0;
@@ -38,7 +39,7 @@ struct LaunchShape {
 
 inline const char* message_of(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
 
-// Returns null, or what CUDA says went wrong. `stream` is a cudaStream_t.
+// Returns null or CUDA's error message. `stream` is a cudaStream_t.
 template <class... Parameters, class... Arguments>
 const char* launch(void (*kernel)(Parameters...), const LaunchShape& shape, void* stream, Arguments... arguments) {
   constexpr unsigned shared_bytes_for_all = 48 * 1024;
@@ -67,8 +68,9 @@ const char* launch(void (*kernel)(Parameters...), const LaunchShape& shape, void
   configuration.stream = static_cast<cudaStream_t>(stream);
   configuration.attrs = attributes;
   configuration.numAttrs = count;
-  // Its result is that of this launch alone, unlike cudaGetLastError, which would also report, and clear, an earlier error of
-  // another library. What is reported here is not to be reported again by whoever asks next.
+  // Unlike cudaGetLastError, this returns the error of this launch only: it neither reports nor clears an earlier error
+  // of another library. An error that is returned here is cleared, so the next caller of cudaGetLastError does not see
+  // it again.
   const cudaError_t error = cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...);
   if (error != cudaSuccess) cudaGetLastError();
   return message_of(error);

@@ -1,10 +1,10 @@
-// The one CUDA include of every kernel. nvcc gets CUDA; a host compiler gets the emulator of tests/cuda/emulator, which runs
-// the same source on the CPU.
+// The only CUDA include of the kernels. nvcc gets CUDA; a host compiler gets the emulator in tests/cuda/emulator, which
+// runs the same source on the CPU.
 //
-// SMEM_ARRAY(T, name, count) and SMEM_DYNAMIC(T, name) declare shared memory; ld_global and st_global are the accesses to
-// global memory, which the emulator counts and checks. cluster_rank, cluster_sync and of_cluster_block are for the blocks of a
-// cluster, from compute capability 9.0 on. They are what cooperative groups are made of, whose own header takes each source
-// three seconds more to compile.
+// SMEM_ARRAY(T, name, count) and SMEM_DYNAMIC(T, name) declare shared memory. ld_global and st_global access global
+// memory; the emulator counts and checks these accesses. cluster_rank, cluster_sync and map_shared_rank serve the
+// blocks of a cluster (compute capability 9.0 and newer). They use the same intrinsics as cooperative groups, whose
+// header would add three seconds to the compilation of each source.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -23,7 +23,7 @@ __device__ __forceinline__ T ld_global(const T* from) {
   return *from;
 }
 
-// The compiler may take the store of a struct apart. These intrinsics are one instruction.
+// The compiler may split the store of a struct. These intrinsics compile to one instruction.
 template <class T>
 __device__ __forceinline__ void st_global(T* to, const T& value) {
   if constexpr (sizeof(T) == 16 && alignof(T) == 16) {
@@ -39,8 +39,8 @@ __device__ __forceinline__ void st_global(T* to, const T& value) {
   }
 }
 
-// A store that later loads may be moved ahead of, unlike those intrinsics: for loops that load while they store. The budgets of
-// its kernels say that the compiler leaves it in one piece there.
+// A store that the compiler may reorder with later loads, unlike the intrinsics above. It is for loops that load and
+// store. The budgets of the kernels check that the compiler does not split it.
 template <class T>
 __device__ __forceinline__ void st_plain(T* to, const T& value) {
   if constexpr (sizeof(T) == 16 && alignof(T) == 16) {
@@ -52,8 +52,9 @@ __device__ __forceinline__ void st_plain(T* to, const T& value) {
   }
 }
 
-// Hides from the compiler that a number keeps its value: what is loaded from there, or follows from it, is loaded or computed anew
-// instead of kept in registers, and nothing that it was computed from is added later.
+// Hides from the compiler that a number keeps its value. Values that are loaded from or derived from it are then
+// reloaded or recomputed instead of being kept in registers, and the compiler cannot defer part of its computation to
+// later uses.
 __device__ __forceinline__ void forget(unsigned& index) { asm volatile("" : "+r"(index)); }
 __device__ __forceinline__ void forget(int& count) { asm volatile("" : "+r"(count)); }
 template <class T>
@@ -62,26 +63,28 @@ __device__ __forceinline__ void forget(T*& address) {
   __builtin_assume(__isGlobal(address));
 }
 
-// A product of 32 bits in 64, in one instruction also where the compiler has widened a factor before a loop.
+// Multiplies two 32-bit numbers into 64 bits, in one instruction even if the compiler has widened a factor before a
+// loop.
 __device__ __forceinline__ long long wide_product(int a, int b) {
   long long product;
   asm("mul.wide.s32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
   return product;
 }
 
-// Adds `value` to `sum` and value * factor to `product` unless z <= bound: a comparison and two instructions that depend on it.
+// Adds `value` to `sum` and value * factor to `product` unless z <= bound: one comparison and two predicated
+// instructions.
 __device__ __forceinline__ void add_unless_below(float z, float bound, float value, float factor, float& sum, float& product) {
   asm("{\n\t.reg .pred above;\n\tsetp.gtu.f32 above, %2, %3;\n\t@above add.f32 %0, %0, %4;\n\t@above fma.rn.f32 %1, %4, %5, %1;\n\t}"
       : "+f"(sum), "+f"(product)
       : "f"(z), "f"(bound), "f"(value), "f"(factor));
 }
 
-// Marks code that few warps run, such as that of a map's border. It is an instruction that does nothing but for a profiler, by which
-// tools/sass.py tells this code from what every thread executes.
+// Marks code that few warps execute, such as the code for the border of a map. It compiles to an instruction that only
+// profilers observe. tools/sass.py uses it to separate this code from what every thread executes.
 __device__ __forceinline__ void rarely() { asm volatile("pmevent 15;"); }
 
-// Programmatic dependent launch: lets the next kernel of the stream, if it was launched as dependent, start before this one
-// ends. That kernel may read what this one writes only after wait_for_previous_launch().
+// Programmatic dependent launch: allows the next kernel on the stream, if it is a dependent launch, to start before
+// this one ends. That kernel may read what this one writes only after wait_for_previous_launch().
 __device__ __forceinline__ void start_dependent_launch() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
@@ -95,22 +98,22 @@ __device__ __forceinline__ void wait_for_previous_launch() {
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 
-// This block's number in its cluster.
+// Returns the rank of this block in its cluster.
 __device__ __forceinline__ int cluster_rank() { return static_cast<int>(__clusterRelativeBlockRank()); }
 
-// Waits for all threads of the cluster; then each sees what the others wrote.
+// Waits for all threads of the cluster and makes their writes visible to each other.
 __device__ __forceinline__ void cluster_sync() {
   __cluster_barrier_arrive();
   __cluster_barrier_wait();
 }
-// The same in two halves, where nothing that was written has to be seen: cluster_wait() returns once all threads have called
+// The same barrier in two halves and without memory ordering: cluster_wait() returns once all threads have called
 // cluster_arrive().
 __device__ __forceinline__ void cluster_arrive() { __cluster_barrier_arrive_relaxed(); }
 __device__ __forceinline__ void cluster_wait() { __cluster_barrier_wait(); }
 
-// What lies in the shared memory of block `rank` of the cluster where `mine` lies in this one's.
+// Returns the address in the shared memory of block `rank` of the cluster that corresponds to `mine` in this block's.
 template <class T>
-__device__ __forceinline__ T* of_cluster_block(T* mine, int rank) {
+__device__ __forceinline__ T* map_shared_rank(T* mine, int rank) {
   return static_cast<T*>(__cluster_map_shared_rank(mine, static_cast<unsigned>(rank)));
 }
 

@@ -1,4 +1,4 @@
-// The sum over the threads of a warp.
+// Reductions over the threads of a warp.
 #pragma once
 
 #include "cuda/portable.cuh"
@@ -7,7 +7,7 @@ namespace fastmunit::cuda {
 
 constexpr int warp_threads = 32;
 
-// The sum over the lanes of a warp; every lane gets it.
+// Returns the sum over the lanes of a warp in every lane.
 template <class Value>
 __device__ inline Value warp_sum(Value value) {
 #pragma unroll

@@ -1,4 +1,4 @@
-// Values that fill 16 bytes, which one instruction loads or stores.
+// Vectors of 16 bytes, the widest access of one instruction.
 #pragma once
 
 #include <cstdint>

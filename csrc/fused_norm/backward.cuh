@@ -1,5 +1,6 @@
-// The backward kernels of fused_norm; fused_norm.h says what they compute. All of a tile's values, of x and of the
-// gradient, are loaded before the first is used. The thread that has a pixel adds what the pad shows of it.
+// The backward kernels of fused_norm; fused_norm.h states what they compute. All values of a tile, of x and of the
+// gradient, are loaded before the first is used. The thread that holds a pixel adds the gradients of its copies in the
+// padding.
 #pragma once
 
 #include "fused_norm/tile.cuh"
@@ -11,21 +12,22 @@ struct alignas(8) TileSums {
   float dz, product;
 };
 
-// dx = scale * dz + slope * (x - center) + constant, with scale and center of the affine.
-struct alignas(8) GroupLine {
+// The coefficients of dx = scale * dz + slope * (x - center) + constant that a group shares. scale and center are in
+// the affine.
+struct alignas(8) GroupCoefficients {
   float slope, constant;
 };
 
-// A gradient from pixel (0, 0) before the pad on, with strides in bytes.
+// An incoming gradient, with strides in bytes. `data` points to pixel (0, 0) of the unpadded map.
 struct Upstream {
-  const char* data;  // null where it is absent
+  const char* data;  // null if it is absent
   std::int64_t sample_stride, channel_stride;
   int row_stride, column_stride;
 
   __device__ const char* plane(int sample, int channel) const {
-    // Products of numbers without a sign take fewer instructions.
-    const std::uint64_t of_sample = static_cast<unsigned>(sample), of_channel = static_cast<unsigned>(channel);
-    return data + of_sample * static_cast<std::uint64_t>(sample_stride) + of_channel * static_cast<std::uint64_t>(channel_stride);
+    // Products of unsigned numbers take fewer instructions.
+    const std::uint64_t n = static_cast<unsigned>(sample), c = static_cast<unsigned>(channel);
+    return data + n * static_cast<std::uint64_t>(sample_stride) + c * static_cast<std::uint64_t>(channel_stride);
   }
   template <class Value>
   __device__ const Value* at(const char* plane, int row, int column) const {
@@ -33,13 +35,14 @@ struct Upstream {
   }
 };
 
-// The lanes of kernel `rows` that add a column of the pad to their row: `lanes` of them from lane `first` on, and as many from the
-// last lane backward. In reflect mode a lane adds the mirror image of its own column. In the other modes the outermost lane adds the
-// column next to its own, which is `behind` columns further out than the mirror image.
-struct Beside {
+// The lanes of kernel `rows` that add a column of the padding to their row: `lanes` of them starting at lane `first`,
+// and as many from the last lane backward. In reflect mode a lane adds the mirror image of its own column. In the other
+// modes the outermost lane adds the column next to its own, which is `behind` columns further out than the mirror
+// image.
+struct PadColumnLanes {
   int first, lanes, behind;
 
-  Beside(const FusedNormOptions& a, bool folds) {
+  PadColumnLanes(const FusedNormOptions& a, bool folds) {
     const bool reflects = a.pad_mode == PadMode::reflect;
     first = reflects ? 1 : 0;
     lanes = !folds ? 0 : (reflects ? a.pad : 1);
@@ -49,81 +52,83 @@ struct Beside {
 
 struct BackwardArguments {
   FusedNormBackward map;
-  Upstream first, second;    // dy is their sum; the second may be absent
-  Beside beside;
-  Reach of_rows, of_columns;  // of the first's pad; kernel `pixels` counts pairs of pixels where x has phases
-  bool split;                // lines come from two launches before apply
-  bool writes_coefficients;  // who knows the sums of a plane writes their gradients
+  Upstream first, second;  // dy is their sum; the second may be absent
+  PadColumnLanes pad_lanes;
+  PadSources rows, columns;         // of the first's padding; with pixel shuffle, kernel `pixels` counts pairs of pixels
+  bool split;                       // coefficients are computed by two launches before apply
+  bool writes_parameter_gradients;  // by the kernel that has the sums of a plane
   Cover cover;
-  float bound;            // z up to which relu's gradient is 0: NaN, which no z is below, where there is no activation
-  double share;           // of a value in the mean of its group
+  float bound;                // relu's gradient is 0 for z <= bound; NaN, so never, without an activation
+  double share;               // weight of a value in the mean of its group
   std::int64_t sample_bytes;  // of x
-  TileSums* of_planes;    // of each plane's tiles; null where nothing needs them
-  TileSums* of_groups;    // of each group's tiles, in MUNIT's layer norm weighted; null unless split
-  GroupLine* lines;       // of each group, from combine to apply
+  TileSums* of_planes;        // per tile of each plane; null if nothing needs them
+  TileSums* of_groups;        // per tile of each group, weighted for MUNIT's layer norm; null unless split
+  GroupCoefficients* coefficients;  // per group, from combine to apply
   int tiles_of_group;
 };
 
 // --- Statistics -------------------------------------------------------------------------------------------------------
 
-// Where the numbers of a block lie in shared memory.
+// A block's arrays in shared memory.
 struct BackwardShared {
-  float* scratch;   // of lane_sums
-  TileSums* sums;   // of the tile, for each channel
-  TileSums* total;  // weighted, of all channels
-  Doubles* groups;  // mean and rstd of each channel
-  double* weights;  // of each channel
-  float *centers, *scales, *shifts, *slopes, *constants;  // of each channel
-  Tile* tile;       // kept here, not in registers, from loads to stores
+  float* scratch;   // for lane_sums
+  TileSums* sums;   // of the tile, per channel
+  TileSums* total;  // weighted sum over all channels
+  Doubles* stats;   // mean and rstd per channel
+  double* weights;  // per channel
+  float *centers, *scales, *shifts, *slopes, *constants;  // per channel
+  Tile* tile;       // kept here instead of in registers between loads and stores
 };
 using FourFloats = Chunk<float, 4>;
 #define FASTMUNIT_BACKWARD_SHARED(name)                                   \
-  SMEM_ARRAY(float, name##_scratch, block_warps * most_lane_sums);        \
-  SMEM_ARRAY(TileSums, name##_sums, most_lane_sums / 2);                  \
+  SMEM_ARRAY(float, name##_scratch, block_warps * max_lane_sums);         \
+  SMEM_ARRAY(TileSums, name##_sums, max_lane_sums / 2);                   \
   SMEM_ARRAY(TileSums, name##_total, 1);                                  \
-  SMEM_ARRAY(Doubles, name##_groups, most_channels);                      \
-  SMEM_ARRAY(double, name##_weights, most_channels);                      \
-  SMEM_ARRAY(FourFloats, name##_lines, 5 * most_channels / 4);            \
+  SMEM_ARRAY(Doubles, name##_stats, max_channels);                        \
+  SMEM_ARRAY(double, name##_weights, max_channels);                       \
+  SMEM_ARRAY(FourFloats, name##_aligned_floats, 5 * max_channels / 4);    \
   SMEM_ARRAY(Tile, name##_tile, 1);                                       \
-  float* const name##_floats = name##_lines[0].values;                    \
+  float* const name##_floats = name##_aligned_floats[0].values;           \
   const BackwardShared name = {name##_scratch,                            \
                                name##_sums,                               \
                                name##_total,                              \
-                               name##_groups,                             \
+                               name##_stats,                              \
                                name##_weights,                            \
                                name##_floats,                             \
-                               name##_floats + most_channels,             \
-                               name##_floats + 2 * most_channels,         \
-                               name##_floats + 3 * most_channels,         \
-                               name##_floats + 4 * most_channels,         \
+                               name##_floats + max_channels,              \
+                               name##_floats + 2 * max_channels,          \
+                               name##_floats + 3 * max_channels,          \
+                               name##_floats + 4 * max_channels,          \
                                name##_tile}
 
-__device__ inline Group saved_group(const FusedNormBackward& a, std::int64_t n, std::int64_t c) {
+__device__ inline NormStats saved_stats(const FusedNormBackward& a, std::int64_t n, std::int64_t c) {
   if (a.statistics == Statistics::none) return {};
   const std::int64_t at = a.statistics == Statistics::layer ? n : n * a.channels + c;
   return {ld_global(a.mean + at), ld_global(a.rstd + at)};
 }
 
-// The line of a group from its sums, as instance_line and layer_line of fused_norm.h give it.
-__device__ inline GroupLine line_of(const BackwardArguments& arguments, const Group& group, double weight, const TileSums& of) {
+// Returns the coefficients of a group; the device version of instance_coefficients and layer_coefficients in
+// fused_norm.h.
+__device__ inline GroupCoefficients coefficients_of(const BackwardArguments& arguments, const NormStats& stats, double weight,
+                                                    const TileSums& tile_sums) {
   const FusedNormBackward& a = arguments.map;
-  const GradientSums sums = sums_about_mean<float>(group, {of.dz, of.product});
-  const double rounding = rounding_of_mean<float>(group);
-  double gain = group.rstd * weight, slope = 0.0;
+  const GradientSums sums = sums_about_mean<float>(stats, {tile_sums.dz, tile_sums.product});
+  const double rounding = rounding_of_mean<float>(stats);
+  double gain = stats.rstd * weight, slope = 0.0;
   if (a.statistics == Statistics::layer) {
-    gain = group.rstd;
-    const double std = inverse_of(group.rstd) - a.eps;
+    gain = stats.rstd;
+    const double std = inverse_of(stats.rstd) - a.eps;
     if (!(std <= 1e-12 * a.eps)) {
-      slope = -group.rstd * group.rstd * sums.product * arguments.cover.share * inverse_of(std);
+      slope = -stats.rstd * stats.rstd * sums.product * arguments.cover.share * inverse_of(std);
     }
   } else {
-    slope = -gain * group.rstd * group.rstd * sums.product * arguments.share;
+    slope = -gain * stats.rstd * stats.rstd * sums.product * arguments.share;
   }
   const double constant = -gain * sums.dz * arguments.share - slope * rounding;
   return {static_cast<float>(slope), static_cast<float>(constant)};
 }
 
-__device__ inline void write_coefficient(const CoefficientsGradient& to, std::int64_t at, double value) {
+__device__ inline void write_parameter_gradient(const ParameterGradient& to, std::int64_t at, double value) {
   switch (to.dtype) {
     case DataType::float32:
       st_plain(static_cast<float*>(to.data) + at, static_cast<float>(value));
@@ -140,28 +145,29 @@ __device__ inline void write_coefficient(const CoefficientsGradient& to, std::in
   }
 }
 
-// The gradient of a channel's weight or bias, if it is wanted: of sample n, or of all.
-__device__ inline void write_coefficient_of(const FusedNormBackward& a, const CoefficientsGradient& to, std::int64_t n,
-                                            std::int64_t c, double value) {
-  if (to.data != nullptr) write_coefficient(to, to.of_each_sample ? n * a.channels + c : c, value);
+// Writes the gradient of a channel's weight or bias, of sample n or of all samples, if it is requested.
+__device__ inline void write_channel_gradient(const FusedNormBackward& a, const ParameterGradient& to, std::int64_t n,
+                                              std::int64_t c, double value) {
+  if (to.data != nullptr) write_parameter_gradient(to, to.per_sample ? n * a.channels + c : c, value);
 }
 
-// dweight = Σ dz * (x - mean) * rstd and dbias = Σ dz of a plane.
+// dweight = Σ dz * (x - mean) * rstd and dbias = Σ dz over a plane.
 struct PlaneGradients {
   double weight, bias;
 };
-__device__ inline PlaneGradients plane_gradients(const Group& group, const TileSums& of) {
-  const GradientSums sums = sums_about_mean<float>(group, {of.dz, of.product});
-  return {sums.product * group.rstd, sums.dz};
+__device__ inline PlaneGradients plane_gradients(const NormStats& stats, const TileSums& tile_sums) {
+  const GradientSums sums = sums_about_mean<float>(stats, {tile_sums.dz, tile_sums.product});
+  return {sums.product * stats.rstd, sums.dz};
 }
-__device__ inline void write_gradients(const FusedNormBackward& a, std::int64_t n, std::int64_t c, const Group& group,
-                                       const TileSums& of) {
-  const PlaneGradients gradients = plane_gradients(group, of);
-  write_coefficient_of(a, a.dweight, n, c, gradients.weight);
-  write_coefficient_of(a, a.dbias, n, c, gradients.bias);
+__device__ inline void write_gradients(const FusedNormBackward& a, std::int64_t n, std::int64_t c, const NormStats& stats,
+                                       const TileSums& sums) {
+  const PlaneGradients gradients = plane_gradients(stats, sums);
+  write_channel_gradient(a, a.dweight, n, c, gradients.weight);
+  write_channel_gradient(a, a.dbias, n, c, gradients.bias);
 }
 
-// What is known of the tile's channels, while its values are on their way: affines, and in the second reading lines.
+// Sets the values per channel of the tile while the loads of its values are in flight: affines, and in mode apply the
+// coefficients of combine.
 template <Mode mode>
 __device__ inline void set_channels(const BackwardArguments& arguments, const Tile& tile, const BackwardShared& shared) {
   const FusedNormBackward& a = arguments.map;
@@ -170,11 +176,11 @@ __device__ inline void set_channels(const BackwardArguments& arguments, const Ti
   if (thread < tile.channels) {
     rarely();
     if (thread == 0) *shared.tile = tile;
-    const Group group = saved_group(a, tile.sample, channel);
-    const double weight = coefficient(a.weight, tile.sample, channel, 1.0);
-    const Affine<float> affine = affine_of<float>(group, weight, coefficient(a.bias, tile.sample, channel, 0.0));
+    const NormStats stats = saved_stats(a, tile.sample, channel);
+    const double weight = parameter_value(a.weight, tile.sample, channel, 1.0);
+    const Affine<float> affine = affine_of<float>(stats, weight, parameter_value(a.bias, tile.sample, channel, 0.0));
     if constexpr (mode != Mode::apply) {
-      shared.groups[thread] = {{group.mean, group.rstd}};
+      shared.stats[thread] = {{stats.mean, stats.rstd}};
       shared.weights[thread] = weight;
     }
     shared.centers[thread] = affine.center;
@@ -187,16 +193,16 @@ __device__ inline void set_channels(const BackwardArguments& arguments, const Ti
       if (thread < tile.channels) {
         rarely();
         const int group = a.statistics == Statistics::layer ? 0 : thread;
-        const GroupLine line = ld_global(arguments.lines + group_of_tile(a, tile) + group);
-        shared.slopes[thread] = line.slope;
-        shared.constants[thread] = line.constant;
+        const GroupCoefficients coefficients = ld_global(arguments.coefficients + group_of_tile(a, tile) + group);
+        shared.slopes[thread] = coefficients.slope;
+        shared.constants[thread] = coefficients.constant;
       }
     }
   }
   __syncthreads();
 }
 
-// MUNIT's layer norm: the weighted sum over the channels of a tile, by its first warp.
+// MUNIT's layer norm: computes the weighted sum over the channels of a tile, in the first warp.
 __device__ inline void set_total(const Tile& tile, const BackwardShared& shared) {
   const int thread = static_cast<int>(threadIdx.x);
   TileSums sums = {0.0f, 0.0f};
@@ -208,8 +214,8 @@ __device__ inline void set_total(const Tile& tile, const BackwardShared& shared)
   if (thread == 0) *shared.total = sums;
 }
 
-// Keeps the sums of the tile for combine.
-__device__ inline void keep_sums(const BackwardArguments& arguments, const Tile& tile, const BackwardShared& shared) {
+// Writes the sums of the tile for combine.
+__device__ inline void write_sums(const BackwardArguments& arguments, const Tile& tile, const BackwardShared& shared) {
   const FusedNormBackward& a = arguments.map;
   const int thread = static_cast<int>(threadIdx.x);
   if (arguments.of_planes != nullptr && thread < tile.channels) {
@@ -222,9 +228,10 @@ __device__ inline void keep_sums(const BackwardArguments& arguments, const Tile&
   }
 }
 
-// Mode whole: the lines of the tile's channels from the sums of the tiles of a cluster. Blocks::wait has to follow.
-__device__ inline void set_lines(const BackwardArguments& arguments, const Tile& tile, const BackwardShared& shared,
-                                 const Blocks& blocks) {
+// Mode whole: computes the coefficients of the tile's channels from the sums of the tiles of a cluster. Blocks::wait
+// must follow.
+__device__ inline void set_coefficients(const BackwardArguments& arguments, const Tile& tile, const BackwardShared& shared,
+                                        const Blocks& blocks) {
   const FusedNormBackward& a = arguments.map;
   const bool layer = a.statistics == Statistics::layer;
   const int thread = static_cast<int>(threadIdx.x);
@@ -239,52 +246,55 @@ __device__ inline void set_lines(const BackwardArguments& arguments, const Tile&
       sums.dz += of_block.dz;
       sums.product += of_block.product;
     }
-    const Doubles of = shared.groups[thread];
-    const Group group = {of.values[0], of.values[1]};
-    const GroupLine line = line_of(arguments, group, shared.weights[thread], sums);
-    shared.slopes[thread] = line.slope;
-    shared.constants[thread] = line.constant;
-    if (arguments.writes_coefficients && tile.index == 0) write_gradients(a, tile.sample, tile.channel + thread, group, sums);
+    const Doubles saved = shared.stats[thread];
+    const NormStats stats = {saved.values[0], saved.values[1]};
+    const GroupCoefficients coefficients = coefficients_of(arguments, stats, shared.weights[thread], sums);
+    shared.slopes[thread] = coefficients.slope;
+    shared.constants[thread] = coefficients.constant;
+    if (arguments.writes_parameter_gradients && tile.index == 0) {
+      write_gradients(a, tile.sample, tile.channel + thread, stats, sums);
+    }
   }
   blocks.arrive();
   __syncthreads();
 }
 
-// The tile of a block, computed anew for each round: else what follows from it is kept, for which there are no registers.
-__device__ inline Tile tile_anew(const FusedNormOptions& a, const Cover& cover, int pixels) {
+// Returns the tile of a block, recomputed for each round: there are no registers to keep values derived from it.
+__device__ inline Tile recomputed_tile(const FusedNormOptions& a, const Cover& cover, int pixels) {
   unsigned block = blockIdx.x;
   forget(block);
   return tile_of(a, cover, pixels, block);
 }
 
-// Between sums and dx: from those of each thread, in the order of lane_sums, to lines.
-template <Mode mode, int most_lanes, int count>
+// Computes the coefficients from the sums of each thread, in the order of lane_sums.
+template <Mode mode, int max_lanes, int count>
 __device__ inline void finish_sums(const BackwardArguments& arguments, float (&sums)[count], int lanes,
                                    const BackwardShared& shared, const Blocks& blocks) {
   const FusedNormBackward& a = arguments.map;
   const Tile& tile = *shared.tile;
-  lane_sums<most_lanes>(sums, lanes, shared.scratch, &shared.sums->dz);
+  lane_sums<max_lanes>(sums, lanes, shared.scratch, &shared.sums->dz);
   if (threadIdx.x < 32) {
     rarely();
     if (a.statistics == Statistics::layer) set_total(tile, shared);
-    keep_sums(arguments, tile, shared);
+    write_sums(arguments, tile, shared);
   }
   if constexpr (mode == Mode::whole) {
-    if (a.statistics != Statistics::none) set_lines(arguments, tile, shared, blocks);
+    if (a.statistics != Statistics::none) set_coefficients(arguments, tile, shared, blocks);
   }
 }
 
 // --- Values -----------------------------------------------------------------------------------------------------------
 
-// The options that a kernel has code for. `few` has none for leaky relu, statistics none, dinterior together with dpadded, dresidual,
-// and replicate pads wider than 1. Most calls need none of these, and run fewer instructions without that code.
-enum class Abilities { few, all };
+// The options that a kernel supports. `common` excludes leaky relu, statistics none, dinterior together with dpadded,
+// dresidual, and replicate padding wider than 1. Most calls use none of these and execute fewer instructions without
+// that code.
+enum class Features { common, all };
 
-// Replaces the gradient of activation(z) by that of z; where z is 0, torch's convention.
-template <Abilities abilities, int count>
+// Replaces the gradient of activation(z) with that of z. At z = 0 it follows torch's convention.
+template <Features features, int count>
 __device__ inline void activate_gradient(const BackwardArguments& arguments, const float (&z)[count], float (&gradient)[count]) {
   const FusedNormBackward& a = arguments.map;
-  if (abilities == Abilities::all && a.activation == Activation::leaky_relu) {
+  if (features == Features::all && a.activation == Activation::leaky_relu) {
     const float slope = static_cast<float>(a.negative_slope);
 #pragma unroll
     for (int k = 0; k < count; ++k) gradient[k] = z[k] > 0.0f ? gradient[k] : gradient[k] * slope;
@@ -294,14 +304,14 @@ __device__ inline void activate_gradient(const BackwardArguments& arguments, con
   }
 }
 
-// Adds dz and dz * deviation, as activate_gradient gives dz, to their sums.
-template <Abilities abilities>
+// Adds dz, as computed by activate_gradient, and dz * deviation to their sums.
+template <Features features>
 __device__ inline void add_activated(const BackwardArguments& arguments, float z, float gradient, float deviation, float& sum,
                                      float& product) {
-  if constexpr (abilities == Abilities::all) {
+  if constexpr (features == Features::all) {
     const float of_z[1] = {z};
     float dz[1] = {gradient};
-    activate_gradient<abilities>(arguments, of_z, dz);
+    activate_gradient<features>(arguments, of_z, dz);
     sum += dz[0];
     product += dz[0] * deviation;
   } else {
@@ -311,19 +321,19 @@ __device__ inline void add_activated(const BackwardArguments& arguments, float z
 
 // --- NCHW, rows of 32 * words columns ---------------------------------------------------------------------------------
 
-// A lane has columns lane, lane + 32, ... of rows block_warps apart, so that loads and stores are coalesced wherever the rows of
-// the padded gradient begin.
-template <class Storage, int words, Mode mode, Abilities abilities>
+// A lane holds columns lane, lane + 32, ... of every block_warps-th row, so loads and stores are coalesced regardless
+// of the alignment of the padded gradient's rows.
+template <class Storage, int words, Mode mode, Features features>
 __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_rows(const __grid_constant__ BackwardArguments arguments) {
   constexpr int rows = backward_values / words, width = 32 * words, round = rows * block_warps;
-  static_assert(block_warps > max_pad);  // so of the rows that a warp holds at most one is shown above the map, and one below
+  static_assert(block_warps > max_pad);  // so the padding above, and below, the map copies at most one of a warp's rows
   FASTMUNIT_BACKWARD_SHARED(shared);
   if constexpr (mode != Mode::apply) start_dependent_launch();
   const FusedNormBackward& a = arguments.map;
   const Cover& cover = arguments.cover;
   const int height = static_cast<int>(a.height);
   const int lane = static_cast<int>(threadIdx.x % 32u), warp = static_cast<int>(threadIdx.x / 32u);
-  // The first row that the warp holds, the number of the tile's rows from there on, and the offset of that row in x and dx.
+  // The first row of the warp, the number of rows of the tile from there on, and the offset of that row in x and dx.
   int row = 0, left = 0;
   std::int64_t at = 0;
   const auto kept = [&](int r) { return left > r * block_warps; };
@@ -331,17 +341,17 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
     const char* const first = map.plane(tile.sample, tile.channel) + wide_product(row, map.row_stride);
     return reinterpret_cast<const Storage*>(first) + lane;
   };
-  // The row `below` rows further down.
+  // Returns the row that is `below` rows further down.
   const auto row_below = [](const Upstream& map, const Storage* from, int below) {
     return reinterpret_cast<const Storage*>(reinterpret_cast<const char*>(from) + wide_product(map.row_stride, below));
   };
-  const Beside& sides = arguments.beside;
+  const PadColumnLanes& sides = arguments.pad_lanes;
   const bool takes_left = static_cast<unsigned>(lane - sides.first) < static_cast<unsigned>(sides.lanes);
   const bool takes_right = static_cast<unsigned>(31 - lane - sides.first) < static_cast<unsigned>(sides.lanes);
-  // Offset of the pad's column that the lane adds, from the first column that the lane holds.
+  // Offset from the lane's first column to the column of the padding that it adds.
   const int place = (takes_left ? -sides.behind : 32 * (words - 1) + 62 + sides.behind) - 2 * lane;
-  float values[rows][words], dz[rows][words], shown[rows];
-  constexpr bool reads_beside = rows <= 8;  // at once: else there are no registers for what the pad's columns show
+  float values[rows][words], dz[rows][words], pad_values[rows];
+  constexpr bool loads_pad_columns = rows <= 8;  // with the tile; otherwise there are not enough registers
   const auto load = [&](const Tile& tile, int done) {
     const int first_row = tile.index * cover.steps + done, rows_of_tile = (cover.steps - done) * block_warps;
     row = first_row * block_warps + warp;
@@ -358,10 +368,10 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
         values[r][k] = widen(ld_global(x + r * block_warps * width + 32 * k));
         dz[r][k] = widen(ld_global(from + 32 * k));
       }
-      if (reads_beside && (takes_left || takes_right)) shown[r] = widen(ld_global(from + place));
+      if (loads_pad_columns && (takes_left || takes_right)) pad_values[r] = widen(ld_global(from + place));
     }
   };
-  // Adds the other columns of a replicate pad that is wider than 1.
+  // Adds the remaining columns of replicate padding that is wider than 1.
   [[maybe_unused]] const auto repeated = [&](const Storage* from, float(&of_row)[words]) {
     if (!takes_left && !takes_right) return;
 #pragma unroll
@@ -371,13 +381,13 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
       of_row[words - 1] += takes_right ? column : 0.0f;
     }
   };
-  // From what was loaded of dpadded to dy, and to dresidual.
+  // Completes dy from the loaded part of dpadded, and writes dresidual.
   const auto complete_gradient = [&] {
-    if constexpr (reads_beside) {
+    if constexpr (loads_pad_columns) {
 #pragma unroll
       for (int r = 0; r < rows; ++r) {
-        if (takes_left) dz[r][0] += shown[r];
-        if (takes_right) dz[r][words - 1] += shown[r];
+        if (takes_left) dz[r][0] += pad_values[r];
+        if (takes_right) dz[r][words - 1] += pad_values[r];
       }
     } else if (takes_left || takes_right) {
       const Storage* from = first_in(arguments.first, *shared.tile) + place;
@@ -387,8 +397,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
         dz[r][0] += widen(ld_global(from));
       }
     }
-    // All columns of a pad of several that repeat the outermost one.
-    const bool repeats = abilities == Abilities::all && sides.behind > 0 && a.pad > 1;
+    // The remaining columns of wider replicate padding.
+    const bool repeats = features == Features::all && sides.behind > 0 && a.pad > 1;
     if (repeats) {
       const Storage* from = first_in(arguments.first, *shared.tile);
 #pragma unroll
@@ -397,15 +407,15 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
         repeated(from, dz[r]);
       }
     }
-    // Rows that the pad shows: the first one, or that of the last block_warps rows of the map.
+    // Rows that the padding copies: the first one, or one of the last block_warps rows of the map.
     const unsigned behind = static_cast<unsigned>(height - 1 - row);
-    const bool last = behind % block_warps < static_cast<unsigned>(arguments.of_rows.behind) && behind < round;
-    if (row < arguments.of_rows.first || last) {
+    const bool last = behind % block_warps < static_cast<unsigned>(arguments.rows.behind) && behind < round;
+    if (row < arguments.rows.first || last) {
       rarely();
 #pragma unroll 1
       for (int r = 0; r < rows; ++r) {
         const int y = row + r * block_warps;
-        if (!kept(r) || !arguments.of_rows.shows(y)) continue;
+        if (!kept(r) || !arguments.rows.contains(y)) continue;
         const Storage* const from = row_below(arguments.first, first_in(arguments.first, *shared.tile), r * block_warps);
         const PadTargets targets(y, height, a.pad, a.pad_mode);
 #pragma unroll 1
@@ -414,9 +424,9 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
           float added[words];
 #pragma unroll
           for (int k = 0; k < words; ++k) added[k] = widen(ld_global(of_pad + 32 * k));
-          const float beside = takes_left || takes_right ? widen(ld_global(of_pad + place)) : 0.0f;
-          added[0] += takes_left ? beside : 0.0f;
-          added[words - 1] += takes_right ? beside : 0.0f;
+          const float corner = takes_left || takes_right ? widen(ld_global(of_pad + place)) : 0.0f;
+          added[0] += takes_left ? corner : 0.0f;
+          added[words - 1] += takes_right ? corner : 0.0f;
           if (repeats) repeated(of_pad, added);
 #pragma unroll
           for (int held = 0; held < rows; ++held) {
@@ -426,7 +436,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
         }
       }
     }
-    if (abilities == Abilities::all && arguments.second.data != nullptr) {
+    if (features == Features::all && arguments.second.data != nullptr) {
       const Storage* from = first_in(arguments.second, *shared.tile);
 #pragma unroll
       for (int r = 0; r < rows; ++r, from = row_below(arguments.second, from, block_warps)) {
@@ -435,7 +445,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
         for (int k = 0; k < words; ++k) dz[r][k] += widen(ld_global(from + 32 * k));
       }
     }
-    if (abilities == Abilities::all && mode != Mode::reduce && a.dresidual != nullptr) {
+    if (features == Features::all && mode != Mode::reduce && a.dresidual != nullptr) {
       Storage* const dresidual = static_cast<Storage*>(a.dresidual) + at;
 #pragma unroll
       for (int r = 0; r < rows; ++r) {
@@ -446,8 +456,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
     }
   };
   const auto write = [&] {
-    // Without statistics a slope of 0 would make NaN of an infinite deviation.
-    const bool none = abilities == Abilities::all && a.statistics == Statistics::none;
+    // Without statistics, a slope of 0 times an infinite deviation would give NaN.
+    const bool none = features == Features::all && a.statistics == Statistics::none;
     const float scale = shared.scales[0], slope = shared.slopes[0], constant = shared.constants[0];
     Storage* const dx = static_cast<Storage*>(a.dx) + at;
 #pragma unroll
@@ -455,15 +465,15 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
       if (!kept(r)) break;
 #pragma unroll
       for (int k = 0; k < words; ++k) {
-        const float line = none ? 0.0f : slope * values[r][k] + constant;
-        st_plain(dx + r * block_warps * width + 32 * k, narrowed<Storage>(scale * dz[r][k] + line));
+        const float correction = none ? 0.0f : slope * values[r][k] + constant;
+        st_plain(dx + r * block_warps * width + 32 * k, narrowed<Storage>(scale * dz[r][k] + correction));
       }
     }
   };
   float sums[2] = {0.0f, 0.0f};
 #pragma unroll 1
   for (int done = 0;;) {
-    const Tile tile = tile_anew(a, cover, height * width);
+    const Tile tile = recomputed_tile(a, cover, height * width);
     load(tile, done);
     if (done == 0) set_channels<mode>(arguments, tile, shared);
     complete_gradient();
@@ -479,10 +489,10 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
       }
       if constexpr (mode == Mode::reduce) {
 #pragma unroll
-        for (int k = 0; k < words; ++k) add_activated<abilities>(arguments, z[k], dz[r][k], values[r][k], sums[0], sums[1]);
+        for (int k = 0; k < words; ++k) add_activated<features>(arguments, z[k], dz[r][k], values[r][k], sums[0], sums[1]);
         continue;
       }
-      activate_gradient<abilities>(arguments, z, dz[r]);
+      activate_gradient<features>(arguments, z, dz[r]);
       if constexpr (mode == Mode::whole) {
 #pragma unroll
         for (int k = 0; k < words; ++k) {
@@ -505,25 +515,25 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_ro
 
 // --- channels_last, 16 bytes of channels per thread -------------------------------------------------------------------
 
-// What a thread holds of a gradient where it holds 16 bytes of x: 16 bytes of one pixel. With phases 4 bytes of each of 4 pixels, a
-// word for each, which hold a quarter as many channels; their values are ordered as those of x.
-template <class Storage, bool phases>
-struct Pixels {
-  static constexpr int count = phases ? 4 : 1, N = vector_values<Storage>;
+// The gradient that corresponds to 16 bytes of x: 16 bytes of one pixel. With pixel shuffle, one word of each of 4
+// pixels, with a quarter as many channels; the values are in the order of those of x.
+template <class Storage, bool pixel_shuffle>
+struct GradientPixels {
+  static constexpr int count = pixel_shuffle ? 4 : 1, N = vector_values<Storage>;
 
-  // Values of the words of `held`, as they lie there.
+  // Widens the values of `held`.
   __device__ static void widen(const Vector& held, float (&values)[N]) {
-    if constexpr (!phases || sizeof(Storage) == 4) {
+    if constexpr (!pixel_shuffle || sizeof(Storage) == 4) {
       unpack<Storage>(held, values);
     } else {
 #pragma unroll
       for (int k = 0; k < 4; ++k) widen_pair(held.words[k], values[k], values[4 + k], Storage{});
     }
   }
-  // Adds those of pixel k that lie at `from`.
+  // Adds the values of pixel k, loaded from `from`.
   __device__ static void add(const char* from, int k, float (&values)[N]) {
     Vector read = {};
-    if constexpr (phases) {
+    if constexpr (pixel_shuffle) {
       const unsigned word = ld_global(reinterpret_cast<const unsigned*>(from));
 #pragma unroll
       for (int pixel = 0; pixel < 4; ++pixel) read.words[pixel] = pixel == k ? word : 0u;
@@ -535,9 +545,9 @@ struct Pixels {
 #pragma unroll
     for (int i = 0; i < N; ++i) values[i] += added[i];
   }
-  // Stores those of pixel k.
+  // Stores the values of pixel k.
   __device__ static void store(char* to, int k, const float (&values)[N]) {
-    if constexpr (!phases) {
+    if constexpr (!pixel_shuffle) {
       st_plain(reinterpret_cast<Vector*>(to), pack<Storage>(values));
     } else if constexpr (sizeof(Storage) == 4) {
       st_plain(reinterpret_cast<float*>(to), values[k]);
@@ -548,7 +558,7 @@ struct Pixels {
   }
 };
 
-// Values 4 h to 4 h + 3 of a vector.
+// Unpacks values 4 h to 4 h + 3 of a vector.
 template <class Storage>
 __device__ inline void unpack_four(const Vector& vector, int h, float (&values)[4]) {
   if constexpr (sizeof(Storage) == 4) {
@@ -559,7 +569,7 @@ __device__ inline void unpack_four(const Vector& vector, int h, float (&values)[
   }
 }
 
-// Adds the half h of a vector.
+// Adds half h of a vector.
 template <class Storage>
 __device__ inline void add_half(const char* vector, int h, float (&values)[4]) {
   const auto words = ld_global(reinterpret_cast<const Chunk<unsigned, 2>*>(vector) + h);
@@ -585,24 +595,25 @@ __device__ inline void pack_four(const float (&values)[4], int h, Vector& vector
 }
 
 template <int count>
-__device__ inline Vector* waiting_room() {
+__device__ inline Vector* shared_vectors() {
   SMEM_ARRAY(Vector, waiting, count);
   return waiting;
 }
 
-// Four values of one channel of x with phases, or of four channels: more at a time would take too many registers.
-template <int channels, Abilities abilities>
-struct Four {
+// Operations on four values of one channel (pixel shuffle) or of four channels. More at a time would take too many
+// registers.
+template <int channels, Features features>
+struct FourValues {
   static constexpr int of_channel = 4 / channels;
   static_assert(channels == 1 || channels == 4);
 
-  // A number of each channel.
+  // Loads one number per channel.
   __device__ static void load(const float* from, float (&values)[channels]) {
     const auto read = *reinterpret_cast<const Chunk<float, channels>*>(from);
 #pragma unroll
     for (int c = 0; c < channels; ++c) values[c] = read.values[c];
   }
-  // Replaces x by x - center.
+  // Replaces x with x - center.
   __device__ static void center(const BackwardShared& shared, unsigned channel, float (&x)[4]) {
     float centers[channels];
     load(shared.centers + channel, centers);
@@ -616,12 +627,12 @@ struct Four {
 #pragma unroll
     for (int k = 0; k < 4; ++k) z[k] = deviations[k] * scales[k / of_channel] + shifts[k / of_channel];
   }
-  // Replaces dy by dz.
+  // Replaces dy with dz.
   __device__ static void activate(const BackwardArguments& arguments, const BackwardShared& shared, unsigned channel,
                                   const float (&deviations)[4], float (&gradient)[4]) {
     float z[4];
     activated(shared, channel, deviations, z);
-    activate_gradient<abilities>(arguments, z, gradient);
+    activate_gradient<features>(arguments, z, gradient);
   }
   // Adds dz and dz * deviation to the sums of each channel.
   __device__ static void add(const BackwardArguments& arguments, const BackwardShared& shared, unsigned channel,
@@ -630,16 +641,16 @@ struct Four {
     activated(shared, channel, deviations, z);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      float* const of = sums + 2 * (k / of_channel);
-      add_activated<abilities>(arguments, z[k], gradient[k], deviations[k], of[0], of[1]);
+      float* const channel_sums = sums + 2 * (k / of_channel);
+      add_activated<features>(arguments, z[k], gradient[k], deviations[k], channel_sums[0], channel_sums[1]);
     }
   }
-  // Replaces dz by dx.
+  // Replaces dz with dx.
   __device__ static void apply(const FusedNormOptions& a, const BackwardShared& shared, unsigned channel,
                                const float (&deviations)[4], float (&gradient)[4]) {
     float scales[channels];
     load(shared.scales + channel, scales);
-    if (abilities == Abilities::all && a.statistics == Statistics::none) {  // a slope of 0 would make NaN of an infinite deviation
+    if (features == Features::all && a.statistics == Statistics::none) {  // a slope of 0 times an infinite deviation would give NaN
 #pragma unroll
       for (int k = 0; k < 4; ++k) gradient[k] *= scales[k / of_channel];
       return;
@@ -655,35 +666,35 @@ struct Four {
   }
 };
 
-template <class Storage, bool phases, Mode mode, Abilities abilities>
-__global__ void __launch_bounds__(block_threads, resident_blocks(3 - (abilities == Abilities::all ? blocks_spared : 0)))
+template <class Storage, bool pixel_shuffle, Mode mode, Features features>
+__global__ void __launch_bounds__(block_threads, resident_blocks(3 - (features == Features::all ? blocks_spared : 0)))
     backward_pixels(const __grid_constant__ BackwardArguments arguments) {
-  constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C, fours = N / 4;
-  using Of = Pixels<Storage, phases>;
-  using OfFour = Four<C / fours, abilities>;
+  constexpr int N = vector_values<Storage>, C = lane_channels<Storage, pixel_shuffle>, of_channel = N / C, fours = N / 4;
+  using Gradient = GradientPixels<Storage, pixel_shuffle>;
+  using Four = FourValues<C / fours, features>;
   FASTMUNIT_BACKWARD_SHARED(shared);
   if constexpr (mode != Mode::apply) start_dependent_launch();
   const FusedNormBackward& a = arguments.map;
   const Cover& cover = arguments.cover;
-  const int result_width = static_cast<int>(a.width), width = phases ? result_width / 2 : result_width;
-  const int height = phases ? static_cast<int>(a.height) / 2 : static_cast<int>(a.height);
+  const int result_width = static_cast<int>(a.width), width = pixel_shuffle ? result_width / 2 : result_width;
+  const int height = pixel_shuffle ? static_cast<int>(a.height) / 2 : static_cast<int>(a.height);
   const int thread = static_cast<int>(threadIdx.x), lane = cover.lane_of_pixel(thread);
   const int pixel_bytes = static_cast<int>(a.channels) * (of_channel * static_cast<int>(sizeof(Storage)));
   const int step = cover.step_pixels * pixel_bytes;
-  int left = 0;         // pixels of the tile from the first one on that the thread holds
-  unsigned shown = 0;   // by the pad: a bit for each vector
-  std::int64_t at = 0;  // bytes before the first in x and dx
+  int left = 0;                 // pixels of the tile from the thread's first one on
+  unsigned padded_vectors = 0;  // a bit for each vector that the padding copies
+  std::int64_t at = 0;          // offset of the thread's first vector in x and dx, in bytes
   const auto kept = [&](int u) { return left > u * cover.step_pixels; };
-  // Where the gradient of a vector lies: with phases that of its first pixel.
+  // Sets row and column of the gradient of a vector; with pixel shuffle, of its first pixel.
   const auto place = [&](int pixel, int& row, int& column) {
-    row = cover.by_width.quotient(phases ? 2 * pixel : pixel);
+    row = cover.by_width.quotient(pixel_shuffle ? 2 * pixel : pixel);
     column = pixel - row * width;
-    if constexpr (phases) row *= 2, column *= 2;
+    if constexpr (pixel_shuffle) row *= 2, column *= 2;
   };
   const auto place_again = [&](int u, int& row, int& column) {
     place(shared.tile->end - left + u * cover.step_pixels, row, column);
   };
-  // Where the thread's channels of a gradient begin: they lie side by side.
+  // Returns the address of the thread's channels in a gradient. They are contiguous.
   const auto channels_of = [&](const Upstream& map, const Tile& tile) {
     return map.plane(tile.sample, 0) + (tile.channel + lane * C) * static_cast<int>(sizeof(Storage));
   };
@@ -695,7 +706,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3 - (abilities 
     at += static_cast<std::int64_t>(static_cast<std::uint64_t>(arguments.sample_bytes) * static_cast<unsigned>(tile.sample));
     const char* const x = static_cast<const char*>(a.x) + at;
     const char* const first = channels_of(arguments.first, tile);
-    shown = 0;
+    padded_vectors = 0;
 #pragma unroll
     for (int u = 0; u < backward_vectors; ++u) {
       if (!kept(u)) break;
@@ -703,51 +714,53 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3 - (abilities 
       place(pixel + u * cover.step_pixels, row, column);
       vectors[u] = ld_global(reinterpret_cast<const Vector*>(x + static_cast<std::int64_t>(u) * step));
       const char* const from = arguments.first.at<char>(first, row, column);
-      if constexpr (phases) {
+      if constexpr (pixel_shuffle) {
 #pragma unroll
         for (int k = 0; k < 4; ++k) gradients[u].words[k] = ld_global(arguments.first.at<unsigned>(from, k / 2, k % 2));
         row /= 2, column /= 2;
       } else {
         gradients[u] = ld_global(reinterpret_cast<const Vector*>(from));
       }
-      if (arguments.of_rows.shows(row) || arguments.of_columns.shows(column)) shown |= 1u << u;
+      if (arguments.rows.contains(row) || arguments.columns.contains(column)) padded_vectors |= 1u << u;
     }
   };
-  // Adds what the pad shows of a vector.
+  // Adds the gradients of a vector's copies in the padding.
   const auto fold = [&](int u, auto add) {
-    if ((shown >> u & 1u) == 0) return;
+    if ((padded_vectors >> u & 1u) == 0) return;
     rarely();
     int row, column;
     place_again(u, row, column);
 #pragma unroll 1
-    for (int k = 0; k < Of::count; ++k) {
+    for (int k = 0; k < Gradient::count; ++k) {
       for_pad_targets(a, row + k / 2, column + k % 2, [&](int from_row, int from_column) {
         add(arguments.first.at<char>(channels_of(arguments.first, *shared.tile), from_row, from_column), k);
       });
     }
   };
-  // In halves where the numbers of eight channels take the registers.
-  constexpr bool folds_halves = mode == Mode::apply && abilities == Abilities::few && C > 4;
-  // dy as x has its values, once: it writes dresidual.
+  // Fold in halves where the values of eight channels occupy the registers.
+  constexpr bool folds_halves = mode == Mode::apply && features == Features::common && C > 4;
+  // Sets `values` to dy, in the order of x. Called once per vector, as it writes dresidual.
   const auto take_gradient = [&](int u, float(&values)[N]) {
-    Of::widen(gradients[u], values);
-    if (abilities == Abilities::all && arguments.second.data != nullptr) {
+    Gradient::widen(gradients[u], values);
+    if (features == Features::all && arguments.second.data != nullptr) {
       int row, column;
       place_again(u, row, column);
       const char* const second = channels_of(arguments.second, *shared.tile);
 #pragma unroll
-      for (int k = 0; k < Of::count; ++k) Of::add(arguments.second.at<char>(second, row + k / 2, column + k % 2), k, values);
+      for (int k = 0; k < Gradient::count; ++k) {
+        Gradient::add(arguments.second.at<char>(second, row + k / 2, column + k % 2), k, values);
+      }
     }
-    if constexpr (!folds_halves) fold(u, [&](const char* from, int k) { Of::add(from, k, values); });
-    if (abilities == Abilities::all && mode != Mode::reduce && a.dresidual != nullptr) {
+    if constexpr (!folds_halves) fold(u, [&](const char* from, int k) { Gradient::add(from, k, values); });
+    if (features == Features::all && mode != Mode::reduce && a.dresidual != nullptr) {
       int row, column;
       place_again(u, row, column);
       const std::int64_t first_row = static_cast<std::int64_t>(shared.tile->sample) * static_cast<int>(a.height) + row;
       const int channel_bytes = (shared.tile->channel + lane * C) * static_cast<int>(sizeof(Storage));
 #pragma unroll
-      for (int k = 0; k < Of::count; ++k) {
-        const std::int64_t of_result = (first_row + k / 2) * result_width + (column + k % 2);
-        Of::store(static_cast<char*>(a.dresidual) + of_result * (pixel_bytes / of_channel) + channel_bytes, k, values);
+      for (int k = 0; k < Gradient::count; ++k) {
+        const std::int64_t pixel = (first_row + k / 2) * result_width + (column + k % 2);
+        Gradient::store(static_cast<char*>(a.dresidual) + pixel * (pixel_bytes / of_channel) + channel_bytes, k, values);
       }
     }
   };
@@ -755,18 +768,18 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3 - (abilities 
     char* const dx = static_cast<char*>(a.dx) + at;
     st_plain(reinterpret_cast<Vector*>(dx + static_cast<std::int64_t>(u) * step), values);
   };
-  // dz waits in shared memory: of 16-bit values it takes twice the registers of what it comes from.
+  // dz is kept in shared memory: for 16-bit values it occupies twice as many registers as its inputs.
   [[maybe_unused]] Vector* waiting = nullptr;
-  if constexpr (mode == Mode::whole) waiting = waiting_room<fours * backward_vectors * block_threads>() + threadIdx.x;
-  // The numbers of a lane's channels are read anew for each use where there are no registers for all of them.
-  unsigned numbers = static_cast<unsigned>(lane * C);
-  const auto read_anew = [&] {
-    if constexpr (C > 4) forget(numbers);
+  if constexpr (mode == Mode::whole) waiting = shared_vectors<fours * backward_vectors * block_threads>() + threadIdx.x;
+  // The values per channel are reloaded for each use if there are not enough registers for all of them.
+  unsigned first_channel = static_cast<unsigned>(lane * C);
+  const auto force_reload = [&] {
+    if constexpr (C > 4) forget(first_channel);
   };
   float sums[2 * C] = {};
 #pragma unroll 1
   for (int done = 0;;) {
-    const Tile tile = tile_anew(a, cover, height * width);
+    const Tile tile = recomputed_tile(a, cover, height * width);
     load(tile, done);
     if (done == 0) set_channels<mode>(arguments, tile, shared);
 #pragma unroll
@@ -777,20 +790,20 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3 - (abilities 
       [[maybe_unused]] Vector result;
 #pragma unroll
       for (int h = 0; h < fours; ++h) {
-        read_anew();
-        const unsigned channel = numbers + static_cast<unsigned>(h * C / fours);
+        force_reload();
+        const unsigned channel = first_channel + static_cast<unsigned>(h * C / fours);
         float x[4], dz[4];
         memcpy(dz, &gradient[4 * h], sizeof(dz));
         if constexpr (folds_halves) fold(u, [&](const char* from, int) { add_half<Storage>(from, h, dz); });
         unpack_four<Storage>(vectors[u], h, x);
-        OfFour::center(shared, channel, x);
+        Four::center(shared, channel, x);
         if constexpr (mode == Mode::reduce) {
-          OfFour::add(arguments, shared, channel, x, dz, &sums[2 * (4 * h / of_channel)]);
+          Four::add(arguments, shared, channel, x, dz, &sums[2 * (4 * h / of_channel)]);
           continue;
         }
-        OfFour::activate(arguments, shared, channel, x, dz);
+        Four::activate(arguments, shared, channel, x, dz);
         if constexpr (mode == Mode::apply) {
-          OfFour::apply(a, shared, channel, x, dz);
+          Four::apply(a, shared, channel, x, dz);
           pack_four<Storage>(dz, h, result);
         } else {
 #pragma unroll
@@ -816,13 +829,13 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3 - (abilities 
       Vector result;
 #pragma unroll
       for (int h = 0; h < fours; ++h) {
-        read_anew();
-        const unsigned channel = numbers + static_cast<unsigned>(h * C / fours);
+        force_reload();
+        const unsigned channel = first_channel + static_cast<unsigned>(h * C / fours);
         float x[4], dz[4];
         memcpy(dz, &waiting[(u * fours + h) * block_threads], sizeof(dz));
         unpack_four<Storage>(repacked<Storage>(vectors[u], cover.in_order[0]), h, x);
-        OfFour::center(shared, channel, x);
-        OfFour::apply(a, shared, channel, x, dz);
+        Four::center(shared, channel, x);
+        Four::apply(a, shared, channel, x, dz);
         pack_four<Storage>(dz, h, result);
       }
       write(u, result);
@@ -833,7 +846,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3 - (abilities 
 
 // --- Every other map --------------------------------------------------------------------------------------------------
 
-// Value by value, in either layout: a thread keeps its values in shared memory of its own.
+// Value by value, in either layout. Each thread keeps its values in its own part of shared memory.
 template <class Storage, Mode mode>
 __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_any(const __grid_constant__ BackwardArguments arguments) {
   FASTMUNIT_BACKWARD_SHARED(shared);
@@ -850,13 +863,13 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_an
   const int end = inside ? tile.end : tile.first;
   const std::int64_t pixels = static_cast<std::int64_t>(height) * width, channels = a.channels, c = tile.channel + lane;
   const std::int64_t plane = nchw ? (tile.sample * channels + c) * pixels : tile.sample * channels * pixels + c;
-  const std::int64_t pitch = nchw ? 1 : channels, x_pitch = nchw ? 1 : channels * (a.phases ? 4 : 1);
-  const std::int64_t x_begin = nchw || !a.phases ? plane : plane + 3 * c;
+  const std::int64_t pitch = nchw ? 1 : channels, x_pitch = nchw ? 1 : channels * (a.pixel_shuffle ? 4 : 1);
+  const std::int64_t x_begin = nchw || !a.pixel_shuffle ? plane : plane + 3 * c;
   const char* const first = arguments.first.plane(tile.sample, c);
   float* const my_x = x_shared + thread;
   float* const my_dz = dz_shared + thread;
   const auto place = [&](int pixel) {
-    if (!a.phases) return x_begin + pixel * x_pitch;
+    if (!a.pixel_shuffle) return x_begin + pixel * x_pitch;
     const int row = cover.by_width.quotient(pixel), column = pixel - row * width, phase = 2 * (row & 1) + (column & 1);
     return x_begin + ((row >> 1) * (width >> 1) + (column >> 1)) * x_pitch + (nchw ? phase * (pixels / 4) : phase);
   };
@@ -871,15 +884,15 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_an
       }
     }
   };
-  // dz in place of what was loaded of dpadded, and dresidual.
   float sums[2] = {0.0f, 0.0f}, center = 0.0f, scale = 0.0f, shift = 0.0f;
+  // Replaces the loaded value of dpadded with dz, adds to the sums, and writes dresidual.
   const auto complete_gradient = [&](int u, int pixel) {
     const int row = cover.by_width.quotient(pixel), column = pixel - row * width;
     float dy[1] = {my_dz[u * block_threads]};
     if (arguments.second.data != nullptr) {
       dy[0] += widen(ld_global(arguments.second.at<Storage>(arguments.second.plane(tile.sample, c), row, column)));
     }
-    if (arguments.of_rows.shows(row) || arguments.of_columns.shows(column)) {
+    if (arguments.rows.contains(row) || arguments.columns.contains(column)) {
       rarely();
       for_pad_targets(a, row, column, [&](int from_row, int from_column) {
         dy[0] += widen(ld_global(arguments.first.at<Storage>(first, from_row, from_column)));
@@ -889,7 +902,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_an
       st_plain(static_cast<Storage*>(a.dresidual) + plane + pixel * pitch, narrowed<Storage>(dy[0]));
     }
     const float deviation = my_x[u * block_threads] - center, z[1] = {deviation * scale + shift};
-    activate_gradient<Abilities::all>(arguments, z, dy);
+    activate_gradient<Features::all>(arguments, z, dy);
     sums[0] += dy[0];
     sums[1] += dy[0] * deviation;
     my_dz[u * block_threads] = dy[0];
@@ -899,8 +912,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_an
     const float slope = inside ? shared.slopes[lane] : 0.0f, constant = inside ? shared.constants[lane] : 0.0f;
 #pragma unroll 4
     for (int u = 0, pixel = first_of_round; u < backward_values && pixel < end; ++u, pixel += cover.step_pixels) {
-      const float line = none ? 0.0f : slope * (my_x[u * block_threads] - center) + constant;
-      st_plain(static_cast<Storage*>(a.dx) + place(pixel), narrowed<Storage>(scale * my_dz[u * block_threads] + line));
+      const float correction = none ? 0.0f : slope * (my_x[u * block_threads] - center) + constant;
+      st_plain(static_cast<Storage*>(a.dx) + place(pixel), narrowed<Storage>(scale * my_dz[u * block_threads] + correction));
     }
   };
 #pragma unroll 1
@@ -929,9 +942,9 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) backward_an
   }
 }
 
-// --- Between reduce and apply, or behind ------------------------------------------------------------------------------
+// --- After reduce or whole --------------------------------------------------------------------------------------------
 
-// The sum of every `step`-th of `count` sums from `first` on.
+// Returns the sum of every `step`-th of `count` sums, starting at `first`.
 __device__ inline TileSums sum_of_tiles(const TileSums* tiles, int first, int step, int count) {
   TileSums sums = {0.0f, 0.0f};
 #pragma unroll 4
@@ -947,19 +960,19 @@ __device__ inline TileSums sum_of_lanes(const TileSums& sums) {
   return {sum_of_lanes<width>(sums.dz), sum_of_lanes<width>(sums.product)};
 }
 
-// A warp for the line of a plane.
+// Computes the coefficients of a plane, in one warp.
 __device__ inline void combine_plane(const BackwardArguments& arguments, std::int64_t plane) {
   const FusedNormBackward& a = arguments.map;
   const int lane = static_cast<int>(threadIdx.x) % 32, count = arguments.tiles_of_group;
   const TileSums sums = sum_of_lanes<32>(sum_of_tiles(arguments.of_groups + plane * count, lane, 32, count));
   if (lane != 0) return;
   const std::int64_t n = plane / a.channels, c = plane - n * a.channels;
-  const Group group = saved_group(a, n, c);
-  st_plain(arguments.lines + plane, line_of(arguments, group, coefficient(a.weight, n, c, 1.0), sums));
-  if (arguments.writes_coefficients) write_gradients(a, n, c, group, sums);
+  const NormStats stats = saved_stats(a, n, c);
+  st_plain(arguments.coefficients + plane, coefficients_of(arguments, stats, parameter_value(a.weight, n, c, 1.0), sums));
+  if (arguments.writes_parameter_gradients) write_gradients(a, n, c, stats, sums);
 }
 
-// A block for the line of a sample, in MUNIT's layer norm.
+// Computes the coefficients of a sample for MUNIT's layer norm, in one block.
 __device__ inline void combine_sample(const BackwardArguments& arguments, std::int64_t n) {
   SMEM_ARRAY(TileSums, of_warps, block_warps);
   const int thread = static_cast<int>(threadIdx.x), count = arguments.tiles_of_group;
@@ -972,10 +985,12 @@ __device__ inline void combine_sample(const BackwardArguments& arguments, std::i
     sums.dz += of_warps[warp].dz;
     sums.product += of_warps[warp].product;
   }
-  if (thread == 0) st_plain(arguments.lines + n, line_of(arguments, saved_group(arguments.map, n, 0), 1.0, sums));
+  if (thread == 0) {
+    st_plain(arguments.coefficients + n, coefficients_of(arguments, saved_stats(arguments.map, n, 0), 1.0, sums));
+  }
 }
 
-// A warp for the gradients of a channel's weight and bias.
+// Computes the gradients of a channel's weight and bias, in one warp.
 __device__ inline void combine_channel(const BackwardArguments& arguments, std::int64_t c) {
   const FusedNormBackward& a = arguments.map;
   const int lane = static_cast<int>(threadIdx.x) % 32, count = arguments.cover.tiles;
@@ -985,18 +1000,19 @@ __device__ inline void combine_channel(const BackwardArguments& arguments, std::
     const TileSums* const tiles = arguments.of_planes + (n * a.channels + c) * count;
     const TileSums sums = sum_of_lanes<32>(sum_of_tiles(tiles, lane, 32, count));
     if (lane != 0) continue;
-    const PlaneGradients of_sample = plane_gradients(saved_group(a, n, c), sums);
+    const PlaneGradients of_sample = plane_gradients(saved_stats(a, n, c), sums);
     all.weight += of_sample.weight;
     all.bias += of_sample.bias;
-    if (a.dweight.of_each_sample) write_coefficient_of(a, a.dweight, n, c, of_sample.weight);
-    if (a.dbias.of_each_sample) write_coefficient_of(a, a.dbias, n, c, of_sample.bias);
+    if (a.dweight.per_sample) write_channel_gradient(a, a.dweight, n, c, of_sample.weight);
+    if (a.dbias.per_sample) write_channel_gradient(a, a.dbias, n, c, of_sample.bias);
   }
   if (lane != 0) return;
-  if (!a.dweight.of_each_sample) write_coefficient_of(a, a.dweight, 0, c, all.weight);
-  if (!a.dbias.of_each_sample) write_coefficient_of(a, a.dbias, 0, c, all.bias);
+  if (!a.dweight.per_sample) write_channel_gradient(a, a.dweight, 0, c, all.weight);
+  if (!a.dbias.per_sample) write_channel_gradient(a, a.dbias, 0, c, all.bias);
 }
 
-// From the sums of tiles to the lines of groups, in the first `group_blocks` blocks, and to the gradients of weight and bias.
+// Computes the coefficients of groups in the first `group_blocks` blocks, and the gradients of weight and bias in the
+// others, from the sums of tiles.
 __global__ void __launch_bounds__(block_threads) backward_combine(const __grid_constant__ BackwardArguments arguments,
                                                                   int group_blocks) {
   start_dependent_launch();

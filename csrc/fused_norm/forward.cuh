@@ -1,8 +1,9 @@
-// The forward kernels of fused_norm; fused_norm.h says what they compute. All of a tile's values are loaded before the
-// first is used; the thread that has a pixel writes it to the pad too.
+// The forward kernels of fused_norm; fused_norm.h states what they compute. All values of a tile are loaded before the
+// first is used. The thread that holds a pixel also writes it to the padding.
 //
-// Kernels `rows` and `pixels` take a warp's moments about a pivot, the mean of the first quarter of its values: however these are
-// distributed, that is within two standard deviations of the mean of all, so no digits are lost, and it takes a pass less.
+// Kernels `rows` and `pixels` compute the moments of a warp about a pivot, the mean of the first quarter of its values.
+// For any distribution, the pivot is within two standard deviations of the mean of all values, so no digits are lost,
+// and this saves a pass.
 #pragma once
 
 #include <type_traits>
@@ -11,47 +12,48 @@
 
 namespace fastmunit::cuda::norm {
 
-// As Reach, of which it keeps what takes the fewest instructions.
-struct Border {
+// PadSources in a form whose test takes the fewest instructions.
+struct CompactPadSources {
   unsigned offset, size;
 
-  explicit Border(const Reach& reach) : offset(0u - static_cast<unsigned>(reach.first)), size(static_cast<unsigned>(reach.size)) {}
-  __device__ bool shows(int at) const { return static_cast<unsigned>(at) + offset >= size; }
+  explicit CompactPadSources(const PadSources& sources)
+      : offset(0u - static_cast<unsigned>(sources.first)), size(static_cast<unsigned>(sources.size)) {}
+  __device__ bool contains(int at) const { return static_cast<unsigned>(at) + offset >= size; }
 };
 
 struct ForwardArguments {
   FusedNorm map;
   Cover cover;
-  bool split;             // statistics come from two launches before apply
-  TileMoments* partials;  // of each group's tiles
-  PlaneAffine* affines;   // of each plane, from combine to apply
+  bool split;             // statistics are computed by two launches before apply
+  TileMoments* partials;  // per tile of each group
+  PlaneAffine* affines;   // per plane, from combine to apply
   int tiles_of_group;
-  Border rows, columns;
-  std::int64_t sample_bytes, padded_bytes;  // of a sample, in x and in the result
-  float floor = 0.0f, slope = 1.0f;  // of activated()
-  int width_bits = 0;                // the width of kernel `rows` is 2 to the power of this
+  CompactPadSources rows, columns;
+  std::int64_t sample_bytes, padded_bytes;  // size of a sample of x and of the result
+  float floor = 0.0f, slope = 1.0f;  // see activated()
+  int width_bits = 0;                // in kernel `rows`, width == 1 << width_bits
 };
 
-// Of `count` values: the sums of their deviations from a pivot, and of the squares of these.
+// The sums of the deviations of `count` values from a pivot, and of their squares.
 struct alignas(16) PivotSums {
   float pivot, deviations, squares, count;
 };
 
-// Where the numbers of a block lie in shared memory.
-struct Shared {
-  PivotSums* of_warps;   // of each channel, for all warps
-  TileMoments* moments;  // of the tile, for each channel
-  Doubles* coefficients;  // weight and bias of each channel
-  PlaneAffine* affines;
+// A block's arrays in shared memory.
+struct ForwardShared {
+  PivotSums* of_warps;   // per warp and channel
+  TileMoments* moments;  // of the tile, per channel
+  Doubles* parameters;   // weight and bias per channel
+  PlaneAffine* affines;  // per channel
 };
 #define FASTMUNIT_FORWARD_SHARED(name)                         \
   SMEM_ARRAY(PivotSums, name##_of_warps, block_threads);       \
-  SMEM_ARRAY(TileMoments, name##_moments, most_channels);      \
-  SMEM_ARRAY(Doubles, name##_coefficients, most_channels);     \
-  SMEM_ARRAY(PlaneAffine, name##_affines, most_channels);      \
-  const Shared name = {name##_of_warps, name##_moments, name##_coefficients, name##_affines}
+  SMEM_ARRAY(TileMoments, name##_moments, max_channels);       \
+  SMEM_ARRAY(Doubles, name##_parameters, max_channels);        \
+  SMEM_ARRAY(PlaneAffine, name##_affines, max_channels);       \
+  const ForwardShared name = {name##_of_warps, name##_moments, name##_parameters, name##_affines}
 
-// The larger one; NaN stays NaN.
+// Returns the larger of the two; propagates NaN.
 __device__ inline float raised_to(float floor, float value) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   float larger;
@@ -62,8 +64,8 @@ __device__ inline float raised_to(float floor, float value) {
 #endif
 }
 
-// The activation of z without a branch: floor is 0 for relu, else -inf, and slope is 1 but for leaky relu, which kernels without
-// `extra` do not know.
+// Applies the activation without a branch. floor is 0 for relu, else -inf. slope is the negative slope of leaky relu,
+// which only kernels with `extra` support.
 template <bool extra>
 __device__ inline float activated(const ForwardArguments& arguments, float z) {
   z = raised_to(arguments.floor, z);
@@ -73,20 +75,21 @@ __device__ inline float activated(const ForwardArguments& arguments, float z) {
   return z;
 }
 
-__device__ inline PlaneAffine plane_affine(const Group& group, double weight, double bias) {
-  const Affine<float> affine = affine_of<float>(group, weight, bias);
+__device__ inline PlaneAffine plane_affine(const NormStats& stats, double weight, double bias) {
+  const Affine<float> affine = affine_of<float>(stats, weight, bias);
   return {affine.center, affine.scale, affine.shift};
 }
 
-__device__ inline void write_group(const FusedNorm& a, std::int64_t group, const Group& of) {
-  st_plain(a.mean + group, of.mean);
-  st_plain(a.rstd + group, of.rstd);
+__device__ inline void write_stats(const FusedNorm& a, std::int64_t group, const NormStats& stats) {
+  st_plain(a.mean + group, stats.mean);
+  st_plain(a.rstd + group, stats.rstd);
 }
 
 // --- From moments to affines ------------------------------------------------------------------------------------------
 
-// The moments of the union of `count` sets, of which at(i) gives those of one and the first is not empty. Computed by a lane for
-// itself: where a warp has a channel for each lane, that takes fewer instructions than to share the sets of each.
+// Returns the moments of the union of `count` sets, where at(i) returns the moments of one set and the first set is not
+// empty. Each lane does this for its own channel, which takes fewer instructions than sharing the sets of each channel
+// among lanes.
 template <class At>
 __device__ inline TileMoments union_of_sets(int count, At at) {
   const float center = at(0).center;
@@ -109,10 +112,11 @@ __device__ inline TileMoments union_of_sets(int count, At at) {
   return {center, offset, squares, values};
 }
 
-// Sets shared.moments, of each channel or, in MUNIT's layer norm, the one of all, from shared.of_warps: each of `sets` sets has sums
-// of `channels` channels, of which the last tile of a map may have fewer. One warp's work: only that one sees the result.
+// Computes shared.moments, per channel or, for MUNIT's layer norm, for all channels together, from shared.of_warps:
+// `sets` sets with the sums of `channels` channels each. The last tile of a map may have fewer channels. Done by one
+// warp; only it sees the result.
 __device__ inline void unite_warps(const ForwardArguments& arguments, const Tile& tile, int sets, int channels,
-                                   const Shared& shared) {
+                                   const ForwardShared& shared) {
   const int lane = static_cast<int>(threadIdx.x);
   __syncthreads();
   if (lane >= 32) return;
@@ -128,8 +132,9 @@ __device__ inline void unite_warps(const ForwardArguments& arguments, const Tile
   if (lane < tile.channels) shared.moments[lane] = mine;
 }
 
-// Mode reduce: keeps the moments of the tile for combine, channel by channel, or in MUNIT's layer norm the one of all.
-__device__ inline void keep_moments(const ForwardArguments& arguments, const Tile& tile, const TileMoments* moments) {
+// Mode reduce: writes the moments of the tile for combine, per channel or, for MUNIT's layer norm, for all channels
+// together.
+__device__ inline void write_moments(const ForwardArguments& arguments, const Tile& tile, const TileMoments* moments) {
   const FusedNorm& a = arguments.map;
   const int thread = static_cast<int>(threadIdx.x), groups = a.statistics == Statistics::layer ? 1 : tile.channels;
   if (thread >= groups) return;
@@ -138,20 +143,21 @@ __device__ inline void keep_moments(const ForwardArguments& arguments, const Til
   st_plain(arguments.partials + group * arguments.tiles_of_group + number_in_group(a, arguments.cover, tile), moments[thread]);
 }
 
-// weight and bias of the tile's channels, while its values are on their way.
-__device__ inline void load_coefficients(const ForwardArguments& arguments, const Tile& tile, const Shared& shared) {
+// Loads weight and bias of the tile's channels while the loads of its values are in flight.
+__device__ inline void load_parameters(const ForwardArguments& arguments, const Tile& tile, const ForwardShared& shared) {
   const FusedNorm& a = arguments.map;
   const int thread = static_cast<int>(threadIdx.x);
   if (arguments.split || thread >= tile.channels) return;
   rarely();
   const std::int64_t channel = tile.channel + thread;
-  shared.coefficients[thread] = {{coefficient(a.weight, tile.sample, channel, 1.0), coefficient(a.bias, tile.sample, channel, 0.0)}};
+  shared.parameters[thread] = {{parameter_value(a.weight, tile.sample, channel, 1.0),
+                                parameter_value(a.bias, tile.sample, channel, 0.0)}};
 }
 
-// Mode whole: puts the moments of each group's tiles, of the blocks of a cluster, together in this block. Blocks::wait has to
-// follow.
+// Mode whole: copies the moments that the blocks of a cluster have computed for each group to this block. Blocks::wait
+// must follow.
 template <bool one_channel>
-__device__ inline void gather_moments(const ForwardArguments& arguments, const Tile& tile, const Shared& shared,
+__device__ inline void gather_moments(const ForwardArguments& arguments, const Tile& tile, const ForwardShared& shared,
                                       const Blocks& blocks, TileMoments* gathered) {
   const int groups = one_channel || arguments.map.statistics == Statistics::layer ? 1 : tile.channels;
   const int thread = static_cast<int>(threadIdx.x), group = static_cast<int>(threadIdx.x / largest_cluster);
@@ -165,10 +171,10 @@ __device__ inline void gather_moments(const ForwardArguments& arguments, const T
   __syncthreads();
 }
 
-// The affines of the tile's channels: combine's, or from their groups and coefficients. One warp's work, that which has set
-// shared.moments. `gathered` has room for the moments of a cluster's blocks, of each channel.
+// Sets the affines of the tile's channels: those of combine, or computed from moments and parameters. Done by the warp
+// that has computed shared.moments. `gathered` holds the moments per channel and block of the cluster.
 template <Mode mode, bool one_channel>
-__device__ inline void set_affines(const ForwardArguments& arguments, const Tile& tile, const Shared& shared,
+__device__ inline void set_affines(const ForwardArguments& arguments, const Tile& tile, const ForwardShared& shared,
                                    [[maybe_unused]] const Blocks& blocks, [[maybe_unused]] TileMoments* gathered) {
   const FusedNorm& a = arguments.map;
   const int thread = static_cast<int>(threadIdx.x);
@@ -181,7 +187,7 @@ __device__ inline void set_affines(const ForwardArguments& arguments, const Tile
     if (mode == Mode::apply && arguments.split) {
       shared.affines[thread] = ld_global(arguments.affines + static_cast<std::int64_t>(tile.sample) * a.channels + tile.channel + thread);
     } else {
-      Group group;
+      NormStats stats;
       if constexpr (mode == Mode::whole) {
         const bool layer = a.statistics == Statistics::layer;
         TileMoments moments = shared.moments[thread];
@@ -189,13 +195,13 @@ __device__ inline void set_affines(const ForwardArguments& arguments, const Tile
           const TileMoments* const of_group = gathered + (layer ? 0 : thread * largest_cluster);
           moments = union_of_sets(blocks.count, [&](int i) { return of_group[i]; });
         }
-        group = group_of(a, arguments.cover, moments);
+        stats = norm_stats_of(a, arguments.cover, moments);
         if (number_in_group(a, arguments.cover, tile) == 0 && (!layer || thread == 0)) {
-          write_group(a, group_of_tile(a, tile) + thread, group);
+          write_stats(a, group_of_tile(a, tile) + thread, stats);
         }
       }
-      const Doubles coefficients = shared.coefficients[thread];
-      shared.affines[thread] = plane_affine(group, coefficients.values[0], coefficients.values[1]);
+      const Doubles parameters = shared.parameters[thread];
+      shared.affines[thread] = plane_affine(stats, parameters.values[0], parameters.values[1]);
     }
   }
   __syncthreads();
@@ -211,13 +217,13 @@ __device__ inline float masked(float value, unsigned mask) {
 
 // --- NCHW, rows of 32 to 1024 columns ---------------------------------------------------------------------------------
 
-// A unit is what a warp accesses at once: 128 columns of a row, or 2 or 4 rows of 64 or 32. A lane has columns lane, lane + 32,
-// ... of units block_warps apart, so that both loads and stores are coalesced wherever the rows of the padded map begin.
-// `words` of 32 columns lie in one row.
+// A unit is what a warp accesses at a time: 128 columns of a row, 2 rows of 64 or 4 rows of 32. A lane holds columns
+// lane, lane + 32, ... of every block_warps-th unit, so loads and stores are coalesced regardless of the alignment of
+// padded rows. `words` is the number of words of 32 columns in a row of a unit.
 template <class Storage, int words, Mode mode, bool extra>
 __global__ void __launch_bounds__(block_threads, resident_blocks(4)) forward_rows(const __grid_constant__ ForwardArguments arguments) {
   constexpr int units = tile_values / unit_words, sampled = units / 4, unit_rows = unit_words / words;
-  constexpr int pitch = block_warps * unit_values;  // between a warp's units, in x
+  constexpr int pitch = block_warps * unit_values;  // distance between the units of a warp in x
   FASTMUNIT_FORWARD_SHARED(shared);
   if constexpr (mode == Mode::reduce) start_dependent_launch();
   const FusedNorm& a = arguments.map;
@@ -237,7 +243,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4)) forward_row
 #pragma unroll
     for (int k = 0; k < unit_words; ++k) loaded[u][k] = ld_global(x + u * pitch + 32 * k);
   }
-  if constexpr (mode != Mode::reduce) load_coefficients(arguments, tile, shared);
+  if constexpr (mode != Mode::reduce) load_parameters(arguments, tile, shared);
   float values[units][unit_words];
 #pragma unroll
   for (int k = 0; k < tile_values; ++k) values[k / unit_words][k % unit_words] = widen(loaded[k / unit_words][k % unit_words]);
@@ -269,7 +275,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4)) forward_row
     unite_warps(arguments, tile, block_warps, 1, shared);
   }
   if constexpr (mode == Mode::reduce) {
-    keep_moments(arguments, tile, shared.moments);
+    write_moments(arguments, tile, shared.moments);
   } else {
     const Blocks blocks(mode == Mode::whole ? arguments.cover.cluster : 1);
     set_affines<mode, true>(arguments, tile, shared, blocks, shared.moments + 1);
@@ -291,8 +297,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4)) forward_row
       return static_cast<Storage*>(a.padded) + wide_product(plane, (height + 2 * a.pad) * padded_width) +
              ((row + a.pad) * padded_width + a.pad + column + lane);
     };
-    // Lanes 1 to pad write the pad's columns on the left, the last ones but one those on the right: what they hold themselves
-    // where the pad reflects, else what the outermost lane holds.
+    // Lanes 1 to pad write the columns of the padding on the left, lanes 31 - pad to 30 those on the right. They write
+    // their own values for reflect padding, else the value of the outermost lane.
     const bool zero = a.pad_mode == PadMode::zero;
     const bool writes_left = lane >= 1 && lane <= a.pad && column == 0;
     const bool writes_right = lane <= 30 && lane >= 31 - a.pad && column + 32 * words >= width;
@@ -334,14 +340,14 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4)) forward_row
       }
       to += row_step * padded_width;
     }
-    // The rows that the pad shows: each lane reads again what it has written itself.
+    // Rows that the padding copies: each lane rereads what it has written itself.
     const int last_row = (first + left - 1) >> arguments.width_bits;  // of the tile
-    if (left > 0 && (arguments.rows.shows(row_0) || arguments.rows.shows(last_row))) {
+    if (left > 0 && (arguments.rows.contains(row_0) || arguments.rows.contains(last_row))) {
       rarely();
 #pragma unroll 1
       for (int at = 0; row_0 + at / unit_rows * row_step <= last_row; ++at) {
         const int y = row_0 + at / unit_rows * row_step + at % unit_rows;
-        if (!arguments.rows.shows(y)) continue;
+        if (!arguments.rows.contains(y)) continue;
         const PadTargets targets(y, height, a.pad, zero ? PadMode::replicate : a.pad_mode);
         const Storage* const from = place(y);
         const Storage nothing = narrowed<Storage>(0.0f);
@@ -362,38 +368,40 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4)) forward_row
 
 constexpr int sampled_vectors = tile_vectors / 4;
 
-// The most lanes that share a pixel. Where fewer do, the sums of this many lanes stay apart, until all sums of the block meet.
-template <bool phases>
-constexpr int lanes_apart = phases ? 8 : 4;
+// Number of lanes of a warp whose sums are kept separate until the sums of all warps are combined: the largest number
+// of lanes per pixel.
+template <bool pixel_shuffle>
+constexpr int separate_lanes = pixel_shuffle ? 8 : 4;
 
-// Sums over the lanes of a warp that hold other pixels of the same channels.
-template <bool phases, class Value, int count>
+// Sums over the lanes of a warp that hold different pixels of the same channels.
+template <bool pixel_shuffle, class Value, int count>
 __device__ inline void sum_over_pixels(Value (&values)[count]) {
 #pragma unroll
-  for (int offset = 16; offset >= lanes_apart<phases>; offset /= 2) {
+  for (int offset = 16; offset >= separate_lanes<pixel_shuffle>; offset /= 2) {
 #pragma unroll
     for (int k = 0; k < count; ++k) values[k] += __shfl_xor_sync(0xffffffffu, values[k], offset);
   }
 }
 
-// Where the sums of a lane's channels lie in shared.of_warps.
-template <bool phases, int C>
+// Returns the index of the sums of a lane's channels in shared.of_warps.
+template <bool pixel_shuffle, int C>
 __device__ inline int place_of_sums() {
-  const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % lanes_apart<phases>;
-  return static_cast<int>((warp * lanes_apart<phases> + lane) * C);
+  const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % separate_lanes<pixel_shuffle>;
+  return static_cast<int>((warp * separate_lanes<pixel_shuffle> + lane) * C);
 }
 
-// As sum_over_pixels, of each channel's sums, but at each step a lane keeps one half of its channels and gives the other, until it
-// has one. Returns this channel's number. Lanes that differ in the bits `same` have the same sums.
-template <bool phases, int channels, int offset = 16, int count>
-__device__ inline int keep_sums(float (&pivots)[count], float (&sums)[2 * count], int& same) {
-  if constexpr (offset < lanes_apart<phases>) {
+// Like sum_over_pixels for the sums of each channel, but at each step a lane keeps one half of its channels and passes
+// on the other, until one channel is left. Returns the index of that channel. Lanes that differ only in the bits `same`
+// have the same sums.
+template <bool pixel_shuffle, int channels, int offset = 16, int count>
+__device__ inline int distribute_sums(float (&pivots)[count], float (&sums)[2 * count], int& same) {
+  if constexpr (offset < separate_lanes<pixel_shuffle>) {
     return 0;
   } else if constexpr (channels == 1) {
     same |= offset;
     sums[0] += __shfl_xor_sync(0xffffffffu, sums[0], offset);
     sums[1] += __shfl_xor_sync(0xffffffffu, sums[1], offset);
-    return keep_sums<phases, 1, offset / 2>(pivots, sums, same);
+    return distribute_sums<pixel_shuffle, 1, offset / 2>(pivots, sums, same);
   } else {
     const bool upper = (threadIdx.x & offset) != 0;
 #pragma unroll
@@ -403,26 +411,26 @@ __device__ inline int keep_sums(float (&pivots)[count], float (&sums)[2 * count]
     }
 #pragma unroll
     for (int c = 0; c < channels / 2; ++c) pivots[c] = upper ? pivots[c + channels / 2] : pivots[c];
-    return (upper ? channels / 2 : 0) + keep_sums<phases, channels / 2, offset / 2>(pivots, sums, same);
+    return (upper ? channels / 2 : 0) + distribute_sums<pixel_shuffle, channels / 2, offset / 2>(pivots, sums, same);
   }
 }
 
-// The moments of the tile. `first_sums` are the sums of a thread's first vectors, and for_vectors(visit) calls visit(values) with
-// each of its `held` vectors and takes what visit makes of them: deviations from a pivot.
-template <class Storage, bool phases, class ForVectors>
+// Computes the moments of the tile. `first_sums` are the sums of a thread's first vectors. for_vectors(visit) calls
+// visit(values) with each of its `held` vectors and keeps the deviations from the pivot that visit stores in values.
+template <class Storage, bool pixel_shuffle, class ForVectors>
 __device__ inline void set_moments(const ForwardArguments& arguments, const Tile& tile, int held,
-                                   float (&first_sums)[lane_channels<Storage, phases>], const Shared& shared,
+                                   float (&first_sums)[lane_channels<Storage, pixel_shuffle>], const ForwardShared& shared,
                                    ForVectors for_vectors) {
-  constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C;
+  constexpr int N = vector_values<Storage>, C = lane_channels<Storage, pixel_shuffle>, of_channel = N / C;
   int counts[] = {held << 16 | (held < sampled_vectors ? held : sampled_vectors)};
-  sum_over_pixels<phases>(counts);
-  sum_over_pixels<phases>(first_sums);
+  sum_over_pixels<pixel_shuffle>(counts);
+  sum_over_pixels<pixel_shuffle>(first_sums);
   const float inverse = counts[0] > 0 ? __fdividef(1.0f, static_cast<float>(of_channel * (counts[0] & 0xffff))) : 0.0f;
   float pivots[C], sums[2 * C];
 #pragma unroll
   for (int c = 0; c < C; ++c) {
     pivots[c] = first_sums[c] * inverse;
-    sums[2 * c] = sums[2 * c + 1] = -0.0f;  // to add to it takes no instruction
+    sums[2 * c] = sums[2 * c + 1] = -0.0f;  // adding to -0 takes no instruction
   }
   for_vectors([&](float(&values)[N]) {
 #pragma unroll
@@ -434,17 +442,17 @@ __device__ inline void set_moments(const ForwardArguments& arguments, const Tile
     }
   });
   int same = 0;
-  const int channel = keep_sums<phases, C>(pivots, sums, same);
+  const int channel = distribute_sums<pixel_shuffle, C>(pivots, sums, same);
   if ((static_cast<int>(threadIdx.x) & same) == 0) {
-    shared.of_warps[place_of_sums<phases, C>() + channel] = {pivots[0], sums[0], sums[1],
-                                                                           static_cast<float>(of_channel * (counts[0] >> 16))};
+    shared.of_warps[place_of_sums<pixel_shuffle, C>() + channel] = {pivots[0], sums[0], sums[1],
+                                                             static_cast<float>(of_channel * (counts[0] >> 16))};
   }
   const Cover& cover = arguments.cover;
-  unite_warps(arguments, tile, block_warps * lanes_apart<phases> >> cover.lane_bits, cover.channels, shared);
+  unite_warps(arguments, tile, block_warps * separate_lanes<pixel_shuffle> >> cover.lane_bits, cover.channels, shared);
 }
 
-// The result of 4 pixels and a quarter of the channels, from 16 bytes of x with phases: one pixel of 4 lanes' channels, that of
-// phase threadIdx.x % 4.
+// Pixel shuffle. A lane has 16 bytes of x: 4 pixels (phases) of a quarter of the channels. Returns the channels of 4
+// adjacent lanes of one pixel: phase threadIdx.x % 4.
 template <class Storage>
 __device__ inline Vector exchange_phases(const float (&values)[vector_values<Storage>]) {
   constexpr int C = vector_values<Storage> / 4;
@@ -462,25 +470,26 @@ __device__ inline Vector exchange_phases(const float (&values)[vector_values<Sto
   return vector;
 }
 
-template <class Storage, bool phases, Mode mode, bool extra>
+template <class Storage, bool pixel_shuffle, Mode mode, bool extra>
 __global__ void __launch_bounds__(block_threads, resident_blocks(4 - (extra ? blocks_spared : 0)))
     forward_pixels(const __grid_constant__ ForwardArguments arguments) {
-  constexpr int N = vector_values<Storage>, C = lane_channels<Storage, phases>, of_channel = N / C;
+  constexpr int N = vector_values<Storage>, C = lane_channels<Storage, pixel_shuffle>, of_channel = N / C;
   constexpr bool about_pivot = mode == Mode::whole && sizeof(Storage) == sizeof(float);
-  // Vectors of 16-bit values wait in shared memory: unpacked ones, and the affines of their channels, take the registers.
+  // Vectors of 16-bit values are kept in shared memory: unpacked values and the affines of their channels occupy the
+  // registers.
   constexpr bool waits = sizeof(Storage) < sizeof(float);
-  constexpr bool ends = mode == Mode::whole || extra;  // loads by branches: predicates would stay in registers, to be used again
+  constexpr bool ends = mode == Mode::whole || extra;  // loads use branches: predicates would occupy registers until they are reused
   FASTMUNIT_FORWARD_SHARED(shared);
   if constexpr (mode == Mode::reduce) start_dependent_launch();
   const FusedNorm& a = arguments.map;
   const Cover& cover = arguments.cover;
-  const int halves = phases ? 1 : 0, height = static_cast<int>(a.height) >> halves, width = static_cast<int>(a.width) >> halves;
+  const int halves = pixel_shuffle ? 1 : 0, height = static_cast<int>(a.height) >> halves, width = static_cast<int>(a.width) >> halves;
   const Tile tile = tile_of(a, cover, height * width);
   const int thread = static_cast<int>(threadIdx.x), lane = cover.lane_of_pixel(thread), channels = static_cast<int>(a.channels);
   const int first = tile.first + cover.pixels_before(thread), step_bits = thread_bits - cover.lane_bits;
   const bool inside = lane * C < tile.channels && first < tile.end;
   int held = inside ? (tile.end - first + cover.step_pixels - 1) >> step_bits : 0;
-  // In bytes: the compiler would scale each offset anew.
+  // In bytes: otherwise the compiler scales each offset separately.
   const int value_pitch = channels * static_cast<int>(sizeof(Storage)), pixel_pitch = value_pitch * of_channel;
   const char* x = static_cast<const char*>(a.x) + tile.sample * arguments.sample_bytes + wide_product(first, pixel_pitch) +
                         (tile.channel + lane * C) * of_channel * static_cast<int>(sizeof(Storage));
@@ -494,11 +503,11 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4 - (extra ? bl
     }
   }
   if constexpr (mode == Mode::reduce) {
-    __syncthreads();  // else the compiler adds up the first values before it loads the others
+    __syncthreads();  // otherwise the compiler sums the first values before it loads the others
   } else {
-    load_coefficients(arguments, tile, shared);
+    load_parameters(arguments, tile, shared);
   }
-  // Of each thread: its vectors, then what the pad shows of its results.
+  // Per thread: its vectors, later those of its results that the padding copies.
   SMEM_ARRAY(Vector, waiting, tile_vectors * block_threads);
   unsigned waiting_place = static_cast<unsigned>(thread);
   forget(held);
@@ -518,7 +527,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4 - (extra ? bl
 #pragma unroll
       for (int k = 0; k < N; ++k) first_sums[k / of_channel] += values[k];
     }
-    set_moments<Storage, phases>(arguments, tile, held, first_sums, shared, [&](auto visit) {
+    set_moments<Storage, pixel_shuffle>(arguments, tile, held, first_sums, shared, [&](auto visit) {
 #pragma unroll
       for (int u = 0; u < tile_vectors; ++u) {
         if (held <= u) break;
@@ -530,10 +539,10 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4 - (extra ? bl
     });
   }
   if constexpr (mode == Mode::reduce) {
-    keep_moments(arguments, tile, shared.moments);
+    write_moments(arguments, tile, shared.moments);
   } else {
     const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
-    // A place that nothing else uses any more, or not yet.
+    // Memory that is not in use at this point.
     TileMoments* const gathered = waits ? reinterpret_cast<TileMoments*>(shared.of_warps) : reinterpret_cast<TileMoments*>(waiting);
     set_affines<mode, false>(arguments, tile, shared, blocks, gathered);
     PlaneAffine affines[C];
@@ -544,7 +553,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4 - (extra ? bl
       float moved[C];
 #pragma unroll
       for (int c = 0; c < C; ++c) {
-        moved[c] = shared.of_warps[place_of_sums<phases, C>() + c].pivot - affines[c].center;
+        moved[c] = shared.of_warps[place_of_sums<pixel_shuffle, C>() + c].pivot - affines[c].center;
         infinite = infinite || std::isinf(affines[c].scale);
         affines[c].center = 0.0f;
       }
@@ -563,13 +572,13 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4 - (extra ? bl
         for (int c = 0; c < C; ++c) affines[c].shift += moved[c] * affines[c].scale;
       }
     }
-    const int padded_width = static_cast<int>(a.width) + 2 * a.pad, phase = phases ? thread % 4 : 0;
-    const int channel = tile.channel + (phases ? lane / 4 * N : lane * C);
+    const int padded_width = static_cast<int>(a.width) + 2 * a.pad, phase = pixel_shuffle ? thread % 4 : 0;
+    const int channel = tile.channel + (pixel_shuffle ? lane / 4 * N : lane * C);
     char* padded = static_cast<char*>(a.padded) + tile.sample * arguments.padded_bytes +
                          wide_product(a.pad * (padded_width + 1), value_pitch) + channel * static_cast<int>(sizeof(Storage));
     forget(padded);
     const Storage* residual = nullptr;
-    if constexpr (extra && !phases) {
+    if constexpr (extra && !pixel_shuffle) {
       if (a.residual.data != nullptr) {
         residual = static_cast<const Storage*>(a.residual.data) + tile.sample * a.residual.sample_stride + channel;
       }
@@ -579,17 +588,17 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4 - (extra ? bl
     };
     const auto place = [&](int u, int& row, int& column) {
       const int pixel = first + u * cover.step_pixels;
-      row = cover.by_width.quotient(phases ? 2 * pixel : pixel);
+      row = cover.by_width.quotient(pixel_shuffle ? 2 * pixel : pixel);
       column = pixel - row * width;
-      if constexpr (phases) {
+      if constexpr (pixel_shuffle) {
         row = 2 * row + phase / 2;
         column = 2 * column + phase % 2;
       }
     };
-    unsigned shown = 0;
+    unsigned padded_vectors = 0;  // a bit for each vector that the padding copies
 #pragma unroll
     for (int u = 0; u < tile_vectors; ++u) {
-      if (phases ? u >= cover.steps : u >= held) break;
+      if (pixel_shuffle ? u >= cover.steps : u >= held) break;
       int row, column;
       place(u, row, column);
       float values[N];
@@ -600,7 +609,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4 - (extra ? bl
         const float deviation = about_pivot ? values[k] : values[k] - affine.center;
         values[k] = activated<extra>(arguments, deviation * affine.scale + affine.shift);
       }
-      if constexpr (extra && !phases) {
+      if constexpr (extra && !pixel_shuffle) {
         if (residual != nullptr) {
           float added[N];
           const std::int64_t from = row * a.residual.row_stride + column * a.residual.column_stride;
@@ -609,20 +618,20 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4 - (extra ? bl
           for (int k = 0; k < N; ++k) values[k] += added[k];
         }
       }
-      const Vector result = phases ? exchange_phases<Storage>(values) : pack<Storage>(values);
-      if (phases && held <= u) continue;
+      const Vector result = pixel_shuffle ? exchange_phases<Storage>(values) : pack<Storage>(values);
+      if (pixel_shuffle && held <= u) continue;
       st_plain(at(row, column), result);
-      if (arguments.rows.shows(row) || arguments.columns.shows(column)) {
+      if (arguments.rows.contains(row) || arguments.columns.contains(column)) {
         waiting[u * block_threads + thread] = result;
-        shown |= 1u << u;
+        padded_vectors |= 1u << u;
       }
     }
-    // What the pad shows has a loop of its own: that code is long and seldom runs.
-    if (shown != 0) {
+    // The padding is written by a separate loop, as this code is long and rarely runs.
+    if (padded_vectors != 0) {
       rarely();
 #pragma unroll 1
-      for (; shown != 0; shown &= shown - 1) {
-        const int u = __ffs(static_cast<int>(shown)) - 1;
+      for (; padded_vectors != 0; padded_vectors &= padded_vectors - 1) {
+        const int u = __ffs(static_cast<int>(padded_vectors)) - 1;
         int row, column;
         place(u, row, column);
         const Vector result = a.pad_mode == PadMode::zero ? Vector{} : waiting[u * block_threads + thread];
@@ -635,7 +644,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(4 - (extra ? bl
 
 // --- Every other map --------------------------------------------------------------------------------------------------
 
-// A value of a map; `at` counts values.
+// Loads or stores one value of a map; `at` is its index.
 __device__ inline float load_any(const void* map, std::int64_t at, DataType dtype) {
   if (dtype == DataType::float32) return ld_global(static_cast<const float*>(map) + at);
   if (dtype == DataType::bfloat16) return widen(ld_global(static_cast<const __nv_bfloat16*>(map) + at));
@@ -651,8 +660,8 @@ __device__ inline void store_any(void* map, std::int64_t at, DataType dtype, flo
   }
 }
 
-// The moments of one channel, or of the whole tile, from sums of each thread: add(center, deviations, squares) once their center is
-// known.
+// Computes the moments per channel, or of the whole tile, from the sums of each thread. Calls add(center, deviations,
+// squares) once the center is known.
 template <class Add>
 __device__ inline void set_moments_of_lanes(float sum, float count, int lanes, float* scratch, float* sums, TileMoments* moments,
                                             Add add) {
@@ -663,15 +672,15 @@ __device__ inline void set_moments_of_lanes(float sum, float count, int lanes, f
   add(center, both[0], both[1]);
   lane_sums(both, lanes, scratch, sums);
   const int at = 2 * (thread & (lanes - 1));
-  if (thread < most_channels) moments[thread] = moments_about(center, sums[at], sums[at + 1], count);
+  if (thread < max_channels) moments[thread] = moments_about(center, sums[at], sums[at + 1], count);
 }
 
-// Value by value, in either layout: a thread keeps its values in shared memory of its own.
+// Value by value, in either layout. Each thread keeps its values in its own part of shared memory.
 template <Mode mode>
 __global__ void __launch_bounds__(block_threads, resident_blocks(3)) forward_any(const __grid_constant__ ForwardArguments arguments) {
   FASTMUNIT_FORWARD_SHARED(shared);
-  SMEM_ARRAY(float, scratch, block_warps * most_lane_sums);
-  SMEM_ARRAY(float, sums, most_lane_sums);
+  SMEM_ARRAY(float, scratch, block_warps * max_lane_sums);
+  SMEM_ARRAY(float, sums, max_lane_sums);
   SMEM_ARRAY(float, tile_shared, block_threads * tile_values);
   if constexpr (mode == Mode::reduce) start_dependent_launch();
   const FusedNorm& a = arguments.map;
@@ -682,11 +691,11 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) forward_any
   const bool inside = lane < tile.channels, nchw = a.layout == Layout::nchw;
   const int end = inside ? tile.end : tile.first;
   const std::int64_t pixels = static_cast<std::int64_t>(height) * width, channels = a.channels, c = tile.channel + lane;
-  const std::int64_t pixel_pitch = nchw ? 1 : channels * (a.phases ? 4 : 1);
-  const std::int64_t x = tile.sample * channels * pixels + (nchw ? c * pixels : c * (a.phases ? 4 : 1));
+  const std::int64_t pixel_pitch = nchw ? 1 : channels * (a.pixel_shuffle ? 4 : 1);
+  const std::int64_t x = tile.sample * channels * pixels + (nchw ? c * pixels : c * (a.pixel_shuffle ? 4 : 1));
   float* const mine = tile_shared + thread;
   const auto place = [&](int pixel) {
-    if (!a.phases) return pixel * pixel_pitch;
+    if (!a.pixel_shuffle) return pixel * pixel_pitch;
     const int row = cover.by_width.quotient(pixel), column = pixel - row * width, phase = 2 * (row & 1) + (column & 1);
     return ((row >> 1) * (width >> 1) + (column >> 1)) * pixel_pitch + (nchw ? phase * (pixels / 4) : phase);
   };
@@ -700,7 +709,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) forward_any
     const int pixel = first + u * cover.step_pixels;
     if (pixel < end) mine[u * block_threads] = load_any(a.x, x + place(pixel), a.dtype);
   }
-  if constexpr (mode != Mode::reduce) load_coefficients(arguments, tile, shared);
+  if constexpr (mode != Mode::reduce) load_parameters(arguments, tile, shared);
   if constexpr (mode != Mode::apply) {
     const bool layer = a.statistics == Statistics::layer;
     const float count = static_cast<float>(tile.end - tile.first) * (layer ? static_cast<float>(tile.channels) : 1.0f);
@@ -715,7 +724,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) forward_any
                          });
   }
   if constexpr (mode == Mode::reduce) {
-    keep_moments(arguments, tile, shared.moments);
+    write_moments(arguments, tile, shared.moments);
   } else {
     const Blocks blocks(mode == Mode::whole ? cover.cluster : 1);
     set_affines<mode, false>(arguments, tile, shared, blocks, reinterpret_cast<TileMoments*>(shared.of_warps));
@@ -732,7 +741,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) forward_any
         z += load_any(a.residual.data, residual + row * a.residual.row_stride + column * a.residual.column_stride, a.dtype);
       }
       store_any(a.padded, padded + (row * padded_width + column) * pitch, a.dtype, z);
-      if (arguments.rows.shows(row) || arguments.columns.shows(column)) {
+      if (arguments.rows.contains(row) || arguments.columns.contains(column)) {
         rarely();
         const float shown = a.pad_mode == PadMode::zero ? 0.0f : z;
         for_pad_targets(a, row, column, [&](int to_row, int to_column) {
@@ -746,8 +755,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(3)) forward_any
 
 // --- Between reduce and apply -----------------------------------------------------------------------------------------
 
-// The moments of every `step`-th tile of a group from `first` on. Sums of differences from the first one's mean keep their
-// digits: where that is far from the others, the squares are as large.
+// Returns the moments of every `step`-th tile of a group, starting at `first`. Sums of differences from the mean of the
+// first tile keep their digits: if that mean is far from the others, the sum of squares is as large.
 __device__ inline TileMoments union_of_tiles(const TileMoments* tiles, int first, int step, int count) {
   if (first >= count) return {0.0f, 0.0f, 0.0f, 0.0f};
   const TileMoments begin = ld_global(tiles + first);
@@ -764,12 +773,12 @@ __device__ inline TileMoments union_of_tiles(const TileMoments* tiles, int first
   return moments_about(begin.center, differences, squares, total);
 }
 
-__device__ inline PlaneAffine affine_of_channel(const FusedNorm& a, const Group& group, std::int64_t n, std::int64_t c) {
-  return plane_affine(group, coefficient(a.weight, n, c, 1.0), coefficient(a.bias, n, c, 0.0));
+__device__ inline PlaneAffine affine_of_channel(const FusedNorm& a, const NormStats& stats, std::int64_t n, std::int64_t c) {
+  return plane_affine(stats, parameter_value(a.weight, n, c, 1.0), parameter_value(a.bias, n, c, 0.0));
 }
 
-// The statistics of groups, and the affines of their channels, from the moments of tiles: a warp for each plane, or, in MUNIT's
-// layer norm, a block for each sample.
+// Computes the statistics of groups, and the affines of their channels, from the moments of tiles: one warp per plane
+// or, for MUNIT's layer norm, one block per sample.
 __global__ void __launch_bounds__(block_threads) combine_moments(const __grid_constant__ ForwardArguments arguments) {
   SMEM_ARRAY(TileMoments, of_warps, block_warps);
   SMEM_ARRAY(Doubles, sample, 1);
@@ -782,10 +791,10 @@ __global__ void __launch_bounds__(block_threads) combine_moments(const __grid_co
     if (group >= a.batch * a.channels) return;
     const TileMoments all = union_of_lanes<32>(union_of_tiles(arguments.partials + group * count, lane, 32, count));
     if (lane != 0) return;
-    const Group of = group_of(a, arguments.cover, all);
-    write_group(a, group, of);
+    const NormStats stats = norm_stats_of(a, arguments.cover, all);
+    write_stats(a, group, stats);
     const std::int64_t n = group / a.channels;
-    st_plain(arguments.affines + group, affine_of_channel(a, of, n, group - n * a.channels));
+    st_plain(arguments.affines + group, affine_of_channel(a, stats, n, group - n * a.channels));
     return;
   }
   const std::int64_t n = blockIdx.x;
@@ -796,15 +805,15 @@ __global__ void __launch_bounds__(block_threads) combine_moments(const __grid_co
     const TileMoments none = {0.0f, 0.0f, 0.0f, 0.0f};
     const TileMoments all = union_of_lanes<block_warps>(lane < block_warps ? of_warps[lane] : none);
     if (lane == 0) {
-      const Group of = group_of(a, arguments.cover, all);
-      write_group(a, n, of);
-      *sample = {{of.mean, of.rstd}};
+      const NormStats stats = norm_stats_of(a, arguments.cover, all);
+      write_stats(a, n, stats);
+      *sample = {{stats.mean, stats.rstd}};
     }
   }
   __syncthreads();
-  const Group of = {sample->values[0], sample->values[1]};
+  const NormStats stats = {sample->values[0], sample->values[1]};
   for (std::int64_t c = thread; c < a.channels; c += block_threads) {
-    st_plain(arguments.affines + n * a.channels + c, affine_of_channel(a, of, n, c));
+    st_plain(arguments.affines + n * a.channels + c, affine_of_channel(a, stats, n, c));
   }
 }
 

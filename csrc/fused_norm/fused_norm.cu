@@ -5,7 +5,7 @@
 namespace fastmunit::cuda::norm {
 namespace {
 
-// Kernels with `extra` know leaky relu and a residual.
+// Returns true if the call needs kernels with `extra`, which support leaky relu and a residual.
 bool needs_extra(const FusedNorm& a) { return a.residual.data != nullptr || a.activation == Activation::leaky_relu; }
 
 template <class Storage, int words, Mode mode>
@@ -13,9 +13,9 @@ auto rows_kernel(const FusedNorm& a) {
   return needs_extra(a) ? forward_rows<Storage, words, mode, true> : forward_rows<Storage, words, mode, false>;
 }
 
-template <class Storage, bool phases, Mode mode>
+template <class Storage, bool pixel_shuffle, Mode mode>
 auto pixels_kernel(const FusedNorm& a) {
-  return needs_extra(a) ? forward_pixels<Storage, phases, mode, true> : forward_pixels<Storage, phases, mode, false>;
+  return needs_extra(a) ? forward_pixels<Storage, pixel_shuffle, mode, true> : forward_pixels<Storage, pixel_shuffle, mode, false>;
 }
 
 template <class Storage, Mode mode>
@@ -23,10 +23,10 @@ auto kernel_of(const FusedNorm& a, const Plan& plan) {
   if (plan.kernel == Kernel::any) return forward_any<mode>;
   if constexpr (mode == Mode::reduce) {
     if (plan.kernel == Kernel::rows) return forward_rows<Storage, unit_words, mode, false>;
-    return a.phases ? forward_pixels<Storage, true, mode, false> : forward_pixels<Storage, false, mode, false>;
+    return a.pixel_shuffle ? forward_pixels<Storage, true, mode, false> : forward_pixels<Storage, false, mode, false>;
   } else {
     if (plan.kernel == Kernel::pixels) {
-      return a.phases ? pixels_kernel<Storage, true, mode>(a) : pixels_kernel<Storage, false, mode>(a);
+      return a.pixel_shuffle ? pixels_kernel<Storage, true, mode>(a) : pixels_kernel<Storage, false, mode>(a);
     }
     if (a.width == 32) return rows_kernel<Storage, 1, mode>(a);
     return a.width == 64 ? rows_kernel<Storage, 2, mode>(a) : rows_kernel<Storage, unit_words, mode>(a);
@@ -42,8 +42,8 @@ const char* run(const FusedNorm& a, const Plan& plan, const Device& device, Work
                                 nullptr,
                                 nullptr,
                                 plan.tiles_of_group(a),
-                                Border(Reach(a, static_cast<int>(a.height))),
-                                Border(Reach(a, static_cast<int>(a.width))),
+                                CompactPadSources(PadSources(a, static_cast<int>(a.height))),
+                                CompactPadSources(PadSources(a, static_cast<int>(a.width))),
                                 channel_bytes * a.height * a.width,
                                 channel_bytes * (a.height + 2 * a.pad) * (a.width + 2 * a.pad)};
   arguments.floor = a.activation == Activation::relu ? 0.0f : -std::numeric_limits<float>::infinity();
@@ -54,9 +54,9 @@ const char* run(const FusedNorm& a, const Plan& plan, const Device& device, Work
     return launch(kernel_of<Storage, Mode::whole>(a, plan), shape_of(plan, plan.cluster), stream, arguments);
   }
   const std::int64_t moments = 2 * plan.groups(a) * arguments.tiles_of_group;
-  double* const room = workspace.allocate(moments + (3 * a.batch * a.channels + 1) / 2, workspace.context);
-  arguments.partials = reinterpret_cast<TileMoments*>(room);
-  arguments.affines = reinterpret_cast<PlaneAffine*>(room + moments);
+  double* const memory = workspace.allocate(moments + (3 * a.batch * a.channels + 1) / 2, workspace.context);
+  arguments.partials = reinterpret_cast<TileMoments*>(memory);
+  arguments.affines = reinterpret_cast<PlaneAffine*>(memory + moments);
   if (const char* error = launch(kernel_of<Storage, Mode::reduce>(a, plan), shape_of(plan), stream, arguments)) return error;
   const std::int64_t groups = plan.groups(a);
   const std::int64_t blocks = a.statistics == Statistics::layer ? groups : (groups + block_warps - 1) / block_warps;
@@ -68,11 +68,11 @@ const char* run(const FusedNorm& a, const Plan& plan, const Device& device, Work
   return launch(kernel_of<Storage, Mode::apply>(a, plan), shape, stream, arguments);
 }
 
-// Whether kernel `pixels` takes the map. What four threads exchange is rounded already, so nothing can be added to it. Bytes between
-// a thread's vectors are counted in 32 bits.
+// Returns true if kernel `pixels` supports the map. With pixel shuffle, threads exchange values that are already
+// rounded, so no residual can be added. The distance between a thread's vectors, in bytes, must fit in 32 bits.
 bool all_take_vectors(const FusedNorm& a) {
   return a.channels < 1 << 19 && takes_vectors(a.x, a) && takes_vectors(a.padded, a) && takes_vectors(a.residual, a) &&
-         !(a.phases && a.residual.data != nullptr);
+         !(a.pixel_shuffle && a.residual.data != nullptr);
 }
 
 }  // namespace

@@ -5,32 +5,32 @@
 namespace fastmunit::cuda::norm {
 namespace {
 
-template <class Storage, Mode mode, Abilities abilities>
+template <class Storage, Mode mode, Features features>
 auto rows_kernel(const FusedNormBackward& a) {
   switch (words_of_row(a)) {
     case 1:
-      return backward_rows<Storage, 1, mode, abilities>;
+      return backward_rows<Storage, 1, mode, features>;
     case 2:
-      return backward_rows<Storage, 2, mode, abilities>;
+      return backward_rows<Storage, 2, mode, features>;
     case 4:
-      return backward_rows<Storage, 4, mode, abilities>;
+      return backward_rows<Storage, 4, mode, features>;
     case 8:
-      return backward_rows<Storage, 8, mode, abilities>;
+      return backward_rows<Storage, 8, mode, features>;
     default:
-      return backward_rows<Storage, largest_row_words, mode, abilities>;
+      return backward_rows<Storage, largest_row_words, mode, features>;
   }
 }
 
-template <class Storage, Mode mode, Abilities abilities>
+template <class Storage, Mode mode, Features features>
 auto kernel_with(const FusedNormBackward& a, const Plan& plan) {
   if constexpr (sizeof(Storage) == sizeof(float)) {
-    if (plan.kernel == Kernel::rows) return rows_kernel<Storage, mode, abilities>(a);
+    if (plan.kernel == Kernel::rows) return rows_kernel<Storage, mode, features>(a);
   }
-  return a.phases ? backward_pixels<Storage, true, mode, abilities> : backward_pixels<Storage, false, mode, abilities>;
+  return a.pixel_shuffle ? backward_pixels<Storage, true, mode, features> : backward_pixels<Storage, false, mode, features>;
 }
 
-// Whether kernels of few abilities do.
-bool takes_few(const FusedNormBackward& a) {
+// Returns true if the call uses only common features.
+bool is_common(const FusedNormBackward& a) {
   return a.activation != Activation::leaky_relu && a.statistics != Statistics::none && a.dresidual == nullptr &&
          (a.dpadded.data == nullptr || a.dinterior.data == nullptr) && (a.pad_mode != PadMode::replicate || a.pad <= 1);
 }
@@ -38,18 +38,18 @@ bool takes_few(const FusedNormBackward& a) {
 template <class Storage, Mode mode>
 auto kernel_of(const FusedNormBackward& a, const Plan& plan) {
   if (plan.kernel == Kernel::any) return backward_any<Storage, mode>;
-  return takes_few(a) ? kernel_with<Storage, mode, Abilities::few>(a, plan) : kernel_with<Storage, mode, Abilities::all>(a, plan);
+  return is_common(a) ? kernel_with<Storage, mode, Features::common>(a, plan) : kernel_with<Storage, mode, Features::all>(a, plan);
 }
 
-bool wants_coefficients(const FusedNormBackward& a) { return a.dweight.data != nullptr || a.dbias.data != nullptr; }
+bool needs_parameter_gradients(const FusedNormBackward& a) { return a.dweight.data != nullptr || a.dbias.data != nullptr; }
 
-// Whether a plane's sums are all that the gradients of its channel's coefficients take.
+// Returns true if the gradients of weight and bias depend on the sums of one plane each.
 bool of_single_planes(const FusedNormBackward& a) {
-  const auto is_of_plane = [&](const CoefficientsGradient& of) { return of.data == nullptr || of.of_each_sample || a.batch == 1; };
+  const auto is_of_plane = [&](const ParameterGradient& to) { return to.data == nullptr || to.per_sample || a.batch == 1; };
   return is_of_plane(a.dweight) && is_of_plane(a.dbias);
 }
 
-// A map whose planes have `pad` more pixels on each side than those of x.
+// Returns the Upstream of a gradient that has `pad` more pixels on each side than x.
 Upstream upstream_of(const FusedNormBackward& a, const StridedMap& map, int pad) {
   if (map.data == nullptr) return {};
   const std::int64_t bytes = value_bytes(a.dtype), offset = pad * (map.row_stride + map.column_stride);
@@ -57,7 +57,7 @@ Upstream upstream_of(const FusedNormBackward& a, const StridedMap& map, int pad)
           static_cast<int>(bytes * map.row_stride), static_cast<int>(bytes * map.column_stride)};
 }
 
-// Whether Upstream holds its strides.
+// Returns true if the strides fit in Upstream.
 bool fits(const StridedMap& map) {
   constexpr std::int64_t limit = INT32_MAX / 4;
   return map.data == nullptr || (map.row_stride <= limit && map.column_stride <= limit);
@@ -68,16 +68,16 @@ BackwardArguments arguments_of(const FusedNormBackward& a, const Plan& plan) {
                         (a.statistics == Statistics::layer ? static_cast<double>(a.channels) : 1.0);
   const bool has_padded = a.dpadded.data != nullptr;
   const bool folds = has_padded && a.pad > 0 && a.pad_mode != PadMode::zero;
-  const auto reach = [&](std::int64_t axis) {
-    const Reach of_pixels(a, static_cast<int>(axis), folds);
-    return plan.kernel == Kernel::pixels && a.phases ? of_pixels.of_pairs() : of_pixels;
+  const auto sources = [&](std::int64_t axis) {
+    const PadSources of_pixels(a, static_cast<int>(axis), folds);
+    return plan.kernel == Kernel::pixels && a.pixel_shuffle ? of_pixels.of_pairs() : of_pixels;
   };
   return {a,
           has_padded ? upstream_of(a, a.dpadded, a.pad) : upstream_of(a, a.dinterior, 0),
           has_padded ? upstream_of(a, a.dinterior, 0) : Upstream{},
-          Beside(a, folds),
-          reach(a.height),
-          reach(a.width),
+          PadColumnLanes(a, folds),
+          sources(a.height),
+          sources(a.width),
           plan.split,
           false,
           Cover(plan, a),
@@ -90,12 +90,12 @@ BackwardArguments arguments_of(const FusedNormBackward& a, const Plan& plan) {
           plan.tiles_of_group(a)};
 }
 
-// Launches a call's kernels one after the other.
+// Launches the kernels of a call one after the other.
 template <class Storage>
 class Launches {
  public:
-  Launches(const FusedNormBackward& of, const Plan& its_plan, const Device& gpu, Workspace workspace, void* on)
-      : a(of), plan(its_plan), device(gpu), stream(on), arguments(arguments_of(of, its_plan)) {
+  Launches(const FusedNormBackward& call, const Plan& call_plan, const Device& gpu, Workspace workspace, void* cuda_stream)
+      : a(call), plan(call_plan), device(gpu), stream(cuda_stream), arguments(arguments_of(call, call_plan)) {
     allocate(workspace);
   }
 
@@ -107,34 +107,34 @@ class Launches {
       shape.dependent = device.dependent_launches;
       return launch(kernel_of<Storage, Mode::apply>(a, plan), shape, stream, arguments);
     }
-    const bool sums_up = a.statistics != Statistics::none || wants_coefficients(a);
-    if (!sums_up) return launch(kernel_of<Storage, Mode::apply>(a, plan), shape_of(plan), stream, arguments);
+    const bool needs_sums = a.statistics != Statistics::none || needs_parameter_gradients(a);
+    if (!needs_sums) return launch(kernel_of<Storage, Mode::apply>(a, plan), shape_of(plan), stream, arguments);
     const LaunchShape shape = shape_of(plan, plan.cluster);
     if (const char* error = launch(kernel_of<Storage, Mode::whole>(a, plan), shape, stream, arguments)) return error;
     return arguments.of_planes != nullptr ? combine(true) : nullptr;
   }
 
-  // The gradients of coefficients alone, of no samples.
-  const char* run_without_samples() const { return wants_coefficients(a) ? combine(false) : nullptr; }
+  // For an empty batch: writes only the gradients of weight and bias.
+  const char* run_without_samples() const { return needs_parameter_gradients(a) ? combine(false) : nullptr; }
 
  private:
   void allocate(Workspace workspace) {
     const bool layer = a.statistics == Statistics::layer, instance = a.statistics == Statistics::instance;
-    arguments.writes_coefficients = instance && wants_coefficients(a) && of_single_planes(a);
+    arguments.writes_parameter_gradients = instance && needs_parameter_gradients(a) && of_single_planes(a);
     const bool instance_split = plan.split && instance;
     const bool keeps_planes = instance_split || sums_channels();
     const std::int64_t planes = keeps_planes ? a.batch * a.channels * plan.tiles : 0;
     const std::int64_t groups = plan.split ? plan.groups(a) : 0, tiles = layer ? groups * arguments.tiles_of_group : 0;
     if (planes + groups == 0) return;
-    // Sums and lines are two floats each.
-    double* const room = workspace.allocate(planes + tiles + groups, workspace.context);
-    if (planes > 0) arguments.of_planes = reinterpret_cast<TileSums*>(room);
-    if (plan.split) arguments.of_groups = reinterpret_cast<TileSums*>(instance_split ? room : room + planes);
-    arguments.lines = reinterpret_cast<GroupLine*>(room + planes + tiles);
+    // Sums and coefficients are two floats each.
+    double* const memory = workspace.allocate(planes + tiles + groups, workspace.context);
+    if (planes > 0) arguments.of_planes = reinterpret_cast<TileSums*>(memory);
+    if (plan.split) arguments.of_groups = reinterpret_cast<TileSums*>(instance_split ? memory : memory + planes);
+    arguments.coefficients = reinterpret_cast<GroupCoefficients*>(memory + planes + tiles);
   }
 
-  // Whether backward_combine gives the gradients of coefficients.
-  bool sums_channels() const { return wants_coefficients(a) && !arguments.writes_coefficients; }
+  // Returns true if backward_combine computes the gradients of weight and bias.
+  bool sums_channels() const { return needs_parameter_gradients(a) && !arguments.writes_parameter_gradients; }
 
   const char* combine(bool after_another) const {
     const std::int64_t groups = plan.split ? plan.groups(a) : 0;
@@ -152,11 +152,10 @@ class Launches {
   BackwardArguments arguments;
 };
 
-// Whether all maps take vectors, and kernel `pixels` holds the bytes of a step in 32 bits.
+// Returns true if all maps take vectors and the size of a step of kernel `pixels`, in bytes, fits in 32 bits.
 bool all_take_vectors(const FusedNormBackward& a) {
   return a.channels <= 1 << 20 && takes_vectors(a.x, a) && takes_vectors(a.dx, a) && takes_vectors(a.dresidual, a) &&
-         takes_vectors(a.dpadded, a) &&
-         takes_vectors(a.dinterior, a);
+         takes_vectors(a.dpadded, a) && takes_vectors(a.dinterior, a);
 }
 
 }  // namespace
@@ -167,7 +166,7 @@ namespace fastmunit::cuda {
 const char* fused_norm_backward(const FusedNormBackward& a, const Device& device, Workspace workspace, void* stream) {
   if (const char* error = norm::refusal(a)) return error;
   if (!norm::fits(a.dpadded) || !norm::fits(a.dinterior)) return "expected gradients whose rows are less than 2^29 values apart";
-  constexpr int maps = 2;  // of a tile
+  constexpr int maps = 2;  // per tile: x and the gradient
   const norm::Plan plan = norm::Planner(a, device, norm::all_take_vectors(a), maps).plan();
   if (plan.blocks > INT32_MAX) return "x is too large for one launch";
   return with_storage(a.dtype, [&](auto type) {

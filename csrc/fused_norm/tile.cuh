@@ -1,5 +1,5 @@
-// What the CUDA kernels of fused_norm share: a block's tile, 16 bytes of channels, the activation, coefficients, and the moments
-// of tiles and groups.
+// Shared by the forward and backward CUDA kernels of fused_norm: tiles, 16-byte vectors, parameters, padding, sums over
+// a block and the moments of tiles and groups.
 #pragma once
 
 #include "common/pad_index.h"
@@ -12,15 +12,15 @@ namespace fastmunit::cuda::norm {
 
 // --- Tiles ------------------------------------------------------------------------------------------------------------
 
-// What kernels know of a launch beside the map.
+// The parts of a launch plan that kernels use, with precomputed divisions.
 struct Cover {
   Division by_tiles, by_slices, by_width;  // width of the result
   int lanes, channels, slices, step_pixels, steps, tiles, cluster;
-  unsigned in_order[2] = {0x3210, 0x3210};  // of repacked: different numbers for two uses
-  int lane_bits = 0;  // lanes is 2 to the power of this
-  double share;  // of a squared deviation in the variance of its group
+  unsigned in_order[2] = {0x3210, 0x3210};  // arguments of repacked: separate values for two uses
+  int lane_bits = 0;  // lanes == 1 << lane_bits
+  double share;  // weight of a squared deviation in the variance of its group
 
-  // Of a block's thread: which of the lanes of its pixel it is, and how many pixels lie before that one.
+  // The lane of a thread within its pixel, and the number of pixels before that pixel in a step.
   __device__ int lane_of_pixel(int thread) const { return thread & (lanes - 1); }
   __device__ int pixels_before(int thread) const { return thread >> lane_bits; }
 
@@ -47,16 +47,17 @@ inline LaunchShape shape_of(const Plan& plan, int cluster = 1) {
   return shape;
 }
 
-constexpr int most_channels = 32;  // of a slice
+constexpr int max_channels = 32;  // per slice
 
-// By how many blocks per multiprocessor the largest kernels stay below the others, where the compiler would spill registers.
+// The number of resident blocks by which the launch bounds of the largest kernels are reduced where the compiler would
+// otherwise spill registers.
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ == 1200)
 constexpr int blocks_spared = 1;
 #else
 constexpr int blocks_spared = 0;
 #endif
 
-// The tile of a block: pixels [first, end) of a plane, in all channels [channel, channel + channels) of a sample.
+// The tile of a block: pixels [first, end) of channels [channel, channel + channels) of a sample.
 struct Tile {
   int sample, channel, channels, slice, index, first, end;
 };
@@ -75,19 +76,19 @@ __device__ inline Tile tile_of(const FusedNormOptions& a, const Cover& cover, in
   return tile;
 }
 
-// The first group of a tile: the others are those of its next channels.
+// Returns the group of the first channel of a tile. For instance norm, the next channels are the next groups.
 __device__ inline std::int64_t group_of_tile(const FusedNormOptions& a, const Tile& tile) {
   const std::int64_t sample = tile.sample;
   return a.statistics == Statistics::layer ? sample : sample * a.channels + tile.channel;
 }
-// The tile's number among those of its groups.
+// Returns the index of the tile among the tiles of its groups.
 __device__ inline int number_in_group(const FusedNormOptions& a, const Cover& cover, const Tile& tile) {
   return a.statistics == Statistics::layer ? tile.slice * cover.tiles + tile.index : tile.index;
 }
 
 // --- Values -----------------------------------------------------------------------------------------------------------
 
-// 16 bytes of values in the registers that they were loaded into.
+// 16 bytes of packed values.
 struct alignas(16) Vector {
   unsigned words[4];
 };
@@ -97,7 +98,7 @@ __device__ inline __nv_bfloat162 narrowed_pair(float first, float second, __nv_b
 }
 __device__ inline __half2 narrowed_pair(float first, float second, __half) { return __floats2half2_rn(first, second); }
 
-// The two values of a word, without taking the word apart: its halves would take two registers.
+// Widens the two values of a word without splitting it: its halves would occupy two registers.
 __device__ inline void widen_pair(unsigned word, float& first, float& second, __nv_bfloat16) {
   const unsigned bits[] = {word << 16, word & 0xffff0000u};
   memcpy(&first, &bits[0], sizeof(first));
@@ -120,8 +121,8 @@ __device__ inline void unpack(const Vector& vector, float (&values)[vector_value
   }
 }
 
-// The same 16 bytes. `in_order` is 0x3210, which the compiler does not know: it unpacks what comes from here anew instead of
-// keeping the values of the unpacking before, which take twice as many registers.
+// Returns the same 16 bytes. `in_order` is 0x3210, which the compiler does not know. It therefore unpacks the result
+// again instead of keeping previously unpacked values, which occupy twice as many registers.
 template <class Storage>
 __device__ inline Vector repacked(const Vector& vector, unsigned in_order) {
   if constexpr (sizeof(Storage) == 4) {
@@ -149,7 +150,7 @@ __device__ inline Vector pack(const float (&values)[vector_values<Storage>]) {
   return vector;
 }
 
-// Exchanges words between 4 neighboring lanes: word i of lane j becomes word j of lane i.
+// Transposes words between 4 adjacent lanes: word i of lane j becomes word j of lane i.
 __device__ inline void transpose(unsigned (&words)[4]) {
   const int lane = static_cast<int>(threadIdx.x);
 #pragma unroll
@@ -168,67 +169,68 @@ __device__ inline void transpose(unsigned (&words)[4]) {
   }
 }
 
-// What a thread of kernel `pixels` holds of a pixel: with phases the 4 pixels of the result that lie in one of x, of a quarter
-// as many channels.
-template <class Storage, bool phases>
-constexpr int lane_channels = vector_values<Storage> / (phases ? 4 : 1);
+// Number of channels per thread of kernel `pixels`. With pixel shuffle, a vector of x holds 4 pixels of a quarter as
+// many channels.
+template <class Storage, bool pixel_shuffle>
+constexpr int lane_channels = vector_values<Storage> / (pixel_shuffle ? 4 : 1);
 
 using Doubles = Chunk<double, 2>;
 
-// Affine<float> of a plane, in memory.
+// The storage of an Affine<float> in memory.
 struct PlaneAffine {
   float center, scale, shift;
 };
 
-// weight or bias of a channel.
-__device__ inline double coefficient(const Coefficients& of, std::int64_t n, std::int64_t c, double absent) {
-  if (of.data == nullptr) return absent;
-  const std::int64_t at = n * of.sample_stride + c * of.channel_stride;
-  switch (of.dtype) {
+// Returns weight or bias of a channel, or `fallback` if it is absent.
+__device__ inline double parameter_value(const AffineParameter& parameter, std::int64_t n, std::int64_t c, double fallback) {
+  if (parameter.data == nullptr) return fallback;
+  const std::int64_t at = n * parameter.sample_stride + c * parameter.channel_stride;
+  switch (parameter.dtype) {
     case DataType::float32:
-      return ld_global(static_cast<const float*>(of.data) + at);
+      return ld_global(static_cast<const float*>(parameter.data) + at);
     case DataType::float64:
-      return ld_global(static_cast<const double*>(of.data) + at);
+      return ld_global(static_cast<const double*>(parameter.data) + at);
     case DataType::bfloat16:
-      return widen(ld_global(static_cast<const __nv_bfloat16*>(of.data) + at));
+      return widen(ld_global(static_cast<const __nv_bfloat16*>(parameter.data) + at));
     case DataType::float16:
-      return widen(ld_global(static_cast<const __half*>(of.data) + at));
+      return widen(ld_global(static_cast<const __half*>(parameter.data) + at));
   }
-  return absent;
+  return fallback;
 }
 
-// Whether the pad shows pixel `at` of `size` ones, seen from one axis. All of a map that is smaller than its pad's reach is.
-struct Reach {
-  int first, size;  // what the pad does not show
-  int behind;       // how many pixels follow that
+// The pixels along one axis that the padding copies. In a map that is smaller than twice the padding, these are all
+// pixels.
+struct PadSources {
+  int first, size;  // the pixels between, which the padding does not copy
+  int behind;       // number of pixels after those
 
-  FASTMUNIT_HOST_DEVICE Reach(const FusedNormOptions& a, int axis, bool has_pad = true) {
+  FASTMUNIT_HOST_DEVICE PadSources(const FusedNormOptions& a, int axis, bool has_pad = true) {
     first = a.pad == 0 || !has_pad ? 0 : (a.pad_mode == PadMode::reflect ? a.pad + 1 : 1);
     size = axis > 2 * first ? axis - 2 * first : 0;
     behind = axis > first + size ? axis - first - size : 0;
   }
-  // The same of pairs of pixels.
-  Reach of_pairs() const {
-    Reach pairs = *this;
+  // Returns the same for pairs of pixels.
+  PadSources of_pairs() const {
+    PadSources pairs = *this;
     pairs.first = (first + 1) / 2;
     pairs.size = (first + size) / 2 > pairs.first ? (first + size) / 2 - pairs.first : 0;
     return pairs;
   }
-  __device__ bool shows(int at) const { return static_cast<unsigned>(at - first) >= static_cast<unsigned>(size); }
+  __device__ bool contains(int at) const { return static_cast<unsigned>(at - first) >= static_cast<unsigned>(size); }
 };
 
-// Calls write(row, column) with the places of the pad that show a pixel or, where it is zero, that lie beside it. Targets are
-// computed anew for each place: they would take ten registers from the tile.
+// Calls write(row, column) for each position in the padding that copies a pixel or, for zero padding, is nearest to it.
+// Targets are recomputed for each position: stored, they would take ten registers from the tile.
 template <class Write>
 __device__ inline void for_pad_targets(const FusedNormOptions& a, int row, int column, Write write) {
   const auto targets = [&](int at, std::int64_t size) {
-    unsigned again = static_cast<unsigned>(at), pad = static_cast<unsigned>(a.pad);
+    unsigned index = static_cast<unsigned>(at), pad = static_cast<unsigned>(a.pad);
     unsigned reflects = a.pad_mode == PadMode::reflect ? 1u : 0u;
-    forget(again);
-    forget(pad);  // else what follows from it is computed where every thread does
+    forget(index);
+    forget(pad);  // otherwise the compiler hoists values derived from it into code that every thread executes
     forget(reflects);
     const PadMode mode = reflects != 0 ? PadMode::reflect : PadMode::replicate;
-    return PadTargets(static_cast<int>(again), static_cast<int>(size), static_cast<int>(pad), mode);
+    return PadTargets(static_cast<int>(index), static_cast<int>(size), static_cast<int>(pad), mode);
   };
 #pragma unroll 1
   for (int i = 0; i < targets(row, a.height).count(); ++i) {
@@ -248,13 +250,14 @@ __device__ inline float sum_of_lanes(float value) {
   return value;
 }
 
-// The most values that lane_sums gives.
-constexpr int most_lane_sums = 128;
+// Largest number of sums that lane_sums computes.
+constexpr int max_lane_sums = 128;
 
-// One step of lane_sums: of more than two values each half of the lanes goes on with a half, of fewer each lane with all.
-template <int offset, int count, int least>
+// One step of lane_sums. With more than two values, each half of the lanes continues with half of them; with fewer,
+// every lane continues with all.
+template <int offset, int count, int last_offset>
 __device__ inline void halve_sums(float* values, int& first) {
-  if constexpr (offset >= least) {
+  if constexpr (offset >= last_offset) {
     constexpr bool halves = count > 2;
     if constexpr (halves) {
       const bool upper = (threadIdx.x & offset) != 0;
@@ -268,20 +271,21 @@ __device__ inline void halve_sums(float* values, int& first) {
 #pragma unroll
       for (int k = 0; k < count; ++k) values[k] += __shfl_xor_sync(0xffffffffu, values[k], offset);
     }
-    halve_sums<offset / 2, halves ? count / 2 : count, least>(values, first);
+    halve_sums<offset / 2, halves ? count / 2 : count, last_offset>(values, first);
   }
 }
 
-// Sums over the threads with the same threadIdx.x % lanes, in an order that nothing but `lanes` decides: sums[lane * count + k].
-// `lanes` is a power of 2, at most `most_lanes`; so is `count`. `scratch` has room for block_warps * most_lane_sums floats.
-template <int most_lanes = 32, int count>
+// Sums over the threads with equal threadIdx.x % lanes, in an order that depends only on `lanes`, into sums[lane *
+// count + k]. `lanes` and `count` are powers of 2, and lanes <= max_lanes. `scratch` holds block_warps * max_lane_sums
+// floats.
+template <int max_lanes = 32, int count>
 __device__ inline void lane_sums(float (&values)[count], int lanes, float* scratch, float* sums) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32, columns = lanes * count;
-  constexpr int parts = count <= 2 ? 1 : (count / 2 < 32 / most_lanes ? count / 2 : 32 / most_lanes), kept = count / parts;
+  constexpr int parts = count <= 2 ? 1 : (count / 2 < 32 / max_lanes ? count / 2 : 32 / max_lanes), kept = count / parts;
   int first = 0;
-  halve_sums<16, count, most_lanes>(values, first);
+  halve_sums<16, count, max_lanes>(values, first);
 #pragma unroll
-  for (int offset = most_lanes / 2; offset > 0; offset /= 2) {
+  for (int offset = max_lanes / 2; offset > 0; offset /= 2) {
     if (offset >= lanes) {
 #pragma unroll
       for (int k = 0; k < kept; ++k) values[k] += __shfl_xor_sync(0xffffffffu, values[k], offset);
@@ -305,20 +309,21 @@ __device__ inline void lane_sums(float (&values)[count], int lanes, float* scrat
 
 // --- Moments of tiles and groups --------------------------------------------------------------------------------------
 
-// The mean of a tile is center + offset: more digits than one float where it is large beside the deviations.
+// The moments of a tile. The mean is center + offset: one float has too few digits if the mean is large compared to the
+// deviations.
 struct alignas(16) TileMoments {
   float center, offset;
   float squares;  // sum of squared deviations from the mean
   float count;
 };
 
-// From the sums of deviations from a center near the mean, and of their squares.
+// Returns moments, given the sums of deviations from a center near the mean and of their squares.
 __device__ inline TileMoments moments_about(float center, float deviations, float squares, float count) {
   const float offset = __fdividef(deviations, count), centered = squares - deviations * offset;
   return {center, offset, centered > 0.0f || centered != centered ? centered : 0.0f, count};
 }
 
-// The moments of the union of those of `width` neighboring lanes; a count of 0 is none.
+// Returns the moments of the union of the sets of `width` adjacent lanes. A count of 0 means an empty set.
 template <int width>
 __device__ inline TileMoments union_of_lanes(TileMoments mine) {
   const int first = static_cast<int>(threadIdx.x) % 32 / width * width;
@@ -330,8 +335,8 @@ __device__ inline TileMoments union_of_lanes(TileMoments mine) {
   return {center, offset, sum_of_lanes<width>(squares), count};
 }
 
-// 1 / sqrt(value) and 1 / value, from those of floats by a step of Newton's method, to 1e-13: the functions for doubles are calls, which would take
-// registers from the tile.
+// 1 / sqrt(value) and 1 / value, computed in float and refined by one step of Newton's method to a relative error of
+// 1e-13. The functions for double are calls, which would take registers from the tile.
 __device__ inline double inverse_root(double value) {
   const float seed = rsqrtf(static_cast<float>(value));
   double inverse = seed;
@@ -345,8 +350,8 @@ __device__ inline double inverse_of(double value) {
   return inverse * (2.0 - value * inverse);
 }
 
-// The statistics of a group, as group_of of fused_norm.h gives them.
-__device__ inline Group group_of(const FusedNormOptions& a, const Cover& cover, const TileMoments& moments) {
+// Returns the statistics of a group; the device version of norm_stats_of in fused_norm.h.
+__device__ inline NormStats norm_stats_of(const FusedNormOptions& a, const Cover& cover, const TileMoments& moments) {
   const bool layer = a.statistics == Statistics::layer;
   const double variance = static_cast<double>(moments.squares) * cover.share + (layer ? 0.0 : a.eps);
   double rstd = inverse_root(variance);
@@ -354,12 +359,12 @@ __device__ inline Group group_of(const FusedNormOptions& a, const Cover& cover, 
   return {static_cast<double>(moments.center) + static_cast<double>(moments.offset), rstd};
 }
 
-// The blocks that hold a group together: a cluster, or this block alone.
+// The blocks that share a group: a cluster or only this block.
 class Blocks {
  public:
   __device__ explicit Blocks(int blocks) : count(blocks) {}
 
-  // Waits for all threads of all of them; then each sees what the others wrote.
+  // Waits for all threads of these blocks and makes their writes visible to each other.
   __device__ void sync() const {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
     if (count > 1) {
@@ -369,7 +374,7 @@ class Blocks {
 #endif
     __syncthreads();
   }
-  // No block may end while another reads its shared memory: arrive() after reading, wait() at the end.
+  // A block must not end while another reads its shared memory: call arrive() after reading and wait() at the end.
   __device__ void arrive() const {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
     if (count > 1) cluster_arrive();
@@ -380,11 +385,11 @@ class Blocks {
     if (count > 1) cluster_wait();
 #endif
   }
-  // What lies in the shared memory of block `rank` where `mine` lies in this one's.
+  // Reads the value in the shared memory of block `rank` that corresponds to `mine`.
   template <class Value>
   __device__ Value of(const Value* mine, [[maybe_unused]] int rank) const {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-    if (count > 1) return *of_cluster_block(mine, rank);
+    if (count > 1) return *map_shared_rank(mine, rank);
 #endif
     return *mine;
   }

@@ -14,7 +14,7 @@ std::int64_t blocks_of(Layout layout, std::int64_t batch, std::int64_t channels,
   return batch * ((channels + together - 1) / together) * segments_of(layout, pixels);
 }
 
-// Whether chunks of 16 bytes that begin at `data` are aligned, and `count` values have no rest.
+// Returns true if `data` is aligned to 16 bytes and `count` values are a whole number of 16-byte chunks.
 template <class Storage>
 bool takes_chunks(const void* data, std::int64_t count) {
   constexpr std::int64_t values = 16 / sizeof(Storage);

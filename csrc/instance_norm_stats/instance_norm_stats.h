@@ -1,11 +1,11 @@
-// instance_norm_stats: mean and rstd of each (sample, channel) plane of x, and the gradient with respect to x.
+// instance_norm_stats: mean and rstd per (sample, channel) plane of x, and the gradient with respect to x.
 //
 //   mean = E[x], rstd = 1 / sqrt(E[(x - mean)^2] + eps)
-//   dx = dmean / P - drstd * rstd^3 * (x - mean) / P, P pixels in a plane
+//   dx = dmean / P - drstd * rstd^3 * (x - mean) / P, where P is the number of pixels per plane
 //
-// The kernels cut each plane into segments of a fixed number of pixels, write the mean and the sum of squared deviations of
-// each segment to `partials`, and combine these in order (Chan, Golub and LeVeque, 1979). The cut does not depend on the
-// number of threads, hence neither do the results.
+// The kernels split each plane into segments of a fixed number of pixels, write the mean and the sum of squared
+// deviations of each segment to `partials`, and combine these in order (Chan, Golub and LeVeque, 1979). The segments do
+// not depend on the number of threads, so neither do the results.
 #pragma once
 
 #include <cstdint>
@@ -16,21 +16,21 @@
 namespace fastmunit {
 
 struct InstanceNormStats {
-  DataType dtype;  // of x; mean and rstd are float64 where x is, else float32
+  DataType dtype;  // of x; mean and rstd are float64 if x is, else float32
   Layout layout;
   std::int64_t batch, channels, pixels;
   double eps;
   const void* x;
   void* mean;        // (batch, channels)
   void* rstd;        // (batch, channels)
-  double* partials;  // room for `instance_norm_stats_partials(...)` doubles
+  double* partials;  // memory for `instance_norm_stats_partials(...)` doubles
 };
 
 struct InstanceNormStatsBackward {
   DataType dtype;  // of x and dx
   Layout layout;
   std::int64_t batch, channels, pixels;
-  const void* dmean;  // (batch, channels), of mean's type, as drstd, mean and rstd
+  const void* dmean;  // dmean, drstd, mean and rstd: (batch, channels), all of the same type
   const void* drstd;
   const void* x;
   const void* mean;
@@ -44,7 +44,7 @@ void instance_norm_stats(const InstanceNormStats& arguments, ParallelFor paralle
 void instance_norm_stats_backward(const InstanceNormStatsBackward& arguments, ParallelFor parallel_for);
 }  // namespace cpu
 
-// The launchers return null, or what CUDA says went wrong. `stream` is a cudaStream_t.
+// The launchers return null or CUDA's error message. `stream` is a cudaStream_t.
 namespace cuda {
 std::int64_t instance_norm_stats_partials(const InstanceNormStats& arguments);
 const char* instance_norm_stats(const InstanceNormStats& arguments, void* stream);

@@ -1,7 +1,7 @@
-// Device code of instance_norm_stats; instance_norm_stats.h says what it computes. No torch header.
+// Device code of instance_norm_stats; instance_norm_stats.h states what it computes. Includes no torch header.
 //
-// A block takes a segment of pixels: in NCHW of one plane, in channels_last of 32 neighbouring channels, so that a warp reads
-// neighbouring addresses. Values that lie side by side come in chunks of up to 16 bytes.
+// A block processes a segment of pixels: of one plane in NCHW, of 32 adjacent channels in channels_last, so a warp
+// reads adjacent addresses. Adjacent values are accessed in chunks of up to 16 bytes.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +13,9 @@
 namespace fastmunit::cuda::stats {
 
 constexpr int threads = 256;
-constexpr int values_per_thread = 16;  // kept in registers at a time
-constexpr int columns = 32;            // channels of a block in channels_last
-// channels_last: pixels that a block keeps in registers at a time, and how often it does.
+constexpr int values_per_thread = 16;  // in registers at a time
+constexpr int columns = 32;            // channels per block in channels_last
+// channels_last: number of pixels in a block's registers at a time, and number of such tiles per segment.
 constexpr int tile_pixels = threads * values_per_thread / columns;
 constexpr int tiles = 4;
 
@@ -27,7 +27,7 @@ constexpr __host__ __device__ std::int64_t segments_of(Layout layout, std::int64
   return (pixels + segment_pixels(layout) - 1) / segment_pixels(layout);
 }
 
-// What a block works on: `count` pixels, from `first` on in memory, of the planes from `plane` on.
+// The segment of a block: `count` pixels, starting at index `first` of x, of `planes` planes, starting with `plane`.
 struct Segment {
   std::int64_t index, first, plane;
   int count;
@@ -50,8 +50,8 @@ __device__ Segment segment_of_block(std::int64_t channels, std::int64_t pixels, 
           static_cast<int>(channels - channel < together ? channels - channel : together)};
 }
 
-// The sums of `values` over the threads with the same index modulo `stride`, in an order fixed by the thread index, to every
-// thread of the block; `shared` has room for the values of all.
+// Replaces `values` with their sums over the threads with the same index modulo `stride`, in an order fixed by the
+// thread index, in every thread of the block. `shared` holds the values of all threads.
 template <unsigned stride, int count, class Lane>
 __device__ void block_sums(Lane (&values)[count], Lane* shared) {
 #pragma unroll
@@ -69,7 +69,7 @@ __device__ void block_sums(Lane (&values)[count], Lane* shared) {
   __syncthreads();
 }
 
-// The sum of one value over all threads.
+// Returns the sum of one value over all threads.
 template <class Lane>
 __device__ Lane block_sum(Lane value, Lane* shared) {
   Lane values[] = {value};
@@ -77,7 +77,7 @@ __device__ Lane block_sum(Lane value, Lane* shared) {
   return values[0];
 }
 
-// Where the moments of a segment lie among the partial ones: neighbouring planes side by side.
+// Returns the index of a segment's moments in the partial results. Adjacent planes are adjacent.
 __device__ inline std::int64_t partial_at(std::int64_t segment, std::int64_t plane, std::int64_t planes) {
   return segment * planes + plane;
 }
@@ -87,8 +87,8 @@ __device__ inline void store_moments(double* partials, std::int64_t at, std::int
   st_global(partials + squares_at + at, moments.squares);
 }
 
-// One block for each segment: partial means at partials, partial squares behind them, planes * segments doubles each. The grid
-// is one-dimensional.
+// One block per segment. Writes planes * segments partial means to `partials`, followed by as many partial sums of
+// squares.
 template <class Storage, int chunk>
 __global__ void segment_moments_nchw(const Storage* __restrict__ x, std::int64_t channels, std::int64_t pixels,
                                      std::int64_t planes, std::int64_t segments, double* __restrict__ partials) {
@@ -126,13 +126,13 @@ __global__ void segment_moments_nchw(const Storage* __restrict__ x, std::int64_t
   }
 }
 
-// The same for channels_last, in chunks of channels. Deviations are from the mean of the segment's first tile, which is near
-// that of the segment.
+// The same for channels_last, in chunks of channels. Deviations are taken from the mean of the segment's first tile,
+// which is near the mean of the segment.
 template <class Storage, int chunk>
 __global__ void segment_moments_channels_last(const Storage* __restrict__ x, std::int64_t channels, std::int64_t pixels,
                                               std::int64_t planes, std::int64_t segments, double* __restrict__ partials) {
   using Lane = Compute<Storage>;
-  constexpr int across = columns / chunk, rows = threads / across;  // threads that have a pixel, or a channel, between them
+  constexpr int across = columns / chunk, rows = threads / across;  // threads per pixel, and per chunk of channels
   SMEM_ARRAY(Lane, shared, chunk * threads);
   const Segment segment = segment_of_block<Layout::channels_last>(channels, pixels, segments);
   const int column = static_cast<int>(threadIdx.x) % across * chunk, row = static_cast<int>(threadIdx.x) / across;
@@ -180,13 +180,13 @@ __global__ void segment_moments_channels_last(const Storage* __restrict__ x, std
   }
   __syncthreads();
   const int plane = static_cast<int>(threadIdx.x);
-  if (plane < segment.planes) {  // side by side, so that they are written together
+  if (plane < segment.planes) {  // adjacent threads write adjacent planes
     store_moments(partials, partial_at(segment.index, segment.plane + plane, planes), planes * segments,
                   from_shifted(shared[plane], shared[columns + plane], shared[2 * columns + plane], segment.count));
   }
 }
 
-// One thread for each plane.
+// One thread per plane.
 template <class Lane>
 __global__ void combine_segments(const double* __restrict__ partials, std::int64_t planes, std::int64_t segments,
                                  std::int64_t segment, std::int64_t pixels, double eps, Lane* __restrict__ mean,
@@ -204,13 +204,13 @@ __global__ void combine_segments(const double* __restrict__ partials, std::int64
   st_global(rstd + plane, static_cast<Lane>(1.0 / sqrt(moments.squares / static_cast<double>(pixels) + eps)));
 }
 
-// dx = constant + slope * (x - mean) of each plane of a block.
+// The coefficients of dx = constant + slope * (x - mean) of a plane.
 template <class Lane>
 struct PlaneGradient {
   Lane constant, slope, mean;
 };
 
-// One block for each segment. A chunk is of pixels in NCHW, of channels in channels_last.
+// One block per segment. A chunk consists of pixels in NCHW, of channels in channels_last.
 template <class Storage, Layout layout, int chunk>
 __global__ void __launch_bounds__(threads)
     gradient(const Compute<Storage>* __restrict__ dmean, const Compute<Storage>* __restrict__ drstd,
@@ -219,7 +219,7 @@ __global__ void __launch_bounds__(threads)
              Storage* __restrict__ dx) {
   using Lane = Compute<Storage>;
   constexpr bool nchw = layout == Layout::nchw;
-  constexpr int across = planes_of_block(layout) / (nchw ? 1 : chunk);  // threads that have a pixel between them
+  constexpr int across = planes_of_block(layout) / (nchw ? 1 : chunk);  // threads per pixel
   SMEM_ARRAY(PlaneGradient<Lane>, of_plane, planes_of_block(layout));
   const Segment segment = segment_of_block<layout>(channels, pixels, segments);
   const int thread = static_cast<int>(threadIdx.x);
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(threads)
   constexpr int pixels_at_once = nchw ? chunk : 1;
   const int first_pixel = thread / (nchw ? 1 : across) * pixels_at_once;
   constexpr int pixel_step = threads / (nchw ? 1 : across) * pixels_at_once;
-  constexpr int together = 4;  // loads that are under way at once
+  constexpr int together = 4;  // loads in flight
   for (int pixel = first_pixel; pixel < segment.count; pixel += together * pixel_step) {
     Chunk<Storage, chunk> values[together];
     const std::int64_t at = segment.first + pixel * pixel_stride + first_plane;

@@ -1,4 +1,4 @@
-// What every CUDA binding needs: torch's current stream, and errors as exceptions. No CUDA header.
+// Shared by all CUDA bindings: launches on torch's current stream and errors as exceptions. Includes no CUDA header.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -7,13 +7,13 @@
 
 #include "torch/tensors.h"
 
-// It lives in libtorch_cuda. The weak reference lets the library load beside a torch without CUDA, where no tensor can bring
-// a caller here.
+// Defined in libtorch_cuda. The weak reference lets this library load with a torch build without CUDA, where no CUDA
+// tensor can lead to a call.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(std::int32_t device, void** stream);
 
 namespace fastmunit::bindings {
 
-// Calls launch(stream) on the tensor's device; launch returns null or an error message.
+// Calls launch(stream) with the tensor's device as the current one. launch returns null or an error message.
 template <class Launch>
 void on_device_of(const Tensor& tensor, Launch launch) {
   const torch::stable::accelerator::DeviceGuard guard(tensor.get_device_index());

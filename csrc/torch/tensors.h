@@ -1,4 +1,5 @@
-// What every binding needs: a tensor as kernels take it, and torch's thread pool as they call it. Checks only, no mathematics.
+// Shared by all bindings: converts tensors to what kernels take, and wraps torch's thread pool. Checks only, no
+// mathematics.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -34,7 +35,7 @@ inline DataType data_type(const Tensor& tensor, const char* name) {
   }
 }
 
-// Statistics are kept in float32, in float64 where the map is.
+// Statistics are float64 for float64 maps, else float32.
 inline ScalarType statistics_type(const Tensor& map) {
   return map.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
@@ -48,7 +49,7 @@ inline bool is_channels_last(const Tensor& map) {
   return true;
 }
 
-// A dense (N, C, H, W) map in a layout that kernels take.
+// A dense (N, C, H, W) map in a layout that kernels support.
 struct Map {
   Tensor tensor;
   Layout layout;
@@ -57,14 +58,15 @@ struct Map {
   }
 };
 
-// The tensor itself where it is NCHW or channels_last, else an NCHW copy: the rule of fastmunit/ops/layout.py.
+// Returns the tensor itself if it is NCHW or channels_last, else an NCHW copy. fastmunit/ops/layout.py has the same
+// rule.
 inline Map dense_map(const Tensor& tensor, const char* name) {
   STD_TORCH_CHECK(tensor.dim() == 4, name, " must be (N, C, H, W)");
   if (!tensor.is_contiguous() && is_channels_last(tensor)) return {tensor, Layout::channels_last};
   return {torch::stable::contiguous(tensor), Layout::nchw};
 }
 
-// A contiguous (N, C) tensor of the map's statistics type, beside the map.
+// Checks that `tensor` is (N, C), of the statistics type and on the device of the map, and returns it as contiguous.
 inline Tensor statistics(const Tensor& tensor, const Tensor& map, const char* name) {
   STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(0) == map.size(0) && tensor.size(1) == map.size(1), name,
                   " must be (N, C)");
@@ -82,9 +84,9 @@ inline Tensor empty_map_like(const Map& map) {
                               std::nullopt, map.format());
 }
 
-// Room for `count` doubles.
-inline Tensor workspace(std::int64_t count, const Tensor& beside) {
-  return torch::stable::empty({count}, ScalarType::Double, std::nullopt, beside.device());
+// Allocates `count` doubles on the device of `tensor`.
+inline Tensor workspace(std::int64_t count, const Tensor& tensor) {
+  return torch::stable::empty({count}, ScalarType::Double, std::nullopt, tensor.device());
 }
 
 inline void torch_thread_pool(std::int64_t count, std::int64_t grain,

@@ -1,7 +1,7 @@
-// Device code of weighted_l1; weighted_l1.h says what it computes. No torch header.
+// Device code of weighted_l1; weighted_l1.h states what it computes. Includes no torch header.
 //
-// Forward is two launches: a sum for each segment, then one block adds these up. Without atomics only the end of a kernel makes
-// what all its blocks wrote known to one of them, and the sum has the same order in every run.
+// Forward takes two launches: one computes a sum per segment, then one block adds these. This needs no atomics, and the
+// order of the sum is the same in every run.
 #pragma once
 
 #include <cstdint>
@@ -13,14 +13,14 @@
 
 namespace fastmunit::cuda::l1 {
 
-// The pair that a segment is of.
+// Returns the index of the pair that a segment belongs to.
 __device__ inline int l1_term_of(const L1Segments& segments, std::int64_t segment) {
   int k = 0;
   while (segment >= segments.first[k + 1]) ++k;
   return k;
 }
 
-// Sum of neighbours, then of neighbouring sums, and so on: the error grows with the depth of this tree alone.
+// Returns the pairwise sum: the error grows only with the depth of the tree.
 template <int count, class Lane>
 __device__ Lane tree_sum(const Lane* values) {
   if constexpr (count == 1) {
@@ -40,8 +40,8 @@ __device__ Lane absolute(Lane value) {
   return value < Lane(0) ? -value : value;
 }
 
-// The thread's part of the sum of |input - target|. Thread t takes chunks t, t + threads and so on of the segment, so a warp's
-// accesses lie side by side.
+// Returns the thread's part of the sum of |input - target|. Thread t processes chunks t, t + threads, ... of the
+// segment, so the accesses of a warp are adjacent.
 template <int chunk, class Input, class Target>
 __device__ float l1_chunk_sum(const L1Term& term, std::int64_t begin, int count) {
   constexpr int chunks = l1_values_per_thread / chunk;
@@ -118,7 +118,8 @@ __device__ inline double l1_wide_sum(const L1Term& term, std::int64_t begin, int
   return sum;
 }
 
-// Values of a segment, and the chunk that they can be taken in: the last segment of a pair may leave a rest.
+// The values of a segment, and the chunk size for accessing them: the last segment of a pair may not be a multiple of
+// the chunk.
 struct L1Part {
   std::int64_t begin;
   int count, chunk;
@@ -131,7 +132,7 @@ __device__ inline L1Part l1_part(const L1Term& term, const L1Segments& segments,
   return {begin, count, count % chunk == 0 ? chunk : 1};
 }
 
-// One block for each segment; its sum goes to partials.
+// One block per segment. Writes the sum to partials.
 __global__ void __launch_bounds__(l1_threads)
     l1_segment_sums(const __grid_constant__ WeightedL1 a, const __grid_constant__ L1Segments segments) {
   SMEM_ARRAY(double, sums, l1_threads / warp_threads);
@@ -160,7 +161,7 @@ __device__ void l1_set(void* data, int at, double value) {
   st_global(static_cast<Value*>(data) + at, static_cast<Value>(value));
 }
 
-// One block with a warp for each pair.
+// One block, with one warp per pair.
 __global__ void __launch_bounds__(weighted_l1_terms* warp_threads)
     l1_values(const __grid_constant__ WeightedL1 a, const __grid_constant__ L1Segments segments) {
   SMEM_ARRAY(double, values, weighted_l1_terms);
@@ -171,7 +172,7 @@ __global__ void __launch_bounds__(weighted_l1_terms* warp_threads)
       sum += ld_global(a.partials + s);
     }
     sum = warp_sum(sum);
-    if (lane == 0) values[k] = sum / static_cast<double>(a.term[k].count);  // NaN where the pair is empty
+    if (lane == 0) values[k] = sum / static_cast<double>(a.term[k].count);  // NaN if the pair is empty
   }
   __syncthreads();
   if (threadIdx.x != 0) return;
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(weighted_l1_terms* warp_threads)
   }
 }
 
-// Backward: slope * sign for the thread's values; a zero sign gives NaN where the slope is not finite, as in torch.
+// Backward: writes slope * sign for the thread's values. A sign of 0 gives NaN if the slope is not finite, as in torch.
 template <class Storage, int chunk>
 __device__ void l1_store_gradient(const Chunk<std::int8_t, chunk>* signs, double slope, Storage* gradient, int count) {
   const Compute<Storage> lane_slope = static_cast<Compute<Storage>>(slope);
@@ -237,12 +238,12 @@ __device__ void l1_segment_gradients(const L1Term& term, double slope, std::int6
   l1_store_gradient<chunk>(signs, -slope, term.dtarget, term.target_dtype, begin, count);
 }
 
-// d total / d value and 1 / count of each pair, divided on the host.
+// d total / d value and 1 / count of each pair, computed on the host to avoid divisions in the kernel.
 struct L1Slopes {
   double of_total[weighted_l1_terms], of_value[weighted_l1_terms];
 };
 
-// One block for each segment.
+// One block per segment.
 __global__ void __launch_bounds__(l1_threads)
     l1_gradients(const __grid_constant__ WeightedL1Backward a, const __grid_constant__ L1Segments segments,
                  const __grid_constant__ L1Slopes slopes) {

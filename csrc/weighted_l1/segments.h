@@ -1,4 +1,4 @@
-// How weighted_l1 on a GPU shares its pairs out among blocks, decided on the host. No torch and no CUDA needed here.
+// How weighted_l1 on a GPU distributes its pairs over blocks. Host code without torch and CUDA.
 #pragma once
 
 #include <cstdint>
@@ -8,16 +8,16 @@
 namespace fastmunit::cuda::l1 {
 
 constexpr int l1_threads = 256;
-constexpr int l1_values_per_thread = 16;  // kept in registers: forward, eight loads of 16 bytes are under way at once
+constexpr int l1_values_per_thread = 16;  // in registers: in forward, eight loads of 16 bytes are in flight
 constexpr int l1_segment = l1_threads * l1_values_per_thread;
 
-// Values of a pair that a thread loads or stores at once. The narrowest tensor decides it: 4 float32 or 8 of a 16-bit type are
-// 16 bytes. 1 is for tensors that do not begin at a multiple of their chunk, and for float64.
+// Number of values of a pair that a thread loads or stores at a time. 16 bytes hold 8 values if both tensors have a
+// 16-bit type, else 4. It is 1 for float64 and for tensors that are not aligned to their chunk.
 using L1Chunk = std::int8_t;
 
 struct L1Segments {
   int terms;
-  std::int64_t first[weighted_l1_terms + 1];  // segment of each pair; the last is the number of segments
+  std::int64_t first[weighted_l1_terms + 1];  // first segment of each pair; the last entry is the number of segments
   L1Chunk chunk[weighted_l1_terms];
 };
 
@@ -27,7 +27,7 @@ constexpr int bytes_of(DataType dtype) {
   return dtype == DataType::float64 ? 8 : dtype == DataType::float32 ? 4 : 2;
 }
 
-// Whether `chunk` values of the dtype, from `data` on, can be accessed at once; nothing can be in the way where data is null.
+// Returns true if `data` is aligned for accesses of `chunk` values of `bytes` bytes. Null always passes.
 inline bool takes_chunks(const void* data, int bytes, int chunk) {
   return reinterpret_cast<std::uintptr_t>(data) % static_cast<unsigned>(bytes * chunk < 16 ? bytes * chunk : 16) == 0;
 }

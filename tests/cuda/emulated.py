@@ -1,4 +1,4 @@
-"""Runs emulated CUDA launchers: builds their executable, sends it a request, reads its reply (emulator/request.h)."""
+"""Run emulated CUDA launchers: build the executable, send it a request and read the reply (emulator/request.h)."""
 
 import fcntl
 import os
@@ -15,23 +15,23 @@ from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 SCHEDULES = ("forward", "reverse", "shuffled", "interleaved")
-# What a launcher's tensors are called in its request, and how far behind a 256-byte boundary each begins, in bytes.
 Tensors = Mapping[str, Tensor]
+"""The tensors of a request by name."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Traffic of one line of a kernel that accesses global memory.
+    """The traffic of one line of a kernel that accesses global memory.
 
     Attributes:
         place: File and line.
-        store: Whether it stores.
-        requests: Instructions of warps.
-        accesses: Accesses of single threads.
-        access_bytes: Of these.
-        bytes: That the requests asked for; what several lanes of one ask for counts once.
-        sectors: Of 32 bytes, that the requests touch.
-        least_sectors: That they would touch if the bytes of each lay side by side from a boundary on.
+        store: True for a store, false for a load.
+        requests: Number of warp instructions.
+        accesses: Number of accesses of individual threads.
+        access_bytes: Total size of these accesses.
+        bytes: Bytes that the requests access. Bytes that several lanes of a request access count once.
+        sectors: Number of 32-byte sectors that the requests touch.
+        min_sectors: Number of sectors if the bytes of each request were contiguous and aligned.
     """
 
     place: str
@@ -41,11 +41,11 @@ class Site:
     access_bytes: int
     bytes: int
     sectors: int
-    least_sectors: int
+    min_sectors: int
 
     @property
     def width(self) -> float:
-        """Bytes of an access."""
+        """Bytes per access."""
         return self.access_bytes / self.accesses
 
 
@@ -54,13 +54,13 @@ class Started:
     """A kernel that a launcher started.
 
     Attributes:
-        name: As C++ writes it, with arguments.
-        blocks: Of the grid.
-        threads: Of a block.
-        cluster: Blocks that share their memory.
-        dependent: Whether it may start before the kernel in front of it ends.
-        loaded: Bytes of global memory, as in Site.
-        stored: The same.
+        name: Demangled name with parameter types.
+        blocks: Number of blocks in the grid.
+        threads: Number of threads per block.
+        cluster: Number of blocks per cluster.
+        dependent: True if it may start before the previous kernel ends.
+        loaded: Bytes loaded from global memory, counted as in Site.
+        stored: Bytes stored to global memory, counted as in Site.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Started:
 
 @dataclass
 class Reply:
-    """What a launcher wrote, how many kernels it started, and which, with their traffic, where that was counted."""
+    """The outputs of a launcher and the number of its launches; if traffic was counted, also the kernels and sites."""
 
     outputs: dict[str, bytes] = field(default_factory=dict)
     launches: int = 0
@@ -83,27 +83,27 @@ class Reply:
 
     @property
     def bytes(self) -> int:
-        """Bytes that the kernels asked for."""
+        """Bytes that the kernels access."""
         return sum(site.bytes for site in self.sites)
 
     @property
     def sector_bytes(self) -> int:
-        """Bytes of the sectors that they touched."""
+        """Bytes of the sectors that the kernels touch."""
         return 32 * sum(site.sectors for site in self.sites)
 
 
 class EmulationError(Exception):
-    """The emulator or a sanitizer stopped the kernel; the message is what it said."""
+    """Raised if the emulator or a sanitizer stops a kernel; the message is its output."""
 
 
 @cache
 def executable(name: str, sanitize: str = "", include: Path | None = None) -> Path:
-    """Build the executable of the CUDA source `name`.cu, or of `name`.cpp beside this file.
+    """Build the executable for the CUDA source `name`.cu, or for `name`.cpp in this folder.
 
     Args:
-        name: Of the executable.
-        sanitize: What -fsanitize is given: "", "address,undefined" or "thread".
-        include: Folder of other headers than those of csrc, as it is laid out.
+        name: Name of the executable.
+        sanitize: Value of -fsanitize: "", "address,undefined" or "thread".
+        include: Folder of headers to use instead of csrc, with the same layout.
     """
     cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
     if cmake is None or ninja is None or shutil.which("c++") is None:
@@ -111,11 +111,11 @@ def executable(name: str, sanitize: str = "", include: Path | None = None) -> Pa
     kind = "emulator" if include is None else include.parent.name
     folder = ROOT / "build" / "-".join(filter(None, [kind, *sanitize.split(",")]))
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:  # tests run in several processes
+    with (folder / "lock").open("w") as lock:  # tests may run in several processes
         fcntl.flock(lock, fcntl.LOCK_EX)
         options = ["-DFASTMUNIT_EMULATOR=ON", f"-DFASTMUNIT_SANITIZE={sanitize}", "-G", "Ninja"]
         options += [] if include is None else [f"-DFASTMUNIT_SOURCES={include}"]
-        configured = folder / "options.txt"  # a folder of an earlier version may lack some of them
+        configured = folder / "options.txt"  # the folder may be of an earlier version with other options
         if not configured.exists() or configured.read_text() != "\n".join(options):
             _run([cmake, "-S", ROOT, "-B", folder, *options])
             configured.write_text("\n".join(options))
@@ -130,10 +130,10 @@ def _run(command: list[str | Path]) -> None:
 
 
 def in_memory_order(tensor: Tensor) -> Tensor:
-    """The values of a dense tensor in the order in which they lie."""
+    """Return the values of a dense tensor in memory order."""
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     flat = tensor.permute(order)
-    assert flat.is_contiguous(), "only dense tensors can be sent"
+    assert flat.is_contiguous(), "expected a dense tensor"
     return flat.reshape(-1)
 
 
@@ -144,7 +144,7 @@ def request(
     outputs: Tensors,
     shifts: Mapping[str, int] | None = None,
 ) -> bytes:
-    """The bytes of a request; outputs are tensors of the shape, dtype and strides wanted."""
+    """Return the bytes of a request. Outputs are tensors with the expected shapes, dtypes and strides."""
     shifts = shifts or {}
     parts = [f"value {name} {value}\n".encode() for name, value in values.items()]
     parts += [f"text {name} {text}\n".encode() for name, text in texts.items()]
@@ -157,10 +157,10 @@ def request(
 
 
 def send(program: Path, data: bytes, environment: Mapping[str, str] | None = None) -> Reply:
-    """Run `program` on a request, with `environment` beside what it inherits.
+    """Run `program` on a request, with `environment` in addition to the inherited one.
 
     Raises:
-        EmulationError: It stopped.
+        EmulationError: If the emulator or a sanitizer stops it.
     """
     everything = {
         **os.environ,
@@ -208,26 +208,26 @@ def emulate(
     include: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Reply:
-    """Run the launcher of `op` and fill `outputs`, which start as NaN whatever they hold.
+    """Run the launcher of `op` and fill `outputs`. The launcher sees outputs filled with NaN, whatever they contain.
 
     Args:
         op: Name of the executable.
         values: Numbers of the request.
         texts: Words of the request.
         inputs: Dense tensors on the CPU.
-        outputs: Dense tensors on the CPU, overwritten.
-        shifts: Bytes behind a 256-byte boundary at which an array begins, by name.
+        outputs: Dense tensors on the CPU, which are overwritten.
+        shifts: Offset of an array from a 256-byte boundary in bytes, by name.
         schedule: One of `SCHEDULES`.
         sanitize: See `executable`.
-        count: Whether to count traffic.
+        count: Count traffic.
         include: See `executable`.
-        environment: Beside that of this process.
+        environment: Variables in addition to those of this process.
 
     Returns:
-        What the launcher wrote and did.
+        The reply of the launcher.
 
     Raises:
-        EmulationError: The emulator or a sanitizer stopped it.
+        EmulationError: If the emulator or a sanitizer stops the launcher.
     """
     texts = {**texts, "schedule": schedule, "count": "traffic" if count else "no"}
     program = executable(op, sanitize, include)
@@ -241,5 +241,5 @@ def emulate(
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """The dtype's name in requests and test ids."""
+    """Return the name of a dtype in requests and test ids."""
     return str(dtype).removeprefix("torch.")

@@ -1,11 +1,11 @@
-// The CUDA launcher of fused_norm's backward on the emulator.
+// Runs the CUDA launcher of fused_norm's backward on the emulator.
 #include "fused_norm_request.h"
 
 using namespace fastmunit;
 
 namespace {
 
-CoefficientsGradient gradient(const emulator::Request& request, const std::string& of) {
+ParameterGradient gradient(const emulator::Request& request, const std::string& of) {
   if (!request.has("d" + of)) return {};
   return {request.array("d" + of), emulator::data_type(request.text(of + "_dtype")), emulator::stride(request, of, 0) != 0};
 }
@@ -19,8 +19,8 @@ int main() {
     a.dpadded = emulator::strided_map(request, "dpadded");
     a.dinterior = emulator::strided_map(request, "dinterior");
     a.x = request.array("x");
-    a.weight = emulator::coefficients(request, "weight");
-    a.bias = emulator::coefficients(request, "bias");
+    a.weight = emulator::affine_parameter(request, "weight");
+    a.bias = emulator::affine_parameter(request, "bias");
     a.mean = request.array<double>("mean");
     a.rstd = request.array<double>("rstd");
     a.dx = request.array("dx");
@@ -28,7 +28,7 @@ int main() {
     a.dweight = gradient(request, "weight");
     a.dbias = gradient(request, "bias");
     const cuda::Device device = emulator::device(request);
-    emulator::Room room;
-    return cuda::fused_norm_backward(a, device, emulator::workspace(room), nullptr);
+    emulator::HostMemory memory;
+    return cuda::fused_norm_backward(a, device, emulator::workspace(memory), nullptr);
   });
 }

@@ -1,4 +1,4 @@
-// The launch table of fused_norm: what it says of a request's map and GPU.
+// Returns the launch plan of fused_norm for a request's map and GPU.
 #include "fused_norm/plan.h"
 
 #include "fused_norm_request.h"

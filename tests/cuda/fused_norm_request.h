@@ -1,4 +1,4 @@
-// The arguments of fused_norm and of its backward from a request.
+// Reads the arguments of fused_norm and its backward from a request.
 #pragma once
 
 #include "arguments.h"
@@ -10,11 +10,11 @@ namespace emulator {
 inline fastmunit::cuda::Device device(const Request& request) {
   const int cluster = static_cast<int>(request.integer("cluster"));
   return {static_cast<int>(request.integer("multiprocessors")), static_cast<int>(request.integer("shared_bytes")), cluster,
-          cluster > 1, static_cast<int>(request.integer("most_steps"))};
+          cluster > 1, static_cast<int>(request.integer("max_steps"))};
 }
 
-inline fastmunit::Workspace workspace(Room& room) {
-  return {[](std::int64_t count, void* of) { return static_cast<Room*>(of)->allocate(count); }, &room};
+inline fastmunit::Workspace workspace(HostMemory& memory) {
+  return {[](std::int64_t count, void* of) { return static_cast<HostMemory*>(of)->allocate(count); }, &memory};
 }
 
 template <class Choice>
@@ -47,7 +47,7 @@ inline fastmunit::FusedNormOptions fused_norm_options(const Request& request) {
                                                                {"replicate", PadMode::replicate},
                                                                {"zero", PadMode::zero}});
   options.eps = request.number("eps");
-  options.phases = request.integer("pixel_shuffle") != 0;
+  options.pixel_shuffle = request.integer("pixel_shuffle") != 0;
   return options;
 }
 
@@ -63,7 +63,7 @@ inline fastmunit::StridedMap strided_map(const Request& request, const std::stri
           stride(request, name, 3)};
 }
 
-inline fastmunit::Coefficients coefficients(const Request& request, const std::string& name) {
+inline fastmunit::AffineParameter affine_parameter(const Request& request, const std::string& name) {
   if (!request.has(name)) return {};
   return {request.array(name), data_type(request.text(name + "_dtype")), stride(request, name, 0), stride(request, name, 1)};
 }

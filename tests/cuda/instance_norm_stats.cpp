@@ -1,4 +1,4 @@
-// The CUDA launchers of instance_norm_stats on the emulator.
+// Runs the CUDA launchers of instance_norm_stats on the emulator.
 #include "instance_norm_stats/instance_norm_stats.h"
 
 #include "arguments.h"
@@ -19,7 +19,7 @@ int main() {
     }
     InstanceNormStats arguments = {dtype, layout, batch, channels, pixels, request.number("eps"), request.array("x"),
                                    request.array("mean"), request.array("rstd"), nullptr};
-    emulator::Room partials(cuda::instance_norm_stats_partials(arguments));
+    emulator::HostMemory partials(cuda::instance_norm_stats_partials(arguments));
     arguments.partials = partials.data();
     return cuda::instance_norm_stats(arguments, nullptr);
   });

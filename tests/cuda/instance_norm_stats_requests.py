@@ -1,4 +1,4 @@
-"""Runs the emulated CUDA launchers of instance_norm_stats on tensors, and holds them to float64."""
+"""Run the emulated CUDA launchers of instance_norm_stats on tensors and compare them with float64."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def _request(x: Tensor) -> tuple[dict, dict]:
 
 
 def forward(x: Tensor, **options) -> tuple[Tensor, Tensor, Reply]:
-    """Mean and rstd."""
+    """Return mean, rstd and the reply."""
     values, texts = _request(x)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     mean, rstd = (torch.empty(x.shape[:2], dtype=dtype) for _ in range(2))
@@ -24,7 +24,7 @@ def forward(x: Tensor, **options) -> tuple[Tensor, Tensor, Reply]:
 
 
 def backward(dmean: Tensor, drstd: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, **options) -> tuple[Tensor, Reply]:
-    """The gradient with respect to x."""
+    """Return the gradient with respect to x and the reply."""
     values, texts = _request(x)
     inputs = {"x": x, "dmean": dmean, "drstd": drstd, "mean": mean, "rstd": rstd}
     dx = torch.empty_like(x)
@@ -32,7 +32,7 @@ def backward(dmean: Tensor, drstd: Tensor, x: Tensor, mean: Tensor, rstd: Tensor
 
 
 def check(shape, dtype, layout, **options):
-    """Hold forward and backward to float64."""
+    """Compare forward and backward with float64."""
     x = make_map(shape, dtype, layout, mean=0.5, std=2.0)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     dmean, drstd = (make_map((*shape[:2], 1, 1), wide, seed=seed).flatten(1) for seed in (1, 2))

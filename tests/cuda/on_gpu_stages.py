@@ -1,4 +1,4 @@
-"""Stages that end in every way, for the tests of bench.on_gpu: each is imported by the process that runs it."""
+"""Stages that end in every possible way, for the tests of bench.on_gpu. The process that runs a stage imports it."""
 
 import os
 import signal

@@ -1,7 +1,7 @@
-"""Bugs planted in copies of the kernels' headers, to show that the checks find them where they would be made.
+"""Bugs planted in copies of the kernel headers, to show that the checks find bugs in the real kernels.
 
-Each bug replaces a piece of text that must occur exactly once in its header. A copy has all of them, each beside what
-is right, and runs the one that PLANTED_BUG names: one build for all bugs.
+Each bug replaces a piece of text that must occur exactly once in its header. The copies contain all bugs besides the
+correct code and run the one that PLANTED_BUG selects, so one build serves all bugs.
 """
 
 import fcntl
@@ -16,13 +16,13 @@ SOURCES = ROOT / "csrc"
 
 @dataclass(frozen=True)
 class Bug:
-    """A piece of a header and what is wrong instead of it.
+    """A piece of a header and its faulty replacement.
 
     Attributes:
-        header: The file, seen from csrc.
-        right: An expression, or a statement where it ends in a semicolon; occurs once.
-        wrong: The same kind of thing.
-        before: Text directly before `right`, to tell it from others.
+        header: Path of the header, relative to csrc.
+        right: The correct text: an expression, or a statement if it ends with a semicolon.
+        wrong: The faulty replacement, of the same kind.
+        before: Text directly before `right`, which makes the match unique.
     """
 
     header: str
@@ -47,7 +47,7 @@ BUGS = {
     "shared memory past its end": Bug(
         "fused_norm/tile.cuh",
         "warp * columns + of_lane * count + first + k",
-        "block_warps * most_lane_sums + k",
+        "block_warps * max_lane_sums + k",
         "scratch[",
     ),
     "missing barrier": Bug(
@@ -148,9 +148,9 @@ BUGS = {
     ),
     "unwritten vector": Bug(
         "fused_norm/forward.cuh",
-        "shown &= shown - 1",
-        "shown = 0",
-        "for (; shown != 0; ",
+        "padded_vectors &= padded_vectors - 1",
+        "padded_vectors = 0",
+        "for (; padded_vectors != 0; ",
     ),
     "misaligned vector": Bug(
         "fused_norm/plan.h",
@@ -158,7 +158,7 @@ BUGS = {
         "true",
         "  return ",
     ),
-    "exchanges phases the wrong way": Bug(
+    "exchanges phases in the wrong direction": Bug(
         "fused_norm/tile.cuh",
         "upper ? words[k] : words[k + distance]",
         "upper ? words[k + distance] : words[k]",
@@ -228,7 +228,7 @@ BUGS = {
         "fused_norm/backward.cuh",
         "start_dependent_launch();",
         "",
-        "at most one is shown above the map, and one below\n  FASTMUNIT_BACKWARD_SHARED(shared);\n"
+        "copies at most one of a warp's rows\n  FASTMUNIT_BACKWARD_SHARED(shared);\n"
         "  if constexpr (mode != Mode::apply) ",
     ),
     "tiles leave sums in one place": Bug(
@@ -268,10 +268,10 @@ BUGS = {
     ),
     "a corner of the pad is not folded": Bug(
         "fused_norm/backward.cuh",
-        "added[0] += takes_left ? beside : 0.0f;",
+        "added[0] += takes_left ? corner : 0.0f;",
         "",
     ),
-    "folds to the lane beside": Bug(
+    "folds to the next lane": Bug(
         "fused_norm/backward.cuh",
         "31 - lane - sides.first",
         "30 - lane - sides.first",
@@ -291,7 +291,7 @@ BUGS = {
         "my_x[u * block_threads] = ",
     ),
 }
-# The copies are compiled for float32 alone, which takes a third of the time.
+# The copies are compiled for float32 only, which takes a third of the time.
 OTHER_TYPES = """    case DataType::bfloat16:
       return run(__nv_bfloat16{});
     case DataType::float16:
@@ -300,12 +300,12 @@ OTHER_TYPES = """    case DataType::bfloat16:
 
 
 def number_of(name: str) -> int:
-    """What PLANTED_BUG is for a bug, 0 for ""."""
+    """Return the value of PLANTED_BUG that selects a bug; 0 for ""."""
     return list(BUGS).index(name) + 1 if name else 0
 
 
 def plant(text: str, bug: Bug, number: int) -> str:
-    """A header with a bug beside what is right."""
+    """Return a header that contains both the correct code and the bug."""
     found = text.count(bug.before + bug.right)
     assert found == 1, f"{bug.header} has {bug.before + bug.right!r} {found} times instead of once"
     if ";" in bug.right:
@@ -317,7 +317,7 @@ def plant(text: str, bug: Bug, number: int) -> str:
 
 
 def planted_headers() -> dict[str, str]:
-    """All headers by their place in csrc, with all bugs in them."""
+    """Return all headers by their path in csrc, with all bugs planted."""
     paths = [path for folder in ("common", "cuda", "fused_norm") for path in (SOURCES / folder).glob("*.*h")]
     texts = {path.relative_to(SOURCES).as_posix(): path.read_text() for path in paths}
     for number, bug in enumerate(BUGS.values(), start=1):
@@ -332,7 +332,7 @@ def planted_headers() -> dict[str, str]:
 
 @cache
 def planted_include() -> Path:
-    """The folder to compile with, written where it is not up to date."""
+    """Write the headers that have changed and return the include folder."""
     include = ROOT / "build" / "planted" / "sources"
     include.mkdir(parents=True, exist_ok=True)
     with (include.parent / "lock").open("w") as lock:  # tests run in several processes

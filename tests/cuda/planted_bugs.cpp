@@ -1,7 +1,7 @@
-// Two small kernels with bugs that can be planted in them by name, to show that the checks of tests/cuda find them.
+// Two small kernels with planted bugs, selected by name, which show that the checks of tests/cuda find them.
 //
-// pad_rows: y = pad(x - mean(x)) of each row, one reflected value on either side; one block for each row.
-// centre_rows: y = x - mean(x); a cluster of blocks for each row.
+// pad_rows: y = pad(x - mean(x)) of each row, with one reflected value on either side; one block per row.
+// center_rows: y = x - mean(x) of each row; one cluster of blocks per row.
 #include "cuda/launch.cuh"
 
 #include "arguments.h"
@@ -25,7 +25,7 @@ enum class Bug {
   shuffle_in_a_branch,
   mask_without_the_caller,
   shuffle_from_outside_the_mask,
-  uninitialised_shared_memory,
+  uninitialized_shared_memory,
   unwritten_output,
   misaligned_vector,
   reflect_off_by_one,
@@ -48,7 +48,7 @@ constexpr const char* names[] = {"none",
                                  "shuffle_in_a_branch",
                                  "mask_without_the_caller",
                                  "shuffle_from_outside_the_mask",
-                                 "uninitialised_shared_memory",
+                                 "uninitialized_shared_memory",
                                  "unwritten_output",
                                  "misaligned_vector",
                                  "reflect_off_by_one",
@@ -64,7 +64,7 @@ Bug bug_called(const std::string& name) {
     if (name == known) return static_cast<Bug>(index);
     ++index;
   }
-  emulator::fail("there is no bug of that name");
+  emulator::fail("there is no bug with that name");
 }
 
 __device__ float warp_sum(float value, Bug bug) {
@@ -83,7 +83,7 @@ __device__ float block_sum(float value, Bug bug) {
   SMEM_ARRAY(float, sums, warps);
   value = warp_sum(value, bug);
   const int warp = static_cast<int>(threadIdx.x / 32);
-  if (threadIdx.x % 32 == 0 && (bug != Bug::uninitialised_shared_memory || warp > 0)) {
+  if (threadIdx.x % 32 == 0 && (bug != Bug::uninitialized_shared_memory || warp > 0)) {
     sums[bug == Bug::shared_memory_past_end ? warp + 1 : warp] = value;
   }
   if (bug == Bug::divergent_barrier && warp == 0) {
@@ -131,7 +131,7 @@ __global__ void pad_rows(const float* x, float* y, int n, int row_stride, Bug bu
   if (bug == Bug::blocks_write_one_address && thread == 0) st_global(y, ld_global(x + 1) - mean);
 }
 
-__global__ void centre_rows(const float* x, float* y, int n, Bug bug) {
+__global__ void center_rows(const float* x, float* y, int n, Bug bug) {
   SMEM_ARRAY(float, sum, 1);
   const int part = n / cluster, thread = static_cast<int>(threadIdx.x);
   const long begin = static_cast<long>(blockIdx.x) * part;
@@ -142,7 +142,7 @@ __global__ void centre_rows(const float* x, float* y, int n, Bug bug) {
   if (bug != Bug::missing_cluster_barrier) cluster_sync();
   float all = 0.0f;
   if (bug == Bug::exits_while_others_read && cluster_rank() == 0) return;
-  for (int rank = 0; rank < cluster; ++rank) all += *of_cluster_block(&sum[0], rank);
+  for (int rank = 0; rank < cluster; ++rank) all += *map_shared_rank(&sum[0], rank);
   if (bug != Bug::exits_while_others_read) cluster_sync();
   for (int i = thread; i < part; i += threads) {
     st_global(y + begin + i, ld_global(x + begin + i) - all / static_cast<float>(n));
@@ -159,6 +159,6 @@ int main() {
     const float* x = request.array<float>("x");
     float* y = request.array<float>("y");
     if (request.text("kernel") == "pad_rows") return launch(pad_rows, {rows, threads}, nullptr, x, y, n, n, bug);
-    return launch(centre_rows, {rows * cluster, threads, 0, cluster}, nullptr, x, y, n, bug);
+    return launch(center_rows, {rows * cluster, threads, 0, cluster}, nullptr, x, y, n, bug);
   });
 }

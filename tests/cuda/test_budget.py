@@ -1,18 +1,14 @@
-"""The machine code of the CUDA kernels: no warning, no spill, no local memory, and within tests/cuda/budget.yaml."""
+"""The machine code of the CUDA kernels has no warnings, no spills and no local memory, and stays within budget.yaml."""
 
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import count_instructions  # noqa: E402
-from gpu_budget import (  # noqa: E402
+from tools import count_instructions
+from tools.gpu_budget import (
     SOURCES,
     Budget,
     Kernel,
@@ -28,8 +24,9 @@ from gpu_budget import (  # noqa: E402
     read_calls,
 )
 
+ROOT = Path(__file__).parents[2]
 ARCHITECTURES = (80, 90, 100)
-# How far what a kernel of bench/kernel_counts.yaml executes may be from the machine code.
+# Largest relative difference between the instruction counts of bench/kernel_counts.yaml and the machine code.
 STALE = 0.05
 needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="there is no nvcc")
 needs_cuobjdump = pytest.mark.skipif(find_cuobjdump() is None, reason="there is no cuobjdump, Triton's or CUDA's")
@@ -56,20 +53,20 @@ def test_kernels_are_within_their_budget(source, arch, tmp_path):
     broken = check(kernels, budgets)
     broken += [line for call in read_calls().get(source.stem, []) for line in call.broken_by(kernels)]
     assert not broken, "\n".join(broken)
-    # The documented figures are those of one compiler.
+    # The documented figures are those of one compiler version.
     text = (ROOT / "docs" / "gpu.md").read_text()
     if f"nvcc {nvcc_release()}" in text:
         for budget in budgets:
             cells = documented(text, budget)
             assert [cell.split(" / ")[ARCHITECTURES.index(arch)] for cell in cells] == markdown_cells(
                 kernels, budget
-            ), "docs/gpu.md is not up to date: python tools/gpu_budget.py --markdown"
+            ), "docs/gpu.md is not up to date: run python -m tools.gpu_budget --markdown"
     if arch == count_instructions.ARCH and source in count_instructions.SOURCES:
-        assert not out_of_date(kernels), "python tools/count_instructions.py > bench/kernel_counts.yaml"
+        assert not out_of_date(kernels), "run python -m tools.count_instructions > bench/kernel_counts.yaml"
 
 
 def out_of_date(kernels):
-    """What bench/kernel_counts.yaml lacks, has otherwise or has too much of, where this compiler has written it."""
+    """Return the kernels whose counts are missing, different or superfluous, if this compiler has written the file."""
     release, written = count_instructions.read_counts()
     if release != nvcc_release():
         return []
@@ -92,7 +89,7 @@ def differ(written, found):
     )
 
 
-def test_counts_of_instructions_that_are_stale_are_found():
+def test_stale_instruction_counts_are_found():
     counts = count_instructions.Counts(32, 64, 0, 128, 4, load=100, sums=200, write=300, again=0)
     assert not differ(replace(counts, load=90, write=320), counts)
     for change in ({"write": 269}, {"write": 331}, {"registers": 65}, {"again": 31}):
@@ -100,7 +97,7 @@ def test_counts_of_instructions_that_are_stale_are_found():
 
 
 def documented(text, budget):
-    """The cells of a row of the table in docs/gpu.md, behind the threads."""
+    """Return the cells of a row of the table in docs/gpu.md, after the number of threads."""
     rows = [line for line in text.splitlines() if line.startswith(f"| {markdown_name(budget)} |")]
     assert len(rows) == 1, f"docs/gpu.md has {len(rows)} rows for {budget.kernel}"
     return rows[0].removeprefix(f"| {markdown_name(budget)} |").strip(" |").split(" | ")[1:]
@@ -141,7 +138,7 @@ PLANTED = {
     ("name", "message"),
     [("spills", "spill"), ("local_memory", "Local memory used"), ("unused_variable", "never referenced")],
 )
-def test_what_is_planted_is_found_by_the_compiler(name, message, tmp_path):
+def test_the_compiler_finds_planted_faults(name, message, tmp_path):
     source = tmp_path / "planted.cu"
     source.write_text(PLANTED[name])
     with pytest.raises(subprocess.CalledProcessError) as raised:
@@ -152,7 +149,7 @@ def test_what_is_planted_is_found_by_the_compiler(name, message, tmp_path):
 @needs_nvcc
 @needs_cuobjdump
 def test_narrow_accesses_are_found(tmp_path):
-    """Eight half-precision values loaded and stored at once, and one by one."""
+    """Compare loads and stores of eight half-precision values at a time with one value at a time."""
     source = tmp_path / "copy.cu"
     source.write_text("""
         #include "cuda/convert.cuh"
@@ -174,13 +171,13 @@ def test_narrow_accesses_are_found(tmp_path):
 
 def test_each_limit_can_be_exceeded():
     kernel = Kernel("k", 80, registers=64, local_bytes=8, shared_bytes=0)
-    told = "\n".join(
+    messages = "\n".join(
         check([kernel], [Budget("k", threads=256, registers=63, occupancy=0.75), Budget("other", 1, 1, 0.0)])
     )
-    assert "64 registers, at most 63" in told
-    assert "8 bytes of local memory" in told
-    assert "occupancy 0.50, at least 0.75" in told
-    assert "other: there is no such kernel" in told
+    assert "64 registers, at most 63" in messages
+    assert "8 bytes of local memory" in messages
+    assert "occupancy 0.50, at least 0.75" in messages
+    assert "other: there is no such kernel" in messages
     assert "k: 0 rows" in check([kernel], [])[0]
     assert "k: 2 rows" in check([kernel], [Budget("k", 1, 64, 0.0), Budget("k.?", 1, 64, 0.0)])[0]
 

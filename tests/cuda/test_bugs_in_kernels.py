@@ -1,45 +1,49 @@
-"""Bugs planted in the headers of fused_norm itself: which check of tests/cuda finds each (planted.py has them)."""
+"""Each bug that planted.py plants in the headers of fused_norm is found by a check of tests/cuda."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
 from tests.cuda.emulated import SCHEDULES, EmulationError
+from tests.cuda.fused_norm_cases import DEVICES, exact_results, gradients_of, inputs_of, plain_case
 from tests.cuda.fused_norm_requests import backward, forward
 from tests.cuda.planted import BUGS, SOURCES, number_of, plant, planted_include
-from tests.cuda.test_fused_norm_emulated import DEVICES, gradients_of, inputs_of, options_of, plain, plain_case
 
-NCHW = plain_case(h=10, w=11)
-ROWS = plain_case(n=1, c=1, h=5, w=32, pad=2)
-UNITS = {**ROWS, "h": 4}
-CHANNELS_LAST = plain_case(layout="channels_last", h=10, w=11)
-PHASES = plain_case(layout="channels_last", h=10, w=12, pixel_shuffle=True)
-SMALL_MAP = plain_case(n=1, c=2, h=5, w=5, pad=2)
-CLUSTERS = plain_case(device="small clusters", n=1, c=2, h=48, w=32)
-SPLIT = plain_case(device="small clusters", n=1, c=2, h=48, w=48)
-TINY = plain_case(n=1, c=2, h=6, w=6)
-SPLIT_ROWS = plain_case(device="small clusters", n=1, c=2, h=80, w=32)
-REPLICATE = {**ROWS, "pad_mode": "replicate"}
-LAYER = plain_case(device="small clusters", statistics="layer", n=1, c=2, h=20, w=20)
-ROUNDS = plain_case(device="few multiprocessors", layout="channels_last", n=1, h=270, w=70)
-TINY_CLUSTERS = plain_case(device="small clusters", n=1, c=1, h=20, w=20)
+NCHW = plain_case((2, 8, 10, 11))
+ROWS = plain_case((1, 1, 5, 32), pad=2)
+UNITS = replace(ROWS, shape=(1, 1, 4, 32))
+CHANNELS_LAST = plain_case((2, 8, 10, 11), "channels_last")
+PHASES = plain_case((2, 8, 10, 12), "channels_last", pixel_shuffle=True)
+SMALL_MAP = plain_case((1, 2, 5, 5), pad=2)
+CLUSTERS = plain_case((1, 2, 48, 32), device="small clusters")
+SPLIT = plain_case((1, 2, 48, 48), device="small clusters")
+TINY = plain_case((1, 2, 6, 6))
+SPLIT_ROWS = plain_case((1, 2, 80, 32), device="small clusters")
+REPLICATE = replace(ROWS, pad_mode="replicate")
+LAYER = plain_case((1, 2, 20, 20), device="small clusters", statistics="layer")
+ROUNDS = plain_case((1, 8, 270, 70), "channels_last", device="few multiprocessors")
+TINY_CLUSTERS = plain_case((1, 1, 20, 20), device="small clusters")
+FEW_ROWS = plain_case((1, 16, 60, 3), "channels_last", device="no tiles")
 
 
-def how(bug, sanitize):
+def with_bug(bug, sanitize):
+    """Return the keyword arguments of `emulate` that select a bug."""
     return {"sanitize": sanitize, "include": planted_include(), "environment": {"PLANTED_BUG": str(number_of(bug))}}
 
 
-def forward_of(case, bug="", sanitize="", schedule="forward", count=False):
-    """Padded, and the reply."""
-    options = {**how(bug, sanitize), "schedule": schedule, "count": count, "shifts": case.get("shifts")}
-    padded, _, _, reply = forward(*inputs_of(case), options_of(case), DEVICES[case["device"]], **options)
+def forward_of(case, bug="", sanitize="", schedule="forward", count=False, shifts=None):
+    """Return padded and the reply."""
+    options = {**with_bug(bug, sanitize), "schedule": schedule, "count": count, "shifts": shifts}
+    padded, _, _, reply = forward(*inputs_of(case), case.options(), DEVICES[case.device], **options)
     return padded, reply
 
 
 def exact_of(case):
-    inputs = [None if t is None else t.double() for t in inputs_of(case)]
-    return plain(case, inputs, *gradients_of(case))
+    tensors = inputs_of(case)
+    padded, _, dx, dweight, dbias, _ = exact_results(case, tensors, gradients_of(case, *tensors[:3]))
+    return padded, dx, dweight, dbias
 
 
 def is_right(case, bug="", **options):
@@ -48,12 +52,13 @@ def is_right(case, bug="", **options):
 
 
 def backward_of(case, bug="", sanitize="", count=False):
-    """dx, dweight, dbias and the reply."""
+    """Return dx, dweight, dbias and the reply."""
     x, weight, bias, residual = inputs_of(case)
-    options, device = options_of(case), DEVICES[case["device"]]
+    options, device = case.options(), DEVICES[case.device]
     _, mean, rstd, _ = forward(x, weight, bias, residual, options, device)
-    given = (*gradients_of(case), x, mean, rstd, weight, bias, residual is not None, options, device)
-    dx, dweight, dbias, _, reply = backward(*given, **how(bug, sanitize), count=count)
+    upstream = gradients_of(case, x, weight, bias)
+    given = (*upstream, x, mean, rstd, weight, bias, residual is not None, options, device)
+    dx, dweight, dbias, _, reply = backward(*given, **with_bug(bug, sanitize), count=count)
     return dx, dweight, dbias, reply
 
 
@@ -65,7 +70,7 @@ def gradient_is_right(case, bug="", sanitize=""):
 
 @pytest.mark.parametrize("sanitize", ["", "address,undefined", "thread"])
 @pytest.mark.parametrize("case", [TINY, TINY_CLUSTERS], ids=["block", "cluster"])
-def test_nothing_is_found_where_no_bug_is_taken(case, sanitize):
+def test_nothing_is_found_without_a_bug(case, sanitize):
     assert is_right(case, sanitize=sanitize)
     assert gradient_is_right(case, sanitize=sanitize)
 
@@ -80,7 +85,6 @@ STOPPED = {
     "missing cluster barrier": (TINY_CLUSTERS, "thread", "data race"),
     "exits while others read": (CLUSTERS, "", "others may still read"),
     "wrong mask": (SPLIT, "", "the calling lane is not in the mask"),
-    "misaligned vector": ({**CHANNELS_LAST, "shifts": {"x": 4}}, "", "misaligned address"),
     "reads before it waits": (SPLIT, "", "reads what the previous one writes before it waits"),
     "combines before it waits": (SPLIT, "", "reads what the previous one writes before it waits"),
     "does not start the next launch": (SPLIT, "", "does not start it"),
@@ -92,6 +96,11 @@ def test_the_kernel_is_stopped(bug):
     case, sanitize, message = STOPPED[bug]
     with pytest.raises(EmulationError, match=message):
         forward_of(case, bug, sanitize)
+
+
+def test_misaligned_vectors_are_stopped():
+    with pytest.raises(EmulationError, match="misaligned address"):
+        forward_of(CHANNELS_LAST, "misaligned vector", shifts={"x": 4})
 
 
 STOPPED_IN_BACKWARD = {
@@ -122,8 +131,8 @@ WRONG = {
     "unwritten corner of the pad": partial(is_right, NCHW),
     "unwritten pad of small maps": partial(is_right, SMALL_MAP),
     "unwritten channels": partial(is_right, CHANNELS_LAST),
-    "unwritten vector": partial(is_right, {**CHANNELS_LAST, "device": "no tiles", "n": 1, "c": 16, "h": 60, "w": 3}),
-    "exchanges phases the wrong way": partial(is_right, PHASES),
+    "unwritten vector": partial(is_right, FEW_ROWS),
+    "exchanges phases in the wrong direction": partial(is_right, PHASES),
     "reflects off by one": partial(is_right, CHANNELS_LAST),
     "folds back off by one": partial(gradient_is_right, NCHW),
     "tiles leave sums in one place": partial(gradient_is_right, SPLIT),
@@ -133,7 +142,7 @@ WRONG = {
     "a column of the pad is not folded": partial(gradient_is_right, ROWS),
     "a row of the pad is not folded": partial(gradient_is_right, ROWS),
     "a corner of the pad is not folded": partial(gradient_is_right, ROWS),
-    "folds to the lane beside": partial(gradient_is_right, REPLICATE),
+    "folds to the next lane": partial(gradient_is_right, REPLICATE),
     "a round loads the first one's values": partial(gradient_is_right, ROUNDS),
 }
 
@@ -148,7 +157,7 @@ def test_the_result_is_wrong(bug):
 @pytest.mark.parametrize(
     ("bug", "case"), [("missing barrier", NCHW), ("missing cluster barrier", CLUSTERS)], ids=["block", "cluster"]
 )
-def test_an_order_shows_the_missing_barrier(bug, case):
+def test_some_schedule_shows_the_missing_barrier(bug, case):
     def finds(schedule):
         try:
             return not is_right(case, bug, schedule=schedule)
@@ -158,7 +167,7 @@ def test_an_order_shows_the_missing_barrier(bug, case):
     assert any(finds(schedule) for schedule in SCHEDULES)
 
 
-def test_traffic_shows_what_is_read_twice():
+def test_traffic_shows_repeated_reads():
     (_, once), (_, twice) = forward_of(NCHW, count=True), forward_of(NCHW, "loads twice", count=True)
     x = inputs_of(NCHW)[0]
     assert twice.bytes == once.bytes + x.numel() * x.element_size()
@@ -168,10 +177,11 @@ def test_traffic_shows_what_is_read_twice():
 
 
 def test_every_bug_is_found_by_some_check():
-    assert set(BUGS) == {*STOPPED, *STOPPED_IN_BACKWARD, *WRONG, "loads twice", "backward loads twice"}
+    others = ("misaligned vector", "loads twice", "backward loads twice")
+    assert set(BUGS) == {*STOPPED, *STOPPED_IN_BACKWARD, *WRONG, *others}
 
 
-def test_a_bug_whose_place_is_gone_is_reported():
+def test_a_bug_that_no_longer_matches_its_header_is_reported():
     bug = BUGS["missing cluster barrier"]
     text = (SOURCES / bug.header).read_text()
     with pytest.raises(AssertionError, match="0 times instead of once"):

@@ -1,6 +1,6 @@
-"""The ops on fake CUDA tensors, where there is no device: shapes, strides, devices and fullgraph tracing.
+"""The ops on fake CUDA tensors, without a device: shapes, strides, devices and fullgraph tracing.
 
-Autograd's engine and `opcheck` need a real device, so backward ops are called by themselves.
+Autograd's engine and `opcheck` need a real device, so backward ops are called directly.
 """
 
 import pytest
@@ -23,7 +23,7 @@ def op(name, implementation):
 
 
 def calls(implementation, x, weight, bias, dpadded):
-    """Forward and backward of every op: lists of tensors."""
+    """Return the results of forward and backward of every op."""
     mean, rstd = op("instance_norm_stats", implementation)(x, 1e-5)
     dx = op("instance_norm_stats_backward", implementation)(mean, rstd, x, mean, rstd)
     padded, fused_mean, fused_rstd = op("fused_norm", implementation)(x, weight, bias, x, *OPTIONS)
@@ -65,8 +65,8 @@ def test_results_are_on_the_device_in_the_layout(dtype, layout, implementation):
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_traces_whole(layout, implementation):
-    """A fullgraph trace with symbolic sizes holds each op once, and nothing but ops of torch and ours."""
+def test_traces_as_one_graph(layout, implementation):
+    """A fullgraph trace with symbolic sizes contains each of our ops once and otherwise only ops of torch."""
     real = tensors(layout, torch.float32)
     with FakeTensorMode(shape_env=ShapeEnv()) as mode:
         fake = [mode.from_tensor(x).to("cuda") for x in real]
@@ -79,7 +79,7 @@ def test_traces_whole(layout, implementation):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-def test_meta_strides_are_those_of_the_cpu_kernels(dtype, layout):
+def test_meta_kernels_match_the_cpu_kernels(dtype, layout):
     from fastmunit.ops.availability import unavailable
 
     reason = unavailable("native", "cpu", "fused_norm")

@@ -1,4 +1,4 @@
-"""tools/fit_launch_table.py on a made-up report: the rule in its docstring, clause by clause."""
+"""tools/fit_launch_table.py on made-up reports: each part of the rule in its docstring."""
 
 import json
 import subprocess
@@ -31,12 +31,12 @@ def lines(*rows):
     return list(thresholds(Candidates(rows)))
 
 
-def test_cost_is_that_of_cold_buffers_unless_warm_ones_are_slower():
+def test_cost_is_the_cold_time_unless_the_warm_time_is_longer():
     assert cost({"us_cold": 10, "us_warm": 4}) == 10
     assert cost({"us_cold": 10, "us_warm": 14}) == 12
 
 
-def test_a_class_takes_the_variant_of_the_least_cost():
+def test_a_class_uses_the_variant_with_the_lowest_cost():
     found = lines(
         row(LARGE, AS_PLANNED, 20), row(LARGE, NO_CLUSTERS, 19),
         row(MIDDLE, AS_PLANNED, 14), row(MIDDLE, NO_CLUSTERS, 13),
@@ -48,7 +48,7 @@ def test_a_class_takes_the_variant_of_the_least_cost():
 
 
 @pytest.mark.parametrize(("us", "second"), [(8.9, True), (9.1, False)])
-def test_a_second_variant_has_to_win_by_a_tenth(us, second):
+def test_a_second_variant_must_be_a_tenth_faster(us, second):
     found = lines(row(LARGE, AS_PLANNED, 20), row(LARGE, HALF, 30), row(SMALL, AS_PLANNED, 10), row(SMALL, HALF, us))
     assert [line for line in found if line.startswith("  ")] == [
         f"  instance + relu + pad 1 {SMALL}: half tiles, tile 0.5 of the largest, clusters of at most 8, 11% less time"
@@ -56,12 +56,12 @@ def test_a_second_variant_has_to_win_by_a_tenth(us, second):
     assert ("nchw float32 instance forward: smaller tiles for maps of at most 1048576 values" in found) == second
 
 
-def test_a_second_variant_is_not_for_what_takes_no_time():
+def test_there_is_no_second_variant_for_a_small_share_of_the_time():
     found = lines(row(LARGE, AS_PLANNED, 900), row(LARGE, HALF, 990), row(MIDDLE, AS_PLANNED, 10), row(MIDDLE, HALF, 5))
     assert not any(line.startswith("  ") for line in found)
 
 
-def test_a_variant_that_lacks_a_shape_is_not_considered():
+def test_a_variant_without_a_time_for_every_shape_is_ignored():
     found = lines(row(LARGE, AS_PLANNED, 20), row(LARGE, HALF, 10), row(MIDDLE, AS_PLANNED, 100))
     assert "as planned" in found[2]
 
@@ -74,7 +74,7 @@ def test_a_variant_with_the_same_plan_has_its_cost():
     assert "half tiles" in found[2]
 
 
-def test_threads_are_compared_with_the_choice_in_the_same_rounds():
+def test_numbers_of_threads_are_compared_in_the_same_rounds():
     rounds = [row(LARGE, AS_PLANNED, 40, task="both"), row(LARGE, AS_PLANNED, 30, threads=512, task="both")]
     assert lines(row(LARGE, AS_PLANNED, 20), row(LARGE, HALF, 19), *rounds)[0] == "threads per block: 512"
     assert lines(row(LARGE, AS_PLANNED, 20), row(LARGE, HALF, 14), *rounds)[0] == "threads per block: 256"
@@ -87,11 +87,11 @@ def test_dependent_launches(us, answer):
 
 def test_nothing_measured():
     assert lines() == ["no candidates were measured"]
-    assert lines(row(LARGE, HALF, 20)) == ["no candidates were measured"]  # the default was wrong
+    assert lines(row(LARGE, HALF, 20)) == ["no candidates were measured"]  # the default gave a wrong result
 
 
 def report(times, *, passes="forward+backward"):
-    """A report of native's and Triton's times by channels of a map of 64²."""
+    """Return a report with times of the native and Triton kernels, by number of channels of a 64² map."""
     head = {
         "function": "fused_norm", "op": "instance + relu + pad 1", "statistics": "instance", "layout": "nchw",
         "dtype": "float32", "pass": passes, "us_warm": 1.0,
@@ -114,7 +114,7 @@ def report(times, *, passes="forward+backward"):
     return {"dry_run": False, "stages": [{"name": "floor", "rows": device}, *stages]}
 
 
-def test_triton_is_taken_where_it_wins_by_a_tenth():
+def test_triton_is_chosen_where_it_is_a_tenth_faster():
     found = list(choices(report({64: (10, 8.9), 128: (20, 18), 256: (40, 37), 512: (80, 40)})))
     start = 'Choice(capability=(9, 0), function="fused_norm", layout="nchw", dtype="float32", statistics="instance", '
     end = 'implementation="triton", source="bench.on_gpu, H100, torch 2.11.0, 2026-12-01'
@@ -125,12 +125,12 @@ def test_triton_is_taken_where_it_wins_by_a_tenth():
     assert list(choices(report({64: (10, 1)}, passes="forward"))) == []
 
 
-def test_prints_what_it_finds(tmp_path):
+def test_command_line(tmp_path):
     content = report({64: (10, 5)})
     content["stages"].append({"name": "candidates", "rows": [row(LARGE, AS_PLANNED, 20)]})
     path = tmp_path / "on_gpu.json"
     path.write_text(json.dumps(content))
-    command = [sys.executable, "tools/fit_launch_table.py", str(path)]
+    command = [sys.executable, "-m", "tools.fit_launch_table", str(path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.startswith("threads per block: 256\n")
     assert "where Triton is faster:\nChoice(" in run.stdout

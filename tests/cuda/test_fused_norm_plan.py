@@ -1,4 +1,4 @@
-"""The launch table of fused_norm: every map is covered, and MUNIT's take the kernels made for them."""
+"""The launch table of fused_norm: tiles cover every map, and MUNIT's maps use the kernels written for them."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ KERNELS = ("rows", "pixels", "any")
 
 @dataclass(frozen=True)
 class Plan:
-    """The launch table's answer; see csrc/fused_norm/plan.h."""
+    """A plan of the launch table; see csrc/fused_norm/plan.h."""
 
     kernel: str
     split: bool
@@ -32,7 +32,7 @@ class Plan:
 
 
 def plan_of(device, layout, statistics, shape, *, dtype="float32", pixel_shuffle=False, vectors=True, maps=1):
-    """The plan of a map of (batch, channels, height, width); tiles of the backward hold two maps."""
+    """Return the plan of a (batch, channels, height, width) map. Tiles of the backward pass hold two maps."""
     values = dict(zip(("batch", "channels", "height", "width"), shape, strict=True))
     values |= {
         "pad": 1,
@@ -81,7 +81,7 @@ def test_tiles_cover_the_map(data):
     if plan.kernel == "rows" and maps == 2:
         held = min(8, 16 // (w // 32))
     rounds = 4 if plan.split and maps == 2 else 1
-    assert 1 <= plan.steps <= rounds * min(device.most_steps, held)
+    assert 1 <= plan.steps <= rounds * min(device.max_steps, held)
     if plan.steps > held:
         assert plan.blocks >= 1.5 * device.multiprocessors
     step_pixels = 8 * w if maps == 2 else 8 * 128
@@ -100,7 +100,7 @@ def test_tiles_cover_the_map(data):
 
 @pytest.mark.parametrize("device", [H100, A100], ids=["H100", "A100"])
 def test_maps_of_munit(device):
-    """NCHW float32 and channels_last bfloat16, as the systems run."""
+    """The systems run in NCHW float32 or channels_last bfloat16."""
     for of in munit_maps():
         shape = (1, of.channels, of.height, of.width)
         if of.channels % 8:
@@ -132,8 +132,8 @@ def test_planes_are_read_once_on_an_h100(shape, layout, dtype, maps, cluster, bl
 
 
 @pytest.mark.parametrize(("cluster", "split"), [(8, False), (4, True), (1, True)])
-def test_where_clusters_find_no_room_groups_are_read_twice(cluster, split):
-    """A GPU that is shared may have no room for eight blocks together."""
+def test_groups_are_read_twice_if_clusters_do_not_fit(cluster, split):
+    """On a partition of a shared GPU, a cluster of eight blocks may not fit."""
     plan = plan_of(Device(cluster=cluster), "channels_last", "instance", (1, 256, 64, 64), dtype="bfloat16", maps=2)
     assert plan.split == split
     assert plan.cluster == (1 if split else cluster)
@@ -141,19 +141,19 @@ def test_where_clusters_find_no_room_groups_are_read_twice(cluster, split):
 
 
 def test_large_planes_of_the_backward_are_read_twice():
-    """256² values and their gradients take the registers of 16 blocks: four rounds of two blocks per multiprocessor."""
+    """256² values and their gradients fill the registers of 16 blocks: four rounds of two blocks per multiprocessor."""
     plan = plan_of(H100, "nchw", "instance", (1, 64, 256, 256), maps=2)
     assert (plan.split, plan.steps, plan.blocks) == (True, 8, 256)
 
 
 def test_large_channels_last_planes_are_read_twice():
-    """Those of a sector of memory together are 2 MiB: more than the registers of eight blocks."""
+    """The channels of one memory sector have 2 MiB, more than the registers of eight blocks."""
     plan = plan_of(H100, "channels_last", "instance", (1, 64, 256, 256), dtype="bfloat16")
     assert plan.split
     assert plan.blocks >= 2 * H100.multiprocessors - 8
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1 << 16, 1 << 15), (1, 1, 1, (1 << 31) + 1), (1, 1 << 30, 1, 1)])
-def test_maps_that_are_too_large_are_refused(shape):
+def test_too_large_maps_are_refused(shape):
     with pytest.raises(EmulationError, match="expected"):
         plan_of(H100, "nchw", "none", shape)

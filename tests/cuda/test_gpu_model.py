@@ -1,4 +1,4 @@
-"""The model of kernels' times: its arithmetic, and what it says of kernels that an H100 has run."""
+"""The model of kernel times: its arithmetic, and its predictions for kernels that were measured on an H100."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from bench.old_kernels import MEASURED
 H100 = GPUS["H100"]
 
 
-def test_a_phase_takes_what_takes_longest():
+def test_a_phase_takes_the_time_of_its_slowest_part():
     def us(**phase):
         return sum(Launch(264, 256, 1, (Phase(**phase),)).parts(H100).values())
 
@@ -24,14 +24,14 @@ def test_a_phase_takes_what_takes_longest():
     assert us(instructions=700, bytes_moved=2.3e9, round_trips=3) == pytest.approx(1000)
 
 
-def test_calls_have_the_time_of_their_launches():
+def test_a_call_takes_the_time_of_its_launches():
     launch = Launch(1, 32, 1, (Phase(wait_us=1),))
     assert call_us([launch] * 3, H100) == pytest.approx(FITTED.call_us + 2 * FITTED.launch_us + 3)
     calls = [launch, replace(launch, dependent=True)]
     assert call_us(calls, H100) == pytest.approx(FITTED.call_us + FITTED.dependent_launch_us + 2)
 
 
-def test_parts_say_what_takes_the_time():
+def test_parts_add_up_by_cause():
     phases = (Phase(instructions=700, round_trips=1), Phase(bytes_moved=2.3e9, instructions=700), Phase(wait_us=0.5))
     parts = call_parts([Launch(132, 256, 1, phases)], H100)
     assert parts["bytes"] == pytest.approx(1000)

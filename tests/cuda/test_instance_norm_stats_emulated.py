@@ -1,4 +1,4 @@
-"""The CUDA launchers of instance_norm_stats on the emulator, against float64."""
+"""The CUDA launchers of instance_norm_stats on the emulator, compared with float64."""
 
 import pytest
 import torch

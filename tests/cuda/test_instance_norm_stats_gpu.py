@@ -1,4 +1,4 @@
-"""instance_norm_stats on a GPU: the CUDA C++ and the Triton kernels against float64."""
+"""instance_norm_stats on a GPU: the CUDA C++ and Triton kernels, compared with float64."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""bench.on_gpu: a dry run of all stages, and what they are made of."""
+"""bench.on_gpu: a dry run of all stages, and their parts."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def dry_run(tmp_path_factory):
 
 @pytest.fixture
 def rows(dry_run):
-    """The rows of each stage by its name."""
+    """Return the rows of each stage by name."""
     return {stage["name"]: stage["rows"] for stage in dry_run["stages"]}
 
 
@@ -59,7 +59,7 @@ def test_every_stage_is_done(dry_run):
         assert (stage["status"], stage["left_out"]) == ("done", []), stage["name"]
 
 
-def test_only_what_needs_a_gpu_has_no_result(rows):
+def test_only_rows_that_need_a_gpu_have_no_result(rows):
     reasons = {row["reason"] for each in rows.values() for row in each if "status" in row}
     allowed = ("a dry run has no device", "Triton")
     assert [reason for reason in reasons if not any(words in reason for words in allowed)] == []
@@ -77,7 +77,7 @@ def test_the_floor_is_a_line(rows):
     assert len(lines) == 4
 
 
-def test_copies_that_take_no_time_by_bytes_fit_no_bandwidth():
+def test_copies_of_equal_time_fit_no_bandwidth():
     points = [{"bytes_moved": size, "us": 5.0} for size in (1000, 2000)]
     fitted = floor.fit_line(points, "us")
     assert fitted["fixed_us"] == pytest.approx(5)
@@ -96,7 +96,7 @@ def test_each_op_has_times_and_ratios(rows):
     assert {row["eager_over_this_warm"] for row in compared} == {2.0}
 
 
-def test_the_judged_maps_are_those_of_a_step():
+def test_the_cases_are_maps_of_a_step():
     cases = list(ops.fused_norm_cases(256))
     found = {(case.options["statistics"], case.shape[1:], case.options["pad"]) for case in cases}
     assert found >= {
@@ -109,7 +109,7 @@ def test_the_judged_maps_are_those_of_a_step():
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="the emulated kernels need a C++ compiler")
-def test_candidates_are_right_and_each_plan_is_timed_once(rows):
+def test_candidates_are_correct_and_each_plan_is_timed_once(rows):
     found = [row for row in rows["candidates"] if "us_cold" in row]
     assert not any("status" in row for row in found)
     for row in found:
@@ -134,7 +134,7 @@ def test_a_launch_table_can_be_fitted_to_a_run(rows, dry_run):
     found = fit_launch_table.Candidates(fit_launch_table.rows_of(dry_run, "candidates"))
     assert sum(found.shares.values()) == pytest.approx(1)
     threads, dependent, *classes = fit_launch_table.thresholds(found)
-    assert threads == "threads per block: 256"  # a dry run makes what comes first the fastest
+    assert threads == "threads per block: 256"  # in a dry run, the first candidate is the fastest
     assert dependent == "dependent launches: yes"
     assert len(classes) == 12
     assert all(": as planned, " in line for line in classes)
@@ -163,7 +163,7 @@ def test_a_wrong_candidate_is_not_timed(context, monkeypatch, backward):
     assert found[0]["variant"] == "256 threads, as planned"
 
 
-def test_a_small_workspace_is_refused():
+def test_a_too_small_workspace_is_refused():
     case = next(case for case in ops.fused_norm_cases(16) if case.options["statistics"] == "layer")
     built, device = Builds(None).wait(256), Device(4, 1, False)
     maps = Maps(*case.problem("cpu").tensors[:4])
@@ -179,7 +179,7 @@ def test_without_a_compiler_candidates_are_skipped(monkeypatch, tmp_path):
         Builds(None, tmp_path)
 
 
-def test_what_does_not_compile_says_why(monkeypatch, tmp_path):
+def test_a_compilation_error_is_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(library, "SOURCES", ("bench/no_such.cu",))
     with pytest.raises(RuntimeError, match="no_such"):
         Builds(None, tmp_path).wait(256)
@@ -198,7 +198,7 @@ def test_steps_and_profile(rows):
     assert sum(shares) == pytest.approx(1)
 
 
-def test_needs_neither_pydantic_nor_pytest_but_for_steps(tmp_path):
+def test_only_steps_need_pydantic_and_pytest(tmp_path):
     for name in ("pydantic", "pytest", "_pytest"):
         (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('{name} is not installed here')")
     path = os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
@@ -212,7 +212,7 @@ def test_needs_neither_pydantic_nor_pytest_but_for_steps(tmp_path):
 
 @pytest.mark.skipif(find_nvcc() is None, reason="there is no nvcc")
 def test_candidates_compile_for_a_gpu(tmp_path):
-    """Their own source alone: test_compile.py compiles the launchers."""
+    """Compile only their own source: test_compile.py compiles the launchers."""
     command = [
         find_nvcc(),
         "-std=c++17",
@@ -228,7 +228,7 @@ def test_candidates_compile_for_a_gpu(tmp_path):
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "soon"])
-def test_minutes_are_a_positive_number(minutes, monkeypatch, capsys, tmp_path):
+def test_minutes_must_be_a_positive_number(minutes, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["on_gpu", "--out", str(tmp_path), "--dry-run", "--minutes", minutes])
     with pytest.raises(SystemExit):
         main()
@@ -236,7 +236,7 @@ def test_minutes_are_a_positive_number(minutes, monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU")
-def test_without_a_gpu_it_says_so(tmp_path):
+def test_without_a_gpu_it_reports_an_error(tmp_path):
     command = [sys.executable, "-m", "bench.on_gpu", "--out", tmp_path]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 2
@@ -244,8 +244,8 @@ def test_without_a_gpu_it_says_so(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_preloaded_leaves_cuda_alone():
-    """A process forked after CUDA was touched could not use it."""
+def test_preloaded_modules_do_not_initialize_cuda():
+    """A process that is forked after CUDA has been initialized cannot use it."""
     code = f"""
 import importlib, torch
 def touched(*args, **kwargs): raise AssertionError("CUDA was touched")
@@ -263,7 +263,7 @@ def context():
 
 
 def ops_rows(context, ours):
-    """The rows of a problem whose own function is `ours`."""
+    """Return the rows of a problem whose function is `ours`."""
     problem = instance_norm_stats_problem((1, 2, 4, 4), torch.float32, "nchw", backward=False, device="cpu")
     problem = replace(problem, ours=ours)
     return list(ops.rows(context, lambda: problem, implementations=["native"], with_compiled=False))
@@ -313,7 +313,7 @@ def test_categories_of_kernels():
 
 
 class Event:
-    """An event of a device on which a call takes a millisecond."""
+    """A CUDA event with a fake time."""
 
     now = 0.0
 
@@ -332,7 +332,7 @@ class Event:
 
 @pytest.fixture
 def device(monkeypatch):
-    """Calls of a device that is not there, in their order."""
+    """Return the list of calls, in order, on a fake device."""
     calls = []
     properties = SimpleNamespace(L2_cache_size=50 * 2**20)
     monkeypatch.setattr(timer, "captured", lambda call: call)
@@ -343,7 +343,7 @@ def device(monkeypatch):
     return calls
 
 
-def test_time_of_a_call_is_that_of_its_graph_shared_out(device):
+def test_time_of_a_call_is_its_share_of_the_graph(device):
     def call(name, milliseconds):
         def run():
             Event.now += milliseconds
@@ -356,12 +356,12 @@ def test_time_of_a_call_is_that_of_its_graph_shared_out(device):
     assert times["ours"].cold == pytest.approx((5 + 3 * 2) / 4 * 1e-3)
     assert times["ours"].warm == pytest.approx(5e-3)
     assert times["copy"].cold == pytest.approx(1e-3)
-    first_round = device[: 4 + timer.LEAST_WARM_LAUNCHES + 1]
-    assert first_round == [*(f"ours {k}" for k in range(4)), *["ours 0"] * timer.LEAST_WARM_LAUNCHES, "copy"]
+    first_round = device[: 4 + timer.MIN_WARM_LAUNCHES + 1]
+    assert first_round == [*(f"ours {k}" for k in range(4)), *["ours 0"] * timer.MIN_WARM_LAUNCHES, "copy"]
 
 
 def test_sets_of_buffers_move_four_times_the_cache(device):
     sets = GpuTimer().sets
     assert sets(34 * 2**20) == 6
-    assert sets(10**9) == timer.LEAST_SETS
-    assert sets(1) == timer.MOST_SETS
+    assert sets(10**9) == timer.MIN_SETS
+    assert sets(1) == timer.MAX_SETS

@@ -1,4 +1,4 @@
-"""bench.on_gpu's runner: stages that raise, crash, hang or take too long are reported, and the next ones run."""
+"""bench.on_gpu's runner: it reports stages that raise, crash, hang or take too long, and runs the next ones."""
 
 import json
 import os
@@ -17,12 +17,12 @@ from tests.cuda.on_gpu_stages import stage
 
 @pytest.fixture(scope="module", autouse=True)
 def forking_server(tmp_path_factory):
-    """The server is up before a test has a deadline."""
+    """Start the server before a test has a deadline."""
     run(tmp_path_factory.mktemp("first"), stage("good"))
 
 
 def run(folder, *stages, seconds=600.0, clock=None):
-    """The stages of the report's file."""
+    """Return the stages in the report's file."""
     report = Report(folder, dry_run=True, minutes=seconds / 60)
     runner = Runner(report, clock or WallClock(), dry_run=True, tell=lambda stage, row: None)
     runner.run(stages, seconds)
@@ -31,7 +31,7 @@ def run(folder, *stages, seconds=600.0, clock=None):
 
 
 def results(rows):
-    """(task, its value or its status) of each row."""
+    """Return (task, value or status) of each row."""
     return [(row["task"], row.get("status", row.get("value"))) for row in rows]
 
 
@@ -39,7 +39,7 @@ def reason_of(found, status):
     return next(row["reason"] for row in found["rows"] if row.get("status") == status)
 
 
-def test_what_raises_is_reported_and_the_next_task_runs(tmp_path):
+def test_an_exception_is_reported_and_the_next_task_runs(tmp_path):
     found, after = run(tmp_path, stage("raises", "skips", "good"), stage("not finite"))
     assert found["status"] == "done"
     expected = [("raises", 1), ("raises", "failed"), ("skips", "skipped"), ("good", 1), ("good", 2)]
@@ -49,7 +49,7 @@ def test_what_raises_is_reported_and_the_next_task_runs(tmp_path):
     assert results(after["rows"]) == [("not finite", "nan"), ("not finite", "inf")]
 
 
-def test_what_crashes_or_hangs_costs_its_own_row_alone(tmp_path):
+def test_a_crash_or_hang_costs_only_its_own_row(tmp_path):
     chosen = stage("crashes", "good", "exits", "hangs", "good", "crashes", task_seconds=3)
     found, after = run(tmp_path, chosen, stage("good"))
     assert results(found["rows"]) == [
@@ -63,7 +63,7 @@ def test_what_crashes_or_hangs_costs_its_own_row_alone(tmp_path):
     assert after["status"] == "done"
 
 
-def test_a_stage_is_ended_at_its_deadline(tmp_path):
+def test_a_stage_ends_at_its_deadline(tmp_path):
     found, after = run(tmp_path, stage("good", "hangs", "good", "raises", seconds=6), stage("good"))
     assert found["status"] == "out of time"
     assert results(found["rows"]) == [("good", 1), ("good", 2), ("hangs", 1), ("hangs", "out of time")]
@@ -74,7 +74,7 @@ def test_a_stage_is_ended_at_its_deadline(tmp_path):
 def test_a_run_ends_within_its_time(tmp_path):
     begun = time.monotonic()
     found, after = run(tmp_path, stage("hangs"), stage("good"), seconds=END_SECONDS + 3)
-    assert time.monotonic() - begun < END_SECONDS + 3  # what it promises
+    assert time.monotonic() - begun < END_SECONDS + 3  # the guarantee
     assert found["status"] == "out of time"
     assert after == {
         "name": "good", "status": "skipped", "reason": after["reason"], "seconds": after["seconds"],
@@ -83,7 +83,7 @@ def test_a_run_ends_within_its_time(tmp_path):
     assert "no time is left" in after["reason"]
 
 
-def test_time_is_checked_between_tasks_by_the_clock_of_the_run(tmp_path):
+def test_time_is_checked_between_tasks_with_the_clock_of_the_run(tmp_path):
     clock = FakeClock(FORKING)
     chosen = [stage("advances", "advances", "good", seconds=100), *(stage("good", seconds=s) for s in (10, 50, 50))]
     first, second, third, last = run(tmp_path, *chosen, seconds=END_SECONDS + 400, clock=clock)
@@ -107,15 +107,15 @@ def test_a_stage_that_cannot_list_its_tasks(tmp_path, tasks, status, reason):
     assert after["status"] == "done"
 
 
-def test_what_a_task_started_is_ended_with_it(tmp_path):
+def test_processes_of_a_task_end_with_it(tmp_path):
     (found,) = run(tmp_path, stage("starts"))
     (row,) = found["rows"]
-    for _ in range(200):  # the system may take a moment to take it away
+    for _ in range(200):  # the system may take a moment to end it
         if not is_running(row["pid"]):
             return
         time.sleep(0.05)
     os.kill(row["pid"], signal.SIGKILL)
-    pytest.fail("it still runs")
+    pytest.fail("the process still runs")
 
 
 def is_running(pid):
@@ -126,7 +126,7 @@ def is_running(pid):
     return state != "Z"
 
 
-def test_what_was_found_is_kept_when_the_run_is_ended_from_outside(tmp_path):
+def test_results_are_kept_if_the_run_is_interrupted(tmp_path):
     report = Report(tmp_path, dry_run=True, minutes=1)
 
     def interrupt(stage, row):

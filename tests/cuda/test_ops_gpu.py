@@ -1,4 +1,4 @@
-"""The ops on a GPU, in CUDA C++ and in Triton: the grids of the emulator, CUDA graphs, the same bits again."""
+"""The ops on a GPU, in CUDA C++ and Triton: the cases of the emulator, CUDA graphs and reproducibility."""
 
 import itertools
 
@@ -8,10 +8,10 @@ import torch
 from fastmunit import functional, reference
 from fastmunit.ops.availability import unavailable
 from fastmunit.testing import assert_as_exact_as, make_map
-from tests.cuda import test_fused_norm_emulated as fused_norm
 from tests.cuda import weighted_l1_requests as weighted_l1
+from tests.cuda.fused_norm_cases import EmulatedCase, gradients_of, inputs_of, sample
 from tests.ops import non_finite_cases as non_finite
-from tests.ops.fused_norm_cases import Case, run
+from tests.ops.fused_norm_cases import NAMES, Case, eager, run, term_scales
 
 pytestmark = pytest.mark.gpu
 
@@ -30,18 +30,6 @@ def moved(tensors, **to):
     return [None if t is None else t.to(**to) for t in tensors]
 
 
-def run_fused_norm(function, case, inputs, dpadded, dinterior):
-    """The padded map and the gradients of all inputs that are there."""
-    leaves = [None if t is None else t.detach().requires_grad_() for t in inputs]
-    x, weight, bias, residual = leaves
-    padded, interior = function(x, weight, bias, residual=residual, **vars(fused_norm.options_of(case)))
-    if interior is padded and dpadded is not None:
-        dinterior = None  # torch would add two gradients of one tensor in its dtype
-    pairs = [(padded, dpadded), (interior, dinterior)]
-    results, upstream = zip(*((r, g.to(x.dtype)) for r, g in pairs if g is not None), strict=True)
-    return [padded.detach(), *torch.autograd.grad(results, [leaf for leaf in leaves if leaf is not None], upstream)]
-
-
 def by_name(implementation):
     return lambda *a, **o: functional.fused_norm(*a, **o, implementation=implementation)
 
@@ -49,29 +37,31 @@ def by_name(implementation):
 @pytest.mark.parametrize("implementation", ["native", "triton", "reference"])
 @pytest.mark.parametrize("case", non_finite.all_cases(), ids=Case.id)
 def test_fused_norm_of_infinities_and_nan(case, implementation):
-    """The reference on the CPU says what there is to be."""
+    """The reference on the CPU gives the expected results."""
     skip_where_missing(implementation, "fused_norm")
     tensors, upstream = non_finite.all_poisons(case)
     there = moved(tensors, device="cuda"), moved(upstream, device="cuda")
     ours = moved(run(by_name(implementation), *there, case.options()), device="cpu")
-    plain = run(by_name("reference"), tensors, upstream, case.options())
+    plain = run(reference.fused_norm, tensors, upstream, case.options())
     non_finite.compare(ours, plain, dx_is_exact=case.statistics == "none")
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("case", fused_norm.sample(200, seed=5), ids=fused_norm.case_id)
+@pytest.mark.parametrize("case", sample(200, seed=5), ids=EmulatedCase.id)
 def test_fused_norm_matches_float64(case, implementation):
     skip_where_missing(implementation, "fused_norm")
-    inputs, gradients = fused_norm.inputs_of(case), fused_norm.gradients_of(case)
-    inputs, gradients = moved(inputs, device="cuda"), moved(gradients, device="cuda")
-    ours = run_fused_norm(by_name(implementation), case, inputs, *gradients)
-    low = run_fused_norm(by_name("reference"), case, inputs, *gradients)
-    exact = run_fused_norm(by_name("reference"), case, moved(inputs, dtype=torch.float64), *gradients)
-    names = ["padded", "dx"]
-    names += [f"d{name}" for name, t in zip(("weight", "bias", "residual"), inputs[1:], strict=True) if t is not None]
-    terms = 8.0 * case["n"] * (case["h"] + 6) * (case["w"] + 6)
-    for name, a, b, e in zip(names, ours, low, exact, strict=True):
-        assert_as_exact_as(a, b, e, name, scale=terms if name in ("dweight", "dbias") else None)
+    tensors = inputs_of(case)
+    upstream = gradients_of(case, *tensors[:3])
+    if case.pad == 0 and upstream[0] is not None:
+        upstream = [upstream[0], None]  # torch would add two gradients of one tensor in its dtype
+    scales = term_scales(case, tensors, upstream)
+    tensors, upstream = moved(tensors, device="cuda"), moved(upstream, device="cuda")
+    ours = run(by_name(implementation), tensors, upstream, case.options())
+    plain = run(eager, tensors, upstream, case.options())
+    exact = run(eager, moved(tensors, dtype=torch.float64), moved(upstream, dtype=torch.float64), case.options())
+    for name, scale, *results in zip(NAMES, scales, ours, plain, exact, strict=True):
+        if results[0] is not None:
+            assert_as_exact_as(*results, name, scale=scale)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -95,7 +85,7 @@ def test_weighted_l1_matches_float64(dtypes, implementation):
 
 
 def step(implementation, x, weight, bias, target):
-    """Forward and backward of all ops, one behind the other."""
+    """Run forward and backward of all ops, one after another."""
     mean, rstd = functional.instance_norm_stats(x, implementation=implementation)
     y, interior = functional.fused_norm(
         x, weight, bias, statistics="instance", activation="relu", residual=x, pad=1, implementation=implementation
@@ -114,7 +104,7 @@ def step_inputs(layout, dtype, seed=0):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_same_bits_again(dtype, layout, implementation):
+def test_results_are_reproducible(dtype, layout, implementation):
     skip_where_missing(implementation, "fused_norm")
     inputs = step_inputs(layout, dtype)
     first = step(implementation, *inputs)
@@ -126,7 +116,7 @@ def test_the_same_bits_again(dtype, layout, implementation):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_cuda_graph_of_forward_and_backward(dtype, layout, implementation):
-    """Captured once and replayed on other inputs, it gives the bits of calls without a graph."""
+    """Captured once and replayed on other inputs, it gives the same bits as calls without a graph."""
     skip_where_missing(implementation, "fused_norm")
     inputs = step_inputs(layout, dtype)
     side = torch.cuda.Stream()
@@ -152,7 +142,7 @@ def test_cuda_graph_of_forward_and_backward(dtype, layout, implementation):
 def test_nothing_waits_for_the_device(implementation):
     skip_where_missing(implementation, "fused_norm")
     inputs = step_inputs("nchw", torch.float32)
-    step(implementation, *inputs)  # compiles what Triton has to compile
+    step(implementation, *inputs)  # compiles the Triton kernels
     torch.cuda.set_sync_debug_mode("error")
     try:
         step(implementation, *inputs)

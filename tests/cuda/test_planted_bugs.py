@@ -1,4 +1,4 @@
-"""Each check of the emulated kernels finds the bugs that it is for, and nothing where there is none."""
+"""Each check of the emulated kernels finds the bugs that it is meant to find, and nothing without a bug."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ ROWS, LENGTH = 3, 256
 
 
 def rows_of(kernel, bug="none", rows=ROWS, length=LENGTH, **options):
-    """What the kernel gives, what is right, and the reply."""
+    """Return the result of the kernel, the exact result and the reply."""
     x = torch.randn(rows, length, generator=torch.Generator().manual_seed(0))
     y = torch.empty(rows, length + (2 if kernel == "pad_rows" else 0))
     reply = emulate(
@@ -33,8 +33,8 @@ def differs(y, exact):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("sanitize", SANITIZERS)
-@pytest.mark.parametrize("kernel", ["pad_rows", "centre_rows"])
-def test_nothing_is_found_where_nothing_is_wrong(kernel, sanitize, schedule):
+@pytest.mark.parametrize("kernel", ["pad_rows", "center_rows"])
+def test_nothing_is_found_without_a_bug(kernel, sanitize, schedule):
     y, exact, _ = rows_of(kernel, sanitize=sanitize, schedule=schedule)
     assert not differs(y, exact)
 
@@ -63,17 +63,17 @@ def test_the_kernel_is_stopped(bug, sanitize, message):
         rows_of("pad_rows", bug, rows=200 if bug == "overflowing_offset" else ROWS, sanitize=sanitize)
 
 
-def test_the_block_that_is_read_has_exited():
+def test_reading_the_memory_of_a_block_that_has_exited_is_stopped():
     with pytest.raises(EmulationError, match="has exited"):
-        rows_of("centre_rows", "exits_while_others_read")
+        rows_of("center_rows", "exits_while_others_read")
 
 
 def test_races_within_a_cluster_are_found():
     with pytest.raises(EmulationError, match="data race"):
-        rows_of("centre_rows", "missing_cluster_barrier", sanitize="thread")
+        rows_of("center_rows", "missing_cluster_barrier", sanitize="thread")
 
 
-@pytest.mark.parametrize("bug", ["uninitialised_shared_memory", "unwritten_output", "reflect_off_by_one"])
+@pytest.mark.parametrize("bug", ["uninitialized_shared_memory", "unwritten_output", "reflect_off_by_one"])
 def test_the_result_is_wrong(bug):
     y, exact, _ = rows_of("pad_rows", bug)
     assert differs(y, exact)
@@ -81,22 +81,22 @@ def test_the_result_is_wrong(bug):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "bug"), [("pad_rows", "missing_barrier"), ("centre_rows", "missing_cluster_barrier")]
+    ("kernel", "bug"), [("pad_rows", "missing_barrier"), ("center_rows", "missing_cluster_barrier")]
 )
-def test_an_order_shows_the_missing_barrier(kernel, bug):
+def test_some_schedule_shows_the_missing_barrier(kernel, bug):
     wrong = [differs(*rows_of(kernel, bug, schedule=schedule)[:2]) for schedule in SCHEDULES]
     assert any(wrong)
 
 
 def test_traffic_is_counted():
-    """pad_rows reads each row twice, 16 bytes and then 4 at a time, and writes it once."""
+    """pad_rows reads each row twice, 16 bytes at a time and 4 bytes at a time, and writes it once."""
     _, _, good = rows_of("pad_rows", count=True)
     vectors, values, stores = good.sites
     assert (vectors.width, values.width, stores.width) == (16, 4, 4)
     assert vectors.bytes == 4 * ROWS * LENGTH
     assert stores.bytes == 4 * ROWS * (LENGTH + 2)
-    assert 4 * ROWS * LENGTH <= values.bytes < stores.bytes  # a warp reads the value beside the border twice, at once
-    assert vectors.sectors == vectors.least_sectors == ROWS * LENGTH // 8
+    assert 4 * ROWS * LENGTH <= values.bytes < stores.bytes  # one request reads the value next to the border twice
+    assert vectors.sectors == vectors.min_sectors == ROWS * LENGTH // 8
     assert good.launches == 1
 
     _, _, twice = rows_of("pad_rows", "reads_twice", count=True)
@@ -104,4 +104,4 @@ def test_traffic_is_counted():
 
     _, _, strided = rows_of("pad_rows", "strided_reads", count=True)
     assert strided.bytes == good.bytes
-    assert strided.sites[0].sectors > 1.5 * strided.sites[0].least_sectors
+    assert strided.sites[0].sectors > 1.5 * strided.sites[0].min_sectors

@@ -1,4 +1,4 @@
-"""bench.predict: what it takes from the emulator and from the kernels' counts, and its table in docs/benchmarks.md."""
+"""bench.predict: its inputs from the emulator and the kernel counts, and its table in docs/benchmarks.md."""
 
 import sys
 from dataclasses import replace
@@ -12,11 +12,8 @@ from bench.gpu_model import FITTED, GPUS
 from bench.old_kernels import MEASURED
 from bench.problems import FusedNormCase
 from tests.cuda.emulated import Started
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
-from count_instructions import Counts
-from gpu_budget import short_name
+from tools.count_instructions import Counts
+from tools.gpu_budget import short_name
 
 H100 = GPUS["H100"]
 CASE = FusedNormCase(
@@ -36,12 +33,12 @@ def started(mode, blocks=32, loaded=32 * 64 * 64 * 4, stored=0, cluster=1):
     return Started(name, blocks, 256, cluster, False, loaded, stored)
 
 
-def test_kernels_and_their_bytes_are_those_of_the_launchers():
+def test_kernels_and_bytes_come_from_the_launchers():
     x, padded = 32 * 64 * 64 * 4, 32 * 66 * 66 * 4
     forward, backward = predict.kernels_of(CASE, H100.device)
     assert [short_name(kernel.name).split("<")[0] for kernel in forward] == ["forward_rows"]
     assert [short_name(kernel.name).split("<")[0] for kernel in backward] == ["backward_rows"]
-    assert x <= forward[0].loaded <= 1.04 * x  # the two rows of 64 that the pad shows are loaded again
+    assert x <= forward[0].loaded <= 1.04 * x  # the two rows of 64 that the padding copies are loaded again
     assert padded <= forward[0].stored <= 1.01 * padded
     assert x + padded <= backward[0].loaded <= 1.02 * (x + padded)
     layer = replace(CASE, options={**CASE.options, "statistics": "layer"}, parameters=((32,), (32,)))
@@ -53,7 +50,7 @@ def test_kernels_and_their_bytes_are_those_of_the_launchers():
 
 
 def test_a_block_reads_once_and_writes_in_proportion():
-    """32 blocks of 256 threads hold 16 values each of this map, half of a full tile."""
+    """With 32 blocks of 256 threads, each thread holds 16 values of this map, half of a full tile."""
     launch = predict.launch_of(started(predict.WHOLE, stored=7, cluster=4), COUNTS, CASE, H100)
     load, sums, write = launch.phases
     assert (load.instructions, sums.instructions, write.instructions) == (100, 200, 150)
@@ -64,14 +61,14 @@ def test_a_block_reads_once_and_writes_in_proportion():
 
 
 def test_further_rounds_execute_the_loop_again():
-    """4 blocks hold 128 values each: a block loads four times 32."""
+    """With 4 blocks, each thread processes 128 values: four rounds of 32."""
     launch = predict.launch_of(started(predict.REDUCE, blocks=4), replace(COUNTS, again=300), CASE, H100)
     load, sums, write = launch.phases
     assert (load.instructions, sums.instructions, write.instructions) == (250, 500, 750)
     assert load.round_trips == 4
 
 
-def test_who_reads_second_finds_the_map_in_the_cache():
+def test_the_second_kernel_reads_the_map_from_the_cache():
     for mode, statistics, gpu, cached in (
         (predict.APPLY, "instance", H100, True),
         (predict.APPLY, "none", H100, False),
@@ -82,7 +79,7 @@ def test_who_reads_second_finds_the_map_in_the_cache():
         assert predict.launch_of(started(mode), COUNTS, case, gpu).phases[0].cached == cached
 
 
-def test_compiled_is_what_was_measured():
+def test_the_compiled_time_is_the_measured_one():
     measured = MEASURED[0]
     channels, side = measured.shape
     case = replace(CASE, shape=(1, channels, side, side))
@@ -96,7 +93,7 @@ def test_compiled_is_what_was_measured():
     assert of.over_copy == pytest.approx(of.us / H100.copy_us(bytes_of_copy))
 
 
-def test_the_documented_table_is_what_is_predicted(monkeypatch, capsys):
+def test_the_documented_table_is_up_to_date(monkeypatch, capsys):
     text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
     monkeypatch.setattr(sys, "argv", ["predict", "--gpu", "H100"])
     predict.main()

@@ -1,5 +1,6 @@
-"""The emulated kernels under the sanitizers: out of bounds, misaligned, overflow; and races, at tiny shapes."""
+"""The emulated kernels under the sanitizers: out-of-bounds and misaligned accesses, overflows, and races."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 
 from tests.cuda import instance_norm_stats_requests as instance_norm_stats
 from tests.cuda import weighted_l1_requests as weighted_l1
-from tests.cuda.test_fused_norm_emulated import check as check_fused_norm
-from tests.cuda.test_fused_norm_emulated import plain_case
+from tests.cuda.fused_norm_cases import check as check_fused_norm
+from tests.cuda.fused_norm_cases import plain_case
 
 
 def check_pairs(dtypes, shapes=weighted_l1.SHAPES, **options):
@@ -16,14 +17,16 @@ def check_pairs(dtypes, shapes=weighted_l1.SHAPES, **options):
     weighted_l1.check(*weighted_l1.make_pairs(dtypes, shapes=shapes), weights, **options)
 
 
-def fused_norm(**changes):
+def fused_norm(shape, layout="nchw", **changes):
+    case = plain_case(shape, layout, activation="relu", **changes)
+
     def check(schedule="forward", **options):
-        check_fused_norm(plain_case(activation="relu", **changes, schedule=schedule), **options)
+        check_fused_norm(replace(case, schedule=schedule), **options)
 
     return check
 
 
-# Each case runs forward and backward of an op and holds it to float64. A new kernel gets its lines in both tables.
+# Each case runs forward and backward of an op and compares them with float64. Add a new kernel to both tables.
 SMALL = {
     "instance_norm_stats nchw": partial(instance_norm_stats.check, (2, 5, 65, 64), torch.bfloat16, "nchw"),
     "instance_norm_stats nchw, two pixels": partial(instance_norm_stats.check, (1, 1, 1, 2), torch.float32, "nchw"),
@@ -35,14 +38,16 @@ SMALL = {
     "weighted_l1 mixed": partial(check_pairs, [torch.float32, torch.bfloat16, torch.float64, torch.float16]),
     **{
         f"fused_norm {layout} {statistics} {device}": fused_norm(
-            layout=layout, statistics=statistics, device=device, dtype=dtype, residual="interior", pad=2, h=10, w=10
+            (2, 8, 10, 10), layout, statistics=statistics, device=device, dtype=dtype, residual="strided", pad=2
         )
         for layout, dtype in (("nchw", torch.bfloat16), ("channels_last", torch.float32))
         for statistics in ("instance", "layer")
         for device in ("H100", "small clusters", "small tiles", "no tiles")
     },
-    "fused_norm of pixel_shuffle": fused_norm(pixel_shuffle=True, h=8, w=6, parameters="sample", gradient="strided"),
-    "fused_norm without statistics": fused_norm(statistics="none", layout="channels_last", pad_mode="zero"),
+    "fused_norm with pixel_shuffle": fused_norm(
+        (2, 8, 8, 6), pixel_shuffle=True, coefficients=(2, 2), gradient_layout="strided"
+    ),
+    "fused_norm without statistics": fused_norm((2, 8, 9, 7), "channels_last", statistics="none", pad_mode="zero"),
 }
 TINY = {
     "instance_norm_stats nchw": partial(instance_norm_stats.check, (1, 2, 5, 7), torch.float32, "nchw"),
@@ -52,7 +57,7 @@ TINY = {
     "weighted_l1": partial(check_pairs, [torch.float32, torch.bfloat16], [(1, 1, 5, 7), (1, 1, 65, 64)]),
     **{
         f"fused_norm {layout} {statistics} {device}": fused_norm(
-            layout=layout, statistics=statistics, device=device, n=1, c=8, h=6, w=6
+            (1, 8, 6, 6), layout, statistics=statistics, device=device
         )
         for layout in ("nchw", "channels_last")
         for statistics, device in (("instance", "H100"), ("layer", "small clusters"), ("instance", "no tiles"))

@@ -1,17 +1,12 @@
-"""What tools/sass.py counts: on listings written by hand, and on small kernels that nvcc compiles."""
+"""tools/sass.py: its counts for handwritten listings, and for small kernels that nvcc compiles."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-from count_instructions import most_in_flight  # noqa: E402
-from gpu_budget import Budget, Call, Kernel, check, compile_cubin, find_cuobjdump, find_nvcc, kernels_of  # noqa: E402
-from sass import (  # noqa: E402
+from tools.count_instructions import max_bytes_in_flight
+from tools.gpu_budget import Budget, Call, Kernel, check, compile_cubin, find_cuobjdump, find_nvcc, kernels_of
+from tools.sass import (
     Instruction,
     blocks_of,
     executed_per_thread,
@@ -27,12 +22,12 @@ needs_compiler = pytest.mark.skipif(
 
 
 def code_of(*lines):
-    """Instructions at 0x00, 0x10, ... in the form of cuobjdump's listing."""
+    """Return instructions at 0x00, 0x10, ..., read from a listing in the form of cuobjdump."""
     listing = [f"        /*{16 * k:04x}*/  {line} ;      /* 0x0 */" for k, line in enumerate(lines)]
     return instructions_of("\n".join(["\t\tFunction : kernel", *listing]))["kernel"]
 
 
-def test_a_listing_is_read():
+def test_listing():
     code = code_of("@!P0 LDG.E.128 R4, desc[UR4][R2.64+0x10]", "BRA 0x10", "EXIT")
     assert code[0] == Instruction(0, "@!P0", "LDG.E.128", "R4, desc[UR4][R2.64+0x10]")
     assert (code[0].name, code[0].bits, code[0].target) == ("LDG", 128, None)
@@ -41,7 +36,7 @@ def test_a_listing_is_read():
     assert code_of("LDG.E.U16 R4, [R2]")[0].bits == 16
 
 
-def test_straight_code_counts_once_and_filling_not_at_all():
+def test_straight_code_counts_once_and_padding_not_at_all():
     assert executed_per_thread(code_of("MOV R0, R1", "NOP", "EXIT", "BRA 0x30", "NOP"), 1) == 2
 
 
@@ -54,24 +49,24 @@ RARE = ("@!P0 BRA 0x30", "{mark}", "FADD R0, R0, R0", "EXIT")
 
 
 @pytest.mark.parametrize(("mark", "count"), [("PMTRIG 0x8000", 2), ("@P1 PMTRIG 0x8000", 4), ("FADD R1, R1, R1", 4)])
-def test_what_is_marked_is_left_out_unless_the_mark_is_conditional(mark, count):
+def test_marked_code_is_left_out_unless_the_mark_is_conditional(mark, count):
     assert executed_per_thread(code_of(*(line.format(mark=mark) for line in RARE)), 1) == count
 
 
-def test_what_only_rare_code_leads_to_is_left_out():
+def test_code_that_only_rare_code_reaches_is_left_out():
     code = code_of(
         "@!P0 BRA 0x60",
         "PMTRIG 0x8000",
         "@P1 BRA 0x40",
         "BRA 0x60",
-        "DADD R0, R0, R0",  # behind the mark, by a branch of the rare code
+        "DADD R0, R0, R0",  # reached only by a branch of the rare code
         "BRA 0x60",
         "EXIT",
     )
     assert [one.name for one in hot_instructions(code)] == ["BRA", "EXIT"]
 
 
-def test_a_jump_through_a_table_has_to_be_rare():
+def test_a_jump_through_a_table_must_be_rare():
     with pytest.raises(ValueError, match="expected branches with a target"):
         executed_per_thread(code_of("BRX R2 -0x10", "EXIT"), 1)
     assert executed_per_thread(code_of("@!P0 BRA 0x30", "PMTRIG 0x8000", "BRX R2 -0x10", "EXIT"), 1) == 2
@@ -91,13 +86,13 @@ LOOP = ("MOV R0, R1", "{access}", "FADD R2, R2, R3", "@P0 BRA 0x10", "EXIT")
         ("FADD R4, R4, R5", 4, 32),
     ],
 )
-def test_a_loop_counts_until_it_has_moved_what_a_thread_holds(access, value_bytes, rounds):
+def test_a_loop_counts_until_it_has_moved_the_values_of_a_thread(access, value_bytes, rounds):
     code = code_of(*(line.format(access=access) for line in LOOP))
     assert executed_per_thread(code, 32, value_bytes) == 2 + 3 * rounds
 
 
 def path_of(*lines, values=1):
-    """Where each block of the longest path begins, and its rounds."""
+    """Return the address and the number of executions of each block of the longest path."""
     blocks = blocks_of(code_of(*lines))
     return [(blocks[k].instructions[0].address, times) for k, times in longest_path(blocks, values)]
 
@@ -107,8 +102,8 @@ def test_a_path_takes_the_longer_side_of_a_branch():
     assert path_of(*lines) == [(0x00, 1), (0x30, 1), (0x60, 1)]
 
 
-def test_a_path_goes_through_loops_once_and_on():
-    """A block that leads to itself; loops left from the top or the end, of which a round loads one of four values."""
+def test_a_path_contains_each_loop_once():
+    """A block that jumps to itself; loops that exit from the start or the end and load one of four values per round."""
     assert path_of("MOV R0, R1", "FADD R0, R0, R0", "@P0 BRA 0x10", "EXIT") == [(0x00, 1), (0x10, 1), (0x30, 1)]
     loop = ("MOV R0, R1", "LDG.E R3, [R0]", "@P1 BRA 0x50", "FADD R2, R2, R3", "BRA 0x10", "EXIT")
     assert path_of(*loop, values=4) == [(0x00, 1), (0x10, 4), (0x30, 4), (0x50, 1)]
@@ -121,7 +116,7 @@ def test_a_path_leaves_out_rare_code():
 
 
 @pytest.mark.parametrize(
-    ("lines", "most"),
+    ("lines", "expected"),
     [
         (("LDG.E.128 R4, [R0]", "LDG.E R8, [R0]", "FADD R1, R4, R8", "LDG.E R9, [R0]"), 20),
         (("LDG.E R2, [R0]", "FADD R1, R2, R2", "LDG.E.128 R4, [R2]", "LDG.E.128 R8, [R2]", "FADD R1, R4, R4"), 32),
@@ -129,12 +124,12 @@ def test_a_path_leaves_out_rare_code():
         (("LDG.E.128 R4, [R0]", "FADD R1, R7, R7", "LDG.E.128 R4, [R0]", "FADD R1, R7, R7"), 16),
     ],
 )
-def test_loads_are_on_their_way_until_one_is_needed(lines, most):
-    assert most_in_flight(code_of(*lines)) == most
+def test_loads_are_in_flight_until_one_is_needed(lines, expected):
+    assert max_bytes_in_flight(code_of(*lines)) == expected
 
 
-def test_threads_go_on_where_they_meet():
-    """Behind BSYNC comes what BSSY names: the next instruction, or from code that lies apart another."""
+def test_threads_continue_where_they_converge():
+    """After BSYNC follows the target of BSSY: the next instruction or, for code placed elsewhere, another one."""
     code = code_of(
         "BSSY B0, 0x30", "@P0 BRA 0x50", "BSYNC B0", "FADD R0, R0, R0", "EXIT", "FMUL R0, R0, R0", "BSYNC B0"
     )
@@ -143,7 +138,7 @@ def test_threads_go_on_where_they_meet():
     assert [block.successors for block in blocks] == [[1, 3], [2], [], [2]]
 
 
-def test_calls_and_parted_warps():
+def test_calls_and_divergent_warps():
     code = code_of("CALL.REL.NOINC 0x40", "BRA.DIV UR4, 0x30", "EXIT", "FADD R9, R9, R9", "FMUL R0, R0, R0", "RET.REL")
     assert [one.name for one in hot_instructions(code)] == ["CALL", "BRA", "EXIT", "FMUL", "RET"]
 
@@ -161,8 +156,8 @@ def test_budgets_of_instructions_can_be_exceeded():
     kernel = kernel_of("k<float, 1>", "DADD R0, R0, R0", *["FADD R0, R0, R0"] * 30, "EXIT")
     limits = {"threads": 256, "registers": 32, "occupancy": 1.0, "values": 8}
     assert check([kernel], [Budget("k<.*>", **limits, instructions=4.0, hot_doubles=1, blocks=8)]) == []
-    told = check([kernel], [Budget("k<.*>", **limits, instructions=3.9, hot_doubles=0, blocks=9)])
-    assert [line.split(": ")[1] for line in told] == [
+    messages = check([kernel], [Budget("k<.*>", **limits, instructions=3.9, hot_doubles=0, blocks=9)])
+    assert [line.split(": ")[1] for line in messages] == [
         "8 blocks per multiprocessor, at least 9",
         "1 hot_doubles, at most 0",
         "4.0 instructions per value, at most 3.9",
@@ -181,7 +176,7 @@ def test_budgets_of_calls_can_be_exceeded():
 
 SOURCE = """
     #include "cuda/portable.cuh"
-    // Eight values of a thread, and for the first thread a long loop.
+    // Eight values per thread, and a long loop in the first thread.
     __global__ void border(const float* x, float* y, int n) {
       float sum = 0.0f;
     #pragma unroll
@@ -193,7 +188,7 @@ SOURCE = """
       }
       st_plain(y + threadIdx.x, sum);
     }
-    // A loop over the thread's 32 values, of which one round takes four.
+    // A loop over the thread's 32 values, four per round.
     __global__ void rounds(const float* x, float* y) {
     #pragma unroll 4
       for (int k = 0; k < 32 * 4; ++k) st_plain(y + 256 * k + threadIdx.x, 2.0f * ld_global(x + 256 * k + threadIdx.x));
@@ -213,5 +208,5 @@ def test_compiled_kernels_are_counted(tmp_path):
     assert unmarked.hot_doubles == unmarked.doubles > 0
     assert 8 * 2 <= executed_per_thread(marked.code, 8) < 60 < executed_per_thread(unmarked.code, 8)
     rounds = found[""]["rounds"]
-    # At least a load, a multiplication and a store for each value; at most the addresses as well.
+    # At least a load, a multiplication and a store per value; at most also the computation of addresses.
     assert 3.0 <= rounds.instructions_per_value(128) <= 6.0

@@ -1,7 +1,8 @@
-"""What the emulated kernels read and write at MUNIT's shapes, against the least that the op has to.
+"""The memory traffic of the emulated kernels at MUNIT's shapes, compared with the minimum.
 
-Bytes and 32-byte sectors of all accesses to global memory, partial sums and statistics included, are held to their
-ratio to each input read once and each output written once; and the sectors of each wide access to those that it fills.
+The minimum is to read each input once and to write each output once. The tests limit the ratio of bytes and of 32-byte
+sectors of all accesses to global memory, including partial sums and statistics, to the minimum. For each wide access
+they limit the number of sectors to the number that its bytes fill.
 """
 
 from functools import partial
@@ -13,10 +14,9 @@ from fastmunit.testing import make_map
 from tests.cuda import instance_norm_stats_requests as instance_norm_stats
 from tests.cuda import weighted_l1_requests as weighted_l1
 from tests.cuda.emulated import name_of
-from tests.cuda.fused_norm_requests import Options
+from tests.cuda.fused_norm_cases import DEVICES
 from tests.cuda.fused_norm_requests import backward as fused_norm_backward
 from tests.cuda.fused_norm_requests import forward as fused_norm_forward
-from tests.cuda.test_fused_norm_emulated import DEVICES
 
 # The pairs of a step at 256²: images and content codes of both domains and style codes.
 PAIRS = ((3, 256, 256), (3, 256, 256), (256, 64, 64), (256, 64, 64), (8, 1, 1), (8, 1, 1))
@@ -33,9 +33,9 @@ def weighted_l1_traffic(dtype, backward):
         *_, signs, reply = weighted_l1.forward(inputs, targets, weights, count=True)
         return reply, bytes_of(*inputs, *targets, signs)
     signs = torch.ones(sum(x.numel() for x in inputs), dtype=torch.int8)
-    wanted = [True] * 6 + [False, False, True, True, False, False]  # content codes learn on both sides
+    needed = [True] * 6 + [False, False, True, True, False, False]  # content codes get gradients as targets too
     gradients, reply = weighted_l1.backward(
-        torch.ones(6), torch.ones(()), signs, inputs, targets, weights, wanted, count=True
+        torch.ones(6), torch.ones(()), signs, inputs, targets, weights, needed, count=True
     )
     return reply, bytes_of(signs, *gradients)
 
@@ -50,27 +50,27 @@ def instance_norm_stats_traffic(layout, dtype, backward):
 
 
 def fused_norm_traffic(shape, layout, statistics, device, dtype, backward, residual=False):
-    """AdaIN or layer norm with relu and the next convolution's pad, as on the maps of MUNIT.
+    """Return the reply and the minimum of AdaIN or layer norm with relu and padding, as for the maps of MUNIT.
 
-    A residual is the interior of the padded map of the block before.
+    A residual is the interior of the padded map of the previous block.
     """
     x = make_map(shape, dtype, layout)
     n, c, h, w = shape
     weight, bias = (make_map((1, 1, n, c), seed=seed)[0, 0] for seed in (1, 2))
     added = make_map((n, c, h + 2, w + 2), dtype, layout, seed=3)[:, :, 1:-1, 1:-1] if residual else None
-    options = Options(statistics=statistics, activation="relu", pad=1)
+    options = {"statistics": statistics, "activation": "relu", "pad": 1}
     padded, mean, rstd, reply = fused_norm_forward(x, weight, bias, added, options, DEVICES[device], count=not backward)
-    beside = [x] if residual else []  # as large as the residual, and as the gradients that come and go with it
+    extra = [x] if residual else []  # the residual, and its gradients in backward, are as large as x
     if not backward:
-        return reply, bytes_of(x, *beside, weight, bias, padded, mean, rstd)
+        return reply, bytes_of(x, *extra, weight, bias, padded, mean, rstd)
     interior = make_map(shape, dtype, layout, seed=4) if residual else None
     dx, dweight, dbias, _, reply = fused_norm_backward(
         padded, interior, x, mean, rstd, weight, bias, residual, options, DEVICES[device], count=True
     )
-    return reply, bytes_of(padded, x, *beside, *beside, mean, rstd, weight, bias, dx, dweight, dbias)
+    return reply, bytes_of(padded, x, *extra, *extra, mean, rstd, weight, bias, dx, dweight, dbias)
 
 
-# Runs an op and gives its reply and the least bytes; the greatest ratio; launches. A new kernel gets its lines here.
+# By name: a function that returns an op's reply and minimum bytes; the largest ratio; the number of launches.
 CASES = {
     f"{name} {name_of(dtype)}": (partial(run, dtype=dtype), ratio, launches)
     for dtype in (torch.float32, torch.bfloat16)
@@ -95,8 +95,8 @@ CASES = {
 }
 
 
-# The maps of MUNIT at 256²: forward reads x once in one launch where a group fits in the registers of eight blocks,
-# else twice in three; so does backward, whose tiles hold half as many values of x, and as many of dy.
+# The maps of MUNIT at 256². Forward reads x once in one launch if a group fits in the registers of eight blocks, else
+# twice in three launches. The same holds for backward, whose tiles hold half as many values of x, and as many of dy.
 SMALL, LARGE = (1, 256, 64, 64), (1, 64, 256, 256)
 ONCE, TWICE = (1.05, 1), (1.55, 3)
 BACKWARD_TWICE = (1.7, 3)
@@ -141,27 +141,27 @@ CASES |= {
     )
     for backward in (False, True)
 }
-# Planes of padded maps may begin within a sector, which two blocks touch then; and a few values are read one by one.
+# Planes of padded maps may start within a sector, which two blocks then touch. A few values are read one by one.
 SECTORS = 1.025
-# The rows of padded NCHW maps are stored, and their gradients loaded, value by value, a warp 128 bytes (64 of 16 bits)
-# that begin anywhere, and the pad's columns by themselves: neighbouring accesses touch a sector twice, which caches
-# take together.
+# The rows of padded NCHW maps are stored, and their gradients loaded, value by value. A warp accesses 128 bytes (64 for
+# 16-bit types) at any alignment, and the columns of the padding separately. Adjacent accesses touch the same sector
+# twice; the cache combines them.
 SECTORS_OF_ROWS = {"float32": 1.3, "bfloat16": 1.5}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_traffic(case, record_property):
     run, ratio, launches = CASES[case]
-    reply, least = run()
-    by_bytes, by_sectors = reply.bytes / least, reply.sector_bytes / least
+    reply, minimum = run()
+    by_bytes, by_sectors = reply.bytes / minimum, reply.sector_bytes / minimum
     record_property("bytes", f"{by_bytes:.3f}")
     record_property("sectors", f"{by_sectors:.3f}")
-    print(f"{case}: {least} bytes at least, {by_bytes:.3f} as bytes, {by_sectors:.3f} as sectors")
-    assert least <= reply.bytes <= ratio * least
+    print(f"{case}: minimum {minimum} bytes; ratio {by_bytes:.3f} in bytes, {by_sectors:.3f} in sectors")
+    assert minimum <= reply.bytes <= ratio * minimum
     rows = "fused_norm" in case and " nchw " in case
     sectors = SECTORS_OF_ROWS[case.split()[-1]] if rows else SECTORS
-    assert reply.sector_bytes <= sectors * ratio * least
+    assert reply.sector_bytes <= sectors * ratio * minimum
     assert reply.launches == launches
     for site in reply.sites:
-        if site.width >= 8 and site.bytes > least / 20:
-            assert site.sectors <= SECTORS * site.least_sectors, site
+        if site.width >= 8 and site.bytes > minimum / 20:
+            assert site.sectors <= SECTORS * site.min_sectors, site

@@ -1,4 +1,4 @@
-"""The CUDA launchers of weighted_l1 on the emulator, against float64."""
+"""The CUDA launchers of weighted_l1 on the emulator, compared with float64."""
 
 import itertools
 
@@ -64,9 +64,9 @@ def test_matches_float64_anywhere(shapes, dtypes, seed, data):
     kinds = itertools.cycle(dtypes)
     tensors = [torch.randn(s, generator=generator, dtype=torch.float64).to(next(kinds)) for s in shapes * 2]
     weights = data.draw(st.lists(st.floats(-10, 10), min_size=len(shapes), max_size=len(shapes)))
-    wanted = data.draw(st.lists(st.booleans(), min_size=len(tensors), max_size=len(tensors)))
+    needed = data.draw(st.lists(st.booleans(), min_size=len(tensors), max_size=len(tensors)))
     schedule = data.draw(st.sampled_from(SCHEDULES))
-    check(tensors[: len(shapes)], tensors[len(shapes) :], weights, wanted, schedule=schedule)
+    check(tensors[: len(shapes)], tensors[len(shapes) :], weights, needed, schedule=schedule)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -100,7 +100,7 @@ def test_without_signs_and_empty_pairs():
 
 
 def test_sums_do_not_lose_small_terms():
-    """The mean of 2^22 equal values, which a sum in float32 stops short of."""
+    """The mean of 2^22 equal values, which a float32 sum would not reach."""
     x = torch.full((2**22,), 0.1)
     values = forward([x], [torch.zeros_like(x)], [1.0], keep_signs=False)[0]
     assert values.item() == pytest.approx(0.1, rel=1e-6)

@@ -1,4 +1,4 @@
-// The CUDA launchers of weighted_l1 on the emulator.
+// Runs the CUDA launchers of weighted_l1 on the emulator.
 #include "weighted_l1/weighted_l1.h"
 
 #include "arguments.h"
@@ -7,7 +7,7 @@ using namespace fastmunit;
 
 namespace {
 
-// The pairs, forward and backward: arrays input0, target0, signs, dinput0 and so on.
+// Reads the pairs for forward and backward: arrays input0, target0, signs, dinput0, ...
 int read_terms(const emulator::Request& request, L1Term* term) {
   const int terms = static_cast<int>(request.integer("terms"));
   std::int8_t* signs = request.array<std::int8_t>("signs");
@@ -46,7 +46,7 @@ int main() {
     arguments.dtype = dtype;
     arguments.values = request.array("values");
     arguments.total = request.array("total");
-    emulator::Room partials(cuda::weighted_l1_partials(arguments));
+    emulator::HostMemory partials(cuda::weighted_l1_partials(arguments));
     arguments.partials = partials.data();
     return cuda::weighted_l1(arguments, nullptr);
   });

@@ -1,4 +1,4 @@
-"""Runs the emulated CUDA launchers of weighted_l1 on tensors, and holds them to float64."""
+"""Run the emulated CUDA launchers of weighted_l1 on tensors and compare them with float64."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from fastmunit import reference
 from fastmunit.testing import assert_as_exact_as, make_map
 from tests.cuda.emulated import Reply, emulate, name_of
 
-# Images, content codes and style codes as in a step of MUNIT, and sizes that leave a rest in every chunk and segment.
+# Images, content codes and style codes as in a step of MUNIT, and sizes that are no multiple of a chunk or segment.
 SHAPES = [(1, 3, 64, 64), (2, 3, 31, 33), (1, 64, 16, 16), (3, 5, 7, 9), (1, 8, 1, 1), (2, 1, 65, 64)]
 
 
@@ -27,7 +27,7 @@ def _terms(inputs: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequenc
 def forward(
     inputs: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float], *, keep_signs: bool = True, **options
 ) -> tuple[Tensor, Tensor, Tensor, Reply]:
-    """Values, total and signs. A pair's tensors must have the same strides."""
+    """Return values, total, signs and the reply. The tensors of a pair must have the same strides."""
     values, texts = _terms(inputs, targets, weights)
     dtype = getattr(torch, texts["dtype"])
     arrays = {f"input{k}": x for k, x in enumerate(inputs)} | {f"target{k}": x for k, x in enumerate(targets)}
@@ -45,15 +45,15 @@ def backward(
     inputs: Sequence[Tensor],
     targets: Sequence[Tensor],
     weights: Sequence[float],
-    wanted: Sequence[bool] | None = None,
+    needed: Sequence[bool] | None = None,
     **options,
 ) -> tuple[list[Tensor], Reply]:
-    """The gradients of those inputs, then targets, that are wanted."""
+    """Return the gradients of the inputs, then targets, for which `needed` is true (default: all), and the reply."""
     values, texts = _terms(inputs, targets, weights)
     names = [f"dinput{k}" for k in range(len(inputs))] + [f"dtarget{k}" for k in range(len(inputs))]
-    wanted = wanted or [True] * len(names)
+    needed = needed or [True] * len(names)
     outputs = {
-        name: torch.empty_like(x) for name, x, want in zip(names, (*inputs, *targets), wanted, strict=True) if want
+        name: torch.empty_like(x) for name, x, need in zip(names, (*inputs, *targets), needed, strict=True) if need
     }
     arrays = {"dvalues": dvalues, "dtotal": dtotal, "signs": signs}
     reply = emulate("weighted_l1", values, {**texts, "pass": "backward"}, arrays, outputs, **options)
@@ -61,35 +61,35 @@ def backward(
 
 
 def make_pairs(dtypes, layout="nchw", shapes=SHAPES):
-    """Pairs of the given shapes, whose dtypes are taken in turn."""
+    """Return pairs of the given shapes; the tensors use the dtypes in turn."""
     dtypes = itertools.cycle(dtypes)
     tensors = [make_map(shape, next(dtypes), layout, seed=k) for k, shape in enumerate(shapes * 2)]
     return tensors[: len(shapes)], tensors[len(shapes) :]
 
 
 def plain(inputs, targets, weights, dvalues, dtotal):
-    """Values, total and all gradients by the reference."""
+    """Return values, total and all gradients of the reference."""
     tensors = [x.detach().requires_grad_() for x in (*inputs, *targets)]
     values, total = reference.weighted_l1(tensors[: len(inputs)], tensors[len(inputs) :], weights)
     loss = (values * dvalues.to(values.dtype)).sum() + total * dtotal
     return [values.detach(), total.detach(), *torch.autograd.grad(loss, tensors)]
 
 
-def check(inputs, targets, weights, wanted=None, **options):
-    """Hold forward and backward to float64."""
+def check(inputs, targets, weights, needed=None, **options):
+    """Compare forward and backward with float64."""
     dvalues = make_map((1, len(inputs), 1, 1), seed=99).flatten().double()
     dtotal = torch.tensor(0.75, dtype=torch.float64)
     values, total, signs, _ = forward(inputs, targets, weights, **options)
     slopes = (dvalues.to(values.dtype), dtotal.to(values.dtype))
-    gradients, _ = backward(*slopes, signs, inputs, targets, weights, wanted, **options)
+    gradients, _ = backward(*slopes, signs, inputs, targets, weights, needed, **options)
     low = plain(inputs, targets, weights, dvalues, 0.75)
     exact = plain([x.double() for x in inputs], [x.double() for x in targets], weights, dvalues, 0.75)
-    if len({x.dtype for x in (*inputs, *targets)}) > 1:  # values of float32 terms in float64 are no more exact
+    if len({x.dtype for x in (*inputs, *targets)}) > 1:  # float64 results of float32 terms are no more exact
         values, total, *low[:2] = (x.float() for x in (values, total, *low[:2]))
     terms = sum(abs(weight) * float(value) for weight, value in zip(weights, exact[0], strict=True))
     scales = [abs(w * 0.75) + abs(float(dv)) for w, dv in zip(weights, dvalues, strict=True)]
     scales = [scale / max(1, x.numel()) for scale, x in zip(scales * 2, (*inputs, *targets), strict=True)]
-    kept = wanted or [True] * len(scales)
+    kept = needed or [True] * len(scales)
     low[2:], exact[2:], scales = (list(itertools.compress(x, kept)) for x in (low[2:], exact[2:], scales))
     ours = [values, total, *gradients]
     for k, (result, plainly, exactly, scale) in enumerate(zip(ours, low, exact, [None, terms, *scales], strict=True)):

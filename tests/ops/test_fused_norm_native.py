@@ -140,8 +140,8 @@ def test_kernel_checks_its_arguments():
     fails("x must be float32", x=x.int())
     fails("at least one pixel", x=torch.zeros(1, 4, 0, 2))
     fails(r"weight must be \(C,\) or \(N, C\)", weight=torch.zeros(3))
-    fails("residual is not of the size", residual=torch.zeros(1, 4, 2, 3))
-    fails("residual must be of the dtype", residual=x.double())
+    fails(r"residual: expected shape \(1, 4, 2, 2\)", residual=torch.zeros(1, 4, 2, 3))
+    fails("residual must have the dtype", residual=x.double())
     fails("statistics must be", options=("batch", *good[1:]))
     fails("activation must be", options=(good[0], "selu", *good[2:]))
     fails("pad_mode must be", options=(*good[:4], "circular", *good[5:]))
@@ -152,7 +152,7 @@ def test_kernel_checks_its_arguments():
     gradient = torch.zeros(1, 4, 4, 4)
     with pytest.raises(RuntimeError, match="dpadded or dinterior must be given"):
         BACKWARD(None, None, x, mean, rstd, None, None, False, False, False, *good)
-    with pytest.raises(RuntimeError, match="dpadded is not of the size"):
+    with pytest.raises(RuntimeError, match="dpadded: expected shape"):
         BACKWARD(x, None, x, mean, rstd, None, None, False, False, False, *good)
     with pytest.raises(RuntimeError, match="mean and rstd must be those"):
         BACKWARD(gradient, None, x, mean.float(), rstd, None, None, False, False, False, *good)

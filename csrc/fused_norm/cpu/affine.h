@@ -1,4 +1,4 @@
-// What forward and backward of the fused norm share: the affine map of each plane and the activation.
+// Shared by forward and backward on the CPU: parameters, the affine map of a plane and the activation.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 namespace fastmunit::cpu {
 namespace {
 
-// Calls function with the activation as a constant.
+// Calls function with the activation as a compile-time constant.
 template <class Function>
 void with_activation(Activation activation, const Function& function) {
   switch (activation) {
@@ -24,23 +24,23 @@ void with_activation(Activation activation, const Function& function) {
   }
 }
 
-inline double coefficient(const Coefficients& of, std::int64_t n, std::int64_t c, double absent) {
-  if (of.data == nullptr) return absent;
+// Returns weight or bias of a channel, or `fallback` if it is absent.
+inline double parameter_value(const AffineParameter& parameter, std::int64_t n, std::int64_t c, double fallback) {
+  if (parameter.data == nullptr) return fallback;
   double value = 0.0;
-  with_storage(of.dtype, [&](auto type) {
-    using Storage = decltype(type);
-    const Storage* at = static_cast<const Storage*>(of.data) + n * of.sample_stride + c * of.channel_stride;
-    value = load_one(at);
+  with_storage(parameter.dtype, [&](auto type) {
+    const auto* data = static_cast<const decltype(type)*>(parameter.data);
+    value = load_one(data + n * parameter.sample_stride + c * parameter.channel_stride);
   });
   return value;
 }
 
 template <class Lane, class Arguments>
-Affine<Lane> affine_of(const Arguments& a, std::int64_t n, std::int64_t c, Group group) {
-  return fastmunit::affine_of<Lane>(group, coefficient(a.weight, n, c, 1.0), coefficient(a.bias, n, c, 0.0));
+Affine<Lane> affine_of(const Arguments& a, std::int64_t n, std::int64_t c, NormStats stats) {
+  return fastmunit::affine_of<Lane>(stats, parameter_value(a.weight, n, c, 1.0), parameter_value(a.bias, n, c, 0.0));
 }
 
-// NaN stays NaN.
+// Applies the activation; propagates NaN.
 template <Activation activation, class V>
 inline V activate(V z, V slope) {
   if constexpr (activation == Activation::relu) return larger(V{}, z);
@@ -48,7 +48,8 @@ inline V activate(V z, V slope) {
   return z;
 }
 
-// The gradient with respect to z, of relu or else of leaky relu; where z is NaN or 0, torch's convention.
+// Returns the gradient with respect to z, of relu or else of leaky relu. If z is NaN or 0, it follows torch's
+// convention.
 template <bool relu, class V>
 inline V activation_gradient(V dy, V z, V slope) {
   if constexpr (relu) return z <= V{} ? V{} : dy;

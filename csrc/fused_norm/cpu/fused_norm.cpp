@@ -7,13 +7,13 @@
 #include "cpu/simd.h"
 #include "fused_norm/cpu/affine.h"
 #include "fused_norm/cpu/pad.h"
-#include "fused_norm/cpu/phases.h"
+#include "fused_norm/cpu/pixel_shuffle.h"
 #include "fused_norm/cpu/segments.h"
 
 namespace fastmunit::cpu::FASTMUNIT_ISA {
 namespace {
 
-// y = activation(z) + residual for `count` values of one plane; residual may be null.
+// Computes y = activation(z) + residual for `count` values of one plane. residual may be null.
 template <Activation activation, class Storage>
 inline void apply_row(const Storage* x, const Storage* residual, Storage* y, std::int64_t count,
                       Affine<Compute<Storage>> affine, Compute<Storage> negative_slope) {
@@ -47,7 +47,7 @@ inline void apply_row(const Storage* x, const Storage* residual, Storage* y, std
   }
 }
 
-// The same for `block` pixels of all channels, contiguous but for the residual's.
+// The same for `block` pixels of all channels. Pixels are contiguous, except in the residual.
 template <Activation activation, int block, class Storage>
 void apply_pixels(const Storage* x, const Storage* residual, std::int64_t residual_stride, Storage* y,
                   std::int64_t channels, const Compute<Storage>* centers, const Compute<Storage>* scales,
@@ -94,20 +94,20 @@ class Forward {
         squares(means + a.batch * a.channels * segments.count) {}
 
   void run() const {
-    // A plane is one piece of work where there are enough of them: its second reading is from cache.
+    // If there are enough planes, each is one unit of work, and its second pass reads from cache.
     const std::int64_t planes = a.batch * a.channels;
     if (a.layout == Layout::nchw && a.statistics != Statistics::layer &&
         (segments.count == 1 || planes >= 4 * a.threads)) {
       for_each(parallel_for, 0, planes, pixels, [&](std::int64_t plane) {
         const std::int64_t n = plane / a.channels, c = plane % a.channels;
-        Group group;
+        NormStats stats;
         if (a.statistics == Statistics::instance) {
           Moments moments = {0.0, 0.0};
           for (std::int64_t s = 0; s < segments.count; ++s) moments = add(moments, s, segment_moments(n, c, s));
-          group = group_of(moments, pixels);
-          keep(plane, group);
+          stats = stats_of(moments, pixels);
+          write_stats(plane, stats);
         }
-        apply_rows(n, c, 0, a.height, group);
+        apply_rows(n, c, 0, a.height, stats);
       });
     } else {
       for_sample_groups(a, sizeof(Storage), [&](std::int64_t first, std::int64_t last) {
@@ -121,8 +121,8 @@ class Forward {
   }
 
  private:
-  // Statistics of samples first to last, then all else. The second part goes backwards: what the first one read last is
-  // still in cache.
+  // Computes the statistics of samples first to last, then the result. The second part runs backward: the values that
+  // the first part read last are still in cache.
   void run_nchw(std::int64_t first, std::int64_t last) const {
     const std::int64_t pieces = a.channels * segments.count;
     const std::int64_t work = segments.rows * a.width;
@@ -136,20 +136,20 @@ class Forward {
     }
     for_ranges(parallel_for, first * pieces, last * pieces, work, [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
-      Group group;
+      NormStats stats;
       for (std::int64_t piece = end; piece-- > begin;) {
         const std::int64_t plane = piece / segments.count, s = piece % segments.count;
         const std::int64_t n = plane / a.channels, c = plane % a.channels;
         if (a.statistics == Statistics::layer && n != sample) {
-          group = sample_group(n);
-          if (begin <= n * pieces) keep(n, group);
+          stats = sample_stats(n);
+          if (begin <= n * pieces) write_stats(n, stats);
         }
         if (a.statistics == Statistics::instance) {
-          group = group_of(plane_moments(n, c), pixels);
-          if (s == 0) keep(plane, group);
+          stats = stats_of(plane_moments(n, c), pixels);
+          if (s == 0) write_stats(plane, stats);
         }
         sample = n;
-        apply_rows(n, c, segments.begin(s), segments.end(s), group);
+        apply_rows(n, c, segments.begin(s), segments.end(s), stats);
       }
     });
   }
@@ -159,62 +159,63 @@ class Forward {
       for_each(parallel_for, first * segments.count, last * segments.count, segments.rows * a.width * a.channels,
                [&](std::int64_t piece) { column_segment_moments(piece / segments.count, piece % segments.count); });
     }
-    const std::int64_t rows = a.phases ? 2 : 1;  // with phases two rows of y are one of x
+    const std::int64_t rows = a.pixel_shuffle ? 2 : 1;  // with pixel shuffle, two rows of y are one row of x
     const std::int64_t turns = a.height / rows, values = a.width * a.channels;
     for_ranges(parallel_for, first * turns, last * turns, rows * values, [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
       Lane* affines = scratch<3, Lane>(3 * a.channels);
-      Storage* shuffled = a.phases ? scratch<0, Storage>(2 * values) : nullptr;
+      Storage* shuffled = a.pixel_shuffle ? scratch<0, Storage>(2 * values) : nullptr;
       for (std::int64_t turn = end; turn-- > begin;) {
         const std::int64_t n = turn / turns, y = turn % turns * rows;
         if (n != sample) set_affines(n, begin <= n * turns, affines);
         sample = n;
         const Storage* from = x + n * pixels * a.channels;
-        if (a.phases) shuffle_pixel_rows(from, y / 2, a.width, a.channels, shuffled);
+        if (a.pixel_shuffle) shuffle_pixel_rows(from, y / 2, a.width, a.channels, shuffled);
         for (std::int64_t k = rows; k-- > 0;) {
-          apply_pixel_row(a.phases ? shuffled + k * values : from + y * values, n, y + k, affines);
+          apply_pixel_row(a.pixel_shuffle ? shuffled + k * values : from + y * values, n, y + k, affines);
         }
       }
     });
   }
 
   // Sets the centers, scales and shifts of the channels of sample n in channels_last.
-  void set_affines(std::int64_t n, bool keeps, Lane* affines) const {
-    Group group;
+  void set_affines(std::int64_t n, bool writes_stats, Lane* affines) const {
+    NormStats stats;
     if (a.statistics == Statistics::layer) {
-      group = sample_group(n);
-      if (keeps) keep(n, group);
+      stats = sample_stats(n);
+      if (writes_stats) write_stats(n, stats);
     }
     const double* plane_means = a.statistics == Statistics::instance ? all_plane_moments(n) : nullptr;
     for (std::int64_t c = 0; c < a.channels; ++c) {
       if (a.statistics == Statistics::instance) {
-        group = group_of({plane_means[c], plane_means[a.channels + c]}, pixels);
-        if (keeps) keep(n * a.channels + c, group);
+        stats = stats_of({plane_means[c], plane_means[a.channels + c]}, pixels);
+        if (writes_stats) write_stats(n * a.channels + c, stats);
       }
-      const Affine<Lane> affine = affine_of<Lane>(a, n, c, group);
+      const Affine<Lane> affine = affine_of<Lane>(a, n, c, stats);
       affines[c] = affine.center;
       affines[a.channels + c] = affine.scale;
       affines[2 * a.channels + c] = affine.shift;
     }
   }
 
-  // The moments of segment s of a plane. With phases it is the same share of the plane's four phases, which lie in turn.
+  // Returns the moments of segment s of a plane. With pixel shuffle, this is an equal share of the values of the
+  // plane's four contiguous phases.
   Moments segment_moments(std::int64_t n, std::int64_t c, std::int64_t s) const {
     const Storage* plane = x + (n * a.channels + c) * pixels;
     const std::int64_t begin = segments.begin(s) * a.width, end = segments.end(s) * a.width;
     return contiguous_moments(plane + begin, end - begin);
   }
 
-  // The moments of segment s of all channels in channels_last.
+  // Computes the moments of segment s of all channels in channels_last.
   void column_segment_moments(std::int64_t n, std::int64_t s) const {
     double* to_means = means + (n * segments.count + s) * a.channels;
     double* to_squares = squares + (n * segments.count + s) * a.channels;
-    if (!a.phases) {
+    if (!a.pixel_shuffle) {
       const std::int64_t begin = segments.begin(s) * a.width, end = segments.end(s) * a.width;
       column_moments(x + (n * pixels + begin) * a.channels, end - begin, a.channels, a.channels, to_means, to_squares);
       return;
     }
-    // Two rows of y are one row of x, whose channels are four times as many.
+    // Two rows of y are one row of x, which has four times as many channels.
     const std::int64_t channels = 4 * a.channels;
     const std::int64_t begin = segments.begin(s) * a.width / 4, count = segments.end(s) * a.width / 4 - begin;
     double* phase_means = scratch<1, double>(2 * channels);
@@ -230,12 +231,12 @@ class Forward {
     }
   }
 
-  // Adds the moments of segment s to those of the segments before it.
+  // Combines the moments of segment s with those of the segments before it.
   Moments add(Moments all, std::int64_t s, Moments segment) const {
     return combine(all, segments.begin(s) * a.width, segment, (segments.end(s) - segments.begin(s)) * a.width);
   }
 
-  // The moments of a plane from those of its segments, in NCHW.
+  // Returns the moments of a plane, combined from those of its segments, in NCHW.
   Moments plane_moments(std::int64_t n, std::int64_t c) const {
     Moments plane = {0.0, 0.0};
     for (std::int64_t s = 0; s < segments.count; ++s) {
@@ -245,7 +246,8 @@ class Forward {
     return plane;
   }
 
-  // The means, then the squares, of the planes of sample n in channels_last; segment by segment, as their moments lie.
+  // Returns the means, followed by the squares, of the planes of sample n in channels_last. Goes segment by segment,
+  // the order of the moments in memory.
   const double* all_plane_moments(std::int64_t n) const {
     double* plane_means = scratch<5, double>(2 * a.channels);
     double* plane_squares = plane_means + a.channels;
@@ -261,8 +263,8 @@ class Forward {
     return plane_means;
   }
 
-  // The statistics of all values of a sample.
-  Group sample_group(std::int64_t n) const {
+  // Returns the statistics of all values of a sample.
+  NormStats sample_stats(std::int64_t n) const {
     Moments sample = {0.0, 0.0};
     const double* plane_means = a.layout == Layout::nchw ? nullptr : all_plane_moments(n);
     for (std::int64_t c = 0; c < a.channels; ++c) {
@@ -270,36 +272,36 @@ class Forward {
           a.layout == Layout::nchw ? plane_moments(n, c) : Moments{plane_means[c], plane_means[a.channels + c]};
       sample = combine(sample, c * pixels, plane, pixels);
     }
-    return group_of(sample, a.channels * pixels);
+    return stats_of(sample, a.channels * pixels);
   }
 
-  Group group_of(Moments moments, std::int64_t count) const {
-    return fastmunit::group_of(moments, static_cast<double>(count), a.statistics, a.eps);
+  NormStats stats_of(Moments moments, std::int64_t count) const {
+    return norm_stats_of(moments, static_cast<double>(count), a.statistics, a.eps);
   }
 
-  void keep(std::int64_t at, Group group) const {
-    a.mean[at] = group.mean;
-    a.rstd[at] = group.rstd;
+  void write_stats(std::int64_t at, NormStats stats) const {
+    a.mean[at] = stats.mean;
+    a.rstd[at] = stats.rstd;
   }
 
-  // Writes rows begin to end of a plane, and the pad that follows from them.
-  void apply_rows(std::int64_t n, std::int64_t c, std::int64_t begin, std::int64_t end, Group group) const {
-    const Affine<Lane> affine = affine_of<Lane>(a, n, c, group);
+  // Writes rows begin to end of a plane, and their copies in the padding.
+  void apply_rows(std::int64_t n, std::int64_t c, std::int64_t begin, std::int64_t end, NormStats stats) const {
+    const Affine<Lane> affine = affine_of<Lane>(a, n, c, stats);
     const Storage* from = x + (n * a.channels + c) * pixels;
     Storage* to = padded + (n * a.channels + c) * padded_pixels;
     with_activation(a.activation, [&](auto activation) {
       const bool dense_residual = a.residual.data == nullptr || a.residual.row_stride == a.width;
-      if (a.pad == 0 && !a.phases && dense_residual) {
+      if (a.pad == 0 && !a.pixel_shuffle && dense_residual) {
         apply_row<activation>(from + begin * a.width, row_of<Storage>(a.residual, n, c, begin), to + begin * a.width,
                               (end - begin) * a.width, affine, slope);
         return;
       }
       const PadColumns columns(a.width, a.pad, a.pad_mode);
-      Storage* shuffled = a.phases ? scratch<0, Storage>(a.width) : nullptr;
+      Storage* shuffled = a.pixel_shuffle ? scratch<0, Storage>(a.width) : nullptr;
       for (std::int64_t y = begin; y < end; ++y) {
-        if (a.phases) shuffle_row(from, y, a.height, a.width, shuffled);
+        if (a.pixel_shuffle) shuffle_row(from, y, a.height, a.width, shuffled);
         Storage* row = to + (y + a.pad) * padded_width;
-        apply_row<activation>(a.phases ? shuffled : from + y * a.width, row_of<Storage>(a.residual, n, c, y), row + a.pad,
+        apply_row<activation>(a.pixel_shuffle ? shuffled : from + y * a.width, row_of<Storage>(a.residual, n, c, y), row + a.pad,
                               a.width, affine, slope);
         columns.fill(row);
         pad_rows(to, y, a.height, padded_width, a.pad, a.pad_mode);
@@ -307,7 +309,7 @@ class Forward {
     });
   }
 
-  // The same for one row of all channels in channels_last, whose values of x are given.
+  // The same for one row of all channels in channels_last. `from` holds the row of x.
   void apply_pixel_row(const Storage* from, std::int64_t n, std::int64_t y, const Lane* affines) const {
     const Lane *centers = affines, *scales = centers + a.channels, *shifts = scales + a.channels;
     Storage* sample = padded + n * padded_pixels * a.channels;
@@ -338,7 +340,7 @@ class Forward {
   const Storage* const x;
   Storage* const padded;
   const Lane slope;
-  // The moments of segments: (batch, channels, segments), in channels_last (batch, segments, channels).
+  // The moments per segment: (batch, channels, segments); in channels_last, (batch, segments, channels).
   double* const means;
   double* const squares;
 };

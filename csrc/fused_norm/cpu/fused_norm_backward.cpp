@@ -5,20 +5,20 @@
 #include "cpu/simd.h"
 #include "fused_norm/cpu/affine.h"
 #include "fused_norm/cpu/pad.h"
-#include "fused_norm/cpu/phases.h"
+#include "fused_norm/cpu/pixel_shuffle.h"
 #include "fused_norm/cpu/segments.h"
 
 namespace fastmunit::cpu::FASTMUNIT_ISA {
 namespace {
 
-// What one reading of x and of the gradient computes: the sums over dz and dz * (x - center), dx from these sums, or, where dx
-// needs none, both at once.
+// What one pass over x and the gradient computes: the sums of dz and dz * (x - center), dx from these sums, or both at
+// once if dx does not depend on the sums.
 enum class Pass { sums, apply, sums_and_apply };
 
-constexpr bool sums_up(Pass pass) { return pass != Pass::apply; }
+constexpr bool computes_sums(Pass pass) { return pass != Pass::apply; }
 constexpr bool applies(Pass pass) { return pass != Pass::sums; }
 
-// Sums in lanes, which are moved to double before they lose digits.
+// Sums per lane, which are moved to double before they lose digits.
 template <class Lane>
 struct LaneSums {
   Vector<Lane> dz = {}, product = {};
@@ -31,18 +31,18 @@ struct LaneSums {
   }
 };
 
-// The gradient of rows of a plane: `sources` are the rows of dinterior and, where the map was padded, of dpadded that show the
-// first one, each at its first pixel.
+// The gradient of rows of a plane. `sources` points to the first pixel of each row whose gradients add up to that of
+// the first row: rows of dpadded (the row itself and its copies in the padding), then the row of dinterior.
 template <class Storage>
 struct RowGradient {
   int count = 0;
-  int padded = 0;  // the first ones have pad columns on both sides
+  int padded = 0;  // number of rows of dpadded, which have padding on both sides
   const Storage* sources[2 * max_pad + 2];
-  std::int64_t strides[2 * max_pad + 2];  // to the next row
+  std::int64_t strides[2 * max_pad + 2];  // distance to the next row
 };
 
-// The vectors that make up a row: those from column `begin` to `end` are whole, and no pad column shows them. The others are
-// edges, each with what the pad columns show of its pixels.
+// The vectors of a row. The vectors in columns [begin, end) are complete, and the padding does not copy them. The
+// others are edges, which store the columns of the padding that copy each of their pixels.
 template <class Lane>
 class RowVectors {
  public:
@@ -64,33 +64,33 @@ class RowVectors {
       for (int k = 0; k < columns.count; ++k) {
         const std::int64_t lane = columns.from[k] - pad - column;
         if (lane < 0 || lane >= step) continue;
-        edge.from[edge.shown] = columns.to[k] - pad;
-        edge.lane[edge.shown][lane] = 1;
-        ++edge.shown;
+        edge.from[edge.copies] = columns.to[k] - pad;
+        edge.lane[edge.copies][lane] = 1;
+        ++edge.copies;
       }
     }
   }
 
   struct Edge {
     std::int64_t column;
-    int kept;       // lanes
-    int shown = 0;  // number of pad columns
+    int kept;        // number of lanes
+    int copies = 0;  // number of columns of the padding that copy its pixels
     std::int64_t from[2 * max_pad];
-    Vector<Lane> lane[2 * max_pad] = {};  // 1 at the lane that each shows
+    Vector<Lane> lane[2 * max_pad] = {};  // 1 in the lane that the column copies
 
-    // Adds what the pad columns of `row` show.
+    // Adds the gradients in the padding of `row`.
     template <class Storage>
     void add(const Storage* row, Vector<Lane>& to) const {
-      for (int k = 0; k < shown; ++k) to = lane[k] != Vector<Lane>{} ? to + broadcast<Lane>(load_one(row + from[k])) : to;
+      for (int k = 0; k < copies; ++k) to = lane[k] != Vector<Lane>{} ? to + broadcast<Lane>(load_one(row + from[k])) : to;
     }
   };
 
   std::int64_t begin, end;
-  int count = 0, heads = 0;  // edges, and those of them that come first
+  int count = 0, heads = 0;  // number of edges, and of those before column `begin`
   Edge edges[2 * (max_pad + step) / step + 3];
 };
 
-// Rows of a plane that lie one behind the other in x, dx and dresidual, which may be null.
+// Rows of a plane that are contiguous in x, dx and dresidual. dresidual may be null.
 template <class Storage>
 struct Rows {
   const Storage* x;
@@ -102,14 +102,14 @@ struct Rows {
 
 template <bool relu, Pass pass, class Storage>
 [[gnu::noinline]] void backward_rows(Rows<Storage> rows, const RowVectors<Compute<Storage>>& vectors,
-                                     const Affine<Compute<Storage>>& affine, const Line<Compute<Storage>>& line,
+                                     const Affine<Compute<Storage>>& affine, const GradientCoefficients<Compute<Storage>>& coefficients,
                                      Compute<Storage> negative_slope, LaneSums<Compute<Storage>>& sums) {
   using Lane = Compute<Storage>;
   using V = Vector<Lane>;
   constexpr int step = lanes<Lane>;
   const V center = broadcast(affine.center), scale = broadcast(affine.scale), shift = broadcast(affine.shift);
-  const V gain = broadcast(line.gain), incline = broadcast(line.slope), constant = broadcast(line.constant);
-  const V slope = broadcast(negative_slope);
+  const V gain = broadcast(coefficients.gain), slope = broadcast(coefficients.slope), constant = broadcast(coefficients.constant);
+  const V negative_slopes = broadcast(negative_slope);
   const std::int64_t width = rows.width;
   const RowGradient<Storage>& gradient = rows.gradient;
   const bool writes_residual = applies(pass) && rows.dresidual != nullptr;
@@ -119,13 +119,13 @@ template <bool relu, Pass pass, class Storage>
       V dy = load(gradient.sources[0] + i);
       for (int k = 1; k < gradient.count; ++k) dy += load(gradient.sources[k] + i);
       const V deviation = load(rows.x + i) - center;
-      const V dz = activation_gradient<relu>(dy, deviation * scale + shift, slope);
-      if constexpr (sums_up(pass)) {
+      const V dz = activation_gradient<relu>(dy, deviation * scale + shift, negative_slopes);
+      if constexpr (computes_sums(pass)) {
         sum_dz += dz;
         sum_product += dz * deviation;
       }
       if constexpr (applies(pass)) {
-        store(rows.dx + i, pass == Pass::apply ? gain * dz + (incline * deviation + constant) : gain * dz);
+        store(rows.dx + i, pass == Pass::apply ? gain * dz + (slope * deviation + constant) : gain * dz);
         if (writes_residual) store(rows.dresidual + i, dy);
       }
     };
@@ -141,13 +141,13 @@ template <bool relu, Pass pass, class Storage>
       for (int k = 1; k < gradient.count; ++k) dy += load_first(gradient.sources[k] + i, kept);
       for (int k = 0; k < gradient.padded; ++k) edge.add(gradient.sources[k], dy);
       const V deviation = load_first(rows.x + i, kept) - center;
-      const V dz = activation_gradient<relu>(dy, deviation * scale + shift, slope);
-      if constexpr (sums_up(pass)) {
-        sum_dz += dz;  // zeros in the other lanes
+      const V dz = activation_gradient<relu>(dy, deviation * scale + shift, negative_slopes);
+      if constexpr (computes_sums(pass)) {
+        sum_dz += dz;  // the other lanes are zero
         sum_product += kept == step ? dz * deviation : keep_first<Lane>(dz * deviation, kept);
       }
       if constexpr (applies(pass)) {
-        store_first(rows.dx + i, pass == Pass::apply ? gain * dz + (incline * deviation + constant) : gain * dz, kept);
+        store_first(rows.dx + i, pass == Pass::apply ? gain * dz + (slope * deviation + constant) : gain * dz, kept);
         if (writes_residual) store_first(rows.dresidual + i, dy, kept);
       }
     }
@@ -161,30 +161,29 @@ template <bool relu, Pass pass, class Storage>
   sums.values += rows.count * width;
 }
 
-// What a pass over pixels in channels_last needs to know of their channels. Each is an array over channels.
+// The values per channel for a pass over pixels in channels_last.
 template <class Lane>
 struct ChannelArrays {
   Lane *centers, *scales, *shifts;   // Affine
-  Lane *gains, *slopes, *constants;  // Line
+  Lane *gains, *slopes, *constants;  // GradientCoefficients
   Lane *sums_dz, *sums_product;
 };
 
-// `block` pixels of all channels. The gradient is that of `dy`, plus that of `second` where it is not null; dresidual may be
-// null.
+// Processes `block` pixels of all channels. The gradient is dy, plus `second` if it is not null. dresidual may be null.
 template <bool relu, Pass pass, int block, class Gradient, class Storage>
 [[gnu::noinline]] void backward_pixels(const Storage* x, const Gradient* dy, std::int64_t dy_stride, const Storage* second,
-                     std::int64_t second_stride, Storage* dx, Storage* dresidual, std::int64_t channels,
-                     const ChannelArrays<Compute<Storage>>& arrays, Compute<Storage> negative_slope) {
+                                       std::int64_t second_stride, Storage* dx, Storage* dresidual, std::int64_t channels,
+                                       const ChannelArrays<Compute<Storage>>& arrays, Compute<Storage> negative_slope) {
   using Lane = Compute<Storage>;
   using V = Vector<Lane>;
   constexpr int step = lanes<Lane>;
-  const V slope = broadcast(negative_slope);
+  const V negative_slopes = broadcast(negative_slope);
   const auto vector = [&](std::int64_t c, const auto& read, const auto& write) {
     const V center = read(arrays.centers + c), scale = read(arrays.scales + c), shift = read(arrays.shifts + c);
-    V gain = {}, incline = {}, constant = {};
+    V gain = {}, slope = {}, constant = {};
     if constexpr (applies(pass)) gain = read(arrays.gains + c);
     if constexpr (pass == Pass::apply) {
-      incline = read(arrays.slopes + c);
+      slope = read(arrays.slopes + c);
       constant = read(arrays.constants + c);
     }
     V sum_dz = {}, sum_product = {};
@@ -192,17 +191,17 @@ template <bool relu, Pass pass, int block, class Gradient, class Storage>
       V gradient = read(dy + k * dy_stride + c);
       if (second != nullptr) gradient += read(second + k * second_stride + c);
       const V deviation = read(x + k * channels + c) - center;
-      const V dz = activation_gradient<relu>(gradient, deviation * scale + shift, slope);
-      if constexpr (sums_up(pass)) {
+      const V dz = activation_gradient<relu>(gradient, deviation * scale + shift, negative_slopes);
+      if constexpr (computes_sums(pass)) {
         sum_dz += dz;
         sum_product += dz * deviation;
       }
       if constexpr (applies(pass)) {
-        write(dx + k * channels + c, pass == Pass::apply ? gain * dz + (incline * deviation + constant) : gain * dz);
+        write(dx + k * channels + c, pass == Pass::apply ? gain * dz + (slope * deviation + constant) : gain * dz);
         if (dresidual != nullptr) write(dresidual + k * channels + c, gradient);
       }
     }
-    if constexpr (sums_up(pass)) {
+    if constexpr (computes_sums(pass)) {
       write(arrays.sums_dz + c, read(arrays.sums_dz + c) + sum_dz);
       write(arrays.sums_product + c, read(arrays.sums_product + c) + sum_product);
     }
@@ -218,7 +217,7 @@ template <bool relu, Pass pass, int block, class Gradient, class Storage>
       [&](auto* to, V value) { store_first(to, value, rest); });
 }
 
-// Calls function with relu and pass as constants.
+// Calls function with relu and pass as compile-time constants.
 template <class Function>
 auto with_variant(bool relu, Pass pass, const Function& function) {
   const auto with_pass = [&](auto constant) {
@@ -273,8 +272,8 @@ class Backward {
         const std::int64_t n = plane / a.channels, c = plane % a.channels;
         for (std::int64_t s = 0; s < segments.count; ++s) first_pass(n, c, s);
         if (a.statistics == Statistics::none) return;
-        const Line<Lane> line = instance_line(n, c);
-        for (std::int64_t s = 0; s < segments.count; ++s) rows(Pass::apply, n, c, s, line);
+        const GradientCoefficients<Lane> coefficients = coefficients_of(n, c, {});
+        for (std::int64_t s = 0; s < segments.count; ++s) rows(Pass::apply, n, c, s, coefficients);
       });
     } else {
       for_sample_groups(a, sizeof(Storage), [&](std::int64_t first, std::int64_t last) {
@@ -285,11 +284,11 @@ class Backward {
         }
       });
     }
-    write_coefficients();
+    write_parameter_gradients();
   }
 
  private:
-  // Sums over samples first to last, then their dx.
+  // Computes the sums of samples first to last, then their dx.
   void run_nchw(std::int64_t first, std::int64_t last) const {
     const std::int64_t pieces = a.channels * segments.count;
     const std::int64_t work = segments.rows * a.width;
@@ -298,7 +297,7 @@ class Backward {
       first_pass(plane / a.channels, plane % a.channels, piece % segments.count);
     });
     if (a.statistics == Statistics::none) return;
-    // Backwards: what the first pass read last is still in cache.
+    // Runs backward: the values that the first pass read last are still in cache.
     for_ranges(parallel_for, first * pieces, last * pieces, work, [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
       GradientSums layer;
@@ -307,23 +306,24 @@ class Backward {
         const std::int64_t n = plane / a.channels, c = plane % a.channels;
         if (a.statistics == Statistics::layer && n != sample) layer = layer_sums(n);
         sample = n;
-        rows(Pass::apply, n, c, piece % segments.count, line_of(n, c, layer));
+        rows(Pass::apply, n, c, piece % segments.count, coefficients_of(n, c, layer));
       }
     });
   }
 
-  // Takes the sums over a segment of a plane; without statistics also writes its dx.
+  // Computes the sums of a segment of a plane. Without statistics, also writes its dx.
   void first_pass(std::int64_t n, std::int64_t c, std::int64_t s) const {
     const bool none = a.statistics == Statistics::none;
-    const GradientSums sums = none ? rows(Pass::sums_and_apply, n, c, s, line_of(n, c, {})) : rows(Pass::sums, n, c, s, {});
+    const GradientSums sums =
+        none ? rows(Pass::sums_and_apply, n, c, s, coefficients_of(n, c, {})) : rows(Pass::sums, n, c, s, {});
     partial_dz[partial(n, c, s)] = sums.dz;
     partial_product[partial(n, c, s)] = sums.product;
   }
 
-  // One pass over the rows of a segment of a plane.
-  GradientSums rows(Pass pass, std::int64_t n, std::int64_t c, std::int64_t s, Line<Lane> line) const {
+  // Runs one pass over the rows of a segment of a plane and returns the sums.
+  GradientSums rows(Pass pass, std::int64_t n, std::int64_t c, std::int64_t s, GradientCoefficients<Lane> coefficients) const {
     const auto backward_rows = rows_function<Storage>(relu, pass);
-    const Affine<Lane> affine = affine_of<Lane>(a, n, c, group(n, c));
+    const Affine<Lane> affine = affine_of<Lane>(a, n, c, saved_stats(n, c));
     const std::int64_t begin = segments.begin(s), end = segments.end(s);
     const Storage* plane = x + (n * a.channels + c) * pixels;
     Storage* to = dx + (n * a.channels + c) * pixels;
@@ -332,32 +332,33 @@ class Backward {
     GradientSums sums;
     LaneSums<Lane> lane_sums;
     const auto is_dense = [&](const StridedMap& map) { return map.data == nullptr || map.row_stride == a.width; };
-    if (pad == 0 && !a.phases && is_dense(a.dpadded) && is_dense(a.dinterior)) {
-      // Rows that lie one behind the other are read as longer ones.
+    if (pad == 0 && !a.pixel_shuffle && is_dense(a.dpadded) && is_dense(a.dinterior)) {
+      // Contiguous rows are processed as one long row.
       RowGradient<Storage> gradient = row_gradient(n, c, begin);
       for (std::int64_t i = begin * a.width; i < end * a.width; i += block_values) {
         const std::int64_t count = smaller(block_values, end * a.width - i);
         backward_rows({plane + i, gradient, to + i, residual_at(i), 1, count},
-                      RowVectors<Lane>(count, 0, a.pad_mode), affine, line, slope, lane_sums);
+                      RowVectors<Lane>(count, 0, a.pad_mode), affine, coefficients, slope, lane_sums);
         lane_sums.move_to(sums);
         for (int k = 0; k < gradient.count; ++k) gradient.sources[k] += count;
       }
       return sums;
     }
-    Storage* shuffled = a.phases ? scratch<2, Storage>(2 * a.width) : nullptr;
-    const std::int64_t most = a.phases ? 1 : (a.width < block_values ? block_values / a.width : 1);
+    Storage* shuffled = a.pixel_shuffle ? scratch<2, Storage>(2 * a.width) : nullptr;
+    const std::int64_t max_rows = a.pixel_shuffle ? 1 : (a.width < block_values ? block_values / a.width : 1);
     for (std::int64_t y = begin; y < end;) {
-      // Rows that no pad row shows go together.
-      const std::int64_t rows = is_shown_once(y) ? smaller(most, (pad == 0 ? end : smaller(end, a.height - 1 - pad)) - y) : 1;
+      // Rows that the padding does not copy are processed together.
+      const std::int64_t last = pad == 0 ? end : smaller(end, a.height - 1 - pad);
+      const std::int64_t rows = is_in_padding(y) ? 1 : smaller(max_rows, last - y);
       const RowGradient<Storage> gradient = row_gradient(n, c, y);
-      if (a.phases) {
+      if (a.pixel_shuffle) {
         shuffle_row(plane, y, a.height, a.width, shuffled);
-        backward_rows({shuffled, gradient, shuffled + a.width, residual_at(y * a.width), 1, a.width}, vectors, affine, line,
-                      slope, lane_sums);
+        backward_rows({shuffled, gradient, shuffled + a.width, residual_at(y * a.width), 1, a.width}, vectors, affine,
+                      coefficients, slope, lane_sums);
         if (applies(pass)) unshuffle_row(shuffled + a.width, y, a.height, a.width, to);
       } else {
         backward_rows({plane + y * a.width, gradient, to + y * a.width, residual_at(y * a.width), rows, a.width}, vectors,
-                      affine, line, slope, lane_sums);
+                      affine, coefficients, slope, lane_sums);
       }
       y += rows;
       if (lane_sums.values >= block_values || y == end) lane_sums.move_to(sums);
@@ -365,7 +366,8 @@ class Backward {
     return sums;
   }
 
-  bool is_shown_once(std::int64_t y) const { return pad == 0 || (y > pad && y < a.height - 1 - pad); }
+  // Returns true if the padding may copy row y.
+  bool is_in_padding(std::int64_t y) const { return pad > 0 && (y <= pad || y >= a.height - 1 - pad); }
 
   RowGradient<Storage> row_gradient(std::int64_t n, std::int64_t c, std::int64_t y) const {
     RowGradient<Storage> gradient;
@@ -386,9 +388,9 @@ class Backward {
   void run_channels_last(std::int64_t first, std::int64_t last) const {
     const bool none = a.statistics == Statistics::none;
     const std::int64_t work = a.width * a.channels;
-    const std::int64_t rows = a.phases ? 2 : 1;  // with phases two rows of y are one of x
+    const std::int64_t rows = a.pixel_shuffle ? 2 : 1;  // with pixel shuffle, two rows of y are one row of x
     const std::int64_t turns = a.height / rows;
-    for_ranges(parallel_for, first * segments.count, last * segments.count, segments.rows * work, [&](std::int64_t begin, std::int64_t end) {
+    const auto first_pass = [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
       ChannelArrays<Lane> arrays = channel_arrays();
       for (std::int64_t piece = begin; piece < end; ++piece) {
@@ -402,9 +404,10 @@ class Backward {
           pixel_rows(none ? Pass::sums_and_apply : Pass::sums, n, y, rows, arrays, dz, product);
         }
       }
-    });
+    };
+    for_ranges(parallel_for, first * segments.count, last * segments.count, segments.rows * work, first_pass);
     if (none) return;
-    // Backwards: what the first pass read last is still in cache.
+    // Runs backward: the values that the first pass read last are still in cache.
     for_ranges(parallel_for, first * turns, last * turns, rows * work, [&](std::int64_t begin, std::int64_t end) {
       std::int64_t sample = -1;
       ChannelArrays<Lane> arrays = channel_arrays();
@@ -417,38 +420,39 @@ class Backward {
     });
   }
 
-  // Room for the arrays of one thread.
+  // Returns the arrays of this thread, with undefined contents.
   ChannelArrays<Lane> channel_arrays() const {
-    Lane* room = scratch<3, Lane>(8 * a.channels);
-    const auto next = [&](int k) { return room + k * a.channels; };
+    Lane* memory = scratch<3, Lane>(8 * a.channels);
+    const auto next = [&](int k) { return memory + k * a.channels; };
     return {next(0), next(1), next(2), next(3), next(4), next(5), next(6), next(7)};
   }
 
-  // Sets those of sample n, the lines where they are known.
-  void set_arrays(std::int64_t n, bool sets_lines, const ChannelArrays<Lane>& arrays) const {
-    const bool of_layer = sets_lines && a.statistics == Statistics::layer;
+  // Sets the arrays for sample n; the coefficients only if their sums are known.
+  void set_arrays(std::int64_t n, bool sets_coefficients, const ChannelArrays<Lane>& arrays) const {
+    const bool of_layer = sets_coefficients && a.statistics == Statistics::layer;
     const GradientSums layer = of_layer ? layer_sums(n) : GradientSums{};
     for (std::int64_t c = 0; c < a.channels; ++c) {
-      const Affine<Lane> affine = affine_of<Lane>(a, n, c, group(n, c));
+      const Affine<Lane> affine = affine_of<Lane>(a, n, c, saved_stats(n, c));
       arrays.centers[c] = affine.center;
       arrays.scales[c] = affine.scale;
       arrays.shifts[c] = affine.shift;
-      if (!sets_lines) continue;
-      const Line<Lane> line = line_of(n, c, layer);
-      arrays.gains[c] = line.gain;
-      arrays.slopes[c] = line.slope;
-      arrays.constants[c] = line.constant;
+      if (!sets_coefficients) continue;
+      const GradientCoefficients<Lane> coefficients = coefficients_of(n, c, layer);
+      arrays.gains[c] = coefficients.gain;
+      arrays.slopes[c] = coefficients.slope;
+      arrays.constants[c] = coefficients.constant;
     }
   }
 
-  // One pass over rows y to y + rows in channels_last, two with phases and else one; its sums are added to dz and product.
+  // Runs one pass over `rows` rows in channels_last, starting at row y: two with pixel shuffle, else one. Adds the sums
+  // to dz and product.
   void pixel_rows(Pass pass, std::int64_t n, std::int64_t y, std::int64_t rows, const ChannelArrays<Lane>& arrays, double* dz,
                   double* product) const {
     const std::int64_t values = a.width * a.channels;
     const Storage* from = x + n * pixels * a.channels;
     Storage* const phases_of_dx = dx + n * pixels * a.channels;
     Storage* to = phases_of_dx;
-    if (a.phases) {
+    if (a.pixel_shuffle) {
       Storage* shuffled = scratch<2, Storage>(4 * values);
       shuffle_pixel_rows(from, y / 2, a.width, a.channels, shuffled);
       from = shuffled;
@@ -458,20 +462,20 @@ class Backward {
       to += y * values;
     }
     for (std::int64_t k = 0; k < rows; ++k) {
-      if (sums_up(pass)) {
+      if (computes_sums(pass)) {
         for (std::int64_t c = 0; c < a.channels; ++c) arrays.sums_dz[c] = arrays.sums_product[c] = 0;
       }
       pixel_row(pass, from + k * values, to + k * values, n, y + k, arrays);
-      if (!sums_up(pass)) continue;
+      if (!computes_sums(pass)) continue;
       for (std::int64_t c = 0; c < a.channels; ++c) {
         dz[c] += arrays.sums_dz[c];
         product[c] += arrays.sums_product[c];
       }
     }
-    if (a.phases && applies(pass)) unshuffle_pixel_rows(to, y / 2, a.width, a.channels, phases_of_dx);
+    if (a.pixel_shuffle && applies(pass)) unshuffle_pixel_rows(to, y / 2, a.width, a.channels, phases_of_dx);
   }
 
-  // One row of pixels in channels_last, from x to dx; the sums over it are added to those of `arrays`.
+  // Processes one row of pixels in channels_last, from x to dx. Adds the sums to those of `arrays`.
   void pixel_row(Pass pass, const Storage* from, Storage* to, std::int64_t n, std::int64_t y,
                  const ChannelArrays<Lane>& arrays) const {
     constexpr int block = 4;
@@ -484,29 +488,28 @@ class Backward {
     const Storage* const* sources = gradient.sources;
     const auto stride = [&](int k) { return k < gradient.padded ? outer_stride : a.dinterior.column_stride; };
     const auto at = [&](Storage* row, std::int64_t j) { return row == nullptr ? nullptr : row + j * channels; };
-    // A pixel that several rows or columns of dpadded show.
+    // Processes a pixel that the padding may copy.
     const auto any_pixel = [&](std::int64_t j) {
       Lane* dy = scratch<1, Lane>(channels);
       gather_pixel(sources, stride, gradient.count, gradient.padded, j, dy);
-      backward_pixel(from + j * channels, dy, 0, nullptr, 0,
-                                     to + j * channels, at(residual, j), channels, arrays, slope);
+      backward_pixel(from + j * channels, dy, 0, nullptr, 0, to + j * channels, at(residual, j), channels, arrays, slope);
     };
-    const bool shown_once = gradient.padded <= 1;
+    const bool single_row = gradient.padded <= 1;
     const bool any_columns = pad > 0 && a.pad_mode != PadMode::zero;
-    const std::int64_t begin = shown_once ? (any_columns ? smaller(pad + 1, a.width) : 0) : a.width;
+    const std::int64_t begin = single_row ? (any_columns ? smaller(pad + 1, a.width) : 0) : a.width;
     const std::int64_t end = any_columns ? a.width - 1 - pad : a.width;
     const Storage* second = gradient.count > 1 ? sources[1] : nullptr;
     std::int64_t j = 0;
     for (; j < begin; ++j) any_pixel(j);
     for (; j + block <= end; j += block) {
       backward_block(from + j * channels, sources[0] + j * stride(0), stride(0),
-                                         second == nullptr ? nullptr : second + j * stride(1), stride(1),
-                                         to + j * channels, at(residual, j), channels, arrays, slope);
+                     second == nullptr ? nullptr : second + j * stride(1), stride(1), to + j * channels, at(residual, j), channels,
+                     arrays, slope);
     }
     for (; j < a.width; ++j) any_pixel(j);
   }
 
-  // The gradient of pixel j of a row in channels_last.
+  // Computes the gradient of pixel j of a row in channels_last.
   template <class Stride>
   void gather_pixel(const Storage* const* sources, const Stride& stride, int count, int padded, std::int64_t j,
                     Lane* dy) const {
@@ -530,75 +533,70 @@ class Backward {
     return a.layout == Layout::nchw ? (n * a.channels + c) * segments.count + s : (n * segments.count + s) * a.channels + c;
   }
 
-  // The sums over a plane from those over its segments.
+  // Returns the sums of a plane about the mean, from those of its segments.
   GradientSums plane_sums(std::int64_t n, std::int64_t c) const {
     GradientSums sums;
     for (std::int64_t s = 0; s < segments.count; ++s) {
       sums.dz += partial_dz[partial(n, c, s)];
       sums.product += partial_product[partial(n, c, s)];
     }
-    return sums_about_mean<Lane>(group(n, c), sums);
+    return sums_about_mean<Lane>(saved_stats(n, c), sums);
   }
 
-  Group group(std::int64_t n, std::int64_t c) const {
+  NormStats saved_stats(std::int64_t n, std::int64_t c) const {
     if (a.statistics == Statistics::none) return {};
     const std::int64_t at = a.statistics == Statistics::instance ? n * a.channels + c : n;
     return {a.mean[at], a.rstd[at]};
   }
 
-  // That of channel c of sample n; `layer` is layer_sums(n) where there is one.
-  Line<Lane> line_of(std::int64_t n, std::int64_t c, GradientSums layer) const {
-    const double weight = coefficient(a.weight, n, c, 1.0);
+  // Returns the coefficients of channel c of sample n. For layer statistics, `layer` is layer_sums(n).
+  GradientCoefficients<Lane> coefficients_of(std::int64_t n, std::int64_t c, GradientSums layer) const {
+    const double weight = parameter_value(a.weight, n, c, 1.0);
     switch (a.statistics) {
       case Statistics::instance:
-        return instance_line(n, c);
+        return instance_coefficients<Lane>(saved_stats(n, c), weight, plane_sums(n, c), static_cast<double>(pixels));
       case Statistics::layer:
-        return layer_line<Lane>(group(n, c), weight, layer, static_cast<double>(a.channels * pixels), a.eps);
+        return layer_coefficients<Lane>(saved_stats(n, c), weight, layer, static_cast<double>(a.channels * pixels), a.eps);
       default:
         return {static_cast<Lane>(weight), 0, 0};
     }
   }
 
-  Line<Lane> instance_line(std::int64_t n, std::int64_t c) const {
-    return fastmunit::instance_line<Lane>(group(n, c), coefficient(a.weight, n, c, 1.0), plane_sums(n, c),
-                                          static_cast<double>(pixels));
-  }
-
-  // The sums over a sample, weighted.
+  // Returns the weighted sums of a sample.
   GradientSums layer_sums(std::int64_t n) const {
     GradientSums weighted;
     for (std::int64_t c = 0; c < a.channels; ++c) {
       const GradientSums sums = plane_sums(n, c);
-      const double weight = coefficient(a.weight, n, c, 1.0);
+      const double weight = parameter_value(a.weight, n, c, 1.0);
       weighted.dz += weight * sums.dz;
       weighted.product += weight * sums.product;
     }
     return weighted;
   }
 
-  // dbias = Σ dz and dweight = Σ dz * (x - mean) * rstd, of each sample or over all of them.
-  void write_coefficients() const {
+  // Writes dbias = Σ dz and dweight = Σ dz * (x - mean) * rstd, per sample or summed over samples.
+  void write_parameter_gradients() const {
     if (a.dweight.data == nullptr && a.dbias.data == nullptr) return;
     for (std::int64_t c = 0; c < a.channels; ++c) {
       double dweight = 0.0, dbias = 0.0;
       for (std::int64_t n = 0; n < a.batch; ++n) {
         const GradientSums sums = plane_sums(n, c);
-        const double of_weight = sums.product * group(n, c).rstd;
-        dweight += of_weight;
+        const double sample_dweight = sums.product * saved_stats(n, c).rstd;
+        dweight += sample_dweight;
         dbias += sums.dz;
-        if (a.dweight.of_each_sample) write(a.dweight, n * a.channels + c, of_weight);
-        if (a.dbias.of_each_sample) write(a.dbias, n * a.channels + c, sums.dz);
+        if (a.dweight.per_sample) write(a.dweight, n * a.channels + c, sample_dweight);
+        if (a.dbias.per_sample) write(a.dbias, n * a.channels + c, sums.dz);
       }
-      if (!a.dweight.of_each_sample) write(a.dweight, c, dweight);
-      if (!a.dbias.of_each_sample) write(a.dbias, c, dbias);
+      if (!a.dweight.per_sample) write(a.dweight, c, dweight);
+      if (!a.dbias.per_sample) write(a.dbias, c, dbias);
     }
   }
 
-  static void write(const CoefficientsGradient& to, std::int64_t at, double value) {
+  static void write(const ParameterGradient& to, std::int64_t at, double value) {
     if (to.data == nullptr) return;
     with_storage(to.dtype, [&](auto type) {
-      using Coefficient = decltype(type);
-      store_first(static_cast<Coefficient*>(to.data) + at, broadcast(static_cast<Compute<Coefficient>>(value)), 1);
+      using Parameter = decltype(type);
+      store_first(static_cast<Parameter*>(to.data) + at, broadcast(static_cast<Compute<Parameter>>(value)), 1);
     });
   }
 
@@ -609,11 +607,12 @@ class Backward {
   const Storage* const x;
   Storage* const dx;
   Storage* const dresidual;
-  const Lane slope;  // 1 where there is no activation
+  const Lane slope;  // negative slope; 1 without an activation
   const bool relu;
-  const int pad;     // 0 where no gradient of a padded map came
+  const int pad;     // 0 if dpadded is absent
   const RowVectors<Lane> vectors;
-  // Σ dz and Σ dz * (x - center) of segments: (batch, channels, segments), in channels_last (batch, segments, channels).
+  // Σ dz and Σ dz * (x - center) per segment: (batch, channels, segments); in channels_last, (batch, segments,
+  // channels).
   double* const partial_dz;
   double* const partial_product;
 };

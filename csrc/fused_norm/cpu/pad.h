@@ -1,4 +1,4 @@
-// Filling the pad of a map, and the rows and columns that show each of its own.
+// Fills the padding of a map.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,8 @@
 namespace fastmunit::cpu {
 namespace {
 
-// The pad columns of rows of `width` pixels, and the columns that they show; all counted from the pad's outer edge.
+// The columns of the padding in rows of `width` pixels, and the columns that they copy. All are numbered from the outer
+// edge of the padding.
 class PadColumns {
  public:
   PadColumns(std::int64_t width, int pad, PadMode mode) : count(2 * pad), zero(mode == PadMode::zero) {
@@ -21,13 +22,13 @@ class PadColumns {
     for (int k = 0; k < count; ++k) from[k] = zero ? to[k] : pad_source(to[k] - pad, width, mode) + pad;
   }
 
-  // Fills them in a row of single values.
+  // Fills the padding of a row of single values.
   template <class Storage>
   void fill(Storage* row) const {
     for (int k = 0; k < count; ++k) row[to[k]] = zero ? Storage{} : row[from[k]];
   }
 
-  // Fills them in a row of pixels of `pixel` values.
+  // Fills the padding of a row of pixels of `pixel` values each.
   template <class Storage>
   void fill(Storage* row, std::int64_t pixel) const {
     for (int k = 0; k < count; ++k) {
@@ -44,8 +45,8 @@ class PadColumns {
   std::int64_t to[2 * max_pad], from[2 * max_pad];
 };
 
-// Fills the pad rows that follow from row i of a padded plane, which is written. `plane` is where the upper pad starts,
-// `length` the values in a row with its pad columns.
+// Fills the rows of the padding that copy row i of a plane, which must be complete. `plane` is the start of the padded
+// plane, `length` the number of values in a padded row.
 template <class Storage>
 inline void pad_rows(Storage* plane, std::int64_t i, std::int64_t height, std::int64_t length, int pad, PadMode mode) {
   if (pad == 0 || (i > pad && i < height - 1 - pad)) return;

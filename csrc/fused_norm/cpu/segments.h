@@ -1,4 +1,5 @@
-// How the fused norm kernels cut a map into segments of whole rows. The cut depends on the shape alone.
+// The segments of a map for the CPU kernels of fused_norm. A segment consists of whole rows and depends only on the
+// shape.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +9,15 @@
 namespace fastmunit::cpu {
 
 struct RowSegments {
-  std::int64_t rows;   // in each segment but the last
-  std::int64_t count;  // of segments in a plane
+  std::int64_t rows;   // per segment, except for the last
+  std::int64_t count;  // segments per plane
   std::int64_t height;
   std::int64_t begin(std::int64_t segment) const { return segment * rows; }
   std::int64_t end(std::int64_t segment) const { return segment + 1 < count ? (segment + 1) * rows : height; }
 };
 
-// NCHW: pieces of one plane that fit the second-level cache. channels_last: pieces of all planes of a sample, few enough that
-// combining them costs little.
+// NCHW: segments of one plane that fit in the second-level cache. channels_last: segments of all planes of a sample,
+// few enough to be combined at little cost.
 constexpr RowSegments row_segments(const FusedNormOptions& a) {
   std::int64_t pixels = 32768;
   if (a.layout == Layout::channels_last) {
@@ -24,12 +25,12 @@ constexpr RowSegments row_segments(const FusedNormOptions& a) {
     pixels = share > 256 ? share : 256;
   }
   std::int64_t rows = pixels > a.width ? pixels / a.width : 1;
-  if (a.phases) rows += rows % 2;  // two rows of y are one of x
+  if (a.pixel_shuffle) rows += rows % 2;  // two rows of y are one row of x
   return {rows, (a.height + rows - 1) / rows, a.height};
 }
 
-// Calls function(first, last) on groups of samples, one after another: as many at once as the last-level cache holds from
-// the first pass over them to the second.
+// Calls function(first, last) on ranges of samples, one after another. A range has as many samples as stay in the
+// last-level cache from the first pass over them to the second.
 template <class Function>
 static inline void for_sample_groups(const FusedNormOptions& a, std::int64_t value_bytes, const Function& function) {
   constexpr std::int64_t cached_bytes = 8 << 20;

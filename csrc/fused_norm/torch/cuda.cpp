@@ -5,26 +5,26 @@
 namespace fastmunit::bindings {
 namespace {
 
-// What a Workspace allocates, until the launcher has returned.
-struct Room {
-  const Tensor& beside;
+// The memory of a Workspace, kept until the launcher has returned.
+struct WorkspaceTensor {
+  const Tensor& x;
   Tensor tensor;
 };
 
-// Calls run(device, workspace, stream) on the device of x.
+// Calls run(device, workspace, stream) with the device of x as the current one.
 template <class Run>
 void with_workspace(const Tensor& x, Run run) {
   STD_TORCH_CHECK(x.scalar_type() != ScalarType::Double, "fused_norm has no CUDA kernel for float64");
   on_device_of(x, [&](void* stream) -> const char* {
     cuda::Device device;
     if (const char* error = cuda::current_device(device)) return error;
-    Room room = {x, Tensor()};
+    WorkspaceTensor memory = {x, Tensor()};
     const auto allocate = [](std::int64_t count, void* context) {
-      Room& of = *static_cast<Room*>(context);
-      of.tensor = workspace(count, of.beside);
-      return of.tensor.mutable_data_ptr<double>();
+      WorkspaceTensor& own = *static_cast<WorkspaceTensor*>(context);
+      own.tensor = workspace(count, own.x);
+      return own.tensor.mutable_data_ptr<double>();
     };
-    return run(device, Workspace{allocate, &room}, stream);
+    return run(device, Workspace{allocate, &memory}, stream);
   });
 }
 
@@ -32,8 +32,8 @@ std::tuple<Tensor, Tensor, Tensor> fused_norm_cuda(const Tensor& x, const std::o
                                                   const std::optional<Tensor>& bias,
                                                   const std::optional<Tensor>& residual, const std::string& statistics,
                                                   const std::string& activation, double negative_slope, std::int64_t pad,
-                                                  const std::string& pad_mode, double eps, bool phases) {
-  return fused_norm(x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, phases,
+                                                  const std::string& pad_mode, double eps, bool pixel_shuffle) {
+  return fused_norm(x, weight, bias, residual, statistics, activation, negative_slope, pad, pad_mode, eps, pixel_shuffle,
                     [&](const FusedNorm& arguments) {
                       with_workspace(x, [&](const cuda::Device& device, Workspace workspace, void* stream) {
                         return cuda::fused_norm(arguments, device, workspace, stream);
@@ -43,12 +43,12 @@ std::tuple<Tensor, Tensor, Tensor> fused_norm_cuda(const Tensor& x, const std::o
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> fused_norm_backward_cuda(
     const std::optional<Tensor>& dpadded, const std::optional<Tensor>& dinterior, const Tensor& x, const Tensor& mean,
-    const Tensor& rstd, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, bool wants_weight,
-    bool wants_bias, bool wants_residual, const std::string& statistics, const std::string& activation, double negative_slope,
-    std::int64_t pad, const std::string& pad_mode, double eps, bool phases) {
+    const Tensor& rstd, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, bool needs_weight,
+    bool needs_bias, bool needs_residual, const std::string& statistics, const std::string& activation, double negative_slope,
+    std::int64_t pad, const std::string& pad_mode, double eps, bool pixel_shuffle) {
   return fused_norm_backward(
-      dpadded, dinterior, x, mean, rstd, weight, bias, wants_weight, wants_bias, wants_residual, statistics, activation,
-      negative_slope, pad, pad_mode, eps, phases, [&](const FusedNormBackward& arguments) {
+      dpadded, dinterior, x, mean, rstd, weight, bias, needs_weight, needs_bias, needs_residual, statistics, activation,
+      negative_slope, pad, pad_mode, eps, pixel_shuffle, [&](const FusedNormBackward& arguments) {
         with_workspace(x, [&](const cuda::Device& device, Workspace workspace, void* stream) {
           return cuda::fused_norm_backward(arguments, device, workspace, stream);
         });

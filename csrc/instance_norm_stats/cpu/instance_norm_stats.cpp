@@ -17,7 +17,8 @@ void forward(const InstanceNormStats& a, ParallelFor parallel_for) {
   const std::int64_t segment = segment_pixels(a.layout);
   const std::int64_t segments = segments_of(a.layout, a.pixels);
   const std::int64_t planes = a.batch * a.channels;
-  // Segment s of plane (n, c) lies at (n * channels + c) * segments + s, in channels_last at (n * segments + s) * channels + c.
+  // The index of segment s of plane (n, c) is (n * channels + c) * segments + s; in channels_last, (n * segments + s) *
+  // channels + c.
   double* means = a.partials;
   double* squares = a.partials + planes * segments;
 
@@ -59,14 +60,14 @@ void forward(const InstanceNormStats& a, ParallelFor parallel_for) {
   });
 }
 
-// dx = constant + slope * (x - mean) for one plane.
+// The coefficients of dx = constant + slope * (x - mean) of a plane.
 template <class Lane>
-struct Line {
+struct GradientCoefficients {
   Lane mean, constant, slope;
 };
 
 template <class Lane>
-Line<Lane> line_of(const InstanceNormStatsBackward& a, std::int64_t plane) {
+GradientCoefficients<Lane> coefficients_of(const InstanceNormStatsBackward& a, std::int64_t plane) {
   const double rstd = static_cast<const Lane*>(a.rstd)[plane];
   const double pixels = static_cast<double>(a.pixels);
   return {static_cast<const Lane*>(a.mean)[plane],
@@ -75,28 +76,29 @@ Line<Lane> line_of(const InstanceNormStatsBackward& a, std::int64_t plane) {
 }
 
 template <class Storage>
-void backward_plane(const Storage* x, Storage* dx, std::int64_t count, Line<Compute<Storage>> line) {
+void backward_plane(const Storage* x, Storage* dx, std::int64_t count, GradientCoefficients<Compute<Storage>> plane) {
   using Lane = Compute<Storage>;
   constexpr int step = lanes<Lane>;
   std::int64_t i = 0;
-  for (; i + step <= count; i += step) store(dx + i, line.constant + line.slope * (load(x + i) - line.mean));
+  for (; i + step <= count; i += step) store(dx + i, plane.constant + plane.slope * (load(x + i) - plane.mean));
   const int rest = static_cast<int>(count - i);
   if (rest != 0) {
-    store_first(dx + i, line.constant + line.slope * (load_first(x + i, rest) - line.mean), rest);
+    store_first(dx + i, plane.constant + plane.slope * (load_first(x + i, rest) - plane.mean), rest);
   }
 }
 
-// One vector of channels, `count` of whose lanes count, over `rows` rows that lie `stride` values apart.
+// Processes one vector of channels, with `count` lanes in use, over `rows` rows that are `stride`
+// values apart.
 template <class Storage>
 void backward_columns(const InstanceNormStatsBackward& a, const Storage* x, Storage* dx, std::int64_t plane, int count,
                       std::int64_t rows, std::int64_t stride) {
   using Lane = Compute<Storage>;
   Vector<Lane> mean = {}, constant = {}, slope = {};
   for (int lane = 0; lane < count; ++lane) {
-    const Line<Lane> line = line_of<Lane>(a, plane + lane);
-    mean[lane] = line.mean;
-    constant[lane] = line.constant;
-    slope[lane] = line.slope;
+    const GradientCoefficients<Lane> coefficients = coefficients_of<Lane>(a, plane + lane);
+    mean[lane] = coefficients.mean;
+    constant[lane] = coefficients.constant;
+    slope[lane] = coefficients.slope;
   }
   for (std::int64_t row = 0; row < rows; ++row, x += stride, dx += stride) {
     if (count == lanes<Lane>) {
@@ -119,11 +121,11 @@ void backward(const InstanceNormStatsBackward& a, ParallelFor parallel_for) {
       const std::int64_t plane = item / segments;
       const std::int64_t begin = item % segments * segment;
       const std::int64_t at = plane * a.pixels + begin;
-      backward_plane(x + at, dx + at, smaller(segment, a.pixels - begin), line_of<Lane>(a, plane));
+      backward_plane(x + at, dx + at, smaller(segment, a.pixels - begin), coefficients_of<Lane>(a, plane));
     });
     return;
   }
-  const std::int64_t segment = 128;  // a block of rows whose reads and writes stay in the second-level cache
+  const std::int64_t segment = 128;  // rows whose reads and writes fit in the second-level cache
   const std::int64_t segments = (a.pixels + segment - 1) / segment;
   for_each(parallel_for, 0, a.batch * segments, smaller(segment, a.pixels) * a.channels, [&](std::int64_t item) {
     const std::int64_t n = item / segments;

@@ -1,4 +1,5 @@
-// How a CPU kernel cuts planes into segments: pieces of work that fit the cache and do not depend on the number of threads.
+// The segments of a plane for the CPU kernels: units of work that fit in cache and do not depend on the number of
+// threads.
 #pragma once
 
 #include <cstdint>

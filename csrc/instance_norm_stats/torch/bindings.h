@@ -1,4 +1,4 @@
-// The bindings of instance_norm_stats without their device: `run` is given the kernel's arguments.
+// The device-independent part of instance_norm_stats' bindings. `run` is called with the kernel's arguments.
 #pragma once
 
 #include <tuple>
@@ -14,7 +14,7 @@ std::tuple<Tensor, Tensor> instance_norm_stats(const Tensor& x, double eps, Part
   Tensor mean = empty_statistics(x);
   Tensor rstd = empty_statistics(x);
   const std::int64_t pixels = x.size(2) * x.size(3);
-  STD_TORCH_CHECK(pixels > 0, "x needs at least one pixel");
+  STD_TORCH_CHECK(pixels > 0, "x must have at least one pixel");
   if (mean.numel() == 0) return {mean, rstd};
   InstanceNormStats arguments = {data_type(x, "x"),
                                  map.layout,
@@ -26,8 +26,8 @@ std::tuple<Tensor, Tensor> instance_norm_stats(const Tensor& x, double eps, Part
                                  mean.mutable_data_ptr(),
                                  rstd.mutable_data_ptr(),
                                  nullptr};
-  const Tensor room = workspace(partials(arguments), x);
-  arguments.partials = room.mutable_data_ptr<double>();
+  const Tensor memory = workspace(partials(arguments), x);
+  arguments.partials = memory.mutable_data_ptr<double>();
   run(arguments);
   return {mean, rstd};
 }

@@ -1,4 +1,4 @@
-// How weighted_l1 on the CPU cuts its pairs into segments: pieces of work that do not depend on the number of threads.
+// The segments of a pair for weighted_l1 on the CPU: units of work that do not depend on the number of threads.
 #pragma once
 
 #include <cstdint>

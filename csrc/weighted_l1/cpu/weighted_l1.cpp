@@ -6,9 +6,9 @@
 namespace fastmunit::cpu::FASTMUNIT_ISA {
 namespace {
 
-// Elements that are widened in the first-level cache.
+// Number of elements that are widened in the first-level cache.
 constexpr int block = 1024;
-// Vectors side by side: enough to hide the latency of an addition.
+// Independent vector sums: enough to hide the latency of an addition.
 constexpr int width = 4;
 
 template <class Lane>
@@ -30,7 +30,7 @@ void widen_all(const void* data, int count, float* to) {
   if (i < count) store_first(to + i, load_first(from + i, count - i), count - i);
 }
 
-// `count` values as floats or doubles: where they lie if they are of that type, else in `buffer`.
+// Returns `count` values as floats or doubles: the data itself if it has that type, else a conversion in `buffer`.
 template <class Lane>
 const Lane* widened(const void* data, DataType dtype, int count, Lane* buffer) {
   if (dtype == data_type_of<Lane>) return static_cast<const Lane*>(data);
@@ -53,7 +53,7 @@ Vector<Lane> absolute(Vector<Lane> value) {
   return value < Lane{0} ? -value : value;
 }
 
-// The sum of |input - target| over one block.
+// Returns the sum of |input - target| over one block.
 template <class Lane>
 double block_sum(const Lane* input, const Lane* target, int count) {
   constexpr int step = lanes<Lane>;
@@ -67,14 +67,15 @@ double block_sum(const Lane* input, const Lane* target, int count) {
   return sum<Lane>((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-// 1, 0 or -1 for each difference, 0 for NaN. A plain loop, as the next: conversions between bytes and vectors of the
-// compiler's extension go element by element in GCC 12, those of loops do not.
+// Writes 1, 0 or -1 for each difference, 0 for NaN. This and the next function are plain loops: GCC 12 vectorizes them,
+// but converts between bytes and its vector extension element by element.
 template <class Lane>
 void block_signs(const Lane* input, const Lane* target, int count, std::int8_t* signs) {
   for (int i = 0; i < count; ++i) signs[i] = static_cast<std::int8_t>((input[i] > target[i]) - (input[i] < target[i]));
 }
 
-// A gradient has three values. The loop is on their bits: 16 of them are one number to the compiler.
+// Selects one of the three values of a gradient by its sign. It works on bit patterns, as the compiler has no
+// arithmetic type for the 16-bit storage types.
 template <class Bits>
 void select_all(const std::int8_t* signs, std::int64_t count, Bits positive, Bits zero, Bits negative, Bits* to) {
   for (std::int64_t i = 0; i < count; ++i) to[i] = signs[i] > 0 ? positive : signs[i] < 0 ? negative : zero;
@@ -88,8 +89,8 @@ inline void store_signs(std::int8_t* to, Vector<float> a, Vector<float> b) {
   std::memcpy(to, &signs, sizeof(signs));
 }
 
-// The sum of |input - target| and, where they are wanted, the signs, of as many values as fill whole vectors; `done` counts
-// them. Values of 16 bits are widened on the way.
+// Returns the sum of |input - target| over as many values as fill whole vectors, counted in `done`, and writes the
+// signs unless `signs` is null. 16-bit values are widened when they are loaded.
 template <class Storage>
 double vectors_sum(const Storage* input, const Storage* target, std::int64_t count, std::int8_t* signs,
                    std::int64_t& done) {
@@ -111,7 +112,7 @@ double vectors_sum(const Storage* input, const Storage* target, std::int64_t cou
   return total;
 }
 
-// The same for a segment of a term; nothing is done where its two tensors are of two types, or of float64.
+// The same for a segment of a term. Does nothing if the tensors have different types, or are float64.
 double vectors_sum(const L1Term& term, std::int64_t begin, std::int64_t end, std::int64_t& done) {
   if (term.input_dtype != term.target_dtype) return 0.0;
   const void* input = at(term.input, term.input_dtype, begin);
@@ -156,7 +157,7 @@ double segment_sum(const L1Term& term, std::int64_t begin, std::int64_t end) {
   return total;
 }
 
-// slope * sign; a zero sign gives NaN where the slope is not finite, as in torch.
+// Writes slope * sign. A sign of 0 gives NaN if the slope is not finite, as in torch.
 template <class Storage>
 void segment_gradient(const std::int8_t* signs, std::int64_t begin, std::int64_t end, double slope, void* gradient) {
   using Lane = Compute<Storage>;
@@ -189,7 +190,7 @@ void segment_gradient(const std::int8_t* signs, std::int64_t begin, std::int64_t
   }
 }
 
-// Calls function(term, begin, end) for a segment of all terms, given its number.
+// Calls function(term, begin, end) for the segment with the given index among those of all terms.
 template <class Function>
 void with_segment(const L1Term* term, std::int64_t segment, const Function& function) {
   int k = 0;
@@ -229,7 +230,7 @@ void weighted_l1(const WeightedL1& a, ParallelFor parallel_for) {
   for (int k = 0; k < a.terms; ++k) {
     double sum = 0.0;
     for (const double* end = partial + l1_segments(a.term[k]); partial != end; ++partial) sum += *partial;
-    const double value = sum / static_cast<double>(a.term[k].count);  // NaN where the term is empty
+    const double value = sum / static_cast<double>(a.term[k].count);  // NaN if the term is empty
     total += a.term[k].weight * value;
     set_element(a.values, a.dtype, k, value);
   }

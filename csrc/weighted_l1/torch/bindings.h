@@ -1,4 +1,4 @@
-// The bindings of weighted_l1 without their device: `run` is given the kernel's arguments.
+// The device-independent part of weighted_l1's bindings. `run` is called with the kernel's arguments.
 #pragma once
 
 #include <tuple>
@@ -9,13 +9,13 @@
 
 namespace fastmunit::bindings {
 
-// The rule of fastmunit/ops/layout.py, for tensors of any number of dimensions.
+// Returns the memory format by the rule of fastmunit/ops/layout.py, for tensors with any number of dimensions.
 inline MemoryFormat dense_format(const Tensor& tensor) {
   const bool channels_last = tensor.dim() == 4 && !tensor.is_contiguous() && is_channels_last(tensor);
   return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
-// Asks first: most tensors are dense already, and the dispatcher costs more than the question.
+// Checks first: most tensors are dense already, and a call through the dispatcher costs more than the check.
 inline Tensor dense(const Tensor& tensor, MemoryFormat format) {
   if (format == MemoryFormat::Contiguous && tensor.is_contiguous()) return tensor;
   return torch::stable::contiguous(tensor, format);
@@ -29,17 +29,17 @@ inline bool same_shape(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// What forward and backward take from the tensors beside their data.
+// Sets everything but the data pointers of the terms, for forward and backward.
 inline void set_terms(const std::vector<Tensor>& inputs, const std::vector<Tensor>& targets, const std::vector<double>& weights,
-               L1Term* term) {
-  STD_TORCH_CHECK(!inputs.empty() && inputs.size() <= weighted_l1_terms, "there must be 1 to ", weighted_l1_terms,
-                  " pairs");
+                      L1Term* term) {
+  STD_TORCH_CHECK(!inputs.empty() && inputs.size() <= weighted_l1_terms, "expected 1 to ", weighted_l1_terms, " pairs, got ",
+                  inputs.size());
   STD_TORCH_CHECK(inputs.size() == targets.size() && inputs.size() == weights.size(),
-                  "there must be as many targets and weights as inputs");
+                  "expected as many targets and weights as inputs");
   for (std::size_t k = 0; k < inputs.size(); ++k) {
-    STD_TORCH_CHECK(same_shape(inputs[k], targets[k]), "input and target of a pair must be of one shape");
+    STD_TORCH_CHECK(same_shape(inputs[k], targets[k]), "input and target of a pair must have the same shape");
     STD_TORCH_CHECK(inputs[k].device() == inputs[0].device() && targets[k].device() == inputs[0].device(),
-                    "inputs and targets must be on one device");
+                    "inputs and targets must be on the same device");
     term[k] = {};
     term[k].input_dtype = data_type(inputs[k], "inputs");
     term[k].target_dtype = data_type(targets[k], "targets");
@@ -48,7 +48,7 @@ inline void set_terms(const std::vector<Tensor>& inputs, const std::vector<Tenso
   }
 }
 
-// float64 where any tensor is.
+// Returns float64 if any tensor is float64, else float32.
 inline ScalarType result_type(const std::vector<Tensor>& inputs, const std::vector<Tensor>& targets) {
   for (const auto* tensors : {&inputs, &targets}) {
     for (const Tensor& tensor : *tensors) {
@@ -78,14 +78,14 @@ std::tuple<Tensor, Tensor, Tensor> weighted_l1(const std::vector<Tensor>& inputs
   Tensor total = torch::stable::empty({}, values.scalar_type(), std::nullopt, inputs[0].device());
   Tensor signs = empty(keep_signs ? elements(inputs) : 0, ScalarType::Char);
   std::int8_t* next_signs = keep_signs ? static_cast<std::int8_t*>(signs.mutable_data_ptr()) : nullptr;
-  std::vector<Tensor> read;  // copies live until the kernel has run
+  std::vector<Tensor> dense_tensors;  // keeps copies alive until the kernel has run
   for (int k = 0; k < arguments.terms; ++k) {
     L1Term& term = arguments.term[k];
     const MemoryFormat format = dense_format(inputs[k]);
-    read.push_back(dense(inputs[k], format));
-    term.input = read.back().const_data_ptr();
-    read.push_back(dense(targets[k], format));
-    term.target = read.back().const_data_ptr();
+    dense_tensors.push_back(dense(inputs[k], format));
+    term.input = dense_tensors.back().const_data_ptr();
+    dense_tensors.push_back(dense(targets[k], format));
+    term.target = dense_tensors.back().const_data_ptr();
     if (keep_signs) {
       term.signs = next_signs;
       next_signs += term.count;
@@ -94,8 +94,8 @@ std::tuple<Tensor, Tensor, Tensor> weighted_l1(const std::vector<Tensor>& inputs
   arguments.dtype = data_type(values, "values");
   arguments.values = values.mutable_data_ptr();
   arguments.total = total.mutable_data_ptr();
-  const Tensor room = workspace(partials(arguments), inputs[0]);
-  arguments.partials = static_cast<double*>(room.mutable_data_ptr());
+  const Tensor memory = workspace(partials(arguments), inputs[0]);
+  arguments.partials = static_cast<double*>(memory.mutable_data_ptr());
   run(arguments);
   return {values, total, signs};
 }
@@ -103,15 +103,15 @@ std::tuple<Tensor, Tensor, Tensor> weighted_l1(const std::vector<Tensor>& inputs
 template <class Run>
 std::vector<Tensor> weighted_l1_backward(const Tensor& dvalues, const Tensor& dtotal, const Tensor& signs,
                                          const std::vector<Tensor>& inputs, const std::vector<Tensor>& targets,
-                                         const std::vector<double>& weights, const std::vector<bool>& wanted, Run run) {
+                                         const std::vector<double>& weights, const std::vector<bool>& needed, Run run) {
   WeightedL1Backward arguments = {};
   arguments.terms = static_cast<int>(inputs.size());
   set_terms(inputs, targets, weights, arguments.term);
   const std::size_t terms = inputs.size();
   const ScalarType dtype = result_type(inputs, targets);
-  STD_TORCH_CHECK(wanted.size() == 2 * terms, "wanted must have an entry for each input and each target");
+  STD_TORCH_CHECK(needed.size() == 2 * terms, "expected a needed flag per input and per target");
   STD_TORCH_CHECK(dvalues.dim() == 1 && dvalues.numel() == arguments.terms, "dvalues must be (", terms, ",)");
-  STD_TORCH_CHECK(dtotal.dim() == 0, "dtotal must have no dimension");
+  STD_TORCH_CHECK(dtotal.dim() == 0, "dtotal must have no dimensions");
   STD_TORCH_CHECK(dvalues.scalar_type() == dtype && dtotal.scalar_type() == dtype,
                   "dvalues and dtotal must be float32, or float64 where any input or target is");
   STD_TORCH_CHECK(dvalues.device() == inputs[0].device() && dtotal.device() == inputs[0].device() &&
@@ -133,10 +133,10 @@ std::vector<Tensor> weighted_l1_backward(const Tensor& dvalues, const Tensor& dt
   for (std::size_t k = 0; k < terms; ++k) {
     arguments.term[k].signs = next_signs;
     next_signs += arguments.term[k].count;
-    if (wanted[k]) arguments.term[k].dinput = gradient_of(inputs[k], k);
+    if (needed[k]) arguments.term[k].dinput = gradient_of(inputs[k], k);
   }
   for (std::size_t k = 0; k < terms; ++k) {
-    if (wanted[terms + k]) arguments.term[k].dtarget = gradient_of(targets[k], k);
+    if (needed[terms + k]) arguments.term[k].dtarget = gradient_of(targets[k], k);
   }
   run(arguments);
   return gradients;

@@ -13,8 +13,8 @@ std::tuple<Tensor, Tensor, Tensor> weighted_l1_cpu(const std::vector<Tensor>& in
 
 std::vector<Tensor> weighted_l1_backward_cpu(const Tensor& dvalues, const Tensor& dtotal, const Tensor& signs,
                                              const std::vector<Tensor>& inputs, const std::vector<Tensor>& targets,
-                                             const std::vector<double>& weights, const std::vector<bool>& wanted) {
-  return weighted_l1_backward(dvalues, dtotal, signs, inputs, targets, weights, wanted, [](const WeightedL1Backward& arguments) {
+                                             const std::vector<double>& weights, const std::vector<bool>& needed) {
+  return weighted_l1_backward(dvalues, dtotal, signs, inputs, targets, weights, needed, [](const WeightedL1Backward& arguments) {
     cpu::weighted_l1_backward(arguments, torch_thread_pool);
   });
 }

@@ -15,8 +15,8 @@ std::tuple<Tensor, Tensor, Tensor> weighted_l1_cuda(const std::vector<Tensor>& i
 
 std::vector<Tensor> weighted_l1_backward_cuda(const Tensor& dvalues, const Tensor& dtotal, const Tensor& signs,
                                               const std::vector<Tensor>& inputs, const std::vector<Tensor>& targets,
-                                              const std::vector<double>& weights, const std::vector<bool>& wanted) {
-  return weighted_l1_backward(dvalues, dtotal, signs, inputs, targets, weights, wanted, [&](const WeightedL1Backward& arguments) {
+                                              const std::vector<double>& weights, const std::vector<bool>& needed) {
+  return weighted_l1_backward(dvalues, dtotal, signs, inputs, targets, weights, needed, [&](const WeightedL1Backward& arguments) {
     on_device_of(inputs[0], [&](void* stream) { return cuda::weighted_l1_backward(arguments, stream); });
   });
 }

@@ -1,4 +1,4 @@
-// What kernels' arguments are made of, from a request.
+// Reads kernel arguments from a request.
 #pragma once
 
 #include <cstdint>
@@ -24,24 +24,24 @@ inline fastmunit::Layout layout(const std::string& name) {
   fail("unknown layout");
 }
 
-// Room for doubles, as the binding allocates it: NaN at first.
-class Room {
+// Memory for doubles, aligned as the bindings allocate it and filled with NaN.
+class HostMemory {
  public:
-  Room() = default;
-  explicit Room(std::int64_t count) { allocate(count); }
-  ~Room() { std::free(room_); }
-  Room(const Room&) = delete;
-  Room& operator=(const Room&) = delete;
-  double* data() const { return static_cast<double*>(room_); }
+  HostMemory() = default;
+  explicit HostMemory(std::int64_t count) { allocate(count); }
+  ~HostMemory() { std::free(memory_); }
+  HostMemory(const HostMemory&) = delete;
+  HostMemory& operator=(const HostMemory&) = delete;
+  double* data() const { return static_cast<double*>(memory_); }
   double* allocate(std::int64_t count) {
     const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(double);
-    if (posix_memalign(&room_, 256, bytes > 0 ? bytes : 1) != 0) fail("out of memory");
-    std::memset(room_, 0xff, bytes);
+    if (posix_memalign(&memory_, 256, bytes > 0 ? bytes : 1) != 0) fail("out of memory");
+    std::memset(memory_, 0xff, bytes);
     return data();
   }
 
  private:
-  void* room_ = nullptr;
+  void* memory_ = nullptr;
 };
 
 }  // namespace emulator

@@ -1,4 +1,4 @@
-// bfloat16 of the emulated CUDA.
+// The emulator's bfloat16.
 #pragma once
 
 #include <cstring>

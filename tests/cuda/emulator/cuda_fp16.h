@@ -1,4 +1,4 @@
-// float16 of the emulated CUDA, on the compiler's own.
+// The emulator's float16, based on the compiler's _Float16.
 #pragma once
 
 #include "cuda_runtime.h"

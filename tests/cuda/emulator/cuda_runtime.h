@@ -1,5 +1,5 @@
-// The part of CUDA C++ that kernels use, on the emulator. Arithmetic is the CPU's: no fused multiply-add unless the compiler
-// makes one, and functions that a GPU approximates are exact.
+// The part of CUDA C++ that the kernels use, implemented on the emulator. Arithmetic is that of the CPU: there is no
+// fused multiply-add unless the compiler generates one, and functions that a GPU approximates are exact.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +33,7 @@
 
 #define EMULATOR_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-// Vectors: elements x to w, aligned to the whole where that is a power of two.
+// Vector types with elements x to w, aligned to their size, at most 16 bytes.
 #define EMULATOR_VECTORS(T, name)                                                                  \
   struct alignas(2 * sizeof(T)) name##2 {                                                          \
     T x, y;                                                                                        \
@@ -91,7 +91,7 @@ inline void start_dependent_launch() { emulator::start_dependent_launch(); }
 inline void wait_for_previous_launch() { emulator::wait_for_previous_launch(); }
 inline int cluster_rank() { return static_cast<int>(emulator::running().block->rank); }
 template <class T>
-T* of_cluster_block(T* mine, int rank) {
+T* map_shared_rank(T* mine, int rank) {
   return emulator::shared_memory_of(static_cast<unsigned>(rank), mine);
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu, EMULATOR_CALLER) { emulator::collective(mask, 0, 0, true, file, line); }

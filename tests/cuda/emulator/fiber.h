@@ -1,4 +1,4 @@
-// A stack of its own for each CUDA thread, and the switch from one to another. All run on one thread of the CPU.
+// Fibers: each CUDA thread has its own stack, and all run on one CPU thread, which switches between them.
 #pragma once
 
 #include <pthread.h>
@@ -40,22 +40,22 @@ emulator_switch:
 )");
 #endif
 
-// What is kept of a fiber, or of the host, while another runs.
+// The saved state of a fiber, or of the host, while another runs.
 struct Context {
 #if defined(__x86_64__)
   void* stack_pointer = nullptr;
 #else
   ucontext_t registers;
 #endif
-  const void* stack = nullptr;  // its lowest address
+  const void* stack = nullptr;  // lowest address
   std::size_t bytes = stack_bytes;
-  void* fake_stack = nullptr;    // of the address sanitizer
-  void* tsan_fiber = nullptr;    // of the thread sanitizer
+  void* fake_stack = nullptr;  // for the address sanitizer
+  void* tsan_fiber = nullptr;  // for the thread sanitizer
 };
 
 inline char* new_stack(void* at = nullptr) {
   void* stack = mmap(at, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (stack == MAP_FAILED) fail("there is no memory for the stack of a thread");
+  if (stack == MAP_FAILED) fail("out of memory for the stack of a thread");
   return static_cast<char*>(stack);
 }
 
@@ -66,7 +66,7 @@ EMULATOR_UNWATCHED inline void start_at(Context& context, void (*entry)()) {
   __asan_unpoison_memory_region(context.stack, stack_bytes);  // the fiber that ended on it never returned
 #endif
 #if defined(__x86_64__)
-  // Six registers and the return address; entry() finds the stack aligned as after a call.
+  // Six registers and the return address. entry() starts with the stack aligned as after a call.
   void** top = reinterpret_cast<void**>(const_cast<char*>(static_cast<const char*>(context.stack)) + stack_bytes) - 8;
   for (int i = 0; i < 6; ++i) top[i] = nullptr;
   top[6] = reinterpret_cast<void*>(entry);
@@ -80,14 +80,14 @@ EMULATOR_UNWATCHED inline void start_at(Context& context, void (*entry)()) {
 #endif
 }
 
-// The first thing that a fiber does.
+// Must be the first call on a new fiber.
 EMULATOR_UNWATCHED inline void arrived() {
 #if defined(EMULATOR_ASAN)
   __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
 #endif
 }
 
-// `last`: `from` never runs again.
+// Switches from one context to another. `last`: `from` never runs again.
 EMULATOR_UNWATCHED inline void switch_context(Context& from, Context& to, [[maybe_unused]] bool last = false) {
 #if defined(EMULATOR_ASAN)
   __sanitizer_start_switch_fiber(last ? nullptr : &from.fake_stack, to.stack, to.bytes);
@@ -105,7 +105,7 @@ EMULATOR_UNWATCHED inline void switch_context(Context& from, Context& to, [[mayb
 #endif
 }
 
-// The context of the thread that calls this.
+// Returns the context of the calling thread.
 inline Context host_context() {
   Context host;
 #if defined(EMULATOR_ASAN)

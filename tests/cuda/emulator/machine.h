@@ -1,10 +1,10 @@
-// A GPU that is the CPU: it runs one cluster of blocks after the other, each CUDA thread as a fiber, and stops with a message
-// where threads wait for each other in a way that a GPU would not survive.
+// The emulated GPU. It runs one cluster of blocks after another, with a fiber per CUDA thread, and stops with a message
+// if threads wait for each other in a way that would hang a GPU or is undefined.
 //
-// Shared memory starts as NaN in every block. The order in which threads run, and blocks too, is the schedule's:
-// - forward and reverse: by index, each thread until it has to wait
+// Shared memory starts as NaN in every block. The schedule determines the order of threads and blocks:
+// - forward and reverse: by index; each thread runs until it has to wait
 // - shuffled: in random order
-// - interleaved: another thread's turn after each access to global memory
+// - interleaved: switches to another thread after each access to global memory
 #pragma once
 
 #include <cxxabi.h>
@@ -37,7 +37,7 @@ enum class Waiting { no, at_barrier, in_warp, at_cluster_barrier, done };
 
 constexpr unsigned max_threads = 1024, max_cluster = 16, lanes = 32;
 constexpr std::size_t max_shared_bytes = 227 * 1024;
-constexpr std::size_t most_tsan_fibers = 6000;
+constexpr std::size_t max_tsan_fibers = 6000;
 
 struct Block;
 
@@ -45,18 +45,18 @@ struct Fiber {
   Context context;
   Waiting waiting = Waiting::no;
   Block* block = nullptr;
-  unsigned rank = 0;  // in the block
+  unsigned rank = 0;  // index in the block
   uint3 index;
-  const char* file = nullptr;  // where it waits
+  const char* file = nullptr;  // the place where it waits
   int line = 0;
   bool cluster_arrived = false;
-  unsigned cluster_round = 0;  // that it arrived in
+  unsigned cluster_round = 0;  // the round in which it arrived
   bool waited_for_previous_launch = false;
   unsigned lane() const { return rank % lanes; }
   unsigned warp() const { return rank / lanes; }
 };
 
-// What the lanes of a mask do together: each leaves a value, then all read them.
+// A collective operation of the lanes of a mask: each lane contributes a value, then all read them.
 struct Collective {
   unsigned mask = 0, arrived = 0, round = 0;
   int operation = -1;
@@ -70,11 +70,11 @@ struct SharedMemory {
 };
 
 struct Block {
-  unsigned index = 0, rank = 0;  // in the grid, in the cluster
+  unsigned index = 0, rank = 0;  // index in the grid, rank in the cluster
   unsigned threads = 0, alive = 0, arrived = 0, round = 0;
   const char* barrier_file = nullptr;
   int barrier_line = 0;
-  int votes[2] = {0, 0};  // of those who wait at the barrier
+  int votes[2] = {0, 0};  // of the threads at the barrier, for even and odd rounds
   char* order = nullptr;
   std::vector<Collective> collectives[max_threads / lanes];
   std::map<const void*, SharedMemory> shared;
@@ -84,7 +84,7 @@ struct Shape {
   unsigned blocks, threads;
   std::size_t shared_bytes = 0;
   unsigned cluster = 1;
-  bool dependent = false;  // the launch may start before the previous one ends
+  bool dependent = false;  // may start before the previous launch ends
 };
 
 struct Machine {
@@ -93,19 +93,19 @@ struct Machine {
   std::function<void()> kernel;
   Shape shape = {0, 0};
   dim3 grid, block;
-  std::vector<Fiber> fibers;  // of the cluster that runs
+  std::vector<Fiber> fibers;  // of the running cluster
   std::vector<Block> blocks;
   Fiber* current = nullptr;
   unsigned alive = 0, at_cluster_barrier = 0, cluster_round = 0;
-  // Whether the launch that runs lets the next one start, the places that it writes, and those of the launches before in a
-  // chain of dependent ones.
+  // Whether the running launch lets the next one start; the addresses that it writes; and the addresses that earlier
+  // launches of a chain of dependent launches wrote.
   bool starts_dependent_launch = false;
   std::unordered_set<std::uintptr_t> written, written_before;
   char* cluster_order = nullptr;
   char* end_order = nullptr;
   Context host;
   std::vector<void*> ended_fibers;      // of the thread sanitizer
-  std::vector<char*> freed_at_the_end;  // of the launch: memory used again would make blocks seem to race, or to wait
+  std::vector<char*> freed_at_the_end;  // of the launch; reusing it earlier would look like races or synchronization of blocks
 
   EMULATOR_UNWATCHED std::uint64_t next_random() {  // xorshift
     random ^= random << 13;
@@ -119,7 +119,7 @@ inline Machine machine;
 
 EMULATOR_UNWATCHED inline Fiber& running() { return *machine.current; }
 
-// Two places, for the even and the odd rounds of something that orders memory; the thread sanitizer knows them by address.
+// Returns two addresses by which the thread sanitizer identifies the even and odd rounds of a synchronization.
 inline char* new_order() {
 #if defined(EMULATOR_TSAN)
   char* order = static_cast<char*>(std::malloc(16));
@@ -181,7 +181,7 @@ EMULATOR_UNWATCHED inline void wait(Waiting waiting, const char* file, int line)
   run_instead(next);
 }
 
-// Lets another thread run.
+// Switches to another thread.
 EMULATOR_UNWATCHED inline void yield() { run_instead(next_ready()); }
 
 // --- Barriers and warp collectives ------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ EMULATOR_UNWATCHED inline void release_block(Block& block) {
   block.votes[block.round % 2] = 0;
 }
 
-// Returns how many threads of the block came with a true `vote`.
+// Returns the number of threads of the block with a true `vote`.
 EMULATOR_UNWATCHED inline int barrier(bool vote, const char* file, int line) {
   Block& block = *running().block;
   const unsigned round = block.round % 2;
@@ -225,7 +225,7 @@ EMULATOR_UNWATCHED inline void release_cluster() {
   ++machine.cluster_round;
 }
 
-// Comes to the cluster's barrier; cluster_wait returns once all threads have.
+// Arrives at the cluster's barrier. cluster_wait returns once all threads have arrived.
 EMULATOR_UNWATCHED inline void cluster_arrive() {
   Fiber& fiber = running();
   if (fiber.cluster_arrived) fail("a thread arrives at the barrier of its cluster twice without waiting");
@@ -250,7 +250,7 @@ EMULATOR_UNWATCHED inline void cluster_barrier(const char* file, int line) {
 
 // --- Dependent launches -----------------------------------------------------------------------------------------------
 
-// Launches run one after the other here. What a dependent one would read too early is found by address.
+// The emulator runs launches one after another. It detects premature reads of a dependent launch by address.
 constexpr std::uintptr_t tracked_bytes = 16;
 
 EMULATOR_UNWATCHED inline void start_dependent_launch() { machine.starts_dependent_launch = true; }
@@ -259,44 +259,44 @@ EMULATOR_UNWATCHED inline void wait_for_previous_launch() { running().waited_for
 
 EMULATOR_UNWATCHED inline void check_dependence(const void* address, bool store, const char* file, int line) {
   const Unwatched unwatched;
-  const std::uintptr_t place = reinterpret_cast<std::uintptr_t>(address) / tracked_bytes;
+  const std::uintptr_t at = reinterpret_cast<std::uintptr_t>(address) / tracked_bytes;
   if (machine.shape.dependent && !running().waited_for_previous_launch &&
-      (store || machine.written_before.count(place) != 0)) {
+      (store || machine.written_before.count(at) != 0)) {
     std::fprintf(stderr, "emulator: %s:%d\n", file, line);
     fail(store ? "a dependent launch writes before it waits for the previous one"
                : "a dependent launch reads what the previous one writes before it waits");
   }
-  if (store && machine.starts_dependent_launch) machine.written.insert(place);
+  if (store && machine.starts_dependent_launch) machine.written.insert(at);
 }
 
-// Each lane of `mask` leaves a value; returns those of all, valid until the lane's next collective. Only `syncwarp` orders
-// memory.
+// Exchanges values between the lanes of `mask`. Returns the values of all lanes, valid until the lane's next
+// collective. Only `syncwarp` orders memory.
 EMULATOR_UNWATCHED inline const std::uint64_t* collective(unsigned mask, std::uint64_t value, int operation, bool syncwarp,
                                                           const char* file, int line) {
   Fiber& fiber = running();
   Block& block = *fiber.block;
   if ((mask >> fiber.lane() & 1) == 0) fail("warp collective: the calling lane is not in the mask");
   const unsigned present = block.threads - fiber.warp() * lanes;
-  if (present < lanes) mask &= (1u << present) - 1;  // the last warp of a block may be a part
+  if (present < lanes) mask &= (1u << present) - 1;  // the last warp of a block may be incomplete
   std::vector<Collective>& collectives = block.collectives[fiber.warp()];
   Collective* found = nullptr;
   for (Collective& other : collectives) {
     if (other.mask == mask) found = &other;
     if (other.mask != mask && other.arrived != 0 && (other.mask & mask) != 0) {
-      fail("warp collective: lanes of one warp come with different masks");
+      fail("warp collective: lanes of one warp use different masks");
     }
   }
   if (found == nullptr) {
     const Unwatched unwatched;
     collectives.reserve(lanes);
-    if (collectives.size() == lanes) fail("warp collective: more different masks than the emulator knows");
+    if (collectives.size() == lanes) fail("warp collective: more different masks than the emulator supports");
     collectives.emplace_back();
     found = &collectives.back();
     found->mask = mask;
     found->order = new_order();
   }
   if (found->arrived != 0 && found->operation != operation) {
-    fail("warp collective: lanes of one warp come to different operations");
+    fail("warp collective: lanes of one warp execute different operations");
   }
   found->operation = operation;
   const unsigned round = found->round % 2;
@@ -319,13 +319,13 @@ EMULATOR_UNWATCHED inline const std::uint64_t* collective(unsigned mask, std::ui
 
 // --- Memory -----------------------------------------------------------------------------------------------------------
 
-// The block's array of that name; `name` is the address of something unique to it.
+// Returns the block's array with the given name: an address that is unique to the array.
 EMULATOR_UNWATCHED inline SharedMemory shared_memory(Block& block, const void* name, std::size_t bytes) {
   const Unwatched unwatched;
   const auto at = block.shared.find(name);
   if (at != block.shared.end()) return at->second;
   void* data = nullptr;
-  if (posix_memalign(&data, 128, bytes > 0 ? bytes : 1) != 0) fail("there is no memory for shared memory");
+  if (posix_memalign(&data, 128, bytes > 0 ? bytes : 1) != 0) fail("out of memory for shared memory");
   std::memset(data, 0xff, bytes);  // NaN in every floating-point type
   return block.shared[name] = {static_cast<char*>(data), bytes};
 }
@@ -342,12 +342,12 @@ T* dynamic_shared_memory() {
       shared_memory(*running().block, &dynamic_shared_memory_name, machine.shape.shared_bytes).data);
 }
 
-// Where the block of that rank in the cluster has what lies at `address` in the caller's shared memory.
+// Returns the address in the shared memory of block `rank` that corresponds to `address` in the caller's.
 template <class T>
 T* shared_memory_of(unsigned rank, T* address) {
   char* data = reinterpret_cast<char*>(const_cast<std::remove_const_t<T>*>(address));
-  if (rank >= machine.blocks.size()) fail("map_shared_rank: there is no block of that rank in the cluster");
-  if (machine.blocks[rank].alive == 0) fail("map_shared_rank: the block whose memory is asked for has exited");
+  if (rank >= machine.blocks.size()) fail("map_shared_rank: the cluster has no block with that rank");
+  if (machine.blocks[rank].alive == 0) fail("map_shared_rank: the block with that rank has exited");
   for (const auto& [name, memory] : running().block->shared) {
     if (data >= memory.data && data < memory.data + memory.bytes) {
       return reinterpret_cast<T*>(shared_memory(machine.blocks[rank], name, memory.bytes).data + (data - memory.data));
@@ -414,7 +414,7 @@ inline void start_block(Block& block, unsigned rank, unsigned index) {
     fiber.waiting = Waiting::no;
     fiber.file = nullptr;
 #if defined(EMULATOR_TSAN)
-    // A new stack: what the block before did on this one is no business of this block.
+    // Replaces the stack, so accesses of the previous block to it are not reported as races.
     munmap(const_cast<void*>(fiber.context.stack), stack_bytes);
     new_stack(const_cast<void*>(fiber.context.stack));
     fiber.context.tsan_fiber = __tsan_create_fiber(0);
@@ -426,7 +426,7 @@ inline void start_block(Block& block, unsigned rank, unsigned index) {
 inline void end_block(Block& block) {
   for (const auto& [name, memory] : block.shared) {
 #if defined(EMULATOR_TSAN)
-    machine.freed_at_the_end.push_back(memory.data);  // at once, another block would get it and seem to race
+    machine.freed_at_the_end.push_back(memory.data);  // freed now, another block could get it and appear to race
 #else
     std::free(memory.data);
 #endif
@@ -434,8 +434,8 @@ inline void end_block(Block& block) {
   block.shared.clear();
 }
 
-// Leaves at most `kept` of the thread sanitizer's fibers. It would take a new one for the ended one whose place it gets, and
-// see no race between the two, so these stay as long as it has room for them.
+// Destroys the thread sanitizer's ended fibers except for `kept`. A new fiber in the slot of an ended one is taken for
+// the same thread, which hides races between the two, so ended fibers are kept as long as the sanitizer has slots.
 inline void end_fibers([[maybe_unused]] std::size_t kept) {
 #if defined(EMULATOR_TSAN)
   std::vector<void*>& ended = machine.ended_fibers;
@@ -452,14 +452,14 @@ inline void end_fibers([[maybe_unused]] std::size_t kept) {
 inline void launch(const Shape& shape, std::function<void()> kernel) {
   Machine& m = machine;
   if (shape.threads == 0 || shape.threads > max_threads || shape.blocks == 0 || shape.blocks > 0x7fffffffu) {
-    fail("invalid launch: there must be 1 to 1024 threads and 1 to 2^31 - 1 blocks");
+    fail("invalid launch: expected 1 to 1024 threads and 1 to 2^31 - 1 blocks");
   }
   if (shape.cluster == 0 || shape.cluster > max_cluster || shape.blocks % shape.cluster != 0) {
-    fail("invalid launch: a cluster has 1 to 16 blocks, and the grid must be a multiple of it");
+    fail("invalid launch: expected clusters of 1 to 16 blocks and a grid that is a multiple of the cluster");
   }
   if (shape.shared_bytes > max_shared_bytes) fail("invalid launch: more than 227 KiB of dynamic shared memory");
   const Unwatched unwatched;
-  if (shape.dependent && !m.starts_dependent_launch) fail("invalid launch: the launch before a dependent one does not start it");
+  if (shape.dependent && !m.starts_dependent_launch) fail("invalid launch: the launch before a dependent launch does not start it");
   ++traffic.launches;
   if (shape.dependent) {
     m.written_before.merge(m.written);
@@ -500,7 +500,7 @@ inline void launch(const Shape& shape, std::function<void()> kernel) {
     m.current = nullptr;
     if (traffic.counting) traffic.flush();
     for (Block& block : m.blocks) end_block(block);
-    end_fibers(fibers < most_tsan_fibers ? most_tsan_fibers - fibers : 0);
+    end_fibers(fibers < max_tsan_fibers ? max_tsan_fibers - fibers : 0);
   }
   acquire(m.end_order);
   end_fibers(0);
@@ -508,7 +508,8 @@ inline void launch(const Shape& shape, std::function<void()> kernel) {
   m.freed_at_the_end.clear();
 }
 
-// The name of the kernel that a launcher's closure calls: the first function whose address the closure holds.
+// Returns the name of the kernel that a launcher's closure calls: the first function whose address the closure
+// contains.
 inline std::string name_of_kernel(const void* closure, std::size_t bytes) {
   for (std::size_t at = 0; at + sizeof(void*) <= bytes; at += sizeof(void*)) {
     void* held = nullptr;

@@ -1,5 +1,5 @@
-// Which bug is planted: tests/cuda/planted.py writes copies of the kernels' headers that have bugs beside what is right, and
-// the environment says which one is taken. 0 is none.
+// Selects a planted bug. tests/cuda/planted.py writes copies of the kernel headers that contain the correct code and
+// the bugs; the environment variable PLANTED_BUG selects one by number. 0 selects none.
 #pragma once
 
 #include <cstdlib>

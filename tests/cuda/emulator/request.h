@@ -1,13 +1,14 @@
-// How tests talk to an emulated op: a request on standard input, the reply on standard output. tests/cuda/emulated.py has the
-// other end.
+// The protocol between tests and an emulated op: a request on standard input, the reply on standard output.
+// tests/cuda/emulated.py implements the other end.
 //
-// A request is lines of `value NAME NUMBER`, `text NAME WORD`, `input NAME BYTES SHIFT` with the bytes behind the line, and
-// `output NAME BYTES SHIFT`, up to the line `run`. The reply has `output NAME BYTES` with the bytes for each output, then
-// `launches COUNT`, and where traffic is counted `kernel BLOCKS THREADS CLUSTER DEPENDENT LOADED STORED NAME` for each launch and
-// `site FILE LINE load|store REQUESTS ACCESSES ACCESS_BYTES BYTES SECTORS LEAST_SECTORS` for each access to global memory.
+// A request consists of lines `value NAME NUMBER`, `text NAME WORD`, `input NAME BYTES SHIFT` followed by the bytes,
+// and `output NAME BYTES SHIFT`, and ends with the line `run`. The reply has `output NAME BYTES`, followed by the
+// bytes, for each output, then `launches COUNT`. If traffic is counted, it also has `kernel BLOCKS THREADS CLUSTER
+// DEPENDENT LOADED STORED NAME` for each launch and `site FILE LINE load|store REQUESTS ACCESSES ACCESS_BYTES BYTES
+// SECTORS MIN_SECTORS` for each access to global memory.
 //
-// Each array has an allocation of its own, so that the address sanitizer sees its ends; it begins SHIFT bytes behind a
-// 256-byte boundary. Outputs begin as bytes of 0xff, which is NaN.
+// Each array has its own allocation, so the address sanitizer knows its bounds. It starts SHIFT bytes after a 256-byte
+// boundary. Outputs are initialized with bytes of 0xff, which is NaN.
 #pragma once
 
 #include <cstdio>
@@ -31,7 +32,7 @@ class Request {
       if (kind == "run") return true;
       std::cin >> name;
       if (kind == "value") {
-        std::string number;  // inf and nan too, which operator>> does not take
+        std::string number;  // read as text, as operator>> does not accept inf and nan
         std::cin >> number;
         values_[name] = number;
       } else if (kind == "text") {
@@ -41,17 +42,17 @@ class Request {
         std::size_t shift = 0;
         std::cin >> array.bytes >> shift;
         std::cin.ignore(1);
-        // The room ends with the array. Whatever is before it is the shift.
-        if (posix_memalign(&array.room, 256, array.bytes + shift > 0 ? array.bytes + shift : 1) != 0) fail("out of memory");
-        array.data = static_cast<char*>(array.room) + shift;
-        std::memset(array.room, 0xff, array.bytes + shift);
+        // The allocation ends with the array; only the shift comes before it.
+        if (posix_memalign(&array.memory, 256, array.bytes + shift > 0 ? array.bytes + shift : 1) != 0) fail("out of memory");
+        array.data = static_cast<char*>(array.memory) + shift;
+        std::memset(array.memory, 0xff, array.bytes + shift);
         if (kind == "input") {
           std::cin.read(array.data, static_cast<std::streamsize>(array.bytes));
         } else {
           outputs_.push_back(name);
         }
       } else {
-        fail("a request has an unknown line");
+        fail("the request has an unknown line");
       }
     }
     return false;
@@ -65,7 +66,7 @@ class Request {
     return at == texts_.end() ? "" : at->second;
   }
 
-  // Null where the request has no array of that name.
+  // Returns null if the request has no array with that name.
   template <class T = void>
   T* array(const std::string& name) const {
     const auto at = arrays_.find(name);
@@ -85,18 +86,18 @@ class Request {
     }
     for (const auto& [site, of] : traffic.sites) {
       std::cout << "site " << site.file << ' ' << site.line << (site.store ? " store " : " load ") << of.requests << ' '
-                << of.accesses << ' ' << of.access_bytes << ' ' << of.bytes << ' ' << of.sectors << ' ' << of.least_sectors << '\n';
+                << of.accesses << ' ' << of.access_bytes << ' ' << of.bytes << ' ' << of.sectors << ' ' << of.min_sectors << '\n';
     }
   }
 
   void free_arrays() {
-    for (const auto& [name, array] : arrays_) std::free(array.room);
+    for (const auto& [name, array] : arrays_) std::free(array.memory);
     arrays_.clear();
   }
 
  private:
   struct Array {
-    void* room = nullptr;
+    void* memory = nullptr;
     char* data = nullptr;
     std::size_t bytes = 0;
   };
@@ -113,7 +114,7 @@ class Request {
   std::vector<std::string> outputs_;
 };
 
-// Reads one request, sets the schedule, runs, replies. `run` returns null or the launcher's error.
+// Reads one request, sets the schedule, calls run and replies. run returns null or the launcher's error.
 inline int answer(const std::function<const char*(Request&)>& run) {
   Request request;
   if (!request.read()) fail("there is no request");

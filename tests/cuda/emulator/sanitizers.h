@@ -1,4 +1,4 @@
-// What the address and thread sanitizers have to be told about fibers. Nothing where neither is on.
+// Notifies the address and thread sanitizers about fibers. Does nothing if neither is enabled.
 #pragma once
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -28,7 +28,7 @@ void AnnotateIgnoreReadsEnd(const char* file, int line);
 void AnnotateIgnoreWritesBegin(const char* file, int line);
 void AnnotateIgnoreWritesEnd(const char* file, int line);
 }
-// The emulator's own bookkeeping is done in turn: only what kernels do is watched.
+// The emulator itself is sequential; only the accesses of kernels are watched.
 #define EMULATOR_UNWATCHED __attribute__((no_sanitize("thread"), noinline))
 #else
 #define EMULATOR_UNWATCHED
@@ -36,7 +36,7 @@ void AnnotateIgnoreWritesEnd(const char* file, int line);
 
 namespace emulator {
 
-// Keeps the thread sanitizer from watching what this thread, or fiber, does.
+// While it exists, the thread sanitizer ignores the accesses of this thread or fiber.
 class Unwatched {
  public:
 #if defined(EMULATOR_TSAN)
@@ -55,7 +55,7 @@ class Unwatched {
   Unwatched& operator=(const Unwatched&) = delete;
 };
 
-// What happened before release(at) happens before what follows acquire(at).
+// Everything before release(at) happens before everything after acquire(at).
 EMULATOR_UNWATCHED inline void release([[maybe_unused]] void* at) {
 #if defined(EMULATOR_TSAN)
   __tsan_release(at);

@@ -1,4 +1,4 @@
-// Counts what kernels read and write in global memory, as the hardware does: by 32-byte sectors of each warp's request.
+// Counts the accesses of kernels to global memory as the hardware does: by 32-byte sectors of each warp's request.
 #pragma once
 
 #include <algorithm>
@@ -25,21 +25,21 @@ struct Site {
 
 struct SiteTraffic {
   std::uint64_t requests = 0;  // warp instructions
-  std::uint64_t accesses = 0, access_bytes = 0;  // of single threads
-  std::uint64_t bytes = 0, sectors = 0;          // of requests: what several lanes ask for comes once
-  std::uint64_t least_sectors = 0;               // that hold the bytes of each request where these lie side by side
+  std::uint64_t accesses = 0, access_bytes = 0;  // of individual threads
+  std::uint64_t bytes = 0, sectors = 0;          // of requests; bytes that several lanes access count once
+  std::uint64_t min_sectors = 0;               // that the bytes of each request would fill if they were contiguous
 };
 
-// A kernel that was started.
+// A kernel launch.
 struct Started {
-  std::string name;  // as C++ writes it, with arguments
+  std::string name;  // demangled, with parameter types
   unsigned blocks, threads, cluster;
   bool dependent;
   std::uint64_t loaded = 0, stored = 0;  // bytes, as SiteTraffic counts them
 };
 
-// Gathers the accesses of the threads of a warp, which take turns here but go together on a GPU: the n-th access of each at
-// one place of the program is one request.
+// Combines the accesses of the threads of a warp into requests. On a GPU the threads execute together, here one after
+// another; the n-th accesses of all threads at one place of the program are one request.
 class Traffic {
  public:
   bool counting = false;
@@ -54,7 +54,7 @@ class Traffic {
     started.clear();
   }
 
-  // `place` is unique to the call, `site` what it is called.
+  // `place` identifies the instruction, `site` is its source line.
   void count(unsigned warp, unsigned lane, const void* place, const Site& site, const void* address, std::uint32_t bytes) {
     if (warp >= warps_.size()) warps_.resize(warp + 1);
     Place& at = warps_[warp][place];
@@ -62,7 +62,7 @@ class Traffic {
     at.lanes[lane].push_back({reinterpret_cast<std::uint64_t>(address), bytes});
   }
 
-  // The blocks that ran are done.
+  // Called when the blocks that ran have ended.
   void flush() {
     for (auto& warp : warps_) {
       for (auto& [place, at] : warp) add(at);
@@ -91,7 +91,7 @@ class Traffic {
         if (n < lane.size()) request.push_back(lane[n]);
       }
       std::sort(request.begin(), request.end(), [](const Access& a, const Access& b) { return a.address < b.address; });
-      std::uint64_t bytes = 0, sectors = 0, seen = 0, next_sector = 0;  // `seen` and before is counted
+      std::uint64_t bytes = 0, sectors = 0, seen = 0, next_sector = 0;  // addresses below `seen` are counted
       for (const Access& access : request) {
         const std::uint64_t end = access.address + access.bytes;
         total.access_bytes += access.bytes;
@@ -107,7 +107,7 @@ class Traffic {
       total.bytes += bytes;
       (at.site.store ? started.back().stored : started.back().loaded) += bytes;
       total.sectors += sectors;
-      total.least_sectors += (bytes + sector_bytes - 1) / sector_bytes;
+      total.min_sectors += (bytes + sector_bytes - 1) / sector_bytes;
     }
   }
 

@@ -1,5 +1,5 @@
-// Rows of a map whose pixels lie in four phases: pixel (2 i + a, 2 j + b) of channel c is pixel (i, j) of channel
-// 4 c + 2 a + b, as pixel shuffle reads it.
+// Pixel shuffle of rows. Each channel is stored as four phases: pixel (2 i + a, 2 j + b) of channel c is pixel (i, j)
+// of channel 4 c + 2 a + b, as in torch's pixel_shuffle.
 #pragma once
 
 #if defined(__AVX512BW__)
@@ -11,7 +11,7 @@
 namespace fastmunit::cpu {
 namespace {
 
-// Row y = 2 i + a of a plane of height x width pixels, from and to the plane's four phases in NCHW.
+// Reads or writes row y = 2 i + a of a plane of height x width pixels, stored as four phases in NCHW.
 template <class Storage>
 void shuffle_row(const Storage* phases, std::int64_t y, std::int64_t height, std::int64_t width, Storage* row) {
   const std::int64_t phase_width = width / 2;
@@ -36,7 +36,8 @@ void unshuffle_row(const Storage* row, std::int64_t y, std::int64_t height, std:
   }
 }
 
-// How many channels `shuffle_channels` and `unshuffle_channels` move at once; 0 where they move none.
+// Number of channels that shuffle_channels and unshuffle_channels process at a time; 0 if there is no vectorized
+// version.
 #if defined(__AVX512BW__)
 template <class Storage>
 constexpr int shuffled_channels = sizeof(Storage) == 2 ? 16 : 0;
@@ -45,7 +46,7 @@ template <class Storage>
 constexpr int shuffled_channels = 0;
 #endif
 
-// The four phases of a pixel's channels, which lie in turn, to four pixels, and back.
+// Moves the interleaved phases of a pixel's channels to four pixels, and back.
 template <class Storage>
 inline void shuffle_channels([[maybe_unused]] const Storage* phases, [[maybe_unused]] Storage* const (&pixels)[4]) {
 #if defined(__AVX512BW__)
@@ -78,8 +79,8 @@ inline void unshuffle_channels([[maybe_unused]] const Storage* const (&pixels)[4
 #endif
 }
 
-// Rows 2 i and 2 i + 1 of all planes of a sample, one behind the other, from and to row i of its phases in channels_last. Both
-// at once: their values lie side by side.
+// Reads or writes rows 2 i and 2 i + 1 of all channels of a sample, stored as row i of the phases in channels_last.
+// Both rows are processed together, as their values are interleaved.
 template <class Storage>
 void shuffle_pixel_rows(const Storage* phases, std::int64_t i, std::int64_t width, std::int64_t channels, Storage* rows) {
   constexpr int step = shuffled_channels<Storage>;
