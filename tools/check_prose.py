@@ -1,6 +1,8 @@
 """Check that prose is plain English: docstrings start with a verb, and no phrase of the word list is used.
 
-Usage: python tools/check_prose.py [PATH ...]; without a path, every file that git tracks.
+Usage: python tools/check_prose.py [PATH ...]; without a path, it checks every file that git tracks.
+A line with `prose: allow` is exempt, for example one that quotes a third-party name, and so are the lines from
+`prose: off` to `prose: on`.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ Import Increase Infer Initialize Insert Install Interpolate Invert Is Iterate Jo
 Limit Link List Listen Load Lock Log Look Lower Make Map Mark Mask Match Measure Merge Minimize Mirror Mix Model
 Modify Monitor Move Multiply Name Normalize Note Notify Number Offer Omit Open Order Overlap Override Overwrite Pack
 Pad Parse Partition Pass Patch Pause Perform Permute Pick Place Plan Plot Point Pool Pop Prefetch Prepare Preserve
-Print Process Produce Project Propagate Provide Prune Publish Pull Push Put Quantize Query Raise Read Rebuild
-Recognize Recompute Reconstruct Record Reduce Refer Refuse Register Reject Release Reload Remember Remove Rename
+Print Process Produce Profile Project Propagate Provide Prune Publish Pull Push Put Quantize Query Raise Read Rebuild
+Receive Recognize Recompute Reconstruct Record Reduce Refer Refuse Register Reject Release Reload Remember Remove Rename
 Render Repeat Replace Replay Report Represent Require Reset Reshape Resize Resolve Restart Restore Resume Retry
 Return Reuse Reverse Rewind Rewrite Rotate Round Route Run Sample Save Scale Scan Search Select Send Separate
 Serialize Serve Set Share Shift Shorten Show Shuffle Sign Simulate Skip Slice Smooth Solve Sort Spawn Split Stack
@@ -50,27 +52,38 @@ class Phrase(NamedTuple):
     advice: str
 
 
+# prose: off
 _UNIT = r"(?:iteration|image|side|scale|pixel|second|call|step|block|map|direction|domain|value|channel|input|epoch)"
 _AMOUNT = r"(?:iterations?|pixels|values?|outputs?|images|kernels|bytes|maps?|blocks|threads|ms|seconds|bits|files)"
+_QUESTION = r"(?:What|Whether|Where|How|Which)"
+# Stems of words with an s for American z, then other spellings.
+_BRITISH = (
+    r"(?i:normalis|initialis|optimis(?!t|m)|recognis|synchronis|organis(?!m)|minimis|maximis|summaris"
+    r"|generalis|serialis|vectoris|parallelis|visualis|standardis|regularis"
+    r"|\b(?:colour|behaviour|centre[ds]?\b|grey|neighbour|favour|catalogue|honour|labelled|modelled|travell))"
+)
 
 PHRASES = (
     Phrase(rf"\b{_AMOUNT} an? {_UNIT}\b", 'write "per": "one output per image"'),
     Phrase(r"\b(?:once|twice|times) an? (?:iteration|step|call|image|pixel|block)\b", 'write "per"'),
     Phrase(r"\b(?:least|most|fewest)_(?!common\b)\w+|\b(?:LEAST|MOST|FEWEST)_\w+", "write min_ or max_"),
-    Phrase(
-        r"\b(?i:normalis|initialis|optimis|recognis|synchronis|organis|minimis|maximis|summaris|generalis|colour"
-        r"|behaviour|centre[ds]?\b|grey|neighbour|favour|catalogue|honour|labelled|modelled|travell)",
-        "use American spelling",
-    ),
+    Phrase(_BRITISH, "use American spelling"),
     Phrase(r"\bof which\b", 'split the sentence, or write "whose"'),
     Phrase(r"\b(?:is|are) to be\b", 'write "must be" or "will be"'),
     Phrase(r"\bin place of\b", 'write "instead of"'),
     Phrase(r"\bas (?:it|they) (?:lies|lie|stands|stand)\b", 'write "unchanged" or "in its own layout"'),
+    Phrase(r"\b(?:it|they|that|which|values?|pixels?|rows?) (?:lies|lie)\b", 'write "is" or "are"'),
     Phrase(r"\bbut for (?:a|the|one|two|rounding)", 'write "except for"'),
     Phrase(r"\bof others\b", 'write "third-party"'),
     Phrase(r"\b(?:it is|they are) of\b", "say what it belongs to"),
+    Phrase(r"\b[Bb]eside\b", 'write "in addition to", "besides" or "next to"'),
+    Phrase(r"\b(?:is|are) (?:not )?wanted\b", 'write "needed" or "requested"'),
+    Phrase(r"\b(?:is|are) (?:not )?told\b", 'write "receives" or "knows"'),
+    Phrase(rf"^\s*(?://|#) {_QUESTION}\b", "state what it is or does"),
+    Phrase(r"^ {4,}\w+: (?:Of|That|Those|Such as)\b", "write a full phrase that starts with a noun"),
 )
-"""The word list. A line with `prose: allow` is exempt: it quotes a name that is not ours."""
+"""The word list."""
+# prose: on
 
 
 def main() -> int:
@@ -85,28 +98,47 @@ def main() -> int:
 
 
 def expand(path: Path) -> list[Path]:
-    """Return the files to check at a path: itself, or the files below a folder."""
+    """Return the files to check at a path: the file itself, or the files in a folder."""
     paths = sorted(path.rglob("*")) if path.is_dir() else [path]
-    own = Path(__file__).resolve()
-    return [p for p in paths if p.suffix in SUFFIXES and p.is_file() and p != own and "LICENSE" not in p.name]
+    return [p for p in paths if p.suffix in SUFFIXES and p.is_file() and "LICENSE" not in p.name]
 
 
 def faults_of(path: Path) -> Iterator[str]:
-    """Yield a line per fault of a file: place, what was found, what to write."""
+    """Yield a line per fault of a file: the place, the text and the advice."""
     text = path.read_text(encoding="utf-8")
     where = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    for number, line in enumerate(text.splitlines(), start=1):
-        if "prose: allow" in line:
-            continue
+    for number, line in _checked_lines(text):
         for phrase in PHRASES:
             for match in re.finditer(phrase.pattern, line):
-                yield f"{where}:{number}: {match.group(0)!r}: {phrase.advice}."
-    if path.suffix == ".py" and "tests" not in path.relative_to(ROOT).parts:
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not _is_property(node):
-                first = (ast.get_docstring(node) or "Return").split(maxsplit=1)[0].rstrip(".,:;")
-                if first not in VERBS:
-                    yield f"{where}:{node.lineno}: docstring of {node.name} starts with {first!r}: start with a verb."
+                yield f"{where}:{number}: {match[0].strip()!r}: {phrase.advice}."
+    if path.suffix == ".py":
+        for number, fault in _docstring_faults(ast.parse(text), is_test="tests" in where.parts):
+            yield f"{where}:{number}: {fault}."
+
+
+def _checked_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not exempt, with their numbers."""
+    is_off = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if marker := re.fullmatch(r"\s*(?:#|//) prose: (on|off)", line):
+            is_off = marker[1] == "off"
+        if not is_off and "prose: allow" not in line:
+            yield number, line
+
+
+def _docstring_faults(tree: ast.Module, *, is_test: bool) -> Iterator[tuple[int, str]]:
+    """Yield the line and the fault of docstrings. In tests, docstrings of functions are sentences of any form."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        words = (ast.get_docstring(node) or "").split(maxsplit=1)
+        first = words[0].rstrip(".,:;") if words else ""
+        number, name = getattr(node, "lineno", 1), getattr(node, "name", "the module")
+        needs_verb = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not _is_property(node) and not is_test
+        if re.fullmatch(_QUESTION, first):
+            yield number, f"docstring of {name} starts with {first!r}: state what it is or does"
+        elif first and needs_verb and first not in VERBS:
+            yield number, f"docstring of {name} starts with {first!r}: start with a verb"
 
 
 def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:

@@ -40,7 +40,7 @@ constexpr int largest_cluster = 8;  // the largest size that every GPU with clus
 constexpr int largest_row_words = backward_values;  // words of 32 columns per row, in kernel `rows`
 constexpr int largest_slice = block_threads / largest_cluster < 32 ? block_threads / largest_cluster : 32;  // in channels
 
-// How a launch covers a map. In one step, the threads of a block access `step_pixels` pixels, with `lanes` threads per
+// The tiling of a launch. In one step, the threads of a block access `step_pixels` pixels, with `lanes` threads per
 // pixel.
 struct Plan {
   Kernel kernel;

@@ -1,4 +1,4 @@
-// How weighted_l1 on a GPU distributes its pairs over blocks. Host code without torch and CUDA.
+// The distribution of weighted_l1's pairs over blocks on a GPU. Host code without torch and CUDA.
 #pragma once
 
 #include <cstdint>

@@ -127,7 +127,7 @@ def backward(
     needed: tuple[bool, bool] = (True, True),
     **emulation: Any,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Reply]:
-    """Return dx, dweight, dbias, dresidual and the reply. Gradients are None if their input is absent or not `needed`."""
+    """Return dx, dweight, dbias, dresidual and the reply. A gradient is None if its input is absent or not `needed`."""
     arrays = _Arrays(x, options, device)
     arrays.add_parameter("weight", weight)
     arrays.add_parameter("bias", bias)

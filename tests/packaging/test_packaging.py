@@ -1,4 +1,4 @@
-"""What is packaged: the lists of pyproject.toml beside what is there, wheels, and builds without compiler or CUDA."""
+"""Packaging: the package list of pyproject.toml, wheels, and builds without a compiler or CUDA."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import pytest
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    tomllib = pytest.importorskip("tomli")  # pytest brings it
+    tomllib = pytest.importorskip("tomli")  # a dependency of pytest
 
 ROOT = Path(__file__).parents[2]
 IGNORED = shutil.ignore_patterns(
@@ -154,7 +154,7 @@ def test_second_build_compiles_nothing(tmp_path):
 
 
 @pytest.mark.usefixtures("build_backend")
-def test_cuda_that_is_asked_for_and_absent_is_an_error(tmp_path):
+def test_a_requested_but_missing_cuda_toolkit_is_an_error(tmp_path):
     code = """
 import os, pathlib, shutil, setuptools, runpy
 setuptools.setup = lambda **arguments: None
@@ -175,7 +175,7 @@ runpy.run_path("setup.py")["find_nvcc"]()
     assert "FASTMUNIT_CUDA=1, but no CUDA toolkit was found" in run.stderr
 
 
-def test_backend_asks_for_torch_only_where_there_is_none(tmp_path):
+def test_backend_requires_torch_only_if_there_is_none(tmp_path):
     pytest.importorskip("setuptools", reason="setuptools is not installed")
     code = """
 import sys, sysconfig, site
@@ -205,7 +205,7 @@ print(build_backend._torch_requirement())
         assert run.stdout.strip() == expected
 
 
-def test_only_installs_in_place_remove_an_earlier_extension(tmp_path):
+def test_only_editable_installs_remove_an_earlier_extension(tmp_path):
     pytest.importorskip("setuptools", reason="setuptools is not installed")
     checkout = copy_of_checkout(tmp_path)
     extension = checkout / "fastmunit/_C.so"
@@ -236,7 +236,7 @@ print(fastmunit.__file__, automatic("cpu"), extension is not None)
 
 
 def use_installed(folder):
-    """Where the package in `folder` was imported from, its implementation on the CPU, whether it is native."""
+    """Return the path of the package imported from `folder`, its implementation on the CPU, and if it is native."""
     return subprocess.run(
         [sys.executable, "-c", USE],
         env={**os.environ, "PYTHONPATH": str(folder)},
@@ -249,7 +249,7 @@ def use_installed(folder):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("build_backend")
-def test_wheel_where_there_is_no_compiler(tmp_path):
+def test_wheel_without_a_compiler(tmp_path):
     (tmp_path / "bin").mkdir()
     run, wheels = build_wheel(
         copy_of_checkout(tmp_path), tmp_path / "wheels", PATH=str(tmp_path / "bin"), CXX="", FASTMUNIT_BUILD=""
@@ -263,7 +263,7 @@ def test_wheel_where_there_is_no_compiler(tmp_path):
 
 @pytest.mark.slow
 def test_isolated_install(tmp_path):
-    """As `pip install .` does it: the build requirements come from the package index, torch from this environment."""
+    """As in `pip install .`, build requirements come from the package index and torch from this environment."""
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("no C++ compiler")
     requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]

@@ -11,7 +11,7 @@
 namespace fastmunit::cpu::FASTMUNIT_ISA {
 namespace {
 
-// What one pass over x and the gradient computes: the sums of dz and dz * (x - center), dx from these sums, or both at
+// The results of one pass over x and the gradient: the sums of dz and dz * (x - center), dx from these sums, or both at
 // once if dx does not depend on the sums.
 enum class Pass { sums, apply, sums_and_apply };
 

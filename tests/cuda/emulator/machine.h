@@ -97,7 +97,7 @@ struct Machine {
   std::vector<Block> blocks;
   Fiber* current = nullptr;
   unsigned alive = 0, at_cluster_barrier = 0, cluster_round = 0;
-  // Whether the running launch lets the next one start; the addresses that it writes; and the addresses that earlier
+  // True if the running launch lets the next one start; the addresses that it writes; and the addresses that earlier
   // launches of a chain of dependent launches wrote.
   bool starts_dependent_launch = false;
   std::unordered_set<std::uintptr_t> written, written_before;
