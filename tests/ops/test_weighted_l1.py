@@ -318,7 +318,7 @@ def test_kernel_checks_its_arguments():
         FORWARD([x.detach()] * 17, [x.detach()] * 17, [1.0] * 17, False)
     with pytest.raises(RuntimeError, match="as many targets"):
         FORWARD([x.detach()], [], [1.0], False)
-    with pytest.raises(RuntimeError, match="of one shape"):
+    with pytest.raises(RuntimeError, match="the same shape"):
         FORWARD([x.detach()], [x.detach()[:1]], [1.0], False)
     with pytest.raises(RuntimeError, match="must be float32"):
         FORWARD([torch.zeros(2, dtype=torch.int32)], [torch.zeros(2)], [1.0], False)
