@@ -29,10 +29,11 @@ test-distributed: $(VENV)/.fastmunit-test  ## Kill, stop and cut off processes o
 bench: $(VENV)/.fastmunit-test  ## Time the fused ops; run it with nothing else running
 	$(BIN)/python -m pytest bench --benchmark
 
-lint: $(VENV)/.fastmunit-dev  ## Check style and types
+lint: $(VENV)/.fastmunit-dev  ## Check style, types and plain English
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/check_prose.py
 
 format: $(VENV)/.fastmunit-dev  ## Rewrite the Python files in the project's style
 	$(BIN)/ruff check --fix .

@@ -24,7 +24,7 @@ LAYERS = {
     "nn": {"functional"} | LEAVES,
     "functional": {"ops", "reference"} | LEAVES,
     "ops": {"kernels", "_C"} | LEAVES,
-    # The options of an op are one type for its public function, its kernels and its reference, so it lies below them
+    # The options of an op are one type for its public function, its kernels and its reference, so it is below them
     # all.
     "kernels": {"fused_norm_options"},
     "reference": {"errors", "fused_norm_options"},

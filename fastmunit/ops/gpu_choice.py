@@ -5,7 +5,7 @@ is empty, because the native and the Triton kernels have not been timed against 
 machine with the GPU
 
     python -m bench.on_gpu --out FOLDER --stages "native kernels" "triton kernels"
-    python tools/fit_launch_table.py FOLDER/on_gpu.json
+    python -m tools.fit_launch_table FOLDER/on_gpu.json
 
 and copy the entries that the second command prints, each with the machine, the date and both times in `source`. The
 first matching entry decides. If no entry matches, or if its implementation cannot run, the fixed order of

@@ -118,7 +118,7 @@ class System(nn.Module):
         for name in self.term_names:
             setattr(self, f"loss_{name}", 0)
 
-    # What a system may or must define.
+    # Methods that a system may or must define.
 
     @classmethod
     def check(cls, config: Config) -> Any:

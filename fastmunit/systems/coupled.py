@@ -115,7 +115,7 @@ class CoupledAutoencoders(System):
     def discriminators(self) -> dict[str, nn.Module]:
         return {"a": self.dis_a, "b": self.dis_b}
 
-    # What MUNIT and UNIT define.
+    # Methods that MUNIT and UNIT define.
 
     def draw(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw a random code from N(0, I) per image: for x_a, then for x_b.

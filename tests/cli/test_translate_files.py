@@ -31,7 +31,7 @@ def translated(fastmunit: Command, trained: Path, output: Path, *arguments: obje
 
 
 def test_several_inputs(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
-    """Each file is translated once. Outputs with equal names are told apart by the name of the input folder."""
+    """Each file is translated once. Outputs with equal names are distinguished by the name of the input folder."""
     for name in ("one/x.png", "one/deep/y.png", "two/x.png", "two/z.png", "w.png"):
         picture(tmp_path / name, 16, 16)
     inputs = [tmp_path / "one", tmp_path / "two", tmp_path / "w.png", tmp_path / "one/x.png"]

@@ -68,13 +68,13 @@ def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
     assert [name for name, value in first.items() if not torch.equal(value, second[name])] == []
 
 
-def trained(build: Callable[[], System], beside: Callable[[System], object] | None = None, calls: int = 0) -> System:
-    """Run a few iterations while four threads call `beside`, `calls` times in all."""
+def trained(build: Callable[[], System], concurrent: Callable[[System], object] | None = None, calls: int = 0) -> System:
+    """Run a few iterations while four threads call `concurrent`, `calls` times in all."""
     trainer = build()
     torch.manual_seed(5)
     trainer.step(*images())
     with ThreadPoolExecutor(4) as threads:
-        running = [threads.submit(beside, trainer) for _ in range(calls)] if beside is not None else []
+        running = [threads.submit(concurrent, trainer) for _ in range(calls)] if concurrent is not None else []
         steps = 0
         while steps < 6 or not all(future.done() for future in running):
             if steps < 6:
@@ -92,18 +92,18 @@ def test_translations_in_four_threads_do_not_change_a_training(precision: str) -
     def build() -> System:
         return munit(f"precision={precision}")
 
-    def beside(trainer: System) -> None:
+    def concurrent(trainer: System) -> None:
         fastmunit.translate(trainer, images()[0][0], 2, precision=precision)  # type: ignore[arg-type]
 
     alone = trained(build)
-    assert_same(everything(alone), everything(trained(build, beside, calls=160 if precision == "float32" else 40)))
+    assert_same(everything(alone), everything(trained(build, concurrent, calls=160 if precision == "float32" else 40)))
 
 
 @pytest.mark.parametrize("build", SYSTEMS[1:])
 def test_translations_of_other_systems_do_not_change_a_training(build: Callable[[], System]) -> None:
     alone = trained(build)
-    beside = trained(build, lambda trainer: fastmunit.translate(trainer, images()[0][0], 2), calls=40)
-    assert_same(everything(alone), everything(beside))
+    concurrent = trained(build, lambda trainer: fastmunit.translate(trainer, images()[0][0], 2), calls=40)
+    assert_same(everything(alone), everything(concurrent))
 
 
 @pytest.mark.parametrize("build", SYSTEMS)
@@ -113,11 +113,11 @@ def test_previews_and_loading_in_threads_do_not_change_a_training(build: Callabl
     alone.config.save(tmp_path / "config.yaml")
     before = everything(alone)
 
-    def beside(trainer: System) -> None:
+    def concurrent(trainer: System) -> None:
         sample_grids(trainer, *images(), seed=3)
         fastmunit.load_translator(tmp_path)
 
-    assert_same(before, everything(trained(build, beside, calls=6)))
+    assert_same(before, everything(trained(build, concurrent, calls=6)))
 
 
 @pytest.mark.parametrize("build", SYSTEMS)

@@ -18,7 +18,7 @@ Inputs = Mapping[str, tuple[Tensor, ...]]
 
 
 class Results(NamedTuple):
-    """What an iteration returns.
+    """Results of an iteration.
 
     Attributes:
         losses: 0-d tensors of one dtype by name.
