@@ -68,7 +68,9 @@ def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
     assert [name for name, value in first.items() if not torch.equal(value, second[name])] == []
 
 
-def trained(build: Callable[[], System], concurrent: Callable[[System], object] | None = None, calls: int = 0) -> System:
+def trained(
+    build: Callable[[], System], concurrent: Callable[[System], object] | None = None, calls: int = 0
+) -> System:
     """Run a few iterations while four threads call `concurrent`, `calls` times in all."""
     trainer = build()
     torch.manual_seed(5)
