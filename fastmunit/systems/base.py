@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -46,7 +47,7 @@ class SystemOptions(Section):
     """Keys of `options:` in a configuration. A system with keys of its own has a subclass."""
 
 
-class System(nn.Module):
+class System(nn.Module, ABC):
     """An image translation system: networks, losses, update steps, optimizers, checkpoints.
 
     An iteration has two halves, "dis" and "gen": each is a step of one optimizer. This class runs them; a subclass
@@ -158,65 +159,63 @@ class System(nn.Module):
         return config.micro_batches
 
     @classmethod
+    @abstractmethod
     def build_generators(cls, config: Config) -> dict[str, nn.Module]:
         """Return new networks for `generators`. Their weights have no meaning yet."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def translator(cls, generators: Mapping[str, nn.Module], config: Config, direction: str) -> Translator:
-        """Return a translator for one direction.
+        """Return a translator for one of `directions`."""
 
-        Raises:
-            ConfigError: If the system does not have that direction.
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def build(self) -> None:
         """Create all networks as attributes, the generators by `build_generators`."""
-        raise NotImplementedError
 
     def initialize(self) -> None:
         """Set the initial weights of all networks."""
         self.apply(weights_init(self.config.init))
 
+    @abstractmethod
     def generators(self) -> dict[str, nn.Module]:
         """Return the networks of gen_*.pt by their names in the file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def discriminators(self) -> dict[str, nn.Module]:
         """Return the networks of dis_*.pt by their names in the file."""
-        raise NotImplementedError
 
     def compiled_networks(self) -> list[nn.Module]:
         """Return the networks that `compile: true` compiles. The forward pass of each is one graph."""
         return [*self.generators().values(), *self.discriminators().values()]
 
+    @abstractmethod
     def draws(self, x_a: Tensor, x_b: Tensor, weights: Weights) -> Inputs:
         """Draw the random codes of an iteration and return the tensors of its halves, in the order of the halves.
 
         A system whose discriminators learn from the images that the generators' half returns leaves out "dis", and
         has `discriminator_inputs`.
         """
-        raise NotImplementedError
 
     def discriminator_inputs(self, x_a: Tensor, x_b: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the tensors of the discriminators' half after the generators' half has returned `outputs`."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__}.draws returned no tensors for 'dis': return them, or define discriminator_inputs."
+        )
 
+    @abstractmethod
     def discriminator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
         """Return the discriminators' loss. Nothing in it may draw from the CPU or wait for the device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def generator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
         """Return the generators' loss. Nothing in it may draw from the CPU or wait for the device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sample(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Return the rows of the sample grid: those of a2b, input first, then those of b2a if the system has it.
 
         Everything random comes from `generator`, which is on the CPU. None is torch's global generator.
         """
-        raise NotImplementedError
 
     def resume_state(self) -> dict[str, Any]:
         """Return tensors and plain values that exact resume needs besides networks, optimizers and schedules."""
@@ -297,6 +296,8 @@ class System(nn.Module):
 
     def _publish(self, halves: Iterable[str], losses: Mapping[str, Tensor]) -> None:
         """Set the loss_* attributes of `halves`. Terms that are not in `losses` are switched off."""
+        if unknown := losses.keys() - set(self.term_names):
+            raise ValueError(f"{type(self).__name__}: add {', '.join(sorted(unknown))} to term_names.")
         for name in self.term_names:
             if name.partition("_")[0] in halves:
                 setattr(self, f"loss_{name}", losses.get(name, 0))
@@ -431,7 +432,18 @@ class System(nn.Module):
         Raises:
             ConfigError: If the system does not have that direction.
         """
-        translator = self.translator(self.evaluation_generators(), self.config, direction)
+        return self.directed_translator(self.evaluation_generators(), self.config, direction)
+
+    @classmethod
+    def directed_translator(cls, generators: Mapping[str, nn.Module], config: Config, direction: str) -> Translator:
+        """Return a translator that knows its direction.
+
+        Raises:
+            ConfigError: If the system does not have that direction.
+        """
+        if direction not in cls.directions:
+            raise ConfigError(f"system {cls.name!r} translates {' and '.join(cls.directions)} only, not {direction}.")
+        translator = cls.translator(generators, config, direction)
         translator.direction = direction
         return translator
 

@@ -150,8 +150,6 @@ class BicycleGAN(System):
     @classmethod
     def translator(cls, generators: Mapping[str, nn.Module], config: Config, direction: str) -> LatentTranslator:
         options = cls.check(config)
-        if direction not in cls.directions:
-            raise ConfigError(f"system {cls.name!r} translates a2b only, not {direction}.")
         return LatentTranslator(
             generators["b"],
             config.gen.style_dim,

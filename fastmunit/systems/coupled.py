@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -117,44 +118,44 @@ class CoupledAutoencoders(System):
 
     # Methods that MUNIT and UNIT define.
 
+    @abstractmethod
     def draw(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw a random code from N(0, I) per image: for x_a, then for x_b.
 
         From torch's global generator (None), each of several processes draws for all of them and takes its share.
         """
-        raise NotImplementedError
 
     def draw_cycles(self, x_a: Tensor, x_b: Tensor, weights: Weights) -> tuple[Tensor, ...]:
         """Draw the additional random codes of the generators' half."""
         return ()
 
+    @abstractmethod
     def content_encoders(self) -> tuple[nn.Module, nn.Module]:
         """Return the content encoders of both domains."""
-        raise NotImplementedError
 
+    @abstractmethod
     def translation_codes(self, c_a: Tensor, c_b: Tensor, draws: Sequence[Tensor]) -> tuple[Codes, Codes]:
         """Return the codes of x_ba, for gen_a, and of x_ab, for gen_b."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reconstruction_codes(
         self, x_a: Tensor, x_b: Tensor, c_a: Tensor, c_b: Tensor, translations: tuple[Codes, Codes]
     ) -> tuple[Codes, Codes]:
         """Return the codes of x_a_recon, for gen_a, and of x_b_recon, for gen_b."""
-        raise NotImplementedError
 
+    @abstractmethod
     def terms(self, x_a: Tensor, x_b: Tensor, draws: Sequence[Tensor], generated: Generated, w: Weights) -> list[Term]:
         """Return the table of the generators' loss without the adversarial and the perceptual terms."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sample_draws(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         """Return the random codes of a sample grid."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sample_rows(
         self, gen_a: Any, gen_b: Any, x_a: Tensor, x_b: Tensor, draws: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Return the rows of a sample grid without the inputs: those of a2b, then as many of b2a."""
-        raise NotImplementedError
 
     # Training.
 

@@ -16,14 +16,29 @@ if TYPE_CHECKING:
 _SHIPPED = ("bicyclegan", "cyclegan", "munit", "unit")
 """Each is registered by the module of its name. Help texts list them without importing the modules, and thus torch."""
 
+_ATTRIBUTES = ("term_names", "weight_keys")
+"""Attributes that a system must define, besides the abstract methods of `System`."""
+
 _systems: dict[str, type[System]] = {}
 _S = TypeVar("_S", bound="type[System]")
 
 
 def register(name: str) -> Callable[[_S], _S]:
-    """Register the decorated class under `name`, the value of `system:` in a configuration."""
+    """Register the decorated class under `name`, the value of `system:` in a configuration.
+
+    Raises:
+        ValueError: If another module has a system of that name.
+        TypeError: If the class does not define everything that a system must define.
+    """
 
     def enter(system: _S) -> _S:
+        owner = f"{__package__}.{name}" if name in _SHIPPED else getattr(_systems.get(name), "__module__", None)
+        if owner not in (None, system.__module__):
+            raise ValueError(f"system {name!r} is registered already, by {owner}: choose another name.")
+        missing = [attribute for attribute in _ATTRIBUTES if not hasattr(system, attribute)]
+        missing += sorted(system.__abstractmethods__)
+        if missing:
+            raise TypeError(f"system {name!r}: {system.__name__} does not define {', '.join(missing)}.")
         _systems[name] = system
         system.name = name
         return system
@@ -43,7 +58,9 @@ def system_named(name: str) -> type[System]:
     if name not in _systems:
         nearest = difflib.get_close_matches(name, names(), n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-        raise ConfigError(f"system {name!r} is none of {', '.join(names())}{hint}")
+        raise ConfigError(
+            f"system {name!r} is none of {', '.join(names())}{hint} Import the module of a system of your own first."
+        )
     return _systems[name]
 
 

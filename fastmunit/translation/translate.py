@@ -138,9 +138,8 @@ def load_translator(
     """
     file, settings = find_checkpoint(checkpoint, config)
     system = registry.system_of(settings)
-    translator = system.translator(system.load_generators(file, settings, resolve_device(device)), settings, direction)
-    translator.direction = direction
-    return translator
+    generators = system.load_generators(file, settings, resolve_device(device))
+    return system.directed_translator(generators, settings, direction)
 
 
 def load_generators(
