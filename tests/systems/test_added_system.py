@@ -105,7 +105,7 @@ def test_terms_without_a_name_and_missing_inputs_are_reported(
     images = torch.rand(2, 3, 32, 32)
     trainer = system(config(tmp_path))
     with monkeypatch.context() as changed:
-        changed.setattr(system, "term_names", ("gen_total", "gen_adv", "dis_b", "dis_total"))
+        changed.setattr(system, "term_names", ("gen_total", "gen_adv", "gen_self", "dis_b", "dis_total"))
         with pytest.raises(ValueError, match="GcGAN: add gen_geometry to term_names"):
             trainer.step(images, images)
     monkeypatch.delattr(system, "discriminator_inputs")
