@@ -12,7 +12,7 @@ class Same(Translator):
     """Returns its input."""
 
     def __init__(self, channels: tuple[int, int] = (3, 3)) -> None:
-        super().__init__(nn.PReLU(), multiple=1, least=1, channels=channels, style_dim=0)
+        super().__init__(nn.PReLU(), multiple=1, min_size=1, channels=channels, style_dim=0)
 
     def encode(self, images: Tensor) -> Tensor:
         return images
@@ -25,7 +25,7 @@ class Tinted(Translator):
     """The content is the image at half its size. The style is a color, which is added."""
 
     def __init__(self, strength: float = 0.2) -> None:
-        super().__init__(nn.PReLU(), multiple=2, least=2, channels=(3, 3), style_dim=3)
+        super().__init__(nn.PReLU(), multiple=2, min_size=2, channels=(3, 3), style_dim=3)
         self.strength = strength
 
     def encode(self, images: Tensor) -> Tensor:
