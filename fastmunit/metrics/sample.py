@@ -25,8 +25,8 @@ class Sample:
         task: The evaluation.
         image: Input (C, H, W) in [-1, 1], on the CPU.
         translated: Outputs (S, C', H, W), on the CPU.
-        input: Input (3, H, W) in RGB, on the device of the model.
-        outputs: Outputs (S, 3, H, W) in RGB, on the device of the model.
+        input: Input (3, H, W) in RGB, on the device of the model. Inputs with other than 1 or 3 channels keep them.
+        outputs: Outputs (S, 3, H, W) in RGB, on the device of the model, as large as the input.
 
     Raises:
         DataError: If the outputs contain NaN or infinite values.
