@@ -277,7 +277,7 @@ def test_names_of_measures(tmp_path: Path) -> None:
         load_measures(["lpips-alex"])
     with pytest.raises(ConfigError, match=r"is-cis needs a classifier.*train-classifier"):
         load_measures(["is-cis"])
-    with pytest.raises(CheckpointError, match=r"put torchvision's features as alexnet_features\.pth there"):
+    with pytest.raises(CheckpointError, match=r"put torchvision's features there as alexnet_features\.pth"):
         load_measures(["fd-alexnet"], weights=tmp_path)
     loaded = load_measures(["edge-agreement", "reconstruction", "edge-agreement"])
     assert [type(measure) for measure in loaded] == [EdgeAgreement, Reconstruction]
