@@ -12,7 +12,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from fastmunit.errors import ConfigError
-from fastmunit.files import expand, shown, write_text
+from fastmunit.files import expand, printable, write_text
 from fastmunit.section import PathText, Section, brief, explain, nearest, plain
 from fastmunit.yaml_file import parse_yaml, read_yaml
 
@@ -24,7 +24,7 @@ Channels = Annotated[int, Field(gt=0, le=8192)]
 Levels = Annotated[int, Field(gt=0, le=16)]
 Images = Annotated[int, Field(gt=0, le=65536)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_SHOWN = 10
+_MAX_LISTED = 10
 
 
 def _factory_name(text: str) -> str:
@@ -229,7 +229,7 @@ class Config(Section):
                 f"configuration {brief(name)} is neither a file nor a shipped name; "
                 f"shipped: {', '.join(cls.shipped())}."
             )
-        source = shown(name)
+        source = printable(name)
         values = {} if values is None else values
         if not isinstance(values, dict):
             raise ConfigError(f"{source} must have 'key: value' lines at its top level.")
@@ -292,7 +292,7 @@ def unknown_keys(values: Mapping[str, Any]) -> dict[str, str]:
                 if isinstance(inner, str) and inner not in section.model_fields
             }
     # The search is slow, and messages list only a few keys.
-    return {name: nearest(*about) if k < _SHOWN else "" for k, (name, about) in enumerate(unknown.items())}
+    return {name: nearest(*about) if k < _MAX_LISTED else "" for k, (name, about) in enumerate(unknown.items())}
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

@@ -64,7 +64,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
                 Path(partial).unlink()
 
 
-def shown(path: str | os.PathLike[str]) -> str:
+def printable(path: str | os.PathLike[str]) -> str:
     """Return a path as printable text, with bytes that are not UTF-8 escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
@@ -121,10 +121,10 @@ def require_regular_file(path: str | os.PathLike[str], what: str, error: type[Fa
     try:
         mode = Path(path).stat().st_mode
     except FileNotFoundError as cause:
-        raise error(f"{what} {shown(path)} does not exist: check the path.") from cause
+        raise error(f"{what} {printable(path)} does not exist: check the path.") from cause
     except (OSError, ValueError) as cause:  # ValueError: a null byte in the name
         reason = cause.strerror if isinstance(cause, OSError) else str(cause)
-        raise error(f"{what} {shown(path)} cannot be read ({reason}): check the path.") from cause
+        raise error(f"{what} {printable(path)} cannot be read ({reason}): check the path.") from cause
     if not stat.S_ISREG(mode):
         kind = {
             stat.S_IFDIR: "a folder",
@@ -133,7 +133,7 @@ def require_regular_file(path: str | os.PathLike[str], what: str, error: type[Fa
             stat.S_IFCHR: "a device",
             stat.S_IFBLK: "a device",
         }.get(stat.S_IFMT(mode), "a special file")
-        raise error(f"{what} {shown(path)} is {kind}, not a regular file: give the path of a file.")
+        raise error(f"{what} {printable(path)} is {kind}, not a regular file: give the path of a file.")
 
 
 def require_writable(*paths: str | os.PathLike[str]) -> None:
@@ -214,7 +214,7 @@ def digest(path: str | os.PathLike[str]) -> str:
                 sha.update(block)
         return sha.hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{shown(path)} cannot be read ({error.strerror}): check the file.") from error
+        raise CheckpointError(f"{printable(path)} cannot be read ({error.strerror}): check the file.") from error
 
 
 def require_sound(path: str | os.PathLike[str]) -> None:
@@ -227,9 +227,9 @@ def require_sound(path: str | os.PathLike[str]) -> None:
         with zipfile.ZipFile(path) as file:
             bad = file.testzip()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise CheckpointError(f"{shown(path)} is damaged ({error}): use another checkpoint.") from error
+        raise CheckpointError(f"{printable(path)} is damaged ({error}): use another checkpoint.") from error
     if bad is not None:
-        raise CheckpointError(f"{shown(path)} is damaged (wrong checksum of {bad}): use another checkpoint.")
+        raise CheckpointError(f"{printable(path)} is damaged (wrong checksum of {bad}): use another checkpoint.")
 
 
 class _Hashed:

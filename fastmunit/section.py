@@ -17,7 +17,7 @@ from fastmunit.errors import ConfigError
 from fastmunit.files import expand, is_unicode
 from fastmunit.yaml_file import MAX_NODES
 
-_SHOWN = 10
+_MAX_LISTED = 10
 _EXPONENT = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})[eE][+-]?\d{1,2}")
 _MAX_DEPTH = 8  # less than yaml_file.MAX_DEPTH, so that what is saved can be loaded
 
@@ -140,9 +140,9 @@ def explain(error: ValidationError, root: type[BaseModel], source: str) -> str:
     hours to print if its parts are shared many times.
     """
     items = error.errors(include_url=False, include_context=False)
-    lines = [_explained(item["type"], item["loc"], item["msg"], item["input"], root) for item in items[:_SHOWN]]
-    if len(items) > _SHOWN:
-        lines.append(f"and {len(items) - _SHOWN} more")
+    lines = [_explained(item["type"], item["loc"], item["msg"], item["input"], root) for item in items[:_MAX_LISTED]]
+    if len(items) > _MAX_LISTED:
+        lines.append(f"and {len(items) - _MAX_LISTED} more")
     return f"{source}: " + "; ".join(lines) + "."
 
 

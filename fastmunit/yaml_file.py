@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import yaml
 
 from fastmunit.errors import ConfigError
-from fastmunit.files import require_regular_file, shown
+from fastmunit.files import printable, require_regular_file
 
 MAX_BYTES = 250_000
 """Maximum size of a YAML file. A configuration has about 3,000 bytes."""
@@ -38,7 +38,7 @@ def read_yaml(path: str | os.PathLike[str], what: str) -> Any:
         ConfigError: If the file is missing, not a regular file, too large or not UTF-8, or if `parse_yaml` raises.
     """
     require_regular_file(path, what, ConfigError)
-    name = shown(path)
+    name = printable(path)
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)

@@ -13,10 +13,10 @@ from fastmunit.errors import CheckpointError, DataError, FastmunitError
 from fastmunit.files import (
     atomic_write,
     load_tensors,
+    printable,
     require_regular_file,
     require_writable,
     save_tensors,
-    shown,
     write_text,
 )
 
@@ -139,7 +139,7 @@ def test_only_regular_files_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_names_that_are_not_utf8_are_shown_escaped() -> None:
-    assert shown(os.fsdecode(b"caf\xe9/\xc3\xbc.png")) == "caf\\xe9/ü.png"
+    assert printable(os.fsdecode(b"caf\xe9/\xc3\xbc.png")) == "caf\\xe9/ü.png"
 
 
 def test_longest_names_can_be_written(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def translate(
     file, settings = find_checkpoint(checkpoint, config)
     source_channels, target_channels = settings.channels(direction.value)
     limit = max_pixels or settings.max_pixels
-    found, notes = list_inputs(input)
+    listed, notes = list_inputs(input)
     references, reference_notes = list_references(reference or ())
     for note in (*notes, *reference_notes):
         echo(note, err=True)
@@ -151,9 +151,9 @@ def translate(
         first_layer = settings.gen.dim * (4 if precision is Precision.float32 else 2)
     for path in references:
         Limits(target_channels, size, 4 * target_channels + first_layer, limit).check(path)
-    inputs, failures = checked_inputs(found, Limits(source_channels, size, 4 * source_channels + first_layer, limit))
+    inputs, failures = checked_inputs(listed, Limits(source_channels, size, 4 * source_channels + first_layer, limit))
     if not inputs:
-        raise_failures(failures, _left_out(len(failures), len(found)))
+        raise_failures(failures, _left_out(len(failures), len(listed)))
     translator = load_translator(file, settings, direction=direction.value, device=place)
     translator.precision = precision.value
     if not translator.style_dim and ((styles or 1) > 1 or styles_file is not None):
@@ -165,7 +165,7 @@ def translate(
         output_styles = _random_styles(translator, styles or (10 if translator.style_dim else 1), seed, same_styles)
     rendering = Rendering(size, stretch, batch_size, precision.value, limit)
     work = FileTranslator(translator, output, output_styles, rendering)
-    read = [*(item.path for item in found), *references, *([] if styles_file is None else [styles_file])]
+    read = [*(item.path for item in listed), *references, *([] if styles_file is None else [styles_file])]
     work.require_free_targets(inputs, input, read)
 
     with tqdm(total=len(inputs), unit="image", disable=None) as bar:
@@ -178,7 +178,7 @@ def translate(
             files = "1 output" if count == 1 else f"{count:,} outputs"
             echo(f"Removed {files} of an earlier call for the same images.")
         _suggest_size(settings, inputs[0].path, size, limit)
-    raise_failures(failures, _left_out(len(failures), len(found)))
+    raise_failures(failures, _left_out(len(failures), len(listed)))
 
 
 def _require_one_source_of_styles(

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastmunit.data.images import pillow_planes
 from fastmunit.data.opening import opened
 from fastmunit.errors import DataError
-from fastmunit.files import atomic_write, shown
+from fastmunit.files import atomic_write, printable
 
 SUFFIXES = {"GIF": ".gif", "PNG": ".png", "WEBP": ".webp", "AVIF": ".avif"}
 """Animated formats, as Pillow names them, and their suffixes."""
@@ -84,7 +84,7 @@ def frame_bytes(image: Tensor, path: str | os.PathLike[str]) -> Tensor:
         DataError: If the image contains NaN. The message names `path`.
     """
     if bool(image.isnan().any()):
-        raise DataError(f"{shown(path)}: an output contains NaN and was not saved: the network has diverged.")
+        raise DataError(f"{printable(path)}: an output contains NaN and was not saved: the network has diverged.")
     return image.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
@@ -107,8 +107,8 @@ def save_animation(
     target = Path(path)
     if frames[0].shape[0] not in (1, 3, 4):
         raise DataError(
-            f"{shown(target)}: an animated file has 1, 3 or 4 channels, got {frames[0].shape[0]}: give its frames as "
-            "still images."
+            f"{printable(target)}: an animated file has 1, 3 or 4 channels, got {frames[0].shape[0]}: give its frames "
+            "as still images."
         )
     pictures = [_picture(frame) for frame in frames]
     if form == "WEBP" and pictures[0].mode == "L":
@@ -123,7 +123,7 @@ def save_animation(
         )
     except (OSError, ValueError, KeyError) as error:  # such as a WebP of more than 16383 pixels
         reason = str(error) or type(error).__name__
-        raise DataError(f"{shown(target)}: {form} cannot store this animation ({reason}): use --size.") from error
+        raise DataError(f"{printable(target)}: {form} cannot store this animation ({reason}): use --size.") from error
     with atomic_write(target) as file:
         file.write(encoded.getbuffer())
 

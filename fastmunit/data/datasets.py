@@ -17,7 +17,7 @@ from fastmunit.data.seeding import named_generator
 from fastmunit.data.sources import GivenImages, NamedSource, file_identity
 from fastmunit.data.transforms import TestTransform, TrainTransform
 from fastmunit.errors import DataError
-from fastmunit.files import shown
+from fastmunit.files import printable
 
 
 class FileSource:
@@ -202,7 +202,7 @@ def display_images(dataset: ImageDataset, count: int) -> Tensor:
 def odd_width(path: str | os.PathLike[str], width: int) -> str:
     """Return the error message for an image whose width cannot be halved."""
     return (
-        f"{shown(path)} is {width} pixels wide, which is odd: with pairs side_by_side, an image consists of two of "
+        f"{printable(path)} is {width} pixels wide, which is odd: with pairs side_by_side, an image consists of two of "
         "equal width."
     )
 
@@ -213,8 +213,8 @@ def differing_sizes(
     """Return the error message for a pair whose resized images differ in size; shapes are (height, width)."""
     (height_a, width_a), (height_b, width_b) = shape_a, shape_b
     return (
-        f"{shown(a)} and {shown(b)} are a pair, but {height_a}x{width_a} and {height_b}x{width_b} (height x width) "
-        "after the resize: make their sizes equal, so that both can be cropped in the same way."
+        f"{printable(a)} and {printable(b)} are a pair, but {height_a}x{width_a} and {height_b}x{width_b} (height x "
+        "width) after the resize: make their sizes equal, so that both can be cropped in the same way."
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastmunit.errors import DataError
-from fastmunit.files import shown
+from fastmunit.files import printable
 
 _NAMED = 100
 
@@ -20,7 +20,7 @@ class Failure(NamedTuple):
 
     def __str__(self) -> str:
         """Return the reason, preceded by the path if the reason does not contain it."""
-        path = shown(self.path)
+        path = printable(self.path)
         return self.reason if path in self.reason else f"{path}: {self.reason}"
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from fastmunit.data.formats import readable_extensions
 from fastmunit.errors import DataError
-from fastmunit.files import require_regular_file, shown
+from fastmunit.files import printable, require_regular_file
 
 # Number of names listed in a message.
-_SHOWN = 3
+_MAX_LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class FoundImages:
         """One line about the files left out, or None if there are none."""
         if not self.left_out:
             return None
-        more = f" and {len(self.left_out) - _SHOWN} more" if len(self.left_out) > _SHOWN else ""
+        more = f" and {len(self.left_out) - _MAX_LISTED} more" if len(self.left_out) > _MAX_LISTED else ""
         files = "1 file" if len(self.left_out) == 1 else f"{len(self.left_out):,} files"
-        return f"{shown(self.folder)}: {files} left out: {', '.join(self.left_out[:_SHOWN])}{more}."
+        return f"{printable(self.folder)}: {files} left out: {', '.join(self.left_out[:_MAX_LISTED])}{more}."
 
 
 def require_folder(folder: str | os.PathLike[str], what: str, fix: str = "create it or correct the path") -> Path:
@@ -56,12 +56,12 @@ def require_folder(folder: str | os.PathLike[str], what: str, fix: str = "create
     try:
         is_folder = stat.S_ISDIR(Path(folder).stat().st_mode)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"{what} {shown(folder)} does not exist: {fix}.") from error
+        raise DataError(f"{what} {printable(folder)} does not exist: {fix}.") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise DataError(f"{what} {shown(folder)} cannot be read ({reason}): {fix}.") from error
+        raise DataError(f"{what} {printable(folder)} cannot be read ({reason}): {fix}.") from error
     if not is_folder:
-        raise DataError(f"{what} {shown(folder)} is not a folder: {fix}.")
+        raise DataError(f"{what} {printable(folder)} is not a folder: {fix}.")
     return Path(folder)
 
 
@@ -82,15 +82,15 @@ def find_images(folder: str | os.PathLike[str]) -> FoundImages:
     for path, problem in _entries(root):
         if problem is None and os.path.splitext(path.name)[1].lower() in extensions:  # noqa: PTH122 - many files
             paths.append(path)
-        elif not (name := shown(os.path.relpath(path, root))).startswith(".") and "/." not in name:
+        elif not (name := printable(os.path.relpath(path, root))).startswith(".") and "/." not in name:
             left_out.append(name if problem is None else f"{name} ({problem})")
-    found = FoundImages(root, sorted(paths, key=str), sorted(left_out))
+    images = FoundImages(root, sorted(paths, key=str), sorted(left_out))
     if not paths:
         raise DataError(
-            f"image folder {shown(root)} contains no images: add some (.jpg, .png, .tif, .webp or another format "
-            f"that Pillow reads).{f' {found.note}' if found.note else ''}"
+            f"image folder {printable(root)} contains no images: add some (.jpg, .png, .tif, .webp or another format "
+            f"that Pillow reads).{f' {images.note}' if images.note else ''}"
         )
-    return found
+    return images
 
 
 def input_images(path: str | os.PathLike[str]) -> FoundImages:
@@ -128,7 +128,7 @@ def _entries(root: Path) -> Iterator[tuple[Path, str | None]]:
                 entries = list(iterator)
         except OSError as error:
             raise DataError(
-                f"image folder {shown(folder)} cannot be read ({error.strerror}): check its permissions."
+                f"image folder {printable(folder)} cannot be read ({error.strerror}): check its permissions."
             ) from error
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):

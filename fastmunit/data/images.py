@@ -16,7 +16,7 @@ from torch import Tensor
 from fastmunit.data.opening import opened
 from fastmunit.data.png import deep_colors, has_deep_colors, require_all_rows, stored_layout
 from fastmunit.errors import DataError
-from fastmunit.files import atomic_write, shown
+from fastmunit.files import atomic_write, printable
 
 _INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
@@ -176,14 +176,16 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
     """
     target = Path(path)
     if image.ndim != 3 or image.shape[0] == 0:
-        raise DataError(f"{shown(target)}: expected an image (C, H, W), got a tensor of shape {tuple(image.shape)}.")
+        raise DataError(
+            f"{printable(target)}: expected an image (C, H, W), got a tensor of shape {tuple(image.shape)}."
+        )
     if bool(image.isnan().any()):
-        raise DataError(f"{shown(target)}: the image contains NaN and was not saved: the network has diverged.")
+        raise DataError(f"{printable(target)}: the image contains NaN and was not saved: the network has diverged.")
     levels = image.detach().to("cpu", torch.float32).clamp(-1, 1).add(1).mul(_BYTE / 2).round().to(torch.uint8)
     channels = levels.shape[0]
     file_format = Image.registered_extensions().get(target.suffix.lower())
     if file_format is None:
-        raise DataError(f"{shown(target)}: unknown image format {target.suffix!r}: use .png, .jpg or .tif.")
+        raise DataError(f"{printable(target)}: unknown image format {target.suffix!r}: use .png, .jpg or .tif.")
     options: dict[str, object] = {"quality": 95} if file_format == "JPEG" else {}
     if channels in (1, 2, 3, 4):
         pixels = levels[0] if channels == 1 else levels.permute(1, 2, 0)
@@ -192,13 +194,13 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
         picture, *rest = (Image.fromarray(plane.numpy()) for plane in levels)
         options = {"save_all": True, "append_images": rest}
     else:
-        raise DataError(f"{shown(target)}: {file_format} cannot store {channels} channels: use .tif.")
+        raise DataError(f"{printable(target)}: {file_format} cannot store {channels} channels: use .tif.")
     encoded = io.BytesIO()
     try:
         picture.save(encoded, format=file_format, **options)
     except OSError as error:
         raise DataError(
-            f"{shown(target)}: {file_format} cannot store {channels} channels ({error}): use .png."
+            f"{printable(target)}: {file_format} cannot store {channels} channels ({error}): use .png."
         ) from error
     with atomic_write(target) as file:
         file.write(encoded.getbuffer())
@@ -249,14 +251,14 @@ def _bands(image: Image.Image, path: str | os.PathLike[str]) -> Tensor:
     if image.mode in _INTEGER_MODES:
         if pixels.size and not 0 <= pixels.min() <= pixels.max() <= _WORD:
             raise DataError(
-                f"{shown(path)}: integer values {pixels.min()}..{pixels.max()} are outside 0..65535: "
+                f"{printable(path)}: integer values {pixels.min()}..{pixels.max()} are outside 0..65535: "
                 "save it with 16 bits."
             )
         return torch.from_numpy((pixels.astype(np.float32) / np.float32(_WORD))[None])
     if image.mode == "F":
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
             raise DataError(
-                f"{shown(path)}: float values {pixels.min():g}..{pixels.max():g} are outside [0, 1]: "
+                f"{printable(path)}: float values {pixels.min():g}..{pixels.max():g} are outside [0, 1]: "
                 "scale them to [0, 1]."
             )
         return torch.from_numpy(pixels[None])
@@ -280,7 +282,7 @@ def deep_planes(pixels: np.ndarray, channels: int) -> Tensor:
 def _joined(pages: list[Tensor], path: str | os.PathLike[str]) -> Tensor:
     """Concatenate pages along the channels. If any page is float, the result is float."""
     if len({page.shape[1:] for page in pages}) > 1:
-        raise DataError(f"{shown(path)}: the pages of this TIFF differ in size: save them with equal sizes.")
+        raise DataError(f"{printable(path)}: the pages of this TIFF differ in size: save them with equal sizes.")
     if any(page.dtype != torch.uint8 for page in pages):
         pages = [page / _BYTE if page.dtype == torch.uint8 else page for page in pages]
     return torch.cat(pages)
@@ -288,6 +290,6 @@ def _joined(pages: list[Tensor], path: str | os.PathLike[str]) -> Tensor:
 
 def _band_mismatch(path: str | os.PathLike[str], bands: int, channels: int) -> str:
     return (
-        f"{shown(path)} has {bands} bands but input_dim is {channels}: set input_dim to {bands} or convert the image "
-        f"(a TIFF with one page per channel can have any number)."
+        f"{printable(path)} has {bands} bands but input_dim is {channels}: set input_dim to {bands} or convert the "
+        f"image (a TIFF with one page per channel can have any number)."
     )

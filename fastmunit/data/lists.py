@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastmunit.data.folders import require_folder
 from fastmunit.errors import DataError
-from fastmunit.files import require_regular_file, shown
+from fastmunit.files import printable, require_regular_file
 
 
 def read_image_list(list_file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Path]:
@@ -26,24 +26,25 @@ def read_image_list(list_file: str | os.PathLike[str], folder: str | os.PathLike
             names files that do not exist or are not regular files.
     """
     source = Path(list_file)
-    root = require_folder(folder, "image folder", f"the list {shown(source)} names images in it: correct the path")
+    root = require_folder(folder, "image folder", f"the list {printable(source)} names images in it: correct the path")
     require_regular_file(source, "image list", DataError)
     try:
         lines = source.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(
-            f"image list {shown(source)} cannot be read as UTF-8 text ({reason}): give a text file."
+            f"image list {printable(source)} cannot be read as UTF-8 text ({reason}): give a text file."
         ) from error
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise DataError(
-            f"image list {shown(source)} is empty: write one image path per line, relative to {shown(root)}."
+            f"image list {printable(source)} is empty: write one image path per line, relative to {printable(root)}."
         )
     for number, line in numbered:
         if "\0" in line:
             raise DataError(
-                f"image list {shown(source)} has a null byte in line {number}: save it as text in UTF-8, not UTF-16."
+                f"image list {printable(source)} has a null byte in line {number}: save it as text in UTF-8, not "
+                "UTF-16."
             )
     names = _Names()
     paths: list[Path] = []
@@ -58,8 +59,9 @@ def read_image_list(list_file: str | os.PathLike[str], folder: str | os.PathLike
         paths.append(path)
     if problems:
         raise DataError(
-            f"image list {shown(source)} names {len(problems)} of {len(numbered)} files that do not exist or cannot be "
-            f"read; first, {problems[0]} Lines are paths relative to {shown(root)}: correct the list or the folder."
+            f"image list {printable(source)} names {len(problems)} of {len(numbered)} files that do not exist or "
+            f"cannot be read; first, {problems[0]} Lines are paths relative to {printable(root)}: correct the list "
+            "or the folder."
         )
     return paths
 

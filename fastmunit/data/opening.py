@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fastmunit.data.formats import readable_formats
 from fastmunit.errors import DataError
-from fastmunit.files import require_regular_file, shown
+from fastmunit.files import printable, require_regular_file
 from fastmunit.memory import is_out_of_memory
 
 
@@ -101,7 +101,7 @@ def opened(path: str | os.PathLike[str], max_pixels: int | None = None) -> Itera
         DataError: If the file is missing, is not a regular file, is damaged, or has too many pixels.
     """
     require_regular_file(path, "image", DataError)
-    name = f"image {shown(path)}"
+    name = f"image {printable(path)}"
     # Opened by name, uncompressed TIFFs are mapped into memory by Pillow 13, which scrambles those with an orientation.
     with (
         decoding(name),

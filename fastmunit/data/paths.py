@@ -13,10 +13,10 @@ from fastmunit.data.folders import find_images, require_folder
 from fastmunit.data.formats import readable_extensions
 from fastmunit.data.lists import read_image_list
 from fastmunit.errors import ConfigError, DataError
-from fastmunit.files import shown
+from fastmunit.files import printable
 
 # Number of files without a partner listed in a message.
-_SHOWN = 3
+_MAX_LISTED = 3
 
 Part = Literal["train", "test"]
 Domain = Literal["a", "b"]
@@ -103,8 +103,8 @@ def _joined_files(config: Config, part: Part) -> DomainFiles:
 
 
 def _in_folder(folder: str | os.PathLike[str]) -> DomainFiles:
-    found = find_images(folder)
-    return DomainFiles(found.folder, found.paths, note=found.note)
+    images = find_images(folder)
+    return DomainFiles(images.folder, images.paths, note=images.note)
 
 
 def _partners(a: DomainFiles, b: DomainFiles) -> tuple[list[Path], list[Path]]:
@@ -113,8 +113,10 @@ def _partners(a: DomainFiles, b: DomainFiles) -> tuple[list[Path], list[Path]]:
     alone = [(named_a[name], b) for name in named_a if name not in named_b]
     alone += [(named_b[name], a) for name in named_b if name not in named_a]
     if alone:
-        named = ", ".join(f"{shown(path)} (none in {shown(other.source)})" for path, other in alone[:_SHOWN])
-        more = f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else ""
+        named = ", ".join(
+            f"{printable(path)} (none in {printable(other.source)})" for path, other in alone[:_MAX_LISTED]
+        )
+        more = f" and {len(alone) - _MAX_LISTED} more" if len(alone) > _MAX_LISTED else ""
         raise DataError(
             f"pairs folders: {len(alone)} images have no partner of the same name: {named}{more}. Add or remove "
             "images, or set pairs to unpaired."
@@ -134,8 +136,8 @@ def _by_name(files: DomainFiles) -> dict[str, Path]:
         name = unicodedata.normalize("NFC", relative.as_posix())
         if name in named:
             raise DataError(
-                f"pairs folders: {shown(named[name])} and {shown(path)} have the same name except for the suffix or "
-                "the Unicode form: remove one."
+                f"pairs folders: {printable(named[name])} and {printable(path)} have the same name except for the "
+                "suffix or the Unicode form: remove one."
             )
         named[name] = path
     return named

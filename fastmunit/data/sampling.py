@@ -19,7 +19,7 @@ from fastmunit.data.datasets import FileSource, ImageDataset, differing_sizes, t
 from fastmunit.data.seeding import named_generator
 from fastmunit.data.transforms import resized_shape
 from fastmunit.errors import DataError
-from fastmunit.files import shown
+from fastmunit.files import printable
 from fastmunit.memory import first_line, is_out_of_memory
 
 Batch = tuple[Tensor, Tensor]
@@ -197,8 +197,8 @@ class _Pairs(Dataset[tuple[Tensor, Tensor] | DataError]):
             if not is_out_of_memory(error):
                 raise
             return DataError(
-                f"not enough memory to load {shown(self.a.label(position.index_a))} and "
-                f"{shown(self.b.label(position.index_b))} ({first_line(error)}): lower new_size, the crop size, "
+                f"not enough memory to load {printable(self.a.label(position.index_a))} and "
+                f"{printable(self.b.label(position.index_b))} ({first_line(error)}): lower new_size, the crop size, "
                 "batch_size or num_workers."
             )
 

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 from fastmunit.data.images import normalize
 from fastmunit.data.memory_limit import memory_excess
 from fastmunit.errors import DataError
-from fastmunit.files import shown
+from fastmunit.files import printable
 from fastmunit.memory import first_line, is_out_of_memory
 
 
@@ -83,7 +83,7 @@ def resize(image: Tensor, size: int | None, name: str | os.PathLike[str] = "imag
         if not is_out_of_memory(error):
             raise
         raise DataError(
-            f"{shown(name)}: {height}x{width} (height x width) cannot be resized to a shorter side of {size}: "
+            f"{printable(name)}: {height}x{width} (height x width) cannot be resized to a shorter side of {size}: "
             f"{first_line(error)}"
         ) from error
 
@@ -114,8 +114,8 @@ def resize_excess(
     if excess is None:
         return None
     return (
-        f"{shown(name)}: {height}x{width} (height x width) resized to {shape[0]}x{shape[1]} would take {excess}: lower "
-        "the size after the resize, scale the image down, or remove it."
+        f"{printable(name)}: {height}x{width} (height x width) resized to {shape[0]}x{shape[1]} would take {excess}: "
+        "lower the size after the resize, scale the image down, or remove it."
     )
 
 
@@ -123,7 +123,7 @@ def _margins(image: Tensor, crop: tuple[int, int], name: str | os.PathLike[str])
     height, width = image.shape[-2:]
     if height < crop[0] or width < crop[1]:
         raise DataError(
-            f"{shown(name)}: {height}x{width} (height x width) after the resize is smaller than the crop "
+            f"{printable(name)}: {height}x{width} (height x width) after the resize is smaller than the crop "
             f"{crop[0]}x{crop[1]}: remove the image, raise new_size, or lower crop_image_height and crop_image_width."
         )
     return height - crop[0], width - crop[1]

@@ -16,10 +16,10 @@ from fastmunit.data.paths import DOMAINS, PARTS, Domain, DomainFiles, Part, doma
 from fastmunit.data.sources import GivenImages
 from fastmunit.data.transforms import resize_excess, resized_shape
 from fastmunit.errors import ConfigError, DataError
-from fastmunit.files import shown
+from fastmunit.files import printable
 
 # Number of files listed in a message.
-_SHOWN = 3
+_MAX_LISTED = 3
 # Headers are read in threads: on network disks most of the time is spent waiting.
 _READERS = 8
 _FLOAT_BYTES = 4
@@ -54,17 +54,18 @@ def check(config: Config, given: GivenImages | None = None, any_size: bool = Tru
     if given is not None:
         _check_given(config, given, any_size)
         return []
-    found = {(part, domain): domain_files(config, part, domain) for part in PARTS for domain in DOMAINS}
-    for (part, _), files in found.items():
-        _check_count(config, part, shown(files.source), len(files.paths))
+    by_domain = {(part, domain): domain_files(config, part, domain) for part in PARTS for domain in DOMAINS}
+    for (part, _), files in by_domain.items():
+        _check_count(config, part, printable(files.source), len(files.paths))
     shapes = {
-        (part, domain): _check_headers(config, part, domain, files, any_size) for (part, domain), files in found.items()
+        (part, domain): _check_headers(config, part, domain, files, any_size)
+        for (part, domain), files in by_domain.items()
     }
     if config.pairs == "folders":
         for part in PARTS:
-            a, b = (found[part, domain].paths for domain in DOMAINS)
+            a, b = (by_domain[part, domain].paths for domain in DOMAINS)
             _check_sizes(a, shapes[part, "a"], b, shapes[part, "b"])
-    return _notes(found.values())
+    return _notes(by_domain.values())
 
 
 def check_image(
@@ -103,8 +104,8 @@ def left_out(config: Config, parts: Sequence[Part] = PARTS) -> list[str]:
     return _notes(domain_files(config, part, domain) for part in parts for domain in DOMAINS)
 
 
-def _notes(found: Iterable[DomainFiles]) -> list[str]:
-    return list(dict.fromkeys(files.note for files in found if files.note is not None))
+def _notes(domains: Iterable[DomainFiles]) -> list[str]:
+    return list(dict.fromkeys(files.note for files in domains if files.note is not None))
 
 
 def _check_memory(config: Config, any_size: bool) -> None:
@@ -170,13 +171,13 @@ def _check_headers(
         height, width = resized_shape(header.height, wide, size)
         if height < crop[0] or width < crop[1]:
             half = "" if files.half is None else f"the {files.half} half "
-            problem = f"{shown(path)} ({half}{header.height}x{wide}, {height}x{width} after the resize)"
+            problem = f"{printable(path)} ({half}{header.height}x{wide}, {height}x{width} after the resize)"
             return None, problem, (height, width)
         return None, None, (height, width)
 
     with ThreadPoolExecutor(_READERS) as readers:
         results = list(readers.map(examine, files.paths))
-    source = shown(files.source)
+    source = printable(files.source)
     unusable = [problem for problem, _, _ in results if problem is not None]
     small = [problem for _, problem, _ in results if problem is not None]
     if unusable:
@@ -201,5 +202,5 @@ def _check_sizes(
 
 
 def _first(problems: Sequence[str], separator: str) -> str:
-    more = len(problems) - _SHOWN
-    return separator.join(problems[:_SHOWN]) + (f"{separator}and {more} more" if more > 0 else "")
+    more = len(problems) - _MAX_LISTED
+    return separator.join(problems[:_MAX_LISTED]) + (f"{separator}and {more} more" if more > 0 else "")

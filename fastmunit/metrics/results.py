@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fastmunit.files import shown
+from fastmunit.files import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,5 +84,5 @@ class Evaluation:
             "figures": [score.to_dict() for score in self.scores],
             "skipped": self.skipped,
             "per_input": self.per_input,
-            "failures": [{"file": shown(failure.path), "reason": failure.reason} for failure in self.failures],
+            "failures": [{"file": printable(failure.path), "reason": failure.reason} for failure in self.failures],
         }

@@ -180,12 +180,12 @@ class BicycleGAN(System):
         return {"b": self.gen} if self.encoder is None else {"b": self.gen, "encoder": self.encoder}
 
     def discriminators(self) -> dict[str, nn.Module]:
-        found: dict[str, nn.Module] = {}
+        discriminators: dict[str, nn.Module] = {}
         if self.dis_encoded is not None:
-            found["encoded"] = self.dis_encoded
+            discriminators["encoded"] = self.dis_encoded
         if self.dis_random is not None and self.dis_random is not self.dis_encoded:
-            found["random"] = self.dis_random
-        return found
+            discriminators["random"] = self.dis_random
+        return discriminators
 
     def draws(self, x_a: Tensor, x_b: Tensor, weights: Weights) -> Inputs:
         """Draw a code (N, style_dim) from N(0, I) per translation: ε if the variant encodes, z if it draws.
@@ -256,8 +256,8 @@ class BicycleGAN(System):
             for number, name in enumerate(self.options.codes):
                 fake, fake_input, real, real_input = tensors[4 * number : 4 * number + 4]
                 dis = self._dis(name)
-                judged = dis.forward_pair(self._visible(fake, fake_input), self._visible(real, real_input))
-                terms[name] = factor * discriminator_loss(*judged, dis.gan_type)
+                outputs = dis.forward_pair(self._visible(fake, fake_input), self._visible(real, real_input))
+                terms[name] = factor * discriminator_loss(*outputs, dis.gan_type)
         return Losses(torch.stack([*terms.values()]).sum(), {name: term.detach() for name, term in terms.items()})
 
     def _dis(self, name: str) -> PatchDiscriminator:

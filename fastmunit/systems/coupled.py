@@ -203,12 +203,12 @@ class CoupledAutoencoders(System):
         x_a, x_b, *draws = tensors
         with self.autocast():
             x_ba, x_ab = self._translate(x_a, x_b, draws)
-            judged_a = self.dis_a.forward_pair(x_ba, x_a)
-            judged_b = self.dis_b.forward_pair(x_ab, x_b)
+            outputs_a = self.dis_a.forward_pair(x_ba, x_a)
+            outputs_b = self.dis_b.forward_pair(x_ab, x_b)
         return weighted_sum(
             [
-                Term("a", weights["gan_w"], discriminator_loss(*judged_a, self.dis_a.gan_type)),
-                Term("b", weights["gan_w"], discriminator_loss(*judged_b, self.dis_b.gan_type)),
+                Term("a", weights["gan_w"], discriminator_loss(*outputs_a, self.dis_a.gan_type)),
+                Term("b", weights["gan_w"], discriminator_loss(*outputs_b, self.dis_b.gan_type)),
             ]
         )
 
@@ -245,23 +245,23 @@ class CoupledAutoencoders(System):
             c_a, c_b = encode_a(x_a), encode_b(x_b)
         self._contents.keep((x_a, x_b), encoders, (c_a, c_b))
         with torch.no_grad():
-            of_x_ba, of_x_ab = self.translation_codes(c_a.detach(), c_b.detach(), draws)
-            return self.gen_a.decode(*of_x_ba), self.gen_b.decode(*of_x_ab)
+            codes_ba, codes_ab = self.translation_codes(c_a.detach(), c_b.detach(), draws)
+            return self.gen_a.decode(*codes_ba), self.gen_b.decode(*codes_ab)
 
     def _generate(self, x_a: Tensor, x_b: Tensor, draws: Sequence[Tensor]) -> Generated:
         """Reconstruct and translate both batches, with graph."""
         encoders = self.content_encoders()
         encode_a, encode_b = map(self.checkpointed, encoders)
         c_a, c_b = self._contents.reuse((x_a, x_b), encoders) or (encode_a(x_a), encode_b(x_b))
-        of_x_ba, of_x_ab = translations = self.translation_codes(c_a, c_b, draws)
+        codes_ba, codes_ab = translations = self.translation_codes(c_a, c_b, draws)
         codes_a, codes_b = self.reconstruction_codes(x_a, x_b, c_a, c_b, translations)
         decode_a, decode_b = self.checkpointed(self.gen_a.decode), self.checkpointed(self.gen_b.decode)
         if functional.exact_order() or c_a.shape != c_b.shape:
             x_a_recon, x_b_recon = decode_a(*codes_a), decode_b(*codes_b)
-            x_ba, x_ab = decode_a(*of_x_ba), decode_b(*of_x_ab)
+            x_ba, x_ab = decode_a(*codes_ba), decode_b(*codes_ab)
         else:  # in one batch per network: all norms are of single samples
-            x_a_recon, x_ba = decode_a(*map(torch.cat, zip(codes_a, of_x_ba, strict=True))).chunk(2)
-            x_b_recon, x_ab = decode_b(*map(torch.cat, zip(codes_b, of_x_ab, strict=True))).chunk(2)
+            x_a_recon, x_ba = decode_a(*map(torch.cat, zip(codes_a, codes_ba, strict=True))).chunk(2)
+            x_b_recon, x_ab = decode_b(*map(torch.cat, zip(codes_b, codes_ab, strict=True))).chunk(2)
         return Generated(c_a, c_b, codes_a, codes_b, x_a_recon, x_b_recon, x_ba, x_ab)
 
     # Evaluation.

@@ -193,10 +193,10 @@ class CycleGAN(System):
     def discriminator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
         fake_a, fake_b, x_a, x_b = tensors
         with self.autocast():
-            judged_a = self.dis_a.forward_pair(fake_a, x_a)
-            judged_b = self.dis_b.forward_pair(fake_b, x_b)
-        loss_a = 0.5 * discriminator_loss(*judged_a, self.dis_a.gan_type)
-        loss_b = 0.5 * discriminator_loss(*judged_b, self.dis_b.gan_type)
+            outputs_a = self.dis_a.forward_pair(fake_a, x_a)
+            outputs_b = self.dis_b.forward_pair(fake_b, x_b)
+        loss_a = 0.5 * discriminator_loss(*outputs_a, self.dis_a.gan_type)
+        loss_b = 0.5 * discriminator_loss(*outputs_b, self.dis_b.gan_type)
         return Losses(loss_a + loss_b, {"a": loss_a.detach(), "b": loss_b.detach()})
 
     def _from_pool(self, name: str, fakes: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from fastmunit.data.animation import SUFFIXES, frame_bytes, read_animation, save
 from fastmunit.data.failures import Failure
 from fastmunit.data.images import normalize
 from fastmunit.errors import DataError, FastmunitError
-from fastmunit.files import shown
+from fastmunit.files import printable
 from fastmunit.memory import first_line, is_out_of_memory
 from fastmunit.systems.translators import Translator, value_mapping
 from fastmunit.translation.inputs import Input
@@ -119,17 +119,20 @@ class FileTranslator:
         for folder in (source for source in sources if source.is_dir()):
             if place == folder.resolve() or folder.resolve() in place.parents:
                 raise FastmunitError(
-                    f"output {shown(self._output)} is in the input folder {shown(folder)}: choose a folder outside it."
+                    f"output {printable(self._output)} is in the input folder {printable(folder)}: choose a folder "
+                    "outside it."
                 )
         protected = {path.resolve() for path in read}
         targets = [path for item in inputs for path in self.targets(item)]
         for path in (*targets, self.sheet):
             if path.resolve() in protected:
-                raise FastmunitError(f"{shown(path)} is an input and would be overwritten: choose another --output.")
+                raise FastmunitError(
+                    f"{printable(path)} is an input and would be overwritten: choose another --output."
+                )
         for path, times in Counter([*targets, self.sheet]).most_common(1):
             if times > 1:
                 raise FastmunitError(
-                    f"{times} images would be written to {shown(path)}: rename some inputs so that names differ."
+                    f"{times} images would be written to {printable(path)}: rename some inputs so that names differ."
                 )
 
     def run(self, inputs: Sequence[Input], keep: Iterable[Path], advance: Callable[[], object]) -> Summary:

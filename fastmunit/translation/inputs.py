@@ -58,14 +58,14 @@ def list_inputs(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:
     Raises:
         DataError: If an input does not exist, or a folder holds no images.
     """
-    found: dict[Path, tuple[Path, Path]] = {}
+    first_paths: dict[Path, tuple[Path, Path]] = {}
     notes: list[str] = []
     for source in inputs:
         images = data.input_images(source)
         notes += [] if images.note is None else [images.note]
         for path in images.paths:
-            found.setdefault(path.resolve(), (path, images.folder))
-    paths = list(found.values())
+            first_paths.setdefault(path.resolve(), (path, images.folder))
+    paths = list(first_paths.values())
     stems = [path.relative_to(folder).with_suffix("").as_posix() for path, folder in paths]
     repeated = _repeated(stems)
     names = [
@@ -99,8 +99,8 @@ def list_references(references: Sequence[Path]) -> tuple[list[Path], list[str]]:
     Raises:
         DataError: As in `list_inputs`.
     """
-    found = [data.input_images(source) for source in references]
-    return [path for images in found for path in images.paths], [images.note for images in found if images.note]
+    listed = [data.input_images(source) for source in references]
+    return [path for images in listed for path in images.paths], [images.note for images in listed if images.note]
 
 
 def _repeated(names: Sequence[str]) -> set[str]:

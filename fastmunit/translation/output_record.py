@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from fastmunit.errors import FastmunitError
-from fastmunit.files import require_regular_file, shown, write_text
+from fastmunit.files import printable, require_regular_file, write_text
 
 RECORD_FILE = ".fastmunit-outputs.jsonl"
 
@@ -68,7 +68,7 @@ class OutputRecord:
             with self._file.open("a", encoding="utf-8") as record:
                 record.write(_line((name, kind), files))
         except OSError as error:
-            raise FastmunitError(f"cannot write {shown(self._file)}: {error.strerror or error}.") from error
+            raise FastmunitError(f"cannot write {printable(self._file)}: {error.strerror or error}.") from error
         return removed
 
     def _remove(self, file: _File, keep: Collection[Path]) -> bool:
@@ -94,7 +94,7 @@ class OutputRecord:
             return self._file.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError as error:
             raise FastmunitError(
-                f"cannot read {shown(self._file)} ({error.strerror}): check its permissions."
+                f"cannot read {printable(self._file)} ({error.strerror}): check its permissions."
             ) from error
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fastmunit.errors import DataError
-from fastmunit.files import atomic_write, require_regular_file, shown
+from fastmunit.files import atomic_write, printable, require_regular_file
 
 SUFFIX = ".safetensors"
 _KEY, _NAMES = "styles", "names"
@@ -41,17 +41,19 @@ def read_styles(path: str | os.PathLike[str]) -> Styles:
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"styles file {shown(path)} is damaged or not a safetensors file ({reason[:200]}): replace it."
+            f"styles file {printable(path)} is damaged or not a safetensors file ({reason[:200]}): replace it."
         ) from error
     if codes is None:
         held = ", ".join(repr(key) for key in keys[:3]) or "nothing"
         raise DataError(
-            f"styles file {shown(path)} has no tensor {_KEY!r} (it holds {held[:200]}): give a file of style codes."
+            f"styles file {printable(path)} has no tensor {_KEY!r} (it holds {held[:200]}): give a file of style codes."
         )
     if codes.dim() != 4 or not len(codes) or codes.shape[2:] != (1, 1):
-        raise DataError(f"styles file {shown(path)}: expected {_KEY!r} (S, style_dim, 1, 1), got {tuple(codes.shape)}.")
+        raise DataError(
+            f"styles file {printable(path)}: expected {_KEY!r} (S, style_dim, 1, 1), got {tuple(codes.shape)}."
+        )
     if codes.is_floating_point() and not bool(codes.float().isfinite().all()):
-        raise DataError(f"styles file {shown(path)}: {_KEY!r} has infinite or NaN values.")
+        raise DataError(f"styles file {printable(path)}: {_KEY!r} has infinite or NaN values.")
     return Styles(codes, _names(metadata.get(_NAMES), len(codes), path))
 
 
@@ -82,10 +84,10 @@ def _names(text: str | None, count: int, path: str | os.PathLike[str]) -> list[s
     try:
         names = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"styles file {shown(path)}: {_NAMES!r} in its metadata is not a JSON list.") from error
+        raise DataError(f"styles file {printable(path)}: {_NAMES!r} in its metadata is not a JSON list.") from error
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
         raise DataError(
-            f"styles file {shown(path)}: {_NAMES!r} in its metadata must be a JSON list of {count} strings."
+            f"styles file {printable(path)}: {_NAMES!r} in its metadata must be a JSON list of {count} strings."
         )
     return names
 

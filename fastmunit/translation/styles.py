@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastmunit.data.values import ACCEPTED, IMAGE_TYPES, ImageLike, image_tensor
 from fastmunit.errors import DataError
-from fastmunit.files import shown
+from fastmunit.files import printable
 from fastmunit.systems.translators import Translator
 from fastmunit.translation.style_file import SUFFIX, Styles, as_codes, read_styles
 
@@ -28,7 +28,7 @@ def styles_from_file(translator: Translator, path: str | os.PathLike[str]) -> St
     try:
         codes = as_codes(styles.codes, translator.style_dim, _example(translator), "styles")
     except ValueError as error:
-        raise DataError(f"styles file {shown(path)} belongs to another model: {error}.") from error
+        raise DataError(f"styles file {printable(path)} belongs to another model: {error}.") from error
     return Styles(codes, styles.names)
 
 

@@ -107,9 +107,9 @@ def test_channels_of_each_domain(make_config: Callable[..., Config]) -> None:
 
 def test_display_images_are_fixed_and_complete(make_config: Callable[..., Config]) -> None:
     a, _ = data.training_datasets(make_config())
-    shown = data.display_images(a, 3)
-    assert shown.shape == (3, 3, 64, 64)
-    assert torch.equal(shown, data.display_images(a, 3))
-    assert torch.equal(shown[1], a[1])
+    displayed = data.display_images(a, 3)
+    assert displayed.shape == (3, 3, 64, 64)
+    assert torch.equal(displayed, data.display_images(a, 3))
+    assert torch.equal(displayed[1], a[1])
     with pytest.raises(DataError, match="expected 8 images to display, got a dataset of 7"):
         data.display_images(a, 8)

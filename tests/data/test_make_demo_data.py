@@ -86,8 +86,11 @@ def test_split_is_disjoint_with_gaps_and_reproducible(tool: ModuleType, source: 
         tool.write_archive(split, tmp_path / name)
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
     assert "CC BY-SA 4.0" in (tmp_path / "one_LICENSE.txt").read_text()
-    with zipfile.ZipFile(tmp_path / "one.zip") as made:
-        assert [stems(made, folder) for folder in ("trainB", "testB")] == [stems(made, "pairsA"), stems(made, "testA")]
+    with zipfile.ZipFile(tmp_path / "one.zip") as archive:
+        assert [stems(archive, folder) for folder in ("trainB", "testB")] == [
+            stems(archive, "pairsA"),
+            stems(archive, "testA"),
+        ]
 
 
 def stems(archive: zipfile.ZipFile, folder: str) -> list[str]:

@@ -31,7 +31,7 @@ def broken(folder: Path, how: str) -> tuple[list[str], list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "message"),
     [
         ("killed", r"rank 1 does not answer; it was last seen at: (starting|iteration \d, \w+)"),
         pytest.param(
@@ -45,10 +45,10 @@ def broken(folder: Path, how: str) -> tuple[list[str], list[int]]:
         pytest.param("damaged image", "another process could not load its images", marks=pytest.mark.slow),
     ],
 )
-def test_the_others_end_and_name_it(how: str, told: str, tmp_path: Path) -> None:
+def test_the_others_end_and_name_it(how: str, message: str, tmp_path: Path) -> None:
     written, codes = broken(tmp_path, how)
     assert codes[0] not in (0, None) and codes[1] != 0
-    assert re.search(told, written[0]), written[0]
+    assert re.search(message, written[0]), written[0]
     if how == "not a number":
         assert "NaN or infinite" in written[0] and "NaN or infinite" in written[1]
     if how == "damaged image":

@@ -114,8 +114,8 @@ def together(folder: Path) -> None:
     distributed.on_first(lambda: None)
     distributed.require_same({"configuration": {"lr": 1}, "checkpoint": None})
     other = 1 - rank
-    told = rf"rank {other} has another configuration than rank {rank} \(lr: {other} instead of {rank}\)"
-    with pytest.raises(ConfigError, match=told):
+    message = rf"rank {other} has another configuration than rank {rank} \(lr: {other} instead of {rank}\)"
+    with pytest.raises(ConfigError, match=message):
         distributed.require_same({"configuration": {"lr": rank}})
 
     trainer = trained("cyclegan")

@@ -63,9 +63,9 @@ def test_edges_data(photos: Path, tmp_path: Path) -> None:
     assert names[0] == names[1]
     with Image.open(list_images(paired / "trainA")[0]) as image:
         assert (image.size, image.mode) == ((64, 64), "RGB")
-    made = (unpaired / "made.json").stat().st_mtime_ns
+    modified = (unpaired / "made.json").stat().st_mtime_ns
     fruit_data.edges_data(photos, tmp_path, per_variety=6, test_pairs=12, seed=0)
-    assert (unpaired / "made.json").stat().st_mtime_ns == made
+    assert (unpaired / "made.json").stat().st_mtime_ns == modified
     with pytest.raises(SystemExit, match="made with other settings \\(per_variety 6, not 5\\)"):
         fruit_data.edges_data(photos, tmp_path, per_variety=5, test_pairs=12, seed=0)
     # On another machine the photos may be missing. Other photos are refused.
@@ -134,7 +134,7 @@ def report_settings(**changes: Any) -> dict[str, Any]:
     return settings | changes
 
 
-def made(iterations: int = 9) -> dict[str, Any]:
+def records(iterations: int = 9) -> dict[str, Any]:
     """Return the records of training and measuring of a result."""
     record = {"settings": {}, "devices": ["a GPU, bfloat16"], "seconds": 600.0, "iterations": iterations}
     return {"training": record, "measuring": {"device": "cpu, 2 threads"}}
@@ -142,12 +142,12 @@ def made(iterations: int = 9) -> dict[str, Any]:
 
 def row(system: str, seed: int, quality: float, diversity: float) -> dict[str, Any]:
     figures = [figure("KID-VGG16", quality, 0.1, 0.01), figure("LPIPS-alex-v0.1 diversity", diversity, 0.004, 0.3)]
-    return {"table": 1, "system": system, "seed": seed, "figures": figures, **made(1234)}
+    return {"table": 1, "system": system, "seed": seed, "figures": figures, **records(1234)}
 
 
 def cell(system: str, seed: int, direction: str, cis: float, score: float) -> dict[str, Any]:
     figures = [figure("CIS (KL)", cis), figure("IS (KL)", score)]
-    return {"table": 2, "system": system, "seed": seed, "direction": direction, "figures": figures, **made()}
+    return {"table": 2, "system": system, "seed": seed, "direction": direction, "figures": figures, **records()}
 
 
 def test_tables(tmp_path: Path) -> None:
@@ -316,12 +316,12 @@ def test_work_is_shared_by_machines(work: Work, tmp_path: Path, capsys: pytest.C
 
 def test_other_settings(work: Work, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert work("--tables", "1").measured == ["a2b", "a2b"]
-    for more, told in (
+    for more, message in (
         (("--minutes", "1"), r"minutes 0\.5, not 1\.0"),
         (("--set", "lr=0.5"), r"changes \['recon_x_w=0'\], not \['recon_x_w=0', 'lr=0\.5'\]"),
     ):
         for part in ((), ("--train-only",)):
-            with pytest.raises(FastmunitError, match=told):
+            with pytest.raises(FastmunitError, match=message):
                 work("--tables", "1", *more, *part)
     with pytest.raises(SystemExit, match="made with other settings"):
         work("--test-pairs", "7")
@@ -333,7 +333,7 @@ def test_other_settings(work: Work, tmp_path: Path, capsys: pytest.CaptureFixtur
     (folder / "checkpoints" / "gen_00000007.pt").rename(folder / "checkpoints" / "gen_00000008.pt")
     with pytest.raises(FastmunitError, match=r"7 iterations, but .* holds gen_00000008"):
         work("--tables", "1")
-    for name, content, told in (
+    for name, content, message in (
         ("result.json", '{"figures": []}', "not a result of this program"),
         ("result.json", '{"figures": [', "cannot be read"),
         ("training.json", "{}", "not the record of a training"),
@@ -341,7 +341,7 @@ def test_other_settings(work: Work, tmp_path: Path, capsys: pytest.CaptureFixtur
     ):
         (folder / "result.json").unlink(missing_ok=True)
         (folder / name).write_text(content)
-        with pytest.raises(FastmunitError, match=told):
+        with pytest.raises(FastmunitError, match=message):
             work("--tables", "1", "--inputs", "50")
 
 
@@ -439,7 +439,7 @@ def change_photos(root: Path, change: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("table", "change", "told"),
+    ("table", "change", "message"),
     [
         ("1", "absent", "no photos"),
         ("2", "absent", "no photos"),
@@ -455,12 +455,12 @@ def change_photos(root: Path, change: str) -> Path:
     ],
 )
 def test_unusable_photos_are_refused_before_anything_is_trained(
-    table: str, change: str, told: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: str, change: str, message: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("skimage", reason="drawing edges needs scikit-image")
     root = shutil.copytree(photos, tmp_path / "deep" / "photos")
     work = Work(change_photos(root, change), tmp_path / "out", monkeypatch)
-    with pytest.raises((SystemExit, FastmunitError), match=told):
+    with pytest.raises((SystemExit, FastmunitError), match=message):
         work("--tables", table, "--train-per-variety", "40" if change == "nothing" else "2")
     assert work.trained == []
     unusable = ("edges_unpaired", "edges_paired") if table == "1" else ("cherry" if "family" in change else "apple",)

@@ -24,10 +24,10 @@ def test_grid_places_rows_and_columns() -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
 def test_any_number_of_channels_is_shown_as_rgb(channels: int) -> None:
     image = torch.linspace(-1, 1, channels)[:, None, None].expand(channels, 4, 4)
-    shown = image_grid.to_rgb(image)
-    assert shown.shape == (3, 4, 4)
+    rgb = image_grid.to_rgb(image)
+    assert rgb.shape == (3, 4, 4)
     expected = image[:3, 0, 0] if channels >= 3 else image[:1, 0, 0].expand(3)
-    assert shown[:, 0, 0].tolist() == ((expected + 1) * 127.5).round().to(torch.uint8).tolist()
+    assert rgb[:, 0, 0].tolist() == ((expected + 1) * 127.5).round().to(torch.uint8).tolist()
 
 
 def test_values_out_of_range_are_clamped() -> None:

@@ -44,8 +44,8 @@ def test_a_removed_subfolder_is_created_again(
     with RunFolder(run).losses.open(newline="") as file:
         logged = [int(row["iteration"]) for row in csv.DictReader(file)]
     assert logged == ([4, 5, 6, 7] if name == "logs" else [1, 2, 3, 4, 5, 6, 7])
-    told = [text for text in recorder.messages if "was removed while training" in text]
-    assert len(told) == (name == "logs") and all(str(run / "logs") in text for text in told)
+    notes = [text for text in recorder.messages if "was removed while training" in text]
+    assert len(notes) == (name == "logs") and all(str(run / "logs") in text for text in notes)
     assert tracebacks == []
 
 

@@ -46,7 +46,7 @@ def test_a_bar_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: py
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "200")
     follow_a_run(ProgressBar())
-    shown = capsys.readouterr().err
-    assert "verifying images: 100%" in shown and "7/7" in shown
-    assert "iteration 1,234/5,000  50%" in shown and "gen 1.5, dis 0.25, 12.3 images/s" in shown
-    assert "A message.\n" in shown
+    output = capsys.readouterr().err
+    assert "verifying images: 100%" in output and "7/7" in output
+    assert "iteration 1,234/5,000  50%" in output and "gen 1.5, dis 0.25, 12.3 images/s" in output
+    assert "A message.\n" in output

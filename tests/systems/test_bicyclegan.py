@@ -52,7 +52,7 @@ def by_hand(trainer: BicycleGAN, x_a: Tensor, x_b: Tensor, variant: str, conditi
     eps = torch.randn(len(a1), 3).double() if variant in ("bicycle", "cvae") else None
     z = torch.randn(len(a1), 3).double() if variant != "cvae" else None
 
-    def shown(a: Tensor, b: Tensor) -> Tensor:
+    def visible(a: Tensor, b: Tensor) -> Tensor:
         return torch.cat([a, b], dim=1) if conditional else b
 
     losses: dict[str, Tensor] = {}
@@ -65,11 +65,11 @@ def by_hand(trainer: BicycleGAN, x_a: Tensor, x_b: Tensor, variant: str, conditi
         fakes["encoded"] = gen(a1, mean + eps * std)
         losses["gen_kl"] = kl_divergence(Normal(mean, std), Normal(0.0, 1.0)).sum()
         losses["gen_recon_x"] = F.l1_loss(fakes["encoded"], b1)
-        losses["gen_adv_encoded"] = gan(dis["encoded"](shown(a1, fakes["encoded"])), 1)
+        losses["gen_adv_encoded"] = gan(dis["encoded"](visible(a1, fakes["encoded"])), 1)
         total = total + losses["gen_adv_encoded"] + 10 * losses["gen_recon_x"] + 0.01 * losses["gen_kl"]
     if z is not None:
         fakes["random"] = gen(a1, z)
-        losses["gen_adv_random"] = gan(dis["random"](shown(a1, fakes["random"])), 1)
+        losses["gen_adv_random"] = gan(dis["random"](visible(a1, fakes["random"])), 1)
         total = total + losses["gen_adv_random"]
         if variant == "pix2pix_noise":
             losses["gen_recon_x"] = F.l1_loss(fakes["random"], b1)
@@ -89,13 +89,13 @@ def by_hand(trainer: BicycleGAN, x_a: Tensor, x_b: Tensor, variant: str, conditi
     losses["gen_total"] = total
     dis_total = torch.zeros((), dtype=torch.float64)
     for name, fake in fakes.items():
-        real = shown(a1, b1) if name == "encoded" else shown(a2, b2)
-        loss = gan(dis[name](shown(a1, fake.detach())), 0) + gan(dis[name](real), 1)
+        real = visible(a1, b1) if name == "encoded" else visible(a2, b2)
+        loss = gan(dis[name](visible(a1, fake.detach())), 0) + gan(dis[name](real), 1)
         losses[f"dis_{name}"] = 0.5 * loss if variant == "pix2pix_noise" else loss
         dis_total = dis_total + losses[f"dis_{name}"]
     losses["dis_total"] = dis_total
-    judges = [p for name in fakes for p in dis[name].parameters()]
-    return {"losses": losses, "gen": gradients, "dis": torch.autograd.grad(dis_total, judges)}
+    dis_parameters = [p for name in fakes for p in dis[name].parameters()]
+    return {"losses": losses, "gen": gradients, "dis": torch.autograd.grad(dis_total, dis_parameters)}
 
 
 def grads(*networks: nn.Module | None) -> list[Tensor]:

@@ -71,9 +71,9 @@ def test_minimum_crop_is_where_maps_become_too_small(num_scales: int, n_layer: i
             image = torch.nn.functional.avg_pool2d(image, 3, 2, 1, count_include_pad=False)
         return True
 
-    least = minimum_crop(config)
-    assert works(least)
-    assert not any(works(size) for size in range(max(1, least - 40), least))
+    min_size = minimum_crop(config)
+    assert works(min_size)
+    assert not any(works(size) for size in range(max(1, min_size - 40), min_size))
 
 
 def test_minimum_of_the_public_configurations() -> None:
@@ -81,14 +81,14 @@ def test_minimum_of_the_public_configurations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("norm", "batch_size", "least"),
+    ("norm", "batch_size", "min_size"),
     [("in", 1, 32), ("in", 2, 32), ("bn", 1, 32), ("bn", 2, 16), ("ln", 1, 16), ("sn", 1, 16)],
 )
-def test_minimum_crop_where_a_single_pixel_cannot_be_normalized(norm: str, batch_size: int, least: int) -> None:
+def test_minimum_crop_where_a_single_pixel_cannot_be_normalized(norm: str, batch_size: int, min_size: int) -> None:
     """Compare with training steps of the networks."""
     sizes = {"dis": {"dim": 4, "n_layer": 3, "num_scales": 2, "norm": norm}, "gen": {"dim": 4, "n_res": 1}}
     config = Config.from_dict({**sizes, "batch_size": batch_size})
-    assert minimum_crop(config) == least
+    assert minimum_crop(config) == min_size
     with torch.random.fork_rng():
         discriminator = MsImageDis(3, config.dis)
 
@@ -99,5 +99,5 @@ def test_minimum_crop_where_a_single_pixel_cannot_be_normalized(norm: str, batch
                 return False
             return True
 
-        assert works(least)
-        assert works(16) == (least == 16)
+        assert works(min_size)
+        assert works(16) == (min_size == 16)

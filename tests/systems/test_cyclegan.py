@@ -61,8 +61,8 @@ def by_hand(trainer: CycleGAN, x_a: Tensor, x_b: Tensor, noise: list[Tensor | No
         losses["gen_total"] = total
         generators = torch.autograd.grad(total, [*g_a.parameters(), *g_b.parameters()])
         for name, dis, fake, real in (("dis_a", d_a, x_ba, x_a), ("dis_b", d_b, x_ab, x_b)):
-            judged_fake, judged_real = dis(fake.detach())[0], dis(real)[0]
-            losses[name] = 0.5 * (judged_fake**2).mean() + 0.5 * ((judged_real - 1) ** 2).mean()
+            fake_output, real_output = dis(fake.detach())[0], dis(real)[0]
+            losses[name] = 0.5 * (fake_output**2).mean() + 0.5 * ((real_output - 1) ** 2).mean()
         losses["dis_total"] = losses["dis_a"] + losses["dis_b"]
         discriminators = torch.autograd.grad(losses["dis_total"], [*d_a.parameters(), *d_b.parameters()])
     return {"losses": losses, "generators": generators, "discriminators": discriminators}
@@ -137,23 +137,23 @@ def test_generators_learn_first_and_leave_discriminators_alone() -> None:
 
 def test_discriminators_see_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of(*RESNET, "options.pool_size=2")
-    made: list[Tensor] = []
-    shown: list[Tensor] = []
+    translations: list[Tensor] = []
+    discriminator_inputs: list[Tensor] = []
     original = trainer.discriminator_inputs
 
     def spy(x_a: Tensor, x_b: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         inputs = original(x_a, x_b, outputs)
-        made.append(outputs[0])
-        shown.append(inputs[0])
+        translations.append(outputs[0])
+        discriminator_inputs.append(inputs[0])
         return inputs
 
     monkeypatch.setattr(trainer, "discriminator_inputs", spy)
     torch.manual_seed(0)
     for seed in range(6):
         trainer.update(*images(seed))
-    assert torch.equal(shown[0], made[0])
-    known = [image.numpy().tobytes() for batch in made for image in batch]
-    places = [known.index(image.numpy().tobytes()) for batch in shown for image in batch]
+    assert torch.equal(discriminator_inputs[0], translations[0])
+    known = [image.numpy().tobytes() for batch in translations for image in batch]
+    places = [known.index(image.numpy().tobytes()) for batch in discriminator_inputs for image in batch]
     assert places != sorted(places)
     assert all(place <= k for k, place in enumerate(places))
 

@@ -40,11 +40,11 @@ def test_then_hands_back_half_of_them_and_loses_none() -> None:
 def test_keeps_copies_without_graph() -> None:
     pool = ImagePool(1)
     image = numbered(1).requires_grad_()
-    made = image * 2
-    handed = pool.exchange(made)
+    images = image * 2
+    handed = pool.exchange(images)
     assert not handed.requires_grad
     with torch.no_grad():
-        made.zero_()
+        images.zero_()
     assert float(pool.images[0]) == 2
 
 

@@ -78,7 +78,7 @@ def test_without_compat_the_gradient_differs_from_the_public_one(golden: dict[st
     assert 5e-6 <= found["norms"] <= 5e-5 and 1e-5 <= found["u"] <= 3e-4, found
 
 
-class _Judge:
+class _PlainDiscriminator:
     """A discriminator with the same weights, written by hand: zero padding, LeakyReLU, nsgan.
 
     It iterates as the public trainer does, for both images before backward. The gradient of sigma comes from the u and
@@ -106,14 +106,14 @@ class _Judge:
                 fake, real = (F.avg_pool2d(x, 3, 2, 1, count_include_pad=False) for x in (fake, real))
             prefixes = [f"cnns.{scale}.{layer}.conv.module" for layer in range(1, self.layers)]
             vectors = [{prefix: self.iterate(prefix) for prefix in prefixes} for _ in range(2)]
-            judged = [
-                self.judge(image, scale, vectors[call], vectors[1] if latest else vectors[call])
+            outputs = [
+                self.forward(image, scale, vectors[call], vectors[1] if latest else vectors[call])
                 for call, image in enumerate((fake, real))
             ]
-            total = total + F.softplus(judged[0]).mean() + F.softplus(-judged[1]).mean()
+            total = total + F.softplus(outputs[0]).mean() + F.softplus(-outputs[1]).mean()
         return total
 
-    def judge(
+    def forward(
         self,
         x: Tensor,
         scale: int,
@@ -139,15 +139,15 @@ def test_zero_padding_and_nsgan(hyperparameters: dict[str, Any], images: tuple[T
     torch.manual_seed(0)
     trainer = MUNIT({**hyperparameters, "dis": dis}, compat=compat).double()
     x_a, x_b = (x.double() for x in images)
-    judge = _Judge(trainer.dis_a.state_dict(), dis["num_scales"], dis["n_layer"])
+    plain = _PlainDiscriminator(trainer.dis_a.state_dict(), dis["num_scales"], dis["n_layer"])
     styles = trainer.draw(x_a, x_b)
     with torch.no_grad():
         fake = trainer.gen_a.decode(trainer.gen_b.enc_content(x_b), styles[0])
     trainer.run_halves({"dis": (x_a, x_b, *styles)}, read_weights(trainer.weight_keys, None, trainer.config))
-    loss = judge.loss(fake, x_a, latest=compat)
+    loss = plain.loss(fake, x_a, latest=compat)
     loss.backward()
     assert float(trainer.loss_dis_a) == pytest.approx(float(loss.detach()), rel=1e-10)
-    for name, value in judge.weights.items():
+    for name, value in plain.weights.items():
         parameter = trainer.dis_a.get_parameter(name)
         if name.endswith(("_u", "_v")):
             torch.testing.assert_close(parameter.data, value, rtol=0, atol=1e-10)

@@ -107,7 +107,7 @@ def test_share_fakes_is_one_draw_and_one_decoding(
     shared, separate = trainer_of("share_fakes=true").double(), trainer_of().double()
     x_a, x_b = (x.double() for x in images())
     draws = calls_of(shared, "draw", monkeypatch)
-    made = calls_of(shared, "_generate", monkeypatch)
+    generated = calls_of(shared, "_generate", monkeypatch)
     torch.manual_seed(3)
     styles = separate.draw(x_a, x_b)
     with functional.use_implementation(implementation):
@@ -118,7 +118,7 @@ def test_share_fakes_is_one_draw_and_one_decoding(
         else:
             shared.dis_update(x_a, x_b)
             shared.gen_update(x_a.clone(), x_b)  # another tensor, so translations are computed again
-    assert (len(draws), len(made)) == (1, 1 if together else 2)
+    assert (len(draws), len(generated)) == (1, 1 if together else 2)
     for name, loss in separate.losses().items():
         assert float(shared.losses()[name]) == pytest.approx(float(loss), rel=1e-9), name
     for ours, theirs in zip(shared.parameters(), separate.parameters(), strict=True):
@@ -394,5 +394,5 @@ def test_recompute_changes_memory_alone() -> None:
     assert largest_difference(trainers["always"], trainers["never"]) == 0.0
     low = trainer_of("precision=bfloat16")
     never = trainer_of("precision=bfloat16", "recompute=never")
-    kept_low = [saved_bytes(lambda t=t: run(t, steps=1), [*t.parameters()]) for t in (low, never)]  # type: ignore[misc]
-    assert kept_low[0] == kept_low[1]
+    saved_low = [saved_bytes(lambda t=t: run(t, steps=1), [*t.parameters()]) for t in (low, never)]  # type: ignore[misc]
+    assert saved_low[0] == saved_low[1]

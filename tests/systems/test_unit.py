@@ -56,8 +56,8 @@ def test_script_for_the_public_trainer_runs(hyperparameters: dict[str, Any], ima
         trainer.dis_update(*images, hyperparameters)
         trainer.gen_update(*images, hyperparameters)
         for name in dir(trainer):
-            wanted = "loss" in name or "grad" in name or "nwd" in name
-            if wanted and not name.startswith("__") and not callable(getattr(trainer, name)):
+            is_logged = "loss" in name or "grad" in name or "nwd" in name
+            if is_logged and not name.startswith("__") and not callable(getattr(trainer, name)):
                 logged[name] = float(getattr(trainer, name))
         with torch.no_grad():
             assert len(trainer.sample(*images)) == 6

@@ -344,8 +344,8 @@ def test_precision_applies_to_the_call(run_folder: Path, image: torch.Tensor) ->
     assert torch.equal(fastmunit.translate(translator, image, 2, precision="float32"), exact)
 
     def ask(index: int) -> bool:
-        wanted, expected = [(None, rounded), ("bfloat16", rounded), ("float32", exact)][index % 3]
-        return torch.equal(fastmunit.translate(translator, image, 2, precision=wanted), expected)  # type: ignore[arg-type]
+        precision, expected = [(None, rounded), ("bfloat16", rounded), ("float32", exact)][index % 3]
+        return torch.equal(fastmunit.translate(translator, image, 2, precision=precision), expected)  # type: ignore[arg-type]
 
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(ask, range(40)))

@@ -111,9 +111,9 @@ def _read(name: Backbone, folder: str | os.PathLike[str] | None) -> tuple[Any, s
     pattern = f"{name}_features*.pth"
     named = folder if folder is not None else os.environ.get(WEIGHTS_VARIABLE) or None
     if named is not None:
-        found = sorted(Path(named).glob(pattern))
-        if found:
-            return load_tensors(found[0]), str(found[0])
+        files = sorted(Path(named).glob(pattern))
+        if files:
+            return load_tensors(files[0]), str(files[0])
         if folder is not None:
             reason = "has no such file" if Path(folder).is_dir() else "is not a folder"
             raise WeightsNotFoundError(

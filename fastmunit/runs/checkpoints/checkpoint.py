@@ -16,7 +16,7 @@ import torch
 
 from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, TrainingError
-from fastmunit.files import load_tensors, shown
+from fastmunit.files import load_tensors, printable
 from fastmunit.runs.checkpoints import resume_state
 from fastmunit.runs.checkpoints.config_changes import differences, require_same_networks
 from fastmunit.runs.checkpoints.run_folder import RunFolder, remove
@@ -132,7 +132,7 @@ def load_initial_weights(
             for key, parameter in network.named_parameters():
                 if not torch.isfinite(parameter).all():
                     raise CheckpointError(
-                        f"{shown(path)}: {key} of {name!r} is NaN or infinite: its run had failed; use an earlier "
+                        f"{printable(path)}: {key} of {name!r} is NaN or infinite: its run had failed; use an earlier "
                         "checkpoint."
                     )
     if gen is not None or dis is not None:  # a resume from the checkpoint of iteration 0 has the same averages
@@ -155,12 +155,12 @@ def resumable(folder: RunFolder) -> int | None:
             return newest
     foreign = _foreign(folder)
     if foreign:
-        names = ", ".join(shown(path.relative_to(folder.root)) for path in foreign[:3])
+        names = ", ".join(printable(path.relative_to(folder.root)) for path in foreign[:3])
         more = ", …" if len(foreign) > 3 else ""
         raise CheckpointError(
-            f"{shown(folder.root)} has {names}{more}, but not all of the gen_*.pt, dis_*.pt and optimizer.pt of one "
-            "checkpoint, so there is nothing to resume: put the missing files back, or start a new run from trained "
-            "weights with --init FILE and another --output."
+            f"{printable(folder.root)} has {names}{more}, but not all of the gen_*.pt, dis_*.pt and optimizer.pt of "
+            "one checkpoint, so there is nothing to resume: put the missing files back, or start a new run from "
+            "trained weights with --init FILE and another --output."
         )
     return None
 
@@ -175,7 +175,7 @@ def training_seconds(folder: RunFolder, iterations: int) -> float:
     content = load_tensors(path)
     seconds = content.get("seconds") if isinstance(content, Mapping) else None
     if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-        raise CheckpointError(f"{shown(path)} has no training time: use another checkpoint.")
+        raise CheckpointError(f"{printable(path)} has no training time: use another checkpoint.")
     return float(seconds)
 
 
@@ -199,7 +199,7 @@ def generators(folder: RunFolder) -> Path | None:
     last = public_checkpoint.checkpoint_path(folder.checkpoints, "gen", newest)
     if public_checkpoint.belongs(folder.checkpoints, newest, "ema"):
         raise CheckpointError(
-            f"{shown(averaged)} is missing, but this run translates with averaged weights: put it back, or give "
+            f"{printable(averaged)} is missing, but this run translates with averaged weights: put it back, or give "
             f"{last.name} itself as the checkpoint."
         )
     return last

@@ -11,7 +11,7 @@ from typing import IO
 
 from fastmunit.config import Config
 from fastmunit.errors import FastmunitError, TrainingError
-from fastmunit.files import is_unicode, require_writable, shown
+from fastmunit.files import is_unicode, printable, require_writable
 from fastmunit.systems.parts import public_checkpoint
 
 _LOCK = ".lock"
@@ -74,7 +74,7 @@ class RunFolder:
             FastmunitError: If that fails, or the name is not UTF-8, as TensorBoard and config.yaml require.
         """
         if not is_unicode(str(self.root)):
-            raise TrainingError(f"the name of output {shown(self.root)} is not UTF-8: choose another --output.")
+            raise TrainingError(f"the name of output {printable(self.root)} is not UTF-8: choose another --output.")
         try:
             for folder in (self.checkpoints, self.images, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ class RunFolder:
         """
         if not self.root.is_dir():
             raise TrainingError(
-                f"the run folder {shown(self.root)} is gone: it was removed or moved while training. Nothing was "
+                f"the run folder {printable(self.root)} is gone: it was removed or moved while training. Nothing was "
                 "written since then; if it was moved, --resume continues the run in its new place."
             )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fastmunit.config import Config
-from fastmunit.files import shown, write_text
+from fastmunit.files import printable, write_text
 from fastmunit.runs.callbacks import Callback, Status
 from fastmunit.runs.checkpoints.run_folder import RunFolder, remove
 from fastmunit.runs.reports import image_grid, training_report
@@ -78,7 +78,7 @@ class Reporter(Callback):
         """
         self._folder.require_present()
         if not self._folder.logs.is_dir():
-            self._notify(f"{shown(self._folder.logs)} was removed while training: logging continues in a new one.")
+            self._notify(f"{printable(self._folder.logs)} was removed while training: logging continues in a new one.")
         self._losses.append(status.iterations, status.seconds, status.learning_rate, status.losses)
         if time.monotonic() - self._written >= _SECONDS_BETWEEN_REPORTS:
             self._write(status, "running")

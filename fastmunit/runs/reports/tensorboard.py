@@ -14,7 +14,7 @@ from typing import IO, Any
 from torch import Tensor
 
 from fastmunit.errors import TrainingError
-from fastmunit.files import shown
+from fastmunit.files import printable
 from fastmunit.runs.callbacks import Callback, Status
 
 
@@ -84,8 +84,8 @@ class TensorBoardLogger(Callback):
             writer.flush()
         except OSError as error:
             raise TrainingError(
-                f"cannot write TensorBoard logs into {shown(self._folder)}: {error.strerror}. Free some space or check "
-                "the folder, and resume."
+                f"cannot write TensorBoard logs into {printable(self._folder)}: {error.strerror}. Free some space or "
+                "check the folder, and resume."
             ) from error
 
     def _open(self) -> IO[bytes]:

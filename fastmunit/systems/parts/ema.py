@@ -72,10 +72,10 @@ class GeneratorEMA:
 
 def _tensors(generators: Mapping[str, nn.Module]) -> list[Tensor]:
     """Return the floating-point parameters and buffers of the networks, each once."""
-    found = {
+    tensors = {
         id(tensor): tensor
         for network in generators.values()
         for tensor in (*network.parameters(), *network.buffers())
         if tensor.is_floating_point()
     }
-    return list(found.values())
+    return list(tensors.values())

@@ -12,7 +12,7 @@ from torch import nn
 
 from fastmunit.config import Config
 from fastmunit.errors import CheckpointError
-from fastmunit.files import shown
+from fastmunit.files import printable
 from fastmunit.nn.layers.init import without_values
 from fastmunit.systems.parts import optimizer_state, public_checkpoint, weights
 
@@ -50,7 +50,7 @@ def resume(system: System, checkpoint_dir: str | os.PathLike[str], config: Confi
     iterations = public_checkpoint.latest(folder)
     if iterations is None:
         raise CheckpointError(
-            f"{shown(folder)} has no gen_*.pt with its dis_*.pt: check the path or train without resume."
+            f"{printable(folder)} has no gen_*.pt with its dis_*.pt: check the path or train without resume."
         )
     kinds = ["gen", "dis", "optimizer", *([] if system.averages is None else ["ema"])]
     public_checkpoint.verify(folder, iterations, kinds)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastmunit.errors import CheckpointError
-from fastmunit.files import load_tensors, shown
+from fastmunit.files import load_tensors, printable
 from fastmunit.systems.parts.weights import describe, is_plain
 
 _AVERAGES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
@@ -45,7 +45,7 @@ def read_optimizers(
     content = load_tensors(path)
     if not isinstance(content, Mapping) or not set(optimizers) <= set(content):
         raise CheckpointError(
-            f"{shown(path)} is {describe(content)}, not an optimizer.pt: use the optimizer.pt of the run."
+            f"{printable(path)} is {describe(content)}, not an optimizer.pt: use the optimizer.pt of the run."
         )
     states = {}
     for name, optimizer in optimizers.items():
@@ -53,8 +53,8 @@ def read_optimizers(
             state = checked(optimizer, content[name], names, same_dtype=True)
         except ValueError as error:
             raise CheckpointError(
-                f"{shown(path)} does not fit the {name} optimizer: {error}. It was written with another configuration, "
-                "or is damaged: give the optimizer.pt of the run."
+                f"{printable(path)} does not fit the {name} optimizer: {error}. It was written with another "
+                "configuration, or is damaged: give the optimizer.pt of the run."
             ) from error
         states[name] = run_as(optimizer, state)
     return states

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fastmunit.errors import CheckpointError
-from fastmunit.files import digest, load_tensors, require_sound, shown, staged_tensors
+from fastmunit.files import digest, load_tensors, printable, require_sound, staged_tensors
 from fastmunit.systems.parts.optimizer_state import as_public
 from fastmunit.systems.parts.weights import describe
 
@@ -71,19 +71,19 @@ def latest(folder: str | os.PathLike[str]) -> int | None:
     path = Path(folder) / OPTIMIZER_FILE
     content = load_tensors(path)
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{shown(path)} is {describe(content)}, not an optimizer.pt: use the one of the run.")
+        raise CheckpointError(f"{printable(path)} is {describe(content)}, not an optimizer.pt: use the one of the run.")
     if ITERATIONS_KEY not in content:
         return counts[-1]
     mark = content[ITERATIONS_KEY]
     if not isinstance(mark, int) or isinstance(mark, bool) or mark < 0:
         raise CheckpointError(
-            f"{shown(path)} is damaged (its iteration count is a {type(mark).__name__}, expected an int of at least 0"
-            "): use the optimizer.pt of the run."
+            f"{printable(path)} is damaged (its iteration count is a {type(mark).__name__}, expected an int of at "
+            "least 0): use the optimizer.pt of the run."
         )
     if mark not in counts:
         gen, dis = (checkpoint_path(folder, kind, mark).name for kind in ("gen", "dis"))
         raise CheckpointError(
-            f"{shown(path)} belongs to iteration {mark}, but {gen} or {dis} is missing: put them back, or remove "
+            f"{printable(path)} belongs to iteration {mark}, but {gen} or {dis} is missing: put them back, or remove "
             "optimizer.pt and start a new training."
         )
     return mark
@@ -146,12 +146,12 @@ def verify(folder: str | os.PathLike[str], iterations: int, kinds: Collection[st
             continue
         path = Path(folder) / OPTIMIZER_FILE if kind == "optimizer" else checkpoint_path(folder, kind, iterations)
         if not path.exists():
-            raise CheckpointError(f"{shown(path)} is missing, and {state_path.name} belongs to it: put it back.")
+            raise CheckpointError(f"{printable(path)} is missing, and {state_path.name} belongs to it: put it back.")
         if digest(path) != expected:
             raise CheckpointError(
-                f"{shown(path)} is not the file that was saved with {state_path.name}: it is damaged, was changed, or "
-                "belongs to another run. Restore the original or use another checkpoint. If the change was intended, "
-                f"remove {state_path.name} (the run then does not continue bit for bit)."
+                f"{printable(path)} is not the file that was saved with {state_path.name}: it is damaged, was changed, "
+                "or belongs to another run. Restore the original or use another checkpoint. If the change was "
+                f"intended, remove {state_path.name} (the run then does not continue bit for bit)."
             )
 
 
@@ -188,7 +188,7 @@ def _digests(path: Path) -> dict[str, str]:
     if not isinstance(content, Mapping) or DIGESTS_KEY not in content:
         return {}
     require_sound(path)
-    found = content[DIGESTS_KEY]
-    if not isinstance(found, Mapping) or not all(isinstance(part, str) for item in found.items() for part in item):
-        raise CheckpointError(f"{shown(path)} is damaged ({DIGESTS_KEY}): use another checkpoint.")
-    return dict(found)
+    digests = content[DIGESTS_KEY]
+    if not isinstance(digests, Mapping) or not all(isinstance(part, str) for item in digests.items() for part in item):
+        raise CheckpointError(f"{printable(path)} is damaged ({DIGESTS_KEY}): use another checkpoint.")
+    return dict(digests)

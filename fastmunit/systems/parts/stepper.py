@@ -67,7 +67,7 @@ class Stepper:
         optimizer.zero_grad()
         scaler = self.scaler(name, optimizer) if self.config.precision == "float16" else None
         overlap = self._overlap(name, optimizer)
-        found: list[Losses] = []
+        results: list[Losses] = []
         chunks = [tensors] if parts == 1 else list(zip(*(tensor.chunk(parts) for tensor in tensors), strict=True))
         for number, part in enumerate(chunks, start=1):
             with recompute(self._recomputes()):
@@ -75,9 +75,9 @@ class Stepper:
             mean = losses.total if parts == 1 else losses.total / parts
             with overlap.during_backward() if overlap is not None and number == parts else nullcontext():
                 (mean if scaler is None else scaler.scale(mean)).backward()
-            found.append(losses._replace(total=losses.total.detach()))
-        total = _mean([losses.total for losses in found])
-        terms = {key: _mean([losses.terms[key] for losses in found]) for key in found[0].terms}
+            results.append(losses._replace(total=losses.total.detach()))
+        total = _mean([losses.total for losses in results])
+        terms = {key: _mean([losses.terms[key] for losses in results]) for key in results[0].terms}
         # Before the scaler checks the gradients, so that all processes find the same ones infinite.
         self._average_over_processes([] if overlap is not None else _gradients(optimizer), [total, *terms.values()])
         if scaler is None:
@@ -85,7 +85,7 @@ class Stepper:
         else:
             scaler.step(optimizer)
             scaler.update()
-        outputs = zip(*(losses.outputs for losses in found), strict=True)
+        outputs = zip(*(losses.outputs for losses in results), strict=True)
         return Losses(total, terms, tuple(torch.cat(output) for output in outputs))
 
     def scaler(self, name: str, optimizer: torch.optim.Optimizer) -> torch.amp.GradScaler:

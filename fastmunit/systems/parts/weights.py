@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmunit.errors import CheckpointError
-from fastmunit.files import load_tensors, shown
+from fastmunit.files import load_tensors, printable
 
 # Running statistics of instance norms, which do not use them: pytorch 0.3 wrote them for encoders, and decoders have
 # dummies.
@@ -54,7 +54,7 @@ def read_networks(
     file_kind = "gen" if kind == "ema" else kind
     if not isinstance(content, Mapping) or not set(networks) <= set(content):
         raise CheckpointError(
-            f"{shown(path)} is {describe(content)}, not a {file_kind}_*.pt: give the {file_kind}_*.pt of the run."
+            f"{printable(path)} is {describe(content)}, not a {file_kind}_*.pt: give the {file_kind}_*.pt of the run."
         )
     states = {name: _checked(path, kind, name, content[name], network) for name, network in networks.items()}
     _check_shared(path, networks, states)
@@ -88,15 +88,15 @@ def _by_network(content: Any, networks: Mapping[str, nn.Module], kind: str) -> A
     if set(networks) <= set(content):
         return content
     flat = _unwrapped(content)
-    found = {}
+    by_network = {}
     for name in networks:
         part = "gen" if kind == "ema" else kind
         for attribute in (f"{part}_{name}.", f"{name}.", f"{part}."):  # the last two are BicycleGAN's
             weights = {key.removeprefix(attribute): value for key, value in flat.items() if key.startswith(attribute)}
             if weights:
-                found[name] = weights
+                by_network[name] = weights
                 break
-    return found if found.keys() == networks.keys() else content
+    return by_network if by_network.keys() == networks.keys() else content
 
 
 def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,17 +117,17 @@ def _without_wrappers(name: str) -> str:
 def _checked(path: str | os.PathLike[str], kind: str, name: str, state: Any, network: nn.Module) -> dict[str, Tensor]:
     """Return the state dict of a network from the one in a file. Raise CheckpointError if it does not fit."""
     if not isinstance(state, Mapping):
-        raise CheckpointError(f"{shown(path)} has no weights under {name!r}: it is not a {kind}_*.pt of a trainer.")
+        raise CheckpointError(f"{printable(path)} has no weights under {name!r}: it is not a {kind}_*.pt of a trainer.")
     for key, value in state.items():
         if not isinstance(key, str):
             raise CheckpointError(
-                f"{shown(path)}: a weight of {name!r} is named by a {type(key).__name__}, expected a string: it is "
+                f"{printable(path)}: a weight of {name!r} is named by a {type(key).__name__}, expected a string: it is "
                 f"not a {kind}_*.pt of a trainer."
             )
         if not isinstance(value, Tensor) or not is_plain(value):
             what = f"a tensor in {value.dtype}, {value.layout}" if isinstance(value, Tensor) else type(value).__name__
             raise CheckpointError(
-                f"{shown(path)}: {key[:200]} of {name!r} is {what}, expected a dense real tensor: use another "
+                f"{printable(path)}: {key[:200]} of {name!r} is {what}, expected a dense real tensor: use another "
                 "checkpoint."
             )
     unwrapped = _unwrapped(state)
@@ -167,28 +167,28 @@ def _check_shared(
             other = first.setdefault(id(parameter), value)
             if other is not value and not torch.equal(other, value):
                 raise CheckpointError(
-                    f"{shown(path)}: {key} of {name!r} has another value than in the network that shares it in this "
-                    "configuration, so the file comes from a run without sharing. Give the run's own config.yaml."
+                    f"{printable(path)}: {key} of {name!r} has another value than in the network that shares it in "
+                    "this configuration, so the file comes from a run without sharing. Give the run's own config.yaml."
                 )
 
 
 def _system_name(state: Mapping[str, Tensor]) -> str:
     """Return the system of a generator's weights, judging by their names, or "" if it is unknown."""
     prefixes = {"MUNIT": "enc_content.", "UNIT": "enc."}
-    found = [system for system, prefix in prefixes.items() if any(key.startswith(prefix) for key in state)]
-    return found[0] if found else ""
+    systems = [system for system, prefix in prefixes.items() if any(key.startswith(prefix) for key in state)]
+    return systems[0] if systems else ""
 
 
 def _mismatch(
     path: str | os.PathLike[str], kind: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> str:
     if kind != "dis" and any(key.startswith("cnns.") for key in state):
-        return f"{shown(path)} holds discriminators (a dis_*.pt): give the gen_*.pt of the run."
+        return f"{printable(path)} holds discriminators (a dis_*.pt): give the gen_*.pt of the run."
     if kind == "dis" and _system_name(state):
-        return f"{shown(path)} holds generators (a gen_*.pt): give the dis_*.pt of the run."
+        return f"{printable(path)} holds generators (a gen_*.pt): give the dis_*.pt of the run."
     theirs, ours = _system_name(state), _system_name(expected)
     if kind != "dis" and theirs and ours and theirs != ours:
-        return f"{shown(path)} holds {theirs} generators, not {ours} ones: give a gen_*.pt of a {ours} run."
+        return f"{printable(path)} holds {theirs} generators, not {ours} ones: give a gen_*.pt of a {ours} run."
     reasons = [
         f"{key} is {tuple(state[key].shape)} in the file and {tuple(value.shape)} in the configuration"
         for key, value in expected.items()
@@ -204,6 +204,5 @@ def _mismatch(
     ]
     reasons += [f"{key[:200]} is not known" for key in state if key not in expected and not _OLD_BUFFERS.search(key)]
     more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
-    return (
-        f"{shown(path)} does not fit the configuration: {'; '.join(reasons[:3])}{more}. Give the run's own config.yaml."
-    )
+    differences = f"{'; '.join(reasons[:3])}{more}"
+    return f"{printable(path)} does not fit the configuration: {differences}. Give the run's own config.yaml."
