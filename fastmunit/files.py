@@ -70,7 +70,7 @@ def printable(path: str | os.PathLike[str]) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether a text can be encoded as UTF-8. File names that are not UTF-8 have lone surrogates in Python."""
+    """Return True if a text can be encoded as UTF-8. File names that are not UTF-8 have lone surrogates in Python."""
     try:
         text.encode()
     except UnicodeEncodeError:

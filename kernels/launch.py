@@ -51,12 +51,12 @@ def warps_for(values: int, values_per_thread: int) -> int:
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Return whether a dense map is stored as (N, H, W, C). A map that is dense in both layouts counts as NCHW."""
+    """Return True if a dense map is stored as (N, H, W, C). A map that is dense in both layouts counts as NCHW."""
     return not x.is_contiguous()
 
 
 def needs_64_bit_offsets(*maps: Tensor | None) -> bool:
-    """Return whether any of these maps has an element 2^31 or more elements after the first element of its sample."""
+    """Return True if any of these maps has an element 2^31 or more elements after the first element of its sample."""
     return any(
         sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True)) >= 2**31
         for x in maps

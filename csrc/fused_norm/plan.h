@@ -28,7 +28,6 @@ enum class Kernel { rows, pixels, any };
 #endif
 constexpr int block_threads = FASTMUNIT_BLOCK_THREADS, block_warps = block_threads / 32;
 constexpr int thread_bits = block_threads == 128 ? 7 : (block_threads == 256 ? 8 : 9);
-constexpr int warp_bits = thread_bits - 5;
 static_assert(block_threads == 1 << thread_bits);
 constexpr int tile_values = block_threads > 256 ? 16 : 32;  // per thread, in `rows` and `any`
 constexpr int tile_vectors = tile_values / 4;               // per thread, in `pixels`

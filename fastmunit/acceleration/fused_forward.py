@@ -12,7 +12,7 @@ from fastmunit.nn.fused.chain import Chain
 from fastmunit.nn.fused.layers import Norm, has_hooks
 from fastmunit.nn.fused.steps import FUSED, Write, mode_of
 
-# Attributes that a chain reads in each call (AdaIN parameters, forwards of modules inside), and those of all modules.
+# Attributes that a chain reads in each call (AdaIN parameters, forwards of modules inside), and what every module has.
 _NOT_OPTIONS = frozenset(vars(nn.Module())) | {"weight", "bias", "forward"}
 
 

@@ -1,4 +1,4 @@
-"""`fastmunit evaluate`."""
+"""The command `fastmunit evaluate`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

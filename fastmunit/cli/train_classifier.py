@@ -1,4 +1,4 @@
-"""`fastmunit train-classifier`."""
+"""The command `fastmunit train-classifier`."""
 
 from enum import Enum
 from pathlib import Path
@@ -33,7 +33,7 @@ def train_classifier(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder with alexnet_features.pth [FASTMUNIT_WEIGHTS, else downloaded].", metavar="FOLDER"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.", metavar="N")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.", metavar="N")] = 0,
     device: Device = "auto",
     max_pixels: MaxPixels = None,
 ) -> None:

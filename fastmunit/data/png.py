@@ -33,7 +33,7 @@ def stored_layout(image: Image.Image) -> str:
 
 
 def has_deep_colors(image: Image.Image) -> bool:
-    """Return whether Pillow would reduce 16-bit bands of a PNG (LA, RGB, RGBA) to 8 bits.
+    """Return True if Pillow would reduce 16-bit bands of a PNG (LA, RGB, RGBA) to 8 bits.
 
     PNGs with one transparent color are excluded: Pillow compares that color after the reduction.
     """
@@ -75,7 +75,7 @@ def require_all_rows(path: str | os.PathLike[str], image: Image.Image) -> None:
 
 
 def _may_lack_rows(image: Image.Image) -> bool:
-    """Return whether rows of a decoded PNG may be missing, so that it must be decompressed again to check."""
+    """Return True if rows of a decoded PNG may be missing, so that it must be decompressed again to check."""
     width, height = image.size
     last = image.crop((0, height - 1, width, height)).tobytes()
     return bool(image.info.get("interlace")) or not last.strip(b"\0")

@@ -61,7 +61,7 @@ class Together:
             self.agreed = True
         elif not isinstance(error, RankError):
             message = publish_failure(error)
-            if isinstance(error, Exception):  # else the process was told to end, and waits for nobody
+            if isinstance(error, Exception):  # else the process must end, and waits for nobody
                 with suppress(RankError):  # the error itself is the one to raise
                     gather_objects((message, None))
                     self.agreed = True

@@ -50,7 +50,7 @@ def fused_norm(
 
     Infinities and NaN in x, weight, bias, residual or incoming gradients have the same effect in every implementation:
     the results, and the gradients of weight, bias, residual and (statistics "none") x, have NaN, inf and -inf at the
-    same positions, those of the formula above, term by term. For example, an infinite weight gives ±inf for all values
+    same positions, namely where the formula above gives them term by term. For example, an infinite weight gives ±inf for all values
     except the mean itself. The gradient of x through statistics is finite at the same positions; where it is not, one
     implementation may return inf and another NaN. This assumes that rstd * weight, which the kernels multiply first,
     does not overflow by itself, and that no value is so close to its mean that rounding decides the sign of the

@@ -57,7 +57,7 @@ def default_implementation() -> Implementation:
 
 
 def exact_order() -> bool:
-    """Return whether operations must run in the order of the public code: the reference is the default here."""
+    """Return True if operations must run in the order of the public code: the reference is the default here."""
     return default_implementation() == "reference"
 
 
@@ -70,7 +70,7 @@ def implementation_of(function: str, x: Tensor, statistics: Statistics | None = 
 
 
 def upsamples_unshuffled(x: Tensor) -> bool:
-    """Return whether `upsample_conv2d` of x is computed unshuffled. If not, `unshuffled=True` saves no work."""
+    """Return True if `upsample_conv2d` of x is computed unshuffled. If not, `unshuffled=True` saves no work."""
     return choose_upsample_conv2d("auto", x) != "reference"
 
 

@@ -38,7 +38,7 @@ def recompute(enabled: bool) -> Iterator[None]:
 
 
 def recomputes() -> bool:
-    """Return whether maps are recomputed in backward. torch.compile decides by itself what to store."""
+    """Return True if maps are recomputed in backward. torch.compile decides by itself what to store."""
     return not torch.compiler.is_compiling() and torch.is_grad_enabled() and _enabled.get()
 
 

@@ -14,7 +14,7 @@ from fastmunit.errors import DataError
 
 
 class ReadableImages:
-    """Reads images, and remembers which files cannot be read.
+    """A reader of images that remembers which files cannot be read.
 
     `share`, `read_in_all` and `choose` must be called in every process; afterwards all know the same files.
 

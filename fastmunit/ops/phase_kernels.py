@@ -39,7 +39,7 @@ def edge_neighbors(k: int) -> int:
 
 
 def shifted(k: int) -> bool:
-    """Return whether the results of phase 1 are one pixel further than those of phase 0."""
+    """Return True if the results of phase 1 are one pixel further than those of phase 0."""
     return k % 4 == 3
 
 

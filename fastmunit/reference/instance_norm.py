@@ -40,7 +40,7 @@ def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None =
 
 
 def _makes_nan_of_infinity(scale: Tensor) -> bool:
-    """Return whether batch norm would subtract infinities: on a CPU it computes x · scale - mean · scale."""
+    """Return True if batch norm would subtract infinities: on a CPU it computes x · scale - mean · scale."""
     if scale.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     if type(scale) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(scale):

@@ -52,7 +52,7 @@ class System(nn.Module, ABC):
 
     An iteration has two halves, "dis" and "gen": each is a step of one optimizer. This class runs them; a subclass
     returns the data: `build` makes the networks, `draws` the random codes, `discriminator_terms` and
-    `generator_terms` the losses. It also gives `sample`, `build_generators`, `generators`, `discriminators` and
+    `generator_terms` the losses. It also defines `sample`, `build_generators`, `generators`, `discriminators` and
     `translator`.
 
     The losses are the attributes loss_NAME for each of `term_names`: 0-d tensors without graph, or the int 0 if the

@@ -125,7 +125,7 @@ class MUNIT(CoupledAutoencoders):
         return (c_a, encode_a(x_a)), (c_b, encode_b(x_b))
 
     def terms(self, x_a: Tensor, x_b: Tensor, draws: Sequence[Tensor], generated: Generated, w: Weights) -> list[Term]:
-        """Return equation 5. Content codes receive gradients as targets too."""
+        """Return the table of equation 5. Content codes that are targets receive gradients, too."""
         s_a, s_b = draws
         c_a, c_b, (_, s_a_prime), (_, s_b_prime), x_a_recon, x_b_recon, x_ba, x_ab = generated
         c_b_recon, s_a_recon = self.checkpointed(self.gen_a.encode)(x_ba)

@@ -166,7 +166,7 @@ _ROW_DAMAGES: tuple[_Damage, ...] = (_flip_bits, _set_bytes, _cut, _take_out, _p
 
 
 def _try(path: Path, channels: int) -> bool:
-    """Return whether the file can be read. Anything except an image or a DataError ends the process."""
+    """Return True if the file can be read. Anything except an image or a DataError ends the process."""
     try:
         read_header(path, MAX_PIXELS)
         image = decode_image(path, channels, MAX_PIXELS)

@@ -13,8 +13,6 @@ from fastmunit.runs.checkpoints.checkpoint import resumable
 from tests.distributed.launch import outputs, start
 from tests.runs.tiny import make_images, tiny_config
 
-TIMEOUT = 8.0  # of the worker's task "broken"
-
 
 def broken(folder: Path, how: str) -> tuple[list[str], list[int]]:
     """Train in two processes with a fault in one, and return their outputs and exit codes."""

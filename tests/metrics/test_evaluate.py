@@ -161,7 +161,7 @@ def test_one_way_models_and_gray_outputs(config: Config, lpips: LPIPS) -> None:
 
 
 class Counting(Same):
-    """Counts the images that it translates."""
+    """A translator that counts the images it translates."""
 
     translated = 0
 

@@ -9,7 +9,7 @@ from fastmunit.systems.translators import Translator
 
 
 class Same(Translator):
-    """Returns its input."""
+    """A translator that returns its input."""
 
     def __init__(self, channels: tuple[int, int] = (3, 3)) -> None:
         super().__init__(nn.PReLU(), multiple=1, min_size=1, channels=channels, style_dim=0)

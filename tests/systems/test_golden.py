@@ -61,7 +61,7 @@ def trained(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def fed_to_a_norm(name: str) -> bool:
-    """Return whether a name belongs to a convolution bias before an instance norm or AdaIN: its gradient is zero."""
+    """Return True if a name belongs to a convolution bias before an instance norm or AdaIN: its gradient is zero."""
     return name.endswith("conv.bias") and any(part in name for part in ("enc_content.", "enc.", "dec.model.0."))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastmunit.errors import CheckpointError
 from fastmunit.systems.munit import MUNIT
 from fastmunit.systems.parts.adam import Adam
-from fastmunit.systems.parts.optimizer_state import load_optimizers
+from fastmunit.systems.parts.optimizer_state import read_optimizers
 
 ROOT = Path(__file__).parents[2]
 Content = dict[str, Any]
@@ -234,4 +234,4 @@ def test_an_optimizer_of_another_kind_is_refused(tmp_path: Path) -> None:
     sgd.step()
     torch.save({"gen": sgd.state_dict()}, tmp_path / "optimizer.pt")
     with pytest.raises(CheckpointError, match="eps is missing"):
-        load_optimizers(tmp_path / "optimizer.pt", {"gen": Adam([parameter], fused=True)})
+        read_optimizers(tmp_path / "optimizer.pt", {"gen": Adam([parameter], fused=True)})

@@ -17,7 +17,7 @@ from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, FastmunitError
 from fastmunit.systems.munit import MUNIT
 from fastmunit.systems.parts import public_checkpoint
-from fastmunit.systems.parts.optimizer_state import load_optimizers
+from fastmunit.systems.parts.optimizer_state import read_optimizers
 
 Pair = tuple[Tensor, Tensor]
 
@@ -265,7 +265,7 @@ def test_optimizer_of_another_configuration(run: tuple[MUNIT, Path], hyperparame
     hyperparameters["gen"]["n_res"] = 2
     trainer = MUNIT(hyperparameters)
     with pytest.raises(CheckpointError, match="another configuration"):
-        load_optimizers(run[1] / "optimizer.pt", {"gen": trainer.gen_opt, "dis": trainer.dis_opt})
+        read_optimizers(run[1] / "optimizer.pt", {"gen": trainer.gen_opt, "dis": trainer.dis_opt})
 
 
 def test_a_file_in_place_of_the_folder(run: tuple[MUNIT, Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reconstruction: what is left of an input that is brought back."""
+"""Reconstruction: the difference between an input and its reconstruction or its translation back."""
 
 from __future__ import annotations
 

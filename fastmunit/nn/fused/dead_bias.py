@@ -19,7 +19,7 @@ class _ZeroGradients(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *biases: Tensor) -> Tensor:
         ctx.sizes = [len(bias) for bias in biases]
         ctx.options = {"dtype": biases[0].dtype, "device": biases[0].device}
-        return x.detach()  # x itself or a view of it could not be modified in place later
+        return x.detach()  # callers could not modify x itself, or a view of it, in place
 
     @staticmethod
     def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, ...]:

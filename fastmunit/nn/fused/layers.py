@@ -29,7 +29,7 @@ class Norm:
     Attributes:
         module: The norm layer. It has `eps`, and optionally `weight` and `bias` ("instance"), or `gamma` and `beta`
             ("layer").
-        kind: Which of the three it is.
+        kind: "instance", "adain" or "layer".
         style: (weight, bias) of AdaIN, (N, C) each. If None, they are attributes of the module, (N * C,) each.
     """
 

@@ -17,7 +17,7 @@ from fastmunit.nn.fused.layers import Activation, Norm, Pad
 
 
 class Mode(NamedTuple):
-    """Freedom that a forward pass has, decided once for all its steps.
+    """Settings of a forward pass, decided once for all its steps.
 
     Attributes:
         exact: Run the operations of the public code in its order. Convolutions are called as modules and never
@@ -30,7 +30,7 @@ class Mode(NamedTuple):
 
 
 FUSED = Mode(exact=False, fused=True)
-"""The mode of kernels."""
+"""The mode when kernels run."""
 
 
 def mode_of(x: Tensor) -> Mode:
@@ -65,7 +65,7 @@ class State:
 
 @dataclass
 class Call:
-    """Calls a layer unchanged."""
+    """A call of a layer that is not fused."""
 
     function: Any
 
@@ -77,7 +77,7 @@ class Call:
 
 @dataclass
 class Keep:
-    """Keeps the map for a sum."""
+    """The start of a residual block: keeps the map for the sum at its end."""
 
     def run(self, state: State) -> None:
         """Push the map onto the residuals."""
@@ -158,7 +158,7 @@ class Write:
         norm: The norm, if there is one.
         activation: The activation, if there is one.
         adds: Add the innermost residual.
-        keeps: Number of residuals that the result without its padding is kept for.
+        keeps: Number of residual blocks that begin at the result: it is kept, without its padding, for their sums.
         pad: Padding of the result.
     """
 

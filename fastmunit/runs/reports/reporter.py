@@ -1,4 +1,4 @@
-"""The files of a run for people to look at: losses.csv, sample grids and report.html."""
+"""The callback that writes losses.csv, sample grids and report.html."""
 
 from __future__ import annotations
 

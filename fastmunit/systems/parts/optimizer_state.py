@@ -19,12 +19,6 @@ _FLAGS = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weig
 _CHOICES = ("foreach", "fused")
 
 
-def load_optimizers(path: str | os.PathLike[str], optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-    """Load the states in a file into `optimizers`. If this raises, they are unchanged. See `read_optimizers`."""
-    for name, state in read_optimizers(path, optimizers).items():
-        optimizers[name].load_state_dict(state)
-
-
 def read_optimizers(
     path: str | os.PathLike[str],
     optimizers: Mapping[str, torch.optim.Optimizer],
@@ -170,7 +164,7 @@ def _unfit(value: Any, parameter: Tensor, same_dtype: bool) -> str:
 
 
 def _is_dense(value: Tensor) -> bool:
-    """Return whether a tensor's elements fill a contiguous range of memory without overlap, in any order."""
+    """Return True if a tensor's elements fill a contiguous range of memory without overlap, in any order."""
     expected = 1
     for stride, size in sorted((stride, size) for stride, size in zip(value.stride(), value.shape, strict=True)):
         if size == 1:
@@ -182,7 +176,7 @@ def _is_dense(value: Tensor) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether a value is a finite real number of at least 0, or a 0-d tensor of one."""
+    """Return True if a value is a finite real number of at least 0, or a 0-d tensor of one."""
     if isinstance(value, Tensor):
         if not is_plain(value) or value.dim() != 0 or value.dtype is torch.bool:
             return False

@@ -156,7 +156,7 @@ def verify(folder: str | os.PathLike[str], iterations: int, kinds: Collection[st
 
 
 def belongs(folder: str | os.PathLike[str], iterations: int, kind: str) -> bool:
-    """Return whether a `kind` file was saved together with the exact-resume state of a checkpoint."""
+    """Return True if a `kind` file was saved together with the exact-resume state of a checkpoint."""
     try:
         return kind in _digests(checkpoint_path(folder, "state", iterations))
     except CheckpointError:  # code that needs the state itself raises when it loads it

@@ -22,7 +22,7 @@ LossFunction = Callable[[Sequence[Tensor], Weights], Losses]
 
 
 class Stepper:
-    """The way in which a system's optimizers take a step, as its configuration says.
+    """The runner of optimizer steps of a system, as its configuration says.
 
     Args:
         config: The configuration of the system.
@@ -109,7 +109,7 @@ class Stepper:
             self.scaler(name, optimizers[name]).load_state_dict(scaler_state)
 
     def _recomputes(self) -> bool:
-        """Return whether layers keep only the result of their convolution: less memory for 1 % of a step's time."""
+        """Return True if layers keep only the result of their convolution: less memory for 1 % of a step's time."""
         return self.config.recompute == "always" or (
             self.config.recompute == "auto" and self.config.precision == "float32"
         )

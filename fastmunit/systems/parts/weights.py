@@ -20,7 +20,6 @@ _WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DataParallel, DistributedDataParallel, AveragedModel and torch.compile add to names."""
 _AVERAGED = "n_averaged"
 """The counter in the state of a `torch.optim.swa_utils.AveragedModel`."""
-_KINDS = {"gen": "generators", "ema": "generators", "dis": "discriminators"}
 
 
 def load_networks(path: str | os.PathLike[str], networks: Mapping[str, nn.Module], kind: str) -> None:
@@ -146,7 +145,7 @@ def _checked(path: str | os.PathLike[str], kind: str, name: str, state: Any, net
 
 
 def is_plain(value: Tensor) -> bool:
-    """Return whether a tensor is dense, real and in memory: not sparse, nested, quantized, complex or on "meta"."""
+    """Return True if a tensor is dense, real and in memory: not sparse, nested, quantized, complex or on "meta"."""
     return (
         value.layout is torch.strided
         and not value.is_nested
