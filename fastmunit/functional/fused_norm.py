@@ -50,11 +50,11 @@ def fused_norm(
 
     Infinities and NaN in x, weight, bias, residual or incoming gradients have the same effect in every implementation:
     the results, and the gradients of weight, bias, residual and (statistics "none") x, have NaN, inf and -inf at the
-    same positions, namely where the formula above gives them term by term. For example, an infinite weight gives ±inf for all values
-    except the mean itself. The gradient of x through statistics is finite at the same positions; where it is not, one
-    implementation may return inf and another NaN. This assumes that rstd * weight, which the kernels multiply first,
-    does not overflow by itself, and that no value is so close to its mean that rounding decides the sign of the
-    difference.
+    same positions, namely where the formula above gives them term by term. For example, an infinite weight gives ±inf
+    for all values except the mean itself. The gradient of x through statistics is finite at the same positions; where
+    it is not, one implementation may return inf and another NaN. This assumes that rstd * weight, which the kernels
+    multiply first, does not overflow by itself, and that no value is so close to its mean that rounding decides the
+    sign of the difference.
 
     Args:
         x: (N, C, H, W) in float32, bfloat16, float16 or float64, or (N, 4 C, H/2, W/2) with `pixel_shuffle`. N and C

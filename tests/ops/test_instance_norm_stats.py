@@ -9,6 +9,7 @@ from torch.library import opcheck
 from fastmunit import functional, reference
 from fastmunit.ops.availability import unavailable
 from fastmunit.testing import DTYPES, LAYOUTS, assert_as_exact_as, make_map, uninitialized_memory_is_nan
+from tests.ops.compiled import assert_compiles_once
 
 REASON = unavailable("native", "cpu")
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -233,25 +234,7 @@ def test_compiles_whole_with_any_size():
         mean, rstd = functional.instance_norm_stats(x)
         return (mean * 2 + rstd).sum()
 
-    torch._dynamo.reset()
-    graphs = []
-
-    def count(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=count)
-    for height, width in ((8, 9), (12, 5), (31, 64), (8, 9)):
-        compiled(make_map((2, 6, height, width)))
-    assert len(graphs) == 1
-
-    torch._dynamo.reset()
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
-    for height, width in ((8, 9), (12, 5)):
-        x = make_map((2, 6, height, width)).requires_grad_()
-        (ours,) = torch.autograd.grad(compiled(x), x)
-        (plain,) = torch.autograd.grad(loss(x), x)
-        assert torch.equal(ours, plain)
+    assert_compiles_once(loss, lambda height, width: [make_map((2, 6, height, width))])
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fastmunit import functional, reference
 from fastmunit.functional import upsample_conv2d
 from fastmunit.testing import DTYPES, LAYOUTS, assert_as_exact_as, assert_same_nonfinite, make_map
+from tests.ops.compiled import assert_compiles_once
 
 FORWARD = torch.ops.fastmunit.upsample_conv2d.default
 BACKWARD = torch.ops.fastmunit.upsample_conv2d_backward.default
@@ -259,25 +260,10 @@ def test_compiles_whole_with_any_size(name):
     def loss(x, weight, bias):
         return function(x, weight, bias).square().sum()
 
-    torch._dynamo.reset()
-    graphs = []
+    def inputs(height, width):
+        return [make_map((2, 3, height, width), torch.float64), weight, bias]
 
-    def count(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=count)
-    for height, width in ((8, 9), (12, 6), (31, 64), (8, 9)):
-        compiled(make_map((2, 3, height, width), torch.float64), weight, bias)
-    assert len(graphs) == 1
-
-    torch._dynamo.reset()
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
-    for height, width in ((8, 9), (12, 6)):
-        inputs = [t.detach().requires_grad_() for t in (make_map((2, 3, height, width), torch.float64), weight, bias)]
-        ours = torch.autograd.grad(compiled(*inputs), inputs)
-        plain = torch.autograd.grad(loss(*inputs), inputs)
-        torch.testing.assert_close(ours, plain, rtol=1e-11, atol=1e-11)
+    assert_compiles_once(loss, inputs, tolerance=1e-11)
 
 
 @functions

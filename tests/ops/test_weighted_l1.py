@@ -15,6 +15,7 @@ from fastmunit.errors import ImplementationError
 from fastmunit.ops.availability import automatic, unavailable
 from fastmunit.ops.weighted_l1 import MAX_PAIRS
 from fastmunit.testing import DTYPES, LAYOUTS, assert_as_exact_as, make_map, uninitialized_memory_is_nan
+from tests.ops.compiled import assert_compiles_once
 
 REASON = unavailable("native", "cpu")
 needs_native = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -246,25 +247,7 @@ def test_compiles_whole_with_any_size():
         inputs, targets = make_pairs([torch.float32], ["nchw"], [(2, 3, height, width), (6, 4, 1, 1)])
         return [x.requires_grad_() for x in (inputs[0], targets[0], inputs[1], targets[1])]
 
-    torch._dynamo.reset()
-    graphs = []
-
-    def count(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=count)
-    for height, width in ((8, 9), (12, 5), (31, 64), (8, 9)):
-        compiled(*inputs(height, width))
-    assert len(graphs) == 1
-
-    torch._dynamo.reset()
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
-    for height, width in ((8, 9), (12, 5)):
-        x = inputs(height, width)
-        ours = torch.autograd.grad(compiled(*x), x)
-        plain = torch.autograd.grad(loss(*x), x)
-        assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+    assert_compiles_once(loss, inputs)
 
 
 @needs_native

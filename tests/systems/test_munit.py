@@ -14,6 +14,7 @@ import fastmunit
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
 from fastmunit.systems.munit import MUNIT
+from tests.systems.training import logged_values
 
 Pair = tuple[Tensor, Tensor]
 
@@ -29,15 +30,11 @@ def test_script_for_the_public_trainer_runs(hyperparameters: dict[str, Any], ima
     """A trainer supports the calls of the public train.py in their order, and its way of logging."""
     trainer = fastmunit.MUNIT(hyperparameters)
     trainer.to("cpu")
-    logged: dict[str, float] = {}
     for iterations in range(2):
         trainer.update_learning_rate()
         trainer.dis_update(*images, hyperparameters)
         trainer.gen_update(*images, hyperparameters)
-        for name in dir(trainer):
-            is_logged = "loss" in name or "grad" in name or "nwd" in name
-            if is_logged and not name.startswith("__") and not callable(getattr(trainer, name)):
-                logged[name] = float(getattr(trainer, name))
+        logged = logged_values(trainer)
         with torch.no_grad():
             outputs = trainer.sample(*images)
         assert len(outputs) == 8

@@ -21,6 +21,7 @@ from fastmunit.systems.munit import MUNIT
 from fastmunit.systems.parts.cuda_graph import Inputs, Results, _distinct, _replaced
 from fastmunit.systems.unit import UNIT
 from fastmunit.testing.reference_step import unit_reference_step
+from tests.systems.training import assert_same_losses_and_gradients, logged_values
 
 Pair = tuple[Tensor, Tensor]
 NETWORKS = ("gen_a", "gen_b", "dis_a", "dis_b")
@@ -50,15 +51,11 @@ def test_script_for_the_public_trainer_runs(hyperparameters: dict[str, Any], ima
     """A trainer supports the calls of the public train.py in their order, and its way of logging."""
     trainer = fastmunit.UNIT(hyperparameters)
     trainer.to("cpu")
-    logged: dict[str, float] = {}
     for iterations in range(2):
         trainer.update_learning_rate()
         trainer.dis_update(*images, hyperparameters)
         trainer.gen_update(*images, hyperparameters)
-        for name in dir(trainer):
-            is_logged = "loss" in name or "grad" in name or "nwd" in name
-            if is_logged and not name.startswith("__") and not callable(getattr(trainer, name)):
-                logged[name] = float(getattr(trainer, name))
+        logged = logged_values(trainer)
         with torch.no_grad():
             assert len(trainer.sample(*images)) == 6
         trainer.save(str(tmp_path), iterations)
@@ -216,7 +213,6 @@ def test_codes_that_are_no_longer_right_are_not_used(hyperparameters: dict[str, 
 def test_reference_step_has_the_same_losses_and_gradients(
     hyperparameters: dict[str, Any], images: Pair, changes: dict[str, Any]
 ) -> None:
-    """In float64 the rounding of batches and fused kernels is negligible."""
     changes = dict(changes)
     hyperparameters["dis"].update(changes.pop("dis", {}))
     options = {"share_latent_blocks": changes.pop("share", 0)}
@@ -225,13 +221,7 @@ def test_reference_step_has_the_same_losses_and_gradients(
     for trainer, step in zip(trainers, (unit_reference_step, UNIT.step), strict=True):
         torch.manual_seed(4)
         step(trainer, x_a, x_b)
-    plain, ours = trainers
-    for name, loss in plain.losses().items():
-        assert float(ours.losses()[name]) == pytest.approx(float(loss), rel=1e-10), name
-    for network in ("gen_a", "gen_b"):
-        for name, parameter in getattr(plain, network).named_parameters():
-            other = getattr(ours, network).get_parameter(name).grad
-            torch.testing.assert_close(other, parameter.grad, rtol=1e-7, atol=1e-11)
+    assert_same_losses_and_gradients(ours=trainers[1], plain=trainers[0])
 
 
 def test_reference_step_says_that_it_has_no_perceptual_loss(hyperparameters: dict[str, Any], images: Pair) -> None:
