@@ -200,7 +200,7 @@ class CycleGAN(System):
         return Losses(loss_a + loss_b, {"a": loss_a.detach(), "b": loss_b.detach()})
 
     def _from_pool(self, name: str, fakes: Tensor) -> Tensor:
-        """Exchange the translations of all processes, whose pools are equal, for pool images; return this process's share."""
+        """Exchange translations in the pool, which is the same in all processes. Return the images of this process."""
         pool, parts = self.pools[name], self.batch_parts(self.config)
         if pool.size == 0:
             return pool.exchange(fakes)
