@@ -48,7 +48,7 @@ def layer_of(path):
 
 
 def imported(tree):
-    """(line, layer) of each import of a fastmunit module, anywhere in a file."""
+    """Yield the line and the layer of each import of a fastmunit module, anywhere in a file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

@@ -19,7 +19,7 @@ from tests.runs.tiny import assert_same_checkpoint, newest, tiny_config
 
 
 class Noting(Callback):
-    """Notes its hooks, and raises at one of them."""
+    """A callback that notes its hooks, and raises at one of them."""
 
     def __init__(self, raises_at: str = "") -> None:
         self.hooks: list[str] = []
@@ -62,7 +62,7 @@ class Noting(Callback):
 
 
 class Previewing(Callback):
-    """Translates between iterations, with its own styles."""
+    """A callback that translates between iterations, with its own styles."""
 
     def __init__(self, image: torch.Tensor) -> None:
         self.image, self.generator, self.count = image, torch.Generator().manual_seed(0), 0

@@ -22,7 +22,7 @@ VOID = {"meta", "img", "line", "circle", "polyline", "br", "input"}
 
 
 class Balance(HTMLParser):
-    """Raises when tags are not closed in order, and collects what they refer to."""
+    """A parser that raises when tags are not closed in order, and collects what they refer to."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
