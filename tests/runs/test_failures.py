@@ -21,9 +21,9 @@ from tests.runs.tiny import Recorder, assert_same_checkpoint, make_images, newes
 ROOT = Path(__file__).parents[2]
 
 
-def patch_gen_update(monkeypatch: pytest.MonkeyPatch, at: int, spoil: object) -> None:
-    """Run `spoil(trainer)` after the `at`-th gen_update."""
-    original, calls = MUNIT.gen_update, []
+def patch_update(monkeypatch: pytest.MonkeyPatch, at: int, spoil: object) -> None:
+    """Run `spoil(trainer)` after the `at`-th update."""
+    original, calls = MUNIT.update, []
 
     def patched(self: MUNIT, *args: object, **kwargs: object) -> None:
         original(self, *args, **kwargs)
@@ -31,14 +31,14 @@ def patch_gen_update(monkeypatch: pytest.MonkeyPatch, at: int, spoil: object) ->
         if len(calls) == at:
             spoil(self)
 
-    monkeypatch.setattr(MUNIT, "gen_update", patched)
+    monkeypatch.setattr(MUNIT, "update", patched)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_loss_that_is_not_finite_stops_with_the_last_checkpoint(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    patch_gen_update(monkeypatch, 5, lambda trainer: setattr(trainer, "loss_gen_adv_b", torch.tensor(value)))
+    patch_update(monkeypatch, 5, lambda trainer: setattr(trainer, "loss_gen_adv_b", torch.tensor(value)))
     with pytest.raises(TrainingError, match=r"iteration 5: loss_gen_adv_b is .*iteration 4 .*lr=5e-05"):
         train(tiny_config(images), tmp_path / "run", device="cpu")
     assert newest(tmp_path / "run") == 4
@@ -55,7 +55,7 @@ def test_weight_that_is_not_finite_is_never_saved(
         with torch.no_grad():
             next(trainer.gen_b.parameters()).view(-1)[0] = float("inf")
 
-    patch_gen_update(monkeypatch, 4, spoil)
+    patch_update(monkeypatch, 4, spoil)
     with pytest.raises(TrainingError, match=r"weight gen_b\..* is NaN or infinite\..*iteration 2"):
         train(tiny_config(images), tmp_path / "run", device="cpu")
     assert newest(tmp_path / "run") == 2

@@ -6,11 +6,12 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.data._utils import signal_handling
 
 from fastmunit.errors import DataError, TrainingError
@@ -18,19 +19,22 @@ from fastmunit.memory import is_out_of_memory
 from fastmunit.runs import RunFolder, train
 from fastmunit.runs import loop as training_loop
 from fastmunit.systems.munit import MUNIT
+from fastmunit.systems.parts.stepper import Weights
+from fastmunit.systems.parts.terms import Losses
 from tests.runs.tiny import assert_same_checkpoint, newest, tiny_config
 
 
 def in_fifth_update(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
-    original, calls = MUNIT.gen_update, []
+    """Let something happen in the fifth iteration, after its discriminators have stepped."""
+    original, calls = MUNIT.generator_terms, []
 
-    def patched(self: MUNIT, *args: object, **kwargs: object) -> None:
+    def patched(self: MUNIT, tensors: Sequence[Tensor], weights: Weights) -> Losses:
         calls.append(1)
         if len(calls) == 5:
             happens()
-        original(self, *args, **kwargs)
+        return original(self, tensors, weights)
 
-    monkeypatch.setattr(MUNIT, "gen_update", patched)
+    monkeypatch.setattr(MUNIT, "generator_terms", patched)
 
 
 def fail(error: Exception) -> None:
