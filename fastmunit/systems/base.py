@@ -3,51 +3,34 @@
 from __future__ import annotations
 
 import os
-import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.utils.checkpoint
-from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from fastmunit import distributed, functional
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
-from fastmunit.functional.recompute import recompute
-from fastmunit.nn.layers.batch_norm import BatchNorm2d
-from fastmunit.nn.layers.init import weights_init
 from fastmunit.nn.layers.spectral_norm import SpectralNorm
-from fastmunit.section import Section, explain
 from fastmunit.systems.parts import files, resume_checks
-from fastmunit.systems.parts.adam import Adam
 from fastmunit.systems.parts.cuda_graph import Inputs, Results
 from fastmunit.systems.parts.ema import GeneratorEMA
 from fastmunit.systems.parts.evaluation_copy import evaluation_copies
+from fastmunit.systems.parts.execution import Execution
 from fastmunit.systems.parts.hyperparameters import Hyperparameters, as_config, read_weights
-from fastmunit.systems.parts.inference_autocast import inference_autocast
-from fastmunit.systems.parts.lr_schedule import make_scheduler
-from fastmunit.systems.parts.parameter_count import Estimate, public_networks, require_parameters
+from fastmunit.systems.parts.optimization import Optimization
 from fastmunit.systems.parts.perceptual import PerceptualLoss
 from fastmunit.systems.parts.stepper import Stepper, Weights
-from fastmunit.systems.parts.terms import Losses
 from fastmunit.systems.translators import Translator
 
 Loss = Tensor | int
 
-_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-
-class SystemOptions(Section):
-    """Keys of `options:` in a configuration. A system with keys of its own has a subclass."""
-
-
-class System(nn.Module, ABC):
+class System(Execution, Optimization):
     """An image translation system: networks, losses, update steps, optimizers, checkpoints.
 
     An iteration has two halves, "dis" and "gen": each is a step of one optimizer. This class runs them; a subclass
@@ -70,32 +53,6 @@ class System(nn.Module, ABC):
         ConfigError: If a value has the wrong type or range.
     """
 
-    name: ClassVar[str]
-    recipe: ClassVar[str]
-    """Name of the configuration file that `--system` uses without `--config`."""
-    demo_recipe: ClassVar[str]
-    """Name of the configuration file of `fastmunit demo`."""
-    Options: ClassVar[type[SystemOptions]] = SystemOptions
-    free_options: ClassVar[frozenset[str]] = frozenset()
-    """Options that may change when a run is resumed: they affect neither the set of weights nor their meaning."""
-    any_size: ClassVar[bool] = False
-    """True if the networks accept images of any size that is a multiple of the generators' downsampling factor."""
-    paired: ClassVar[bool] = False
-    """True if x_a[i] and x_b[i] must belong together."""
-    directions: ClassVar[tuple[str, ...]] = ("a2b", "b2a")
-    term_names: ClassVar[tuple[str, ...]]
-    """Names of the losses without "loss_", in order: "gen_" or "dis_", then the name of a term or "total".
-
-    Scripts for the public trainer log every attribute that has "loss" in its name, so this name must not have it.
-    """
-    weight_keys: ClassVar[tuple[str, ...]]
-    """Keys of the loss weights in a configuration."""
-    rows: tuple[str, ...] = ("input", "reconstruction", "translation")
-    """Titles of the rows of a sample grid, in each direction."""
-
-    gen_opt: torch.optim.Optimizer
-    dis_opt: torch.optim.Optimizer
-
     def __init__(self, hyperparameters: Hyperparameters, *, compat: bool = False, fused_adam: bool = True) -> None:
         super().__init__()
         self.config = as_config(hyperparameters)
@@ -113,109 +70,11 @@ class System(nn.Module, ABC):
                 module.compat = compat
         self.vgg = PerceptualLoss(self.config.vgg_model_path) if self.config.vgg_w > 0 else None
         self.averages = GeneratorEMA(self.config.ema_decay) if self.config.ema_decay > 0 else None
-        self._choose_memory_format()
+        self.choose_memory_format()
         if self.config.compile:
-            self._compile()
+            self.compile_networks()
         for name in self.term_names:
             setattr(self, f"loss_{name}", 0)
-
-    # Methods that a system may or must define.
-
-    @classmethod
-    def check(cls, config: Config) -> Any:
-        """Return the system's own options in `config`.
-
-        Raises:
-            ConfigError: If an option is unknown or invalid, or the system needs pairs and the data are unpaired.
-        """
-        if config.cuda_graph is True and config.precision == "float16":
-            raise ConfigError(
-                "cuda_graph does not work with precision float16, whose loss scale is kept on the host: use bfloat16."
-            )
-        if cls.paired and config.pairs == "unpaired":
-            raise ConfigError(
-                f"system {cls.name!r} learns from pairs: set pairs to folders (equal names in trainA and trainB) or "
-                "side_by_side (both in one image)."
-            )
-        try:
-            options = cls.Options.model_validate(config.options)
-        except ValidationError as error:
-            raise ConfigError(explain(error, cls.Options, f"options of system {cls.name!r}")) from None
-        require_parameters(cls.parameter_estimate(config, options))
-        return options
-
-    @classmethod
-    def check_training(cls, config: Config) -> None:
-        """Raise ConfigError if a valid configuration cannot be used for training."""
-
-    @classmethod
-    def parameter_estimate(cls, config: Config, options: Any) -> Estimate:
-        """Return the approximate number of parameters of the networks per group of keys that decide it."""
-        return public_networks(config)
-
-    @classmethod
-    def batch_parts(cls, config: Config) -> int:
-        """Return the number of equal parts in which a batch is computed or used. A process gets its share of each."""
-        return config.micro_batches
-
-    @classmethod
-    @abstractmethod
-    def build_generators(cls, config: Config) -> dict[str, nn.Module]:
-        """Return new networks for `generators`. Their weights have no meaning yet."""
-
-    @classmethod
-    @abstractmethod
-    def translator(cls, generators: Mapping[str, nn.Module], config: Config, direction: str) -> Translator:
-        """Return a translator for one of `directions`."""
-
-    @abstractmethod
-    def build(self) -> None:
-        """Create all networks as attributes, the generators by `build_generators`."""
-
-    def initialize(self) -> None:
-        """Set the initial weights of all networks."""
-        self.apply(weights_init(self.config.init))
-
-    @abstractmethod
-    def generators(self) -> dict[str, nn.Module]:
-        """Return the networks of gen_*.pt by their names in the file."""
-
-    @abstractmethod
-    def discriminators(self) -> dict[str, nn.Module]:
-        """Return the networks of dis_*.pt by their names in the file."""
-
-    def compiled_networks(self) -> list[nn.Module]:
-        """Return the networks that `compile: true` compiles. The forward pass of each is one graph."""
-        return [*self.generators().values(), *self.discriminators().values()]
-
-    @abstractmethod
-    def draws(self, x_a: Tensor, x_b: Tensor, weights: Weights) -> Inputs:
-        """Draw the random codes of an iteration and return the tensors of its halves, in the order of the halves.
-
-        A system whose discriminators learn from the images that the generators' half returns leaves out "dis", and
-        has `discriminator_inputs`.
-        """
-
-    def discriminator_inputs(self, x_a: Tensor, x_b: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the tensors of the discriminators' half after the generators' half has returned `outputs`."""
-        raise NotImplementedError(
-            f"{type(self).__name__}.draws returned no tensors for 'dis': return them, or define discriminator_inputs."
-        )
-
-    @abstractmethod
-    def discriminator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
-        """Return the discriminators' loss. Nothing in it may draw from the CPU or wait for the device."""
-
-    @abstractmethod
-    def generator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
-        """Return the generators' loss. Nothing in it may draw from the CPU or wait for the device."""
-
-    @abstractmethod
-    def sample(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
-        """Return the rows of the sample grid: those of a2b, input first, then those of b2a if the system has it.
-
-        Everything random comes from `generator`, which is on the CPU. None is torch's global generator.
-        """
 
     def resume_state(self) -> dict[str, Any]:
         """Return tensors and plain values that exact resume needs besides networks, optimizers and schedules."""
@@ -248,19 +107,6 @@ class System(nn.Module, ABC):
         self.update_learning_rate()
         self.update(x_a, x_b, hyperparameters)
         self.update_averages()
-
-    def update_learning_rate(self) -> None:
-        """Step the schedules. Call it at the start of an iteration, as the public training script does."""
-        for scheduler in self.schedulers().values():
-            if scheduler is None:
-                continue
-            if scheduler._step_count > 1:
-                scheduler.step()
-                continue
-            with warnings.catch_warnings():
-                # The public order is schedule first, optimizer second; torch warns about it at the first call.
-                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
-                scheduler.step()
 
     def update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
         """Run both halves of an iteration and set the loss_* attributes. Arguments and errors are those of `step`."""
@@ -334,85 +180,6 @@ class System(nn.Module, ABC):
             ConfigError: If the batch cannot be divided among the processes.
         """
         return distributed.share(batch, self.batch_parts(self.config))
-
-    # Optimizers and precision.
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Return the optimizers by their names in optimizer.pt."""
-        return {"gen": self.gen_opt, "dis": self.dis_opt}
-
-    def schedulers(self) -> dict[str, LRScheduler | None]:
-        """Return the learning rate schedules by the names of their optimizers."""
-        return {name: getattr(self, f"{name}_scheduler") for name in self.optimizers()}
-
-    def make_optimizer(self, modules: Iterable[nn.Module]) -> torch.optim.Adam:
-        """Return Adam over the trained parameters of `modules`, each once, in order, with coupled weight decay."""
-        config = self.config
-        parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-        return Adam(
-            parameters.values(),
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-            weight_decay=config.weight_decay,
-            fused=True if self.fused_adam else None,
-        )
-
-    def make_schedulers(self, config: Config, iterations: int = 0) -> None:
-        """Create the schedules as they are after `iterations` iterations."""
-        for name, optimizer in self.optimizers().items():
-            setattr(self, f"{name}_scheduler", make_scheduler(optimizer, config, iterations, self.compat))
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return next(self.parameters()).device
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """Return the autocast region of the configured precision. It has no effect for float32."""
-        dtype = _DTYPES[self.config.precision]
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
-
-    def inference_autocast(self) -> AbstractContextManager[object]:
-        """Return the counterpart of `autocast` for inference, possibly in another thread than the training."""
-        return inference_autocast(self.device.type, _DTYPES[self.config.precision])
-
-    def checkpointed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that, with `checkpointing`, saves only its inputs and runs again in backward.
-
-        Without it, return `function` itself.
-        """
-        if not (self.config.checkpointing and torch.is_grad_enabled()):
-            return function
-        implementation = functional.default_implementation()
-
-        def run(*inputs: Tensor) -> Any:
-            with recompute(False), functional.use_implementation(implementation):
-                return function(*inputs)
-
-        return partial(torch.utils.checkpoint.checkpoint, run, use_reentrant=False, preserve_rng_state=False)
-
-    def perceptual_loss(self, translated: Tensor, source: Tensor) -> Tensor:
-        """Return the distance between the VGG-16 features of two images (N, 3, H, W). See `PerceptualLoss`."""
-        if self.vgg is None:
-            self.vgg = PerceptualLoss(self.config.vgg_model_path).to(self.device)
-        return self.vgg(translated, source)
-
-    def _choose_memory_format(self) -> None:
-        low_precision = self.config.precision != "float32"
-        if self.config.memory_format == "channels_last" or (self.config.memory_format == "auto" and low_precision):
-            for network in (*self.generators().values(), *self.discriminators().values()):
-                network.to(memory_format=torch.channels_last)
-
-    def _compile(self) -> None:
-        if distributed.is_active() and any(isinstance(module, BatchNorm2d) for module in self.modules()):
-            raise ConfigError(
-                "dis.norm bn computes statistics over the images of all processes, which a compiled network cannot do: "
-                "set compile to false, or dis.norm to none, in, ln or sn."
-            )
-        for network in self.compiled_networks():
-            if self.compat and any(isinstance(module, SpectralNorm) for module in network.modules()):
-                continue  # a compiled graph keeps the u and v of each forward pass, and so has the correct gradient
-            network.compile(fullgraph=True, dynamic=False)
 
     # Evaluation.
 

@@ -12,7 +12,7 @@ from fastmunit.errors import ConfigError
 from fastmunit.nn.networks.discriminators import PatchDiscriminator
 from fastmunit.nn.networks.resnet import ResNetGenerator
 from fastmunit.nn.networks.unet import MIN_DOWNS_WITH_DROPOUT, Injection, UNet, Upsampling
-from fastmunit.systems.base import SystemOptions
+from fastmunit.systems.definition import SystemOptions
 
 FREE_GENERATOR_OPTIONS = frozenset({"dropout", "dropout_at_test", "init_gain"})
 """The keys of `GeneratorOptions` that may change when a run is resumed."""

@@ -14,8 +14,8 @@ from fastmunit.config import Config
 from fastmunit.errors import ConfigError
 from fastmunit.nn.layers.blocks import ResBlocks
 from fastmunit.nn.networks.autoencoders import VAEGen
-from fastmunit.systems.base import SystemOptions
 from fastmunit.systems.coupled import Codes, CoupledAutoencoders, Generated
+from fastmunit.systems.definition import SystemOptions
 from fastmunit.systems.parts.losses import widen
 from fastmunit.systems.parts.stepper import Weights
 from fastmunit.systems.parts.terms import L1, Term
