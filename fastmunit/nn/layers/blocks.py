@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from fastmunit.nn.fused.layers import (
     ResidualEnd,
     ResidualStart,
     Upsample,
+    has_hooks,
     is_nearest_upsampling,
 )
 from fastmunit.nn.layers.batch_norm import BatchNorm2d
@@ -76,7 +77,7 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor, adain: AdaINParameters | None = None) -> Tensor:
-        return chain_of([self], adain).run(x)
+        return plan(self.layers(adain)).run(x)
 
 
 def chain_of(blocks: Iterable[nn.Module], adain: AdaINParameters | None = None) -> Chain:
@@ -85,7 +86,8 @@ def chain_of(blocks: Iterable[nn.Module], adain: AdaINParameters | None = None) 
     It is planned for each forward pass, so that it follows changes to the blocks and holds the AdaIN parameters.
 
     Args:
-        blocks: Blocks, nearest-neighbor upsampling by 2, and other modules, which are called.
+        blocks: Blocks, nearest-neighbor upsampling by 2, and other modules. The latter, and blocks with hooks, are
+            called.
         adain: AdaIN parameters for all the blocks.
     """
     return plan([layer for block in blocks for layer in _layers_of(block, adain)])
@@ -93,8 +95,18 @@ def chain_of(blocks: Iterable[nn.Module], adain: AdaINParameters | None = None) 
 
 def _layers_of(module: nn.Module, adain: AdaINParameters | None) -> list[Layer]:
     if isinstance(module, Block):
-        return module.layers(adain)
+        return [_call_of(module, adain)] if has_hooks(module) else module.layers(adain)
     return [Upsample(module) if is_nearest_upsampling(module) else Other(module)]
+
+
+def _call_of(block: Block, adain: AdaINParameters | None) -> Layer:
+    """Return a call of a block, for its hooks to run. It takes its AdaIN parameters now, as `layers` would."""
+    own = adain
+    if adain is not None:
+        start = adain.used
+        block.layers(adain)
+        own = AdaINParameters(adain.values[:, start : adain.used])
+    return Other(lambda x: block(x, own))
 
 
 class Conv2dBlock(Block):
@@ -229,8 +241,8 @@ class ResBlock(Block):
         )
 
     def layers(self, adain: AdaINParameters | None = None) -> list[Layer]:
-        first, second = (cast(Block, block).layers(adain) for block in self.model)
-        return [ResidualStart(), *first, *second, ResidualEnd()]
+        inner = [layer for block in self.model for layer in _layers_of(block, adain)]
+        return [ResidualStart(), *inner, ResidualEnd()]
 
 
 class ResBlocks(Block):
