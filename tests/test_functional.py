@@ -148,3 +148,8 @@ def test_fused_norm_of_float64_on_a_gpu_is_the_reference():
         assert functional.fused_norm(x, statistics="instance")[0].dtype == torch.float64
         with pytest.raises(ImplementationError, match=r"native kernel for device type 'cuda' does not support float64"):
             functional.fused_norm(x, statistics="instance", implementation="native")
+
+
+def test_bias_act_pad_has_no_eps():
+    with pytest.raises(TypeError, match=r"bias_act_pad\(\) got an unexpected keyword argument 'eps'"):
+        functional.bias_act_pad(torch.zeros(1, 1, 2, 2), eps=1e-3)

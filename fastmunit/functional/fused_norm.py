@@ -137,8 +137,10 @@ def layer_norm_munit(
 def bias_act_pad(x: Tensor, bias: Tensor | None = None, **options: Unpack[FusedNormKeywords]) -> tuple[Tensor, Tensor]:
     """Call `fused_norm` without statistics: y = activation(x + bias) + residual, padded.
 
-    `bias` is usually the bias of the preceding convolution.
+    `bias` is usually the bias of the preceding convolution. There is no `eps`.
     """
+    if "eps" in options:
+        raise TypeError("bias_act_pad() got an unexpected keyword argument 'eps'")
     return fused_norm(x, None, bias, statistics="none", **options)
 
 
