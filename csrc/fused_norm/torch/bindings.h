@@ -102,12 +102,13 @@ inline Tensor empty_gradient(const std::optional<Tensor>& parameter, bool needed
   return result;
 }
 
-template <class Run>
+// Runs the op on a device. Device::run(arguments, x) runs its forward or backward kernels.
+template <class Device>
 std::tuple<Tensor, Tensor, Tensor> fused_norm(const Tensor& x, const std::optional<Tensor>& weight,
                                               const std::optional<Tensor>& bias,
                                               const std::optional<Tensor>& residual, const std::string& statistics,
                                               const std::string& activation, double negative_slope, std::int64_t pad,
-                                              const std::string& pad_mode, double eps, bool pixel_shuffle, Run run) {
+                                              const std::string& pad_mode, double eps, bool pixel_shuffle) {
   const Map map = dense_map(x, "x");
   FusedNorm a;
   static_cast<FusedNormOptions&>(a) =
@@ -127,16 +128,16 @@ std::tuple<Tensor, Tensor, Tensor> fused_norm(const Tensor& x, const std::option
   a.padded = padded.mutable_data_ptr();
   a.mean = mean.mutable_data_ptr<double>();
   a.rstd = rstd.mutable_data_ptr<double>();
-  run(a);
+  Device::run(a, x);
   return {padded, mean, rstd};
 }
 
-template <class Run>
+template <class Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor> fused_norm_backward(
     const std::optional<Tensor>& dpadded, const std::optional<Tensor>& dinterior, const Tensor& x, const Tensor& mean,
     const Tensor& rstd, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, bool needs_weight,
     bool needs_bias, bool needs_residual, const std::string& statistics, const std::string& activation, double negative_slope,
-    std::int64_t pad, const std::string& pad_mode, double eps, bool pixel_shuffle, Run run) {
+    std::int64_t pad, const std::string& pad_mode, double eps, bool pixel_shuffle) {
   STD_TORCH_CHECK(dpadded.has_value() || dinterior.has_value(), "dpadded or dinterior must be given");
   const Map map = dense_map(x, "x");
   FusedNormBackward a;
@@ -165,7 +166,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fused_norm_backward(
   a.rstd = rstd.const_data_ptr<double>();
   a.dx = dx.mutable_data_ptr();
   a.dresidual = needs_residual ? dresidual.mutable_data_ptr() : nullptr;
-  run(a);
+  Device::run(a, x);
   return {dx, dweight, dbias, dresidual};
 }
 
