@@ -1,4 +1,4 @@
-"""How the networks of a system run: precision, memory format, checkpointing and compilation."""
+"""Execution of a system's networks: precision, memory format, checkpointing and compilation."""
 
 from __future__ import annotations
 
