@@ -61,6 +61,7 @@ class System(Execution, Optimization):
         self.fused_adam = fused_adam
         self.stepper = Stepper(self.config)
         self.build()
+        self._require_trained_parameters()
         self.gen_opt = self.make_optimizer(self.generators().values())
         self.dis_opt = self.make_optimizer(self.discriminators().values())
         self.initialize()
@@ -113,6 +114,10 @@ class System(Execution, Optimization):
         check_batches(x_a, x_b)
         weights = read_weights(self.weight_keys, hyperparameters, self.config)
         inputs = self.draws(x_a, x_b, weights)
+        if set(inputs) not in ({"gen"}, {"dis", "gen"}):
+            raise ValueError(
+                f"{type(self).__name__}.draws must return tensors for 'gen', or 'dis' and 'gen', got {[*inputs]}."
+            )
         run = self._replay_halves if self.replays else self.run_halves
         results = run(inputs, weights)
         if "dis" not in inputs:
@@ -180,6 +185,17 @@ class System(Execution, Optimization):
             ConfigError: If the batch cannot be divided among the processes.
         """
         return distributed.share(batch, self.batch_parts(self.config))
+
+    def _require_trained_parameters(self) -> None:
+        """Raise ValueError if a network is in neither group of networks, so that no optimizer would train it."""
+        networks = (*self.generators().values(), *self.discriminators().values())
+        trained = {id(p) for network in networks for p in network.parameters()}
+        rest = [name for name, p in self.named_parameters() if id(p) not in trained]
+        if rest:
+            raise ValueError(
+                f"{type(self).__name__}: {rest[0]} is in no network that generators() or discriminators() returns, "
+                "so it would be neither trained nor saved."
+            )
 
     # Evaluation.
 

@@ -27,7 +27,7 @@ def register(name: str) -> Callable[[_S], _S]:
     """Register the decorated class under `name`, the value of `system:` in a configuration.
 
     Raises:
-        ValueError: If another module has a system of that name.
+        ValueError: If another module has a system of that name, or a loss term has an invalid name.
         TypeError: If the class does not define everything that a system must define.
     """
 
@@ -39,6 +39,9 @@ def register(name: str) -> Callable[[_S], _S]:
         missing += sorted(system.__abstractmethods__)
         if missing:
             raise TypeError(f"system {name!r}: {system.__name__} does not define {', '.join(missing)}.")
+        for term in system.term_names:
+            if not term.startswith(("gen_", "dis_")) or "loss" in term:
+                raise ValueError(f"system {name!r}: term {term!r} must start with gen_ or dis_, without 'loss'.")
         _systems[name] = system
         system.name = name
         return system

@@ -113,3 +113,26 @@ def test_terms_without_a_name_and_missing_inputs_are_reported(
     monkeypatch.delattr(system, "discriminator_inputs")
     with pytest.raises(NotImplementedError, match=r"GcGAN\.draws returned no tensors for 'dis'"):
         trainer.step(images, images)
+
+
+def test_halves_networks_and_terms_that_would_be_ignored_are_refused(
+    system: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.rand(2, 3, 32, 32)
+    trainer = system(config(tmp_path))
+    for halves in ({}, {"dis": (images, images)}, {"gen": (images, images), "disc": (images,)}):
+        with monkeypatch.context() as changed:
+            changed.setattr(system, "draws", lambda *_, halves=halves: halves)
+            with pytest.raises(
+                ValueError, match=r"GcGAN\.draws must return tensors for 'gen', or 'dis' and 'gen', got"
+            ):
+                trainer.step(images, images)
+    with monkeypatch.context() as changed:
+        changed.setattr(system, "discriminators", lambda _: {})
+        with pytest.raises(ValueError, match=r"GcGAN: dis\..* is in no network that generators\(\) or"):
+            system(config(tmp_path))
+    for term in ("adv", "gen_loss_adv"):
+        with monkeypatch.context() as changed:
+            changed.setattr(system, "term_names", (term,))
+            with pytest.raises(ValueError, match=f"term '{term}' must start with gen_ or dis_, without 'loss'"):
+                registry.register("gcgan")(system)

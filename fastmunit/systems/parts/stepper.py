@@ -62,8 +62,9 @@ class Stepper:
             ValueError: If the batch cannot be split into `micro_batches` equal parts.
         """
         parts = self.config.micro_batches
-        if any(len(tensor) % parts for tensor in tensors):
-            raise ValueError(f"a batch of {len(tensors[0])} does not split into micro_batches = {parts} equal parts.")
+        for tensor in tensors:
+            if len(tensor) % parts:
+                raise ValueError(f"a batch of {len(tensor)} does not split into micro_batches = {parts} equal parts.")
         optimizer.zero_grad()
         scaler = self.scaler(name, optimizer) if self.config.precision == "float16" else None
         overlap = self._overlap(name, optimizer)
