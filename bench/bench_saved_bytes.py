@@ -17,7 +17,7 @@ SHAPE = (1, 256, 64, 64)
 def bench_layer(count, norm, dtype):
     """Count the bytes that a third layer adds to two. The input of the chain does not count."""
     channels = SHAPE[1]
-    blocks = [Conv2dBlock(channels, channels, 3, 1, 1, norm=norm, activation="relu", pad_type="reflect").to(dtype)]
+    blocks = [Conv2dBlock(channels, channels, 3, 1, 1, norm=norm, activation="relu", pad_mode="reflect").to(dtype)]
     blocks *= 3
     x = make_map(SHAPE, dtype).requires_grad_()
     style = make_map((1, 2 * channels * len(blocks), 1, 1), dtype).flatten(1).requires_grad_()

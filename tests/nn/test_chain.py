@@ -41,14 +41,14 @@ def plain(block: Conv2dBlock, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("pad_type", ["reflect", "replicate", "zero"])
+@pytest.mark.parametrize("pad_mode", ["reflect", "replicate", "zero"])
 @pytest.mark.parametrize("activation", ["relu", "lrelu", "prelu", "selu", "tanh", "none"])
 @pytest.mark.parametrize("norm", ["none", "bn", "in", "ln"])
 def test_chain_equals_layers(
-    implementation: functional.Implementation, pad_type: str, activation: str, norm: str
+    implementation: functional.Implementation, pad_mode: str, activation: str, norm: str
 ) -> None:
-    first = Conv2dBlock(3, 4, 7, 1, 3, norm=norm, activation=activation, pad_type=pad_type).double()
-    second = Conv2dBlock(4, 5, 4, 2, 1, norm=norm, activation=activation, pad_type=pad_type).double()
+    first = Conv2dBlock(3, 4, 7, 1, 3, norm=norm, activation=activation, pad_mode=pad_mode).double()
+    second = Conv2dBlock(4, 5, 4, 2, 1, norm=norm, activation=activation, pad_mode=pad_mode).double()
     x = torch.randn(2, 3, 8, 9, dtype=torch.float64, requires_grad=True)
     unpadded = plain(second, plain(first, x))
     padded = F.pad(unpadded, (2,) * 4, mode="replicate")
@@ -64,7 +64,7 @@ def test_chain_equals_layers(
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_one_buffer_between_residual_blocks(implementation: functional.Implementation) -> None:
-    blocks = ResBlocks(3, 4, norm="in", activation="relu", pad_type="reflect").double()
+    blocks = ResBlocks(3, 4, norm="in", activation="relu", pad_mode="reflect").double()
     x = torch.randn(2, 4, 6, 7, dtype=torch.float64)
     expected = x
     for block in blocks.model:
@@ -123,8 +123,8 @@ def test_bias_is_left_to_the_next_op() -> None:
     assert left_out(INSTANCE) == left_out(INSTANCE, RELU) == left_out(Norm(None, "adain")) == "cancelled"
 
 
-@pytest.mark.parametrize("pad_type", ["reflect", "replicate", "zero"])
-def test_adain_residual_blocks_run_the_public_function(pad_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pad_mode", ["reflect", "replicate", "zero"])
+def test_adain_residual_blocks_run_the_public_function(pad_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Tensor] = []
     original = functional.adain_residual_block
 
@@ -133,7 +133,7 @@ def test_adain_residual_blocks_run_the_public_function(pad_type: str, monkeypatc
         return original(x, *args, **options)
 
     monkeypatch.setattr(functional, "adain_residual_block", counted)
-    blocks = ResBlocks(2, 4, norm="adain", activation="lrelu", pad_type=pad_type)
+    blocks = ResBlocks(2, 4, norm="adain", activation="lrelu", pad_mode=pad_mode)
     x, parameters = torch.randn(2, 4, 6, 5), torch.randn(2, 32)
     blocks(x, AdaINParameters(parameters))
     assert len(calls) == 2
@@ -172,7 +172,7 @@ def test_only_plain_adain_residual_blocks_are_merged(change: dict[str, Any], mer
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("as_pair", [False, True])
 def test_adain_residual_block_is_the_layer(implementation: functional.Implementation, as_pair: bool) -> None:
-    block = ResBlock(4, norm="adain", activation="relu", pad_type="reflect").double()
+    block = ResBlock(4, norm="adain", activation="relu", pad_mode="reflect").double()
     x = torch.randn(2, 4, 6, 5, dtype=torch.float64)
     parameters = torch.randn(2, 16, dtype=torch.float64)
     expected = block(x, AdaINParameters(parameters))
@@ -198,7 +198,7 @@ def test_adain_residual_block_refuses_even_kernels() -> None:
 
 @pytest.mark.parametrize("activation", ["prelu", "selu", "tanh"])
 def test_unknown_activations_are_called(activation: str) -> None:
-    block = Conv2dBlock(3, 4, 3, 1, 1, norm="in", activation=activation, pad_type="reflect")
+    block = Conv2dBlock(3, 4, 3, 1, 1, norm="in", activation=activation, pad_mode="reflect")
     assert [type(step) for step in plan(block.layers()).steps] == [Write, Convolve, Write, Call]
 
 
@@ -212,7 +212,7 @@ def upsampled(block: Conv2dBlock, x: Tensor) -> Tensor:
 )
 def test_hooks_of_a_convolution_are_called(register: str, norm: str) -> None:
     """This includes convolutions whose bias goes into the op, and those that are computed unshuffled."""
-    block = Conv2dBlock(3, 4, 5, 1, 2, norm=norm, activation="relu", pad_type="reflect").double()
+    block = Conv2dBlock(3, 4, 5, 1, 2, norm=norm, activation="relu", pad_mode="reflect").double()
     x = torch.randn(1, 3, 6, 7, dtype=torch.float64, requires_grad=True)
     expected = upsampled(block, x), block(x)
     calls: list[int] = []
@@ -228,7 +228,7 @@ def test_a_subclass_of_the_convolution_is_called() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
 
-    block = Conv2dBlock(3, 4, 5, 1, 2, norm="none", activation="relu", pad_type="reflect")
+    block = Conv2dBlock(3, 4, 5, 1, 2, norm="none", activation="relu", pad_mode="reflect")
     x = torch.randn(1, 3, 6, 7)
     expected = [2 * upsampled(block, x), 2 * block(x)]
     block.conv.__class__ = Doubled
@@ -236,7 +236,7 @@ def test_a_subclass_of_the_convolution_is_called() -> None:
 
 
 def test_a_chain_can_be_planned_once_and_run_often() -> None:
-    block = Conv2dBlock(3, 4, 3, 1, 1, norm="in", activation="relu", pad_type="reflect")
+    block = Conv2dBlock(3, 4, 3, 1, 1, norm="in", activation="relu", pad_mode="reflect")
     chain: Chain = plan(block.layers())
     x = torch.randn(1, 3, 6, 7)
     assert torch.equal(chain.run(x), block(x))

@@ -35,7 +35,7 @@ def run(block: nn.Module, adain: bool = False, value: float = 3.0) -> Tensor:
 
 
 def block_of(norm: str) -> Conv2dBlock:
-    return Conv2dBlock(4, 4, 3, 1, 1, norm=norm, activation="lrelu", pad_type="reflect").double()
+    return Conv2dBlock(4, 4, 3, 1, 1, norm=norm, activation="lrelu", pad_mode="reflect").double()
 
 
 @pytest.mark.parametrize("norm", ["in", "adain"])
@@ -67,7 +67,7 @@ def test_other_norms_keep_the_bias(norm: str) -> None:
 
 
 def test_gradients_equal_those_of_the_reference() -> None:
-    block = ResBlock(4, norm="adain", pad_type="reflect").double()
+    block = ResBlock(4, norm="adain", pad_mode="reflect").double()
     with functional.use_implementation("reference"):
         expected = run(block, adain=True), [p.grad for p in block.parameters()]
     actual = run(block, adain=True), [p.grad for p in block.parameters()]

@@ -46,7 +46,7 @@ def test_both_directions_in_float64(
 @pytest.mark.parametrize(("into", "out"), [(64, 3), (3, 8)])
 def test_a_block_uses_them_and_agrees_with_the_reference(into: int, out: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    block = Conv2dBlock(into, out, 7, 1, 3, norm="none", activation="tanh", pad_type="reflect").double()
+    block = Conv2dBlock(into, out, 7, 1, 3, norm="none", activation="tanh", pad_mode="reflect").double()
     x = torch.randn(2, into, 12, 14, dtype=torch.float64, requires_grad=True)
     results = []
     for implementation in ("reference", "auto"):

@@ -131,10 +131,10 @@ def test_parameter_names_follow_the_depth(n_downsample: int, n_res: int) -> None
     assert style.shape == (2, 8, 1, 1)
 
 
-@pytest.mark.parametrize("pad_type", ["reflect", "replicate", "zero"])
+@pytest.mark.parametrize("pad_mode", ["reflect", "replicate", "zero"])
 @pytest.mark.parametrize("activ", ["relu", "lrelu", "prelu", "selu", "tanh", "none"])
-def test_every_pad_and_activation_trains(pad_type: str, activ: str) -> None:
-    config = TINY.model_copy(update={"pad_type": pad_type, "activ": activ})
+def test_every_pad_and_activation_trains(pad_mode: str, activ: str) -> None:
+    config = TINY.model_copy(update={"pad_type": pad_mode, "activ": activ})
     gen = AdaINGen(1, config)
     gen(torch.rand(1, 1, 32, 32)).mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in gen.parameters())
@@ -157,7 +157,7 @@ def test_every_linear_norm(norm: str) -> None:
 
 def test_adain_takes_bias_then_weight_in_module_order() -> None:
     """Layer 0 reads columns [0, C) as bias and [C, 2C) as weight, and layer 1 continues at 2C."""
-    block = ResBlock(4, norm="adain", activation="none", pad_type="zero").double()
+    block = ResBlock(4, norm="adain", activation="none", pad_mode="zero").double()
     assert num_adain_params(block) == 16
     x = torch.randn(2, 4, 6, 5, dtype=torch.float64)
     parameters = torch.randn(2, 16, dtype=torch.float64)
@@ -196,7 +196,7 @@ def test_adain_generator_can_be_copied_after_use() -> None:
     torch.testing.assert_close(copy.deepcopy(gen)(image), output, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("call", [lambda: Conv2dBlock(1, 1, 3, 1, pad_type="mirror"), lambda: make_activation("gelu")])
+@pytest.mark.parametrize("call", [lambda: Conv2dBlock(1, 1, 3, 1, pad_mode="mirror"), lambda: make_activation("gelu")])
 @pytest.mark.parametrize("other", [lambda: Conv2dBlock(1, 1, 3, 1, norm="gn"), lambda: LinearBlock(1, 1, norm="gn")])
 def test_unknown_names_are_errors(call, other) -> None:  # type: ignore[no-untyped-def]
     for build in (call, other):
@@ -214,7 +214,7 @@ def test_one_pixel_maps_are_an_error() -> None:
 def test_padding_is_torch_padding(n: int, c: int, h: int, w: int, kernel: int) -> None:
     x = torch.randn(n, c, h, w, dtype=torch.float64)
     for name, mode in (("reflect", "reflect"), ("replicate", "replicate"), ("zero", "constant")):
-        block = Conv2dBlock(c, 2, kernel, 1, 3, activation="none", pad_type=name).double()
+        block = Conv2dBlock(c, 2, kernel, 1, 3, activation="none", pad_mode=name).double()
         expected = F.conv2d(F.pad(x, (3, 3, 3, 3), mode=mode), block.conv.weight, block.conv.bias)
         torch.testing.assert_close(block(x), expected)
 

@@ -44,7 +44,7 @@ def test_gradients_have_the_same_bits(autocast: bool, layout: str) -> None:
 
 
 def chain() -> tuple[list[Conv2dBlock], torch.Tensor]:
-    blocks = [Conv2dBlock(8, 8, 3, 1, 1, norm="in", activation="relu", pad_type="reflect") for _ in range(4)]
+    blocks = [Conv2dBlock(8, 8, 3, 1, 1, norm="in", activation="relu", pad_mode="reflect") for _ in range(4)]
     return blocks, make_map((1, 8, 32, 32)).requires_grad_()
 
 

@@ -86,7 +86,7 @@ def output_and_gradients(function, tensors):
 @each_pad_mode
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_has_the_bits_of_the_residual_block_of_the_networks(dtype, pad_mode):
-    block = ResBlock(4, norm="adain", activation="relu", pad_type=pad_mode).to(dtype)
+    block = ResBlock(4, norm="adain", activation="relu", pad_mode=pad_mode).to(dtype)
     x, parameters = make_map((2, 4, 6, 5), dtype), random(2, 16, seed=1, dtype=torch.float32)
 
     def op(x, parameters):

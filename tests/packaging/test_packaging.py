@@ -263,7 +263,7 @@ def test_wheel_without_a_compiler(tmp_path):
 
 @pytest.mark.slow
 def test_isolated_install(tmp_path):
-    """As in `pip install .`, build requirements come from the package index and torch from this environment."""
+    """Install as `pip install .` does: build requirements from the package index, torch from this environment."""
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("no C++ compiler")
     requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]

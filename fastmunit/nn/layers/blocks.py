@@ -123,7 +123,7 @@ class Conv2dBlock(Block):
         padding: Padding in pixels on each side.
         norm: none, bn, in, ln, adain or sn.
         activation: A name that `make_activation` accepts.
-        pad_type: Fill mode of the padding: reflect, replicate or zero.
+        pad_mode: Fill mode of the padding: reflect, replicate or zero.
 
     Raises:
         ValueError: If a name is unknown.
@@ -138,13 +138,13 @@ class Conv2dBlock(Block):
         padding: int = 0,
         norm: str = "none",
         activation: str = "relu",
-        pad_type: str = "zero",
+        pad_mode: str = "zero",
     ) -> None:
         super().__init__()
-        if pad_type not in get_args(PadMode):
-            raise ValueError(f"unknown pad_type {pad_type!r}: use reflect, replicate or zero.")
-        zeros = pad_type == "zero"  # added by the convolution itself, so that the map before it needs no padding
-        self.pad = Pad(0 if zeros else padding, pad_type)  # type: ignore[arg-type]
+        if pad_mode not in get_args(PadMode):
+            raise ValueError(f"unknown pad_mode {pad_mode!r}: use reflect, replicate or zero.")
+        zeros = pad_mode == "zero"  # added by the convolution itself, so that the map before it needs no padding
+        self.pad = Pad(0 if zeros else padding, pad_mode)  # type: ignore[arg-type]
         self.norm: nn.Module | None
         match norm:
             case "bn":
@@ -231,12 +231,12 @@ class LinearBlock(nn.Module):
 class ResBlock(Block):
     """x + conv-norm(conv-norm-activation(x)), 3x3 convolutions, no activation after the sum. He et al. 2016."""
 
-    def __init__(self, dim: int, norm: str = "in", activation: str = "relu", pad_type: str = "zero") -> None:
+    def __init__(self, dim: int, norm: str = "in", activation: str = "relu", pad_mode: str = "zero") -> None:
         super().__init__()
         self.model = nn.ModuleList(
             [
-                Conv2dBlock(dim, dim, 3, 1, 1, norm=norm, activation=activation, pad_type=pad_type),
-                Conv2dBlock(dim, dim, 3, 1, 1, norm=norm, activation="none", pad_type=pad_type),
+                Conv2dBlock(dim, dim, 3, 1, 1, norm=norm, activation=activation, pad_mode=pad_mode),
+                Conv2dBlock(dim, dim, 3, 1, 1, norm=norm, activation="none", pad_mode=pad_mode),
             ]
         )
 
@@ -249,10 +249,10 @@ class ResBlocks(Block):
     """A sequence of `num_blocks` residual blocks."""
 
     def __init__(
-        self, num_blocks: int, dim: int, norm: str = "in", activation: str = "relu", pad_type: str = "zero"
+        self, num_blocks: int, dim: int, norm: str = "in", activation: str = "relu", pad_mode: str = "zero"
     ) -> None:
         super().__init__()
-        self.model = nn.ModuleList([ResBlock(dim, norm, activation, pad_type) for _ in range(num_blocks)])
+        self.model = nn.ModuleList([ResBlock(dim, norm, activation, pad_mode) for _ in range(num_blocks)])
 
     def layers(self, adain: AdaINParameters | None = None) -> list[Layer]:
         return [layer for block in self.model for layer in _layers_of(block, adain)]

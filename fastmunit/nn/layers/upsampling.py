@@ -44,7 +44,7 @@ class BilinearConv2dBlock(Conv2dBlock):
     """Bilinear upsampling by 2, reflection padding of 1, 3x3 convolution, norm, activation."""
 
     def __init__(self, input_dim: int, output_dim: int, norm: str = "in", activation: str = "relu") -> None:
-        super().__init__(input_dim, output_dim, 3, 1, 1, norm=norm, activation=activation, pad_type="reflect")
+        super().__init__(input_dim, output_dim, 3, 1, 1, norm=norm, activation=activation, pad_mode="reflect")
 
     def layers(self, adain: AdaINParameters | None = None) -> list[Layer]:
         return [Other(_upsample_bilinear), *super().layers(adain)]

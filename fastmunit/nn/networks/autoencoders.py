@@ -53,12 +53,12 @@ class AdaINGen(nn.Module):
 
     def __init__(self, input_dim: int, config: GeneratorConfig) -> None:
         super().__init__()
-        activ, pad_type = config.activ, config.pad_type
+        activ, pad_mode = config.activ, config.pad_type
         self.enc_style = StyleEncoder(
-            STYLE_DOWNSAMPLE, input_dim, config.dim, config.style_dim, norm="none", activ=activ, pad_type=pad_type
+            STYLE_DOWNSAMPLE, input_dim, config.dim, config.style_dim, norm="none", activ=activ, pad_mode=pad_mode
         )
         self.enc_content = ContentEncoder(
-            config.n_downsample, config.n_res, input_dim, config.dim, norm="in", activ=activ, pad_type=pad_type
+            config.n_downsample, config.n_res, input_dim, config.dim, norm="in", activ=activ, pad_mode=pad_mode
         )
         self.dec = Decoder(
             config.n_downsample,
@@ -67,7 +67,7 @@ class AdaINGen(nn.Module):
             input_dim,
             res_norm="adain",
             activ=activ,
-            pad_type=pad_type,
+            pad_mode=pad_mode,
         )
         self.mlp = MLP(config.style_dim, num_adain_params(self.dec), config.mlp_dim, 3, norm="none", activ=activ)
 
@@ -122,9 +122,9 @@ class VAEGen(nn.Module):
         super().__init__()
         self.noise_on_cpu = noise_on_cpu
         self._n_downsample = config.n_downsample
-        activ, pad_type = config.activ, config.pad_type
+        activ, pad_mode = config.activ, config.pad_type
         self.enc = ContentEncoder(
-            config.n_downsample, config.n_res, input_dim, config.dim, norm="in", activ=activ, pad_type=pad_type
+            config.n_downsample, config.n_res, input_dim, config.dim, norm="in", activ=activ, pad_mode=pad_mode
         )
         self.dec = Decoder(
             config.n_downsample,
@@ -133,7 +133,7 @@ class VAEGen(nn.Module):
             input_dim,
             res_norm="in",
             activ=activ,
-            pad_type=pad_type,
+            pad_mode=pad_mode,
         )
 
     def forward(self, images: Tensor) -> Tensor:

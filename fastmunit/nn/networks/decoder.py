@@ -17,15 +17,15 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, n_upsample: int, n_res: int, dim: int, output_dim: int, res_norm: str, activ: str, pad_type: str
+        self, n_upsample: int, n_res: int, dim: int, output_dim: int, res_norm: str, activ: str, pad_mode: str
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [ResBlocks(n_res, dim, norm=res_norm, activation=activ, pad_type=pad_type)]
+        layers: list[nn.Module] = [ResBlocks(n_res, dim, norm=res_norm, activation=activ, pad_mode=pad_mode)]
         for _ in range(n_upsample):
             layers.append(nn.Upsample(scale_factor=2))
-            layers.append(Conv2dBlock(dim, dim // 2, 5, 1, 2, norm="ln", activation=activ, pad_type=pad_type))
+            layers.append(Conv2dBlock(dim, dim // 2, 5, 1, 2, norm="ln", activation=activ, pad_mode=pad_mode))
             dim //= 2
-        layers.append(Conv2dBlock(dim, output_dim, 7, 1, 3, norm="none", activation="tanh", pad_type=pad_type))
+        layers.append(Conv2dBlock(dim, output_dim, 7, 1, 3, norm="none", activation="tanh", pad_mode=pad_mode))
         self.model = nn.ModuleList(layers)
 
     def forward(self, content: Tensor, adain: AdaINParameters | None = None) -> Tensor:

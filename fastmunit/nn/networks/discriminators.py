@@ -115,23 +115,23 @@ class PatchDiscriminator(_MultiScale):
 
 def _munit_network(input_dim: int, config: DiscriminatorConfig) -> nn.Sequential:
     dim = config.dim
-    activ, pad_type = config.activ, config.pad_type
-    layers: list[nn.Module] = [Conv2dBlock(input_dim, dim, 4, 2, 1, norm="none", activation=activ, pad_type=pad_type)]
+    activ, pad_mode = config.activ, config.pad_type
+    layers: list[nn.Module] = [Conv2dBlock(input_dim, dim, 4, 2, 1, norm="none", activation=activ, pad_mode=pad_mode)]
     for _ in range(config.n_layer - 1):
-        layers.append(Conv2dBlock(dim, 2 * dim, 4, 2, 1, norm=config.norm, activation=activ, pad_type=pad_type))
+        layers.append(Conv2dBlock(dim, 2 * dim, 4, 2, 1, norm=config.norm, activation=activ, pad_mode=pad_mode))
         dim *= 2
     layers.append(nn.Conv2d(dim, 1, 1, 1, 0))
     return nn.Sequential(*layers)
 
 
 def _patch_network(input_dim: int, dim: int, config: DiscriminatorConfig) -> nn.ModuleList:
-    activ, pad_type = config.activ, config.pad_type
-    layers = [Conv2dBlock(input_dim, dim, 4, 2, 1, norm="none", activation=activ, pad_type=pad_type)]
+    activ, pad_mode = config.activ, config.pad_type
+    layers = [Conv2dBlock(input_dim, dim, 4, 2, 1, norm="none", activation=activ, pad_mode=pad_mode)]
     width = dim
     for layer in range(1, config.n_layer + 1):
         wider = dim * min(2**layer, _MAX_WIDTH)
         stride = 1 if layer == config.n_layer else 2
-        layers.append(Conv2dBlock(width, wider, 4, stride, 1, norm=config.norm, activation=activ, pad_type=pad_type))
+        layers.append(Conv2dBlock(width, wider, 4, stride, 1, norm=config.norm, activation=activ, pad_mode=pad_mode))
         width = wider
-    layers.append(Conv2dBlock(width, 1, 4, 1, 1, norm="none", activation="none", pad_type=pad_type))
+    layers.append(Conv2dBlock(width, 1, 4, 1, 1, norm="none", activation="none", pad_mode=pad_mode))
     return nn.ModuleList(layers)

@@ -15,14 +15,14 @@ class ContentEncoder(nn.Module):
     """
 
     def __init__(
-        self, n_downsample: int, n_res: int, input_dim: int, dim: int, norm: str, activ: str, pad_type: str
+        self, n_downsample: int, n_res: int, input_dim: int, dim: int, norm: str, activ: str, pad_mode: str
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [Conv2dBlock(input_dim, dim, 7, 1, 3, norm=norm, activation=activ, pad_type=pad_type)]
+        layers: list[nn.Module] = [Conv2dBlock(input_dim, dim, 7, 1, 3, norm=norm, activation=activ, pad_mode=pad_mode)]
         for _ in range(n_downsample):
-            layers.append(Conv2dBlock(dim, 2 * dim, 4, 2, 1, norm=norm, activation=activ, pad_type=pad_type))
+            layers.append(Conv2dBlock(dim, 2 * dim, 4, 2, 1, norm=norm, activation=activ, pad_mode=pad_mode))
             dim *= 2
-        layers.append(ResBlocks(n_res, dim, norm=norm, activation=activ, pad_type=pad_type))
+        layers.append(ResBlocks(n_res, dim, norm=norm, activation=activ, pad_mode=pad_mode))
         self.model = nn.Sequential(*layers)
         self.output_dim = dim
 
@@ -39,15 +39,15 @@ class StyleEncoder(nn.Module):
     """
 
     def __init__(
-        self, n_downsample: int, input_dim: int, dim: int, style_dim: int, norm: str, activ: str, pad_type: str
+        self, n_downsample: int, input_dim: int, dim: int, style_dim: int, norm: str, activ: str, pad_mode: str
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [Conv2dBlock(input_dim, dim, 7, 1, 3, norm=norm, activation=activ, pad_type=pad_type)]
+        layers: list[nn.Module] = [Conv2dBlock(input_dim, dim, 7, 1, 3, norm=norm, activation=activ, pad_mode=pad_mode)]
         for _ in range(2):
-            layers.append(Conv2dBlock(dim, 2 * dim, 4, 2, 1, norm=norm, activation=activ, pad_type=pad_type))
+            layers.append(Conv2dBlock(dim, 2 * dim, 4, 2, 1, norm=norm, activation=activ, pad_mode=pad_mode))
             dim *= 2
         for _ in range(n_downsample - 2):
-            layers.append(Conv2dBlock(dim, dim, 4, 2, 1, norm=norm, activation=activ, pad_type=pad_type))
+            layers.append(Conv2dBlock(dim, dim, 4, 2, 1, norm=norm, activation=activ, pad_mode=pad_mode))
         layers.append(nn.AdaptiveAvgPool2d(1))
         layers.append(nn.Conv2d(dim, style_dim, 1, 1, 0))
         self.model = nn.Sequential(*layers)

@@ -29,7 +29,7 @@ class PooledResBlock(nn.Module):
         super().__init__()
         self.norm = InstanceNorm2d(input_dim)
         self.activation = nn.LeakyReLU(0.2, inplace=True)
-        self.conv1 = Conv2dBlock(input_dim, input_dim, 3, 1, 1, norm="in", activation="lrelu", pad_type="zero")
+        self.conv1 = Conv2dBlock(input_dim, input_dim, 3, 1, 1, norm="in", activation="lrelu", pad_mode="zero")
         self.conv2 = nn.Conv2d(input_dim, output_dim, 3, 1, 1)
         self.shortcut = nn.Conv2d(input_dim, output_dim, 1)
 

@@ -16,8 +16,8 @@ from fastmunit.nn.layers.upsampling import TransposedConv2dBlock
 class DropoutResBlock(ResBlock):
     """`ResBlock` with instance norm, and dropout between its two convolutions."""
 
-    def __init__(self, dim: int, pad_type: str, dropout: float, dropout_at_test: bool) -> None:
-        super().__init__(dim, norm="in", activation="relu", pad_type=pad_type)
+    def __init__(self, dim: int, pad_mode: str, dropout: float, dropout_at_test: bool) -> None:
+        super().__init__(dim, norm="in", activation="relu", pad_mode=pad_mode)
         self.dropout = Dropout(dropout, dropout_at_test)
 
     def layers(self, adain: AdaINParameters | None = None) -> list[Layer]:
@@ -40,7 +40,7 @@ class ResNetGenerator(nn.Module):
         n_downsample: Number of convolutions with stride 2.
         n_res: Number of residual blocks.
         latent_dim: Length of the noise vector z that is concatenated to the image's channels; 0 for none.
-        pad_type: Fill mode of the padding of 7x7 convolutions and residual blocks. The others pad with zeros.
+        pad_mode: Fill mode of the padding of 7x7 convolutions and residual blocks. The others pad with zeros.
         dropout: Dropout rate inside the residual blocks.
         dropout_at_test: Keep dropout active in eval mode.
     """
@@ -53,21 +53,21 @@ class ResNetGenerator(nn.Module):
         n_downsample: int = 2,
         n_res: int = 9,
         latent_dim: int = 0,
-        pad_type: Padding = "reflect",
+        pad_mode: Padding = "reflect",
         dropout: float = 0.0,
         dropout_at_test: bool = False,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
-        layers: list[nn.Module] = [Conv2dBlock(input_dim + latent_dim, dim, 7, 1, 3, norm="in", pad_type=pad_type)]
+        layers: list[nn.Module] = [Conv2dBlock(input_dim + latent_dim, dim, 7, 1, 3, norm="in", pad_mode=pad_mode)]
         for _ in range(n_downsample):
-            layers.append(Conv2dBlock(dim, 2 * dim, 3, 2, 1, norm="in", pad_type="zero"))
+            layers.append(Conv2dBlock(dim, 2 * dim, 3, 2, 1, norm="in", pad_mode="zero"))
             dim *= 2
-        layers += [DropoutResBlock(dim, pad_type, dropout, dropout_at_test) for _ in range(n_res)]
+        layers += [DropoutResBlock(dim, pad_mode, dropout, dropout_at_test) for _ in range(n_res)]
         for _ in range(n_downsample):
             layers.append(TransposedConv2dBlock(dim, dim // 2, 3))
             dim //= 2
-        layers.append(Conv2dBlock(dim, output_dim, 7, 1, 3, activation="tanh", pad_type=pad_type))
+        layers.append(Conv2dBlock(dim, output_dim, 7, 1, 3, activation="tanh", pad_mode=pad_mode))
         self.model = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
