@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastmunit import distributed, functional
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
+from fastmunit.nn.fused.iteration_cache import IterationCache
 from fastmunit.nn.layers.spectral_norm import SpectralNorm
 from fastmunit.systems.parts import files, resume_checks
 from fastmunit.systems.parts.cuda_graph import Inputs, Results
@@ -128,8 +129,9 @@ class System(Execution, Optimization):
         losses: dict[str, Tensor] = {}
         outputs: tuple[Tensor, ...] = ()
         terms = {"dis": self.discriminator_terms, "gen": self.generator_terms}
+        cache = IterationCache()
         for half, tensors in inputs.items():
-            loss = self.stepper.descend(half, self.optimizers()[half], terms[half], tensors, weights)
+            loss = self.stepper.descend(half, self.optimizers()[half], terms[half], tensors, weights, cache)
             losses |= {f"{half}_{name}": value for name, value in (*loss.terms.items(), ("total", loss.total))}
             outputs += loss.outputs
         self._publish(inputs, losses)

@@ -12,13 +12,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from fastmunit.functional import PadMode
 from fastmunit.functional.recompute import RecomputableMap
+from fastmunit.nn.fused.iteration_cache import active_cache
 from fastmunit.nn.fused.layers import (
     Activation,
     AveragePool,
@@ -46,8 +49,8 @@ class Chain:
     def run(self, x: Tensor, mode: Mode | None = None) -> Tensor:
         """Run all steps on a map (N, C, H, W). The default mode is `mode_of(x)`."""
         state = State(RecomputableMap(x, x, None), mode or mode_of(x))
-        for step in self.steps:
-            step.run(state)
+        with opened_weights([self], state.mode):
+            self.advance(state)
         return state.result()
 
     def advance(self, state: State) -> None:
@@ -55,12 +58,27 @@ class Chain:
         for step in self.steps:
             step.run(state)
 
+    def weights(self, mode: Mode) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the weights and biases that convolutions of the chain read as they are, and cancelled biases."""
+        steps = [step for step in self.of(Convolve) if step.plain]
+        read = [weight for step in steps for weight in step.weights(mode)]
+        return read, [step.conv.bias for step in steps if step.cancels_bias(mode)]
+
     def of(self, kind: type[_Kind]) -> Iterator[_Kind]:
         """Iterate over the steps of one kind, including those of AdaIN blocks."""
         for step in self.steps:
             for inner in step.steps if isinstance(step, AdaINBlock) else (step,):
                 if isinstance(inner, kind):
                     yield inner
+
+
+def opened_weights(chains: Sequence[Chain], mode: Mode) -> AbstractContextManager[object]:
+    """Return a context in which chains read low-precision copies of their weights, if an iteration has a cache."""
+    cache = active_cache()
+    if cache is None or mode.exact:
+        return nullcontext()
+    read, cancelled = zip(*(chain.weights(mode) for chain in chains), strict=True)
+    return cache.opened([*chain.from_iterable(read)], [*chain.from_iterable(cancelled)])
 
 
 def plan(layers: Sequence[Layer]) -> Chain:

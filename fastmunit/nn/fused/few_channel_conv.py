@@ -1,8 +1,10 @@
-"""Convolutions to few channels, computed in 2x2 blocks of pixels: forward in decoders, backward in first layers.
+"""Convolutions from or to a few channels, such as those of images, in the form that suits the device.
 
-A convolution to three channels leaves most of a processor's vector registers empty. This module computes it with stride
-2 to four times the channels, one for each pixel of a 2x2 block. That takes (1 + 1/k)² times the products and a third to
-half of the time.
+A convolution to three channels leaves most of a CPU's vector registers empty. There, this module computes it in blocks
+of 2x2 pixels: with stride 2 to four times the channels, one for each pixel of a block. That takes (1 + 1/k)² times the
+products and a third to half of the time. Decoders do this forward, and first layers backward.
+
+A GPU's matrix units read low-precision channels in groups of eight. There, channels are padded with zeros.
 """
 
 from __future__ import annotations
@@ -14,17 +16,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmunit.functional import autocast_dtype
+from fastmunit.nn.fused.iteration_cache import shared_once, shared_weight
 
 _MAX_CHANNELS = 4
+_GROUP = 8  # channels that a GPU's matrix units read together in float16 and bfloat16
 
 
 def convolve(conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
-    """Return `conv` of x with this bias or without one, computed in blocks of pixels if that is faster."""
+    """Return `conv` of x with this bias or without one, computed in the form that is fastest on the device."""
+    if needs_padded_channels(conv, x):
+        return _convolve_with_padded_channels(conv, x, bias)
+    dtype = product_dtype(x)
+    if x.dtype != dtype:  # autocast would convert it for each convolution
+        image = x
+        x = shared_once(image, "cast", lambda: image.to(dtype))
     if has_few_outputs(conv, x):
-        return conv2d_few_out(x, conv.weight, bias)
+        blocks = shared_once(conv.weight, "blocks", lambda: blocks_of(conv.weight))
+        return _convolve_blocks(x, blocks, bias)
     if has_few_inputs(conv, x):
-        return conv2d_few_in(x, conv.weight, bias)
-    return conv._conv_forward(x, conv.weight, bias)
+        return conv2d_few_in(x, shared_weight(conv.weight), bias)
+    return conv._conv_forward(x, shared_weight(conv.weight), bias)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype to which autocast, if it is active, converts x for a convolution."""
+    dtype = autocast_dtype(x.device.type)
+    return x.dtype if dtype is None or x.dtype == torch.float64 else dtype
+
+
+# --- Blocks of 2x2 pixels on a CPU ------------------------------------------------------------------------------------
+
+
+def is_read_in_blocks(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    """Return True if `convolve` may read `conv.weight` in the form of `blocks_of`."""
+    return conv.weight.device.type == "cpu" and conv.out_channels <= _MAX_CHANNELS and conv.kernel_size[0] >= 5
 
 
 def has_few_outputs(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -49,9 +74,40 @@ def conv2d_few_out(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int 
     Returns:
         (N, O, H, W).
     """
-    # The kernel with one more tap, shifted by 0 or 1: channels (O, 2, 2), as pixel_shuffle reads them.
-    shifted = [F.pad(weight, (right, 1 - right, down, 1 - down)) for down in (0, 1) for right in (0, 1)]
-    blocks = torch.stack(shifted, dim=1).flatten(0, 1)
+    return _convolve_blocks(x, blocks_of(weight), bias, padding)
+
+
+def blocks_of(weight: Tensor) -> Tensor:
+    """Return the kernel (O, C, k, k) with one more tap, shifted by 0 or 1 along each axis: (4 O, C, k + 1, k + 1).
+
+    Its channels are (O, 2, 2), as pixel_shuffle reads them. Under autocast, the result has the dtype of products.
+    """
+    blocks: Tensor = _Blocks.apply(weight, product_dtype(weight))
+    return blocks
+
+
+class _Blocks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.shape, ctx.dtype = weight.shape, weight.dtype
+        k = weight.shape[-1]
+        padded = F.pad(weight, (1, 1, 1, 1))
+        shifted = [padded[:, :, y : y + k + 1, x : x + k + 1] for y in (1, 0) for x in (1, 0)]
+        o, c = weight.shape[:2]
+        blocks = torch.empty((o, 4, c, k + 1, k + 1), dtype=dtype, device=weight.device)
+        return torch.stack(shifted, dim=1, out=blocks).flatten(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, dblocks: Tensor) -> tuple[Tensor, None]:
+        o, c, k, _ = ctx.shape
+        dblocks = dblocks.unflatten(0, (o, 2, 2))
+        kernel, down, right, channel, row, column = dblocks.stride()
+        strides = (kernel, down + row, right + column, channel, row, column)
+        # Tap (i, j) of the weight is tap (i + down, j + right) of the block that is shifted by (down, right).
+        return dblocks.as_strided((o, 2, 2, c, k, k), strides).sum((1, 2), dtype=ctx.dtype), None
+
+
+def _convolve_blocks(x: Tensor, blocks: Tensor, bias: Tensor | None, padding: int = 0) -> Tensor:
     biases = None if bias is None else bias.repeat_interleave(4)
     return F.pixel_shuffle(F.conv2d(x, blocks, biases, stride=2, padding=padding), 2)
 
@@ -64,10 +120,8 @@ def conv2d_few_in(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight: (O, C, k, k).
         bias: (O,) or None.
     """
-    dtype = autocast_dtype(x.device.type)
-    if dtype is not None and x.dtype != torch.float64:
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    y: Tensor = _FewInputs.apply(x, weight, bias)
+    dtype = product_dtype(x)
+    y: Tensor = _FewInputs.apply(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
     return y
 
 
@@ -83,9 +137,12 @@ class _FewInputs(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         adjoint = weight.flip(2, 3).transpose(0, 1)
         dx = conv2d_few_out(dy, adjoint, None, weight.shape[-1] - 1) if ctx.needs_input_grad[0] else None
-        _, dweight, dbias = torch.ops.aten.convolution_backward(
-            dy, x, weight, ctx.bias_sizes, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, *ctx.needs_input_grad[1:]]
-        )
+        dweight, dbias = None, None
+        if any(ctx.needs_input_grad[1:]):
+            wants = [False, *ctx.needs_input_grad[1:]]
+            _, dweight, dbias = torch.ops.aten.convolution_backward(
+                dy, x, weight, ctx.bias_sizes, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, wants
+            )
         return dx, dweight, dbias
 
 
@@ -98,3 +155,74 @@ def _fits(conv: nn.Conv2d, x: Tensor, size: Any) -> bool:
     plain = (conv.stride, conv.dilation, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
     square = conv.kernel_size[0] == conv.kernel_size[1] >= 5
     return plain and square and x.device.type == "cpu" and all(n > 0 and n % 2 == 0 for n in size)
+
+
+# --- Padded channels on a GPU -----------------------------------------------------------------------------------------
+
+
+def needs_padded_channels(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Return True if `convolve` should pad channels: for products in 16 bits on a GPU with fewer than 8 channels."""
+    few = min(conv.in_channels, conv.out_channels) < _GROUP and conv.kernel_size != (1, 1)
+    return few and conv.groups == 1 and x.device.type == "cuda" and product_dtype(x).itemsize == 2
+
+
+def conv2d_padded_channels(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """Return conv2d(x, weight, bias), computed with numbers of channels that are multiples of 8.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (O, C, k, k).
+        bias: (O,) or None.
+        stride: Stride of the convolution.
+        padding: Zeros around x, on each side.
+    """
+    return _padded_conv2d(_padded_map(x), _padded_weight(weight), bias, len(weight), stride, padding)
+
+
+def _convolve_with_padded_channels(conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
+    image = x
+    x = shared_once(image, "padded channels", lambda: _padded_map(image))
+    weight = shared_once(conv.weight, "padded channels", lambda: _padded_weight(conv.weight))
+    return _padded_conv2d(x, weight, bias, conv.out_channels, conv.stride, conv.padding)
+
+
+def _padded_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, channels: int, stride: Any, padding: Any
+) -> Tensor:
+    if bias is not None:
+        bias = F.pad(bias, (0, len(weight) - channels))
+    return F.conv2d(x, weight, bias, stride, padding)[:, :channels]
+
+
+def _padded_map(x: Tensor) -> Tensor:
+    y: Tensor = _PadChannels.apply(x, len(x), _rounded_up(x.shape[1]), product_dtype(x))
+    return y
+
+
+def _padded_weight(weight: Tensor) -> Tensor:
+    sizes = (_rounded_up(size) for size in weight.shape[:2])
+    y: Tensor = _PadChannels.apply(weight, *sizes, product_dtype(weight))
+    return y
+
+
+def _rounded_up(channels: int) -> int:
+    return -(-channels // _GROUP) * _GROUP
+
+
+class _PadChannels(torch.autograd.Function):
+    """Zeros after the first two dimensions of a tensor, in another dtype, in channels_last: one copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, first: int, second: int, dtype: torch.dtype) -> Tensor:
+        ctx.sizes, ctx.dtype = x.shape[:2], x.dtype
+        shape = (first, second, *x.shape[2:])
+        padded = torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last).zero_()
+        padded[: len(x), : x.shape[1]].copy_(x)
+        return padded
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
+        n, c = ctx.sizes
+        return dy[:n, :c].to(ctx.dtype), None, None, None

@@ -12,7 +12,8 @@ from fastmunit import functional
 from fastmunit.functional import PadMode
 from fastmunit.functional.recompute import RecomputableMap, recomputable_fused_norm, replace_saved
 from fastmunit.nn.fused.dead_bias import with_zero_gradients
-from fastmunit.nn.fused.few_channel_conv import convolve
+from fastmunit.nn.fused.few_channel_conv import convolve, is_read_in_blocks
+from fastmunit.nn.fused.iteration_cache import gives_zeros, shared_once, shared_weight
 from fastmunit.nn.fused.layers import Activation, Norm, Pad
 
 
@@ -121,14 +122,25 @@ class Convolve:
                 y = _convolve_and_average(self.conv, x, bias) if self.averaged else _convolve(self.conv, x, bias)
         state.map = RecomputableMap(y, y, None)
 
+    def weights(self, mode: Mode) -> list[Tensor]:
+        """Return the weight unless it is read in another form, and the bias unless it is left out."""
+        as_it_is = self.upsampled is None and not self.averaged and not is_read_in_blocks(self.conv)
+        weights = [self.conv.weight] if as_it_is else []
+        added = self.conv.bias is not None and (self.left_out is None or not mode.fused)
+        return [*weights, self.conv.bias] if added else weights
+
+    def cancels_bias(self, mode: Mode) -> bool:
+        """Return True if the convolution has a bias that is left out because the next op cancels it."""
+        return self.conv.bias is not None and self.left_out == "cancelled" and mode.fused
+
     def take_bias(self, state: State) -> Tensor | None:
         """Return the bias that the convolution itself adds. Hand over a bias that is left out."""
         bias: Tensor | None = self.conv.bias if self.plain else None
         if bias is None or self.left_out is None or not state.mode.fused:
-            return bias
+            return None if bias is None else shared_weight(bias)
         if self.left_out == "added":
             state.bias = bias
-        else:
+        elif not gives_zeros(bias):
             state.cancelled.append(bias)
         return None
 
@@ -136,7 +148,7 @@ class Convolve:
 def _convolve(conv: Any, x: Tensor, bias: Tensor | None) -> Tensor:
     if isinstance(conv, nn.ConvTranspose2d):
         padding: Any = conv.padding
-        return F.conv_transpose2d(x, conv.weight, bias, conv.stride, padding, conv.output_padding)
+        return F.conv_transpose2d(x, shared_weight(conv.weight), bias, conv.stride, padding, conv.output_padding)
     return convolve(conv, x, bias)
 
 
@@ -193,7 +205,9 @@ class Write:
                 pixel_shuffle=state.pixel_shuffle,
             )
         elif pixels:
-            padded, _ = functional.bias_act_pad(x, pad=pixels, pad_mode=pad_mode)
+            padded = shared_once(
+                x, ("pad", pixels, pad_mode), lambda: functional.bias_act_pad(x, pad=pixels, pad_mode=pad_mode)[0]
+            )
             state.map = RecomputableMap(padded, x, None)
         state.residuals += [state.map.interior] * self.keeps
         state.bias, state.pixel_shuffle = None, False
@@ -243,8 +257,8 @@ class AdaINBlock:
             padded, interior = functional.adain_residual_block(
                 (x, residual),
                 (
-                    (first.conv.weight, first.take_bias(state)),
-                    (second.conv.weight, second.take_bias(state)),
+                    (shared_weight(first.conv.weight), first.take_bias(state)),
+                    (shared_weight(second.conv.weight), second.take_bias(state)),
                 ),
                 (first_op.norm.style_of(len(x)), second_op.norm.style_of(len(x))),
                 activation=activation,

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from typing import get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmunit.functional import PadMode
 from fastmunit.nn.fused.chain import Chain, plan
+from fastmunit.nn.fused.iteration_cache import shared_weight
 from fastmunit.nn.fused.layers import (
     Activation,
     Convolution,
@@ -59,13 +61,19 @@ class AdaINParameters:
     def __init__(self, values: Tensor) -> None:
         self.values = values
         self.used = 0
+        self._parts: tuple[Tensor, ...] = ()
 
     def take(self, num_features: int) -> tuple[Tensor, Tensor]:
         """Return (weight, bias) of the next layer, each (N, num_features)."""
         start = self.used
         self.used = start + 2 * num_features
-        bias = self.values[:, start : start + num_features]
-        weight = self.values[:, start + num_features : self.used]
+        if start % num_features == 0:  # layers of equal size share one split, whose backward is one op
+            if not self._parts or self._parts[0].shape[1] != num_features:
+                self._parts = self.values.split(num_features, dim=1)
+            bias, weight = self._parts[start // num_features : self.used // num_features]
+        else:
+            bias = self.values[:, start : start + num_features]
+            weight = self.values[:, start + num_features : self.used]
         return weight, bias
 
 
@@ -96,6 +104,8 @@ def chain_of(blocks: Iterable[nn.Module], adain: AdaINParameters | None = None) 
 def _layers_of(module: nn.Module, adain: AdaINParameters | None) -> list[Layer]:
     if isinstance(module, Block):
         return [_call_of(module, adain)] if has_hooks(module) else module.layers(adain)
+    if type(module) is nn.Conv2d:
+        return [Convolution(module)]
     return [Upsample(module) if is_nearest_upsampling(module) else Other(module)]
 
 
@@ -222,10 +232,22 @@ class LinearBlock(nn.Module):
         self.activation = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc(x)
+        x = self._linear(x)
         if self.norm is not None:
             x = self.norm(x)
         return x if self.activation is None else self.activation(x)
+
+    def weights(self) -> list[Tensor]:
+        """Return the weight and the bias of a plain linear layer."""
+        return [self.fc.weight, self.fc.bias] if self._is_plain() else []  # type: ignore[list-item]
+
+    def _linear(self, x: Tensor) -> Tensor:
+        if not self._is_plain():
+            return self.fc(x)
+        return F.linear(x, *map(shared_weight, self.weights()))
+
+    def _is_plain(self) -> bool:
+        return type(self.fc) is nn.Linear and not has_hooks(self.fc)
 
 
 class ResBlock(Block):

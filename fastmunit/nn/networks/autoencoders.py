@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
+from fastmunit import functional
 from fastmunit.config import GeneratorConfig
+from fastmunit.nn.fused.iteration_cache import active_cache
 from fastmunit.nn.layers.blocks import AdaINParameters, LinearBlock
 from fastmunit.nn.layers.norm import AdaptiveInstanceNorm2d
 from fastmunit.nn.networks.decoder import Decoder
@@ -36,7 +40,11 @@ class MLP(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x.flatten(1))
+        cache = active_cache()
+        if cache is None or functional.exact_order():
+            return self.model(x.flatten(1))
+        with cache.opened([weight for block in self.model for weight in cast(LinearBlock, block).weights()]):
+            return self.model(x.flatten(1))
 
 
 class AdaINGen(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmunit.config import DiscriminatorConfig
+from fastmunit.nn.fused.chain import opened_weights
 from fastmunit.nn.fused.steps import mode_of
 from fastmunit.nn.layers.blocks import Conv2dBlock, chain_of
 
@@ -33,11 +34,14 @@ class _MultiScale(nn.Module):
         self.cnns = nn.ModuleList(networks)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        chains = [chain_of(cast(nn.ModuleList, blocks)) for blocks in self.cnns]
+        mode = mode_of(images)
         outputs = []
-        for scale, blocks in enumerate(self.cnns):
-            if scale:
-                images = self.downsample(images)
-            outputs.append(chain_of(cast(nn.ModuleList, blocks)).run(images))
+        with opened_weights(chains, mode):
+            for scale, chain in enumerate(chains):
+                if scale:
+                    images = self.downsample(images)
+                outputs.append(chain.run(images, mode))
         return outputs
 
     def forward_pair(self, fake: Tensor, real: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -29,6 +29,18 @@ class Adam(torch.optim.Adam):
         """
         super().load_state_dict(optimizer_state.checked(self, state_dict))
 
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take a step, and count it as a write to the parameters, which torch's fused kernels do not.
+
+        Copies of weights and kept forward passes recognize by that count that they are out of date.
+        """
+        loss = super().step(closure)
+        for group in self.param_groups:
+            if group["fused"]:
+                torch.autograd.graph.increment_version([p for p in group["params"] if p.grad is not None])
+        return loss
+
     def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
         has_complex: bool = super()._init_group(group, *lists)
         if group["fused"]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastmunit import distributed, functional
 from fastmunit.errors import ConfigError
 from fastmunit.functional.recompute import recompute
+from fastmunit.nn.fused.iteration_cache import active_cache, iteration_cache
 from fastmunit.nn.layers.batch_norm import BatchNorm2d
 from fastmunit.nn.layers.spectral_norm import SpectralNorm
 from fastmunit.systems.definition import SystemDefinition
@@ -50,10 +51,13 @@ class Execution(SystemDefinition):
         """
         if not (self.config.checkpointing and torch.is_grad_enabled()):
             return function
-        implementation = functional.default_implementation()
+        implementation, cache = functional.default_implementation(), active_cache()
 
         def run(*inputs: Tensor) -> Any:
-            with recompute(False), functional.use_implementation(implementation):
+            # Backward runs it again in a thread of autograd's, which does not have the settings of this one.
+            with recompute(False), functional.use_implementation(implementation), iteration_cache(
+                None if cache is None else cache.for_checkpoint()
+            ):
                 return function(*inputs)
 
         return partial(torch.utils.checkpoint.checkpoint, run, use_reentrant=False, preserve_rng_state=False)

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastmunit import distributed
 from fastmunit.config import Config
 from fastmunit.functional.recompute import recompute
+from fastmunit.nn.fused.iteration_cache import IterationCache, iteration_cache
 from fastmunit.systems.parts import resume_checks
 from fastmunit.systems.parts.cuda_graph import CapturedIteration
 from fastmunit.systems.parts.terms import Losses
@@ -45,6 +46,7 @@ class Stepper:
         loss_of: LossFunction,
         tensors: Sequence[Tensor],
         weights: Weights,
+        cache: IterationCache,
     ) -> Losses:
         """Take one step down the mean loss of a batch, which is computed in `micro_batches` parts.
 
@@ -54,6 +56,7 @@ class Stepper:
             loss_of: Computes the loss of a part: a mean over its samples.
             tensors: Tensors (N, ...) whose samples belong together. `loss_of` gets a part of each.
             weights: Loss weights for `loss_of`.
+            cache: What the layers share in this iteration.
 
         Returns:
             The loss of the whole batch on all processes, without graph, and the outputs of this process.
@@ -71,8 +74,9 @@ class Stepper:
         results: list[Losses] = []
         chunks = [tensors] if parts == 1 else list(zip(*(tensor.chunk(parts) for tensor in tensors), strict=True))
         for number, part in enumerate(chunks, start=1):
-            with recompute(self._recomputes()):
+            with recompute(self._recomputes()), iteration_cache(cache):
                 losses = loss_of(part, weights)
+            cache.drop_graphs()
             mean = losses.total if parts == 1 else losses.total / parts
             with overlap.during_backward() if overlap is not None and number == parts else nullcontext():
                 (mean if scaler is None else scaler.scale(mean)).backward()

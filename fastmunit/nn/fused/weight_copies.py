@@ -1,0 +1,166 @@
+"""Low-precision copies of weights under autocast, made by one op per network instead of one per weight and call.
+
+A copy is made once per version of a weight. The gradients of all copies that a network has read in one pass are
+written to one flat buffer in the dtype of the weights. Autograd adds the buffers of several passes, one sum per
+network, and the gradients of the weights are views of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_ALIGNMENT = 16  # values, so that every gradient begins at a multiple of 64 bytes
+
+
+class _Layout(NamedTuple):
+    """Places of tensors in a flat buffer."""
+
+    offsets: tuple[int, ...]
+    shapes: tuple[torch.Size, ...]
+    strides: tuple[tuple[int, ...], ...]
+    size: int
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """Return the tensors as views of a flat buffer."""
+        return [
+            flat.as_strided(shape, stride, flat.storage_offset() + offset)
+            for shape, stride, offset in zip(self.shapes, self.strides, self.offsets, strict=True)
+        ]
+
+
+def _layout_of(tensors: Sequence[Tensor]) -> _Layout:
+    offsets, end = [], 0
+    for tensor in tensors:
+        offsets.append(end)
+        end += -(-tensor.numel() // _ALIGNMENT) * _ALIGNMENT
+    strides = tuple(torch.empty_like(tensor, device="meta").stride() for tensor in tensors)  # dense ones
+    return _Layout(tuple(offsets), tuple(tensor.shape for tensor in tensors), strides, end)
+
+
+class _Root(torch.autograd.Function):
+    """Weights to a placeholder, whose gradient is the flat buffer with the gradients of all weights."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: _Layout, *weights: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.layout = layout
+        return weights[0].new_empty(()).expand(layout.size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, flat: Tensor | None) -> tuple[Tensor | None, ...]:
+        if flat is None:
+            return (None,) * (1 + len(ctx.layout.shapes))
+        return None, *ctx.layout.views(flat.contiguous())
+
+
+class _Pass(torch.autograd.Function):
+    """Copies of weights as the layers read them in one pass through a network."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: _Layout, placeholder: Tensor, *copies: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.layout = layout
+        ctx.options = {"dtype": placeholder.dtype, "device": placeholder.device}
+        return tuple(copy.detach() for copy in copies)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        flat = torch.empty(ctx.layout.size, **ctx.options)
+        views = ctx.layout.views(flat)
+        rest = views[len(gradients) :]
+        if rest:  # they lie at the end of the buffer
+            flat[ctx.layout.offsets[len(gradients)] :].zero_()
+        pairs = list(zip(views, gradients, strict=False))
+        unused = [view for view, gradient in pairs if gradient is None]
+        if unused:
+            torch._foreach_zero_(unused)
+        used = [(view, gradient) for view, gradient in pairs if gradient is not None]
+        if used:
+            torch._foreach_copy_(*map(list, zip(*used, strict=True)))  # type: ignore[arg-type]
+        return None, flat, *(None for _ in gradients)
+
+
+class _Copy(NamedTuple):
+    weight: Tensor
+    version: tuple[int, int]
+    copy: Tensor
+
+
+class WeightCopies:
+    """The copies of the weights that have been asked for, each valid until its weight is written to.
+
+    A write through `weight.data` leaves no trace: use a new object after it.
+    """
+
+    def __init__(self) -> None:
+        self._copies: dict[int, _Copy] = {}
+        self._placeholders: dict[tuple[int, ...], tuple[_Layout, Tensor]] = {}
+
+    def of(
+        self, weights: Sequence[Tensor], without_gradient: Sequence[Tensor], dtype: torch.dtype
+    ) -> dict[int, Tensor]:
+        """Return copies in `dtype`, by the id() of the weight, for one pass through a network.
+
+        Copies of weights that need gradients pass them on. Weights that autocast would not convert are absent, unless
+        their dtype is that of all others.
+
+        Args:
+            weights: Weights that the pass reads.
+            without_gradient: Weights that it leaves out. They get gradients of zeros, and are their own copies.
+            dtype: Dtype of the copies.
+        """
+        read = {id(weight): weight for weight in weights if _is_cast(weight, dtype)}
+        self._update(list(read.values()), dtype)
+        copies = {key: self._copies[key].copy for key in read}
+        trained = [weight for weight in read.values() if weight.requires_grad] if torch.is_grad_enabled() else []
+        if len({(weight.dtype, weight.device) for weight in trained}) != 1:
+            return {key: copy for key, copy in copies.items() if not read[key].requires_grad} if trained else copies
+        first = trained[0]
+        left_out = {
+            id(weight): weight
+            for weight in without_gradient
+            if weight.requires_grad and (weight.dtype, weight.device) == (first.dtype, first.device)
+        }
+        left_out = {key: weight for key, weight in left_out.items() if key not in read}
+        layout, placeholder = self._placeholder([*trained, *left_out.values()])
+        aliases = _Pass.apply(layout, placeholder, *(copies[id(weight)] for weight in trained))
+        return copies | {id(weight): alias for weight, alias in zip(trained, aliases, strict=True)} | left_out
+
+    def _update(self, weights: Sequence[Tensor], dtype: torch.dtype) -> None:
+        stale = [weight for weight in weights if not self._is_current(weight, dtype)]
+        if not stale:
+            return
+        with torch.no_grad():
+            copies = [torch.empty_like(weight, dtype=dtype) for weight in stale]
+            torch._foreach_copy_(copies, stale)
+        for weight, copy in zip(stale, copies, strict=True):
+            self._copies[id(weight)] = _Copy(weight, version_of(weight), copy)
+
+    def _is_current(self, weight: Tensor, dtype: torch.dtype) -> bool:
+        kept = self._copies.get(id(weight))
+        return kept is not None and kept.version == version_of(weight) and kept.copy.dtype == dtype
+
+    def _placeholder(self, weights: Sequence[Tensor]) -> tuple[_Layout, Tensor]:
+        key = tuple(id(weight) for weight in weights)
+        if key not in self._placeholders:
+            layout = _layout_of(weights)
+            self._placeholders[key] = layout, _Root.apply(layout, *weights)
+        return self._placeholders[key]
+
+
+def version_of(weight: Tensor) -> tuple[int, int]:
+    """Return the address of a tensor and the number of writes to it, which change when its values do."""
+    return weight.data_ptr(), weight._version
+
+
+def _is_cast(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Return True if autocast converts a tensor of this dtype."""
+    return weight.is_floating_point() and weight.dtype not in (torch.float64, dtype)
+
