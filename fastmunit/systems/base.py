@@ -129,7 +129,7 @@ class System(Execution, Optimization):
         losses: dict[str, Tensor] = {}
         outputs: tuple[Tensor, ...] = ()
         terms = {"dis": self.discriminator_terms, "gen": self.generator_terms}
-        cache = IterationCache()
+        cache = None if functional.exact_order() else IterationCache()
         for half, tensors in inputs.items():
             loss = self.stepper.descend(half, self.optimizers()[half], terms[half], tensors, weights, cache)
             losses |= {f"{half}_{name}": value for name, value in (*loss.terms.items(), ("total", loss.total))}

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmunit.functional import autocast_dtype
-from fastmunit.nn.fused.iteration_cache import shared_once, shared_weight
+from fastmunit.nn.fused.iteration_cache import shared_image, shared_values, shared_weight
 
 _MAX_CHANNELS = 4
 _GROUP = 8  # channels that a GPU's matrix units read together in float16 and bfloat16
@@ -29,10 +29,9 @@ def convolve(conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
     dtype = product_dtype(x)
     if x.dtype != dtype:  # autocast would convert it for each convolution
         image = x
-        x = shared_once(image, "cast", lambda: image.to(dtype))
+        x = shared_image(image, "cast", lambda: image.to(dtype))
     if has_few_outputs(conv, x):
-        blocks = shared_once(conv.weight, "blocks", lambda: blocks_of(conv.weight))
-        return _convolve_blocks(x, blocks, bias)
+        return conv2d_few_out(x, conv.weight, bias)
     if has_few_inputs(conv, x):
         return conv2d_few_in(x, shared_weight(conv.weight), bias)
     return conv._conv_forward(x, shared_weight(conv.weight), bias)
@@ -82,20 +81,28 @@ def blocks_of(weight: Tensor) -> Tensor:
 
     Its channels are (O, 2, 2), as pixel_shuffle reads them. Under autocast, the result has the dtype of products.
     """
-    blocks: Tensor = _Blocks.apply(weight, product_dtype(weight))
+    dtype = product_dtype(weight)
+    if torch.compiler.is_compiling():
+        return _shifted(weight, dtype)
+    values = shared_values(weight, "blocks", lambda: _shifted(weight, dtype))
+    blocks: Tensor = _Blocks.apply(weight, values)
     return blocks
 
 
+def _shifted(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    k = weight.shape[-1]
+    padded = F.pad(weight, (1, 1, 1, 1))
+    shifted = [padded[:, :, y : y + k + 1, x : x + k + 1] for y in (1, 0) for x in (1, 0)]
+    return torch.stack(shifted, dim=1).to(dtype).flatten(0, 1)
+
+
 class _Blocks(torch.autograd.Function):
+    """The derivative of `blocks_of`, whose result has been computed before."""
+
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, blocks: Tensor) -> Tensor:
         ctx.shape, ctx.dtype = weight.shape, weight.dtype
-        k = weight.shape[-1]
-        padded = F.pad(weight, (1, 1, 1, 1))
-        shifted = [padded[:, :, y : y + k + 1, x : x + k + 1] for y in (1, 0) for x in (1, 0)]
-        o, c = weight.shape[:2]
-        blocks = torch.empty((o, 4, c, k + 1, k + 1), dtype=dtype, device=weight.device)
-        return torch.stack(shifted, dim=1, out=blocks).flatten(0, 1)
+        return blocks.detach()
 
     @staticmethod
     def backward(ctx: Any, dblocks: Tensor) -> tuple[Tensor, None]:
@@ -183,27 +190,25 @@ def conv2d_padded_channels(
 
 def _convolve_with_padded_channels(conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
     image = x
-    x = shared_once(image, "padded channels", lambda: _padded_map(image))
-    weight = shared_once(conv.weight, "padded channels", lambda: _padded_weight(conv.weight))
-    return _padded_conv2d(x, weight, bias, conv.out_channels, conv.stride, conv.padding)
+    x = shared_image(image, "padded channels", lambda: _padded_map(image))
+    return _padded_conv2d(x, _padded_weight(conv.weight), bias, conv.out_channels, conv.stride, conv.padding)
 
 
-def _padded_conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, channels: int, stride: Any, padding: Any
-) -> Tensor:
+def _padded_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, channels: int, stride: Any, padding: Any) -> Tensor:
     if bias is not None:
         bias = F.pad(bias, (0, len(weight) - channels))
     return F.conv2d(x, weight, bias, stride, padding)[:, :channels]
 
 
 def _padded_map(x: Tensor) -> Tensor:
-    y: Tensor = _PadChannels.apply(x, len(x), _rounded_up(x.shape[1]), product_dtype(x))
+    y: Tensor = _PadChannels.apply(x, _with_zeros(x.detach(), len(x), _rounded_up(x.shape[1]), product_dtype(x)))
     return y
 
 
 def _padded_weight(weight: Tensor) -> Tensor:
-    sizes = (_rounded_up(size) for size in weight.shape[:2])
-    y: Tensor = _PadChannels.apply(weight, *sizes, product_dtype(weight))
+    (o, c), dtype = (_rounded_up(size) for size in weight.shape[:2]), product_dtype(weight)
+    values = shared_values(weight, "padded channels", lambda: _with_zeros(weight, o, c, dtype))
+    y: Tensor = _PadChannels.apply(weight, values)
     return y
 
 
@@ -212,17 +217,22 @@ def _rounded_up(channels: int) -> int:
 
 
 class _PadChannels(torch.autograd.Function):
-    """Zeros after the first two dimensions of a tensor, in another dtype, in channels_last: one copy."""
+    """The derivative of `_with_zeros`, whose result has been computed before."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, first: int, second: int, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, padded: Tensor) -> Tensor:
         ctx.sizes, ctx.dtype = x.shape[:2], x.dtype
-        shape = (first, second, *x.shape[2:])
-        padded = torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last).zero_()
-        padded[: len(x), : x.shape[1]].copy_(x)
-        return padded
+        return padded.detach()
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         n, c = ctx.sizes
-        return dy[:n, :c].to(ctx.dtype), None, None, None
+        return dy[:n, :c].to(ctx.dtype), None
+
+
+def _with_zeros(x: Tensor, first: int, second: int, dtype: torch.dtype) -> Tensor:
+    """Return x with zeros up to the sizes `first` and `second` of its first dimensions, in channels_last."""
+    shape = (first, second, *x.shape[2:])
+    padded = torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last).zero_()
+    padded[: len(x), : x.shape[1]].copy_(x)
+    return padded

@@ -1,4 +1,4 @@
-"""What the layers of one training iteration compute once and share: forms of weights, and padded images."""
+"""Values that the layers of one training iteration compute once and share: forms of weights, and padded images."""
 
 from __future__ import annotations
 
@@ -25,21 +25,13 @@ class IterationCache:
 
     A write through `tensor.data` leaves no trace: use a new cache after it.
 
-    Args:
-        copies: Low-precision copies of weights to share with another cache.
+    Regions that `torch.utils.checkpoint` runs again in backward share values, too, and store the same tensors.
     """
 
-    def __init__(self, copies: WeightCopies | None = None) -> None:
-        self._copies = WeightCopies() if copies is None else copies
+    def __init__(self) -> None:
+        self._copies = WeightCopies()
         self._open: dict[int, Tensor] = {}
         self._results: dict[Hashable, _Entry] = {}
-
-    def for_checkpoint(self) -> IterationCache:
-        """Return a cache for a region that runs again in backward.
-
-        It shares only what leaves no tensors for backward, so that both runs of the region save the same tensors.
-        """
-        return IterationCache(self._copies)
 
     @contextmanager
     def opened(self, weights: Sequence[Tensor], without_gradient: Sequence[Tensor] = ()) -> Iterator[None]:
@@ -70,17 +62,20 @@ class IterationCache:
         return id(weight) in self._open
 
     def once(self, source: Tensor, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
-        """Return compute(), which depends on `source` only. It runs once per key, dtype of autocast and grad mode."""
-        graph = source.requires_grad and torch.is_grad_enabled()
-        place = (id(source), key, autocast_dtype(source.device.type), graph)
+        """Return compute(), a function of `source` without graph. It runs once per source, key and dtype of autocast.
+
+        A shared result has no graph: gradients that are added before they are propagated to the source are rounded
+        differently from those that are propagated first, as with checkpointing. Writes to an inference tensor are not
+        counted, so nothing is shared for one.
+        """
+        if source.is_inference():
+            return compute()
+        place = (id(source), key, autocast_dtype(source.device.type))
         entry = self._results.get(place)
         if entry is None or entry.version != version_of(source):
-            entry = self._results[place] = _Entry(source, version_of(source), compute())
+            with torch.no_grad():
+                entry = self._results[place] = _Entry(source, version_of(source), compute())
         return entry.result
-
-    def drop_graphs(self) -> None:
-        """Forget values that hold a graph. Call it after a forward pass, whose graph backward frees."""
-        self._results = {place: entry for place, entry in self._results.items() if not entry.result.requires_grad}
 
 
 _cache: ContextVar[IterationCache | None] = ContextVar("fastmunit_iteration_cache", default=None)
@@ -113,7 +108,15 @@ def gives_zeros(weight: Tensor) -> bool:
     return cache is not None and cache.gives_zeros(weight)
 
 
-def shared_once(source: Tensor, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
-    """Return compute(), which depends on `source` only, or what it has returned before in this iteration."""
+def shared_values(source: Tensor, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+    """Return compute(), a function of `source`, without graph, or what it has returned before in this iteration."""
     cache = active_cache()
-    return compute() if cache is None else cache.once(source, key, compute)
+    if cache is not None:
+        return cache.once(source, key, compute)
+    with torch.no_grad():
+        return compute()
+
+
+def shared_image(image: Tensor, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+    """Return `shared_values` if the image needs no gradient, else compute()."""
+    return compute() if image.requires_grad and torch.is_grad_enabled() else shared_values(image, key, compute)

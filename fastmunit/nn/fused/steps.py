@@ -13,7 +13,7 @@ from fastmunit.functional import PadMode
 from fastmunit.functional.recompute import RecomputableMap, recomputable_fused_norm, replace_saved
 from fastmunit.nn.fused.dead_bias import with_zero_gradients
 from fastmunit.nn.fused.few_channel_conv import convolve, is_read_in_blocks
-from fastmunit.nn.fused.iteration_cache import gives_zeros, shared_once, shared_weight
+from fastmunit.nn.fused.iteration_cache import gives_zeros, shared_image, shared_weight
 from fastmunit.nn.fused.layers import Activation, Norm, Pad
 
 
@@ -205,7 +205,7 @@ class Write:
                 pixel_shuffle=state.pixel_shuffle,
             )
         elif pixels:
-            padded = shared_once(
+            padded = shared_image(
                 x, ("pad", pixels, pad_mode), lambda: functional.bias_act_pad(x, pad=pixels, pad_mode=pad_mode)[0]
             )
             state.map = RecomputableMap(padded, x, None)

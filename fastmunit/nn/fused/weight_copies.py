@@ -75,7 +75,7 @@ class _Pass(torch.autograd.Function):
         flat = torch.empty(ctx.layout.size, **ctx.options)
         views = ctx.layout.views(flat)
         rest = views[len(gradients) :]
-        if rest:  # they lie at the end of the buffer
+        if rest:  # at the end of the buffer
             flat[ctx.layout.offsets[len(gradients)] :].zero_()
         pairs = list(zip(views, gradients, strict=False))
         unused = [view for view, gradient in pairs if gradient is None]
@@ -108,8 +108,8 @@ class WeightCopies:
     ) -> dict[int, Tensor]:
         """Return copies in `dtype`, by the id() of the weight, for one pass through a network.
 
-        Copies of weights that need gradients pass them on. Weights that autocast would not convert are absent, unless
-        their dtype is that of all others.
+        Copies of weights that need gradients pass them on. Weights that autocast would not convert are absent, and so
+        are those that need gradients if their dtypes or devices differ.
 
         Args:
             weights: Weights that the pass reads.
@@ -127,8 +127,8 @@ class WeightCopies:
             id(weight): weight
             for weight in without_gradient
             if weight.requires_grad and (weight.dtype, weight.device) == (first.dtype, first.device)
+            if id(weight) not in read
         }
-        left_out = {key: weight for key, weight in left_out.items() if key not in read}
         layout, placeholder = self._placeholder([*trained, *left_out.values()])
         aliases = _Pass.apply(layout, placeholder, *(copies[id(weight)] for weight in trained))
         return copies | {id(weight): alias for weight, alias in zip(trained, aliases, strict=True)} | left_out
@@ -161,6 +161,5 @@ def version_of(weight: Tensor) -> tuple[int, int]:
 
 
 def _is_cast(weight: Tensor, dtype: torch.dtype) -> bool:
-    """Return True if autocast converts a tensor of this dtype."""
-    return weight.is_floating_point() and weight.dtype not in (torch.float64, dtype)
-
+    """Return True if autocast converts a weight, and writes to it are counted."""
+    return weight.is_floating_point() and weight.dtype not in (torch.float64, dtype) and not weight.is_inference()

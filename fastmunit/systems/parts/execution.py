@@ -55,9 +55,7 @@ class Execution(SystemDefinition):
 
         def run(*inputs: Tensor) -> Any:
             # Backward runs it again in a thread of autograd's, which does not have the settings of this one.
-            with recompute(False), functional.use_implementation(implementation), iteration_cache(
-                None if cache is None else cache.for_checkpoint()
-            ):
+            with recompute(False), functional.use_implementation(implementation), iteration_cache(cache):
                 return function(*inputs)
 
         return partial(torch.utils.checkpoint.checkpoint, run, use_reentrant=False, preserve_rng_state=False)

@@ -46,7 +46,7 @@ class Stepper:
         loss_of: LossFunction,
         tensors: Sequence[Tensor],
         weights: Weights,
-        cache: IterationCache,
+        cache: IterationCache | None,
     ) -> Losses:
         """Take one step down the mean loss of a batch, which is computed in `micro_batches` parts.
 
@@ -56,7 +56,7 @@ class Stepper:
             loss_of: Computes the loss of a part: a mean over its samples.
             tensors: Tensors (N, ...) whose samples belong together. `loss_of` gets a part of each.
             weights: Loss weights for `loss_of`.
-            cache: What the layers share in this iteration.
+            cache: What the layers share in this iteration. None: nothing.
 
         Returns:
             The loss of the whole batch on all processes, without graph, and the outputs of this process.
@@ -76,7 +76,6 @@ class Stepper:
         for number, part in enumerate(chunks, start=1):
             with recompute(self._recomputes()), iteration_cache(cache):
                 losses = loss_of(part, weights)
-            cache.drop_graphs()
             mean = losses.total if parts == 1 else losses.total / parts
             with overlap.during_backward() if overlap is not None and number == parts else nullcontext():
                 (mean if scaler is None else scaler.scale(mean)).backward()
