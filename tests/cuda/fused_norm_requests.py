@@ -1,6 +1,6 @@
 """Run the emulated CUDA launchers of fused_norm on tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,3 +144,48 @@ def backward(
         outputs["dresidual"] = arrays.empty(*arrays.shape)
     reply = emulate("fused_norm_backward", arrays.values, arrays.texts, arrays.inputs, outputs, **emulation)
     return outputs["dx"], outputs.get("dweight"), outputs.get("dbias"), outputs.get("dresidual"), reply
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan of the launch table; see csrc/fused_norm/plan.h."""
+
+    kernel: str
+    split: bool
+    lanes: int
+    channels: int
+    slices: int
+    step_pixels: int
+    steps: int
+    tiles: int
+    cluster: int
+    blocks: int
+
+
+def plan_of(
+    device: Device,
+    layout: str,
+    statistics: str,
+    shape: Sequence[int],
+    *,
+    dtype: str = "float32",
+    pixel_shuffle: bool = False,
+    vectors: bool = True,
+    maps: int = 1,
+) -> Plan:
+    """Return the plan of a (batch, channels, height, width) map. Tiles of the backward pass hold two maps."""
+    values: dict[str, int | float] = dict(zip(("batch", "channels", "height", "width"), shape, strict=True))
+    values |= {
+        "pad": 1,
+        "negative_slope": 0.2,
+        "eps": 1e-5,
+        "pixel_shuffle": int(pixel_shuffle),
+        "vectors": int(vectors),
+        "maps": maps,
+        **vars(device),
+    }
+    texts = {"dtype": dtype, "layout": layout, "statistics": statistics, "activation": "relu", "pad_mode": "reflect"}
+    reply = torch.empty(10, dtype=torch.int64)
+    emulate("fused_norm_plan", values, texts, {}, {"plan": reply})
+    kernel, split, *rest = reply.tolist()
+    return Plan(("rows", "pixels", "any")[kernel], bool(split), *rest)

@@ -1,53 +1,14 @@
 """The launch table of fused_norm: tiles cover every map, and MUNIT's maps use the kernels written for them."""
 
-from dataclasses import dataclass
-
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmunit.testing import munit_maps
-from tests.cuda.emulated import EmulationError, emulate
-from tests.cuda.fused_norm_requests import Device
+from tests.cuda.emulated import EmulationError
+from tests.cuda.fused_norm_requests import Device, plan_of
 
 H100, A100 = Device(), Device(108, 163 * 1024, 1)
-KERNELS = ("rows", "pixels", "any")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A plan of the launch table; see csrc/fused_norm/plan.h."""
-
-    kernel: str
-    split: bool
-    lanes: int
-    channels: int
-    slices: int
-    step_pixels: int
-    steps: int
-    tiles: int
-    cluster: int
-    blocks: int
-
-
-def plan_of(device, layout, statistics, shape, *, dtype="float32", pixel_shuffle=False, vectors=True, maps=1):
-    """Return the plan of a (batch, channels, height, width) map. Tiles of the backward pass hold two maps."""
-    values = dict(zip(("batch", "channels", "height", "width"), shape, strict=True))
-    values |= {
-        "pad": 1,
-        "negative_slope": 0.2,
-        "eps": 1e-5,
-        "pixel_shuffle": int(pixel_shuffle),
-        "vectors": int(vectors),
-        "maps": maps,
-        **vars(device),
-    }
-    texts = {"dtype": dtype, "layout": layout, "statistics": statistics, "activation": "relu", "pad_mode": "reflect"}
-    reply = torch.empty(10, dtype=torch.int64)
-    emulate("fused_norm_plan", values, texts, {}, {"plan": reply})
-    kernel, split, *rest = reply.tolist()
-    return Plan(KERNELS[kernel], bool(split), *rest)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
