@@ -7,41 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import profile_step
+from bench.census import Totals, census_of
 from bench.harness import DEVICE, Count, StepTimes, without_tf32
 from bench.steps import check_losses, images, our_step, plain_step, trainer_of
 from fastmunit import functional, translate
 from fastmunit.config import Config
-from fastmunit.ops import upsample_conv2d
 from fastmunit.systems.munit import MUNIT
 from fastmunit.testing import saved_bytes
-
-COMPOSITES = {
-    torch.ops.fastmunit.upsample_conv2d.default: upsample_conv2d._run,
-    torch.ops.fastmunit.upsample_conv2d_backward.default: upsample_conv2d._run_backward,
-}
-"""Our ops that consist of ops of torch."""
-
-
-class DispatchedOps(TorchDispatchMode):
-    """A counter of dispatched ops, without views and allocations. The ops inside `COMPOSITES` count individually."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in COMPOSITES:
-            with self:
-                return COMPOSITES[function](*args)
-        results = function(*args, **(kwargs or {}))
-        allocates = function.overloadpacket.__name__ in ("empty", "empty_like", "empty_strided", "new_empty", "detach")
-        if not (function.is_view or allocates):
-            self.count += 1
-        return results
 
 
 def competitors():
@@ -73,14 +48,18 @@ def bench_step_multiply_adds_with_shared_fakes(count):
 
 
 @pytest.mark.slow
-def bench_step_dispatched_ops(count):
-    ops = {}
-    for name, step, trainer in competitors():
-        step(trainer, *images())  # the first step also creates the state of the optimizers
-        with DispatchedOps() as dispatched:
-            step(trainer, *images())
-        ops[name] = dispatched.count
-    count(Count("ops dispatched in an iteration, views and allocations left out", ops["ours"], ops["eager"]))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def bench_step_census(count, precision):
+    ours, plain = (census_of("munit", precision, reference=reference) for reference in (False, True))
+    of_ours, of_plain = Totals.of(ours.cpu), Totals.of(plain.cpu)
+    name = f"{{}} in an iteration, {precision}"
+    counts = [
+        Count(name.format("ops dispatched on a CPU, views and allocations left out,"), of_ours.ops, of_plain.ops),
+        Count(name.format("kernels on an H100, counted by a rule,"), ours.kernels, plain.kernels),
+    ]
+    if precision != "float32":
+        counts.append(Count(name.format("casts"), of_ours.casts, of_plain.casts))
+    count(*counts)
 
 
 @pytest.mark.slow
