@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import profile_step
 from bench.census import Totals, census_of
 from bench.harness import DEVICE, Count, StepTimes, without_tf32
-from bench.steps import check_losses, images, our_step, plain_step, trainer_of
+from bench.steps import check_losses, check_losses_of, compile_as_a_user_would, images, our_step, plain_step, trainer_of
 from fastmunit import functional, translate
 from fastmunit.config import Config
 from fastmunit.systems.munit import MUNIT
@@ -78,9 +78,13 @@ def bench_step_saved_bytes(count):
 def bench_step_time(step_times):
     check_losses("float32")
     check_losses("bfloat16")
+    compiled = trainer_of("bfloat16", fused_adam=False)
+    compile_as_a_user_would(compiled, dynamic=False)
+    check_losses_of(plain_step, compiled, "bfloat16")
     trainers = {
         "reference_step float32": (plain_step, trainer_of("float32", fused_adam=False)),
         "reference_step bfloat16": (plain_step, trainer_of("bfloat16", fused_adam=False)),
+        "reference_step bfloat16, torch.compile": (plain_step, compiled),
         "float32": (our_step, trainer_of("float32")),
         "bfloat16": (our_step, trainer_of("bfloat16")),
     }

@@ -1,5 +1,8 @@
 """Whole MUNIT iterations as benchmarks run them: that of the public trainer, in plain PyTorch, and ours."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -35,6 +38,20 @@ def our_step(trainer: MUNIT, x_a: Tensor, x_b: Tensor) -> None:
     trainer.step(x_a, x_b)
 
 
+def compile_as_a_user_would(trainer: MUNIT, **options: Any) -> None:
+    """Put encode and decode of the generators, and the discriminators, each under torch.compile.
+
+    Args:
+        trainer: Trainer for `plain_step`.
+        **options: Keyword arguments of torch.compile.
+    """
+    for generator in (trainer.gen_a, trainer.gen_b):
+        for name in ("encode", "decode"):
+            setattr(generator, name, torch.compile(getattr(generator, name), **options))
+    for discriminator in (trainer.dis_a, trainer.dis_b):
+        discriminator.compile(**options)
+
+
 def check_losses(precision: str, *overrides: str, size: int = SIZE) -> float:
     """Check that the losses of our first iteration match those of the reference. A wrong step is not timed.
 
@@ -44,18 +61,26 @@ def check_losses(precision: str, *overrides: str, size: int = SIZE) -> float:
     Raises:
         AssertionError: If a loss differs by more than the precision allows.
     """
-    found = {}
-    for name, step in (("eager", plain_step), ("ours", our_step)):
-        trainer = trainer_of(precision, *overrides, fused_adam=name == "ours")
-        torch.manual_seed(2)
-        with without_tf32():
-            step(trainer, *images(size=size))
-        found[name] = {loss: float(value) for loss, value in trainer.losses().items()}
+    return check_losses_of(our_step, trainer_of(precision, *overrides), precision, *overrides, size=size)
+
+
+def check_losses_of(
+    step: Callable[[MUNIT, Tensor, Tensor], None], trainer: MUNIT, precision: str, *overrides: str, size: int = SIZE
+) -> float:
+    """Do the same for another `step` of a new trainer with the same configuration."""
+    expected = _losses_after(plain_step, trainer_of(precision, *overrides, fused_adam=False), size)
+    found = _losses_after(step, trainer, size)
     worst = 0.0
-    for loss, expected in found["eager"].items():
-        actual = found["ours"][loss]
-        error = abs(actual - expected) / abs(expected) if expected else abs(actual)
+    for loss, value in expected.items():
+        error = abs(found[loss] - value) / abs(value) if value else abs(found[loss])
         allowed = LOSS_TOLERANCES[precision]
-        assert error <= allowed, f"{loss}: expected {expected}, got {actual}, relative difference {error:.3g}"
+        assert error <= allowed, f"{loss}: expected {value}, got {found[loss]}, relative difference {error:.3g}"
         worst = max(worst, error)
     return worst
+
+
+def _losses_after(step: Callable[[MUNIT, Tensor, Tensor], None], trainer: MUNIT, size: int) -> dict[str, float]:
+    torch.manual_seed(2)
+    with without_tf32():
+        step(trainer, *images(size=size))
+    return {loss: float(value) for loss, value in trainer.losses().items()}

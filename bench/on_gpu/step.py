@@ -105,9 +105,9 @@ def _reference(context: Context, mode: str | None = None) -> Iterator[Row]:
     if mode is not None:
         torch.compiler.reset()
         # A dry run does not even trace: that takes seconds for all networks, and the tests of `compile: true` do it.
-        options = {"disable": True} if context.dry_run else context.compile_options(mode)
-        for network in trainer.compiled_networks():
-            network.compile(**options)
+        steps.compile_as_a_user_would(
+            trainer, **({"disable": True} if context.dry_run else context.compile_options(mode))
+        )
     images = steps.images(size=_size(context))
 
     def step() -> None:
