@@ -3,7 +3,7 @@
 The iteration runs with fake tensors (`bench.dispatch`), so the counts need no GPU and take seconds:
 
 - ops: dispatched ops without views, `detach` and allocations; each op of fastmunit is one. They differ between a CPU
-  and a GPU, because a CPU convolves to three channels in blocks of pixels.
+  and a GPU, because convolutions of images have other forms there.
 - casts: ops that copy values into another dtype and do nothing else.
 - with parts: the same if the ops inside composite ops of fastmunit count instead of these.
 - kernels: what the ops launch on a GPU, by the rule of `bench.kernel_rule`; not measured.

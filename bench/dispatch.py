@@ -195,10 +195,10 @@ def _without_values(device_type: str) -> Iterator[None]:
     compares the ops of all losses with those of fake CUDA tensors, whose forward works.
     """
     with ExitStack() as stack:
-        if device_type == "cuda":  # the only choice in a training step that depends on the device
-            stack.enter_context(mock.patch.object(few_channel_conv, "_fits", return_value=False))
+        if device_type == "cuda":  # nothing else in a step depends on the device
+            stack.enter_context(mock.patch.object(few_channel_conv, "_device_type", return_value="cuda"))
         stack.enter_context(_own_caches())
-        # Recomputation compares addresses, which are all 0 here; shapes and strides then decide alike.
+        # Recomputation and shared values compare addresses, which are all 0; shapes and identities decide alike.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

@@ -43,12 +43,17 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return x.dtype if dtype is None or x.dtype == torch.float64 else dtype
 
 
+def _device_type(tensor: Tensor) -> str:
+    """Return the device type that decides about the form. `bench.dispatch` records the form of a GPU without one."""
+    return tensor.device.type
+
+
 # --- Blocks of 2x2 pixels on a CPU ------------------------------------------------------------------------------------
 
 
 def is_read_in_blocks(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     """Return True if `convolve` may read `conv.weight` in the form of `blocks_of`."""
-    return conv.weight.device.type == "cpu" and conv.out_channels <= _MAX_CHANNELS and conv.kernel_size[0] >= 5
+    return _device_type(conv.weight) == "cpu" and conv.out_channels <= _MAX_CHANNELS and conv.kernel_size[0] >= 5
 
 
 def has_few_outputs(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -161,7 +166,7 @@ def _fits(conv: nn.Conv2d, x: Tensor, size: Any) -> bool:
     """Return True for stride 1, a large square kernel, and an even `size` of the map with few channels, on a CPU."""
     plain = (conv.stride, conv.dilation, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
     square = conv.kernel_size[0] == conv.kernel_size[1] >= 5
-    return plain and square and x.device.type == "cpu" and all(n > 0 and n % 2 == 0 for n in size)
+    return plain and square and _device_type(x) == "cpu" and all(n > 0 and n % 2 == 0 for n in size)
 
 
 # --- Padded channels on a GPU -----------------------------------------------------------------------------------------
@@ -170,7 +175,7 @@ def _fits(conv: nn.Conv2d, x: Tensor, size: Any) -> bool:
 def needs_padded_channels(conv: nn.Conv2d, x: Tensor) -> bool:
     """Return True if `convolve` should pad channels: for products in 16 bits on a GPU with fewer than 8 channels."""
     few = min(conv.in_channels, conv.out_channels) < _GROUP and conv.kernel_size != (1, 1)
-    return few and conv.groups == 1 and x.device.type == "cuda" and product_dtype(x).itemsize == 2
+    return few and conv.groups == 1 and _device_type(x) == "cuda" and product_dtype(x).itemsize == 2
 
 
 def conv2d_padded_channels(
