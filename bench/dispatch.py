@@ -19,9 +19,11 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fastmunit import functional
 from fastmunit.nn.fused import few_channel_conv
-from fastmunit.ops import upsample_conv2d
+from fastmunit.ops import phase_kernels, upsample_conv2d
 
 COMPOSITES: Mapping[OpOverload, Callable[..., Any]] = {
+    torch.ops.fastmunit.phase_kernels.default: phase_kernels._run,
+    torch.ops.fastmunit.phase_kernels_backward.default: phase_kernels._run_backward,
     torch.ops.fastmunit.upsample_conv2d.default: upsample_conv2d._run,
     torch.ops.fastmunit.upsample_conv2d_backward.default: upsample_conv2d._run_backward,
 }

@@ -20,6 +20,7 @@ from fastmunit.functional.implementation import exact_order as exact_order
 from fastmunit.functional.implementation import implementation_of as implementation_of
 from fastmunit.functional.implementation import upsamples_unshuffled as upsamples_unshuffled
 from fastmunit.functional.instance_norm_stats import instance_norm_stats
+from fastmunit.functional.phase_kernels import PhaseKernels, phase_conv2d, phase_kernels
 from fastmunit.functional.upsample_conv2d import upsample_conv2d
 from fastmunit.functional.weighted_l1 import weighted_l1
 from fastmunit.fused_norm_options import Activation, PadMode, Statistics
@@ -29,6 +30,7 @@ __all__ = [
     "Activation",
     "Implementation",
     "PadMode",
+    "PhaseKernels",
     "Statistics",
     "adain",
     "adain_residual_block",
@@ -37,6 +39,8 @@ __all__ = [
     "instance_norm",
     "instance_norm_stats",
     "layer_norm_munit",
+    "phase_conv2d",
+    "phase_kernels",
     "upsample_conv2d",
     "use_implementation",
     "weighted_l1",

@@ -69,6 +69,18 @@ def implementation_of(function: str, x: Tensor, statistics: Statistics | None = 
     return choose(function, "auto", x, statistics=statistics)
 
 
+def runnable(function: str, x: Tensor, statistics: Statistics | None = None) -> Implementation:
+    """Return the implementation that "auto" stands for, or the one without `use_implementation` if that cannot run.
+
+    This is for a part of another op, for which the caller asked for no implementation by name.
+    """
+    default, float64 = default_implementation(), x.dtype == torch.float64
+    if default != "auto" and unavailable(default, x.device.type, function, float64=float64) is None:
+        return default
+    measured = None if statistics is None else measured_choice(x, statistics)
+    return cast(Implementation, automatic(x.device.type, function, float64=float64, measured=measured))
+
+
 def upsamples_unshuffled(x: Tensor) -> bool:
     """Return True if `upsample_conv2d` of x is computed unshuffled. If not, `unshuffled=True` saves no work."""
     return choose_upsample_conv2d("auto", x) != "reference"

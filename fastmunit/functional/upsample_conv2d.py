@@ -5,9 +5,16 @@ from torch import Tensor
 from fastmunit import reference
 from fastmunit.functional.checks import check_map
 from fastmunit.functional.implementation import Implementation, choose_upsample_conv2d
+from fastmunit.functional.phase_kernels import (
+    check_reflects,
+    check_weight,
+    compute_dtype,
+    make_kernels,
+    pad_and_convolve,
+)
 from fastmunit.fused_norm_options import PAD_MODES, PadMode, check_choice
-from fastmunit.ops import upsample_conv2d as op
 from fastmunit.ops.autocast import autocast_dtype
+from fastmunit.ops.layout import dense_format
 
 
 def upsample_conv2d(
@@ -34,7 +41,8 @@ def upsample_conv2d(
 
     The op is built from torch's convolutions and needs no kernel, so every implementation except "reference" selects
     it, on the CPU and on CUDA. Other devices run the plain chain. The op can be differentiated once, the reference any
-    number of times.
+    number of times. The smaller kernels are made anew by each call. `phase_kernels` and `phase_conv2d` are the two
+    halves of the function, for a weight that serves several calls.
 
     Args:
         x: (N, C, H, W) in float32, bfloat16, float16 or float64. NCHW and channels_last are preserved.
@@ -57,30 +65,22 @@ def upsample_conv2d(
     _check(x, weight, bias, pad_mode)
     if choose_upsample_conv2d(implementation, x) == "reference":
         return reference.upsample_conv2d(x, weight, bias, pad_mode, unshuffled)
-    return op.upsample_conv2d(x, weight, bias, pad_mode, unshuffled)
+    dtype, memory_format = compute_dtype(x), dense_format(x)
+    kernels = make_kernels(weight, bias, pad_mode, dtype, memory_format, unshuffled)
+    return pad_and_convolve(x, kernels)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, pad_mode: str) -> None:
     check_map("upsample_conv2d", x)
     check_choice("upsample_conv2d", "pad_mode", pad_mode, PAD_MODES)
-    _, c, h, w = x.shape
-    if weight.dim() != 4 or weight.shape[1] != c or weight.shape[2] != weight.shape[3]:
-        raise ValueError(f"upsample_conv2d: expected weight of shape (O, {c}, k, k), got {tuple(weight.shape)}")
-    o, k = len(weight), weight.shape[3]
-    if o == 0 or c == 0:
+    c = x.shape[1]
+    if weight.dim() == 4 and 0 in (c, weight.shape[0]) and weight.shape[1] == c:
         raise ValueError(
             "upsample_conv2d: expected a convolution with channels, "
             f"got x {tuple(x.shape)} and weight {tuple(weight.shape)}"
         )
-    if k < 3 or k % 2 == 0:
-        raise ValueError(f"upsample_conv2d: expected an odd kernel size of at least 3, got {k}")
-    if bias is not None and tuple(bias.shape) != (o,):
-        raise ValueError(f"upsample_conv2d: expected bias of shape ({o},), got {tuple(bias.shape)}")
-    if pad_mode == "reflect" and not (k // 2 < 2 * h and k // 2 < 2 * w):
-        raise ValueError(
-            "upsample_conv2d: expected a reflect pad smaller than the height and width of the upsampled map, "
-            f"got pad {k // 2} for a map of {2 * h} x {2 * w}"
-        )
+    check_weight("upsample_conv2d", weight, bias, channels=c)
+    check_reflects("upsample_conv2d", x.shape[2], x.shape[3], weight.shape[3], pad_mode)
     if autocast_dtype(x.device.type) is None:
         for name, parameter in (("weight", weight), ("bias", bias)):
             if parameter is not None and parameter.dtype != x.dtype:

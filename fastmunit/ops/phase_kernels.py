@@ -1,172 +1,261 @@
-"""Kernels that convolve an upsampled map without upsampling it: sums of the taps of the given kernel.
+"""The op `phase_kernels` and its backward op: the kernels that `upsample_conv2d` convolves with, made from its weight.
 
-Along one axis, nearest upsampling repeats pixel i // 2 of the low-resolution map at position i. At position i = 2 m + a
-(phase a, 0 or 1), a kernel of k taps with p = k // 2 reads the low-resolution pixels m + floor((a + t - p) / 2), for
-t = 0 ... k - 1. At most (k + 1) / 2 of them are different, so taps that read the same pixel are summed. With
-r = `low_resolution_pad(k)`:
-
-- k = 5, 9, 13, ...: both phases read pixels m - r ... m + r.
-- k = 3, 7, 11, ...: phase 0 reads pixels m - r ... m + r - 1, and phase 1 reads one pixel further. The kernels of both
-  phases are written for the pixels of phase 0, so the results of phase 1 are one pixel further in the output.
-
-Reflect padding of the upsampled map equals replicate padding of the low-resolution map, except for windows that extend
-two or more positions beyond the edge. These are the windows of the outermost `border_width(k)` positions. Their
-difference depends on the differences between the outermost pixel and its `edge_neighbors(k)` next ones.
+They are linear in weight and bias, so backward needs no tensors but their gradients, and one result may serve several
+convolutions and several backward passes.
 """
 
-import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
+from fastmunit.ops import library
 from fastmunit.ops.layout import dense_format
+from fastmunit.ops.phase_taps import EDGES, border_pixels, border_width, tap_sums
+
+# Results that do not exist are empty: borders without `has_borders`, bias without a bias.
+_SCHEMA = (
+    "(Tensor weight, Tensor? bias, ScalarType dtype, bool channels_last, bool has_borders, bool unshuffled) "
+    "-> (Tensor phases, Tensor borders, Tensor bias)"
+)
+# Gradients are made in the dtypes and in the layout that the arguments name. `wants` says which; the others are empty.
+_BACKWARD_SCHEMA = (
+    "(Tensor? dphases, Tensor? dborders, Tensor? dbias, SymInt[] weight_shape, ScalarType weight_dtype, "
+    "bool weight_channels_last, ScalarType bias_dtype, bool has_borders, bool unshuffled, bool[] wants) "
+    "-> (Tensor dweight, Tensor dbias)"
+)
 
 
-def low_resolution_pad(k: int) -> int:
-    """Return the number of pixels by which the low-resolution map is padded on each side."""
-    return (k + 1) // 4
+def _empty_results(
+    weight: Tensor, bias: Tensor | None, dtype: torch.dtype, channels_last: bool, has_borders: bool, unshuffled: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    o, c, k, _ = weight.shape
+    taps = (k + 1) // 2
+    border_shape = (EDGES, border_width(k) * o, border_pixels(k) * k * c) if has_borders else (0,)
+    return (
+        torch.empty((4 * o, c, taps, taps), dtype=dtype, device=weight.device, memory_format=_format(channels_last)),
+        weight.new_empty(border_shape, dtype=dtype),
+        weight.new_empty(0 if bias is None else 4 * o, dtype=dtype),
+    )
 
 
-def border_width(k: int) -> int:
-    """Return the number of upsampled positions at each edge that differ between reflect and replicate padding."""
-    return k // 2 - 1
+def _empty_gradients(
+    dphases: Tensor | None,
+    dborders: Tensor | None,
+    dbias: Tensor | None,
+    weight_shape: Sequence[int],
+    weight_dtype: torch.dtype,
+    weight_channels_last: bool,
+    bias_dtype: torch.dtype,
+    has_borders: bool,
+    unshuffled: bool,
+    wants: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    device = _first(dphases, dborders, dbias).device
+    shape, memory_format = (tuple(weight_shape), _format(weight_channels_last)) if wants[0] else ((0,), None)
+    return (
+        torch.empty(shape, dtype=weight_dtype, device=device, memory_format=memory_format or torch.contiguous_format),
+        torch.empty(weight_shape[0] if wants[1] else 0, dtype=bias_dtype, device=device),
+    )
 
 
-def edge_neighbors(k: int) -> int:
-    """Return the number of pixels next to the outermost one on which these positions depend."""
-    return k // 4
+def _run(
+    weight: Tensor, bias: Tensor | None, dtype: torch.dtype, channels_last: bool, has_borders: bool, unshuffled: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    results = _empty_results(weight, bias, dtype, channels_last, has_borders, unshuffled)
+    o, c, k, _ = weight.shape
+    sums = tap_sums(k, weight.dtype, weight.device, has_borders)
+    with torch.autocast(weight.device.type, enabled=False):
+        if dense_format(weight) == torch.channels_last:
+            taps = sums.matrix.t() @ weight.permute(0, 2, 3, 1).reshape(o, k * k, c)
+        else:
+            taps = (weight.reshape(o * c, k * k) @ sums.matrix).view(o, c, -1).transpose(1, 2)
+    phases, borders = taps.split([sums.phases, sums.borders], dim=1)
+    _phase_view(results[0], unshuffled).copy_(_phase_taps_of(phases, k))
+    if has_borders:
+        _border_view(results[1], k, c).copy_(_border_taps_of(borders, k))
+    if bias is not None:
+        _bias_view(results[2], unshuffled).copy_(bias[:, None].expand(-1, 4))
+    return results
 
 
-def shifted(k: int) -> bool:
-    """Return True if the results of phase 1 are one pixel further than those of phase 0."""
-    return k % 4 == 3
+def _run_backward(
+    dphases: Tensor | None,
+    dborders: Tensor | None,
+    dbias: Tensor | None,
+    weight_shape: Sequence[int],
+    weight_dtype: torch.dtype,
+    weight_channels_last: bool,
+    bias_dtype: torch.dtype,
+    has_borders: bool,
+    unshuffled: bool,
+    wants: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    o, c, k, _ = weight_shape
+    device = _first(dphases, dborders, dbias).device
+    dweight = torch.empty(0, dtype=weight_dtype, device=device)
+    if wants[0]:
+        sums = tap_sums(k, weight_dtype, device, has_borders)
+        count = sums.phases + sums.borders
+        memory = dweight.new_empty((o, count, c) if weight_channels_last else (o, c, count))
+        dtaps = memory if weight_channels_last else memory.transpose(1, 2)
+        phases, borders = dtaps.split([sums.phases, sums.borders], dim=1)
+        _copy(_phase_taps_of(phases, k), None if dphases is None else _phase_view(dphases, unshuffled))
+        if has_borders:
+            _copy(_border_taps_of(borders, k), None if dborders is None else _border_view(dborders, k, c))
+        with torch.autocast(device.type, enabled=False):
+            if weight_channels_last:
+                dweight = (sums.matrix @ memory).view(o, k, k, c).permute(0, 3, 1, 2)
+            else:
+                dweight = (memory.view(o * c, count) @ sums.matrix.t()).view(o, c, k, k)
+    if not wants[1]:
+        return dweight, torch.empty(0, dtype=bias_dtype, device=device)
+    if dbias is None:
+        return dweight, torch.zeros(o, dtype=bias_dtype, device=device)
+    return dweight, _bias_view(dbias, unshuffled).sum(1, dtype=bias_dtype)
 
 
-class Kernels(NamedTuple):
-    """The kernels of a weight (O, C, k, k), or their gradients. taps = (k + 1) / 2.
-
-    Attributes:
-        phases: Kernels for the padded low-resolution map, (4 O, C, taps, taps).
-        rows: Kernels for the differences of the first and the last rows, upsampled along the columns,
-            (2 · O · border_width, C, edge_neighbors, k), or None if they are not needed.
-        columns: Kernels for the differences of the first and the last columns, as rows,
-            (2 · O · 2 · border_width, C, edge_neighbors, taps), or None if they are not needed.
-    """
-
-    phases: Tensor
-    rows: Tensor | None
-    columns: Tensor | None
+def _format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def summed(
-    weight: Tensor, dtype: torch.dtype, memory_format: torch.memory_format, *, phases_first: bool, edges: bool
-) -> Kernels:
-    """Compute the kernels of weight (O, C, k, k).
+def _first(*tensors: Tensor | None) -> Tensor:
+    return next(tensor for tensor in tensors if tensor is not None)
+
+
+def _copy(view: Tensor, values: Tensor | None) -> None:
+    if values is None:
+        view.zero_()
+    else:
+        view.copy_(values)
+
+
+# --- The same values in the order of the sums and in the order of the kernels -----------------------------------------
+
+
+def _phase_taps_of(sums: Tensor, k: int) -> Tensor:
+    """Return the view (O, 2, 2, taps, taps, C) of the sums (O, 2 · 2 · taps · taps, C) for the phases."""
+    return sums.unflatten(1, (2, 2, (k + 1) // 2, (k + 1) // 2))
+
+
+def _phase_view(phases: Tensor, unshuffled: bool) -> Tensor:
+    """Return the same view of the kernels (4 O, C, taps, taps), whose channels are (O, 2, 2) or phases first."""
+    o = phases.shape[0] // 4
+    if unshuffled:
+        return phases.unflatten(0, (o, 2, 2)).movedim(3, -1)
+    return phases.unflatten(0, (2, 2, o)).permute(2, 0, 1, 4, 5, 3)
+
+
+def _border_taps_of(sums: Tensor, k: int) -> Tensor:
+    """Return the view (O, 4, border_width, border_pixels · k, C) of the sums for the borders."""
+    return sums.unflatten(1, (EDGES, border_width(k), border_pixels(k) * k))
+
+
+def _border_view(borders: Tensor, k: int, c: int) -> Tensor:
+    """Return the same view of the kernels (4, border_width · O, border_pixels · k · C)."""
+    return borders.unflatten(2, (-1, c)).unflatten(1, (border_width(k), -1)).permute(2, 0, 1, 3, 4)
+
+
+def _bias_view(bias: Tensor, unshuffled: bool) -> Tensor:
+    """Return the view (O, 4) of the bias of the phases (4 O,)."""
+    return bias.view(-1, 4) if unshuffled else bias.view(4, -1).t()
+
+
+_OP, _BACKWARD_OP = library.define_with_backward(
+    "phase_kernels", "native", _SCHEMA, _empty_results, _BACKWARD_SCHEMA, _empty_gradients
+)
+for _device_type in ("cpu", "cuda"):
+    library.kernel("phase_kernels", _device_type, _run)
+    library.kernel("phase_kernels_backward", _device_type, _run_backward)
+
+
+class _PhaseKernels(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        channels_last: bool,
+        has_borders: bool,
+        unshuffled: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with library.below_autograd():
+            phases, borders, phase_bias = _OP(weight, bias, dtype, channels_last, has_borders, unshuffled)
+        ctx.set_materialize_grads(False)
+        absent = [t for t, exists in ((borders, has_borders), (phase_bias, bias is not None)) if not exists]
+        ctx.mark_non_differentiable(*absent)
+        weight_channels_last = dense_format(weight) == torch.channels_last
+        bias_dtype = weight.dtype if bias is None else bias.dtype
+        ctx.arguments = tuple(weight.shape), weight.dtype, weight_channels_last, bias_dtype, has_borders, unshuffled
+        ctx.wants = ctx.needs_input_grad[0], ctx.needs_input_grad[1] and bias is not None
+        return phases, borders, phase_bias
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(gradient is None for gradient in gradients):
+            return (None,) * 6
+        dweight, dbias = _BACKWARD_OP(*gradients, *ctx.arguments, ctx.wants)
+        return dweight if ctx.wants[0] else None, dbias if ctx.wants[1] else None, None, None, None, None
+
+
+library.autograd("phase_kernels", _PhaseKernels)
+
+
+@register_flop_formula(torch.ops.fastmunit.phase_kernels)
+def _flops(
+    weight: Sequence[int], bias: Any, dtype: Any, channels_last: bool, has_borders: bool, *_: Any, **__: Any
+) -> int:
+    return _matrix_flops(weight, has_borders)
+
+
+@register_flop_formula(torch.ops.fastmunit.phase_kernels_backward)
+def _backward_flops(
+    dphases: Any,
+    dborders: Any,
+    dbias: Any,
+    weight_shape: Sequence[int],
+    weight_dtype: Any,
+    weight_channels_last: bool,
+    bias_dtype: Any,
+    has_borders: bool,
+    unshuffled: bool,
+    wants: Sequence[bool],
+    **_: Any,
+) -> int:
+    return _matrix_flops(weight_shape, has_borders) if wants[0] else 0
+
+
+def _matrix_flops(weight_shape: Sequence[int], has_borders: bool) -> int:
+    o, c, k, _ = weight_shape
+    borders = EDGES * border_width(k) * border_pixels(k) * k if has_borders else 0
+    return 2 * o * c * k * k * ((k + 1) ** 2 + borders)
+
+
+def phase_kernels(
+    weight: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+    has_borders: bool,
+    unshuffled: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Run the op: sum the taps of weight (O, C, k, k) in its dtype, and round the sums to `dtype`.
 
     Args:
-        weight: Kernel for the upsampled map. Sums are taken in its dtype.
+        weight: Kernel for the upsampled map.
+        bias: None or (O,).
         dtype: Dtype of the results.
-        memory_format: Layout of the results.
-        phases_first: Order the output channels of the phases as (2, 2, O) instead of (O, 2, 2).
-        edges: Compute the kernels for rows and columns too.
+        memory_format: Layout of the kernels of the phases.
+        has_borders: Make the kernels for the borders too, which reflect padding needs if `border_width(k)` > 0.
+        unshuffled: Order the channels of the phases as (O, 2, 2) instead of (2, 2, O).
+
+    Returns:
+        Kernels of the phases (4 O, C, taps, taps) with taps = (k + 1) / 2, kernels for the borders
+        (4, border_width · O, border_pixels · k · C) or None, and the bias of the phases (4 O,) or None.
     """
-    o, c, k, _ = weight.shape
-    matrix, sizes = _matrix(k, weight.dtype, weight.device, edges)
-    if _channels_last(weight):
-        sums = (matrix.t() @ weight.permute(0, 2, 3, 1).reshape(o, k * k, c)).transpose(1, 2)
-    else:
-        sums = (weight.reshape(o * c, k * k) @ matrix).view(o, c, -1)
-    parts = (part.to(dtype) for part in _parts(sums, sizes, k, phases_first))
-    kernels = [_flat(part, memory_format) for part in parts]
-    return Kernels(kernels[0], *(kernels[1:] if edges else (None, None)))
-
-
-def summed_backward(dkernels: Kernels, weight: Tensor, *, phases_first: bool) -> Tensor:
-    """Return the gradient of weight from the gradients of its kernels, in the layout of weight."""
-    o, c, k, _ = weight.shape
-    matrix, sizes = _matrix(k, weight.dtype, weight.device, dkernels.rows is not None)
-    taps = matrix.shape[1]
-    channels_last = _channels_last(weight)
-    dsums = weight.new_empty((o, taps, c) if channels_last else (o, c, taps))
-    gradients = [gradient for gradient in dkernels if gradient is not None]
-    views = _parts(dsums.transpose(1, 2) if channels_last else dsums, sizes, k, phases_first)
-    for part, gradient in zip(views, gradients, strict=True):
-        part.copy_(gradient.unflatten(0, part.shape[: part.dim() - 3]))
-    if channels_last:
-        return (matrix @ dsums).view(o, k, k, c).permute(0, 3, 1, 2)
-    return (dsums.view(o * c, taps) @ matrix.t()).view(o, c, k, k)
-
-
-def _channels_last(weight: Tensor) -> bool:
-    return dense_format(weight) == torch.channels_last
-
-
-def _flat(part: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """Flatten (..., C, taps, taps) to one kernel (O, C, taps, taps) in the layout `memory_format`."""
-    last = part.dim() - 4
-    if memory_format == torch.channels_last:
-        return part.movedim(-3, -1).flatten(0, last).permute(0, 3, 1, 2)
-    return part.flatten(0, last)
-
-
-def _parts(sums: Tensor, sizes: list[int], k: int, phases_first: bool) -> list[Tensor]:
-    """Return the views of sums (O, C, all taps) that are the kernels, with one dimension per part of their channels."""
-    r, d, u = border_width(k), edge_neighbors(k), (k + 1) // 2
-    phases, *others = sums.split(sizes, dim=2)
-    order = (2, 3, 0, 1, 4, 5) if phases_first else (0, 2, 3, 1, 4, 5)
-    views = [phases.unflatten(2, (2, 2, u, u)).permute(order)]
-    if others:
-        views.append(others[0].unflatten(2, (2, r, d, k)).permute(2, 0, 3, 1, 4, 5))
-        views.append(others[1].unflatten(2, (2, 2, r, d, u)).permute(2, 0, 3, 4, 1, 5, 6))
-    return views
-
-
-@functools.cache
-def _matrix(k: int, dtype: torch.dtype, device: torch.device, edges: bool) -> tuple[Tensor, list[int]]:
-    """Return the linear map from the k · k taps to the taps of all kernels, and their number per kind of kernel."""
-    with torch.inference_mode(False):
-        like = torch.empty(0, dtype=dtype, device=device)
-        matrices = [_phase_matrix(k, like), *((_row_matrix(k, like), _column_matrix(k, like)) if edges else ())]
-        return torch.cat(matrices, dim=1), [matrix.shape[1] for matrix in matrices]
-
-
-def _phase_taps(k: int, like: Tensor) -> Tensor:
-    """Return (2, taps, k) with a one at [a, u, t] if tap t of the kernel is part of tap u of phase a."""
-    a, u, t = _grid(like, 2, (k + 1) // 2, k)
-    pixel = torch.div(a + t - k // 2, 2, rounding_mode="floor")
-    return (u == pixel + low_resolution_pad(k) - (a if shifted(k) else 0)).to(like.dtype)
-
-
-def _edge_taps(k: int, like: Tensor) -> Tensor:
-    """Return (2, border_width, edge_neighbors, k) with ones for the taps that read another pixel beyond an edge.
-
-    At position i < border_width, tap t reads position t + i - p. If this is beyond the first edge, reflect padding
-    reads position p - i - t instead, in pixel s + 1 for which the matrix has a one at [0, i, s, t]. Replicate padding
-    reads pixel 0. The last edge is the same with i, s and t counted from there.
-    """
-    i, s, t = _grid(like, border_width(k), edge_neighbors(k), k)
-    first = (s + 1 == torch.div(k // 2 - i - t, 2, rounding_mode="floor")).to(like.dtype)
-    return torch.stack([first, first.flip(0, 1, 2)])
-
-
-def _phase_matrix(k: int, like: Tensor) -> Tensor:
-    """Return the map to the kernels of the phases, (k · k, 2 · 2 · taps · taps)."""
-    taps = _phase_taps(k, like)
-    return torch.einsum("aut,bvs->tsabuv", taps, taps).reshape(k * k, -1)
-
-
-def _row_matrix(k: int, like: Tensor) -> Tensor:
-    """Return the map to the kernels for rows, (k · k, 2 · border_width · edge_neighbors · k)."""
-    identity = torch.eye(k, dtype=like.dtype, device=like.device)
-    return torch.einsum("eipt,sv->tseipv", _edge_taps(k, like), identity).reshape(k * k, -1)
-
-
-def _column_matrix(k: int, like: Tensor) -> Tensor:
-    """Return the map to the kernels for columns, (k · k, 2 · 2 · border_width · edge_neighbors · taps)."""
-    return torch.einsum("aut,eips->tseaipu", _phase_taps(k, like), _edge_taps(k, like)).reshape(k * k, -1)
-
-
-def _grid(like: Tensor, *sizes: int) -> list[Tensor]:
-    axes = [torch.arange(size, device=like.device) for size in sizes]
-    return list(torch.meshgrid(*axes, indexing="ij"))
+    channels_last = memory_format == torch.channels_last
+    phases, borders, phase_bias = _OP(weight, bias, dtype, channels_last, has_borders, unshuffled)
+    return phases, borders if has_borders else None, None if bias is None else phase_bias
