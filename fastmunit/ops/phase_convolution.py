@@ -65,10 +65,12 @@ def convolve_backward(
     x = dense(x)
     k = kernel_size(phases)
     dy = dy.contiguous(memory_format=dense_format(x)) if unshuffled else _unshuffle(dy, dense_format(x))
-    dx, dphases, dbias = torch.ops.aten.convolution_backward(
+    gradients = torch.ops.aten.convolution_backward(
         _cut_backward(dy, not unshuffled) if shifted(k) else dy,
         x, phases, [len(phases)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, wants,
     )  # fmt: skip
+    # torch may return more than it was asked for.
+    dx, dphases, dbias = (gradient if want else None for gradient, want in zip(gradients, wants, strict=True))
     if borders is None or not (wants[0] or wants[1]):
         return dx, dphases, None, dbias
     dborders = torch.empty_like(borders) if wants[1] else None
@@ -81,7 +83,7 @@ def convolve_backward(
         if dborders is not None:
             windows = _windows(pixels, k, (n, h, w), group, kernels)
             torch.bmm(dstrips.transpose(1, 2), windows, out=dborders[group.edges])
-        if wants[0]:
+        if dx is not None:
             _add_window_gradients(dx, torch.bmm(dstrips, kernels), k, group)
     return dx, dphases, dborders, dbias
 

@@ -71,8 +71,8 @@ def _run_backward(
         return dx, dphases, dborders, dbias
     with torch.autocast(x.device.type, enabled=False):
         gradients = convolve_backward(dy, x, phases, borders, unshuffled, (wants[0], wants[1], wants[2]))
-    dx, dphases, dborders, dbias = (x.new_empty(0) if gradient is None else gradient for gradient in gradients)
     memory_format = dense_format(x)
+    dx, dphases, dborders, dbias = (x.new_empty(0) if gradient is None else gradient for gradient in gradients)
     if wants[0]:
         dx = dx.contiguous(memory_format=memory_format)
     if wants[1]:

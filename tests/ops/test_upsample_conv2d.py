@@ -145,26 +145,34 @@ def test_gradcheck(k, mode, name):
     assert torch.autograd.gradcheck(lambda *t: FUNCTIONS[name][0](*t, mode), inputs, fast_mode=True)
 
 
+def kernels_of(k, dtype, pad_mode, unshuffled, layout="nchw"):
+    """Return kernels of two channels of three, whose values and those of `phase_conv2d` are exact in all dtypes."""
+    weight, bias = (t.round() for t in make_weights(2, 3, k, dtype))
+    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    return functional.phase_kernels(weight, bias, pad_mode, memory_format=memory_format, unshuffled=unshuffled)
+
+
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("unshuffled", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_opcheck(dtype, layout, unshuffled, requires_grad):
     # torch compares its traces with the tolerance of float32 for any dtype. These values are exact in all dtypes.
-    x = make_map((2, 3, 4, 5), dtype, layout).round().requires_grad_(requires_grad)
-    weight, bias = (t.round().requires_grad_(requires_grad) for t in make_weights(2, 3, 5, dtype))
-    opcheck(FORWARD, (x, weight, bias, "reflect", unshuffled))
+    padded = make_map((2, 3, 6, 7), dtype, layout).round().requires_grad_(requires_grad)
+    kernels = [t.requires_grad_(requires_grad) for t in kernels_of(5, dtype, "reflect", unshuffled, layout)[:3]]
+    opcheck(FORWARD, (padded, *kernels, unshuffled))
     if requires_grad:
         return
     dy = make_map((2, 8, 4, 5) if unshuffled else (2, 2, 8, 10), dtype, layout, seed=3).round()
-    opcheck(BACKWARD, (dy, x, weight, "reflect", unshuffled, [True, True, True]))
+    opcheck(BACKWARD, (dy, padded, *kernels[:2], unshuffled, [True, True, True]))
 
 
 @pytest.mark.parametrize("wants", list(itertools.product([False, True], repeat=3)), ids=str)
 def test_opcheck_of_some_gradients(wants):
-    x, weight = make_map((2, 3, 4, 5)).round(), make_weights(2, 3, 7, torch.float32)[0].round()
-    opcheck(FORWARD, (x, weight, None, "zero", True))
-    opcheck(BACKWARD, (make_map((2, 2, 8, 10)).round(), x, weight, "zero", False, list(wants)))
+    padded, kernels = make_map((2, 3, 8, 9)).round(), kernels_of(7, torch.float32, "zero", True)
+    assert kernels.borders is None
+    opcheck(FORWARD, (padded, kernels.phases, None, None, True))
+    opcheck(BACKWARD, (make_map((2, 2, 8, 10)).round(), padded, kernels.phases, None, False, list(wants)))
 
 
 @functions
@@ -252,13 +260,11 @@ def test_autocast(mode, name):
         assert error <= 2 * plain_error + 2**-8 * scale, kind
 
 
-@functions
-def test_compiles_whole_with_any_size(name):
-    function = FUNCTIONS[name][0]
+def test_compiles_whole_with_any_size():
     weight, bias = make_weights(4, 3, 5, torch.float64)
 
     def loss(x, weight, bias):
-        return function(x, weight, bias).square().sum()
+        return upsample_conv2d(x, weight, bias).square().sum()
 
     def inputs(height, width):
         return [make_map((2, 3, height, width), torch.float64), weight, bias]
