@@ -1,13 +1,13 @@
 """What a convolution of an upsampled map reads near the edges, as tables of indices, and where its results go.
 
-The kernels for the borders (`phase_taps`) read, along an edge, k positions of the upsampled map, and across it
-`border_pixels(k)` pixels. The window of one position is one row of a matrix product, so the pixels of all windows are
-gathered by one table of indices. The table also says what is read beyond the ends of an edge: along the top and the
-bottom the map is reflected, and along the left and the right it is replicated, because the top and the bottom already
-contain what differs in the corners.
+The kernels for the borders (`phase_taps`) read, along an edge, k positions of the upsampled map, and across it the
+differences between `edge_neighbors(k)` pixels and the outermost one. The window of one position is one row of a matrix
+product, so a table lists the two pixels of each difference in all windows. The table also says what is read beyond the
+ends of an edge: along the top and the bottom the map is reflected, and along the left and the right it is replicated,
+because the top and the bottom already contain what differs in the corners.
 
-Adding up the gradients of the pixels needs the inverse table, which lists for each pixel the places in all windows that
-read it. Adding in the order of a table gives the same bits each time, unlike atomic additions.
+The gradient of a pixel is the sum over all places in windows that read it, which another table lists. Sums in the order
+of a table have the same bits each time, unlike those of atomic additions.
 """
 
 import functools
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastmunit.ops.phase_taps import border_pixels, border_width, low_resolution_pad
+from fastmunit.ops.phase_taps import border_width, edge_neighbors, low_resolution_pad
 
 Part = tuple[Tensor, tuple[int | slice, ...]]
 """A view of a map, and the index of its values in a tensor that has the values of several edges."""
@@ -39,16 +39,18 @@ class Group(NamedTuple):
         return slice(0 if self.rows else 2, 4 if self.columns else 2)
 
 
-class Bags(NamedTuple):
-    """For each pixel near an edge, the places in the windows that read it.
+class Sums(NamedTuple):
+    """Sums of rows of a matrix.
 
     Attributes:
-        places: Indices of places, in the order of pixels.
-        starts: Index in `places` of the first place of each pixel.
+        rows: Indices of the rows of all sums.
+        starts: Index in `rows` of the first row of each sum.
+        signs: 1 or -1 for each of `rows`.
     """
 
-    places: Tensor
+    rows: Tensor
     starts: Tensor
+    signs: Tensor
 
 
 def groups_of(h: int, w: int) -> tuple[Group, ...]:
@@ -56,68 +58,79 @@ def groups_of(h: int, w: int) -> tuple[Group, ...]:
     return (Group(True, True),) if h == w else (Group(True, False), Group(False, True))
 
 
-def window_pixels(k: int, n: int, h: int, w: int, group: Group, device: torch.device) -> Tensor:
-    """Return the pixels of all windows, (edges · N · 2 L · border_pixels · k,), with L the length of the edges.
+def differences(k: int, n: int, h: int, w: int, group: Group, dtype: torch.dtype, device: torch.device) -> Sums:
+    """Return the values of all windows, (edges, N, 2 L, edge_neighbors, k) with L the length of the edges.
 
-    A pixel is its index in the padded map (N, H + 2 pad, W + 2 pad), pad = `low_resolution_pad(k)`.
+    They are sums of rows of the padded map (N, H + 2 pad, W + 2 pad), pad = `low_resolution_pad(k)`.
     """
-    return _kept_for_graphs(_window_pixels(k, n, h, w, group, device))
+    return _kept_for_graphs(_differences(k, n, h, w, group, dtype, device))
 
 
-def bags(k: int, n: int, h: int, w: int, group: Group, device: torch.device) -> Bags:
-    """Return the places in the windows that read each pixel, for pixels (edges, N, L, border_pixels).
+def difference_gradients(
+    k: int, n: int, h: int, w: int, group: Group, dtype: torch.dtype, device: torch.device
+) -> Sums:
+    """Return the gradients of the pixels near the edges, (edges, N, L, edge_neighbors + 1).
 
-    Across an edge, pixels have the order of their coordinates.
+    They are sums of rows of the gradients of all windows. Across an edge, pixels have the order of their coordinates.
     """
-    found = _bags(k, n, h, w, group, device)
-    for tensor in found:
-        _kept_for_graphs(tensor)
-    return found
+    return _kept_for_graphs(_difference_gradients(k, n, h, w, group, dtype, device))
 
 
 # A captured CUDA graph reads its tables at every replay, long after they may have left a cache of limited size.
-_of_graphs: dict[int, Tensor] = {}
+_of_graphs: dict[int, Sums] = {}
 
 
-def _kept_for_graphs(table: Tensor) -> Tensor:
-    if table.is_cuda and torch.cuda.is_current_stream_capturing():
-        _of_graphs[id(table)] = table
-    return table
+def _kept_for_graphs(sums: Sums) -> Sums:
+    if sums.rows.is_cuda and torch.cuda.is_current_stream_capturing():
+        _of_graphs[id(sums)] = sums
+    return sums
 
 
-@functools.lru_cache(maxsize=128)
-def _window_pixels(k: int, n: int, h: int, w: int, group: Group, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        pad = low_resolution_pad(k)
-        height, width = h + 2 * pad, w + 2 * pad
-        tables = []
-        sample = torch.arange(n).view(1, n, 1, 1, 1) * (height * width)
-        if group.rows:
-            along, across = _along(k, w, reflects=True), _across(k, h)
-            tables.append((across.view(2, 1, 1, -1, 1) + pad) * width + along.view(1, 1, 2 * w, 1, k) + pad + sample)
-        if group.columns:
-            along, across = _along(k, h, reflects=False), _across(k, w)
-            tables.append((along.view(1, 1, 2 * h, 1, k) + pad) * width + across.view(2, 1, 1, -1, 1) + pad + sample)
-        return torch.cat(tables).flatten().to(device)
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _differences(k: int, n: int, h: int, w: int, group: Group, dtype: torch.dtype, device: torch.device) -> Sums:
+    pad, count = low_resolution_pad(k), edge_neighbors(k)
+    width = w + 2 * pad
+    sample = torch.arange(n).view(1, n, 1, 1, 1) * (h + 2 * pad) * width
+    tables = []
+    if group.rows:
+        along, across = _along(k, w, reflects=True), _across(k, h)
+        tables.append((across.view(2, 1, 1, -1, 1) + pad) * width + along.view(1, 1, 2 * w, 1, k) + pad + sample)
+    if group.columns:
+        along, across = _along(k, h, reflects=False), _across(k, w)
+        tables.append((along.view(1, 1, 2 * h, 1, k) + pad) * width + across.view(2, 1, 1, -1, 1) + pad + sample)
+    pixels = torch.cat(tables)
+    neighbors, outermost = pixels[:, :, :, 1:], pixels[:, :, :, :1].expand(-1, -1, -1, count, -1)
+    rows = torch.stack([neighbors, outermost], dim=-1).flatten()
+    signs = torch.tensor([1, -1]).repeat(len(rows) // 2)
+    return _on(device, dtype, rows, torch.arange(0, len(rows), 2), signs)
 
 
-@functools.lru_cache(maxsize=128)
-def _bags(k: int, n: int, h: int, w: int, group: Group, device: torch.device) -> Bags:
-    with torch.inference_mode(False):
-        count = border_pixels(k)
-        pixels: list[Tensor] = []
-        for length, reflects, wanted in ((w, True, group.rows), (h, False, group.columns)):
-            if wanted:
-                edge = torch.arange(2 * len(pixels), 2 * len(pixels) + 2).view(2, 1, 1, 1, 1)
-                sample = torch.arange(n).view(1, n, 1, 1, 1)
-                along = _along(k, length, reflects).view(1, 1, 2 * length, 1, k)
-                order = torch.arange(count)
-                across = torch.stack([order, order.flip(0)]).view(2, 1, 1, count, 1)
-                pixels.append(((edge * n + sample) * length + along) * count + across)
-        read = torch.cat(pixels).flatten()
-        sizes = torch.bincount(read)
-        places = read.argsort(stable=True)
-        return Bags(places.to(device), (sizes.cumsum(0) - sizes).to(device))
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _difference_gradients(
+    k: int, n: int, h: int, w: int, group: Group, dtype: torch.dtype, device: torch.device
+) -> Sums:
+    count = edge_neighbors(k)
+    order = torch.arange(count + 1)
+    across = torch.stack([order, order.flip(0)]).view(2, 1, 1, count + 1, 1)
+    pixels: list[Tensor] = []
+    for length, reflects, wanted in ((w, True, group.rows), (h, False, group.columns)):
+        if wanted:
+            edge = torch.arange(2 * len(pixels), 2 * len(pixels) + 2).view(2, 1, 1, 1, 1)
+            sample = torch.arange(n).view(1, n, 1, 1, 1)
+            along = _along(k, length, reflects).view(1, 1, 2 * length, 1, k)
+            pixels.append(((edge * n + sample) * length + along) * (count + 1) + across)
+    both = torch.cat(pixels)
+    # A difference adds to its neighbor, and subtracts from the outermost pixel.
+    read = torch.stack([both[:, :, :, 1:], both[:, :, :, :1].expand(-1, -1, -1, count, -1)], dim=-1).flatten()
+    sizes = torch.bincount(read)
+    order = read.argsort(stable=True)
+    return _on(device, dtype, order // 2, sizes.cumsum(0) - sizes, 1 - 2 * (order % 2))
+
+
+def _on(device: torch.device, dtype: torch.dtype, rows: Tensor, starts: Tensor, signs: Tensor) -> Sums:
+    return Sums(rows.to(device), starts.to(device), signs.to(device, dtype))
 
 
 def _along(k: int, length: int, reflects: bool) -> Tensor:
@@ -129,8 +142,8 @@ def _along(k: int, length: int, reflects: bool) -> Tensor:
 
 
 def _across(k: int, length: int) -> Tensor:
-    """Return the outermost pixel and its neighbors at the first and at the last edge, (2, border_pixels)."""
-    order = torch.arange(border_pixels(k))
+    """Return the outermost pixel and its neighbors at the first and at the last edge, (2, edge_neighbors + 1)."""
+    order = torch.arange(edge_neighbors(k) + 1)
     return torch.stack([order, length - 1 - order])
 
 
@@ -171,7 +184,7 @@ def _strips_of(positions: Tensor, k: int, edge: int) -> list[Part]:
 
 
 def pixels_of(x: Tensor, k: int, group: Group) -> list[Part]:
-    """Return the pixels of a map (N, C, H, W) that windows read, as parts of (edges, N, L, border_pixels, C)."""
+    """Return the pixels of a map (N, C, H, W) that windows read, as parts of (edges, N, L, edge_neighbors + 1, C)."""
     parts = _pixels_of(x, k, 0) if group.rows else []
     if group.columns:
         parts += _pixels_of(x.transpose(2, 3), k, 2 if group.rows else 0)
@@ -179,7 +192,7 @@ def pixels_of(x: Tensor, k: int, group: Group) -> list[Part]:
 
 
 def _pixels_of(x: Tensor, k: int, edge: int) -> list[Part]:
-    count, h = border_pixels(k), x.shape[2]
+    count, h = edge_neighbors(k) + 1, x.shape[2]
     if h >= 2 * count:
         return [(x.unfold(2, count, h - count).permute(2, 0, 3, 4, 1), (slice(edge, edge + 2),))]
     # The pixels of both edges overlap.

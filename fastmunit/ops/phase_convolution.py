@@ -11,9 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmunit.ops.border_windows import Group, bags, groups_of, pixels_of, strips_of, window_pixels
+from fastmunit.ops.border_windows import (
+    Group,
+    Sums,
+    difference_gradients,
+    differences,
+    groups_of,
+    pixels_of,
+    strips_of,
+)
 from fastmunit.ops.layout import dense, dense_format
-from fastmunit.ops.phase_taps import border_pixels, border_width, low_resolution_pad, shifted
+from fastmunit.ops.phase_taps import border_width, edge_neighbors, low_resolution_pad, shifted
 
 
 def kernel_size(phases: Tensor) -> int:
@@ -93,13 +101,21 @@ def convolve_backward(
 
 def _pixel_rows(x: Tensor) -> Tensor:
     """Return x (N, C, H, W) with one row per pixel, (N · H · W, C): a view in channels_last, a copy in NCHW."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    return x.permute(0, 2, 3, 1).contiguous().view(-1, x.shape[1])
 
 
 def _windows(pixels: Tensor, k: int, size: tuple[int, int, int], group: Group, kernels: Tensor) -> Tensor:
-    """Return what each position of the upsampled map reads along the edges, (edges, N · 2 L, border_pixels · k · C)."""
-    table = window_pixels(k, *size, group, pixels.device)
-    return pixels.index_select(0, table).view(len(kernels), -1, kernels.shape[2])
+    """Return what each position along the edges reads, (edges, N · 2 L, edge_neighbors · k · C)."""
+    sums = differences(k, *size, group, pixels.dtype, pixels.device)
+    return _sums(pixels, sums).view(len(kernels), -1, kernels.shape[2])
+
+
+def _sums(rows: Tensor, sums: Sums) -> Tensor:
+    """Return the sums of rows with signs, in the order of the tables."""
+    result: Tensor = torch.ops.aten._embedding_bag_forward_only(
+        rows, sums.rows, sums.starts, per_sample_weights=sums.signs
+    )[0]
+    return result
 
 
 def _strips(positions: Tensor, k: int, group: Group) -> Tensor:
@@ -118,10 +134,8 @@ def _add_window_gradients(dx: Tensor, dwindows: Tensor, k: int, group: Group) ->
     n, c, height, width = dx.shape
     pad = low_resolution_pad(k)
     h, w = height - 2 * pad, width - 2 * pad
-    places, starts = bags(k, n, h, w, group, dx.device)
-    # A sum of the listed rows for each pixel.
-    dpixels = torch.ops.aten._embedding_bag_forward_only(dwindows.view(-1, c), places, starts)[0]
-    dpixels = dpixels.view(len(dwindows), n, -1, border_pixels(k), c)
+    sums = difference_gradients(k, n, h, w, group, dx.dtype, dx.device)
+    dpixels = _sums(dwindows.view(-1, c), sums).view(len(dwindows), n, -1, edge_neighbors(k) + 1, c)
     for view, index in pixels_of(dx[:, :, pad:-pad, pad:-pad], k, group):
         view += dpixels[index]
 

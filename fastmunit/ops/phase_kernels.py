@@ -13,7 +13,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from fastmunit.ops import library
 from fastmunit.ops.layout import dense_format
-from fastmunit.ops.phase_taps import EDGES, border_pixels, border_width, tap_sums
+from fastmunit.ops.phase_taps import EDGES, border_width, edge_neighbors, tap_sums
 
 # Results that do not exist are empty: borders without `has_borders`, bias without a bias.
 _SCHEMA = (
@@ -33,7 +33,7 @@ def _empty_results(
 ) -> tuple[Tensor, Tensor, Tensor]:
     o, c, k, _ = weight.shape
     taps = (k + 1) // 2
-    border_shape = (EDGES, border_width(k) * o, border_pixels(k) * k * c) if has_borders else (0,)
+    border_shape = (EDGES, border_width(k) * o, edge_neighbors(k) * k * c) if has_borders else (0,)
     return (
         torch.empty((4 * o, c, taps, taps), dtype=dtype, device=weight.device, memory_format=_format(channels_last)),
         weight.new_empty(border_shape, dtype=dtype),
@@ -149,12 +149,12 @@ def _phase_view(phases: Tensor, unshuffled: bool) -> Tensor:
 
 
 def _border_taps_of(sums: Tensor, k: int) -> Tensor:
-    """Return the view (O, 4, border_width, border_pixels · k, C) of the sums for the borders."""
-    return sums.unflatten(1, (EDGES, border_width(k), border_pixels(k) * k))
+    """Return the view (O, 4, border_width, edge_neighbors · k, C) of the sums for the borders."""
+    return sums.unflatten(1, (EDGES, border_width(k), edge_neighbors(k) * k))
 
 
 def _border_view(borders: Tensor, k: int, c: int) -> Tensor:
-    """Return the same view of the kernels (4, border_width · O, border_pixels · k · C)."""
+    """Return the same view of the kernels (4, border_width · O, edge_neighbors · k · C)."""
     return borders.unflatten(2, (-1, c)).unflatten(1, (border_width(k), -1)).permute(2, 0, 1, 3, 4)
 
 
@@ -230,7 +230,7 @@ def _backward_flops(
 
 def _matrix_flops(weight_shape: Sequence[int], has_borders: bool) -> int:
     o, c, k, _ = weight_shape
-    borders = EDGES * border_width(k) * border_pixels(k) * k if has_borders else 0
+    borders = EDGES * border_width(k) * edge_neighbors(k) * k if has_borders else 0
     return 2 * o * c * k * k * ((k + 1) ** 2 + borders)
 
 
@@ -254,7 +254,7 @@ def phase_kernels(
 
     Returns:
         Kernels of the phases (4 O, C, taps, taps) with taps = (k + 1) / 2, kernels for the borders
-        (4, border_width · O, border_pixels · k · C) or None, and the bias of the phases (4 O,) or None.
+        (4, border_width · O, edge_neighbors · k · C) or None, and the bias of the phases (4 O,) or None.
     """
     channels_last = memory_format == torch.channels_last
     phases, borders, phase_bias = _OP(weight, bias, dtype, channels_last, has_borders, unshuffled)

@@ -11,9 +11,7 @@ r = `low_resolution_pad(k)`:
 
 Reflect padding of the upsampled map equals replicate padding of the low-resolution map, except for windows that extend
 two or more positions beyond the edge. These are the windows of the outermost `border_width(k)` positions. Their
-difference depends on the differences between the outermost pixel and its `edge_neighbors(k)` next ones, so it is a
-linear function of these `border_pixels(k)` pixels: a neighbor has the sum of the taps that read it, and the outermost
-pixel the negative sum of them all.
+difference depends on the differences between the outermost pixel and its `edge_neighbors(k)` next ones.
 """
 
 import functools
@@ -41,11 +39,6 @@ def edge_neighbors(k: int) -> int:
     return k // 4
 
 
-def border_pixels(k: int) -> int:
-    """Return the number of pixels across an edge on which they depend: the outermost one and its neighbors."""
-    return edge_neighbors(k) + 1
-
-
 def shifted(k: int) -> bool:
     """Return True if the results of phase 1 are one pixel further than those of phase 0."""
     return k % 4 == 3
@@ -57,7 +50,7 @@ class TapSums(NamedTuple):
     Attributes:
         matrix: (k · k, phases + borders).
         phases: Number of taps of the phases, 2 · 2 · taps · taps with taps = (k + 1) / 2.
-        borders: Number of taps for the borders, 4 · border_width · border_pixels · k, or 0 without borders.
+        borders: Number of taps for the borders, 4 · border_width · edge_neighbors · k, or 0 without borders.
     """
 
     matrix: Tensor
@@ -84,15 +77,14 @@ def _phase_taps(k: int, like: Tensor) -> Tensor:
 
 
 def _border_taps(k: int, like: Tensor) -> Tensor:
-    """Return (2, border_width, border_pixels, k), which tells the pixels that taps read beyond an edge.
+    """Return (2, border_width, edge_neighbors, k) with ones for the taps that read another pixel beyond an edge.
 
     At position i < border_width, tap t reads position t + i - p. If this is beyond the first edge, reflect padding
-    reads position p - i - t instead, in pixel s for which the matrix has a one at [0, i, s, t]. Replicate padding reads
-    pixel 0, which has a minus one. At the last edge, s and t are counted from there, and i is not.
+    reads position p - i - t instead, in pixel s + 1 for which the matrix has a one at [0, i, s, t]. Replicate padding
+    reads pixel 0. At the last edge, s and t are counted from there, and i is not.
     """
     i, s, t = _grid(like, border_width(k), edge_neighbors(k), k)
-    neighbors = (s + 1 == torch.div(k // 2 - i - t, 2, rounding_mode="floor")).to(like.dtype)
-    first = torch.cat([-neighbors.sum(1, keepdim=True), neighbors], dim=1)
+    first = (s + 1 == torch.div(k // 2 - i - t, 2, rounding_mode="floor")).to(like.dtype)
     return torch.stack([first, first.flip(0, 2)])
 
 
@@ -103,7 +95,7 @@ def _phase_matrix(k: int, like: Tensor) -> Tensor:
 
 
 def _border_matrix(k: int, like: Tensor) -> Tensor:
-    """Return the map to the kernels for the borders, (k · k, 4 · border_width · border_pixels · k)."""
+    """Return the map to the kernels for the borders, (k · k, 4 · border_width · edge_neighbors · k)."""
     taps, identity = _border_taps(k, like), torch.eye(k, dtype=like.dtype, device=like.device)
     rows = torch.einsum("eipt,vs->tseipv", taps, identity)
     columns = torch.einsum("eips,vt->tseipv", taps, identity)

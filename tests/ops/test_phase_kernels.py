@@ -79,7 +79,7 @@ def test_gradient_of_one_part(part):
     )
     torch.testing.assert_close((dweight, dbias), expected)
     assert bool(dbias.any()) == (part == "bias")
-    assert bool(dweight.any()) == (part == "phases")  # the taps for the borders sum to zero
+    assert bool(dweight.any()) == (part != "bias")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -240,8 +240,9 @@ def test_few_ops_run_in_a_call(layout):
     torch.autograd.grad(y, inputs, dy, retain_graph=True)  # makes the tables that later calls share
     forward = count(lambda: phase_conv2d(padded, leaves, padded=True))
     backward = count(lambda: torch.autograd.grad(y, inputs, dy))
-    assert len(forward) <= 5, forward
-    assert len(backward) <= 9, backward
+    gathers = 1 if layout == "channels_last" else 2  # which read one row per pixel
+    assert len(forward) <= 4 + gathers, forward
+    assert len(backward) <= 8 + gathers, backward
     assert len(count(lambda: phase_conv2d(x, leaves))) == len(forward) + 1  # the pad
     assert len(count(make)) <= 4
     gradients = [torch.ones_like(t) for t in kernels[:3]]
