@@ -21,10 +21,13 @@ from fastmunit.functional.implementation import implementation_of as implementat
 from fastmunit.functional.implementation import upsamples_unshuffled as upsamples_unshuffled
 from fastmunit.functional.instance_norm_stats import instance_norm_stats
 from fastmunit.functional.phase_kernels import PhaseKernels, phase_conv2d, phase_kernels
+from fastmunit.functional.phase_kernels import compute_dtype as compute_dtype
+from fastmunit.functional.phase_kernels import low_resolution_padding as low_resolution_padding
 from fastmunit.functional.upsample_conv2d import upsample_conv2d
 from fastmunit.functional.weighted_l1 import weighted_l1
 from fastmunit.fused_norm_options import Activation, PadMode, Statistics
 from fastmunit.ops.autocast import autocast_dtype as autocast_dtype
+from fastmunit.ops.layout import dense_format as dense_format
 
 __all__ = [
     "Activation",

@@ -22,6 +22,7 @@ def adain_residual_block(
     negative_slope: float = 0.2,
     pad: int = 0,
     pad_mode: PadMode = "reflect",
+    result_pad_mode: PadMode | None = None,
     eps: float = 1e-5,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
@@ -44,6 +45,7 @@ def adain_residual_block(
         negative_slope: Slope of LeakyReLU for negative inputs.
         pad: Number of pixels added around the result for the next layer, 0 to 3.
         pad_mode: Values of all padding, inside the block and around the result.
+        result_pad_mode: Values of the padding around the result, if they differ.
         eps: Number added to the variances.
         implementation: "auto", "native", "triton" or "reference", see `fastmunit.functional`.
 
@@ -74,7 +76,15 @@ def adain_residual_block(
         y = F.conv2d(hidden.padded, second_weight, second_bias, padding=half - inner_pad)
     y = _for_each_style(y, styles[1])
     residual = _for_each_style(interior.to(y.dtype), styles[1])
-    return adain(y, *styles[1], residual=residual, pad=pad, pad_mode=pad_mode, eps=eps, implementation=chosen)
+    return adain(
+        y,
+        *styles[1],
+        residual=residual,
+        pad=pad,
+        pad_mode=result_pad_mode or pad_mode,
+        eps=eps,
+        implementation=chosen,
+    )
 
 
 def _for_each_style(y: Tensor, style: Style) -> Tensor:

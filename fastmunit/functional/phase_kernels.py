@@ -41,14 +41,9 @@ class PhaseKernels(NamedTuple):
         return 2 * self.phases.shape[-1] - 1
 
     @property
-    def pad(self) -> int:
-        """The number of pixels that are added on each side of the low-resolution map."""
-        return low_resolution_pad(self.kernel_size)
-
-    @property
-    def low_resolution_pad_mode(self) -> PadMode:
-        """The fill mode of these pixels: replicate padding serves reflect padding of the upsampled map, too."""
-        return low_resolution_pad_mode(self.pad_mode)
+    def padding(self) -> tuple[int, PadMode]:
+        """The number of pixels that are added on each side of the low-resolution map, and their fill mode."""
+        return low_resolution_padding(self.kernel_size, self.pad_mode)
 
 
 def phase_kernels(
@@ -100,22 +95,22 @@ def phase_conv2d(x: Tensor, kernels: PhaseKernels, *, padded: bool = False) -> T
         x: (N, C, H, W) in the dtype of the kernels, or in any dtype under autocast to that dtype. The device type is
             CPU or CUDA.
         kernels: Result of `phase_kernels`.
-        padded: x was padded on each side by `kernels.pad` pixels of `kernels.low_resolution_pad_mode` already, for
-            example by `fused_norm`.
+        padded: x has its padding already, `kernels.padding`, which for example `fused_norm` can write.
 
     Returns:
         (N, O, 2 H, 2 W), or (N, 4 O, H, W) with unshuffled kernels, without what `padded` says was added.
 
     Raises:
-        ValueError: If a shape is invalid, if the upsampled map is too small for reflect padding.
+        ValueError: If a shape is invalid, or if the upsampled map is too small for reflect padding.
         TypeError: If the dtypes of x and the kernels differ.
     """
     check_map("phase_conv2d", x)
     _, c, h, w = x.shape
+    pad, _ = kernels.padding
     if padded:
-        h, w = h - 2 * kernels.pad, w - 2 * kernels.pad
+        h, w = h - 2 * pad, w - 2 * pad
     if c != kernels.phases.shape[1] or min(h, w) < 1:
-        expected = f"{kernels.phases.shape[1]} channels" + (f" and a pad of {kernels.pad}" if padded else "")
+        expected = f"{kernels.phases.shape[1]} channels" + (f" and a pad of {pad}" if padded else "")
         raise ValueError(f"phase_conv2d: expected x with {expected}, got shape {tuple(x.shape)}")
     check_reflects("phase_conv2d", h, w, kernels.kernel_size, kernels.pad_mode)
     if compute_dtype(x) != kernels.phases.dtype:
@@ -123,9 +118,14 @@ def phase_conv2d(x: Tensor, kernels: PhaseKernels, *, padded: bool = False) -> T
     return _convolve(x.to(kernels.phases.dtype), kernels) if padded else pad_and_convolve(x, kernels)
 
 
-def low_resolution_pad_mode(pad_mode: PadMode) -> PadMode:
-    """Return the fill mode of the low-resolution map for one of the upsampled map."""
-    return "zero" if pad_mode == "zero" else "replicate"
+def low_resolution_padding(k: int, pad_mode: PadMode) -> tuple[int, PadMode]:
+    """Return the width and the fill mode of the padding around the map that `phase_conv2d` reads.
+
+    Args:
+        k: Size of the kernel for the upsampled map.
+        pad_mode: Padding of the upsampled map. Replicate padding of the map itself serves reflect padding, too.
+    """
+    return low_resolution_pad(k), "zero" if pad_mode == "zero" else "replicate"
 
 
 def check_weight(function: str, weight: Tensor, bias: Tensor | None, channels: int | None = None) -> None:
@@ -180,7 +180,7 @@ def make_kernels(
 
 def pad_and_convolve(x: Tensor, kernels: PhaseKernels) -> Tensor:
     """Convolve a map that has been checked and is not padded. Backward pads it again instead of storing both maps."""
-    padded = _pad(x.to(kernels.phases.dtype), kernels.pad, kernels.low_resolution_pad_mode)
+    padded = _pad(x.to(kernels.phases.dtype), *kernels.padding)
     with replace_saved(padded.padded, with_=padded.recompute):
         return _convolve(padded.padded, kernels)
 
@@ -191,8 +191,15 @@ def _pad(x: Tensor, pad: int, pad_mode: PadMode) -> RecomputableMap:
         return recomputable_fused_norm(
             x, None, None, statistics="none", pad=pad, pad_mode=pad_mode, implementation=implementation
         )
-    padded = F.pad(x, (pad,) * 4, mode="constant" if pad_mode == "zero" else pad_mode)
+    padded = F.pad(x, (pad,) * 4) if pad_mode == "zero" else _replicate(_replicate(x, pad, 2), pad, 3)
     return RecomputableMap(padded, x, None)
+
+
+def _replicate(x: Tensor, pad: int, dim: int) -> Tensor:
+    """Pad one dimension by replication. On a GPU, torch's own padding adds up gradients in any order."""
+    sizes = [pad if i == dim else -1 for i in range(4)]
+    first, last = (x.narrow(dim, at, 1).expand(sizes) for at in (0, x.shape[dim] - 1))
+    return torch.cat([first, x, last], dim)
 
 
 def _convolve(padded: Tensor, kernels: PhaseKernels) -> Tensor:

@@ -241,3 +241,54 @@ def test_a_chain_can_be_planned_once_and_run_often() -> None:
     x = torch.randn(1, 3, 6, 7)
     assert torch.equal(chain.run(x), block(x))
     assert torch.equal(chain.run(x), block(x))
+
+
+def up_blocks(norm: str, pad_mode: str) -> tuple[Chain, Chain]:
+    """Return two up blocks after a block with a norm, planned as one chain, and as a chain for each block."""
+    first = ResBlock(4, norm="adain", activation="relu", pad_mode=pad_mode) if norm == "adain" else None
+    blocks: list[nn.Module] = [first or Conv2dBlock(4, 4, 3, 1, 1, norm=norm, activation="relu", pad_mode=pad_mode)]
+    for _ in range(2):
+        blocks.append(nn.Upsample(scale_factor=2))
+        blocks.append(Conv2dBlock(4, 4, 5, 1, 2, norm="ln", activation="relu", pad_mode=pad_mode))
+    blocks = [block.double() for block in blocks]
+    styles = torch.randn(2, 16, dtype=torch.float64)
+
+    def chain(part: list[nn.Module]) -> Chain:
+        return chain_of(part, AdaINParameters(styles) if part[0] is first else None)
+
+    separate = [chain(part) for part in (blocks[:1], blocks[1:3], blocks[3:])]
+    return chain(blocks), Chain([step for part in separate for step in part.steps])
+
+
+@pytest.mark.parametrize("pad_mode", ["reflect", "replicate", "zero"])
+@pytest.mark.parametrize("norm", ["in", "ln", "adain"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_op_before_an_upsampling_convolution_pads_for_it(
+    implementation: functional.Implementation, norm: str, pad_mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, separate = up_blocks(norm, pad_mode)
+    already: list[bool] = []
+    original = functional.phase_conv2d
+
+    def noted(x: Tensor, kernels: functional.PhaseKernels, *, padded: bool = False) -> Tensor:
+        already.append(padded)
+        return original(x, kernels, padded=padded)
+
+    monkeypatch.setattr(functional, "phase_conv2d", noted)
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    results = []
+    with functional.use_implementation(implementation):
+        for chain in (whole, separate):
+            y = chain.run(x)
+            results.append((y.detach(), *torch.autograd.grad(y.sin().sum(), x)))
+    assert already == ([] if implementation == "reference" else [True, True, False, False])
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
+
+
+def test_a_residual_block_between_keeps_the_map_without_padding() -> None:
+    """A map that is also the start of a residual block is padded by the convolution itself."""
+    layers: list[Layer] = [Convolution(conv(1)), INSTANCE, ResidualStart(), Upsample(nn.Upsample(scale_factor=2))]
+    write = next(plan([*layers, PAD, Convolution(conv())]).of(Write))
+    assert write.upsampling is None
+    following = next(plan([*layers[:2], layers[3], PAD, Convolution(conv())]).of(Write)).upsampling
+    assert following is not None and following.upsampled == "reflect"

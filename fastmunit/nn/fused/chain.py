@@ -129,6 +129,8 @@ def _write(layers: Sequence[Layer], start: int, after: Convolve | None) -> tuple
     # The result without padding is a view of the padded one, so a called module that writes in place would change it.
     if pad is not None and (end == position or _layer(layers, end + 1, Convolution) is not None):
         write.pad, write.keeps, position = pad, end - position, end + 1
+    elif end == position > start:
+        write.upsampling, _ = _upsampling_convolution(layers, position)
     if after is not None and position > start:
         # Before an activation that is not fused, x is shuffled first. That keeps the bits of earlier versions.
         after.shuffled = after.upsampled is not None and _layer(layers, position, Other) is None
@@ -148,14 +150,8 @@ def _other(layers: Sequence[Layer], start: int) -> tuple[Step, int]:
     """Return the step that begins at a layer, and the number of its layers."""
     layer = layers[start]
     if isinstance(layer, Upsample):
-        pad = _layer(layers, start + 1, Pad)
-        used = 2 if pad is None else 3
-        following = _layer(layers, start + used - 1, Convolution)
-        if following is not None and is_plain(following.module):
-            upsampled = _upsampling_mode(following.module, pad)
-            if upsampled is not None:
-                return Convolve(following.module, plain=True, upsampled=upsampled), used
-        return Call(layer.module), 1
+        convolve, used = _upsampling_convolution(layers, start)
+        return (Call(layer.module), 1) if convolve is None else (convolve, used)
     if isinstance(layer, Convolution):
         averaged = _layer(layers, start + 1, AveragePool) is not None
         return Convolve(layer.module, is_plain(layer.module), averaged=averaged), 2 if averaged else 1
@@ -165,6 +161,21 @@ def _other(layers: Sequence[Layer], start: int) -> tuple[Step, int]:
         return Call(layer.module), 1
     assert isinstance(layer, Other), f"{layer} has no step of its own"
     return Call(layer.function), 1
+
+
+def _upsampling_convolution(layers: Sequence[Layer], start: int) -> tuple[Convolve | None, int]:
+    """Return the upsampling convolution that begins at a layer, if one does, and the number of its layers."""
+    if _layer(layers, start, Upsample) is None:
+        return None, 0
+    pad = _layer(layers, start + 1, Pad)
+    used = 2 if pad is None else 3
+    following = _layer(layers, start + used - 1, Convolution)
+    if following is None or not is_plain(following.module):
+        return None, 0
+    upsampled = _upsampling_mode(following.module, pad)
+    if upsampled is None:
+        return None, 0
+    return Convolve(following.module, plain=True, upsampled=upsampled), used
 
 
 def _upsampling_mode(conv: Any, pad: Pad | None) -> PadMode | None:

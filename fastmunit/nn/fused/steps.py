@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastmunit import functional
 from fastmunit.functional import PadMode
 from fastmunit.functional.recompute import RecomputableMap, recomputable_fused_norm, replace_saved
+from fastmunit.fused_norm_options import PADS
 from fastmunit.nn.fused.dead_bias import with_zero_gradients
 from fastmunit.nn.fused.few_channel_conv import convolve, is_read_in_blocks
 from fastmunit.nn.fused.iteration_cache import gives_zeros, shared_image, shared_weight
@@ -49,6 +50,7 @@ class State:
         residuals: Maps to add at the ends of residual blocks, innermost last.
         bias: Bias that the last convolution left to the next op.
         pixel_shuffle: True if `map` is pixel-unshuffled.
+        low_resolution_pad: True if `map` has the pad that the upsampling convolution after it needs.
         cancelled: Biases left out so far because a norm cancels them.
     """
 
@@ -57,6 +59,7 @@ class State:
     residuals: list[Tensor] = field(default_factory=list)
     bias: Tensor | None = None
     pixel_shuffle: bool = False
+    low_resolution_pad: bool = False
     cancelled: list[Tensor] = field(default_factory=list)
 
     def result(self) -> Tensor:
@@ -111,11 +114,7 @@ class Convolve:
         x, bias = state.map.padded, self.take_bias(state)
         with replace_saved(x, with_=state.map.recompute):
             if self.upsampled is not None:
-                unshuffled = functional.upsamples_unshuffled(x)
-                y = functional.upsample_conv2d(x, self.conv.weight, bias, self.upsampled, unshuffled=unshuffled)
-                state.pixel_shuffle = unshuffled and self.shuffled
-                if unshuffled and not self.shuffled:
-                    y = F.pixel_shuffle(y, 2)
+                y = self._upsample(self.upsampled, x, bias, state)
             elif state.mode.exact or not self.plain:
                 y = F.avg_pool2d(self.conv(x), 2) if self.averaged else self.conv(x)
             else:
@@ -132,6 +131,22 @@ class Convolve:
     def cancels_bias(self, mode: Mode) -> bool:
         """Return True if the convolution has a bias that is left out because the next op cancels it."""
         return self.conv.bias is not None and self.left_out == "cancelled" and mode.fused
+
+    def _upsample(self, pad_mode: PadMode, x: Tensor, bias: Tensor | None, state: State) -> Tensor:
+        """Return the result for an upsampled map, which is pixel-unshuffled if the next op shuffles it."""
+        if not functional.upsamples_unshuffled(x):
+            return functional.upsample_conv2d(x, self.conv.weight, bias, pad_mode)
+        kernels = functional.phase_kernels(
+            self.conv.weight,
+            bias,
+            pad_mode,
+            dtype=functional.compute_dtype(x),
+            memory_format=functional.dense_format(x),
+            unshuffled=True,
+        )
+        y = functional.phase_conv2d(x, kernels, padded=state.low_resolution_pad)
+        state.pixel_shuffle, state.low_resolution_pad = self.shuffled, False
+        return y if self.shuffled else F.pixel_shuffle(y, 2)
 
     def take_bias(self, state: State) -> Tensor | None:
         """Return the bias that the convolution itself adds. Hand over a bias that is left out."""
@@ -172,6 +187,7 @@ class Write:
         adds: Add the innermost residual.
         keeps: Number of residual blocks that begin at the result: it is kept, without its padding, for their sums.
         pad: Padding of the result.
+        upsampling: Upsampling convolution that reads the result, which a kernel pads for it.
     """
 
     norm: Norm | None = None
@@ -179,10 +195,12 @@ class Write:
     adds: bool = False
     keeps: int = 0
     pad: Pad = Pad()  # noqa: RUF009 - a NamedTuple is immutable
+    upsampling: Convolve | None = None
 
     def run(self, state: State) -> None:
         """Replace the map by the op's result."""
-        x, pixels, pad_mode = state.map.padded, self.pad.pixels, self.pad.pad_mode
+        x = state.map.padded
+        pixels, pad_mode = self.take_pad(state)
         residual = state.residuals.pop() if self.adds else None
         if self.norm or self.activation or residual is not None or state.pixel_shuffle:
             weight, bias, statistics, eps = _affine(self.norm, state.bias, len(x))
@@ -212,6 +230,17 @@ class Write:
         state.residuals += [state.map.interior] * self.keeps
         state.bias, state.pixel_shuffle = None, False
 
+    def take_pad(self, state: State) -> Pad:
+        """Return the padding of the result, and note in the state if it is for an upsampling convolution."""
+        following = self.upsampling
+        if following is None or following.upsampled is None or not state.mode.fused:
+            return self.pad
+        pad = Pad(*functional.low_resolution_padding(following.conv.kernel_size[0], following.upsampled))
+        if pad.pixels not in PADS or not functional.upsamples_unshuffled(state.map.padded):
+            return self.pad
+        state.low_resolution_pad = True
+        return pad
+
 
 def _affine(
     norm: Norm | None, bias: Tensor | None, batch_size: int
@@ -240,7 +269,7 @@ class AdaINBlock:
 
     Attributes:
         steps: Convolution, op, convolution and op of the block.
-        pad_mode: Fill mode of all padding.
+        pad_mode: Fill mode of the padding inside the block.
     """
 
     steps: tuple[Convolve, Write, Convolve, Write]
@@ -253,6 +282,7 @@ class AdaINBlock:
         assert first_op.norm is not None
         assert second_op.norm is not None
         activation, negative_slope = activation_args(first_op.activation)
+        result_pad = second_op.take_pad(state)
         with replace_saved(x, with_=state.map.recompute):
             padded, interior = functional.adain_residual_block(
                 (x, residual),
@@ -263,8 +293,9 @@ class AdaINBlock:
                 (first_op.norm.style_of(len(x)), second_op.norm.style_of(len(x))),
                 activation=activation,
                 negative_slope=negative_slope,
-                pad=second_op.pad.pixels,
+                pad=result_pad.pixels,
                 pad_mode=self.pad_mode,
+                result_pad_mode=result_pad.pad_mode,
                 eps=first_op.norm.module.eps,
             )
         state.map = RecomputableMap(padded, interior, None)
