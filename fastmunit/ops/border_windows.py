@@ -1,4 +1,4 @@
-"""What a convolution of an upsampled map reads near the edges, as tables of indices, and where its results go.
+"""Tables of the pixels that a convolution of an upsampled map reads near the edges, and views of where results go.
 
 The kernels for the borders (`phase_taps`) read, along an edge, k positions of the upsampled map, and across it the
 differences between `edge_neighbors(k)` pixels and the outermost one. The window of one position is one row of a matrix
