@@ -54,6 +54,7 @@ def phase_kernels(
     dtype: torch.dtype | None = None,
     memory_format: torch.memory_format = torch.contiguous_format,
     unshuffled: bool = False,
+    ready: PhaseKernels | None = None,
 ) -> PhaseKernels:
     """Make the kernels with which `phase_conv2d` computes `upsample_conv2d` of one weight.
 
@@ -69,9 +70,11 @@ def phase_kernels(
         dtype: Dtype of the kernels, which is that of the maps. The default is the dtype of weight.
         memory_format: `torch.channels_last`, or `torch.contiguous_format` for NCHW: the layout of the maps.
         unshuffled: Make kernels whose results are pixel-unshuffled, see `upsample_conv2d`.
+        ready: Kernels of this weight with these options, made under `torch.no_grad`. The result has the same memory,
+            and a graph of its own: each call's gradients become a gradient of weight before they are added to others.
 
     Raises:
-        ValueError: If a shape, pad_mode or memory_format is invalid.
+        ValueError: If a shape, pad_mode or memory_format is invalid, or if `ready` was made with other options.
         TypeError: If a dtype is not supported.
     """
     check_choice("phase_kernels", "pad_mode", pad_mode, PAD_MODES)
@@ -83,7 +86,15 @@ def phase_kernels(
     check_dtype("phase_kernels", "dtype", torch.empty(0, dtype=dtype, device="meta"))
     formats = (torch.contiguous_format, torch.channels_last)
     check_choice("phase_kernels", "memory_format", memory_format, formats)
-    return make_kernels(weight, bias, pad_mode, dtype, memory_format, unshuffled)
+    if ready is None:
+        return make_kernels(weight, bias, pad_mode, dtype, memory_format, unshuffled)
+    o, c, k, _ = weight.shape
+    found = (ready.phases.shape, ready.phases.dtype, ready.pad_mode, ready.unshuffled)
+    expected = ((4 * o, c, (k + 1) // 2, (k + 1) // 2), dtype, pad_mode, unshuffled)
+    if found != expected:
+        raise ValueError(f"phase_kernels: expected ready with shape, dtype and options {expected}, got {found}")
+    results = kernels_op.with_graph(weight, bias, ready.phases, ready.borders, unshuffled)
+    return PhaseKernels(*results, pad_mode, unshuffled)
 
 
 def phase_conv2d(x: Tensor, kernels: PhaseKernels, *, padded: bool = False) -> Tensor:

@@ -204,6 +204,27 @@ class _PhaseKernels(torch.autograd.Function):
 library.autograd("phase_kernels", _PhaseKernels)
 
 
+class _ReadyKernels(torch.autograd.Function):
+    """The derivative of the kernels of a weight that have been computed before."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, phases: Tensor, borders: Tensor | None, unshuffled: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)
+        weight_channels_last = dense_format(weight) == torch.channels_last
+        has_borders = borders is not None
+        ctx.arguments = tuple(weight.shape), weight.dtype, weight_channels_last, weight.dtype, has_borders, unshuffled
+        return phases.detach(), None if borders is None else borders.detach()
+
+    @staticmethod
+    def backward(ctx: Any, dphases: Tensor | None, dborders: Tensor | None) -> tuple[Tensor | None, ...]:
+        if dphases is None and dborders is None:
+            return None, None, None, None
+        dweight, _ = _BACKWARD_OP(dphases, dborders, None, *ctx.arguments, (True, False))
+        return dweight, None, None, None
+
+
 @register_flop_formula(torch.ops.fastmunit.phase_kernels)
 def _flops(
     weight: Sequence[int], bias: Any, dtype: Any, channels_last: bool, has_borders: bool, *_: Any, **__: Any
@@ -259,3 +280,15 @@ def phase_kernels(
     channels_last = memory_format == torch.channels_last
     phases, borders, phase_bias = _OP(weight, bias, dtype, channels_last, has_borders, unshuffled)
     return phases, borders if has_borders else None, None if bias is None else phase_bias
+
+
+def with_graph(
+    weight: Tensor, bias: Tensor | None, phases: Tensor, borders: Tensor | None, unshuffled: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the same as `phase_kernels`, from the kernels of this weight, which were computed without a graph."""
+    if torch.is_grad_enabled() and weight.requires_grad:
+        phases, borders = _ReadyKernels.apply(weight, phases, borders, unshuffled)
+    if bias is None:
+        return phases, borders, None
+    expanded = bias[:, None].expand(-1, 4) if unshuffled else bias.expand(4, -1)
+    return phases, borders, expanded.reshape(-1).to(phases.dtype)

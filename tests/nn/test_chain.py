@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastmunit import functional
 from fastmunit.nn.fused.chain import Chain, plan
+from fastmunit.nn.fused.iteration_cache import IterationCache, iteration_cache
 from fastmunit.nn.fused.layers import (
     Activation,
     AveragePool,
@@ -292,3 +293,29 @@ def test_a_residual_block_between_keeps_the_map_without_padding() -> None:
     assert write.upsampling is None
     following = next(plan([*layers[:2], layers[3], PAD, Convolution(conv())]).of(Write)).upsampling
     assert following is not None and following.upsampled == "reflect"
+
+
+def test_an_iteration_makes_kernels_of_upsampling_convolutions_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain, _ = up_blocks("ln", "reflect")
+    weights = [step.conv.weight for step in chain.of(Convolve) if step.upsampled is not None]
+    maps = [torch.randn(1, 4, 5, 6, dtype=torch.float64) for _ in range(2)]
+    expected = torch.autograd.grad(sum(chain.run(x).sin().sum() for x in maps), weights)
+    made: list[Tensor] = []
+    original = functional.phase_kernels
+
+    def noted(weight: Tensor, *args: Any, **options: Any) -> functional.PhaseKernels:
+        if options.get("ready") is None:
+            made.append(weight)
+        return original(weight, *args, **options)
+
+    monkeypatch.setattr(functional, "phase_kernels", noted)
+    with iteration_cache(IterationCache()):
+        with torch.no_grad():
+            chain.run(maps[0])
+        gradients = torch.autograd.grad(sum(chain.run(x).sin().sum() for x in maps), weights)
+        assert [id(weight) for weight in made] == [id(weight) for weight in weights]
+        with torch.no_grad():
+            weights[0].mul_(2)
+            chain.run(maps[0])
+        assert len(made) == 3
+    torch.testing.assert_close(gradients, expected, rtol=1e-10, atol=1e-12)

@@ -55,6 +55,31 @@ def test_backward_of_micro_batches_may_share_kernels():
     torch.testing.assert_close(summed, list(expected), rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("unshuffled", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+@layouts
+def test_ready_kernels_get_a_graph_for_each_call(layout, mode, unshuffled):
+    weight, bias = make_weight(4, 3, 5, torch.float32, layout)
+    options = {"dtype": torch.bfloat16, "memory_format": MEMORY_FORMATS[layout], "unshuffled": unshuffled}
+    with torch.no_grad():
+        ready = phase_kernels(weight, None, mode, **options)
+    x = make_map((1, 3, 5, 6), torch.bfloat16, layout)
+    results = []
+    for kernels in (
+        phase_kernels(weight, bias, mode, **options, ready=ready),
+        phase_kernels(weight, bias, mode, **options),
+    ):
+        y = phase_conv2d(x, kernels)
+        results.append((y.detach(), *torch.autograd.grad(y.float().square().sum(), (weight, bias))))
+    (y, dweight, dbias), (expected, expected_dweight, expected_dbias) = results
+    assert torch.equal(y, expected)
+    assert torch.equal(dweight, expected_dweight)
+    torch.testing.assert_close(dbias, expected_dbias, rtol=2e-2, atol=2e-2)  # its four sums are added in bfloat16
+    shared = phase_kernels(weight.detach(), None, mode, **options, ready=ready)
+    assert shared.phases.data_ptr() == ready.phases.data_ptr()
+    assert not shared.phases.requires_grad
+
+
 @pytest.mark.parametrize("wants", [(True, False), (False, True), (False, False)], ids=str)
 def test_frozen_kernels(wants):
     weight, bias = (t.detach().requires_grad_(want) for t, want in zip(make_weight(4, 3, 5), wants, strict=True))
@@ -178,6 +203,8 @@ def test_bad_arguments():
     with pytest.raises(TypeError, match="expected dtype in float32, bfloat16, float16 or float64"):
         phase_kernels(weight, dtype=torch.int32)
     kernels = phase_kernels(weight, bias)
+    with pytest.raises(ValueError, match="phase_kernels: expected ready with shape, dtype and options"):
+        phase_kernels(weight, bias, "zero", ready=kernels)
     with pytest.raises(ValueError, match="expected x with 3 channels, got shape"):
         phase_conv2d(torch.zeros(1, 4, 5, 5, dtype=torch.float64), kernels)
     with pytest.raises(ValueError, match="expected x with 3 channels and a pad of 1, got shape"):

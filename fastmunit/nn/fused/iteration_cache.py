@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,11 +13,13 @@ from torch import Tensor
 from fastmunit.functional import autocast_dtype
 from fastmunit.nn.fused.weight_copies import WeightCopies, version_of
 
+_Value = TypeVar("_Value")
+
 
 class _Entry(NamedTuple):
     source: Tensor  # kept, so that no other tensor gets its id()
     version: tuple[int, int]
-    result: Tensor
+    result: Any
 
 
 class IterationCache:
@@ -61,7 +63,7 @@ class IterationCache:
         """Return True if a weight that is left out gets its gradient of zeros from `opened`."""
         return id(weight) in self._open
 
-    def once(self, source: Tensor, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+    def once(self, source: Tensor, key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """Return compute(), a function of `source` without graph. It runs once per source, key and dtype of autocast.
 
         A shared result has no graph: gradients that are added before they are propagated to the source are rounded
@@ -75,7 +77,8 @@ class IterationCache:
         if entry is None or entry.version != version_of(source):
             with torch.no_grad():
                 entry = self._results[place] = _Entry(source, version_of(source), compute())
-        return entry.result
+        result: _Value = entry.result
+        return result
 
 
 _cache: ContextVar[IterationCache | None] = ContextVar("fastmunit_iteration_cache", default=None)
@@ -108,7 +111,7 @@ def gives_zeros(weight: Tensor) -> bool:
     return cache is not None and cache.gives_zeros(weight)
 
 
-def shared_values(source: Tensor, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+def shared_values(source: Tensor, key: Hashable, compute: Callable[[], _Value]) -> _Value:
     """Return compute(), a function of `source`, without graph, or what it has returned before in this iteration."""
     cache = active_cache()
     if cache is not None:
@@ -117,6 +120,6 @@ def shared_values(source: Tensor, key: Hashable, compute: Callable[[], Tensor]) 
         return compute()
 
 
-def shared_image(image: Tensor, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+def shared_image(image: Tensor, key: Hashable, compute: Callable[[], _Value]) -> _Value:
     """Return `shared_values` if the image needs no gradient, else compute()."""
     return compute() if image.requires_grad and torch.is_grad_enabled() else shared_values(image, key, compute)

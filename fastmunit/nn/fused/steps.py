@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from fastmunit.functional.recompute import RecomputableMap, recomputable_fused_n
 from fastmunit.fused_norm_options import PADS
 from fastmunit.nn.fused.dead_bias import with_zero_gradients
 from fastmunit.nn.fused.few_channel_conv import convolve, is_read_in_blocks
-from fastmunit.nn.fused.iteration_cache import gives_zeros, shared_image, shared_weight
+from fastmunit.nn.fused.iteration_cache import active_cache, gives_zeros, shared_image, shared_values, shared_weight
 from fastmunit.nn.fused.layers import Activation, Norm, Pad
 
 
@@ -136,14 +137,19 @@ class Convolve:
         """Return the result for an upsampled map, which is pixel-unshuffled if the next op shuffles it."""
         if not functional.upsamples_unshuffled(x):
             return functional.upsample_conv2d(x, self.conv.weight, bias, pad_mode)
-        kernels = functional.phase_kernels(
-            self.conv.weight,
-            bias,
-            pad_mode,
-            dtype=functional.compute_dtype(x),
-            memory_format=functional.dense_format(x),
+        weight, dtype, memory_format = self.conv.weight, functional.compute_dtype(x), functional.dense_format(x)
+        make = partial(
+            functional.phase_kernels,
+            weight,
+            pad_mode=pad_mode,
+            dtype=dtype,
+            memory_format=memory_format,
             unshuffled=True,
         )
+        ready = None
+        if active_cache() is not None:
+            ready = shared_values(weight, ("phases", pad_mode, dtype, memory_format), make)
+        kernels = make(bias, ready=ready)
         y = functional.phase_conv2d(x, kernels, padded=state.low_resolution_pad)
         state.pixel_shuffle, state.low_resolution_pad = self.shuffled, False
         return y if self.shuffled else F.pixel_shuffle(y, 2)
