@@ -81,7 +81,8 @@ _of_graphs: dict[int, Sums] = {}
 
 
 def _kept_for_graphs(sums: Sums) -> Sums:
-    if sums.rows.is_cuda and torch.cuda.is_current_stream_capturing():
+    # Fake CUDA tensors exist without CUDA.
+    if sums.rows.is_cuda and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
         _of_graphs[id(sums)] = sums
     return sums
 
@@ -124,9 +125,9 @@ def _difference_gradients(
     both = torch.cat(pixels)
     # A difference adds to its neighbor, and subtracts from the outermost pixel.
     read = torch.stack([both[:, :, :, 1:], both[:, :, :, :1].expand(-1, -1, -1, count, -1)], dim=-1).flatten()
-    sizes = torch.bincount(read)
-    order = read.argsort(stable=True)
-    return _on(device, dtype, order // 2, sizes.cumsum(0) - sizes, 1 - 2 * (order % 2))
+    ordered, places = read.sort(stable=True)
+    starts = torch.searchsorted(ordered, torch.arange(both.numel() // (2 * k)))  # one for each pixel
+    return _on(device, dtype, places // 2, starts, 1 - 2 * (places % 2))
 
 
 def _on(device: torch.device, dtype: torch.dtype, rows: Tensor, starts: Tensor, signs: Tensor) -> Sums:

@@ -14,7 +14,7 @@ from bench.dispatch import Recorder, recorded
 from fastmunit import functional
 from fastmunit.config import Config
 from fastmunit.nn.fused import few_channel_conv
-from fastmunit.ops import availability, phase_kernels
+from fastmunit.ops import availability, phase_taps
 from fastmunit.systems import registry
 from fastmunit.systems.parts.hyperparameters import read_weights
 
@@ -71,7 +71,7 @@ def test_a_recorded_step_dispatches_the_ops_of_a_real_one(name, precision):
     trainer, batch = tiny(name, precision)
     weights = [p.detach().clone() for p in trainer.parameters()]
     calls = outer(recorded(lambda: trainer.step(*batch), "cpu"))
-    matrix, _ = phase_kernels._matrix(5, torch.float32, torch.device("cpu"), True)
+    matrix, *_ = phase_taps.tap_sums(5, torch.float32, torch.device("cpu"), True)
     assert type(matrix) is torch.Tensor, "a fake tensor is in a cache"
     assert all(torch.equal(p, weight) for p, weight in zip(trainer.parameters(), weights, strict=True))
     trainer, batch = tiny(name, precision)
