@@ -1,6 +1,7 @@
 // Dispatches each CPU kernel to its version for the instruction set in use. The bottom has one line per kernel.
 #include "cpu/isa.h"
 #include "fused_norm/fused_norm.h"
+#include "gan_loss/gan_loss.h"
 #include "instance_norm_stats/instance_norm_stats.h"
 #include "weighted_l1/weighted_l1.h"
 
@@ -49,6 +50,8 @@ Isa isa_for(DataType dtype) {
 
 FASTMUNIT_DISPATCH(fused_norm, FusedNorm, isa_for(arguments.dtype))
 FASTMUNIT_DISPATCH(fused_norm_backward, FusedNormBackward, isa_for(arguments.dtype))
+FASTMUNIT_DISPATCH(gan_loss, GanLoss, isa())
+FASTMUNIT_DISPATCH(gan_loss_backward, GanLossBackward, isa())
 FASTMUNIT_DISPATCH(instance_norm_stats, InstanceNormStats, isa_for(arguments.dtype))
 FASTMUNIT_DISPATCH(instance_norm_stats_backward, InstanceNormStatsBackward, isa_for(arguments.dtype))
 FASTMUNIT_DISPATCH(weighted_l1, WeightedL1, isa())

@@ -1,34 +1,14 @@
 // Device code of weighted_l1; weighted_l1.h states what it computes. Includes no torch header.
-//
-// Forward takes two launches: one computes a sum per segment, then one block adds these. This needs no atomics, and the
-// order of the sum is the same in every run.
 #pragma once
 
 #include <cstdint>
 
 #include "common/types.h"
 #include "cuda/convert.cuh"
-#include "cuda/reductions.cuh"
+#include "cuda/segments.cuh"
 #include "weighted_l1/segments.h"
 
 namespace fastmunit::cuda::l1 {
-
-// Returns the index of the pair that a segment belongs to.
-__device__ inline int l1_term_of(const L1Segments& segments, std::int64_t segment) {
-  int k = 0;
-  while (segment >= segments.first[k + 1]) ++k;
-  return k;
-}
-
-// Returns the pairwise sum: the error grows only with the depth of the tree.
-template <int count, class Lane>
-__device__ Lane tree_sum(const Lane* values) {
-  if constexpr (count == 1) {
-    return values[0];
-  } else {
-    return tree_sum<count / 2>(values) + tree_sum<count / 2>(values + count / 2);
-  }
-}
 
 template <class Lane>
 __device__ std::int8_t sign_of(Lane input, Lane target) {
@@ -93,25 +73,12 @@ __device__ float l1_chunk_sum(const L1Term& term, int chunk, std::int64_t begin,
   return l1_chunk_sum<Input, __half>(term, chunk, begin, count);
 }
 
-__device__ inline double l1_value(const void* data, DataType dtype, std::int64_t at) {
-  switch (dtype) {
-    case DataType::float32:
-      return load(static_cast<const float*>(data) + at);
-    case DataType::bfloat16:
-      return load(static_cast<const __nv_bfloat16*>(data) + at);
-    case DataType::float16:
-      return load(static_cast<const __half*>(data) + at);
-    default:
-      return load(static_cast<const double*>(data) + at);
-  }
-}
-
 // The same in float64, value by value.
 __device__ inline double l1_wide_sum(const L1Term& term, std::int64_t begin, int count) {
   double sum = 0.0;
   for (int i = static_cast<int>(threadIdx.x); i < count; i += l1_threads) {
-    const double input = l1_value(term.input, term.input_dtype, begin + i);
-    const double target = l1_value(term.target, term.target_dtype, begin + i);
+    const double input = value_at(term.input, term.input_dtype, begin + i);
+    const double target = value_at(term.target, term.target_dtype, begin + i);
     sum += absolute(input - target);
     if (term.signs != nullptr) st_global(term.signs + begin + i, sign_of(input, target));
   }
@@ -137,7 +104,7 @@ __global__ void __launch_bounds__(l1_threads)
     l1_segment_sums(const __grid_constant__ WeightedL1 a, const __grid_constant__ L1Segments segments) {
   SMEM_ARRAY(double, sums, l1_threads / warp_threads);
   const std::int64_t segment = blockIdx.x;
-  const int k = l1_term_of(segments, segment);
+  const int k = term_of(segments, segment);
   const L1Term& term = a.term[k];
   const L1Part part = l1_part(term, segments, k, segment);
   double sum;
@@ -150,41 +117,15 @@ __global__ void __launch_bounds__(l1_threads)
   } else {
     sum = l1_chunk_sum<__half>(term, part.chunk, part.begin, part.count);
   }
-  sum = warp_sum(sum);
-  if (threadIdx.x % warp_threads == 0) sums[threadIdx.x / warp_threads] = sum;
-  __syncthreads();
-  if (threadIdx.x == 0) st_global(a.partials + segment, tree_sum<l1_threads / warp_threads>(sums));
-}
-
-template <class Value>
-__device__ void l1_set(void* data, int at, double value) {
-  st_global(static_cast<Value*>(data) + at, static_cast<Value>(value));
+  write_block_sum<l1_threads>(sum, sums, a.partials + segment);
 }
 
 // One block, with one warp per pair.
 __global__ void __launch_bounds__(weighted_l1_terms* warp_threads)
     l1_values(const __grid_constant__ WeightedL1 a, const __grid_constant__ L1Segments segments) {
   SMEM_ARRAY(double, values, weighted_l1_terms);
-  const int k = static_cast<int>(threadIdx.x) / warp_threads, lane = static_cast<int>(threadIdx.x) % warp_threads;
-  if (k < a.terms) {
-    double sum = 0.0;
-    for (std::int64_t s = segments.first[k] + lane; s < segments.first[k + 1]; s += warp_threads) {
-      sum += ld_global(a.partials + s);
-    }
-    sum = warp_sum(sum);
-    if (lane == 0) values[k] = sum / static_cast<double>(a.term[k].count);  // NaN if the pair is empty
-  }
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  double total = 0.0;
-  for (int k = 0; k < a.terms; ++k) total += a.term[k].weight * values[k];
-  if (is_wide(a.dtype)) {
-    for (int k = 0; k < a.terms; ++k) l1_set<double>(a.values, k, values[k]);
-    l1_set<double>(a.total, 0, total);
-  } else {
-    for (int k = 0; k < a.terms; ++k) l1_set<float>(a.values, k, values[k]);
-    l1_set<float>(a.total, 0, total);
-  }
+  write_values(
+      segments, a, a.terms, values, [&](int k) { return a.term[k].count; }, [&](int k) { return a.term[k].weight; });
 }
 
 // Backward: writes slope * sign for the thread's values. A sign of 0 gives NaN if the slope is not finite, as in torch.
@@ -238,20 +179,15 @@ __device__ void l1_segment_gradients(const L1Term& term, double slope, std::int6
   l1_store_gradient<chunk>(signs, -slope, term.dtarget, term.target_dtype, begin, count);
 }
 
-// d total / d value and 1 / count of each pair, computed on the host to avoid divisions in the kernel.
-struct L1Slopes {
-  double of_total[weighted_l1_terms], of_value[weighted_l1_terms];
-};
-
 // One block per segment.
 __global__ void __launch_bounds__(l1_threads)
     l1_gradients(const __grid_constant__ WeightedL1Backward a, const __grid_constant__ L1Segments segments,
-                 const __grid_constant__ L1Slopes slopes) {
+                 const __grid_constant__ Slopes<weighted_l1_terms> slopes) {
   const std::int64_t segment = blockIdx.x;
-  const int k = l1_term_of(segments, segment);
+  const int k = term_of(segments, segment);
   const L1Term& term = a.term[k];
   const L1Part part = l1_part(term, segments, k, segment);
-  const double slope = slopes.of_total[k] * l1_value(a.dtotal, a.dtype, 0) + slopes.of_value[k] * l1_value(a.dvalues, a.dtype, k);
+  const double slope = slope_of(slopes, a, k);
   if (part.chunk == 8) {
     l1_segment_gradients<8>(term, slope, part.begin, part.count);
   } else if (part.chunk == 4) {

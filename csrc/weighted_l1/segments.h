@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cuda/segments.h"
 #include "weighted_l1/weighted_l1.h"
 
 namespace fastmunit::cuda::l1 {
@@ -15,13 +16,9 @@ constexpr int l1_segment = l1_threads * l1_values_per_thread;
 // 16-bit type, else 4. It is 1 for float64 and for tensors that are not aligned to their chunk.
 using L1Chunk = std::int8_t;
 
-struct L1Segments {
-  int terms;
-  std::int64_t first[weighted_l1_terms + 1];  // first segment of each pair; the last entry is the number of segments
+struct L1Segments : Segments<weighted_l1_terms> {
   L1Chunk chunk[weighted_l1_terms];
 };
-
-FASTMUNIT_HOST_DEVICE constexpr bool is_wide(DataType dtype) { return dtype == DataType::float64; }
 
 constexpr int bytes_of(DataType dtype) {
   return dtype == DataType::float64 ? 8 : dtype == DataType::float32 ? 4 : 2;
@@ -44,11 +41,8 @@ inline L1Chunk l1_chunk(const L1Term& term) {
 
 inline L1Segments l1_segments(const L1Term* term, int terms) {
   L1Segments segments = {};
-  segments.terms = terms;
-  for (int k = 0; k < terms; ++k) {
-    segments.first[k + 1] = segments.first[k] + (term[k].count + l1_segment - 1) / l1_segment;
-    segments.chunk[k] = l1_chunk(term[k]);
-  }
+  set_segments(segments, term, terms, l1_segment);
+  for (int k = 0; k < terms; ++k) segments.chunk[k] = l1_chunk(term[k]);
   return segments;
 }
 

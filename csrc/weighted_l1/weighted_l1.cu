@@ -25,12 +25,8 @@ const char* weighted_l1_backward(const WeightedL1Backward& a, void* stream) {
   const std::int64_t blocks = segments.first[a.terms];
   if (blocks > INT32_MAX) return "the pairs are too large for one launch";
   if (blocks == 0) return nullptr;
-  L1Slopes slopes = {};
-  for (int k = 0; k < a.terms; ++k) {
-    const double count = static_cast<double>(a.term[k].count > 0 ? a.term[k].count : 1);
-    slopes.of_total[k] = a.term[k].weight / count;
-    slopes.of_value[k] = 1.0 / count;
-  }
+  Slopes<weighted_l1_terms> slopes = {};
+  for (int k = 0; k < a.terms; ++k) slopes.set(k, a.term[k].weight, a.term[k].count);
   return launch(l1_gradients, {static_cast<unsigned>(blocks), l1_threads}, stream, a, segments, slopes);
 }
 

@@ -14,6 +14,7 @@ A named implementation that cannot run raises `fastmunit.errors.ImplementationEr
 from fastmunit.errors import ImplementationError as ImplementationError
 from fastmunit.functional.adain_residual_block import adain_residual_block
 from fastmunit.functional.fused_norm import adain, bias_act_pad, fused_norm, instance_norm, layer_norm_munit
+from fastmunit.functional.gan_loss import GANTarget, gan_loss
 from fastmunit.functional.implementation import Implementation, use_implementation
 from fastmunit.functional.implementation import default_implementation as default_implementation
 from fastmunit.functional.implementation import exact_order as exact_order
@@ -31,6 +32,7 @@ from fastmunit.ops.layout import dense_format as dense_format
 
 __all__ = [
     "Activation",
+    "GANTarget",
     "Implementation",
     "PadMode",
     "PhaseKernels",
@@ -39,6 +41,7 @@ __all__ = [
     "adain_residual_block",
     "bias_act_pad",
     "fused_norm",
+    "gan_loss",
     "instance_norm",
     "instance_norm_stats",
     "layer_norm_munit",

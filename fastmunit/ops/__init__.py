@@ -4,6 +4,13 @@ Importing this package registers the ops of the `torch.ops.fastmunit` namespace,
 was built. It compiles nothing and does not touch CUDA.
 """
 
-from fastmunit.ops import fused_norm, instance_norm_stats, phase_kernels, upsample_conv2d, weighted_l1
+from fastmunit.ops import (
+    fused_norm,
+    gan_loss,
+    instance_norm_stats,
+    phase_kernels,
+    upsample_conv2d,
+    weighted_l1,
+)
 
-__all__ = ["fused_norm", "instance_norm_stats", "phase_kernels", "upsample_conv2d", "weighted_l1"]
+__all__ = ["fused_norm", "gan_loss", "instance_norm_stats", "phase_kernels", "upsample_conv2d", "weighted_l1"]

@@ -14,6 +14,7 @@ KERNELS = {
     "instance_norm_stats": _EVERYWHERE,
     "fused_norm": _EVERYWHERE,
     "weighted_l1": _EVERYWHERE,
+    "gan_loss": _EVERYWHERE,
 }
 FUNCTIONS = tuple(KERNELS)
 
@@ -59,7 +60,7 @@ _REASONS = {
 _WITHOUT_FLOAT64 = frozenset(
     {
         ("fused_norm", "native", "cuda"),
-        *((function, "triton", device) for function in ("fused_norm", "weighted_l1") for device in ("cpu", "cuda")),
+        *itertools.product(("fused_norm", "weighted_l1", "gan_loss"), ("triton",), ("cpu", "cuda")),
     }
 )
 # The order in which "auto" tries implementations without a measurement. Triton's interpreter on the CPU is for tests.

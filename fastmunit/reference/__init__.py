@@ -5,6 +5,7 @@ and benchmarks compare the kernels with it. It also runs on devices without a ke
 """
 
 from fastmunit.reference.fused_norm import fused_norm
+from fastmunit.reference.gan_loss import gan_loss
 from fastmunit.reference.instance_norm import instance_norm
 from fastmunit.reference.instance_norm_stats import instance_norm_stats
 from fastmunit.reference.layer_norm_munit import layer_norm_munit
@@ -13,6 +14,7 @@ from fastmunit.reference.weighted_l1 import weighted_l1
 
 __all__ = [
     "fused_norm",
+    "gan_loss",
     "instance_norm",
     "instance_norm_stats",
     "layer_norm_munit",

@@ -1,52 +1,14 @@
 #include "weighted_l1/weighted_l1.h"
 
+#include "cpu/any_type.h"
+#include "cpu/segments.h"
 #include "cpu/simd.h"
-#include "weighted_l1/cpu/segments.h"
 
 namespace fastmunit::cpu::FASTMUNIT_ISA {
 namespace {
 
-// Number of elements that are widened in the first-level cache.
-constexpr int block = 1024;
 // Independent vector sums: enough to hide the latency of an addition.
 constexpr int width = 4;
-
-template <class Lane>
-constexpr DataType data_type_of = std::is_same_v<Lane, double> ? DataType::float64 : DataType::float32;
-
-constexpr int bytes_of(DataType dtype) {
-  return dtype == DataType::float64 ? 8 : dtype == DataType::float32 ? 4 : 2;
-}
-
-const void* at(const void* data, DataType dtype, std::int64_t index) {
-  return static_cast<const char*>(data) + index * bytes_of(dtype);
-}
-
-template <class Storage>
-void widen_all(const void* data, int count, float* to) {
-  const Storage* from = static_cast<const Storage*>(data);
-  int i = 0;
-  for (; i + lanes<float> <= count; i += lanes<float>) store(to + i, load(from + i));
-  if (i < count) store_first(to + i, load_first(from + i, count - i), count - i);
-}
-
-// Returns `count` values as floats or doubles: the data itself if it has that type, else a conversion in `buffer`.
-template <class Lane>
-const Lane* widened(const void* data, DataType dtype, int count, Lane* buffer) {
-  if (dtype == data_type_of<Lane>) return static_cast<const Lane*>(data);
-  if constexpr (std::is_same_v<Lane, float>) {
-    if (dtype == DataType::bfloat16) {
-      widen_all<bfloat16>(data, count, buffer);
-    } else {
-      widen_all<float16>(data, count, buffer);
-    }
-  } else {
-    float floats[block];
-    const float* from = widened(data, dtype, count, floats);
-    for (int i = 0; i < count; ++i) buffer[i] = from[i];
-  }
-  return buffer;
-}
 
 template <class Lane>
 Vector<Lane> absolute(Vector<Lane> value) {
@@ -190,36 +152,14 @@ void segment_gradient(const std::int8_t* signs, std::int64_t begin, std::int64_t
   }
 }
 
-// Calls function(term, begin, end) for the segment with the given index among those of all terms.
-template <class Function>
-void with_segment(const L1Term* term, std::int64_t segment, const Function& function) {
-  int k = 0;
-  for (; segment >= l1_segments(term[k]); ++k) segment -= l1_segments(term[k]);
-  const std::int64_t begin = segment * l1_segment;
-  const std::int64_t end = begin + l1_segment < term[k].count ? begin + l1_segment : term[k].count;
-  function(k, begin, end);
-}
-
 bool is_wide(const L1Term& term) {
   return term.input_dtype == DataType::float64 || term.target_dtype == DataType::float64;
-}
-
-double element(const void* data, DataType dtype, int index) {
-  return dtype == DataType::float64 ? static_cast<const double*>(data)[index] : static_cast<const float*>(data)[index];
-}
-
-void set_element(void* data, DataType dtype, int index, double value) {
-  if (dtype == DataType::float64) {
-    static_cast<double*>(data)[index] = value;
-  } else {
-    static_cast<float*>(data)[index] = static_cast<float>(value);
-  }
 }
 
 }  // namespace
 
 void weighted_l1(const WeightedL1& a, ParallelFor parallel_for) {
-  for_each(parallel_for, 0, l1_segments(a.term, a.terms), l1_segment, [&](std::int64_t segment) {
+  for_each(parallel_for, 0, segments_of(a.term, a.terms), segment_elements, [&](std::int64_t segment) {
     with_segment(a.term, segment, [&](int k, std::int64_t begin, std::int64_t end) {
       a.partials[segment] =
           is_wide(a.term[k]) ? segment_sum<double>(a.term[k], begin, end) : segment_sum<float>(a.term[k], begin, end);
@@ -228,9 +168,7 @@ void weighted_l1(const WeightedL1& a, ParallelFor parallel_for) {
   const double* partial = a.partials;
   double total = 0.0;
   for (int k = 0; k < a.terms; ++k) {
-    double sum = 0.0;
-    for (const double* end = partial + l1_segments(a.term[k]); partial != end; ++partial) sum += *partial;
-    const double value = sum / static_cast<double>(a.term[k].count);  // NaN if the term is empty
+    const double value = sum_of_segments(a.term[k], partial) / static_cast<double>(a.term[k].count);  // NaN if the term is empty
     total += a.term[k].weight * value;
     set_element(a.values, a.dtype, k, value);
   }
@@ -243,7 +181,7 @@ void weighted_l1_backward(const WeightedL1Backward& a, ParallelFor parallel_for)
     slope[k] = (a.term[k].weight * element(a.dtotal, a.dtype, 0) + element(a.dvalues, a.dtype, k)) /
                static_cast<double>(a.term[k].count);
   }
-  for_each(parallel_for, 0, l1_segments(a.term, a.terms), l1_segment, [&](std::int64_t segment) {
+  for_each(parallel_for, 0, segments_of(a.term, a.terms), segment_elements, [&](std::int64_t segment) {
     with_segment(a.term, segment, [&](int k, std::int64_t begin, std::int64_t end) {
       const L1Term& term = a.term[k];
       if (term.dinput != nullptr) segment_gradient(term.signs, begin, end, slope[k], term.dinput, term.input_dtype);

@@ -4,22 +4,10 @@
 #include <tuple>
 #include <vector>
 
-#include "torch/tensors.h"
+#include "torch/lists.h"
 #include "weighted_l1/weighted_l1.h"
 
 namespace fastmunit::bindings {
-
-// Returns the memory format by the rule of fastmunit/ops/layout.py, for tensors with any number of dimensions.
-inline MemoryFormat dense_format(const Tensor& tensor) {
-  const bool channels_last = tensor.dim() == 4 && !tensor.is_contiguous() && is_channels_last(tensor);
-  return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-}
-
-// Checks first: most tensors are dense already, and a call through the dispatcher costs more than the check.
-inline Tensor dense(const Tensor& tensor, MemoryFormat format) {
-  if (format == MemoryFormat::Contiguous && tensor.is_contiguous()) return tensor;
-  return torch::stable::contiguous(tensor, format);
-}
 
 inline bool same_shape(const Tensor& a, const Tensor& b) {
   if (a.dim() != b.dim()) return false;
@@ -50,12 +38,8 @@ inline void set_terms(const std::vector<Tensor>& inputs, const std::vector<Tenso
 
 // Returns float64 if any tensor is float64, else float32.
 inline ScalarType result_type(const std::vector<Tensor>& inputs, const std::vector<Tensor>& targets) {
-  for (const auto* tensors : {&inputs, &targets}) {
-    for (const Tensor& tensor : *tensors) {
-      if (tensor.scalar_type() == ScalarType::Double) return ScalarType::Double;
-    }
-  }
-  return ScalarType::Float;
+  const bool wide = result_type(inputs) == ScalarType::Double || result_type(targets) == ScalarType::Double;
+  return wide ? ScalarType::Double : ScalarType::Float;
 }
 
 inline std::int64_t elements(const std::vector<Tensor>& tensors) {
@@ -110,13 +94,8 @@ std::vector<Tensor> weighted_l1_backward(const Tensor& dvalues, const Tensor& dt
   const std::size_t terms = inputs.size();
   const ScalarType dtype = result_type(inputs, targets);
   STD_TORCH_CHECK(needed.size() == 2 * terms, "expected a needed flag per input and per target");
-  STD_TORCH_CHECK(dvalues.dim() == 1 && dvalues.numel() == arguments.terms, "dvalues must be (", terms, ",)");
-  STD_TORCH_CHECK(dtotal.dim() == 0, "dtotal must have no dimensions");
-  STD_TORCH_CHECK(dvalues.scalar_type() == dtype && dtotal.scalar_type() == dtype,
-                  "dvalues and dtotal must be float32, or float64 where any input or target is");
-  STD_TORCH_CHECK(dvalues.device() == inputs[0].device() && dtotal.device() == inputs[0].device() &&
-                      signs.device() == inputs[0].device(),
-                  "dvalues, dtotal and signs must be on the device of inputs");
+  check_gradients(dvalues, dtotal, terms, dtype, inputs[0]);
+  STD_TORCH_CHECK(signs.device() == inputs[0].device(), "signs must be on the device of inputs");
   STD_TORCH_CHECK(signs.scalar_type() == ScalarType::Char && signs.is_contiguous() && signs.numel() == elements(inputs),
                   "signs must be what weighted_l1 returned with keep_signs");
   const Tensor dense_dvalues = dense(dvalues, MemoryFormat::Contiguous);
