@@ -56,7 +56,7 @@ def _gradient(x, real, slope, LINEAR: tl.constexpr, GAN_TYPE: tl.constexpr):
 
 
 @triton.jit
-def _sums_kernel(
+def _gan_sums_kernel(
     outputs,
     partials,
     counts,
@@ -78,7 +78,7 @@ def _sums_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _gan_backward_kernel(
     dvalues,
     dtotal,
     outputs,
@@ -125,7 +125,7 @@ def gan_loss(
     total = outputs[0].new_empty((), dtype=torch.float32)
     partials = outputs[0].new_empty((firsts[-1],), dtype=torch.float32)
     if firsts[-1] > 0:
-        _sums_kernel[(firsts[-1],)](
+        _gan_sums_kernel[(firsts[-1],)](
             tuple(outputs),
             partials,
             counts,
@@ -156,7 +156,7 @@ def gan_loss_backward(
     counts, first_reals, averaged = _split(outputs, targets)
     firsts = first_segments_of(counts, SEGMENT)
     if firsts[-1] > 0:
-        _backward_kernel[(firsts[-1],)](
+        _gan_backward_kernel[(firsts[-1],)](
             dvalues,
             dtotal,
             tuple(outputs),

@@ -138,7 +138,7 @@ def _output(*command: str | Path, text: str | None = None) -> str:
 def short_name(name: str) -> str:
     """Return a demangled name without namespaces, parameters and return type."""
     name = name.replace("(anonymous namespace)::", "").replace("fastmunit::cuda::", "").replace("fastmunit::", "")
-    name = re.sub(r"\b(norm|stats|l1)::", "", name)
+    name = re.sub(r"\b(norm|stats|l1|gan)::", "", name)
     name = re.sub(r"\((Layout|int|bool|[A-Za-z]+)\)(\d+|true|false)", r"\2", name)
     name = name.removeprefix("void ")
     depth = 0

@@ -16,7 +16,9 @@ from bench.on_gpu.step import our_step
 NAMES = 60
 
 CATEGORIES = (
-    ("weighted_l1", r"fastmunit.*\bl1_|weighted_l1|^_(sums|total)_kernel"),
+    ("weighted_l1", r"fastmunit.*\bl1_|weighted_l1|^_sums_kernel"),
+    ("gan_loss", r"fastmunit.*\bgan_|^_gan_"),
+    ("weighted_l1 and gan_loss, totals", r"^total_kernel"),
     ("fused_norm, backward", r"fastmunit.*(backward|combine_sums|coefficient_gradients)"),
     ("fused_norm, forward", r"fastmunit|fused_norm"),
     ("fused_norm in Triton", r"^_(forward|backward|moments|combine)_kernel"),

@@ -34,7 +34,12 @@ def calls(implementation, x, weight, bias, dpadded):
     l1_gradients = op("weighted_l1_backward", implementation)(
         values, total, signs, [x, weight], [x, bias], [1.0, 2.0], [True, False, True, True]
     )
-    return [mean, rstd, dx, padded, fused_mean, fused_rstd, *gradients, values, total, signs, *l1_gradients]
+    gan_arguments = ([x, weight], [1, 3], [1.0, 2.0], "lsgan")
+    gan_values, gan_total = op("gan_loss", implementation)(*gan_arguments)
+    gan_gradients = op("gan_loss_backward", implementation)(gan_values, gan_total, *gan_arguments, [True, False])
+    gan_results = [gan_values, gan_total, *gan_gradients]
+    l1_results = [values, total, signs, *l1_gradients]
+    return [mean, rstd, dx, padded, fused_mean, fused_rstd, *gradients, *gan_results, *l1_results]
 
 
 def tensors(layout, dtype):
@@ -54,10 +59,11 @@ def test_results_are_on_the_device_in_the_layout(dtype, layout, implementation):
         results = calls(implementation, *fake)
     expected = make_map((2, 6, 8, 9), dtype).contiguous(memory_format=dense_format(real[0])).stride()
     assert all(result.device.type == "cuda" for result in results)
-    mean, rstd, dx, padded, _, _, fused_dx, dweight, dbias, dresidual, *_, l1_dx, l1_dtarget, l1_dbias = results
+    mean, rstd, dx, padded, _, _, fused_dx, dweight, dbias, dresidual, *others = results
+    *_, l1_dx, l1_dtarget, l1_dbias = others
     assert mean.dtype == rstd.dtype == torch.float32
     assert dx.stride() == fused_dx.stride() == dresidual.stride() == expected
-    assert l1_dx.stride() == l1_dtarget.stride() == expected
+    assert l1_dx.stride() == l1_dtarget.stride() == others[2].stride() == expected
     assert padded.shape == (2, 6, 10, 11)
     assert (padded.stride(1) == 1) == (expected[1] == 1)
     assert dweight.shape == dbias.shape == l1_dbias.shape == (2, 6)
@@ -72,7 +78,7 @@ def test_traces_as_one_graph(layout, implementation):
         fake = [mode.from_tensor(x).to("cuda") for x in real]
         graph = make_fx(lambda *x: calls(implementation, *x), tracing_mode="symbolic")(*fake)
     ours = [str(node.target) for node in graph.graph.nodes if str(node.target).startswith("fastmunit")]
-    names = ("instance_norm_stats", "fused_norm", "weighted_l1")
+    names = ("instance_norm_stats", "fused_norm", "weighted_l1", "gan_loss")
     expected = [f"fastmunit.{n}{b}{IMPLEMENTATIONS[implementation]}.default" for n in names for b in ("", "_backward")]
     assert ours == expected
 

@@ -296,6 +296,8 @@ def test_categories_of_kernels():
         "void fastmunit::cuda::backward_nchw<true, float>(fastmunit::cuda::BackwardArguments)": "fused_norm, backward",
         "void fastmunit::cuda::forward_channels_last<true, 8, __nv_bfloat16>(...)": "fused_norm, forward",
         "void fastmunit::cuda::l1_values(...)": "weighted_l1",
+        "void fastmunit::cuda::gan::gan_gradients(fastmunit::GanLossBackward, ...)": "gan_loss",
+        "_gan_sums_kernel": "gan_loss",
         "_forward_kernel": "fused_norm in Triton",
         "sm90_xmma_wgrad_implicit_gemm_indexed_bf16bf16_bf16f32_f32_nhwckrsc_nhwc": "convolution, weight gradient",
         "sm90_xmma_dgrad_implicit_gemm_bf16": "convolution, data gradient",

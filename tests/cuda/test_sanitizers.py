@@ -6,15 +6,22 @@ from functools import partial
 import pytest
 import torch
 
+from tests.cuda import gan_loss_requests as gan_loss
 from tests.cuda import instance_norm_stats_requests as instance_norm_stats
 from tests.cuda import weighted_l1_requests as weighted_l1
 from tests.cuda.fused_norm_cases import check as check_fused_norm
 from tests.cuda.fused_norm_cases import plain_case
+from tests.ops.gan_loss_cases import make_maps
 
 
 def check_pairs(dtypes, shapes=weighted_l1.SHAPES, **options):
     weights = [10.0, 0.5, -1.0, 0.0, 3.0, 1.0][: len(shapes)]
     weighted_l1.check(*weighted_l1.make_pairs(dtypes, shapes=shapes), weights, **options)
+
+
+def check_maps(gan_type, dtypes, shapes=gan_loss.SHAPES, **options):
+    maps, targets = make_maps(dtypes, shapes=shapes)
+    gan_loss.check(maps, targets, gan_loss.WEIGHTS[: len(maps)], gan_type, **options)
 
 
 def fused_norm(shape, layout="nchw", **changes):
@@ -36,6 +43,8 @@ SMALL = {
     "weighted_l1 float32": partial(check_pairs, [torch.float32]),
     "weighted_l1 of 16 bits": partial(check_pairs, [torch.bfloat16, torch.bfloat16, torch.float16]),
     "weighted_l1 mixed": partial(check_pairs, [torch.float32, torch.bfloat16, torch.float64, torch.float16]),
+    "gan_loss float32": partial(check_maps, "nsgan", [torch.float32]),
+    "gan_loss mixed": partial(check_maps, "hinge", [torch.float16, torch.bfloat16, torch.float64, torch.float32]),
     **{
         f"fused_norm {layout} {statistics} {device}": fused_norm(
             (2, 8, 10, 10), layout, statistics=statistics, device=device, dtype=dtype, residual="strided", pad=2
@@ -55,6 +64,7 @@ TINY = {
         instance_norm_stats.check, (1, 33, 3, 5), torch.float32, "channels_last"
     ),
     "weighted_l1": partial(check_pairs, [torch.float32, torch.bfloat16], [(1, 1, 5, 7), (1, 1, 65, 64)]),
+    "gan_loss": partial(check_maps, "lsgan", [torch.float32, torch.bfloat16], [(2, 1, 5, 7), (2, 1, 33, 32)]),
     **{
         f"fused_norm {layout} {statistics} {device}": fused_norm(
             (1, 8, 6, 6), layout, statistics=statistics, device=device

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fastmunit.testing import make_map
+from tests.cuda import gan_loss_requests as gan_loss
 from tests.cuda import instance_norm_stats_requests as instance_norm_stats
 from tests.cuda import weighted_l1_requests as weighted_l1
 from tests.cuda.emulated import name_of
@@ -38,6 +39,17 @@ def weighted_l1_traffic(dtype, backward):
         torch.ones(6), torch.ones(()), signs, inputs, targets, weights, needed, count=True
     )
     return reply, bytes_of(signs, *gradients)
+
+
+def gan_loss_traffic(dtype, backward):
+    """Return the reply and the minimum for the maps of a batch of 32 in MUNIT, on two of the three scales."""
+    maps = [make_map((64, 1, side, side), dtype, seed=side) for side in (16, 8)] * 2
+    arguments = (maps, ["fake_real"] * 4, [1.0] * 4, "lsgan")
+    if not backward:
+        *_, reply = gan_loss.forward(*arguments, count=True)
+        return reply, bytes_of(*maps)
+    gradients, reply = gan_loss.backward(torch.ones(4), torch.ones(()), *arguments, count=True)
+    return reply, bytes_of(*maps, *gradients)
 
 
 def instance_norm_stats_traffic(layout, dtype, backward):
@@ -77,6 +89,9 @@ CASES = {
     for name, run, ratio, launches in (
         ("weighted_l1 forward", partial(weighted_l1_traffic, backward=False), 1.05, 2),
         ("weighted_l1 backward", partial(weighted_l1_traffic, backward=True), 1.05, 1),
+        ("gan_loss forward", partial(gan_loss_traffic, backward=False), 1.05, 2),
+        # A warp reads few values for the two gradients of its map.
+        ("gan_loss backward", partial(gan_loss_traffic, backward=True), 1.1, 1),
         ("instance_norm_stats forward nchw", partial(instance_norm_stats_traffic, "nchw", backward=False), 1.05, 2),
         ("instance_norm_stats backward nchw", partial(instance_norm_stats_traffic, "nchw", backward=True), 1.05, 1),
         (

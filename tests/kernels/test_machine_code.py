@@ -11,6 +11,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 pytest.importorskip("fastmunit.kernels", reason="the Triton kernels are not installed")
 
 from fastmunit.fused_norm_options import FusedNormOptions
+from fastmunit.kernels.gan_loss import gan_loss, gan_loss_backward
 from fastmunit.kernels.instance_norm_stats import instance_norm_stats, instance_norm_stats_backward
 from fastmunit.kernels.weighted_l1 import weighted_l1, weighted_l1_backward
 from fastmunit.ops import fused_norm
@@ -40,6 +41,14 @@ def l1():
     values, total, signs = weighted_l1(pairs, pairs, [10.0, 1.0, 1.0], True)
     counts = [x.numel() for x in pairs]
     weighted_l1_backward(values, total, signs, counts, [10.0, 1.0, 1.0], [*pairs[:2], None], [None, pairs[1], None])
+
+
+def gan():
+    """Run two of the maps of a MUNIT step."""
+    maps = [torch.empty(2, 1, side, side, dtype=torch.bfloat16) for side in (16, 8)]
+    arguments = (maps, ["fake_real", "generator"], [1.0, 2.0], "lsgan")
+    values, total = gan_loss(*arguments)
+    gan_loss_backward(values, total, *arguments, maps)
 
 
 def stats(layout):
@@ -157,8 +166,15 @@ BUDGET = {
     "weighted L1": Budget(
         l1,
         [
-            ("_sums_kernel", 80, 12, 2, 0), ("_total_kernel", 48, 0, 0, 168),
+            ("_sums_kernel", 80, 12, 2, 0), ("total_kernel", 48, 0, 0, 168),
             ("_backward_kernel", 48, 2, 8, 41),
+        ],
+    ),
+    "GAN losses": Budget(
+        gan,
+        [
+            ("_gan_sums_kernel", 32, 2, 0, 0), ("total_kernel", 48, 0, 0, 60),
+            ("_gan_backward_kernel", 32, 2, 2, 40),
         ],
     ),
     "instance_norm_stats": Budget(

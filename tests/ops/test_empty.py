@@ -1,5 +1,7 @@
 """Batches, channels and maps of size 0 in every public op: all implementations return the same results and errors."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -111,6 +113,18 @@ def test_maps_without_a_pixel_are_refused(shape, implementation):
     ):
         with pytest.raises(ValueError, match="expected x with at least one pixel"):
             call()
+
+
+@each_implementation
+def test_gan_loss(implementation):
+    for shape, gan_type in itertools.product(((0,), (0, 3), (2, 0, 4, 4)), ("lsgan", "nsgan", "hinge")):
+        leaf = torch.zeros(shape, requires_grad=True)
+        for target in ("real", "fake", "generator", "fake_real"):
+            values, total = functional.gan_loss([leaf], [target], [1.0], gan_type, implementation)
+            assert values.isnan().all() and total.isnan()
+            assert torch.autograd.grad(total, leaf)[0].shape == shape
+    with pytest.raises(ValueError, match="expected 1 to 32 maps, got 0"):
+        functional.gan_loss([], [], [], "lsgan", implementation)
 
 
 @each_implementation

@@ -157,6 +157,31 @@ def test_weighted_l1():
             assert_same_nonfinite(actual, expected, f"{name} of {place} {value}, {other}")
 
 
+@pytest.mark.parametrize("gan_type", ["lsgan", "nsgan", "hinge"])
+def test_gan_loss(gan_type):
+    places = ("output", "weight", "gradient of values", "gradient of total")
+    for place, value, target in itertools.product(places, VALUES, ("real", "fake", "generator", "fake_real")):
+        maps, weights, of_values, of_total = [make_map((2, 3, 5, 4)), random(8)], [1.0, 2.0], random(2), torch.ones(())
+        if place == "output":
+            put(maps[0], value)
+        if place == "weight":
+            weights[0] = value
+        if place == "gradient of values":
+            of_values[0] = value
+        if place == "gradient of total":
+            of_total.fill_(value)
+        ours, plain = (
+            run(
+                lambda a, b, i=i, t=target, w=weights: functional.gan_loss([a, b], [t, "fake_real"], w, gan_type, i),
+                maps,
+                [of_values, of_total],
+            )
+            for i in IMPLEMENTATIONS
+        )
+        for name, actual, expected in zip(("values", "total", "dx", "d other"), ours, plain, strict=True):
+            assert_same_nonfinite(actual, expected, f"{name} of {place} {value}, {target}")
+
+
 @both_layouts
 def test_adain_residual_block(layout):
     """Gradients pass through statistics, so only the positions of finite values are compared."""

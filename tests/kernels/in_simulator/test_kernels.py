@@ -76,6 +76,20 @@ def test_weighted_l1(dtype):
         assert_as_exact_as(*values)
 
 
+@pytest.mark.parametrize(("gan_type", "dtype"), zip(("lsgan", "nsgan", "hinge"), DTYPES, strict=True), ids=str)
+def test_gan_loss(gan_type, dtype):
+    shapes, targets = [(4, 1, 21, 23), (2, 3, 5, 7), (1, 1, 1, 1)], ["fake_real", "fake", "generator"]
+    maps = [make_map(s, dtype, seed=k, device="cuda") for k, s in enumerate(shapes)]
+
+    def run(implementation, dtype):
+        leaves = [x.to(dtype).detach().requires_grad_() for x in maps]
+        values, total = functional.gan_loss(leaves, targets, [10.0, 1.0, -1.0], gan_type, implementation)
+        return [values.detach(), total.detach(), *torch.autograd.grad(total + values.sum(), leaves)]
+
+    for values in zip(run("triton", dtype), run("reference", dtype), run("reference", torch.float64), strict=True):
+        assert_as_exact_as(*values)
+
+
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("shape", [(2, 35, 7, 9), (1, 2, 90, 70)], ids=str)
 def test_instance_norm_stats(shape, layout):
