@@ -9,6 +9,7 @@ from fastmunit import reference
 from fastmunit.functional.checks import check_dtype
 from fastmunit.functional.implementation import Implementation, choose
 from fastmunit.ops import gan_loss as op
+from fastmunit.reference.gan_loss import mean_loss as mean_loss
 
 GANTarget = Literal["real", "fake", "generator", "fake_real"]
 """What the outputs of a discriminator are compared with; see `gan_loss`."""

@@ -27,9 +27,9 @@ def gan_loss(
     for output, target in zip(outputs, targets, strict=True):
         if target == "fake_real":
             fake, real = output.tensor_split(2)
-            value = _mean_loss(fake, "fake", gan_type) + _mean_loss(real, "real", gan_type)
+            value = mean_loss(fake, "fake", gan_type) + mean_loss(real, "real", gan_type)
         else:
-            value = _mean_loss(output, target, gan_type)
+            value = mean_loss(output, target, gan_type)
         values.append(value.to(dtype))
     total = values[0] * weights[0]
     for value, weight in zip(values[1:], weights[1:], strict=True):
@@ -37,7 +37,8 @@ def gan_loss(
     return torch.stack(values), total
 
 
-def _mean_loss(output: Tensor, target: str, gan_type: str) -> Tensor:
+def mean_loss(output: Tensor, target: str, gan_type: str) -> Tensor:
+    """Compute the loss of one map, whose target is not "fake_real"."""
     output = output if output.dtype == torch.float64 else output.float()
     label = float(target != "fake")
     if gan_type == "lsgan":

@@ -75,6 +75,8 @@ class System(Execution, Optimization):
         self.choose_memory_format()
         if self.config.compile:
             self.compile_networks()
+        # The public script logs every attribute that has "loss" in its name.
+        self._scales: dict[str, list[Tensor]] = {}
         for name in self.term_names:
             setattr(self, f"loss_{name}", 0)
 
@@ -149,11 +151,14 @@ class System(Execution, Optimization):
 
     def _publish(self, halves: Iterable[str], losses: Mapping[str, Tensor]) -> None:
         """Set the loss_* attributes of `halves`. Terms that are not in `losses` are switched off."""
-        if unknown := losses.keys() - set(self.term_names):
+        if unknown := {name.partition("/")[0] for name in losses} - set(self.term_names):
             raise ValueError(f"{type(self).__name__}: add {', '.join(sorted(unknown))} to term_names.")
         for name in self.term_names:
             if name.partition("_")[0] in halves:
                 setattr(self, f"loss_{name}", losses.get(name, 0))
+                scales = [loss for scale, loss in losses.items() if scale.startswith(f"{name}/")]
+                if scales:
+                    self._scales[f"loss_{name}"] = scales
 
     @property
     def replays(self) -> bool:
@@ -177,6 +182,14 @@ class System(Execution, Optimization):
     def losses(self) -> dict[str, Loss]:
         """Return all loss_* attributes by name, as the last updates have set them."""
         return {f"loss_{name}": getattr(self, f"loss_{name}") for name in self.term_names}
+
+    def scale_losses(self) -> dict[str, list[Tensor]]:
+        """Return the losses of each scale of the discriminators, finest first, by the names of their sums.
+
+        They are 0-d tensors without graph, as the last updates have computed them. "loss_dis_a" is the sum of the list
+        with that name.
+        """
+        return {name: list(scales) for name, scales in self._scales.items()}
 
     def share(self, batch: Tensor) -> Tensor:
         """Return this process's samples of a whole batch (batch_size, ...), for `step` and the updates.

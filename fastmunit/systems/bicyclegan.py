@@ -25,10 +25,10 @@ from fastmunit.systems.generator_options import (
     make_generator,
 )
 from fastmunit.systems.parts.cuda_graph import Inputs
-from fastmunit.systems.parts.losses import discriminator_loss, generator_loss, widen
+from fastmunit.systems.parts.losses import discriminator_adversarial, generator_adversarial, widen
 from fastmunit.systems.parts.parameter_count import Estimate, translation_networks
 from fastmunit.systems.parts.stepper import Weights
-from fastmunit.systems.parts.terms import L1, Losses, Term, weighted_sum
+from fastmunit.systems.parts.terms import L1, Losses, Term, adversarial_sum, weighted_sum
 from fastmunit.systems.registry import register
 from fastmunit.systems.translators import LatentTranslator
 
@@ -212,7 +212,8 @@ class BicycleGAN(System):
         options = self.options
         codes = dict(zip(options.codes, drawn, strict=True))
         values: dict[str, Tensor] = {}
-        products: list[Tensor] = []
+        start: Tensor | None = None
+        adversarial: list[Term] = []
         terms: list[Term] = []
         with self.autocast():
             if options.encodes:
@@ -221,16 +222,15 @@ class BicycleGAN(System):
                 kl = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum()
                 # This is a sum over the batch, but the loss is averaged over micro-batches and processes.
                 kl = kl * (self.config.micro_batches * distributed.world_size())
-                products.append(weights["recon_kl_w"] * kl)
+                start = weights["recon_kl_w"] * kl
                 values["kl"] = kl.detach()
             translations = dict(zip(codes, self._translate(x_a, [*codes.values()]), strict=True))
             for name, image in translations.items():
                 dis = self._dis(name)
                 with frozen(dis):
-                    adv = generator_loss(dis(self._visible(image, x_a)), dis.gan_type)
+                    loss = generator_adversarial(dis, self._visible(image, x_a))
                 regressed = name == "random" and options.regresses
-                products.append((options.gan_random_w if regressed else weights["gan_w"]) * adv)
-                values[f"adv_{name}"] = adv.detach()
+                adversarial.append(Term(f"adv_{name}", options.gan_random_w if regressed else weights["gan_w"], loss))
             if options.variant != "clr":
                 reconstruction = translations["encoded" if options.encodes else "random"]
                 terms.append(Term("recon_x", weights["recon_x_w"], L1(reconstruction, x_b)))
@@ -239,8 +239,9 @@ class BicycleGAN(System):
                 with frozen(*([encoder] if options.encodes else [])):
                     regressed_code, _ = encoder(translations["random"])
                 terms.append(Term("recon_s", weights["recon_s_w"], L1(regressed_code, codes["random"])))
-        losses = weighted_sum(terms, torch.stack(products).sum())
-        return Losses(losses.total, losses.terms | values, tuple(image.detach() for image in translations.values()))
+        gan = adversarial_sum(adversarial, start)
+        losses = weighted_sum(terms, gan.total)
+        return Losses(losses.total, losses.terms | values | gan.terms, tuple(image.detach() for image in translations.values()))
 
     def discriminator_inputs(self, x_a: Tensor, x_b: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return a translation, its input, a real image and its input for each kind of code."""
@@ -251,14 +252,14 @@ class BicycleGAN(System):
 
     def discriminator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
         factor = 0.5 if self.options.variant == "pix2pix_noise" else 1.0
-        terms: dict[str, Tensor] = {}
+        terms = []
         with self.autocast():
             for number, name in enumerate(self.options.codes):
                 fake, fake_input, real, real_input = tensors[4 * number : 4 * number + 4]
                 dis = self._dis(name)
-                outputs = dis.forward_pair(self._visible(fake, fake_input), self._visible(real, real_input))
-                terms[name] = factor * discriminator_loss(*outputs, dis.gan_type)
-        return Losses(torch.stack([*terms.values()]).sum(), {name: term.detach() for name, term in terms.items()})
+                images = self._visible(fake, fake_input), self._visible(real, real_input)
+                terms.append(Term(name, 1.0, discriminator_adversarial(dis, *images)))
+        return adversarial_sum(terms, factor=factor)
 
     def _dis(self, name: str) -> PatchDiscriminator:
         return cast(PatchDiscriminator, self.dis_encoded if name == "encoded" else self.dis_random)

@@ -19,7 +19,7 @@ from fastmunit.systems.parts.crop_size import check_crop
 from fastmunit.systems.parts.cuda_graph import Inputs
 from fastmunit.systems.parts.forward_cache import ForwardCache
 from fastmunit.systems.parts.hyperparameters import Hyperparameters, as_config, read_weights
-from fastmunit.systems.parts.losses import discriminator_loss, generator_loss
+from fastmunit.systems.parts.losses import discriminator_adversarial, generator_adversarial
 from fastmunit.systems.parts.stepper import Weights
 from fastmunit.systems.parts.terms import Losses, Term, weighted_sum
 
@@ -203,14 +203,9 @@ class CoupledAutoencoders(System):
         x_a, x_b, *draws = tensors
         with self.autocast():
             x_ba, x_ab = self._translate(x_a, x_b, draws)
-            outputs_a = self.dis_a.forward_pair(x_ba, x_a)
-            outputs_b = self.dis_b.forward_pair(x_ab, x_b)
-        return weighted_sum(
-            [
-                Term("a", weights["gan_w"], discriminator_loss(*outputs_a, self.dis_a.gan_type)),
-                Term("b", weights["gan_w"], discriminator_loss(*outputs_b, self.dis_b.gan_type)),
-            ]
-        )
+            loss_a = discriminator_adversarial(self.dis_a, x_ba, x_a)
+            loss_b = discriminator_adversarial(self.dis_b, x_ab, x_b)
+        return weighted_sum([Term("a", weights["gan_w"], loss_a), Term("b", weights["gan_w"], loss_b)])
 
     def generator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
         """Return gan_w · (adv_a + adv_b) + the `terms` of the system + vgg_w · (vgg_a + vgg_b)."""
@@ -220,13 +215,9 @@ class CoupledAutoencoders(System):
             generated = self._generate(x_a, x_b, draws) if kept is None else Generated(*kept)
             terms = self.terms(x_a, x_b, draws, generated, weights)
             with frozen(self.dis_a, self.dis_b):
-                fake_a = self.dis_a(generated.x_ba)
-                fake_b = self.dis_b(generated.x_ab)
-        terms = [
-            Term("adv_a", weights["gan_w"], generator_loss(fake_a, self.dis_a.gan_type)),
-            Term("adv_b", weights["gan_w"], generator_loss(fake_b, self.dis_b.gan_type)),
-            *terms,
-        ]
+                adv_a = generator_adversarial(self.dis_a, generated.x_ba)
+                adv_b = generator_adversarial(self.dis_b, generated.x_ab)
+        terms = [Term("adv_a", weights["gan_w"], adv_a), Term("adv_b", weights["gan_w"], adv_b), *terms]
         if weights["vgg_w"] > 0:
             terms.append(Term("vgg_a", weights["vgg_w"], self.perceptual_loss(generated.x_ba, x_b)))
             terms.append(Term("vgg_b", weights["vgg_w"], self.perceptual_loss(generated.x_ab, x_a)))

@@ -25,10 +25,10 @@ from fastmunit.systems.generator_options import (
 from fastmunit.systems.parts import resume_checks
 from fastmunit.systems.parts.cuda_graph import Inputs
 from fastmunit.systems.parts.image_pool import ImagePool
-from fastmunit.systems.parts.losses import discriminator_loss, generator_loss
+from fastmunit.systems.parts.losses import discriminator_adversarial, generator_adversarial
 from fastmunit.systems.parts.parameter_count import Estimate, translation_networks
 from fastmunit.systems.parts.stepper import Weights
-from fastmunit.systems.parts.terms import L1, Losses, Term, weighted_sum
+from fastmunit.systems.parts.terms import L1, Losses, Term, adversarial_sum, weighted_sum
 from fastmunit.systems.registry import register
 from fastmunit.systems.translators import LatentTranslator
 
@@ -180,11 +180,13 @@ class CycleGAN(System):
                     Term("cycrecon_x_b", cycle_w, L1(x_bab, x_b)),
                 ]
             with frozen(self.dis_a, self.dis_b):
-                fake_a, fake_b = self.dis_a(x_ba), self.dis_b(x_ab)
-        adv_a, adv_b = (generator_loss(fake, self.dis_a.gan_type) for fake in (fake_a, fake_b))
-        total, values, _ = weighted_sum(terms, gan_w * (adv_a + adv_b))
-        values |= {"adv_a": adv_a.detach(), "adv_b": adv_b.detach()}
-        return Losses(total, values, (x_ba.detach(), x_ab.detach()))
+                adversarial = [
+                    Term("adv_a", gan_w, generator_adversarial(self.dis_a, x_ba)),
+                    Term("adv_b", gan_w, generator_adversarial(self.dis_b, x_ab)),
+                ]
+        gan = adversarial_sum(adversarial)
+        total, values, _ = weighted_sum(terms, gan.total)
+        return Losses(total, values | gan.terms, (x_ba.detach(), x_ab.detach()))
 
     def discriminator_inputs(self, x_a: Tensor, x_b: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x_ba, x_ab = outputs
@@ -193,11 +195,9 @@ class CycleGAN(System):
     def discriminator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
         fake_a, fake_b, x_a, x_b = tensors
         with self.autocast():
-            outputs_a = self.dis_a.forward_pair(fake_a, x_a)
-            outputs_b = self.dis_b.forward_pair(fake_b, x_b)
-        loss_a = 0.5 * discriminator_loss(*outputs_a, self.dis_a.gan_type)
-        loss_b = 0.5 * discriminator_loss(*outputs_b, self.dis_b.gan_type)
-        return Losses(loss_a + loss_b, {"a": loss_a.detach(), "b": loss_b.detach()})
+            loss_a = discriminator_adversarial(self.dis_a, fake_a, x_a)
+            loss_b = discriminator_adversarial(self.dis_b, fake_b, x_b)
+        return adversarial_sum([Term("a", 1.0, loss_a), Term("b", 1.0, loss_b)], factor=0.5)
 
     def _from_pool(self, name: str, fakes: Tensor) -> Tensor:
         """Exchange translations in the pool, which is the same in all processes. Return the images of this process."""

@@ -17,7 +17,7 @@ from fastmunit.nn.layers.blocks import Conv2dBlock, chain_of
 _MAX_WIDTH = 8
 
 
-class _MultiScale(nn.Module):
+class MultiScale(nn.Module):
     """Base class of discriminators on an image pyramid: each network sees the image halved by average pooling.
 
     images: (N, C, H, W) to a list of maps (N, 1, h, w), finest scale first.
@@ -45,18 +45,27 @@ class _MultiScale(nn.Module):
         return outputs
 
     def forward_pair(self, fake: Tensor, real: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the outputs for fake and for real images, computed in one batch if that cannot change them.
+        """Return the outputs for fake and for real images; see `forward_together`."""
+        together = self.forward_together(fake, real)
+        if together is None:
+            return self(fake), self(real)
+        outputs = [output.chunk(2) for output in together]
+        return [fake for fake, _ in outputs], [real for _, real in outputs]
 
-        It changes the statistics of batch norm, and the number of power iterations of spectral norm.
+    def forward_together(self, fake: Tensor, real: Tensor) -> list[Tensor] | None:
+        """Return the outputs for fake images followed by those for real images, computed in one batch.
+
+        Return None if one batch would change them: the statistics of batch norm, the number of power iterations of
+        spectral norm, and the rounding on the reference path. It is None for batches of different shapes, too.
         """
         together = self._norm in ("none", "in", "ln") and fake.shape == real.shape
         if mode_of(fake).exact or not together:
-            return self(fake), self(real)
-        outputs = [output.chunk(2) for output in self(torch.cat([fake, real.to(fake.dtype)]))]
-        return [fake for fake, _ in outputs], [real for _, real in outputs]
+            return None
+        outputs: list[Tensor] = self(torch.cat([fake, real.to(fake.dtype)]))
+        return outputs
 
 
-class MsImageDis(_MultiScale):
+class MsImageDis(MultiScale):
     """MUNIT's discriminator: `num_scales` PatchGANs of equal width.
 
     images: (N, C, H, W) to a list of maps (N, 1, h, w), finest scale first, with h = H / 2^(n_layer + scale). The
@@ -86,7 +95,7 @@ class MsImageDis(_MultiScale):
         return 2 ** (config.num_scales - 1) * (last_map * 2**config.n_layer - 1) + 1
 
 
-class PatchDiscriminator(_MultiScale):
+class PatchDiscriminator(MultiScale):
     """The discriminator of CycleGAN and BicycleGAN: `num_scales` PatchGANs, each half as wide as the one before.
 
     A network has n_layer 4x4 convolutions with stride 2 and one with stride 1, the first without norm, and a 4x4

@@ -3,15 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from fastmunit.functional.gan_loss import GANTarget, mean_loss
+from fastmunit.nn.networks.discriminators import MultiScale
 
-def widen(x: Tensor) -> Tensor:
-    """Return x in float32, or unchanged if it is float64."""
-    return x if x.dtype == torch.float64 else x.float()
+
+class Adversarial(NamedTuple):
+    """The loss of a discriminator's outputs: the sum over its scales and their maps. See `functional.gan_loss`.
+
+    One call computes all adversarial losses of a half of an iteration; see `adversarial_sum`.
+
+    Attributes:
+        scales: The maps of each scale, finest first, and their targets.
+        gan_type: "lsgan", "nsgan" or "hinge".
+    """
+
+    scales: Sequence[Sequence[tuple[Tensor, GANTarget]]]
+    gan_type: str
+
+    @property
+    def maps(self) -> list[Tensor]:
+        """The maps of all scales."""
+        return [output for scale in self.scales for output, _ in scale]
+
+    @property
+    def targets(self) -> list[GANTarget]:
+        """The targets of the maps."""
+        return [target for scale in self.scales for _, target in scale]
+
+    def in_order(self) -> tuple[Tensor, list[Tensor]]:
+        """Compute the loss and that of each scale map by map, in the order of the public code."""
+        scales = [sum_of([mean_loss(*pair, self.gan_type) for pair in scale]) for scale in self.scales]
+        return torch.stack(scales).sum(), scales
+
+
+def discriminator_adversarial(dis: MultiScale, fake: Tensor, real: Tensor) -> Adversarial:
+    """Return a discriminator's loss on fake and on real images, without a factor 1/2; see `discriminator_loss`."""
+    together = dis.forward_together(fake, real)
+    if together is not None:
+        return Adversarial([[(output, "fake_real")] for output in together], dis.gan_type)
+    return _compared(dis(fake), dis(real), dis.gan_type)
+
+
+def generator_adversarial(dis: MultiScale, fake: Tensor) -> Adversarial:
+    """Return a generator's loss on its images; see `generator_loss`."""
+    return Adversarial([[(output, "generator")] for output in dis(fake)], dis.gan_type)
 
 
 def discriminator_loss(fake: Sequence[Tensor], real: Sequence[Tensor], gan_type: str) -> Tensor:
@@ -20,8 +60,7 @@ def discriminator_loss(fake: Sequence[Tensor], real: Sequence[Tensor], gan_type:
     lsgan: mean(fake²) + mean((real - 1)²) (Mao et al. 2017); nsgan: BCE(σ(fake), 0) + BCE(σ(real), 1), from logits;
     hinge: mean max(0, 1 + fake) + mean max(0, 1 - real) (Miyato et al. 2018, equation 16).
     """
-    terms = [_map_loss(f, False, gan_type) + _map_loss(r, True, gan_type) for f, r in zip(fake, real, strict=True)]
-    return torch.stack(terms).sum()
+    return _compared(fake, real, gan_type).in_order()[0]
 
 
 def generator_loss(fake: Sequence[Tensor], gan_type: str) -> Tensor:
@@ -29,19 +68,21 @@ def generator_loss(fake: Sequence[Tensor], gan_type: str) -> Tensor:
 
     lsgan: mean((fake - 1)²); nsgan: BCE(σ(fake), 1); hinge: -mean(fake) (Miyato et al. 2018, equation 17).
     """
-    if gan_type == "hinge":
-        return torch.stack([-widen(f).mean() for f in fake]).sum()
-    return torch.stack([_map_loss(f, True, gan_type) for f in fake]).sum()
+    return Adversarial([[(output, "generator")] for output in fake], gan_type).in_order()[0]
 
 
-def _map_loss(output: Tensor, real: bool, gan_type: str) -> Tensor:
-    """Compute the loss of one output map whose target is "real" or "fake"."""
-    output, label = widen(output), float(real)
-    match gan_type:
-        case "lsgan":
-            return ((output - label) ** 2).mean()
-        case "nsgan":
-            return F.binary_cross_entropy_with_logits(output, torch.full_like(output, label))
-        case "hinge":
-            return F.relu(1 - output if real else 1 + output).mean()
-    raise ValueError(f"expected gan_type lsgan, nsgan or hinge, got {gan_type!r}.")
+def widen(x: Tensor) -> Tensor:
+    """Return x in float32, or unchanged if it is float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def sum_of(values: Sequence[Tensor]) -> Tensor:
+    """Return the sum of one or more tensors, added one after another."""
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
+
+
+def _compared(fake: Sequence[Tensor], real: Sequence[Tensor], gan_type: str) -> Adversarial:
+    return Adversarial([[(f, "fake"), (r, "real")] for f, r in zip(fake, real, strict=True)], gan_type)
