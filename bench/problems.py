@@ -207,6 +207,32 @@ def instance_norm_stats_problem(
     )
 
 
+# The outputs of a discriminator at 256², per scale: those of MUNIT and of CycleGAN and BicycleGAN.
+GAN_SIDES = {"munit": (16, 8, 4), "patch": (30, 14)}
+
+
+def gan_loss_problem(system: str, batch: int, dtype: torch.dtype, gan_type: str, device: str = DEVICE) -> Problem:
+    """Return `gan_loss`, forward and backward, as in the discriminators' half of a step: two domains, all scales."""
+    shapes = [(2 * batch, 1, side, side) for side in GAN_SIDES[system]] * 2
+    tensors = [make_map(shape, dtype, seed=seed, device=device) for seed, shape in enumerate(shapes)]
+
+    def run(function: Function, tensors: Sequence[Tensor | None]) -> Sequence[Tensor]:
+        leaves = [t.detach().requires_grad_() for t in tensors if t is not None]
+        values, total = function(leaves, ["fake_real"] * len(leaves), [1.0] * len(leaves), gan_type)
+        return values.detach(), total.detach(), *torch.autograd.grad(total, leaves)
+
+    return Problem(
+        op="gan_loss forward+backward",
+        case=f"{system} {gan_type} batch {batch} {name_of(dtype)}",
+        group=name_of(dtype),
+        ours=functional.gan_loss,
+        reference=reference.gan_loss,
+        tensors=tensors,
+        run=run,
+        bytes_moved=3 * sum(t.numel() * t.element_size() for t in tensors),
+    )
+
+
 # The pairs of a MUNIT step at 256²: images, content codes and style codes of both domains.
 L1_SHAPES = ((3, 256, 256), (3, 256, 256), (256, 64, 64), (256, 64, 64), (8, 1, 1), (8, 1, 1))
 _L1_WEIGHTS = [10.0, 10.0, 1.0, 1.0, 1.0, 1.0]

@@ -104,7 +104,9 @@ def _gan_backward_kernel(
             tl.store(gradients[k] + at, gradient.to(gradients[k].dtype.element_ty), mask=inside)
 
 
-def _split(outputs: Sequence[Tensor], targets: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def _split(
+    outputs: Sequence[Tensor], targets: Sequence[str]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Return the number of values of each map, that of its first value with the target real, and that of a mean."""
     counts = tuple(output.numel() for output in outputs)
     parts = {"fake": 1, "fake_real": 2}

@@ -9,7 +9,16 @@ from torch import Tensor
 from bench.harness import check_results, copy_of
 from bench.on_gpu.stage import Context, Row, Task, first_line
 from bench.on_gpu.timer import Launches, Times
-from bench.problems import L1_SHAPES, Function, FusedNormCase, Problem, instance_norm_stats_problem, name_of
+from bench.problems import (
+    GAN_SIDES,
+    L1_SHAPES,
+    Function,
+    FusedNormCase,
+    Problem,
+    gan_loss_problem,
+    instance_norm_stats_problem,
+    name_of,
+)
 from bench.problems import weighted_l1_problem as weighted_l1
 from fastmunit.errors import ImplementationError
 from fastmunit.testing import Map, munit_maps, uninitialized_memory_is_nan
@@ -116,6 +125,9 @@ def _other_problems(context: Context) -> list[tuple[str, Callable[[], Problem]]]
     for dtype, layout in FORMS:
         name = f"weighted_l1 forward+backward {layout} {name_of(dtype)}"
         found.append((name, partial(weighted_l1, shapes, 1, dtype, layout, context.device)))
+    for system in GAN_SIDES:
+        name = f"gan_loss forward+backward {system} bfloat16"
+        found.append((name, partial(gan_loss_problem, system, 1, torch.bfloat16, "lsgan", context.device)))
     for dtype, layout in FORMS:
         for backward in (False, True):
             shape = (1, 64, size, size)

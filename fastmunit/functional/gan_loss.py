@@ -9,7 +9,7 @@ from fastmunit import reference
 from fastmunit.functional.checks import check_dtype
 from fastmunit.functional.implementation import Implementation, choose
 from fastmunit.ops import gan_loss as op
-from fastmunit.reference.gan_loss import mean_loss as mean_loss
+from fastmunit.reference.gan_loss import map_loss as map_loss
 
 GANTarget = Literal["real", "fake", "generator", "fake_real"]
 """What the outputs of a discriminator are compared with; see `gan_loss`."""
@@ -88,8 +88,8 @@ def _check(outputs: Sequence[Tensor], targets: Sequence[str], weights: Sequence[
             raise ValueError(f"gan_loss: expected targets[{k}] real, fake, generator or fake_real, got {target!r}")
         if target == "fake_real" and (output.dim() == 0 or output.shape[0] % 2):
             raise ValueError(
-                f'gan_loss: outputs[{k}] of shape {tuple(output.shape)} has no two halves, which the target "fake_real" '
-                "needs: give fake images, then as many real ones"
+                f'gan_loss: outputs[{k}] of shape {tuple(output.shape)} has no two halves, but the target "fake_real": '
+                "give outputs for fake images, then for as many real ones"
             )
         if output.device != device:
             raise ValueError(

@@ -23,22 +23,18 @@ def gan_loss(
         values (K,) and total (), in float32, or in float64 if any output is float64.
     """
     dtype = torch.float64 if any(output.dtype == torch.float64 for output in outputs) else torch.float32
-    values = []
-    for output, target in zip(outputs, targets, strict=True):
-        if target == "fake_real":
-            fake, real = output.tensor_split(2)
-            value = mean_loss(fake, "fake", gan_type) + mean_loss(real, "real", gan_type)
-        else:
-            value = mean_loss(output, target, gan_type)
-        values.append(value.to(dtype))
+    values = [map_loss(*pair, gan_type).to(dtype) for pair in zip(outputs, targets, strict=True)]
     total = values[0] * weights[0]
     for value, weight in zip(values[1:], weights[1:], strict=True):
         total = total + value * weight
     return torch.stack(values), total
 
 
-def mean_loss(output: Tensor, target: str, gan_type: str) -> Tensor:
-    """Compute the loss of one map, whose target is not "fake_real"."""
+def map_loss(output: Tensor, target: str, gan_type: str) -> Tensor:
+    """Compute the loss of one map, in float32, or in float64 if it is float64."""
+    if target == "fake_real":
+        fake, real = output.tensor_split(2)
+        return map_loss(fake, "fake", gan_type) + map_loss(real, "real", gan_type)
     output = output if output.dtype == torch.float64 else output.float()
     label = float(target != "fake")
     if gan_type == "lsgan":

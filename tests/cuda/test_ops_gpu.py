@@ -10,6 +10,7 @@ from fastmunit.ops.availability import unavailable
 from fastmunit.testing import assert_as_exact_as, make_map
 from tests.cuda import weighted_l1_requests as weighted_l1
 from tests.cuda.fused_norm_cases import EmulatedCase, gradients_of, inputs_of, sample
+from tests.ops import gan_loss_cases
 from tests.ops import non_finite_cases as non_finite
 from tests.ops.fused_norm_cases import NAMES, Case, eager, run, term_scales
 
@@ -82,6 +83,18 @@ def test_weighted_l1_matches_float64(dtypes, implementation):
     scale = sum(abs(w) * float(v) for w, v in zip(WEIGHTS, exact[0], strict=True))
     for k, (a, b, e) in enumerate(zip(ours, low, exact, strict=True)):
         assert_as_exact_as(a, b, e, f"result {k}", scale=scale if k == 1 else None)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("gan_type", gan_loss_cases.GAN_TYPES)
+def test_gan_loss_matches_float64(gan_type, dtype, implementation):
+    skip_where_missing(implementation, "gan_loss")
+    maps, targets = gan_loss_cases.make_maps([dtype, torch.float32], ["nchw", "channels_last"])
+    maps, dvalues = moved(maps, device="cuda"), torch.linspace(-1, 2, len(maps), dtype=torch.float64, device="cuda")
+    arguments = (maps, targets, gan_loss_cases.WEIGHTS, gan_type, dvalues)
+    ours = gan_loss_cases.run(lambda *a: functional.gan_loss(*a, implementation), *arguments)
+    gan_loss_cases.check(ours, *arguments)
 
 
 def step(implementation, x, weight, bias, target):

@@ -167,14 +167,15 @@ def test_bits_do_not_depend_on_threads():
 def test_backward_is_one_op_and_computes_only_what_is_needed():
     maps, targets = make_maps([torch.float32])
     maps[1].requires_grad_()
-    with torch.profiler.profile(record_shapes=True) as profile:
-        _, total = native(maps, targets, WEIGHTS, "lsgan")
-        total.backward()
+    with torch.profiler.profile() as profile:
+        native(maps, targets, WEIGHTS, "lsgan")[1].backward()
     assert [x.grad is not None for x in maps] == [k == 1 for k in range(len(maps))]
-    names = [event.name for event in profile.events()]
-    assert names.count("fastmunit::gan_loss_backward") == 1
-    allocated = [event.input_shapes[0] for event in profile.events() if event.name == "aten::empty"]
-    assert list(SHAPES[1]) in allocated and list(SHAPES[0]) not in allocated
+    assert [event.name for event in profile.events()].count("fastmunit::gan_loss_backward") == 1
+    numbers = [TARGETS.index(target) for target in targets]
+    wants = [k == 1 for k in range(len(maps))]
+    slopes = torch.zeros(len(maps)), torch.ones(())
+    (dx,) = BACKWARD(*slopes, [x.detach() for x in maps], numbers, WEIGHTS, "lsgan", wants)
+    assert torch.equal(dx, maps[1].grad)
 
 
 @needs_native

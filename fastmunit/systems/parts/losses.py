@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastmunit.functional.gan_loss import GANTarget, mean_loss
+from fastmunit.functional.gan_loss import GANTarget, map_loss
 from fastmunit.nn.networks.discriminators import MultiScale
 
 
@@ -37,7 +37,7 @@ class Adversarial(NamedTuple):
 
     def in_order(self) -> tuple[Tensor, list[Tensor]]:
         """Compute the loss and that of each scale map by map, in the order of the public code."""
-        scales = [sum_of([mean_loss(*pair, self.gan_type) for pair in scale]) for scale in self.scales]
+        scales = [sum_of([map_loss(*pair, self.gan_type) for pair in scale]) for scale in self.scales]
         return torch.stack(scales).sum(), scales
 
 
