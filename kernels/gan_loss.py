@@ -1,4 +1,7 @@
-"""Triton kernels of `gan_loss` and its backward: all maps in one launch. kernels/segments.py says how the sums are taken."""
+"""Triton kernels of `gan_loss` and its backward: all maps in one launch.
+
+kernels/segments.py says how the sums are taken.
+"""
 
 from collections.abc import Sequence
 
@@ -104,9 +107,7 @@ def _gan_backward_kernel(
             tl.store(gradients[k] + at, gradient.to(gradients[k].dtype.element_ty), mask=inside)
 
 
-def _split(
-    outputs: Sequence[Tensor], targets: Sequence[str]
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def _split(outputs: Sequence[Tensor], targets: Sequence[str]) -> list[tuple[int, ...]]:
     """Return the number of values of each map, that of its first value with the target real, and that of a mean."""
     counts = tuple(output.numel() for output in outputs)
     parts = {"fake": 1, "fake_real": 2}
@@ -114,7 +115,7 @@ def _split(
         count // parts[target] if target in parts else 0 for count, target in zip(counts, targets, strict=True)
     )
     averaged = (count // 2 if target == "fake_real" else count for count, target in zip(counts, targets, strict=True))
-    return counts, firsts, tuple(averaged)
+    return [counts, firsts, tuple(averaged)]
 
 
 def gan_loss(

@@ -241,9 +241,8 @@ class BicycleGAN(System):
                 terms.append(Term("recon_s", weights["recon_s_w"], L1(regressed_code, codes["random"])))
         gan = adversarial_sum(adversarial, start)
         losses = weighted_sum(terms, gan.total)
-        return Losses(
-            losses.total, losses.terms | values | gan.terms, tuple(image.detach() for image in translations.values())
-        )
+        outputs = tuple(image.detach() for image in translations.values())
+        return Losses(losses.total, losses.terms | values | gan.terms, outputs)
 
     def discriminator_inputs(self, x_a: Tensor, x_b: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return a translation, its input, a real image and its input for each kind of code."""

@@ -1,4 +1,4 @@
-"""Maps of discriminator outputs for the tests of gan_loss on every implementation, and their comparison with float64."""
+"""Maps of discriminator outputs for the tests of gan_loss, and the comparison of results with float64."""
 
 import itertools
 

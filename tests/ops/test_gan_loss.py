@@ -16,7 +16,7 @@ from fastmunit.ops import gan_loss as op
 from fastmunit.ops.availability import automatic, unavailable
 from fastmunit.testing import DTYPES, LAYOUTS, make_map, uninitialized_memory_is_nan
 from tests.ops.compiled import assert_compiles_once
-from tests.ops.gan_loss_cases import GAN_TYPES, SHAPES, TARGETS, WEIGHTS, check, expected, make_maps, run
+from tests.ops.gan_loss_cases import GAN_TYPES, TARGETS, WEIGHTS, check, expected, make_maps, run
 
 REASON = unavailable("native", "cpu")
 needs_native = pytest.mark.skipif(REASON is not None, reason=str(REASON))

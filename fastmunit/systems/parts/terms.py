@@ -83,7 +83,8 @@ def adversarial_sum(terms: Sequence[Term], start: Tensor | None = None, factor: 
     Returns:
         The sum and, multiplied by `factor`, the terms and those of their scales.
     """
-    total, values = start, {}
+    total = start
+    values: dict[str, Tensor] = {}
     for batch in _in_one_call(terms):
         if functional.exact_order():
             total, parts = _in_order(batch, total, factor)
