@@ -65,9 +65,42 @@ def test_micro_batches_are_the_whole_batch() -> None:
         trainer.step(x_a, x_b)
     for name, loss in whole.losses().items():
         assert float(parts.losses()[name]) == pytest.approx(float(loss), rel=1e-12), name
+    assert_scales_add_up(parts)
+    for name, scales in whole.scale_losses().items():
+        assert [float(loss) for loss in parts.scale_losses()[name]] == pytest.approx([*map(float, scales)], rel=1e-12)
     for ours, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
         if theirs.grad is not None and ours.grad is not None:
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12)
+
+
+def assert_scales_add_up(trainer: MUNIT) -> None:
+    losses, scales = trainer.losses(), trainer.scale_losses()
+    assert [*scales] == ["loss_dis_a", "loss_dis_b", "loss_gen_adv_a", "loss_gen_adv_b"]
+    for name, parts in scales.items():
+        assert len(parts) == trainer.config.dis.num_scales
+        assert sum(map(float, parts)) == pytest.approx(float(losses[name]), rel=1e-6)
+        assert not any(part.requires_grad for part in parts)
+
+
+def test_adversarial_losses_of_a_half_are_one_op() -> None:
+    class Ops(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if "gan_loss" in str(func):
+                called.append(f"{func.overloadpacket.__name__} of {len(args[2 if 'backward' in str(func) else 0])} maps")
+            return func(*args, **(kwargs or {}))
+
+    called: list[str] = []
+    trainer = trainer_of()
+    assert trainer.scale_losses() == {}
+    with Ops():
+        trainer.step(*images())
+    maps = 2 * trainer.config.dis.num_scales  # both domains; each map holds fake and real outputs, or those of fakes
+    assert called == [f"gan_loss of {maps} maps", f"gan_loss_backward of {maps} maps"] * 2
+    assert_scales_add_up(trainer)
+    with functional.use_implementation("reference"):
+        trainer.step(*images())
+    assert len(called) == 4
+    assert_scales_add_up(trainer)
 
 
 def test_micro_batches_must_divide_the_batch() -> None:
