@@ -38,7 +38,7 @@ def test_any_alignment(shift):
             check(maps, targets, [1.0], "lsgan", shifts={"x0": shift, "dx0": shift})
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.data_too_large])
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.data_too_large])
 @given(
     shapes=st.lists(st.lists(st.integers(1, 20), max_size=4).map(tuple), min_size=1, max_size=32),
     dtypes=st.lists(st.sampled_from(DTYPES), min_size=1, max_size=5),

@@ -60,7 +60,7 @@ def test_matches_float64(gan_type, dtype):
 
 
 @needs_native
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     shapes=st.lists(st.lists(st.integers(1, 20), max_size=5).map(tuple), min_size=1, max_size=op.MAX_MAPS),
     dtypes=st.lists(st.sampled_from(DTYPES), min_size=1, max_size=5),

@@ -220,8 +220,7 @@ def test_gradcheck():
 
 @needs_native
 @pytest.mark.parametrize("requires_grad", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "layout"), [*zip(DTYPES, itertools.cycle(LAYOUTS), strict=False)], ids=str)
 def test_opcheck(dtype, layout, requires_grad):
     shapes = [(2, 3, 4, 5), (1, 8, 1, 1)]
     inputs, targets = make_pairs([dtype, torch.float32], [layout], shapes)

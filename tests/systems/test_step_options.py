@@ -86,7 +86,9 @@ def test_adversarial_losses_of_a_half_are_one_op() -> None:
     class Ops(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             if "gan_loss" in str(func):
-                called.append(f"{func.overloadpacket.__name__} of {len(args[2 if 'backward' in str(func) else 0])} maps")
+                called.append(
+                    f"{func.overloadpacket.__name__} of {len(args[2 if 'backward' in str(func) else 0])} maps"
+                )
             return func(*args, **(kwargs or {}))
 
     called: list[str] = []

@@ -2,14 +2,11 @@
 
 import pytest
 import torch
-from torch.library import opcheck
 
 from fastmunit import functional, reference
-from fastmunit.testing import LAYOUTS, make_map, uninitialized_memory_is_nan
+from fastmunit.testing import LAYOUTS, uninitialized_memory_is_nan
 from tests.ops.gan_loss_cases import GAN_TYPES, TARGETS, check, make_maps, run
 
-FORWARD = torch.ops.fastmunit.gan_loss_triton.default
-BACKWARD = torch.ops.fastmunit.gan_loss_backward_triton.default
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # More than one segment, in which the halves meet; exactly one segment; part of a segment; one value.
 SHAPES = [(4, 1, 21, 23), (2, 4, 16, 16), (2, 3, 5, 7), (2, 1, 1, 1)]
@@ -21,12 +18,11 @@ def triton(outputs, targets, weights, gan_type):
     return functional.gan_loss(outputs, targets, weights, gan_type, "triton")
 
 
-@pytest.mark.parametrize("dtypes", [[torch.float32], DTYPES], ids=str)
 @each_type
-def test_matches_float64(gan_type, dtypes):
+def test_matches_float64(gan_type):
     dvalues = torch.tensor([0.5, -1.0, 2.0, 1.0], dtype=torch.float64)
-    for shift, wants in enumerate([None, [True, False, True, False], None, None]):
-        maps, targets = make_maps(dtypes, [*LAYOUTS[shift:], *LAYOUTS[:shift]], SHAPES)
+    for shift, wants in enumerate([[True, False, True, False], None, None, None]):
+        maps, targets = make_maps(DTYPES, [*LAYOUTS[shift:], *LAYOUTS[:shift]], SHAPES)
         targets = [*targets[shift:], *targets[:shift]]
         with uninitialized_memory_is_nan():
             ours = run(triton, maps, targets, WEIGHTS, gan_type, dvalues, wants)
@@ -50,11 +46,3 @@ def test_empty_maps_are_nan():
     values, total = triton([torch.zeros(0, 3), torch.ones(2)], ["fake_real", "fake"], [1.0, 1.0], "lsgan")
     assert values.isnan().tolist() == [True, False] and total.isnan()
     assert triton([torch.zeros(0)], ["real"], [1.0], "hinge")[1].isnan()
-
-
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-def test_opcheck(layout):
-    maps = [make_map((2, 3, 4, 5), torch.bfloat16, layout), make_map((2, 8, 1, 1))]
-    arguments = ([1, 3], [1.0, 2.0], "nsgan")
-    opcheck(BACKWARD, (torch.ones(2), torch.ones(()), maps, *arguments, [True, False]))
-    opcheck(FORWARD, ([x.requires_grad_() for x in maps], *arguments))

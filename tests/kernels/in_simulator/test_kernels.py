@@ -76,7 +76,7 @@ def test_weighted_l1(dtype):
         assert_as_exact_as(*values)
 
 
-@pytest.mark.parametrize(("gan_type", "dtype"), zip(("lsgan", "nsgan", "hinge"), DTYPES, strict=True), ids=str)
+@pytest.mark.parametrize(("gan_type", "dtype"), [*zip(("lsgan", "nsgan", "hinge"), DTYPES, strict=True)], ids=str)
 def test_gan_loss(gan_type, dtype):
     shapes, targets = [(4, 1, 21, 23), (2, 3, 5, 7), (1, 1, 1, 1)], ["fake_real", "fake", "generator"]
     maps = [make_map(s, dtype, seed=k, device="cuda") for k, s in enumerate(shapes)]
