@@ -234,6 +234,8 @@ def _fixed(count: int) -> Callable[[Call, Device], int]:
 _OURS: Mapping[str, Callable[[Call, Device], int]] = {
     "fused_norm": _fused_norm,
     "fused_norm_backward": _fused_norm_backward,
+    "gan_loss": _fixed(2),
+    "gan_loss_backward": _fixed(1),
     "weighted_l1": _fixed(2),
     "weighted_l1_backward": _fixed(1),
     "instance_norm_stats": _fixed(2),
