@@ -1,7 +1,7 @@
 """The number of kernels that a dispatched op launches on a GPU, by a rule. Counted, not measured.
 
 - A convolution is one kernel, and one more that adds the bias, as torch calls cuDNN. Its backward is one per gradient
-  that is wanted. Kernels that cuDNN adds by itself, for conversions of layouts and sums of split reductions, do not
+  that it computes. Kernels that cuDNN adds by itself, for conversions of layouts and sums of split reductions, do not
   count: which ones it needs depends on the algorithm that it finds. This is why a profile shows more kernels
   (docs/benchmarks.md).
 - fused_norm and its backward are as many as their launchers start for the map (csrc/fused_norm/plan.h on the emulator).
@@ -177,7 +177,7 @@ def _plan(x: Form, maps: Sequence[Form | None], options: FusedNormOptions, devic
     vectors = all(_takes_vectors(form, shape[1]) for form in maps if form is not None)
     dtype = str(x.dtype).removeprefix("torch.")
     return _cached_plan(
-        device, _layout(x), options.statistics, shape, dtype, options.pixel_shuffle, vectors=vectors, maps=count
+        device, layout_of(x), options.statistics, shape, dtype, options.pixel_shuffle, vectors=vectors, maps=count
     )
 
 
@@ -198,7 +198,7 @@ def _cached_plan(
     )
 
 
-def _layout(x: Form) -> str:
+def layout_of(x: Form) -> str:
     """Return the layout of a dense map; see `fastmunit.ops.layout.dense_format`."""
     if x.stride == _contiguous_stride(x.shape):
         return "nchw"
@@ -223,7 +223,7 @@ def _takes_vectors(form: Form, channels: int) -> bool:
 
 def _copies(x: Form, maps: Sequence[Form | None]) -> int:
     """Return how many maps the bindings copy, because their inner dimension is not dense in the layout of x."""
-    inner = 3 if _layout(x) == "nchw" else 1
+    inner = 3 if layout_of(x) == "nchw" else 1
     return sum(form is not None and form.shape[inner] != 1 and form.stride[inner] != 1 for form in maps)
 
 

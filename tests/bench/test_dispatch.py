@@ -118,8 +118,8 @@ def losses_calls(trainer, batch, device_type):
 def test_losses_on_fake_cuda_tensors_dispatch_the_same_ops(name, precision):
     """Autograd's engine needs a real device, so this compares forward only, under CUDA's own autocast.
 
-    Without cuDNN, fake CUDA convolutions have NCHW results, so all networks are NCHW here. Where an image has its channels
-    last all the same, pooling ends in as_strided_, which computes nothing.
+    Without cuDNN, fake CUDA convolutions have NCHW results, so all networks are NCHW here. Where an image is in
+    channels_last all the same, pooling ends in as_strided_, which computes nothing.
     """
     trainer, batch = tiny(name, precision, "memory_format=contiguous")
     with mock.patch.object(few_channel_conv, "_device_type", return_value="cuda"):
