@@ -1,9 +1,13 @@
 """bench.predict_step: the times of products and of bytes, by hand and on the one convolution that was measured."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from bench import predict_step
 from bench.dispatch import recorded
 from bench.gpu_model import FITTED, GPUS
 from bench.predict_step import bytes_moved, prediction, product_us, time_us
@@ -71,3 +75,13 @@ def test_a_step_is_the_sum_of_its_ops():
     large = calls_of(lambda: torch.ones(2**26) + 1)[-1]
     assert time_us(small, H100) == pytest.approx(FITTED.launch_us + FITTED.round_trip_us, rel=0.01)
     assert time_us(large, H100) == pytest.approx(H100.memory_us(2**29), rel=0.02)
+
+
+@pytest.mark.slow
+def test_the_documented_table_is_up_to_date(monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["predict_step"])
+    predict_step.main()
+    title, table = capsys.readouterr().out.strip().split("\n\n")
+    assert title.endswith("predicted, not measured")
+    assert table in text, "docs/benchmarks.md is not up to date: python -m bench.predict_step\n" + table
