@@ -2,7 +2,7 @@
 
 Each op that the census records gets a time, which the table sums by category:
 
-- A convolution or matrix product is a product of matrices in tiles, of which each multiprocessor computes one at a time
+- A convolution or matrix product is a product of matrices in tiles. Each multiprocessor computes one tile at a time
   (`product_us`). Its last wave is as long as a full one. Weight gradients may split their sum.
 - fused_norm and its backward are predicted as in `bench.predict`, from their launches, bytes and instructions; maps of
   its value-by-value kernels by their bytes.
