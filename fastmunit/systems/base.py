@@ -121,10 +121,13 @@ class System(Execution, Optimization):
             raise ValueError(
                 f"{type(self).__name__}.draws must return tensors for 'gen', or 'dis' and 'gen', got {[*inputs]}."
             )
-        run = self._replay_halves if self.replays else self.run_halves
-        results = run(inputs, weights)
+        results = self.run(inputs, weights)
         if "dis" not in inputs:
-            run({"dis": self.discriminator_inputs(x_a, x_b, results.outputs)}, weights)
+            self.run({"dis": self.discriminator_inputs(x_a, x_b, results.outputs)}, weights)
+
+    def run(self, inputs: Inputs, weights: Weights) -> Results:
+        """Do what `run_halves` does, by replaying a CUDA graph if the system `replays`."""
+        return self._replay_halves(inputs, weights) if self.replays else self.run_halves(inputs, weights)
 
     def run_halves(self, inputs: Inputs, weights: Weights) -> Results:
         """Step the optimizer of each half of `inputs`, set its loss_* attributes, and return losses and outputs."""
@@ -143,9 +146,8 @@ class System(Execution, Optimization):
         """Do what `run_halves` does by replaying a CUDA graph."""
         key = (tuple(weights.values()), self.training, functional.default_implementation())
         optimizers = [self.optimizers()[half] for half in inputs]
-        results = self.stepper.graphs[tuple(inputs)].run(
-            partial(self.run_halves, weights=weights), inputs, optimizers, key
-        )
+        origin = self.shared_forward(*inputs.values()) if len(inputs) == 1 else None
+        results = self.stepper.graphs.run(partial(self.run_halves, weights=weights), inputs, optimizers, key, origin)
         self._publish(inputs, results.losses)
         return results
 
@@ -162,7 +164,7 @@ class System(Execution, Optimization):
 
     @property
     def replays(self) -> bool:
-        """True if `step` replays CUDA graphs: if `cuda_graph` is true, or is "auto" and replays are possible.
+        """True if updates replay CUDA graphs: if `cuda_graph` is true, or is "auto" and replays are possible.
 
         "auto" excludes the CPU, float16, whose loss scale is kept on the host, and `compat`, which is for comparisons
         with the public trainer.

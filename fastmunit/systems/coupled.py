@@ -17,7 +17,7 @@ from fastmunit.nn.networks.discriminators import MsImageDis
 from fastmunit.systems.base import System, check_batches, frozen
 from fastmunit.systems.parts.crop_size import check_crop
 from fastmunit.systems.parts.cuda_graph import Inputs
-from fastmunit.systems.parts.forward_cache import ForwardCache
+from fastmunit.systems.parts.forward_cache import ForwardCache, Origin, origin_of
 from fastmunit.systems.parts.hyperparameters import Hyperparameters, as_config, read_weights
 from fastmunit.systems.parts.losses import discriminator_adversarial, generator_adversarial
 from fastmunit.systems.parts.stepper import Weights
@@ -176,7 +176,7 @@ class CoupledAutoencoders(System):
         draws = self.draw(x_a, x_b)
         self._shared_draws = draws if self.config.share_fakes else None
         weights = read_weights(self.weight_keys, hyperparameters, self.config)
-        self.run_halves({"dis": (x_a, x_b, *draws)}, weights)
+        self.run({"dis": (x_a, x_b, *draws)}, weights)
 
     def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters | None = None) -> None:
         """Step both generators on translations with new random codes.
@@ -189,15 +189,22 @@ class CoupledAutoencoders(System):
         if draws is None or any(len(drawn) != len(x) for drawn, x in zip(draws, (x_a, x_b), strict=True)):
             draws = self.draw(x_a, x_b)
         weights = read_weights(self.weight_keys, hyperparameters, self.config)
-        self.run_halves({"gen": (x_a, x_b, *draws, *self.draw_cycles(x_a, x_b, weights))}, weights)
+        self.run({"gen": (x_a, x_b, *draws, *self.draw_cycles(x_a, x_b, weights))}, weights)
 
     def draws(self, x_a: Tensor, x_b: Tensor, weights: Weights) -> Inputs:
         self._shared_draws = None
-        self._contents.clear()  # a replayed graph writes weights without leaving a trace
+        self._contents.clear()
         self._generated.clear()
         first = self.draw(x_a, x_b)
         second = first if self.config.share_fakes else self.draw(x_a, x_b)
         return {"dis": (x_a, x_b, *first), "gen": (x_a, x_b, *second, *self.draw_cycles(x_a, x_b, weights))}
+
+    def shared_forward(self, tensors: Sequence[Tensor]) -> Origin | None:
+        if self.config.micro_batches > 1:
+            return None
+        if self.config.share_fakes:
+            return origin_of(tensors[:4], (self.gen_a, self.gen_b))
+        return origin_of(tensors[:2], self.content_encoders()) if self.reuse_codes else None
 
     def discriminator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
         x_a, x_b, *draws = tensors

@@ -15,6 +15,7 @@ from fastmunit.errors import ConfigError
 from fastmunit.nn.layers.init import weights_init
 from fastmunit.section import Section, explain
 from fastmunit.systems.parts.cuda_graph import Inputs
+from fastmunit.systems.parts.forward_cache import Origin
 from fastmunit.systems.parts.parameter_count import Estimate, public_networks, require_parameters
 from fastmunit.systems.parts.stepper import Weights
 from fastmunit.systems.parts.terms import Losses
@@ -134,6 +135,14 @@ class SystemDefinition(nn.Module, ABC):
         raise NotImplementedError(
             f"{type(self).__name__}.draws returned no tensors for 'dis': return them, or define discriminator_inputs."
         )
+
+    def shared_forward(self, tensors: Sequence[Tensor]) -> Origin | None:
+        """Return the origin of the forward pass that both halves begin with, given the tensors of one of them.
+
+        None if they have nothing in common. Otherwise the generators' half must use the results of the other half,
+        whose graph has been kept by a `ForwardCache`, if `Origin.same` holds.
+        """
+        return None
 
     @abstractmethod
     def discriminator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:

@@ -5,7 +5,7 @@ import torch
 
 from fastmunit.errors import TrainingError
 from fastmunit.systems.parts import cuda_graph
-from fastmunit.systems.parts.cuda_graph import CapturedIteration, Results
+from fastmunit.systems.parts.cuda_graph import CapturedIteration, GraphMemory, Results
 
 
 class Recorded:
@@ -26,8 +26,9 @@ class Recorded:
 
 def test_a_replay_waits_for_the_one_before_it(monkeypatch):
     calls = []
-    monkeypatch.setattr(cuda_graph, "_on_side_stream", lambda body, inputs: body(inputs))
-    monkeypatch.setattr(cuda_graph, "_capture", lambda body, inputs: (Recorded(calls), body(inputs)))
+    monkeypatch.setattr(cuda_graph, "_on_stream", lambda stream, body, inputs: body(inputs))
+    monkeypatch.setattr(cuda_graph.GraphMemory, "stream", lambda memory: None)
+    monkeypatch.setattr(cuda_graph, "_capture", lambda body, inputs, memory: (Recorded(calls), body(inputs)))
     monkeypatch.setattr(torch.cuda, "Event", lambda: Recorded(calls))
     monkeypatch.setattr(torch, "_foreach_copy_", lambda to, given: calls.append("copy"))
     iteration = CapturedIteration()
@@ -48,7 +49,7 @@ def test_a_replay_waits_for_the_one_before_it(monkeypatch):
 
 @pytest.mark.parametrize("captured", [True, False])
 def test_no_process_replays_where_another_could_not_capture(monkeypatch, captured):
-    def capture(body, inputs):
+    def capture(body, inputs, memory):
         if not captured:
             raise TrainingError("there is not enough GPU memory")
         return Recorded([]), Results({})
@@ -57,7 +58,7 @@ def test_no_process_replays_where_another_could_not_capture(monkeypatch, capture
     agreed = []
     monkeypatch.setattr(cuda_graph.distributed, "all_agree", lambda holds: agreed.append(holds) or False)
     with pytest.raises(TrainingError, match="another process could not" if captured else "not enough GPU memory"):
-        cuda_graph._capture_together(lambda inputs: Results({}), {"gen": (torch.ones(2),)})
+        cuda_graph._capture_together(lambda inputs: Results({}), {"gen": (torch.ones(2),)}, GraphMemory())
     assert agreed == [captured]
 
 

@@ -18,7 +18,7 @@ from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, ConfigError, FastmunitError
 from fastmunit.systems import registry
 from fastmunit.systems.munit import MUNIT
-from fastmunit.systems.parts.cuda_graph import Inputs, Results, _distinct, _replaced
+from fastmunit.systems.parts.cuda_graph import Inputs, Results, distinct, replaced
 from fastmunit.systems.unit import UNIT
 from fastmunit.testing.reference_step import unit_reference_step
 from tests.systems.training import assert_same_losses_and_gradients, logged_values
@@ -305,14 +305,14 @@ def test_checkpointing_changes_no_gradient(hyperparameters: dict[str, Any], imag
 
 
 class Replayed:
-    """A fake `CapturedIteration` that computes each iteration from copies of its tensors, as a graph does."""
+    """A fake `CapturedHalves` that computes each iteration from copies of its tensors, as a graph does."""
 
     def __init__(self) -> None:
         self.keys: list[Any] = []
 
-    def run(self, body: Callable[[Inputs], Results], inputs: Inputs, optimizers: Any, key: Any) -> Results:
+    def run(self, body: Callable[[Inputs], Results], inputs: Inputs, optimizers: Any, key: Any, origin: Any) -> Results:
         self.keys.append(key)
-        losses, outputs = body(_replaced(inputs, [tensor.clone() for tensor in _distinct(inputs)]))
+        losses, outputs = body(replaced(inputs, [tensor.clone() for tensor in distinct(inputs)]))
         assert {"dis_total", "gen_total"} <= set(losses)
         return Results({name: loss.clone() for name, loss in losses.items()}, outputs)
 
@@ -323,7 +323,7 @@ def test_an_iteration_in_one_graph_is_the_same(
 ) -> None:
     plain, graphed = (build({**hyperparameters, **changes}) for _ in range(2))
     graphed.config.cuda_graph = True
-    replayed = graphed.stepper.graphs["dis", "gen"] = Replayed()  # type: ignore[assignment]
+    replayed = graphed.stepper.graphs = Replayed()  # type: ignore[assignment]
     decodings = calls_of(graphed.gen_a.dec)
     for trainer in (plain, graphed):
         torch.manual_seed(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import is_ as _is
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +12,34 @@ from torch import Tensor, nn
 from fastmunit import functional
 
 
-class _Entry(NamedTuple):
+class Origin(NamedTuple):
+    """A record of what the results of a forward pass depend on.
+
+    Writing through `parameter.data` leaves no trace in it.
+
+    Attributes:
+        inputs: The inputs.
+        state: Versions of inputs and weights, addresses of weights, modes.
+    """
+
     inputs: tuple[Tensor, ...]
     state: tuple[Any, ...]
+
+    def same(self, other: Origin) -> bool:
+        """Return True if both have the same input tensors, unmodified, and networks that no one has written to."""
+        same = len(self.inputs) == len(other.inputs) and all(map(_is, self.inputs, other.inputs))
+        return same and self.state == other.state
+
+
+def origin_of(inputs: Sequence[Tensor], networks: Sequence[nn.Module]) -> Origin | None:
+    """Return the origin of a forward pass of `networks` at this moment, or None if inputs have no versions."""
+    if any(tensor.is_inference() for tensor in inputs):
+        return None
+    return Origin(tuple(inputs), _state(inputs, networks))
+
+
+class _Entry(NamedTuple):
+    origin: Origin
     outputs: tuple[Any, ...]
 
 
@@ -32,17 +58,17 @@ class ForwardCache:
         """Keep the outputs of `networks` for `inputs` instead of the previous ones. Drop outputs without a graph."""
         self.clear()
         has_graph = all(output.requires_grad for output in outputs if isinstance(output, Tensor))
-        if has_graph and not any(tensor.is_inference() for tensor in inputs):
-            self._entry = _Entry(tuple(inputs), _state(inputs, networks), outputs)
+        if has_graph and (origin := origin_of(inputs, networks)) is not None:
+            self._entry = _Entry(origin, outputs)
 
     def reuse(self, inputs: Sequence[Tensor], networks: Sequence[nn.Module]) -> tuple[Any, ...] | None:
         """Pop the outputs for exactly these inputs and networks, or return None if they are absent or stale."""
         entry = self._entry
         self.clear()
-        if entry is None or not torch.is_grad_enabled() or len(inputs) != len(entry.inputs):
+        if entry is None or not torch.is_grad_enabled():
             return None
-        same = all(tensor is kept for tensor, kept in zip(inputs, entry.inputs, strict=True))
-        return entry.outputs if same and _state(inputs, networks) == entry.state else None
+        origin = origin_of(inputs, networks)
+        return entry.outputs if origin is not None and entry.origin.same(origin) else None
 
     def clear(self) -> None:
         """Drop the outputs and free their graph."""

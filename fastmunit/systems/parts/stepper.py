@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -15,7 +14,7 @@ from fastmunit.config import Config
 from fastmunit.functional.recompute import recompute
 from fastmunit.nn.fused.iteration_cache import IterationCache, iteration_cache
 from fastmunit.systems.parts import resume_checks
-from fastmunit.systems.parts.cuda_graph import CapturedIteration
+from fastmunit.systems.parts.captured_halves import CapturedHalves
 from fastmunit.systems.parts.terms import Losses
 
 Weights = Mapping[str, float]
@@ -30,13 +29,13 @@ class Stepper:
 
     Attributes:
         scalers: Loss scalers by the names of their optimizers. Only float16 uses them.
-        graphs: Captured iterations by the halves that they contain.
+        graphs: Captured iterations and halves of iterations.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.scalers: dict[str, torch.amp.GradScaler] = {}
-        self.graphs: defaultdict[tuple[str, ...], CapturedIteration] = defaultdict(CapturedIteration)
+        self.graphs = CapturedHalves()
         self._overlaps: dict[str, distributed.OverlappedAverage] = {}
 
     def descend(
