@@ -145,6 +145,10 @@ class Config(Section):
     cuda_graph: bool | Literal["auto"] = Field(
         "auto", description="Replay iterations as CUDA graphs. auto: on a GPU, except in float16 or with compat."
     )
+    cudnn_search: bool = Field(
+        True,
+        description="On a GPU, let cuDNN search for the fastest algorithm of each convolution whose shape recurs.",
+    )
     recompute: Literal["auto", "always", "never"] = Field(
         "auto",
         description="Recompute padded feature maps in backward. auto: if precision is float32, whose maps are large.",

@@ -61,11 +61,12 @@ def _overrides(context: Context) -> tuple[str, ...]:
     return (*_OVERRIDES, *(_TINY if context.dry_run else ()))
 
 
-def our_step(context: Context, *, graph: bool) -> Callable[[], None]:
-    """Return a call that runs our step on a new trainer."""
+def our_step(context: Context, *, graph: bool, search: bool = True) -> Callable[[], None]:
+    """Return a call that runs our step on a new trainer, with or without a CUDA graph and cuDNN's search."""
     steps = _steps()
     cuda_graph = "auto" if graph else "false"  # auto uses a graph on a GPU, but not in a dry run
-    trainer = steps.trainer_of(PRECISION, *_overrides(context), f"cuda_graph={cuda_graph}")
+    options = (f"cuda_graph={cuda_graph}", f"cudnn_search={search}")
+    trainer = steps.trainer_of(PRECISION, *_overrides(context), *options)
     return partial(steps.our_step, trainer, *steps.images(size=_size(context)))
 
 
@@ -79,7 +80,7 @@ def _ours(context: Context, implementation: Any, graph: bool, benchmark: bool) -
             "graph": graph,
             "cudnn_benchmark": benchmark,
             "largest_loss_error": error,
-            **_timed(context, our_step(context, graph=graph)),
+            **_timed(context, our_step(context, graph=graph, search=benchmark)),
         }
 
 

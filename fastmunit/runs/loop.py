@@ -136,8 +136,6 @@ class Session:
 
     def run(self) -> TrainingResult:
         """Train until the run ends. Raises the same errors as `train`."""
-        if self.device.type == "cuda" and not torch.backends.cudnn.deterministic:
-            torch.backends.cudnn.benchmark = True  # shapes stay the same; the search may choose otherwise next time
         self.pace.start()
         shares = distributed.positions(self.config.batch_size, self.trainer.batch_parts(self.config))
         try:

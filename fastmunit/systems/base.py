@@ -18,6 +18,7 @@ from fastmunit.errors import ConfigError
 from fastmunit.nn.fused.iteration_cache import IterationCache
 from fastmunit.nn.layers.spectral_norm import SpectralNorm
 from fastmunit.systems.parts import files, resume_checks
+from fastmunit.systems.parts.algorithm_search import AlgorithmSearch
 from fastmunit.systems.parts.cuda_graph import Inputs, Results
 from fastmunit.systems.parts.ema import GeneratorEMA
 from fastmunit.systems.parts.evaluation_copy import evaluation_copies
@@ -61,6 +62,7 @@ class System(Execution, Optimization):
         self.compat = compat
         self.fused_adam = fused_adam
         self.stepper = Stepper(self.config)
+        self.algorithm_search = AlgorithmSearch(self.config.cudnn_search)
         self.build()
         self._require_trained_parameters()
         self.gen_opt = self.make_optimizer(self.generators().values())
@@ -126,8 +128,9 @@ class System(Execution, Optimization):
             self.run({"dis": self.discriminator_inputs(x_a, x_b, results.outputs)}, weights)
 
     def run(self, inputs: Inputs, weights: Weights) -> Results:
-        """Do what `run_halves` does, by replaying a CUDA graph if the system `replays`."""
-        return self._replay_halves(inputs, weights) if self.replays else self.run_halves(inputs, weights)
+        """Do what `run_halves` does, with cuDNN's search, and by replaying a CUDA graph if the system `replays`."""
+        with self.algorithm_search.during(inputs):
+            return self._replay_halves(inputs, weights) if self.replays else self.run_halves(inputs, weights)
 
     def run_halves(self, inputs: Inputs, weights: Weights) -> Results:
         """Step the optimizer of each half of `inputs`, set its loss_* attributes, and return losses and outputs."""

@@ -22,7 +22,7 @@ from fastmunit.systems.parts.forward_cache import Origin
 
 
 class _Handover(NamedTuple):
-    """What the discriminators' half has left for the generators' half: feature maps of `origin`.
+    """A record of what the discriminators' half has left for the generators' half: the feature maps of `origin`.
 
     They are in the memory of a graph, or, if `captured` is None, in a `ForwardCache`.
     """
