@@ -145,6 +145,10 @@ class Config(Section):
     cuda_graph: bool | Literal["auto"] = Field(
         "auto", description="Replay iterations as CUDA graphs. auto: on a GPU, except in float16 or with compat."
     )
+    parallel_streams: bool | Literal["auto"] = Field(
+        "auto",
+        description="Run the networks of both domains on two CUDA streams. auto: in iterations that are replayed.",
+    )
     cudnn_search: bool = Field(
         True,
         description="On a GPU, let cuDNN search for the fastest algorithm of each convolution whose shape recurs.",

@@ -97,6 +97,8 @@ def train(
     distributed.require_divisible(config.batch_size, system.batch_parts(config))
     if config.cuda_graph is True and place.type != "cuda":
         raise ConfigError(f"cuda_graph: true needs a CUDA GPU, not device {place}: set cuda_graph to false.")
+    if config.parallel_streams is True and place.type != "cuda":
+        raise ConfigError(f"parallel_streams: true needs a CUDA GPU, not device {place}: set it to auto.")
     given = given_images(config, data)
     try:
         notes = check_data(config, given, system.any_size)

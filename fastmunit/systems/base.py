@@ -65,6 +65,13 @@ class System(Execution, Optimization):
         self.algorithm_search = AlgorithmSearch(self.config.cudnn_search)
         self.build()
         self._require_trained_parameters()
+        if self._networks_share_weights():
+            if self.config.parallel_streams is True:
+                raise ConfigError(
+                    "parallel_streams: true runs networks at the same time, but these have weights in common: set it "
+                    "to auto."
+                )
+            self.stepper.streams.disable()
         self.gen_opt = self.make_optimizer(self.generators().values())
         self.dis_opt = self.make_optimizer(self.discriminators().values())
         self.initialize()
@@ -130,7 +137,10 @@ class System(Execution, Optimization):
     def run(self, inputs: Inputs, weights: Weights) -> Results:
         """Do what `run_halves` does, with cuDNN's search, and by replaying a CUDA graph if the system `replays`."""
         with self.algorithm_search.during(inputs):
-            return self._replay_halves(inputs, weights) if self.replays else self.run_halves(inputs, weights)
+            if self.replays:
+                return self._replay_halves(inputs, weights)
+            with self.stepper.streams.active(self.device):
+                return self.run_halves(inputs, weights)
 
     def run_halves(self, inputs: Inputs, weights: Weights) -> Results:
         """Step the optimizer of each half of `inputs`, set its loss_* attributes, and return losses and outputs."""
@@ -216,6 +226,12 @@ class System(Execution, Optimization):
                 f"{type(self).__name__}: {rest[0]} is in no network that generators() or discriminators() returns, "
                 "so it would be neither trained nor saved."
             )
+
+    def _networks_share_weights(self) -> bool:
+        """Return True if two networks have a parameter in common, so that they cannot run on different streams."""
+        networks = (*self.generators().values(), *self.discriminators().values())
+        parameters = [id(p) for network in networks for p in network.parameters()]
+        return len(set(parameters)) < len(parameters)
 
     # Evaluation.
 

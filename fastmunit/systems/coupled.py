@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from fastmunit.systems.parts.forward_cache import ForwardCache, Origin, origin_o
 from fastmunit.systems.parts.hyperparameters import Hyperparameters, as_config, read_weights
 from fastmunit.systems.parts.losses import discriminator_adversarial, generator_adversarial
 from fastmunit.systems.parts.stepper import Weights
+from fastmunit.systems.parts.streams import in_parallel
 from fastmunit.systems.parts.terms import Losses, Term, weighted_sum
 
 _PIXELS_PER_SAMPLE_BATCH = 1 << 19
@@ -210,8 +212,12 @@ class CoupledAutoencoders(System):
         x_a, x_b, *draws = tensors
         with self.autocast():
             x_ba, x_ab = self._translate(x_a, x_b, draws)
-            loss_a = discriminator_adversarial(self.dis_a, x_ba, x_a)
-            loss_b = discriminator_adversarial(self.dis_b, x_ab, x_b)
+            loss_a, loss_b = in_parallel(
+                partial(discriminator_adversarial, self.dis_a),
+                (x_ba, x_a),
+                partial(discriminator_adversarial, self.dis_b),
+                (x_ab, x_b),
+            )
         return weighted_sum([Term("a", weights["gan_w"], loss_a), Term("b", weights["gan_w"], loss_b)])
 
     def generator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
@@ -222,8 +228,12 @@ class CoupledAutoencoders(System):
             generated = self._generate(x_a, x_b, draws) if kept is None else Generated(*kept)
             terms = self.terms(x_a, x_b, draws, generated, weights)
             with frozen(self.dis_a, self.dis_b):
-                adv_a = generator_adversarial(self.dis_a, generated.x_ba)
-                adv_b = generator_adversarial(self.dis_b, generated.x_ab)
+                adv_a, adv_b = in_parallel(
+                    partial(generator_adversarial, self.dis_a),
+                    (generated.x_ba,),
+                    partial(generator_adversarial, self.dis_b),
+                    (generated.x_ab,),
+                )
         terms = [Term("adv_a", weights["gan_w"], adv_a), Term("adv_b", weights["gan_w"], adv_b), *terms]
         if weights["vgg_w"] > 0:
             terms.append(Term("vgg_a", weights["vgg_w"], self.perceptual_loss(generated.x_ba, x_b)))
@@ -240,17 +250,18 @@ class CoupledAutoencoders(System):
         encoders = self.content_encoders()
         with torch.set_grad_enabled(self.reuse_codes and whole and torch.is_grad_enabled()):
             encode_a, encode_b = map(self.checkpointed, encoders)
-            c_a, c_b = encode_a(x_a), encode_b(x_b)
+            c_a, c_b = in_parallel(encode_a, (x_a,), encode_b, (x_b,))
         self._contents.keep((x_a, x_b), encoders, (c_a, c_b))
         with torch.no_grad():
             codes_ba, codes_ab = self.translation_codes(c_a.detach(), c_b.detach(), draws)
-            return self.gen_a.decode(*codes_ba), self.gen_b.decode(*codes_ab)
+            return in_parallel(self.gen_a.decode, codes_ba, self.gen_b.decode, codes_ab)
 
     def _generate(self, x_a: Tensor, x_b: Tensor, draws: Sequence[Tensor]) -> Generated:
         """Reconstruct and translate both batches, with graph."""
         encoders = self.content_encoders()
         encode_a, encode_b = map(self.checkpointed, encoders)
-        c_a, c_b = self._contents.reuse((x_a, x_b), encoders) or (encode_a(x_a), encode_b(x_b))
+        kept = self._contents.reuse((x_a, x_b), encoders)
+        c_a, c_b = in_parallel(encode_a, (x_a,), encode_b, (x_b,)) if kept is None else kept
         codes_ba, codes_ab = translations = self.translation_codes(c_a, c_b, draws)
         codes_a, codes_b = self.reconstruction_codes(x_a, x_b, c_a, c_b, translations)
         decode_a, decode_b = self.checkpointed(self.gen_a.decode), self.checkpointed(self.gen_b.decode)
@@ -258,8 +269,9 @@ class CoupledAutoencoders(System):
             x_a_recon, x_b_recon = decode_a(*codes_a), decode_b(*codes_b)
             x_ba, x_ab = decode_a(*codes_ba), decode_b(*codes_ab)
         else:  # in one batch per network: all norms are of single samples
-            x_a_recon, x_ba = decode_a(*map(torch.cat, zip(codes_a, codes_ba, strict=True))).chunk(2)
-            x_b_recon, x_ab = decode_b(*map(torch.cat, zip(codes_b, codes_ab, strict=True))).chunk(2)
+            (x_a_recon, x_ba), (x_b_recon, x_ab) = in_parallel(
+                partial(_both, decode_a), (*codes_a, *codes_ba), partial(_both, decode_b), (*codes_b, *codes_ab)
+            )
         return Generated(c_a, c_b, codes_a, codes_b, x_a_recon, x_b_recon, x_ba, x_ab)
 
     # Evaluation.
@@ -300,3 +312,10 @@ class CoupledAutoencoders(System):
         rows = [torch.cat(row).to(x_a.dtype) for row in zip(*parts, strict=True)]
         half = len(rows) // 2
         return (x_a, *rows[:half], x_b, *rows[half:])
+
+
+def _both(decode: Callable[..., Tensor], *codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Decode in one batch the codes of one image per sample and those of another, which follow them."""
+    half = len(codes) // 2
+    first, second = decode(*map(torch.cat, zip(codes[:half], codes[half:], strict=True))).chunk(2)
+    return first, second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from fastmunit.systems.parts.image_pool import ImagePool
 from fastmunit.systems.parts.losses import discriminator_adversarial, generator_adversarial
 from fastmunit.systems.parts.parameter_count import Estimate, translation_networks
 from fastmunit.systems.parts.stepper import Weights
+from fastmunit.systems.parts.streams import in_parallel
 from fastmunit.systems.parts.terms import L1, Losses, Term, adversarial_sum, weighted_sum
 from fastmunit.systems.registry import register
 from fastmunit.systems.translators import LatentTranslator
@@ -163,28 +165,32 @@ class CycleGAN(System):
         terms = []
         with self.autocast():
             if identity_w > 0:
-                x_ba, x_aa = self._translate_both(self.gen_a, x_b, x_a, noises.get("ba"), noises.get("aa"))
-                x_ab, x_bb = self._translate_both(self.gen_b, x_a, x_b, noises.get("ab"), noises.get("bb"))
+                (x_ba, x_aa), (x_ab, x_bb) = in_parallel(
+                    partial(self._translate_both, self.gen_a),
+                    (x_b, x_a, noises.get("ba"), noises.get("aa")),
+                    partial(self._translate_both, self.gen_b),
+                    (x_a, x_b, noises.get("ab"), noises.get("bb")),
+                )
                 terms = [
                     Term("identity_a", identity_w, L1(x_aa, x_a)),
                     Term("identity_b", identity_w, L1(x_bb, x_b)),
                 ]
             else:
-                x_ba = self._translate(self.gen_a, x_b, noises.get("ba"))
-                x_ab = self._translate(self.gen_b, x_a, noises.get("ab"))
+                x_ba, x_ab = self._translate_each((x_b, noises.get("ba")), (x_a, noises.get("ab")))
             if cycle_w > 0:
-                x_aba = self._translate(self.gen_a, x_ab, noises.get("aba"))
-                x_bab = self._translate(self.gen_b, x_ba, noises.get("bab"))
+                x_aba, x_bab = self._translate_each((x_ab, noises.get("aba")), (x_ba, noises.get("bab")))
                 terms += [
                     Term("cycrecon_x_a", cycle_w, L1(x_aba, x_a)),
                     Term("cycrecon_x_b", cycle_w, L1(x_bab, x_b)),
                 ]
             with frozen(self.dis_a, self.dis_b):
-                adversarial = [
-                    Term("adv_a", gan_w, generator_adversarial(self.dis_a, x_ba)),
-                    Term("adv_b", gan_w, generator_adversarial(self.dis_b, x_ab)),
-                ]
-        gan = adversarial_sum(adversarial)
+                adv_a, adv_b = in_parallel(
+                    partial(generator_adversarial, self.dis_a),
+                    (x_ba,),
+                    partial(generator_adversarial, self.dis_b),
+                    (x_ab,),
+                )
+        gan = adversarial_sum([Term("adv_a", gan_w, adv_a), Term("adv_b", gan_w, adv_b)])
         total, values, _ = weighted_sum(terms, gan.total)
         return Losses(total, values | gan.terms, (x_ba.detach(), x_ab.detach()))
 
@@ -195,8 +201,12 @@ class CycleGAN(System):
     def discriminator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
         fake_a, fake_b, x_a, x_b = tensors
         with self.autocast():
-            loss_a = discriminator_adversarial(self.dis_a, fake_a, x_a)
-            loss_b = discriminator_adversarial(self.dis_b, fake_b, x_b)
+            loss_a, loss_b = in_parallel(
+                partial(discriminator_adversarial, self.dis_a),
+                (fake_a, x_a),
+                partial(discriminator_adversarial, self.dis_b),
+                (fake_b, x_b),
+            )
         return adversarial_sum([Term("a", 1.0, loss_a), Term("b", 1.0, loss_b)], factor=0.5)
 
     def _from_pool(self, name: str, fakes: Tensor) -> Tensor:
@@ -209,6 +219,13 @@ class CycleGAN(System):
     def _translate(self, gen: nn.Module, x: Tensor, noise: Tensor | None) -> Tensor:
         translate = self.checkpointed(gen)
         return translate(x) if noise is None else translate(x, noise)
+
+    def _translate_each(
+        self, inputs_a: tuple[Tensor, Tensor | None], inputs_b: tuple[Tensor, Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the images of gen_a and of gen_b for an image and its noise each."""
+        translate_a, translate_b = partial(self._translate, self.gen_a), partial(self._translate, self.gen_b)
+        return in_parallel(translate_a, inputs_a, translate_b, inputs_b)
 
     def _translate_both(
         self, gen: nn.Module, x: Tensor, y: Tensor, noise_x: Tensor | None, noise_y: Tensor | None

@@ -14,6 +14,7 @@ from fastmunit.nn.networks.autoencoders import AdaINGen
 from fastmunit.systems.coupled import Codes, CoupledAutoencoders, Generated
 from fastmunit.systems.parts import resume_checks
 from fastmunit.systems.parts.stepper import Weights
+from fastmunit.systems.parts.streams import in_parallel
 from fastmunit.systems.parts.terms import L1, Term
 from fastmunit.systems.registry import register
 from fastmunit.systems.translators import StyleTranslator
@@ -122,14 +123,15 @@ class MUNIT(CoupledAutoencoders):
         self, x_a: Tensor, x_b: Tensor, c_a: Tensor, c_b: Tensor, translations: tuple[Codes, Codes]
     ) -> tuple[Codes, Codes]:
         encode_a, encode_b = self.checkpointed(self.gen_a.enc_style), self.checkpointed(self.gen_b.enc_style)
-        return (c_a, encode_a(x_a)), (c_b, encode_b(x_b))
+        s_a, s_b = in_parallel(encode_a, (x_a,), encode_b, (x_b,))
+        return (c_a, s_a), (c_b, s_b)
 
     def terms(self, x_a: Tensor, x_b: Tensor, draws: Sequence[Tensor], generated: Generated, w: Weights) -> list[Term]:
         """Return the table of equation 5. Content codes that are targets receive gradients, too."""
         s_a, s_b = draws
         c_a, c_b, (_, s_a_prime), (_, s_b_prime), x_a_recon, x_b_recon, x_ba, x_ab = generated
-        c_b_recon, s_a_recon = self.checkpointed(self.gen_a.encode)(x_ba)
-        c_a_recon, s_b_recon = self.checkpointed(self.gen_b.encode)(x_ab)
+        encode_a, encode_b = self.checkpointed(self.gen_a.encode), self.checkpointed(self.gen_b.encode)
+        (c_b_recon, s_a_recon), (c_a_recon, s_b_recon) = in_parallel(encode_a, (x_ba,), encode_b, (x_ab,))
         table = [
             Term("recon_x_a", w["recon_x_w"], L1(x_a_recon, x_a)),
             Term("recon_x_b", w["recon_x_w"], L1(x_b_recon, x_b)),
@@ -139,8 +141,8 @@ class MUNIT(CoupledAutoencoders):
             Term("recon_c_b", w["recon_c_w"], L1(c_b_recon, c_b)),
         ]
         if w["recon_x_cyc_w"] > 0:
-            x_aba = self.checkpointed(self.gen_a.decode)(c_a_recon, s_a_prime)
-            x_bab = self.checkpointed(self.gen_b.decode)(c_b_recon, s_b_prime)
+            decode_a, decode_b = self.checkpointed(self.gen_a.decode), self.checkpointed(self.gen_b.decode)
+            x_aba, x_bab = in_parallel(decode_a, (c_a_recon, s_a_prime), decode_b, (c_b_recon, s_b_prime))
             table.append(Term("cycrecon_x_a", w["recon_x_cyc_w"], L1(x_aba, x_a)))
             table.append(Term("cycrecon_x_b", w["recon_x_cyc_w"], L1(x_bab, x_b)))
         return table

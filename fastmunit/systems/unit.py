@@ -18,6 +18,7 @@ from fastmunit.systems.coupled import Codes, CoupledAutoencoders, Generated
 from fastmunit.systems.definition import SystemOptions
 from fastmunit.systems.parts.losses import widen
 from fastmunit.systems.parts.stepper import Weights
+from fastmunit.systems.parts.streams import in_parallel
 from fastmunit.systems.parts.terms import L1, Term
 from fastmunit.systems.registry import register
 from fastmunit.systems.translators import VAETranslator, add_noise
@@ -159,11 +160,12 @@ class UNIT(CoupledAutoencoders):
             table.append(Term("recon_kl_b", w["recon_kl_w"], _kl(h_b)))
         cycles = len(draws) > 2
         if cycles or w["recon_kl_cyc_w"] > 0:
-            h_b_recon = self.checkpointed(self.gen_a.enc)(x_ba)
-            h_a_recon = self.checkpointed(self.gen_b.enc)(x_ab)
+            encode_a, encode_b = self.checkpointed(self.gen_a.enc), self.checkpointed(self.gen_b.enc)
+            h_b_recon, h_a_recon = in_parallel(encode_a, (x_ba,), encode_b, (x_ab,))
         if cycles:
-            x_aba = self.checkpointed(self.gen_a.decode)(add_noise(h_a_recon, draws[3]))
-            x_bab = self.checkpointed(self.gen_b.decode)(add_noise(h_b_recon, draws[2]))
+            z_a, z_b = add_noise(h_a_recon, draws[3]), add_noise(h_b_recon, draws[2])
+            decode_a, decode_b = self.checkpointed(self.gen_a.decode), self.checkpointed(self.gen_b.decode)
+            x_aba, x_bab = in_parallel(decode_a, (z_a,), decode_b, (z_b,))
             table.append(Term("cyc_x_a", w["recon_x_cyc_w"], L1(x_aba, x_a)))
             table.append(Term("cyc_x_b", w["recon_x_cyc_w"], L1(x_bab, x_b)))
         if w["recon_kl_cyc_w"] > 0:

@@ -121,9 +121,8 @@ def emulate(monkeypatch: pytest.MonkeyPatch) -> list[EmulatedGraph]:
                 group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32)
 
     monkeypatch.setattr(cuda_graph, "_capture", capture)
-    monkeypatch.setattr(cuda_graph, "_on_stream", lambda stream, body, inputs: body(inputs))
+    monkeypatch.setattr(cuda_graph, "_eager", lambda body, inputs, memory: body(inputs))
     monkeypatch.setattr(cuda_graph, "make_capturable", with_rates)  # torch refuses "capturable" on the CPU
-    monkeypatch.setattr(cuda_graph.GraphMemory, "stream", lambda memory: None)
     monkeypatch.setattr(cuda_graph.CapturedIteration, "run", cuda_graph.CapturedIteration._run)
     monkeypatch.setattr(torch.cuda, "Event", _Event)
     return graphs

@@ -19,6 +19,7 @@ from fastmunit.systems.parts.cuda_graph import (
     distinct,
 )
 from fastmunit.systems.parts.forward_cache import Origin
+from fastmunit.systems.parts.streams import ParallelStreams
 
 
 class _Handover(NamedTuple):
@@ -43,10 +44,13 @@ class CapturedHalves:
     a second graph of the generators' half, which computes everything itself, is replayed. Copies and pickles are empty.
 
     What a captured iteration keeps for later ones, except for gradients, must be allocated before its capture.
+
+    Args:
+        streams: The streams that captured iterations use. None: one stream.
     """
 
-    def __init__(self) -> None:
-        self._memory = GraphMemory()
+    def __init__(self, streams: ParallelStreams | None = None) -> None:
+        self._memory = GraphMemory(streams)
         self._iterations: defaultdict[tuple[str, ...], CapturedIteration] = defaultdict(self._new)
         self._handover: _Handover | None = None
 
@@ -87,6 +91,6 @@ class CapturedHalves:
     def _new(self) -> CapturedIteration:
         return CapturedIteration(self._memory)
 
-    def __reduce__(self) -> tuple[type[CapturedHalves], tuple[()]]:
+    def __reduce__(self) -> tuple[type[CapturedHalves], tuple[ParallelStreams]]:
         """Copy and pickle as an empty one."""
-        return CapturedHalves, ()
+        return CapturedHalves, (self._memory.streams,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from weakref import WeakSet
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fastmunit import distributed
 from fastmunit.errors import ConfigError, TrainingError
+from fastmunit.systems.parts.streams import ParallelStreams
 
 _WARM_UP = 3
 
@@ -75,10 +77,18 @@ class GraphMemory:
 
     Graphs of one pool use the same memory. What a replay leaves there, gradients included, is valid until the replay
     of another graph. Replays therefore follow each other, on whatever streams, and results are copied at once.
+
+    Args:
+        streams: The streams that iterations use inside a graph. None: one stream.
+
+    Attributes:
+        streams: The same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, streams: ParallelStreams | None = None) -> None:
+        self.streams = ParallelStreams(False) if streams is None else streams
         self._replayed: torch.cuda.Event | None = None
+        self._failed: list[torch.cuda.CUDAGraph] = []
         self._iterations: WeakSet[CapturedIteration] = WeakSet()
         self._streams: dict[int, torch.cuda.Stream] = {}
 
@@ -123,9 +133,21 @@ class GraphMemory:
         self._replayed = captured.replayed
         return copied
 
-    def __reduce__(self) -> tuple[type[GraphMemory], tuple[()]]:
+    def abandon(self, graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
+        """End the use of the pool by a capture that has failed, so that another one can begin.
+
+        If CUDA reports the failure at the end of the capture, torch leaves the pool in use.
+        """
+        self._failed.append(graph)  # torch's allocators keep pointers to it
+        try:
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        except RuntimeError:  # torch has done so
+            return
+        torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
+
+    def __reduce__(self) -> tuple[type[GraphMemory], tuple[ParallelStreams]]:
         """Copy and pickle as an empty one."""
-        return GraphMemory, ()
+        return GraphMemory, (self.streams,)
 
 
 class CapturedIteration:
@@ -210,7 +232,7 @@ class CapturedIteration:
         self._calls += 1
         self.latest, self.captured_now = None, False
         if eagerly or self._calls <= _WARM_UP:
-            return _on_stream(self._memory.stream(), body, inputs)
+            return _eager(body, inputs, self._memory)
         captured = self._alone
         if after is not None:
             captured = self._following
@@ -220,7 +242,7 @@ class CapturedIteration:
                 if not self._asked:
                     self._asked = True
                     self._memory.drop()
-                    return _on_stream(self._memory.stream(), body, inputs)
+                    return _eager(body, inputs, self._memory)
                 captured, after = self._alone, None  # asking again could go on forever
         if captured is None:
             captured = self._capture(body, inputs, after)
@@ -315,18 +337,39 @@ def _capture_together(body: Body, inputs: Inputs, memory: GraphMemory) -> tuple[
 
 
 def _capture(body: Body, inputs: Inputs, memory: GraphMemory) -> tuple[torch.cuda.CUDAGraph, Results]:
+    """Capture an iteration, on two streams if they apply; if that fails, on one."""
+    if memory.streams.apply(captured=True):
+        try:
+            return _capture_once(body, inputs, memory)
+        except TrainingError as error:
+            memory.streams.disable()
+            warnings.warn(
+                f"Networks run on one stream from now on, because {error} parallel_streams: false skips the attempt.",
+                stacklevel=2,
+            )
+    return _capture_once(body, inputs, memory)
+
+
+def _capture_once(body: Body, inputs: Inputs, memory: GraphMemory) -> tuple[torch.cuda.CUDAGraph, Results]:
     graph, other = torch.cuda.CUDAGraph(), memory.graph()
-    pool = None if other is None else other.pool()
+    pool = torch.cuda.graph_pool_handle() if other is None else other.pool()
     try:
-        # Other threads, such as those that load images into pinned memory, may go on.
-        with torch.cuda.graph(graph, pool, memory.stream(), capture_error_mode="thread_local"):
+        # torch does not restore the current stream if a capture fails. Other threads, such as those that load images
+        # into pinned memory, may go on.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, pool, memory.stream(), capture_error_mode="thread_local"),
+            memory.streams.active(memory.stream().device, captured=True),
+        ):
             results = body(inputs)
     except torch.OutOfMemoryError as error:
+        memory.abandon(graph, pool)
         raise TrainingError(
             "there is not enough GPU memory to capture an iteration as a CUDA graph, which keeps its memory: set "
             f"cuda_graph to false, or use smaller batches or checkpointing: true. ({error})"
         ) from error
     except RuntimeError as error:
+        memory.abandon(graph, pool)
         raise TrainingError(
             f"an iteration cannot be captured as a CUDA graph: {error}\nSet cuda_graph to false, or leave out what "
             "reads values on the host (hooks, printing, anomaly detection)."
@@ -334,10 +377,11 @@ def _capture(body: Body, inputs: Inputs, memory: GraphMemory) -> tuple[torch.cud
     return graph, results
 
 
-def _on_stream(stream: torch.cuda.Stream, body: Body, inputs: Inputs) -> Results:
-    """Run an iteration on the stream of captures, so that allocations and states are ready for one."""
+def _eager(body: Body, inputs: Inputs, memory: GraphMemory) -> Results:
+    """Run an iteration on the streams of captures, so that allocations and states are ready for one."""
+    stream = memory.stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    with torch.cuda.stream(stream), memory.streams.active(stream.device, captured=True):
         results = body(inputs)
     torch.cuda.current_stream().wait_stream(stream)
     return results

@@ -15,6 +15,7 @@ from fastmunit.functional.recompute import recompute
 from fastmunit.nn.fused.iteration_cache import IterationCache, iteration_cache
 from fastmunit.systems.parts import resume_checks
 from fastmunit.systems.parts.captured_halves import CapturedHalves
+from fastmunit.systems.parts.streams import ParallelStreams, two_streams
 from fastmunit.systems.parts.terms import Losses
 
 Weights = Mapping[str, float]
@@ -29,13 +30,15 @@ class Stepper:
 
     Attributes:
         scalers: Loss scalers by the names of their optimizers. Only float16 uses them.
+        streams: The streams on which independent networks run.
         graphs: Captured iterations and halves of iterations.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.scalers: dict[str, torch.amp.GradScaler] = {}
-        self.graphs = CapturedHalves()
+        self.streams = ParallelStreams(config.parallel_streams)
+        self.graphs = CapturedHalves(self.streams)
         self._overlaps: dict[str, distributed.OverlappedAverage] = {}
 
     def descend(
@@ -130,8 +133,11 @@ class Stepper:
         return torch.bfloat16 if self.config.gradient_compression == "bfloat16" else None
 
     def _overlap(self, name: str, optimizer: torch.optim.Optimizer) -> distributed.OverlappedAverage | None:
-        """Return what averages gradients during backward; None if that is switched off, or in a captured iteration."""
-        if not (self.config.overlap_communication and distributed.has_group()):
+        """Return what averages gradients during backward.
+
+        None if that is switched off, in a captured iteration, and with two streams, which fill one bucket.
+        """
+        if not (self.config.overlap_communication and distributed.has_group()) or two_streams():
             return None
         parameters = _parameters(optimizer)
         if parameters[0].device.type == "cuda" and torch.cuda.is_current_stream_capturing():
