@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastmunit import distributed, functional
 from fastmunit.config import Config
+from fastmunit.functional.streams import in_parallel
 from fastmunit.nn.layers.init import weights_init
 from fastmunit.nn.layers.norm import InstanceNorm2d
 from fastmunit.nn.networks.discriminators import MsImageDis
@@ -22,7 +23,6 @@ from fastmunit.systems.parts.forward_cache import ForwardCache, Origin, origin_o
 from fastmunit.systems.parts.hyperparameters import Hyperparameters, as_config, read_weights
 from fastmunit.systems.parts.losses import discriminator_adversarial, generator_adversarial
 from fastmunit.systems.parts.stepper import Weights
-from fastmunit.systems.parts.streams import in_parallel
 from fastmunit.systems.parts.terms import Losses, Term, weighted_sum
 
 _PIXELS_PER_SAMPLE_BATCH = 1 << 19

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastmunit import distributed, functional
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
+from fastmunit.functional.streams import in_parallel
 from fastmunit.nn.layers.dropout import masks_from
 from fastmunit.nn.layers.init import weights_init
 from fastmunit.nn.networks.discriminators import PatchDiscriminator
@@ -29,7 +30,6 @@ from fastmunit.systems.parts.image_pool import ImagePool
 from fastmunit.systems.parts.losses import discriminator_adversarial, generator_adversarial
 from fastmunit.systems.parts.parameter_count import Estimate, translation_networks
 from fastmunit.systems.parts.stepper import Weights
-from fastmunit.systems.parts.streams import in_parallel
 from fastmunit.systems.parts.terms import L1, Losses, Term, adversarial_sum, weighted_sum
 from fastmunit.systems.registry import register
 from fastmunit.systems.translators import LatentTranslator

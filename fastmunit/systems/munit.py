@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from fastmunit import distributed
 from fastmunit.config import Config
+from fastmunit.functional.streams import in_parallel
 from fastmunit.nn.networks.autoencoders import AdaINGen
 from fastmunit.systems.coupled import Codes, CoupledAutoencoders, Generated
 from fastmunit.systems.parts import resume_checks
 from fastmunit.systems.parts.stepper import Weights
-from fastmunit.systems.parts.streams import in_parallel
 from fastmunit.systems.parts.terms import L1, Term
 from fastmunit.systems.registry import register
 from fastmunit.systems.translators import StyleTranslator

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from fastmunit import distributed
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
+from fastmunit.functional.streams import in_parallel
 from fastmunit.nn.layers.blocks import ResBlocks
 from fastmunit.nn.networks.autoencoders import VAEGen
 from fastmunit.systems.coupled import Codes, CoupledAutoencoders, Generated
 from fastmunit.systems.definition import SystemOptions
 from fastmunit.systems.parts.losses import widen
 from fastmunit.systems.parts.stepper import Weights
-from fastmunit.systems.parts.streams import in_parallel
 from fastmunit.systems.parts.terms import L1, Term
 from fastmunit.systems.registry import register
 from fastmunit.systems.translators import VAETranslator, add_noise

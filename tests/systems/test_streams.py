@@ -14,11 +14,11 @@ from torch import Tensor
 
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError, TrainingError
+from fastmunit.functional.streams import ParallelStreams, in_parallel, on_second_stream, two_streams
 from fastmunit.systems import registry
 from fastmunit.systems.base import System
 from fastmunit.systems.parts import cuda_graph
 from fastmunit.systems.parts.cuda_graph import CapturedIteration, GraphMemory, Results
-from fastmunit.systems.parts.streams import ParallelStreams, in_parallel, two_streams
 from tests.systems.emulated_streams import EmulatedStream, EmulatedStreams
 
 CUDA = torch.device("cuda")
@@ -110,6 +110,19 @@ def test_arguments_and_results_are_recorded(monkeypatch: pytest.MonkeyPatch) -> 
     assert sorted(emulated.ops.values()) == [3, 6]
 
 
+def test_calls_inside_of_others_use_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+
+    def twice(x: Tensor) -> tuple[Tensor, Tensor]:
+        found.append(on_second_stream())
+        return in_parallel(torch.neg, (x,), torch.exp, (x,))
+
+    emulated = in_two(monkeypatch, lambda: in_parallel(twice, (torch.ones(3),), twice, (torch.ones(3),)))
+    assert found == [False, True]
+    assert [emulated.named[stream, "exp"] for stream in emulated.ops] == [1, 1]
+    assert not on_second_stream()
+
+
 def test_the_emulator_finds_what_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.ones(3)
 
@@ -195,7 +208,7 @@ def test_a_capture_that_fails_is_repeated_on_one_stream(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_pool_is_free_after_a_capture_that_has_failed(ended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where CUDA reports a failure at the end of a capture, torch neither ends the use of the pool nor its stream."""
+    """torch ends neither the use of the pool nor that of the stream if CUDA reports the failure at the end."""
     calls: list[Any] = []
     emulated = EmulatedStreams(monkeypatch)
 

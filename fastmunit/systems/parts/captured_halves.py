@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from fastmunit.functional.streams import ParallelStreams
 from fastmunit.systems.parts.cuda_graph import (
     Body,
     Captured,
@@ -19,7 +20,6 @@ from fastmunit.systems.parts.cuda_graph import (
     distinct,
 )
 from fastmunit.systems.parts.forward_cache import Origin
-from fastmunit.systems.parts.streams import ParallelStreams
 
 
 class _Handover(NamedTuple):

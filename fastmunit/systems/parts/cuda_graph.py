@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastmunit import distributed
 from fastmunit.errors import ConfigError, TrainingError
-from fastmunit.systems.parts.streams import ParallelStreams
+from fastmunit.functional.streams import ParallelStreams
 
 _WARM_UP = 3
 

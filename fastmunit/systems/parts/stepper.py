@@ -12,10 +12,10 @@ from torch import Tensor
 from fastmunit import distributed
 from fastmunit.config import Config
 from fastmunit.functional.recompute import recompute
+from fastmunit.functional.streams import ParallelStreams, two_streams
 from fastmunit.nn.fused.iteration_cache import IterationCache, iteration_cache
 from fastmunit.systems.parts import resume_checks
 from fastmunit.systems.parts.captured_halves import CapturedHalves
-from fastmunit.systems.parts.streams import ParallelStreams, two_streams
 from fastmunit.systems.parts.terms import Losses
 
 Weights = Mapping[str, float]

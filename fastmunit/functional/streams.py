@@ -16,6 +16,7 @@ First = TypeVar("First")
 Second = TypeVar("Second")
 
 _side: ContextVar[torch.cuda.Stream | None] = ContextVar("fastmunit_side_stream", default=None)
+_on_side: ContextVar[bool] = ContextVar("fastmunit_on_side_stream", default=False)
 
 
 class ParallelStreams:
@@ -72,6 +73,11 @@ def two_streams() -> bool:
     return _side.get() is not None
 
 
+def on_second_stream() -> bool:
+    """Return True inside the second function of `in_parallel`. A cache is safe if this belongs to its keys."""
+    return _on_side.get()
+
+
 def in_parallel(
     first: Callable[..., First],
     a: Sequence[Tensor | None],
@@ -87,7 +93,7 @@ def in_parallel(
 
     Both may read the same tensors, but neither may write what the other one reads. Caches of derived weights, such as
     autocast's, count as writes, so the functions must run networks without common weights, and a network must always
-    run on the same stream.
+    run on the same stream. Inside of the functions, other calls of `in_parallel` use one stream.
 
     Args:
         first: Function of tensors. Some may be None.
@@ -101,15 +107,26 @@ def in_parallel(
         return first(*a), second(*b)
     main = torch.cuda.current_stream()
     side.wait_stream(main)
+    one_level = _side.set(None)
     try:
         one = first(*a)
         _record(b, side)
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(side), _second():
             other = second(*b)
         _record(other, main)
     finally:
+        _side.reset(one_level)
         main.wait_stream(side)  # a capture cannot end before
     return one, other
+
+
+@contextmanager
+def _second() -> Iterator[None]:
+    token = _on_side.set(True)
+    try:
+        yield
+    finally:
+        _on_side.reset(token)
 
 
 def _record(values: Any, stream: torch.cuda.Stream) -> None:
