@@ -58,7 +58,8 @@ class Generated(NamedTuple):
 class CoupledAutoencoders(System):
     """Two auto-encoders with one discriminator per domain. x_ba decodes the content of x_b by the generator of A.
 
-    One iteration is `update_learning_rate(); dis_update(x_a, x_b); gen_update(x_a, x_b)`, or `step(x_a, x_b)`. Images
+    One iteration is `update_learning_rate(); dis_update(x_a, x_b); gen_update(x_a, x_b)`, or `step(x_a, x_b)`. Both
+    replay CUDA graphs if the system `replays`; the gradients of one half are then lost when the other half runs. Images
     are (N, C, H, W) in [-1, 1]. The initial weights and the random codes are those of the public code for the same
     seed.
 

@@ -236,6 +236,10 @@ def captured(folder: Path) -> None:
         images = torch.Generator().manual_seed(1)
         for _ in range(8):
             trainer.step(*(torch.rand(BATCH, 3, 32, 32, generator=images).cuda() * 2 - 1 for _ in "ab"))
+        for _ in range(8):
+            x_a, x_b = (torch.rand(BATCH, 3, 32, 32, generator=images).cuda() * 2 - 1 for _ in "ab")
+            trainer.dis_update(x_a, x_b)
+            trainer.gen_update(x_a, x_b)
         assert trainer.replays
         found.append(everything(trainer))
     assert torch.distributed.get_backend(torch.distributed.group.WORLD).endswith("nccl")
