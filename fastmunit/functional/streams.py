@@ -111,7 +111,7 @@ def in_parallel(
     try:
         one = first(*a)
         _record(b, side)
-        with torch.cuda.stream(side), _second():
+        with torch.cuda.stream(side), mark_second_stream(True):
             other = second(*b)
         _record(other, main)
     finally:
@@ -121,8 +121,9 @@ def in_parallel(
 
 
 @contextmanager
-def _second() -> Iterator[None]:
-    token = _on_side.set(True)
+def mark_second_stream(second: bool) -> Iterator[None]:
+    """Set `on_second_stream` inside the with-block, for code that autograd runs again in a thread of its own."""
+    token = _on_side.set(second)
     try:
         yield
     finally:

@@ -290,9 +290,10 @@ def test_options_that_shape_no_network_may_change(images: Path, tmp_path: Path) 
         train(config, tmp_path / "run", resume=True, device="cpu")
 
 
-def test_a_cuda_graph_on_the_cpu_is_refused_before_anything_is_written(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cuda_graph: true needs a CUDA GPU, not device cpu"):
-        train(tiny_config(images, cuda_graph=True), tmp_path / "run", device="cpu")
+@pytest.mark.parametrize("option", ["cuda_graph", "parallel_streams"])
+def test_what_needs_a_gpu_is_refused_before_anything_is_written(option: str, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{option}: true needs a CUDA GPU, not device cpu"):
+        train(tiny_config(images, **{option: True}), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
 

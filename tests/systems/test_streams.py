@@ -30,6 +30,7 @@ CONFIGURATIONS = [
     ("demo_unit", [*AUTOENCODERS, "options.share_latent_blocks=0", "precision=bfloat16"]),
     ("demo_cyclegan", TRANSLATORS),
     ("demo_cyclegan", [*TRANSLATORS, "options.identity=0", "precision=bfloat16"]),
+    ("demo_cyclegan", [*TRANSLATORS, "options.dropout=0.5"]),
 ]
 
 
@@ -121,6 +122,23 @@ def test_calls_inside_of_others_use_one_stream(monkeypatch: pytest.MonkeyPatch) 
     assert found == [False, True]
     assert [emulated.named[stream, "exp"] for stream in emulated.ops] == [1, 1]
     assert not on_second_stream()
+
+
+def test_a_checkpointed_region_knows_its_stream_in_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of("demo", [*AUTOENCODERS, "checkpointing=true"])
+    found = []
+
+    def square(x: Tensor) -> Tensor:
+        found.append(on_second_stream())
+        return x * x
+
+    def run() -> None:
+        x = torch.ones(3, requires_grad=True)
+        y, z = in_parallel(trainer.checkpointed(square), (x,), trainer.checkpointed(square), (x,))
+        torch.add(y, z).sum().backward()
+
+    in_two(monkeypatch, run)
+    assert found == [False, True, True, False]
 
 
 def test_the_emulator_finds_what_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastmunit.functional import autocast_dtype
+from fastmunit.functional.streams import on_second_stream
 from fastmunit.nn.fused.weight_copies import WeightCopies, version_of
 
 _Value = TypeVar("_Value")
@@ -64,7 +65,9 @@ class IterationCache:
         return id(weight) in self._open
 
     def once(self, source: Tensor, key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        """Return compute(), a function of `source` without graph. It runs once per source, key and dtype of autocast.
+        """Return compute(), a function of `source` without graph.
+
+        It runs once per source, key, dtype of autocast and stream of `in_parallel`.
 
         A shared result has no graph: gradients that are added before they are propagated to the source are rounded
         differently from those that are propagated first, as with checkpointing. Writes to an inference tensor are not
@@ -72,7 +75,7 @@ class IterationCache:
         """
         if source.is_inference():
             return compute()
-        place = (id(source), key, autocast_dtype(source.device.type))
+        place = (id(source), key, autocast_dtype(source.device.type), on_second_stream())
         entry = self._results.get(place)
         if entry is None or entry.version != version_of(source):
             with torch.no_grad():

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastmunit import distributed, functional
 from fastmunit.errors import ConfigError
 from fastmunit.functional.recompute import recompute
+from fastmunit.functional.streams import mark_second_stream, on_second_stream
 from fastmunit.nn.fused.iteration_cache import active_cache, iteration_cache
 from fastmunit.nn.layers.batch_norm import BatchNorm2d
 from fastmunit.nn.layers.spectral_norm import SpectralNorm
@@ -53,12 +54,21 @@ class Execution(SystemDefinition):
             return function
         implementation, cache = functional.default_implementation(), active_cache()
 
-        def run(*inputs: Tensor) -> Any:
+        def run(second: bool, *inputs: Tensor) -> Any:
             # Backward runs it again in a thread of autograd's, which does not have the settings of this one.
-            with recompute(False), functional.use_implementation(implementation), iteration_cache(cache):
+            with (
+                recompute(False),
+                functional.use_implementation(implementation),
+                iteration_cache(cache),
+                mark_second_stream(second),
+            ):
                 return function(*inputs)
 
-        return partial(torch.utils.checkpoint.checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+        def checkpoint(*inputs: Tensor) -> Any:
+            again = partial(run, on_second_stream())
+            return torch.utils.checkpoint.checkpoint(again, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+        return checkpoint
 
     def perceptual_loss(self, translated: Tensor, source: Tensor) -> Tensor:
         """Return the distance between the VGG-16 features of two images (N, 3, H, W). See `PerceptualLoss`."""
