@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -72,13 +71,22 @@ class Chain:
                     yield inner
 
 
-def opened_weights(chains: Sequence[Chain], mode: Mode) -> AbstractContextManager[object]:
-    """Return a context in which chains read low-precision copies of their weights, if an iteration has a cache."""
+def opened_weights(
+    chains: Sequence[Chain], mode: Mode, others: Sequence[Tensor] = ()
+) -> AbstractContextManager[object]:
+    """Return a context in which networks read low-precision copies of their weights, if an iteration has a cache.
+
+    Args:
+        chains: Chains of a network.
+        mode: Mode of the forward pass.
+        others: Further weights that the network reads with `shared_weight`.
+    """
     cache = active_cache()
     if cache is None or mode.exact:
         return nullcontext()
-    read, cancelled = zip(*(chain.weights(mode) for chain in chains), strict=True)
-    return cache.opened([*chain.from_iterable(read)], [*chain.from_iterable(cancelled)])
+    weights = [chain.weights(mode) for chain in chains]
+    read = [weight for read, _ in weights for weight in read]
+    return cache.opened([*read, *others], [bias for _, cancelled in weights for bias in cancelled])
 
 
 def plan(layers: Sequence[Layer]) -> Chain:
@@ -129,6 +137,8 @@ def _write(layers: Sequence[Layer], start: int, after: Convolve | None) -> tuple
     # The result without padding is a view of the padded one, so a called module that writes in place would change it.
     if pad is not None and (end == position or _layer(layers, end + 1, Convolution) is not None):
         write.pad, write.keeps, position = pad, end - position, end + 1
+        following = _layer(layers, position, Convolution)
+        write.convolved = write.keeps == 0 and following is not None and is_plain(following.module)
     elif end == position > start:
         write.upsampling, _ = _upsampling_convolution(layers, position)
     if after is not None and position > start:

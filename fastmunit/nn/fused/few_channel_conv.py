@@ -26,15 +26,18 @@ def convolve(conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
     """Return `conv` of x with this bias or without one, computed in the form that is fastest on the device."""
     if needs_padded_channels(conv, x):
         return _convolve_with_padded_channels(conv, x, bias)
-    dtype = product_dtype(x)
-    if x.dtype != dtype:  # autocast would convert it for each convolution
-        image = x
-        x = shared_image(image, "cast", lambda: image.to(dtype))
+    x = as_product(x)
     if has_few_outputs(conv, x):
         return conv2d_few_out(x, conv.weight, bias)
     if has_few_inputs(conv, x):
         return conv2d_few_in(x, shared_weight(conv.weight), bias)
     return conv._conv_forward(x, shared_weight(conv.weight), bias)
+
+
+def as_product(x: Tensor) -> Tensor:
+    """Return x in its `product_dtype`. Autocast would convert an image for each convolution."""
+    dtype = product_dtype(x)
+    return x if x.dtype == dtype else shared_image(x, "cast", lambda: x.to(dtype))
 
 
 def product_dtype(x: Tensor) -> torch.dtype:

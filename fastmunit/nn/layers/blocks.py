@@ -232,22 +232,25 @@ class LinearBlock(nn.Module):
         self.activation = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self._linear(x)
+        x = linear(self.fc, x)
         if self.norm is not None:
             x = self.norm(x)
         return x if self.activation is None else self.activation(x)
 
     def weights(self) -> list[Tensor]:
         """Return the weight and the bias of a plain linear layer."""
-        return [self.fc.weight, self.fc.bias] if self._is_plain() else []  # type: ignore[list-item]
+        return linear_weights(self.fc)
 
-    def _linear(self, x: Tensor) -> Tensor:
-        if not self._is_plain():
-            return self.fc(x)
-        return F.linear(x, *map(shared_weight, self.weights()))
 
-    def _is_plain(self) -> bool:
-        return type(self.fc) is nn.Linear and not has_hooks(self.fc)
+def linear_weights(fc: nn.Module) -> list[Tensor]:
+    """Return the weight and the bias of a linear layer that `linear` need not call, and no others."""
+    return [fc.weight, fc.bias] if type(fc) is nn.Linear and not has_hooks(fc) else []
+
+
+def linear(fc: nn.Module, x: Tensor) -> Tensor:
+    """Return fc(x), computed with the copies of weights that the iteration's cache has opened."""
+    weights = linear_weights(fc)
+    return F.linear(x, *map(shared_weight, weights)) if weights else fc(x)
 
 
 class ResBlock(Block):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastmunit.config import DiscriminatorConfig
 from fastmunit.nn.fused.chain import opened_weights
+from fastmunit.nn.fused.few_channel_conv import as_product
 from fastmunit.nn.fused.steps import mode_of
 from fastmunit.nn.layers.blocks import Conv2dBlock, chain_of
 
@@ -61,7 +62,9 @@ class MultiScale(nn.Module):
         together = self._norm in ("none", "in", "ln") and fake.shape == real.shape
         if mode_of(fake).exact or not together:
             return None
-        outputs: list[Tensor] = self(torch.cat([fake, real.to(fake.dtype)]))
+        if real.dtype != fake.dtype:
+            real = as_product(real).to(fake.dtype)
+        outputs: list[Tensor] = self(torch.cat([fake, real]))
         return outputs
 
 

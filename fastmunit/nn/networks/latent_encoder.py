@@ -8,9 +8,10 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastmunit.nn.fused.chain import plan
+from fastmunit.nn.fused.chain import Chain, opened_weights, plan
 from fastmunit.nn.fused.layers import AveragePool, Convolution
-from fastmunit.nn.layers.blocks import Conv2dBlock, norm_and_activation
+from fastmunit.nn.fused.steps import mode_of
+from fastmunit.nn.layers.blocks import Conv2dBlock, linear, linear_weights, norm_and_activation
 from fastmunit.nn.layers.norm import InstanceNorm2d
 
 # Maximum number of channels, in multiples of those of the first layer.
@@ -34,13 +35,20 @@ class PooledResBlock(nn.Module):
         self.shortcut = nn.Conv2d(input_dim, output_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        mode = mode_of(x)
+        main, shortcut = self.chains()
+        with opened_weights([main, shortcut], mode):
+            return main.run(x, mode) + shortcut.run(F.avg_pool2d(x, 2), mode)
+
+    def chains(self) -> tuple[Chain, Chain]:
+        """Return the main path and the convolution of the shortcut."""
         layers = [
             *norm_and_activation(self.norm, self.activation),
             *self.conv1.layers(),
             Convolution(self.conv2),
             AveragePool(),
         ]
-        return plan(layers).run(x) + self.shortcut(F.avg_pool2d(x, 2))
+        return plan(layers), plan([Convolution(self.shortcut)])
 
 
 class LatentEncoder(nn.Module):
@@ -65,8 +73,12 @@ class LatentEncoder(nn.Module):
         self.log_variance = nn.Linear(widths[-1], latent_dim)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.first(images)
-        for block in self.blocks:
-            x = cast(PooledResBlock, block)(x)
-        features = F.leaky_relu(x, 0.2).mean(dim=(2, 3))
-        return self.mean(features), self.log_variance(features)
+        mode, first = mode_of(images), plan([Convolution(self.first)])
+        blocks = [cast(PooledResBlock, block) for block in self.blocks]
+        chains = [first, *(chain for block in blocks for chain in block.chains())]
+        with opened_weights(chains, mode, [*linear_weights(self.mean), *linear_weights(self.log_variance)]):
+            x = first.run(images, mode)
+            for block in blocks:
+                x = block(x)
+            features = F.leaky_relu(x, 0.2).mean(dim=(2, 3))
+            return linear(self.mean, features), linear(self.log_variance, features)

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmunit.functional.recompute import RecomputableMap
-from fastmunit.nn.fused.chain import plan
+from fastmunit.nn.fused.chain import opened_weights
+from fastmunit.nn.fused.few_channel_conv import as_product
 from fastmunit.nn.fused.steps import State, mode_of
-from fastmunit.nn.layers.blocks import Block, Conv2dBlock, append_latent
+from fastmunit.nn.layers.blocks import Conv2dBlock, append_latent, chain_of
 from fastmunit.nn.layers.dropout import Dropout
 from fastmunit.nn.layers.upsampling import BilinearConv2dBlock, TransposedConv2dBlock
 
@@ -93,25 +94,39 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """Translate x (N, input_dim, H, W) with z (N, latent_dim), which is None if latent_dim is 0."""
-        first = append_latent(x, z, self.latent_dim)
+        first = append_latent(as_product(x), z, self.latent_dim)
         state = State(RecomputableMap(first, first, None), mode_of(first))
+        downs = [chain_of([block]) for block in self.downs]
+        ups = [chain_of([up, *_active(dropout)]) for up, dropout in zip(self.ups, self.dropouts, strict=True)]
+        latents = _rectified(z, len(downs) - 1, first.dtype) if z is not None and self.inject == "all" else None
         skips: list[RecomputableMap] = []
-        for level, block in enumerate(self.downs):
-            if level and z is not None and self.inject == "all":
-                state.map = _with_latent(state.map, z, self.latent_dim)
-            plan(cast(Block, block).layers()).advance(state)
-            skips.append(state.map)
-        skips.pop()
-        for up, dropout in zip(reversed(self.ups), reversed(self.dropouts), strict=True):
-            plan([*cast(Block, up).layers(), *cast(Dropout, dropout).layers()]).advance(state)
-            if skips:
-                state.map = _joined(state.map, skips.pop())
-        return state.result()
+        with opened_weights([*downs, *ups], state.mode):
+            for level, down in enumerate(downs):
+                if level and latents is not None:
+                    state.map = _with_latent(state.map, latents[level - 1], self.latent_dim)
+                down.advance(state)
+                skips.append(state.map)
+            skips.pop()
+            for up in reversed(ups):
+                up.advance(state)
+                if skips:
+                    state.map = _joined(state.map, skips.pop())
+            return state.result()
+
+
+def _active(dropout: nn.Module) -> list[nn.Module]:
+    """Return a list of the dropout layer if it draws masks, else an empty list, so that ops are fused."""
+    return [dropout] if cast(Dropout, dropout).active else []
+
+
+def _rectified(z: Tensor, count: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Return LeakyReLU of z `count` times. Their gradients are added in the dtype of z."""
+    z = F.leaky_relu(z, 0.2)
+    return z.expand(count, *z.shape).to(dtype).unbind()
 
 
 def _with_latent(x: RecomputableMap, z: Tensor, latent_dim: int) -> RecomputableMap:
-    """Return the input of a downsampling convolution: x and z, both after LeakyReLU, which x has passed already."""
-    z = F.leaky_relu(z, 0.2)
+    """Return the input of a downsampling convolution: x and z, both after LeakyReLU."""
     joined = append_latent(x.interior, z, latent_dim)
     recompute_x = x.recompute
     if recompute_x is None:

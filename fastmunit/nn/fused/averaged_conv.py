@@ -1,0 +1,55 @@
+"""Convolutions whose results are averaged over 2x2 pixels, as one convolution with stride 2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastmunit.nn.fused.few_channel_conv import product_dtype
+from fastmunit.nn.fused.iteration_cache import shared_values
+
+
+def convolve_and_average(conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Return avg_pool2d(conv(x), 2) of a 3x3 convolution with padding 1 as one 4x4 convolution with stride 2.
+
+    The mean over 2x2 results of a kernel is the result of the kernel's mean over the same four positions. This takes
+    16 products per value instead of 36.
+    """
+    return F.conv2d(x, averaged(conv.weight), bias, stride=2, padding=1)
+
+
+def averaged(weight: Tensor) -> Tensor:
+    """Return the mean of the kernel (O, C, 3, 3) at 2x2 positions: (O, C, 4, 4).
+
+    Under autocast, the result has the dtype of products.
+    """
+    dtype = product_dtype(weight)
+    if torch.compiler.is_compiling():
+        return _mean_of(weight, dtype)
+    values = shared_values(weight, "averaged", lambda: _mean_of(weight, dtype))
+    result: Tensor = _Averaged.apply(weight, values)
+    return result
+
+
+def _mean_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return F.avg_pool2d(F.pad(weight, (1, 1, 1, 1)), 2, stride=1).to(dtype)
+
+
+class _Averaged(torch.autograd.Function):
+    """The derivative of `averaged`, whose result has been computed before."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, values: Tensor) -> Tensor:
+        ctx.shape, ctx.dtype = weight.shape, weight.dtype
+        return values.detach()
+
+    @staticmethod
+    def backward(ctx: Any, dvalues: Tensor) -> tuple[Tensor, None]:
+        o, c, k, _ = ctx.shape
+        kernel, channel, row, column = dvalues.stride()
+        # Each tap of the weight is read at 2x2 positions.
+        windows = dvalues.as_strided((o, c, 2, 2, k, k), (kernel, channel, row, column, row, column))
+        return windows.mean((2, 3), dtype=ctx.dtype), None
