@@ -316,7 +316,11 @@ class CoupledAutoencoders(System):
 
 
 def _both(decode: Callable[..., Tensor], *codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Decode in one batch the codes of one image per sample and those of another, which follow them."""
+    """Decode in one batch the codes of one image per sample and those of another, which follow them.
+
+    The second codes are converted to the dtypes of the first, in which a decoder reads random codes anyway.
+    """
     half = len(codes) // 2
-    first, second = decode(*map(torch.cat, zip(codes[:half], codes[half:], strict=True))).chunk(2)
+    joined = [torch.cat([code, other.to(code.dtype)]) for code, other in zip(codes[:half], codes[half:], strict=True)]
+    first, second = decode(*joined).chunk(2)
     return first, second
