@@ -42,41 +42,60 @@ def _layout_of(tensors: Sequence[Tensor]) -> _Layout:
     return _Layout(tuple(offsets), tuple(tensor.shape for tensor in tensors), strides, end)
 
 
+class _Buffer:
+    """The flat buffer of a network's gradients.
+
+    Attributes:
+        layout: Places of the gradients.
+        filled: Indices of the gradients that the passes of a backward have computed. The others are None, as they are
+            without a buffer: an optimizer skips such weights.
+    """
+
+    def __init__(self, layout: _Layout) -> None:
+        self.layout = layout
+        self.filled: set[int] = set()
+
+
 class _Root(torch.autograd.Function):
     """Weights to a placeholder, whose gradient is the flat buffer with the gradients of all weights."""
 
     @staticmethod
-    def forward(ctx: Any, layout: _Layout, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, buffer: _Buffer, *weights: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.layout = layout
-        return weights[0].new_empty(()).expand(layout.size)
+        ctx.buffer = buffer
+        return weights[0].new_empty(()).expand(buffer.layout.size)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, flat: Tensor | None) -> tuple[Tensor | None, ...]:
+        layout, filled = ctx.buffer.layout, ctx.buffer.filled
+        ctx.buffer.filled = set()
         if flat is None:
-            return (None,) * (1 + len(ctx.layout.shapes))
-        return None, *ctx.layout.views(flat.contiguous())
+            return (None,) * (1 + len(layout.shapes))
+        views = layout.views(flat.contiguous())
+        return None, *(view if index in filled else None for index, view in enumerate(views))
 
 
 class _Pass(torch.autograd.Function):
     """Copies of weights as the layers read them in one pass through a network."""
 
     @staticmethod
-    def forward(ctx: Any, layout: _Layout, placeholder: Tensor, *copies: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, buffer: _Buffer, placeholder: Tensor, *copies: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.layout = layout
+        ctx.buffer = buffer
         ctx.options = {"dtype": placeholder.dtype, "device": placeholder.device}
         return tuple(copy.detach() for copy in copies)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        flat = torch.empty(ctx.layout.size, **ctx.options)
-        views = ctx.layout.views(flat)
-        rest = views[len(gradients) :]
+        layout: _Layout = ctx.buffer.layout
+        flat = torch.empty(layout.size, **ctx.options)
+        views = layout.views(flat)
+        rest = range(len(gradients), len(views))
         if rest:  # at the end of the buffer
-            flat[ctx.layout.offsets[len(gradients)] :].zero_()
+            flat[layout.offsets[len(gradients)] :].zero_()
+        ctx.buffer.filled |= {index for index, gradient in enumerate(gradients) if gradient is not None} | {*rest}
         pairs = list(zip(views, gradients, strict=False))
         unused = [view for view, gradient in pairs if gradient is None]
         if unused:
@@ -101,7 +120,7 @@ class WeightCopies:
 
     def __init__(self) -> None:
         self._copies: dict[int, _Copy] = {}
-        self._placeholders: dict[tuple[int, ...], tuple[_Layout, Tensor]] = {}
+        self._placeholders: dict[tuple[int, ...], tuple[_Buffer, Tensor]] = {}
 
     def of(
         self, weights: Sequence[Tensor], without_gradient: Sequence[Tensor], dtype: torch.dtype
@@ -129,8 +148,8 @@ class WeightCopies:
             if weight.requires_grad and (weight.dtype, weight.device) == (first.dtype, first.device)
             if id(weight) not in read
         }
-        layout, placeholder = self._placeholder([*trained, *left_out.values()])
-        aliases = _Pass.apply(layout, placeholder, *(copies[id(weight)] for weight in trained))
+        buffer, placeholder = self._placeholder([*trained, *left_out.values()])
+        aliases = _Pass.apply(buffer, placeholder, *(copies[id(weight)] for weight in trained))
         return copies | {id(weight): alias for weight, alias in zip(trained, aliases, strict=True)} | left_out
 
     def _update(self, weights: Sequence[Tensor], dtype: torch.dtype) -> None:
@@ -147,11 +166,11 @@ class WeightCopies:
         kept = self._copies.get(id(weight))
         return kept is not None and kept.version == version_of(weight) and kept.copy.dtype == dtype
 
-    def _placeholder(self, weights: Sequence[Tensor]) -> tuple[_Layout, Tensor]:
+    def _placeholder(self, weights: Sequence[Tensor]) -> tuple[_Buffer, Tensor]:
         key = tuple(id(weight) for weight in weights)
         if key not in self._placeholders:
-            layout = _layout_of(weights)
-            self._placeholders[key] = layout, _Root.apply(layout, *weights)
+            buffer = _Buffer(_layout_of(weights))
+            self._placeholders[key] = buffer, _Root.apply(buffer, *weights)
         return self._placeholders[key]
 
 

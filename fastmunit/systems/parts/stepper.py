@@ -91,6 +91,8 @@ class Stepper:
         else:
             scaler.step(optimizer)
             scaler.update()
+        # torch's fused optimizers, and those that write through `data`, do not count their writes.
+        torch.autograd.graph.increment_version([p for p in _parameters(optimizer) if p.grad is not None])
         outputs = zip(*(losses.outputs for losses in results), strict=True)
         return Losses(total, terms, tuple(torch.cat(output) for output in outputs))
 
