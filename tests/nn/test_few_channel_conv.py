@@ -1,6 +1,8 @@
-"""Convolutions in 2x2 blocks of pixels against plain ones."""
+"""Convolutions in other forms, such as blocks of 2x2 pixels, against plain ones."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fastmunit import functional
-from fastmunit.nn.fused.few_channel_conv import conv2d_few_in, conv2d_few_out, has_few_inputs, has_few_outputs
+from fastmunit.nn.fused.averaged_conv import averaged, convolve_and_average
+from fastmunit.nn.fused.few_channel_conv import (
+    blocks_of,
+    conv2d_few_in,
+    conv2d_few_out,
+    conv2d_padded_channels,
+    has_few_inputs,
+    has_few_outputs,
+)
+from fastmunit.nn.fused.iteration_cache import IterationCache, iteration_cache
 from fastmunit.nn.layers.blocks import Conv2dBlock
 
 
@@ -85,3 +96,83 @@ def test_under_autocast_it_is_the_plain_convolution_rounded() -> None:
         torch.testing.assert_close(
             ours.float(), theirs.float(), rtol=2e-2, atol=2e-2 * float(theirs.detach().abs().max())
         )
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    batch=st.integers(0, 2), into=st.integers(1, 9), out=st.integers(1, 9), height=st.integers(4, 7),
+    k=st.sampled_from([1, 3, 4]), stride=st.integers(1, 2), padding=st.integers(0, 2), bias=st.booleans(),
+    last=st.booleans(), needs_x=st.booleans(),
+)  # fmt: skip
+def test_padded_channels_in_float64(
+    batch: int, into: int, out: int, height: int, k: int, stride: int, padding: int, bias: bool, last: bool,
+    needs_x: bool,
+) -> None:  # fmt: skip
+    torch.manual_seed(0)
+    form = torch.channels_last if last else torch.contiguous_format
+    x = torch.randn(batch, into, height, height + 2, dtype=torch.float64).contiguous(memory_format=form)
+    weight = torch.randn(out, into, k, k, dtype=torch.float64).contiguous(memory_format=form).requires_grad_()
+    b = torch.randn(out, dtype=torch.float64, requires_grad=True) if bias else None
+    inputs = [weight] + ([b] if b is not None else []) + ([x.requires_grad_()] if needs_x else [])
+    expected = F.conv2d(x, weight, b, stride, padding)
+    y = conv2d_padded_channels(x, weight, b, (stride, stride), (padding, padding))
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(gradients(y, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+def test_padded_channels_under_autocast_and_beside_infinities() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 9, 8, requires_grad=True)
+    weight = (torch.randn(5, 3, 3, 3) / 5).requires_grad_()
+    found = []
+    for padded in (True, False):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = conv2d_padded_channels(x, weight, None, (1, 1), (1, 1)) if padded else F.conv2d(x, weight, padding=1)
+        assert y.dtype == torch.bfloat16
+        found.append([y, *gradients(y, [x, weight])])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype
+        scale = float(theirs.detach().abs().max())
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=2e-2, atol=1e-2 * scale)
+    extreme = torch.full((1, 1, 4, 4), float("inf"))
+    ones = torch.ones(1, 1, 3, 3, requires_grad=True)
+    y = conv2d_padded_channels(extreme, ones, None, (1, 1), (0, 0))
+    assert y.shape == (1, 1, 2, 2) and bool(y.isposinf().all()), "an infinity times a zero of the padding is no product"
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_averaged_convolution_in_float64(bias: bool, last: bool) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 5, 3, 1, 1, bias=bias).double()
+    x = torch.randn(2, 3, 8, 6, dtype=torch.float64, requires_grad=True)
+    if last:
+        conv, x = conv.to(memory_format=torch.channels_last), x.detach().contiguous(memory_format=torch.channels_last)
+        x.requires_grad_()
+    expected = F.avg_pool2d(conv(x), 2)
+    y = convolve_and_average(conv, x, conv.bias)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    inputs = [x, *conv.parameters()]
+    for ours, theirs in zip(gradients(y, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("form", [averaged, blocks_of])
+def test_another_form_of_a_weight_is_shared_and_follows_it(form: Callable[[Tensor], Tensor]) -> None:
+    weight = torch.randn(3, 2, 3, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        with iteration_cache(IterationCache()):
+            first, second = form(weight), form(weight)
+            assert first.dtype == torch.bfloat16 and first.data_ptr() == second.data_ptr()
+            with torch.no_grad():
+                weight.mul_(2)
+            third = form(weight)
+            frozen = form(weight.detach())
+        alone = form(weight)
+    assert torch.equal(third, alone) and torch.equal(third, 2 * first) and not frozen.requires_grad
+    (first + second).float().sum().backward()
+    twice, weight.grad = weight.grad, None
+    alone.float().sum().backward()
+    assert twice is not None and weight.grad is not None and torch.equal(twice, 2 * weight.grad)
+    torch.testing.assert_close(weight.grad, torch.full_like(weight, weight.grad.mean().item()))

@@ -130,3 +130,48 @@ def test_a_run_goes_on_in_another_layout(
         weights[form] = [parameter.detach() for parameter in resumed.gen_a.parameters()]
     for a, b in zip(weights["contiguous"], weights["channels_last"], strict=True):
         torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "options", [{"fused": True}, {"foreach": True}, {"foreach": False}, {"fused": True, "amsgrad": True}]
+)
+def test_a_step_is_counted_as_a_write(options: dict[str, bool]) -> None:
+    """Copies of weights and kept codes recognize by the count that they are stale."""
+    parameters = parameters_of(torch.channels_last)
+    frozen, unused = parameters[0].requires_grad_(False), parameters[1]
+    optimizer = Adam(parameters, lr=1e-2, **options)
+    for seed in range(2):
+        set_gradients(parameters, torch.channels_last, seed)
+        frozen.grad = unused.grad = None
+        before = [parameter._version for parameter in parameters]
+        values = [parameter.detach().clone() for parameter in parameters]
+        optimizer.step()
+        for parameter, version, value in zip(parameters, before, values, strict=True):
+            changed = not torch.equal(parameter, value)
+            assert changed == (parameter.grad is not None)
+            assert (parameter._version > version) == changed
+
+
+def test_a_closure_runs_with_gradients_and_its_loss_is_returned() -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = Adam([parameter], lr=1e-2, fused=True)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = parameter.square().sum()
+        loss.backward()
+        return loss
+
+    version = parameter._version
+    assert optimizer.step(closure).item() == 3 and parameter._version > version
+    assert parameter.grad is not None and bool((parameter < 1).all())
+
+
+def test_a_graph_from_before_a_step_is_refused() -> None:
+    """Without the count, backward would silently use the new weights."""
+    parameter = nn.Parameter(torch.ones(3))
+    loss = parameter.square().sum()
+    parameter.grad = torch.ones(3)
+    Adam([parameter], lr=1e-2, fused=True).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

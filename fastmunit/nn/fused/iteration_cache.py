@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastmunit.functional import autocast_dtype
 from fastmunit.functional.streams import on_second_stream
@@ -18,13 +20,14 @@ _Value = TypeVar("_Value")
 
 
 class _Entry(NamedTuple):
-    source: Tensor  # kept, so that no other tensor gets its id()
-    version: tuple[int, int]
     result: Any
+    versions: tuple[tuple[int, int], ...]  # of the source and of the tensors of the result
 
 
 class IterationCache:
-    """The values that layers share inside `iteration_cache`. Each is valid until its source is written to.
+    """The values that layers share inside `iteration_cache`.
+
+    Each is valid until its source, or the shared value itself, is written to.
 
     A write through `tensor.data` leaves no trace: use a new cache after it.
 
@@ -34,7 +37,7 @@ class IterationCache:
     def __init__(self) -> None:
         self._copies = WeightCopies()
         self._open: dict[int, Tensor] = {}
-        self._results: dict[Hashable, _Entry] = {}
+        self._results = WeakTensorKeyDictionary()  # {source: {key: entry}}, so that a map is not kept until the end
 
     @contextmanager
     def opened(self, weights: Sequence[Tensor], without_gradient: Sequence[Tensor] = ()) -> Iterator[None]:
@@ -75,13 +78,19 @@ class IterationCache:
         """
         if source.is_inference():
             return compute()
-        place = (id(source), key, autocast_dtype(source.device.type), on_second_stream())
-        entry = self._results.get(place)
-        if entry is None or entry.version != version_of(source):
-            with torch.no_grad():
-                entry = self._results[place] = _Entry(source, version_of(source), compute())
+        results: dict[Hashable, _Entry] = self._results.setdefault(source, {})
+        place = (key, autocast_dtype(source.device.type), on_second_stream())
+        entry = results.get(place)
+        if entry is None or entry.versions != _versions(source, entry.result):
+            with torch.inference_mode(False), torch.no_grad():  # a later pass may store the result for backward
+                computed = compute()
+            entry = results[place] = _Entry(computed, _versions(source, computed))
         result: _Value = entry.result
         return result
+
+
+def _versions(source: Tensor, result: Any) -> tuple[tuple[int, int], ...]:
+    return tuple(version_of(value) for value in (source, *tree_leaves(result)) if isinstance(value, Tensor))
 
 
 _cache: ContextVar[IterationCache | None] = ContextVar("fastmunit_iteration_cache", default=None)

@@ -156,7 +156,7 @@ class WeightCopies:
         stale = [weight for weight in weights if not self._is_current(weight, dtype)]
         if not stale:
             return
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # a later pass may store the copies for backward
             copies = [torch.empty_like(weight, dtype=dtype) for weight in stale]
             torch._foreach_copy_(copies, stale)
         for weight, copy in zip(stale, copies, strict=True):
