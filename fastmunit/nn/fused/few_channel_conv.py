@@ -215,8 +215,9 @@ def _padded_map(x: Tensor) -> Tensor:
 
 def _padded_weight(weight: Tensor) -> Tensor:
     (o, c), dtype = (_rounded_up(size) for size in weight.shape[:2]), product_dtype(weight)
-    values = shared_values(weight, "padded channels", lambda: _with_zeros(weight, o, c, dtype))
-    y: Tensor = _PadChannels.apply(weight, values)
+    low = shared_weight(weight)  # whose gradient is converted together with those of the other weights
+    values = shared_values(weight, "padded channels", lambda: _with_zeros(low, o, c, dtype))
+    y: Tensor = _PadChannels.apply(low, values)
     return y
 
 
