@@ -230,13 +230,19 @@ class _PadChannels(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, padded: Tensor) -> Tensor:
-        ctx.sizes, ctx.dtype = x.shape[:2], x.dtype
+        ctx.sizes, ctx.dtype, ctx.memory_format = x.shape[:2], x.dtype, _memory_format(x)
         return padded.detach()
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         n, c = ctx.sizes
-        return dy[:n, :c].to(ctx.dtype), None
+        # Dense like x: foreach ops copy gradients with other strides than their weights one by one.
+        return dy[:n, :c].to(ctx.dtype).contiguous(memory_format=ctx.memory_format), None
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _with_zeros(x: Tensor, first: int, second: int, dtype: torch.dtype) -> Tensor:

@@ -101,8 +101,12 @@ class _Pass(torch.autograd.Function):
         if unused:
             torch._foreach_zero_(unused)
         used = [(view, gradient) for view, gradient in pairs if gradient is not None]
-        if used:
-            torch._foreach_copy_(*map(list, zip(*used, strict=True)))  # type: ignore[arg-type]
+        alike = [(view, gradient) for view, gradient in used if view.stride() == gradient.stride()]
+        if alike:  # torch's foreach copies one tensor at a time if the strides of any differ
+            torch._foreach_copy_(*map(list, zip(*alike, strict=True)))  # type: ignore[arg-type]
+        for view, gradient in used:
+            if view.stride() != gradient.stride():
+                view.copy_(gradient)
         return None, flat, *(None for _ in gradients)
 
 
