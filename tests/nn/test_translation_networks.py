@@ -294,3 +294,19 @@ def test_latent_vectors_of_the_wrong_shape() -> None:
         UNet(3, 3, 2, 4, 4)(x, torch.rand(3, 4))
     with pytest.raises(ValueError, match="expected num_downs to be at least 2, got 1"):
         UNet(3, 3, 2, 1)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_hooks_of_the_blocks_of_a_unet_are_called(implementation: functional.Implementation) -> None:
+    torch.manual_seed(0)
+    net = UNet(3, 2, dim=2, num_downs=3, latent_dim=2, inject="all").double()
+    x, z = torch.randn(1, 3, 16, 8).double(), torch.randn(1, 2).double()
+    seen: list[str] = []
+    with functional.use_implementation(implementation):
+        expected = net(x, z)
+        for name, block in net.named_modules():
+            if name.count(".") == 1:
+                block.register_forward_hook(lambda module, args, y, name=name: seen.append(name))
+        hooked = net(x, z)
+    torch.testing.assert_close(hooked, expected, rtol=1e-9, atol=1e-10)
+    assert seen == ["downs.0", "downs.1", "downs.2", "ups.2", "ups.1", "ups.0"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -166,6 +168,16 @@ def test_gaps_and_other_weights_do_not_matter() -> None:
     first.fill_(float("nan"))
     torch.nn.utils.clip_grad_norm_([weights[2]], 1e9)
     assert torch.equal(last, before)
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled", "ignore:Error detected in")
+def test_anomaly_detection_reports_no_gaps() -> None:
+    cache, weight = IterationCache(), weight_of(0)
+    with uninitialized_memory_is_nan(), torch.autograd.detect_anomaly(check_nan=True):
+        linear(cache, weight, weight_of(1)).float().sum().backward()
+        with pytest.raises(RuntimeError, match="nan"):
+            (linear(cache, weight).float().sum() * float("nan")).backward()
+    assert weight.grad is not None and bool(weight.grad.isfinite().all())
 
 
 def test_hooks_of_weights_see_the_whole_gradient_once() -> None:
@@ -345,6 +357,31 @@ def test_two_threads_and_two_caches_do_not_mix() -> None:
     losses = [linear(cache, shared).float().sum() for cache in (first, second, first)]
     sum(losses).backward()  # type: ignore[union-attr]
     assert shared.grad is not None and torch.equal(shared.grad, torch.full((5, 5), 6.0))
+
+
+def test_a_cache_is_freed_without_the_garbage_collector() -> None:
+    network, cache = encoder(), IterationCache()
+    passed(network, image(), cache).float().sum().backward()
+    gone = weakref.ref(cache)
+    gc.disable()
+    try:
+        del cache
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_backward_hooks_of_modules_run() -> None:
+    network, plain = encoder(), encoder()
+    seen: list[Tensor] = []
+    for each in (network, plain):
+        each.model[1].register_full_backward_hook(lambda module, dx, dy: seen.append(dx[0]))
+    passed(network, image(), IterationCache()).float().sum().backward()
+    passed(plain, image(), None).float().sum().backward()
+    assert len(seen) == 2 and torch.equal(*seen)
+    for name, gradient in gradients(plain).items():
+        other = network.get_parameter(name).grad
+        assert gradient is not None and other is not None and torch.equal(other, gradient), name
 
 
 def test_checkpoints_run_again_with_the_same_bits() -> None:

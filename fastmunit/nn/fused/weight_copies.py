@@ -90,7 +90,8 @@ class _Pass(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         layout: _Layout = ctx.buffer.layout
-        flat = torch.empty(layout.size, **ctx.options)
+        # Anomaly detection would report what stands in the gaps.
+        flat = (torch.zeros if torch.is_anomaly_enabled() else torch.empty)(layout.size, **ctx.options)
         views = layout.views(flat)
         rest = range(len(gradients), len(views))
         if rest:  # at the end of the buffer
