@@ -209,6 +209,8 @@ def _padded_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, channels: int
 
 
 def _padded_map(x: Tensor) -> Tensor:
+    if x.shape[1] % _GROUP == 0:
+        return x.to(product_dtype(x))
     y: Tensor = _PadChannels.apply(x, _with_zeros(x.detach(), len(x), _rounded_up(x.shape[1]), product_dtype(x)))
     return y
 
