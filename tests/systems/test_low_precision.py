@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastmunit import distributed
 from fastmunit.config import Config
 from fastmunit.distributed import OverlappedAverage, overlap
+from fastmunit.nn.fused import few_channel_conv
 from fastmunit.systems import base, registry
 from fastmunit.systems.base import System
 from fastmunit.systems.parts.hyperparameters import read_weights
@@ -82,6 +83,25 @@ def test_what_is_shared_changes_no_loss_and_gradients_by_rounding_alone(
             torch.testing.assert_close(other, parameter.grad, rtol=2e-2, atol=2e-2 * scale, msg=name)
             compared += scale > 0
     assert compared > 10
+
+
+@pytest.mark.parametrize("case", ["munit", "cyclegan"])
+def test_channels_that_are_padded_for_a_gpu_change_roundings_alone(
+    case: str, shares_nothing: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_a_cpu = step(trainer_of(case))
+    monkeypatch.setattr(few_channel_conv, "_device_type", lambda tensor: "cuda")
+    ours = step(trainer_of(case))
+    shares_nothing()
+    plain = step(trainer_of(case))
+    for name, loss in plain.losses().items():
+        assert float(ours.losses()[name]) == pytest.approx(float(loss), rel=0, abs=1e-6), name
+        assert float(as_on_a_cpu.losses()[name]) == pytest.approx(float(loss), rel=2e-2, abs=2e-2), name
+    for name, parameter in plain.named_parameters():
+        other = ours.get_parameter(name).grad
+        if parameter.grad is not None:
+            scale = float(parameter.grad.abs().max())
+            torch.testing.assert_close(other, parameter.grad, rtol=2e-2, atol=2e-2 * scale, msg=name)
 
 
 class Overwrite(torch.optim.Optimizer):
