@@ -102,6 +102,7 @@ def replace_saved(tensor: Tensor, with_: Recompute | None) -> Iterator[None]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield
+    del tensor  # autograd keeps `pack`, which must not keep the map
 
 
 def _identity(value: Any) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
 from fastmunit import functional
 from fastmunit.config import Config
-from fastmunit.functional.recompute import RecomputableMap, recompute, replace_saved
+from fastmunit.functional.recompute import RecomputableMap, recomputable_fused_norm, recompute, replace_saved
 from fastmunit.nn.fused.chain import plan
 from fastmunit.nn.fused.steps import State, mode_of
 from fastmunit.nn.layers.blocks import Conv2dBlock, chain_of
@@ -46,6 +48,24 @@ def test_gradients_have_the_same_bits(autocast: bool, layout: str) -> None:
 def chain() -> tuple[list[Conv2dBlock], torch.Tensor]:
     blocks = [Conv2dBlock(8, 8, 3, 1, 1, norm="in", activation="relu", pad_mode="reflect") for _ in range(4)]
     return blocks, make_map((1, 8, 32, 32)).requires_grad_()
+
+
+@needs_native
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_recomputed_map_is_freed_after_the_forward_pass(enabled: bool) -> None:
+    """autograd keeps the hooks of what it saves, so nothing that they refer to is freed."""
+    x, weight = make_map((1, 8, 16, 16)).requires_grad_(), make_map((8, 8, 3, 3)).requires_grad_()
+    with recompute(enabled):
+        found = recomputable_fused_norm(
+            x, None, None, statistics="instance", activation="relu", pad=1, pad_mode="reflect"
+        )
+    memory = weakref.ref(found.padded.untyped_storage())
+    with replace_saved(found.padded, with_=found.recompute):
+        y = torch.nn.functional.conv2d(found.padded, weight)
+    del found
+    assert (memory() is None) == enabled
+    y.sum().backward()
+    assert x.grad is not None
 
 
 @needs_native
