@@ -10,7 +10,7 @@ import typer
 
 from fastmunit.cli.interrupt import INTERRUPTED
 from fastmunit.cli.launch import report_once, start_processes
-from fastmunit.cli.options import SYSTEMS, ConfigName, Device, Devices, MaxPixels, OutputFolder, Seed, Timeout
+from fastmunit.cli.options import SYSTEMS, ConfigName, Device, Devices, MaxPixels, Seed, Timeout
 from fastmunit.cli.output import echo, shell_line
 
 if TYPE_CHECKING:
@@ -29,8 +29,22 @@ class Term(str, Enum):
     s = "s"
 
 
+_plan_option = partial(typer.Option, rich_help_panel="Memory")
+
+
+def _parse_size(text: str) -> int:
+    from fastmunit.planning.available import bytes_of
+
+    try:
+        return bytes_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def train(
-    output: OutputFolder,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write into this folder.", metavar="FOLDER")
+    ] = None,
     config: ConfigName = None,
     system: Annotated[
         str | None,
@@ -87,6 +101,23 @@ def train(
     max_pixels: MaxPixels = None,
     devices: Devices = None,
     timeout: Timeout = None,
+    plan: Annotated[
+        bool,
+        _plan_option(
+            "--plan",
+            help="Only estimate the peak memory and name settings that fit: build nothing, read no images, write "
+            "nothing. Exit with 1 if the configuration does not fit.",
+        ),
+    ] = False,
+    memory: Annotated[
+        int | None,
+        _plan_option(
+            parser=_parse_size,
+            help="Plan for this much memory per process, such as 8GB, instead of what is free here. Then --device cuda "
+            "needs no GPU.",
+            metavar="SIZE",
+        ),
+    ] = None,
 ) -> None:
     """Train a model on two folders of images.
 
@@ -104,6 +135,8 @@ def train(
 
     fastmunit train --config edges2shoes --data boots --output runs/boots --init runs/shoes/checkpoints/gen_01000000.pt
 
+    fastmunit train --config edges2shoes --set batch_size=8 --plan --memory 16GB --device cuda
+
     [bold]Contents of --output[/bold]
 
     report.html (sample grids and loss curves, updated during training), checkpoints/ (files that the public trainer
@@ -114,6 +147,14 @@ def train(
     """
     from fastmunit import distributed
 
+    if memory is not None and not plan:
+        raise typer.BadParameter("it is for --plan", param_hint="--memory")
+    if output is None and (resume or not plan):
+        raise typer.BadParameter("give the folder to write into", param_hint="--output")
+    if plan:
+        _plan(_planned(output, config, system, resume, overrides or (), ablate or ()), device, devices or 1, memory)
+        return
+    assert output is not None
     if devices is not None and not distributed.launched():
         start_processes(devices)
         return
@@ -162,8 +203,49 @@ def train(
         raise typer.Exit(INTERRUPTED)
 
 
+def _planned(
+    output: Path | None,
+    config: str | None,
+    system: str | None,
+    resume: bool,
+    overrides: Sequence[str],
+    ablate: Sequence[Term],
+) -> "Config":
+    from fastmunit.runs import RunFolder
+
+    settings = _configuration(None if output is None else RunFolder(output), config, system, resume, overrides)
+    _ablate(settings, ablate)
+    return settings
+
+
+def _plan(settings: "Config", device: str, processes: int, memory: int | None) -> None:
+    """Print the plan of a training.
+
+    Raises:
+        typer.Exit: If it does not fit.
+    """
+    import torch
+
+    from fastmunit.planning.available import free_memory
+    from fastmunit.planning.plan import plan
+    from fastmunit.planning.text import lines_of
+    from fastmunit.runs import resolve_device
+
+    if memory is not None and device.partition(":")[0] == "cuda":
+        place = torch.device("cuda")  # of another machine
+    else:
+        place = resolve_device(device)
+    if memory is None:
+        memory = free_memory(place) // (processes if place.type == "cpu" else 1)
+    found = plan(settings, memory, place.type, processes)
+    for line in lines_of(found, settings, place.type, processes):
+        echo(line)
+    if not found.fits:
+        raise typer.Exit(1)
+
+
 def _configuration(
-    folder: "RunFolder", config: str | Path | None, system: str | None, resume: bool, overrides: Sequence[str]
+    folder: "RunFolder | None", config: str | Path | None, system: str | None, resume: bool, overrides: Sequence[str]
 ) -> "Config":
     from fastmunit import distributed
     from fastmunit.config import Config
@@ -171,6 +253,7 @@ def _configuration(
     from fastmunit.systems import registry
 
     if config is None and resume:
+        assert folder is not None
         if not folder.config.exists():
             raise FastmunitError(
                 f"nothing to resume in {folder.root}: it has no config.yaml. Check --output, or give --config."
@@ -183,7 +266,7 @@ def _configuration(
                 "configuration."
             )
         config = registry.system_named(system).recipe
-    if not resume and not distributed.launched():
+    if folder is not None and not resume and not distributed.launched():
         folder.require_unused()
     settings = Config.load(config, overrides)
     if system is not None and system != settings.system:

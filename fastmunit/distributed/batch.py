@@ -33,13 +33,17 @@ def positions(count: int, parts: int = 1, of_rank: int | None = None) -> list[in
     return [first + number * size + k for first in range(0, count, part) for k in range(size)]
 
 
-def require_divisible(count: int, parts: int = 1) -> None:
-    """Raise ConfigError if a batch of `count` samples in `parts` parts does not divide by the number of processes."""
-    unit = parts * world_size()
+def require_divisible(count: int, parts: int = 1, processes: int | None = None) -> None:
+    """Raise ConfigError if a batch of `count` samples in `parts` parts does not divide by the number of processes.
+
+    `processes` is their number if the training has not started yet.
+    """
+    processes = world_size() if processes is None else processes
+    unit = parts * processes
     if count % unit == 0:
         return
     nearest = [size for size in (count // unit * unit, (count // unit + 1) * unit) if size > 0]
-    divided = f"{world_size()} processes" + (f", each in {parts} parts," if parts > 1 else "")
+    divided = f"{processes} processes" + (f", each in {parts} parts," if parts > 1 else "")
     raise ConfigError(
         f"batch_size {count} counts the images of all processes and does not divide equally by {divided}: set it to "
         f"{' or '.join(map(str, nearest))}."

@@ -14,6 +14,9 @@ _library = torch.library.Library("fastmunit", "DEF")
 
 Op = Callable[..., Any]
 
+composites: dict[Op, Op] = {}
+"""Functions of the ops that consist of torch's ops. Counters of memory run them to see what happens inside."""
+
 
 def op_name(base: str, implementation: str) -> str:
     """Return the name in the `fastmunit` namespace of an op's `implementation` ("native" or "triton")."""
@@ -77,6 +80,8 @@ def kernel(name: str, device_type: str, function: Op) -> None:
         with torch.cuda.device_of(tensor):
             return function(*args)
 
+    if not name.endswith("_triton"):  # native kernels are registered by the extension, so torch's ops are left
+        composites[getattr(torch.ops.fastmunit, name).default] = function
     _library.impl(name, on_its_device if device_type == "cuda" else function, device_type.upper())
 
 

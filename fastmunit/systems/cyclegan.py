@@ -209,6 +209,12 @@ class CycleGAN(System):
             )
         return adversarial_sum([Term("a", 1.0, loss_a), Term("b", 1.0, loss_b)], factor=0.5)
 
+    def fill_pools(self) -> list[Tensor]:
+        size = (self.config.crop_image_height, self.config.crop_image_width)
+        for pool, channels in ((self.pools["a"], self.config.input_dim_a), (self.pools["b"], self.config.input_dim_b)):
+            pool.load([torch.empty(channels, *size, device=self.device) for _ in range(pool.size)])
+        return [image for pool in self.pools.values() for image in pool.images]
+
     def _from_pool(self, name: str, fakes: Tensor) -> Tensor:
         """Exchange translations in the pool, which is the same in all processes. Return the images of this process."""
         pool, parts = self.pools[name], self.batch_parts(self.config)

@@ -144,6 +144,13 @@ class SystemDefinition(nn.Module, ABC):
         """
         return None
 
+    def fill_pools(self) -> list[Tensor]:
+        """Fill what keeps images for later iterations with images of the training's size, and return these images.
+
+        A plan of the training's memory calls it. Most systems keep none.
+        """
+        return []
+
     @abstractmethod
     def discriminator_terms(self, tensors: Sequence[Tensor], weights: Weights) -> Losses:
         """Return the discriminators' loss. Nothing in it may draw from the CPU or wait for the device."""

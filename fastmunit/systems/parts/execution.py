@@ -81,7 +81,9 @@ class Execution(SystemDefinition):
         low_precision = self.config.precision != "float32"
         if self.config.memory_format == "channels_last" or (self.config.memory_format == "auto" and low_precision):
             for network in (*self.generators().values(), *self.discriminators().values()):
-                network.to(memory_format=torch.channels_last)
+                for tensor in (*network.parameters(), *network.buffers()):
+                    if tensor.dim() == 4:  # `network.to` would do the same, but cannot convert fake tensors
+                        tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
     def compile_networks(self) -> None:
         """Compile each of `compiled_networks` as one graph.

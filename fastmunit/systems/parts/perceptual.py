@@ -61,6 +61,15 @@ class PerceptualLoss(nn.Module):
         self._preprocess = source.preprocess
         self.vgg = vgg.eval().requires_grad_(False)
 
+    @classmethod
+    def without_weights(cls) -> PerceptualLoss:
+        """Return a loss whose weights have no meaning, for plans of the memory that it takes."""
+        loss = cls.__new__(cls)
+        nn.Module.__init__(loss)
+        loss._preprocess = imagenet.preprocess_torchvision
+        loss.vgg = Vgg16().eval().requires_grad_(False)
+        return loss
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return F.mse_loss(self._features(x), self._features(y))
 

@@ -1,0 +1,1 @@
+"""Estimates of the memory of a training before it starts."""
