@@ -24,7 +24,7 @@ class StageReport:
         seconds: Time that it took.
         seconds_allowed: Time limit.
         rows: Results of its tasks. A row with a `status` is of a task that was "skipped", had a "wrong" result,
-            "failed", "crashed", "hung" or was "out of time", and has a `reason`.
+            "failed", "crashed", "hung", was "out of time" or "out of memory", and has a `reason`.
         left_out: Names of the tasks that did not start.
     """
 
@@ -75,7 +75,16 @@ class Report:
             yield f"{stage.name}: {stage.status} in {stage.seconds:.1f} s, {counts}{left}{why}"
 
 
-_SUMMARY = ("task", "implementation", "us_cold", "times_copy_cold", "compiled_over_this_cold", "ms", "peak_mib")
+_SUMMARY = (
+    "task",
+    "implementation",
+    "us_cold",
+    "times_copy_cold",
+    "compiled_over_this_cold",
+    "ms",
+    "images_per_second",
+    "peak_mib",
+)
 
 
 def line_of(row: Row) -> str:

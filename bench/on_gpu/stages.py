@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from bench.on_gpu import candidates, floor, kernel_profile, ops, step
+from bench.on_gpu import batch, candidates, floor, kernel_profile, ops, step
 from bench.on_gpu.stage import Stage
 
 STAGES = (
@@ -14,4 +14,5 @@ STAGES = (
     Stage("step", 65, step.tasks),
     Stage("profile", 20, kernel_profile.tasks),
     Stage("compiled step", 70, step.compiled_tasks, task_seconds=300),
+    Stage("batch", 2, batch.tasks, task_seconds=60),  # in what is left; `--stages batch` gives it the whole time
 )

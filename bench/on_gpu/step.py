@@ -11,7 +11,7 @@ from bench.on_gpu.stage import Context, Row, SkippedError, Task
 from fastmunit import functional
 
 PRECISION = "bfloat16"
-_OVERRIDES = ("memory_format=channels_last",)
+_OVERRIDES = ("memory_format=channels_last",)  # what auto stands for in this precision
 _TINY = (
     "gen.dim=4", "gen.n_res=1", "gen.mlp_dim=8", "gen.n_downsample=1", "dis.dim=4", "dis.n_layer=1", "dis.num_scales=1",
     "display_size=1",
@@ -21,7 +21,7 @@ _TINY_SIZE = 32
 
 def tasks(context: Context) -> Sequence[Task]:
     """Return the steps without torch.compile: the reference's, then ours with and without graph and cuDNN search."""
-    _steps()
+    require_steps()
     found = [Task("reference_step, eager", partial(_reference, context))]
     for implementation, graph, benchmark in (
         ("auto", True, True),
@@ -37,14 +37,14 @@ def tasks(context: Context) -> Sequence[Task]:
 
 def compiled_tasks(context: Context) -> Sequence[Task]:
     """Return the reference step with its networks under torch.compile."""
-    _steps()
+    require_steps()
     return [
         Task(f"reference_step, torch.compile {mode}", partial(_reference, context, mode))
         for mode in ("reduce-overhead", "default")  # the faster one first: there may be no time for both
     ]
 
 
-def _steps() -> ModuleType:
+def require_steps() -> ModuleType:
     """Return bench.steps. Raises SkippedError if a package that configurations need is not installed."""
     try:
         from bench import steps
@@ -54,20 +54,23 @@ def _steps() -> ModuleType:
 
 
 def _size(context: Context) -> int:
-    return _TINY_SIZE if context.dry_run else _steps().SIZE
+    return _TINY_SIZE if context.dry_run else require_steps().SIZE
 
 
 def _overrides(context: Context) -> tuple[str, ...]:
     return (*_OVERRIDES, *(_TINY if context.dry_run else ()))
 
 
-def our_step(context: Context, *, graph: bool, search: bool = True) -> Callable[[], None]:
+def our_step(
+    context: Context, *, graph: bool, search: bool = True, precision: str = PRECISION, batch: int = 1
+) -> Callable[[], None]:
     """Return a call that runs our step on a new trainer, with or without a CUDA graph and cuDNN's search."""
-    steps = _steps()
+    steps = require_steps()
     cuda_graph = "auto" if graph else "false"  # auto uses a graph on a GPU, but not in a dry run
-    options = (f"cuda_graph={cuda_graph}", f"cudnn_search={search}")
-    trainer = steps.trainer_of(PRECISION, *_overrides(context), *options)
-    return partial(steps.our_step, trainer, *steps.images(size=_size(context)))
+    layout = () if precision == PRECISION else ("memory_format=auto",)
+    options = (*layout, f"cuda_graph={cuda_graph}", f"cudnn_search={search}")
+    trainer = steps.trainer_of(precision, *_overrides(context), *options)
+    return partial(steps.our_step, trainer, *steps.images(batch, _size(context)))
 
 
 def _ours(context: Context, implementation: Any, graph: bool, benchmark: bool) -> Iterator[Row]:
@@ -80,7 +83,7 @@ def _ours(context: Context, implementation: Any, graph: bool, benchmark: bool) -
             "graph": graph,
             "cudnn_benchmark": benchmark,
             "largest_loss_error": error,
-            **_timed(context, our_step(context, graph=graph, search=benchmark)),
+            **timed(context, our_step(context, graph=graph, search=benchmark)),
         }
 
 
@@ -96,11 +99,11 @@ def _require(context: Context, implementation: str) -> None:
 def _losses_error(context: Context, implementation: str) -> float:
     """Return the largest relative error of the losses of a first step. A wrong step is not timed."""
     torch.backends.cudnn.benchmark = False
-    return _steps().check_losses(PRECISION, *_overrides(context), size=_size(context))
+    return require_steps().check_losses(PRECISION, *_overrides(context), size=_size(context))
 
 
 def _reference(context: Context, mode: str | None = None) -> Iterator[Row]:
-    steps = _steps()
+    steps = require_steps()
     torch.backends.cudnn.benchmark = True
     trainer = steps.trainer_of(PRECISION, *_overrides(context), fused_adam=False)
     if mode is not None:
@@ -115,10 +118,11 @@ def _reference(context: Context, mode: str | None = None) -> Iterator[Row]:
         torch.compiler.cudagraph_mark_step_begin()
         steps.plain_step(trainer, *images)
 
-    yield {"cudnn_benchmark": True, **_timed(context, step)}
+    yield {"cudnn_benchmark": True, **timed(context, step)}
 
 
-def _timed(context: Context, step: Callable[[], None]) -> Row:
+def timed(context: Context, step: Callable[[], None]) -> Row:
+    """Return the milliseconds of a step and, on a GPU, its peak memory."""
     if not context.dry_run:
         torch.cuda.reset_peak_memory_stats()
     rounds = context.timer.step_seconds(step)

@@ -92,9 +92,10 @@ def replace_saved(tensor: Tensor, with_: Recompute | None) -> Iterator[None]:
     # torch runs only the innermost of nested hooks, so tensors that are not replaced are passed to the outer hooks.
     outer_pack, outer_unpack = torch._C._autograd._top_saved_tensors_default_hooks(True) or (_identity, _identity)
 
+    replaced = _identity_of(tensor)  # autograd keeps `pack`, which must not keep the tensor
+
     def pack(saved: Tensor) -> Any:
-        same = saved.data_ptr() == tensor.data_ptr() and saved.shape == tensor.shape and saved.dtype == tensor.dtype
-        return (with_, None) if same and saved.stride() == tensor.stride() else (None, outer_pack(saved))
+        return (with_, None) if _identity_of(saved) == replaced else (None, outer_pack(saved))
 
     def unpack(packed: tuple[Recompute | None, Any]) -> Tensor:
         run, saved = packed
@@ -102,7 +103,10 @@ def replace_saved(tensor: Tensor, with_: Recompute | None) -> Iterator[None]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield
-    del tensor  # autograd keeps `pack`, which must not keep the map
+
+
+def _identity_of(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _identity(value: Any) -> Any:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench.harness import DEVICE
-from bench.on_gpu import candidates, floor, library, ops, timer
+from bench.on_gpu import batch, candidates, floor, library, ops, timer
 from bench.on_gpu.__main__ import main
 from bench.on_gpu.clock import WallClock
 from bench.on_gpu.kernel_profile import NAMES, category_of
@@ -184,6 +184,34 @@ def test_a_compilation_error_is_reported(monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match="no_such"):
         Builds(None, tmp_path).wait(256)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_larger_batches(rows):
+    found = {(row["precision"], row["tf32"], row["batch"]): row for row in rows["batch"]}
+    precisions = [("bfloat16", False), ("float32", True), ("float32", False)]
+    assert list(found) == [(*precision, batch) for precision in precisions for batch in (1, 2)]
+    assert all(row["images_per_second"] == pytest.approx(1e3 * row["batch"] / row["ms"]) for row in found.values())
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_a_batch_without_memory_is_a_row(monkeypatch, error):
+    def refuse(*args, **options):
+        raise error
+
+    monkeypatch.setattr("bench.on_gpu.step.our_step", refuse)
+    context = Context.of(True, WallClock())
+    (row,) = batch.tasks(context)[0].rows()
+    assert (row["status"], row["precision"], row["batch"]) == ("out of memory", "bfloat16", 1)
+
+
+def test_other_errors_of_a_batch_are_raised(monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("a wrong shape")
+
+    monkeypatch.setattr("bench.on_gpu.step.our_step", fail)
+    context = Context.of(True, WallClock())
+    with pytest.raises(RuntimeError, match="a wrong shape"):
+        list(batch.tasks(context)[0].rows())
 
 
 def test_steps_and_profile(rows):
