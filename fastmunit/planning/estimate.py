@@ -13,7 +13,7 @@ from fastmunit.planning.trace import Settings, TracedTraining
 LIBRARIES = "Python and its libraries"
 HEAP = "gaps between maps in the heap"
 CONTEXT = "CUDA context"
-GRIDS = "sample grids beside the captured iteration"
+GRIDS = "sample grids, in addition to the captured iteration"
 BUFFER = "buffer for averaging gradients"
 
 _MIB = 2**20

@@ -118,7 +118,7 @@ class LiveMemory(TorchDispatchMode):
         return result
 
     def _notice_backward(self) -> None:
-        """When a backward pass begins, mark what is left of the forward pass as saved for it."""
+        """Mark what is left of the forward pass as saved when a backward pass begins."""
         backward = torch._C._current_graph_task_id()
         if backward != self._backward:
             self._backward = backward

@@ -148,7 +148,8 @@ def _less_of_the_batch(config: Config, settings: Settings, processes: int) -> It
 def _last_resorts(estimator: Estimator, settings: Settings, available: int) -> Iterator[Choice]:
     """Yield the first change that fits of those that alter the sample grids or the numbers."""
     config = estimator.config
-    grids, precision = {"display_size": 1}, {"precision": "bfloat16"}
+    grids: dict[str, int | str] = {"display_size": 1}
+    precision: dict[str, int | str] = {"precision": "bfloat16"}
     kinds: list[tuple[dict[str, int | str], str]] = [(grids, "the same training, with small sample grids")]
     if config.precision == "float32":
         kinds += [(precision, "other rounding"), (grids | precision, "other rounding, and small sample grids")]

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class Settings:
 
     batch_size: int
     micro_batches: int
-    recompute: str
+    recompute: Literal["auto", "always", "never"]
     checkpointing: bool
 
 
@@ -114,9 +115,9 @@ class TracedTraining:
     def _step(self, batch_size: int) -> None:
         config = self._config
         size = (config.crop_image_height, config.crop_image_width)
-        batch = [torch.empty(batch_size, channels, *size) for channels in (config.input_dim_a, config.input_dim_b)]
-        self._memory.assign(batch, IMAGES)
-        self._system.step(*batch)
+        x_a, x_b = (torch.empty(batch_size, channels, *size) for channels in (config.input_dim_a, config.input_dim_b))
+        self._memory.assign((x_a, x_b), IMAGES)
+        self._system.step(x_a, x_b)
 
     def _display_images(self) -> list[tuple[Tensor, Tensor]]:
         """Return the images of the sample grids: those for testing and those for training."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fastmunit.config import Config
 from fastmunit.planning.estimate import Estimator, Use
 from fastmunit.planning.trace import Settings
 from tests.cli.conftest import Command
@@ -24,11 +25,11 @@ def gigabyte_per_image(monkeypatch: pytest.MonkeyPatch) -> None:
         images = settings.batch_size // settings.micro_batches // self.processes
         return Use("an iteration", {"maps": 10**9 * images})
 
-    monkeypatch.setattr(Estimator, "__init__", lambda self, *rest: vars(self).update(zip(NAMES, rest, strict=False)))
+    def initialize(self: Estimator, config: Config, device: str, processes: int) -> None:
+        self.config, self.device, self.processes = config, device, processes
+
+    monkeypatch.setattr(Estimator, "__init__", initialize)
     monkeypatch.setattr(Estimator, "use", use)
-
-
-NAMES = ("config", "device", "processes")
 
 
 def test_a_plan_writes_nothing_and_needs_no_images(

@@ -38,7 +38,7 @@ def test_peak_is_the_largest_sum_of_what_lives_together() -> None:
         assert memory.peak().total == 7 * KB
         small.add_(1)
         small = small + 1
-        assert memory.peak().total == 11 * KB, "the sum exists beside its argument"
+        assert memory.peak().total == 11 * KB, "the sum exists in addition to its argument"
         assert memory.peak().parts == {TEMPORARY: 11 * KB}
         del kept, small
 
@@ -84,10 +84,10 @@ def test_values_are_zero() -> None:
 def allocated(config: Config) -> int:
     """Return the peak bytes that torch allocates in two iterations of a training, beyond weights and images."""
     system = registry.system_of(config)(config)
-    batch = [torch.rand(config.batch_size, 3, config.crop_image_height, config.crop_image_width) for _ in range(2)]
+    x_a, x_b = torch.rand(2, config.batch_size, 3, config.crop_image_height, config.crop_image_width).unbind()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         for _ in range(2):
-            system.step(*batch)
+            system.step(x_a, x_b)
     now = peak = 0
     for event in profiled.profiler.kineto_results.events():
         if event.name() == "[memory]":
