@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastmunit.config import Config
 from fastmunit.data.datasets import test_crop
 from fastmunit.data.paths import DOMAINS
+from fastmunit.ops import border_windows, phase_taps
 from fastmunit.planning.live_memory import GRADIENTS, WEIGHTS, LiveMemory, Peak, Workspace
 from fastmunit.systems import registry
 from fastmunit.systems.parts.perceptual import PerceptualLoss
@@ -110,7 +111,11 @@ class TracedTraining:
     def _traced(self) -> Iterator[None]:
         with self._mode, self._memory, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor", category=UserWarning)
-            yield
+            _clear_tables()
+            try:
+                yield
+            finally:
+                _clear_tables()
 
     def _step(self, batch_size: int) -> None:
         config = self._config
@@ -143,3 +148,11 @@ class TracedTraining:
             self._memory.assign([value for value in states if isinstance(value, Tensor)], ADAM)
         if system.averages is not None:
             self._memory.assign(system.averages.values(system.generators()).values(), EMA)
+
+
+def _clear_tables() -> None:
+    """Clear the tables that ops keep between calls: fake and real tensors must not meet."""
+    for module in (border_windows, phase_taps):
+        for function in vars(module).values():
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()
