@@ -213,7 +213,7 @@ def _converts(function: Any, args: tuple[Any, ...], result: Any) -> bool:
     """Return True if an op converts values. Outputs of discriminators, which the losses convert, are left out."""
     match function.overloadpacket.__name__:
         case "_to_copy":
-            return bool(args[0].dtype != result.dtype) and args[0].shape[1:2] != (1,)
+            return bool(args[0].dtype != result.dtype)
         case "copy_":
             return bool(args[0].dtype != args[1].dtype)
         case "_foreach_copy_":
