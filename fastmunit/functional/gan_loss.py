@@ -12,7 +12,7 @@ from fastmunit.ops import gan_loss as op
 from fastmunit.reference.gan_loss import map_loss as map_loss
 
 GANTarget = Literal["real", "fake", "generator", "fake_real"]
-"""What the outputs of a discriminator are compared with; see `gan_loss`."""
+"""Name of the label that the outputs of a discriminator are compared with; see `gan_loss`."""
 
 MAX_MAPS = op.MAX_MAPS
 """Largest number of maps of one call of `gan_loss`."""
