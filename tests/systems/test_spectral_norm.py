@@ -29,12 +29,15 @@ def golden() -> dict[str, Any]:
 
 
 def errors(golden: dict[str, Any], implementation: functional.Implementation, compat: bool) -> dict[str, float]:
-    """Return the largest errors of three steps: relative for losses and gradient norms of dis_a, absolute for u."""
+    """Return the largest errors of three steps: relative for losses and gradient norms of dis_a, absolute for u.
+
+    "losses" are those of the discriminators' outputs, "reconstructions" the others.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(1234)
     trainer = MUNIT(golden["config"], compat=compat, fused_adam=False)
-    found = {"forward": 0.0, "losses": 0.0, "norms": 0.0, "u": 0.0}
+    found = {"forward": 0.0, "losses": 0.0, "reconstructions": 0.0, "norms": 0.0, "u": 0.0}
     with functional.use_implementation(implementation):
         trainer.eval()  # the recording ran dis_a on x_a in eval mode first, which moved u and v
         with torch.no_grad():
@@ -53,7 +56,8 @@ def errors(golden: dict[str, Any], implementation: functional.Implementation, co
             trainer.gen_update(golden["x_a"], golden["x_b"])
             for name, loss in recorded["losses"].items():
                 error = abs(float(getattr(trainer, name)) - loss) / (loss or 1.0)
-                found["losses"] = max(found["losses"], error)
+                kind = "losses" if "_dis_" in name or "_adv_" in name else "reconstructions"
+                found[kind] = max(found[kind], error)
     for network in ("dis_a", "dis_b"):
         for name, value in getattr(trainer, network).state_dict().items():
             if name.endswith("weight_u"):
@@ -67,16 +71,16 @@ def test_compat_has_the_gradients_of_the_public_trainer(
     golden: dict[str, Any], implementation: functional.Implementation
 ) -> None:
     found = errors(golden, implementation, compat=True)
+    assert found["forward"] <= 2e-6 and found["losses"] <= 2e-6, found
     # Kernels sum in another order, and three steps of Adam amplify that in the weights of the generators.
-    losses = 2e-6 if implementation == "reference" else 2e-5
-    assert found["forward"] <= 2e-6 and found["losses"] <= losses, found
+    assert found["reconstructions"] <= (2e-6 if implementation == "reference" else 2e-5), found
     assert found["norms"] <= 2e-6 and found["u"] <= 1e-6, found
 
 
 def test_without_compat_the_gradient_differs_from_the_public_one(golden: dict[str, Any]) -> None:
     """Without compat, gradients differ from the recording by the known amount and no more."""
     found = errors(golden, "auto", compat=False)
-    assert found["forward"] <= 2e-6 and found["losses"] <= 5e-5, found
+    assert found["forward"] <= 2e-6 and max(found["losses"], found["reconstructions"]) <= 5e-5, found
     assert 5e-6 <= found["norms"] <= 5e-5 and 1e-5 <= found["u"] <= 3e-4, found
 
 
