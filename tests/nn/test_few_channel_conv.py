@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -12,16 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fastmunit import functional
+from fastmunit.nn.fused import few_channel_conv
 from fastmunit.nn.fused.averaged_conv import averaged, convolve_and_average
-from fastmunit.nn.fused.few_channel_conv import (
-    blocks_of,
-    conv2d_few_in,
-    conv2d_few_out,
-    conv2d_padded_channels,
-    has_few_inputs,
-    has_few_outputs,
-)
+from fastmunit.nn.fused.block_conv import blocks_of, conv2d_few_in, conv2d_few_out
+from fastmunit.nn.fused.few_channel_conv import has_few_inputs, has_few_outputs
 from fastmunit.nn.fused.iteration_cache import IterationCache, iteration_cache
+from fastmunit.nn.fused.padded_channel_conv import conv2d_padded_channels
 from fastmunit.nn.layers.blocks import Conv2dBlock
 
 
@@ -139,6 +136,19 @@ def test_padded_channels_under_autocast_and_beside_infinities() -> None:
     ones = torch.ones(1, 1, 3, 3, requires_grad=True)
     y = conv2d_padded_channels(extreme, ones, None, (1, 1), (0, 0))
     assert y.shape == (1, 1, 2, 2) and bool(y.isposinf().all()), "an infinity times a zero of the padding is no product"
+
+
+def test_a_map_with_enough_channels_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An iteration cache holds what it returns, so a map that needs no padding must not be a shared value."""
+    monkeypatch.setattr(few_channel_conv, "_device_type", lambda tensor: "cuda")
+    conv, cache = nn.Conv2d(8, 3, 3), IterationCache()
+    x = torch.randn(1, 8, 6, 6, dtype=torch.bfloat16)
+    kept = weakref.ref(x)
+    with torch.autocast("cpu", torch.bfloat16), iteration_cache(cache), torch.no_grad():
+        y = few_channel_conv.convolve(conv, x, conv.bias)
+    assert y.shape == (1, 3, 4, 4)
+    del x
+    assert kept() is None
 
 
 @pytest.mark.parametrize("last", [False, True])

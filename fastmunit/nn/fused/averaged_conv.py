@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastmunit.nn.fused.few_channel_conv import product_dtype
 from fastmunit.nn.fused.iteration_cache import shared_values
+from fastmunit.nn.fused.weight_forms import WeightForm, product_dtype
 
 
 def convolve_and_average(conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -27,25 +27,16 @@ def averaged(weight: Tensor) -> Tensor:
     Under autocast, the result has the dtype of products.
     """
     dtype = product_dtype(weight)
-    if torch.compiler.is_compiling():
-        return _mean_of(weight, dtype)
     values = shared_values(weight, "averaged", lambda: _mean_of(weight, dtype))
-    result: Tensor = _Averaged.apply(weight, values)
-    return result
+    kernel: Tensor = _Averaged.apply(weight, values)
+    return kernel
 
 
 def _mean_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return F.avg_pool2d(F.pad(weight, (1, 1, 1, 1)), 2, stride=1).to(dtype)
 
 
-class _Averaged(torch.autograd.Function):
-    """The derivative of `averaged`, whose result has been computed before."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, values: Tensor) -> Tensor:
-        ctx.shape, ctx.dtype = weight.shape, weight.dtype
-        return values.detach()
-
+class _Averaged(WeightForm):
     @staticmethod
     def backward(ctx: Any, dvalues: Tensor) -> tuple[Tensor, None]:
         o, c, k, _ = ctx.shape

@@ -15,9 +15,10 @@ from fastmunit.functional.recompute import RecomputableMap, recomputable_fused_n
 from fastmunit.fused_norm_options import PADS
 from fastmunit.nn.fused.averaged_conv import convolve_and_average
 from fastmunit.nn.fused.dead_bias import with_zero_gradients
-from fastmunit.nn.fused.few_channel_conv import as_product, convolve, is_read_in_blocks
+from fastmunit.nn.fused.few_channel_conv import convolve, is_read_in_blocks
 from fastmunit.nn.fused.iteration_cache import active_cache, gives_zeros, shared_image, shared_values, shared_weight
 from fastmunit.nn.fused.layers import Activation, Norm, Pad
+from fastmunit.nn.fused.weight_forms import as_product
 
 
 class Mode(NamedTuple):

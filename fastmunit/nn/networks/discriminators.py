@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fastmunit.config import DiscriminatorConfig
 from fastmunit.nn.fused.chain import opened_weights
-from fastmunit.nn.fused.few_channel_conv import as_product
 from fastmunit.nn.fused.steps import mode_of
+from fastmunit.nn.fused.weight_forms import as_product
 from fastmunit.nn.layers.blocks import Conv2dBlock, chain_of
 
 # Maximum number of channels of a PatchDiscriminator, in multiples of those of its first layer.

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fastmunit.functional.recompute import RecomputableMap
 from fastmunit.nn.fused.chain import opened_weights
-from fastmunit.nn.fused.few_channel_conv import as_product
 from fastmunit.nn.fused.steps import State, mode_of
+from fastmunit.nn.fused.weight_forms import as_product
 from fastmunit.nn.layers.blocks import Conv2dBlock, append_latent, chain_of
 from fastmunit.nn.layers.dropout import Dropout
 from fastmunit.nn.layers.upsampling import BilinearConv2dBlock, TransposedConv2dBlock
