@@ -236,6 +236,59 @@ def test_a_subclass_of_the_convolution_is_called() -> None:
     torch.testing.assert_close([upsampled(block, x), block(x)], expected)
 
 
+class _DoubledAverage(nn.AdaptiveAvgPool2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def averaging(change: str, calls: list[int]) -> nn.Module:
+    """Return an average over all pixels that has to be called, and that notes some of its calls."""
+    pool = _DoubledAverage(1) if change == "a subclass" else nn.AdaptiveAvgPool2d((2, 1) if change == "a size" else 1)
+    if change == "a hook":
+        pool.register_forward_hook(lambda *_: calls.append(1))
+    if change == "a forward":
+        pool.forward = lambda x: -x  # type: ignore[method-assign]
+    return pool
+
+
+def ops_and_result(pool: nn.Module, x: Tensor) -> tuple[list[str], Tensor]:
+    """Return the names of the ops that a chain of one layer dispatches in forward and backward, and its gradient."""
+    x = x.detach().requires_grad_()
+    with torch.profiler.profile() as profile:
+        plan([Other(pool)]).run(x).float().square().sum().backward()
+    assert x.grad is not None
+    return [event.name for event in profile.events()], x.grad
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1, (1, 1)])
+def test_an_average_over_all_pixels_has_the_bits_of_the_module(
+    size: int | tuple[int, int], dtype: torch.dtype, memory_format: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 12, 16, 17).to(dtype).contiguous(memory_format=memory_format)
+    pool = nn.AdaptiveAvgPool2d(size)
+    y = plan([Other(pool)]).run(x)
+    assert y.shape == (2, 12, 1, 1) and torch.equal(y, pool(x))
+    ops, gradient = ops_and_result(pool, x)
+    with functional.use_implementation("reference"):
+        called, expected = ops_and_result(pool, x)
+    assert torch.equal(gradient, expected)
+    name = "aten::adaptive_avg_pool2d"
+    assert name not in ops
+    assert name in called
+
+
+@pytest.mark.parametrize("change", ["a hook", "a subclass", "a size", "a forward"])
+def test_another_average_is_called(change: str) -> None:
+    calls: list[int] = []
+    pool = averaging(change, calls)
+    x = torch.randn(2, 4, 6, 6)
+    assert torch.equal(plan([Other(pool)]).run(x), pool(x))
+    assert len(calls) == (2 if change == "a hook" else 0)
+
+
 def test_a_chain_can_be_planned_once_and_run_often() -> None:
     block = Conv2dBlock(3, 4, 3, 1, 1, norm="in", activation="relu", pad_mode="reflect")
     chain: Chain = plan(block.layers())

@@ -104,6 +104,13 @@ def is_nearest_upsampling(module: nn.Module) -> bool:
     return all(value == 2 for value in (factor if isinstance(factor, tuple) else (factor,)))
 
 
+def is_global_average(function: Callable[[Tensor], Tensor]) -> bool:
+    """Return True if a layer is torch's average over all pixels, with nothing attached: it can run uncalled."""
+    if type(function) is not nn.AdaptiveAvgPool2d or has_hooks(function) or "forward" in vars(function):
+        return False
+    return function.output_size in (1, (1, 1))
+
+
 def is_plain(conv: nn.Module) -> bool:
     """Return True if `conv` is torch's own Conv2d or ConvTranspose2d without hooks: it can run without being called."""
     return type(conv) in (nn.Conv2d, nn.ConvTranspose2d) and not has_hooks(conv)

@@ -17,7 +17,7 @@ from fastmunit.nn.fused.averaged_conv import convolve_and_average
 from fastmunit.nn.fused.dead_bias import with_zero_gradients
 from fastmunit.nn.fused.few_channel_conv import convolve, is_read_in_blocks
 from fastmunit.nn.fused.iteration_cache import active_cache, gives_zeros, shared_image, shared_values, shared_weight
-from fastmunit.nn.fused.layers import Activation, Norm, Pad
+from fastmunit.nn.fused.layers import Activation, Norm, Pad, is_global_average
 from fastmunit.nn.fused.weight_forms import as_product
 
 
@@ -72,13 +72,18 @@ class State:
 
 @dataclass
 class Call:
-    """A call of a layer that is not fused."""
+    """A call of a layer that is not fused. An average over all pixels is computed without the call."""
 
     function: Any
 
     def run(self, state: State) -> None:
         """Replace the map by the layer's result."""
-        y = self.function(state.map.padded)
+        x = state.map.padded
+        if is_global_average(self.function) and not state.mode.exact:
+            # The module computes the same mean, then changes strides in place, which costs copies in backward.
+            y = x.mean((2, 3), keepdim=True)
+        else:
+            y = self.function(x)
         state.map = RecomputableMap(y, y, None)
 
 
