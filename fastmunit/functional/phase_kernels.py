@@ -70,8 +70,9 @@ def phase_kernels(
         dtype: Dtype of the kernels, which is that of the maps. The default is the dtype of weight.
         memory_format: `torch.channels_last`, or `torch.contiguous_format` for NCHW: the layout of the maps.
         unshuffled: Make kernels whose results are pixel-unshuffled, see `upsample_conv2d`.
-        ready: Kernels of this weight with these options, made under `torch.no_grad`. The result has the same memory,
-            and a graph of its own: each call's gradients become a gradient of weight before they are added to others.
+        ready: Kernels of this weight and bias with these options, made under `torch.no_grad`. The result has the same
+            memory, and a graph of its own: each call's gradients become gradients of weight and bias before they are
+            added to others.
 
     Raises:
         ValueError: If a shape, pad_mode or memory_format is invalid, or if `ready` was made with other options.
@@ -89,11 +90,11 @@ def phase_kernels(
     if ready is None:
         return make_kernels(weight, bias, pad_mode, dtype, memory_format, unshuffled)
     o, c, k, _ = weight.shape
-    found = (ready.phases.shape, ready.phases.dtype, ready.pad_mode, ready.unshuffled)
-    expected = ((4 * o, c, (k + 1) // 2, (k + 1) // 2), dtype, pad_mode, unshuffled)
+    found = (ready.phases.shape, ready.phases.dtype, ready.pad_mode, ready.unshuffled, ready.bias is not None)
+    expected = ((4 * o, c, (k + 1) // 2, (k + 1) // 2), dtype, pad_mode, unshuffled, bias is not None)
     if found != expected:
         raise ValueError(f"phase_kernels: expected ready with shape, dtype and options {expected}, got {found}")
-    results = kernels_op.with_graph(weight, bias, ready.phases, ready.borders, unshuffled)
+    results = kernels_op.with_graph(weight, bias, (ready.phases, ready.borders, ready.bias), unshuffled)
     return PhaseKernels(*results, pad_mode, unshuffled)
 
 

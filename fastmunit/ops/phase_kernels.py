@@ -184,45 +184,54 @@ class _PhaseKernels(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         with library.below_autograd():
             phases, borders, phase_bias = _OP(weight, bias, dtype, channels_last, has_borders, unshuffled)
-        ctx.set_materialize_grads(False)
         absent = [t for t, exists in ((borders, has_borders), (phase_bias, bias is not None)) if not exists]
         ctx.mark_non_differentiable(*absent)
-        weight_channels_last = dense_format(weight) == torch.channels_last
-        bias_dtype = weight.dtype if bias is None else bias.dtype
-        ctx.arguments = tuple(weight.shape), weight.dtype, weight_channels_last, bias_dtype, has_borders, unshuffled
-        ctx.wants = ctx.needs_input_grad[0], ctx.needs_input_grad[1] and bias is not None
+        _prepare_backward(ctx, weight, bias, has_borders, unshuffled)
         return phases, borders, phase_bias
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if all(gradient is None for gradient in gradients):
-            return (None,) * 6
-        dweight, dbias = _BACKWARD_OP(*gradients, *ctx.arguments, ctx.wants)
-        return dweight if ctx.wants[0] else None, dbias if ctx.wants[1] else None, None, None, None, None
+        return *_gradients(ctx, gradients), None, None, None, None
 
 
 library.autograd("phase_kernels", _PhaseKernels)
 
 
 class _ReadyKernels(torch.autograd.Function):
-    """The derivative of the kernels of a weight that have been computed before."""
+    """The derivative of the kernels of a weight and a bias that have been computed before."""
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, phases: Tensor, borders: Tensor | None, unshuffled: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        ctx.set_materialize_grads(False)
-        weight_channels_last = dense_format(weight) == torch.channels_last
-        has_borders = borders is not None
-        ctx.arguments = tuple(weight.shape), weight.dtype, weight_channels_last, weight.dtype, has_borders, unshuffled
-        return phases.detach(), None if borders is None else borders.detach()
+        ctx: Any,
+        weight: Tensor,
+        bias: Tensor | None,
+        phases: Tensor,
+        borders: Tensor | None,
+        phase_bias: Tensor | None,
+        unshuffled: bool,
+    ) -> tuple[Tensor | None, ...]:
+        _prepare_backward(ctx, weight, bias, borders is not None, unshuffled)
+        return tuple(None if ready is None else ready.detach() for ready in (phases, borders, phase_bias))
 
     @staticmethod
-    def backward(ctx: Any, dphases: Tensor | None, dborders: Tensor | None) -> tuple[Tensor | None, ...]:
-        if dphases is None and dborders is None:
-            return None, None, None, None
-        dweight, _ = _BACKWARD_OP(dphases, dborders, None, *ctx.arguments, (True, False))
-        return dweight, None, None, None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return *_gradients(ctx, gradients), None, None, None, None
+
+
+def _prepare_backward(ctx: Any, weight: Tensor, bias: Tensor | None, has_borders: bool, unshuffled: bool) -> None:
+    ctx.set_materialize_grads(False)
+    weight_channels_last = dense_format(weight) == torch.channels_last
+    bias_dtype = weight.dtype if bias is None else bias.dtype
+    ctx.arguments = tuple(weight.shape), weight.dtype, weight_channels_last, bias_dtype, has_borders, unshuffled
+    ctx.wants = ctx.needs_input_grad[0], ctx.needs_input_grad[1] and bias is not None
+
+
+def _gradients(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of weight and bias."""
+    if all(gradient is None for gradient in gradients):
+        return None, None
+    dweight, dbias = _BACKWARD_OP(*gradients, *ctx.arguments, ctx.wants)
+    return dweight if ctx.wants[0] else None, dbias if ctx.wants[1] else None
 
 
 @register_flop_formula(torch.ops.fastmunit.phase_kernels)
@@ -283,12 +292,13 @@ def phase_kernels(
 
 
 def with_graph(
-    weight: Tensor, bias: Tensor | None, phases: Tensor, borders: Tensor | None, unshuffled: bool
+    weight: Tensor,
+    bias: Tensor | None,
+    ready: tuple[Tensor, Tensor | None, Tensor | None],
+    unshuffled: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the same as `phase_kernels`, from the kernels of this weight, which were computed without a graph."""
-    if torch.is_grad_enabled() and weight.requires_grad:
-        phases, borders = _ReadyKernels.apply(weight, phases, borders, unshuffled)
-    if bias is None:
-        return phases, borders, None
-    expanded = bias[:, None].expand(-1, 4) if unshuffled else bias.expand(4, -1)
-    return phases, borders, expanded.reshape(-1).to(phases.dtype)
+    """Return the same as `phase_kernels` from its results for weight and bias, which were computed without a graph."""
+    if not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in (weight, bias)):
+        return ready
+    phases, borders, phase_bias = _ReadyKernels.apply(weight, bias, *ready, unshuffled)
+    return phases, borders, phase_bias

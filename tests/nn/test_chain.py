@@ -350,9 +350,10 @@ def test_a_residual_block_between_keeps_the_map_without_padding() -> None:
 
 def test_an_iteration_makes_kernels_of_upsampling_convolutions_once(monkeypatch: pytest.MonkeyPatch) -> None:
     chain, _ = up_blocks("ln", "reflect")
-    weights = [step.conv.weight for step in chain.of(Convolve) if step.upsampled is not None]
+    convs = [step.conv for step in chain.of(Convolve) if step.upsampled is not None]
+    weights, parameters = [conv.weight for conv in convs], [p for conv in convs for p in (conv.weight, conv.bias)]
     maps = [torch.randn(1, 4, 5, 6, dtype=torch.float64) for _ in range(2)]
-    expected = torch.autograd.grad(sum(chain.run(x).sin().sum() for x in maps), weights)
+    expected = torch.autograd.grad(sum(chain.run(x).sin().sum() for x in maps), parameters)
     made: list[Tensor] = []
     original = functional.phase_kernels
 
@@ -365,10 +366,14 @@ def test_an_iteration_makes_kernels_of_upsampling_convolutions_once(monkeypatch:
     with iteration_cache(IterationCache()):
         with torch.no_grad():
             chain.run(maps[0])
-        gradients = torch.autograd.grad(sum(chain.run(x).sin().sum() for x in maps), weights)
+        gradients = torch.autograd.grad(sum(chain.run(x).sin().sum() for x in maps), parameters)
         assert [id(weight) for weight in made] == [id(weight) for weight in weights]
         with torch.no_grad():
-            weights[0].mul_(2)
-            chain.run(maps[0])
-        assert len(made) == 3
+            for parameter in (convs[0].weight, convs[1].bias):
+                parameter.mul_(2)
+                shared = chain.run(maps[0])
+                with iteration_cache(None):
+                    assert torch.equal(shared, chain.run(maps[0]))
+        made_again = made[2::3]  # without a cache, both are
+        assert [id(weight) for weight in made_again] == [id(weight) for weight in weights]
     torch.testing.assert_close(gradients, expected, rtol=1e-10, atol=1e-12)

@@ -62,7 +62,7 @@ def test_ready_kernels_get_a_graph_for_each_call(layout, mode, unshuffled):
     weight, bias = make_weight(4, 3, 5, torch.float32, layout)
     options = {"dtype": torch.bfloat16, "memory_format": MEMORY_FORMATS[layout], "unshuffled": unshuffled}
     with torch.no_grad():
-        ready = phase_kernels(weight, None, mode, **options)
+        ready = phase_kernels(weight, bias, mode, **options)
     x = make_map((1, 3, 5, 6), torch.bfloat16, layout)
     results = []
     for kernels in (
@@ -71,13 +71,44 @@ def test_ready_kernels_get_a_graph_for_each_call(layout, mode, unshuffled):
     ):
         y = phase_conv2d(x, kernels)
         results.append((y.detach(), *torch.autograd.grad(y.float().square().sum(), (weight, bias))))
-    (y, dweight, dbias), (expected, expected_dweight, expected_dbias) = results
-    assert torch.equal(y, expected)
-    assert torch.equal(dweight, expected_dweight)
-    torch.testing.assert_close(dbias, expected_dbias, rtol=2e-2, atol=2e-2)  # its four sums are added in bfloat16
-    shared = phase_kernels(weight.detach(), None, mode, **options, ready=ready)
-    assert shared.phases.data_ptr() == ready.phases.data_ptr()
-    assert not shared.phases.requires_grad
+    assert all(torch.equal(ours, expected) for ours, expected in zip(*results, strict=True))
+    with LeafOps() as ops:
+        shared = phase_kernels(weight, bias, mode, **options, ready=ready)
+        frozen = phase_kernels(weight.detach(), bias.detach(), mode, **options, ready=ready)
+    assert not ops.names
+    for ours, theirs in ((shared, ready), (frozen, ready)):
+        assert ours.phases.data_ptr() == theirs.phases.data_ptr()
+        assert ours.bias.data_ptr() == theirs.bias.data_ptr()
+    assert shared.phases.requires_grad and shared.bias.requires_grad
+    assert not frozen.phases.requires_grad and not frozen.bias.requires_grad
+
+
+def test_ready_kernels_of_a_rounded_bias():
+    """The bias of the graph is a low-precision copy: its gradient is rounded once, after the sum over the phases."""
+    weight, bias = make_weight(4, 3, 5, torch.float32)
+    copy = bias.detach().bfloat16().requires_grad_()
+    with torch.no_grad():
+        ready = phase_kernels(weight, bias, dtype=torch.bfloat16)
+    kernels = phase_kernels(weight, copy, dtype=torch.bfloat16, ready=ready)
+    slopes = make_map((16, 1, 1, 1), torch.bfloat16, seed=3).flatten()
+    gradients = torch.autograd.grad(kernels.bias, (weight, copy), slopes)
+    assert torch.equal(kernels.bias, copy.repeat(4))
+    assert torch.equal(gradients[1], slopes.float().view(4, 4).sum(0).bfloat16())
+    assert not gradients[0].any()
+
+
+@pytest.mark.parametrize("wants", [(True, False), (False, True)], ids=str)
+def test_frozen_ready_kernels(wants):
+    weight, bias = (t.detach().requires_grad_(want) for t, want in zip(make_weight(4, 3, 5), wants, strict=True))
+    with torch.no_grad():
+        ready = phase_kernels(weight, bias)
+    x = make_map((1, 3, 5, 6), torch.float64)
+    wanted = [t for t in (weight, bias) if t.requires_grad]
+    ours, expected = (
+        torch.autograd.grad(phase_conv2d(x, kernels).sin().sum(), wanted)
+        for kernels in (phase_kernels(weight, bias, ready=ready), phase_kernels(weight, bias))
+    )
+    assert torch.equal(*ours, *expected)
 
 
 @pytest.mark.parametrize("wants", [(True, False), (False, True), (False, False)], ids=str)
@@ -205,6 +236,8 @@ def test_bad_arguments():
     kernels = phase_kernels(weight, bias)
     with pytest.raises(ValueError, match="phase_kernels: expected ready with shape, dtype and options"):
         phase_kernels(weight, bias, "zero", ready=kernels)
+    with pytest.raises(ValueError, match=r"ready with shape, dtype and options \(.*False\), got \(.*True\)"):
+        phase_kernels(weight, ready=kernels)
     with pytest.raises(ValueError, match="expected x with 3 channels, got shape"):
         phase_conv2d(torch.zeros(1, 4, 5, 5, dtype=torch.float64), kernels)
     with pytest.raises(ValueError, match="expected x with 3 channels and a pad of 1, got shape"):

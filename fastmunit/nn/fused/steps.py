@@ -155,7 +155,10 @@ class Convolve:
         )
         ready = None
         if active_cache() is not None:
-            ready = shared_values(weight, ("phases", pad_mode, dtype, memory_format), make)
+            parameter = None if bias is None else self.conv.bias
+            key = ("phases", pad_mode, dtype, memory_format, id(parameter))
+            # The parameter is a part of the value, so that a write to it is noticed.
+            ready, _ = shared_values(weight, key, lambda: (make(bias), parameter))
         kernels = make(bias, ready=ready)
         y = functional.phase_conv2d(x, kernels, padded=state.low_resolution_pad)
         state.pixel_shuffle, state.low_resolution_pad = self.shuffled, False
