@@ -116,16 +116,23 @@ class _WeightedL1(torch.autograd.Function):
         ctx.weights = weights
         ctx.keep_signs = keep_signs
         ctx.mark_non_differentiable(signs)
+        ctx.set_materialize_grads(False)  # zeros for the signs would be as large as these
         ctx.save_for_backward(signs, *tensors)
         return values, total, signs
 
     @staticmethod
-    def backward(ctx: Any, dvalues: Tensor, dtotal: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dvalues: Tensor | None, dtotal: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if not ctx.keep_signs:
             raise RuntimeError("fastmunit.weighted_l1 was called with keep_signs=False, which leaves out its gradient")
         signs, *tensors = ctx.saved_tensors
         pairs = len(ctx.weights)
         _, _, _, *wants = ctx.needs_input_grad
+        if dvalues is None:
+            if dtotal is None:
+                return None, None, None, *(None for _ in wants)
+            dvalues = dtotal.new_zeros(pairs)
+        if dtotal is None:
+            dtotal = dvalues.new_zeros(())
         op = _OPS[ctx.implementation][1]
         gradients = iter(op(dvalues, dtotal, signs, tensors[:pairs], tensors[pairs:], ctx.weights, wants))
         return None, None, None, *(next(gradients) if want else None for want in wants)

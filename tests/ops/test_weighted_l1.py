@@ -201,6 +201,17 @@ def test_gradients_of_either_output():
 
 
 @needs_native
+def test_backward_fills_no_tensor_for_signs():
+    """Autograd would make zeros in the size of all inputs, although signs have no gradient."""
+    x = torch.randn(2, 3, 5, 7, requires_grad=True)
+    _, total = native([x], [torch.zeros_like(x)], [1.0])
+    with torch.profiler.profile(record_shapes=True) as profile:
+        total.backward()
+    filled = [event.input_shapes[0] for event in profile.events() if event.name == "aten::zero_"]
+    assert filled == [[1]]
+
+
+@needs_native
 def test_one_tensor_on_both_sides_and_in_two_pairs():
     x = make_map((2, 3, 5, 7), torch.float64).requires_grad_()
     y = make_map((2, 3, 5, 7), torch.float64, seed=1)
