@@ -70,7 +70,7 @@ class Stepper:
         for tensor in tensors:
             if len(tensor) % parts:
                 raise ValueError(f"a batch of {len(tensor)} does not split into micro_batches = {parts} equal parts.")
-        optimizer.zero_grad()
+        _clear_gradients(optimizer)
         scaler = self.scaler(name, optimizer) if self.config.precision == "float16" else None
         overlap = self._overlap(name, optimizer)
         results: list[Losses] = []
@@ -151,6 +151,15 @@ class Stepper:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _clear_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Do what `optimizer.zero_grad()` does. torch's own sets the gradients to None inside a mark for profilers."""
+    if getattr(optimizer.zero_grad, "__func__", None) is not torch.optim.Optimizer.zero_grad:
+        optimizer.zero_grad()
+        return
+    for parameter in _parameters(optimizer):
+        parameter.grad = None
 
 
 def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
