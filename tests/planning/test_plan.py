@@ -17,7 +17,7 @@ from fastmunit.errors import ConfigError
 from fastmunit.planning import workspace
 from fastmunit.planning.available import bytes_of, free_memory
 from fastmunit.planning.estimate import GRIDS, LIBRARIES, Estimator, Use
-from fastmunit.planning.live_memory import COPIES, SAVED, WEIGHTS
+from fastmunit.planning.live_memory import COPIES, SAVED, TEMPORARY, WEIGHTS
 from fastmunit.planning.plan import MARGIN, plan
 from fastmunit.planning.text import lines_of
 from fastmunit.planning.trace import ADAM, EMA, IMAGES, Settings, TracedTraining
@@ -73,7 +73,9 @@ def test_every_system(system: str) -> None:
 def test_more_images_take_more_and_options_that_save_memory_take_less(estimator: Estimator) -> None:
     one, two = (estimator.use(Settings(batch, 1, "never", False)) for batch in (1, 2))
     assert one.total < two.total
-    assert two.parts[SAVED] == pytest.approx(2 * one.parts[SAVED], rel=0.1)
+    # Near-equal peaks split the maps differently, so both kinds are added.
+    one_maps, two_maps = (use.parts[SAVED] + use.parts[TEMPORARY] for use in (one, two))
+    assert two_maps == pytest.approx(2 * one_maps, rel=0.1)
     assert two.parts[COPIES] > 0
     for settings in (Settings(2, 2, "never", False), Settings(2, 1, "always", False), Settings(2, 1, "never", True)):
         assert estimator.use(settings).total < two.total
