@@ -52,6 +52,13 @@ def linear(cache: IterationCache, *weights: Tensor, x: Tensor | None = None) -> 
     return x
 
 
+def linear_of_first(cache: IterationCache, first: Tensor, *others: Tensor) -> Tensor:
+    """Return ones times the first weight, in a pass that opens all of them, always in the same order."""
+    weights = sorted((first, *others), key=id)
+    with torch.autocast("cpu", torch.bfloat16), cache.opened(weights):
+        return F.linear(torch.ones(2, 5), cache.weight(first))
+
+
 def weight_of(seed: int, size: int = 5) -> nn.Parameter:
     return nn.Parameter(torch.randn(size, size, generator=torch.Generator().manual_seed(seed)))
 
@@ -141,6 +148,23 @@ def test_unused_weights_keep_no_gradient_and_left_out_ones_get_zeros() -> None:
             y.float().sum().backward()
             assert used.grad is not None and left_out.grad is not None and bool((left_out.grad == 0).all())
             assert (unused.grad is None) == (number == 0), "what one backward has used, the next has not"
+
+
+def test_a_backward_that_raises_leaves_nothing_for_the_next_one() -> None:
+    used, other, cache = weight_of(0), weight_of(1), IterationCache()
+
+    def fail(gradient: Tensor) -> None:
+        raise ValueError("in backward")
+
+    results = [linear_of_first(cache, used, other), linear_of_first(cache, other, used)]
+    results[0].register_hook(fail)  # backward runs the second pass before
+    with pytest.raises(ValueError, match="in backward"):
+        sum(result.float().sum() for result in results).backward()  # type: ignore[union-attr]
+    assert used.grad is None and other.grad is None
+    linear_of_first(cache, used, other).float().sum().backward()
+    assert used.grad is not None and other.grad is None
+    linear_of_first(cache, other, used).float().sum().backward()
+    assert other.grad is not None and torch.equal(other.grad, torch.full((5, 5), 2.0))
 
 
 def test_an_empty_batch_gives_zeros() -> None:

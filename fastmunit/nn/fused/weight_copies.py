@@ -7,6 +7,7 @@ network, and the gradients of the weights are views of the result.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -47,13 +48,14 @@ class _Buffer:
 
     Attributes:
         layout: Places of the gradients.
-        filled: Indices of the gradients that the passes of a backward have computed. The others are None, as they are
-            without a buffer: an optimizer skips such weights.
+        filled: Indices of the gradients that the passes of a backward have computed, by the number of the backward: one
+            that raises an error leaves its entry behind. The other gradients are None, as they are without a buffer: an
+            optimizer skips such weights.
     """
 
     def __init__(self, layout: _Layout) -> None:
         self.layout = layout
-        self.filled: set[int] = set()
+        self.filled: defaultdict[int, set[int]] = defaultdict(set)
 
 
 class _Root(torch.autograd.Function):
@@ -68,8 +70,7 @@ class _Root(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, flat: Tensor | None) -> tuple[Tensor | None, ...]:
-        layout, filled = ctx.buffer.layout, ctx.buffer.filled
-        ctx.buffer.filled = set()
+        layout, filled = ctx.buffer.layout, ctx.buffer.filled.pop(_backward_number(), ())
         if flat is None:
             return (None,) * (1 + len(layout.shapes))
         views = layout.views(flat.contiguous())
@@ -96,7 +97,8 @@ class _Pass(torch.autograd.Function):
         rest = range(len(gradients), len(views))
         if rest:  # at the end of the buffer
             flat[layout.offsets[len(gradients)] :].zero_()
-        ctx.buffer.filled |= {index for index, gradient in enumerate(gradients) if gradient is not None} | {*rest}
+        computed = {index for index, gradient in enumerate(gradients) if gradient is not None}
+        ctx.buffer.filled[_backward_number()] |= computed | {*rest}
         pairs = list(zip(views, gradients, strict=False))
         unused = [view for view, gradient in pairs if gradient is None]
         if unused:
@@ -109,6 +111,11 @@ class _Pass(torch.autograd.Function):
             if view.stride() != gradient.stride():
                 view.copy_(gradient)
         return None, flat, *(None for _ in gradients)
+
+
+def _backward_number() -> int:
+    """Return the number of the backward that runs, which no other one has."""
+    return torch._C._current_graph_task_id()
 
 
 class _Copy(NamedTuple):
