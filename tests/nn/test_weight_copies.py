@@ -7,12 +7,15 @@ import gc
 import io
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmunit.nn.fused.iteration_cache import IterationCache, iteration_cache
 from fastmunit.nn.layers.blocks import Conv2dBlock
@@ -21,6 +24,18 @@ from fastmunit.systems.parts.adam import Adam
 from fastmunit.testing import uninitialized_memory_is_nan
 
 LOW = (torch.bfloat16, torch.float16)
+
+
+class Ops(TorchDispatchMode):
+    """A counter of ops by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.named: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.named[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
 
 
 def encoder(last: bool = False) -> ContentEncoder:
@@ -148,6 +163,22 @@ def test_unused_weights_keep_no_gradient_and_left_out_ones_get_zeros() -> None:
             y.float().sum().backward()
             assert used.grad is not None and left_out.grad is not None and bool((left_out.grad == 0).all())
             assert (unused.grad is None) == (number == 0), "what one backward has used, the next has not"
+
+
+def test_left_out_weights_get_zeros_once_for_all_passes() -> None:
+    used, left_out, cache = weight_of(0), [weight_of(1), weight_of(2, size=3)], IterationCache()
+    results = []
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16), cache.opened([used], left_out):
+            results.append(F.linear(torch.ones(2, 5), cache.weight(used)))
+    total = sum(result.float().sum() for result in results)
+    with uninitialized_memory_is_nan(), Ops() as ops:
+        total.backward()  # type: ignore[union-attr]
+    assert ops.named["new_zeros"] == 1 and ops.named["zero_"] == 0
+    first, second = (weight.grad for weight in left_out)
+    assert first is not None and second is not None
+    first.fill_(1)
+    assert torch.equal(second, torch.zeros(3, 3)) and torch.equal(first, torch.ones(5, 5))
 
 
 def test_a_backward_that_raises_leaves_nothing_for_the_next_one() -> None:

@@ -48,13 +48,14 @@ class _Buffer:
 
     Attributes:
         layout: Places of the gradients.
+        left_out: Places of the weights that get gradients of zeros, in a buffer of their own.
         filled: Indices of the gradients that the passes of a backward have computed, by the number of the backward: one
             that raises an error leaves its entry behind. The other gradients are None, as they are without a buffer: an
             optimizer skips such weights.
     """
 
-    def __init__(self, layout: _Layout) -> None:
-        self.layout = layout
+    def __init__(self, layout: _Layout, left_out: _Layout) -> None:
+        self.layout, self.left_out = layout, left_out
         self.filled: defaultdict[int, set[int]] = defaultdict(set)
 
 
@@ -70,11 +71,13 @@ class _Root(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, flat: Tensor | None) -> tuple[Tensor | None, ...]:
-        layout, filled = ctx.buffer.layout, ctx.buffer.filled.pop(_backward_number(), ())
+        layout, left_out = ctx.buffer.layout, ctx.buffer.left_out
+        filled = ctx.buffer.filled.pop(_backward_number(), ())
         if flat is None:
-            return (None,) * (1 + len(layout.shapes))
+            return (None,) * (1 + len(layout.shapes) + len(left_out.shapes))
         views = layout.views(flat.contiguous())
-        return None, *(view if index in filled else None for index, view in enumerate(views))
+        zeros = left_out.views(flat.new_zeros(left_out.size)) if left_out.size else []
+        return None, *(view if index in filled else None for index, view in enumerate(views)), *zeros
 
 
 class _Pass(torch.autograd.Function):
@@ -94,12 +97,9 @@ class _Pass(torch.autograd.Function):
         # Anomaly detection would report what stands in the gaps.
         flat = (torch.zeros if torch.is_anomaly_enabled() else torch.empty)(layout.size, **ctx.options)
         views = layout.views(flat)
-        rest = range(len(gradients), len(views))
-        if rest:  # at the end of the buffer
-            flat[layout.offsets[len(gradients)] :].zero_()
         computed = {index for index, gradient in enumerate(gradients) if gradient is not None}
-        ctx.buffer.filled[_backward_number()] |= computed | {*rest}
-        pairs = list(zip(views, gradients, strict=False))
+        ctx.buffer.filled[_backward_number()] |= computed
+        pairs = list(zip(views, gradients, strict=True))
         unused = [view for view, gradient in pairs if gradient is None]
         if unused:
             torch._foreach_zero_(unused)
@@ -132,7 +132,7 @@ class WeightCopies:
 
     def __init__(self) -> None:
         self._copies: dict[int, _Copy] = {}
-        self._placeholders: dict[tuple[int, ...], tuple[_Buffer, Tensor]] = {}
+        self._placeholders: dict[tuple[tuple[int, ...], ...], tuple[_Buffer, Tensor]] = {}
 
     def of(
         self, weights: Sequence[Tensor], without_gradient: Sequence[Tensor], dtype: torch.dtype
@@ -160,7 +160,7 @@ class WeightCopies:
             if weight.requires_grad and (weight.dtype, weight.device) == (first.dtype, first.device)
             if id(weight) not in read
         }
-        buffer, placeholder = self._placeholder([*trained, *left_out.values()])
+        buffer, placeholder = self._placeholder(trained, list(left_out.values()))
         aliases = _Pass.apply(buffer, placeholder, *(copies[id(weight)] for weight in trained))
         return copies | {id(weight): alias for weight, alias in zip(trained, aliases, strict=True)} | left_out
 
@@ -178,11 +178,11 @@ class WeightCopies:
         kept = self._copies.get(id(weight))
         return kept is not None and kept.version == version_of(weight) and kept.copy.dtype == dtype
 
-    def _placeholder(self, weights: Sequence[Tensor]) -> tuple[_Buffer, Tensor]:
-        key = tuple(id(weight) for weight in weights)
+    def _placeholder(self, trained: Sequence[Tensor], left_out: Sequence[Tensor]) -> tuple[_Buffer, Tensor]:
+        key = tuple(tuple(map(id, weights)) for weights in (trained, left_out))
         if key not in self._placeholders:
-            buffer = _Buffer(_layout_of(weights))
-            self._placeholders[key] = buffer, _Root.apply(buffer, *weights)
+            buffer = _Buffer(_layout_of(trained), _layout_of(left_out))
+            self._placeholders[key] = buffer, _Root.apply(buffer, *trained, *left_out)
         return self._placeholders[key]
 
 
