@@ -377,3 +377,20 @@ def test_an_iteration_makes_kernels_of_upsampling_convolutions_once(monkeypatch:
         made_again = made[2::3]  # without a cache, both are
         assert [id(weight) for weight in made_again] == [id(weight) for weight in weights]
     torch.testing.assert_close(gradients, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_convolution_whose_bias_is_read_in_two_dtypes() -> None:
+    """Once, the next op adds the bias in float32, and once, the convolution does in low precision."""
+    module = conv(padding=1)
+    chain = plan([Convolution(module), RELU, Convolution(module)])
+    assert [step.left_out for step in chain.of(Convolve)] == ["added", None]
+    x = torch.randn(1, 4, 6, 6)
+    found = []
+    for cache in (None, IterationCache()):
+        module.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16), iteration_cache(cache):
+            y = chain.run(x)
+        y.float().square().sum().backward()
+        found.append((y, module.bias.grad))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-2, atol=1e-2)

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmunit.nn.fused.iteration_cache import IterationCache, iteration_cache
 from fastmunit.nn.layers.blocks import Conv2dBlock
-from fastmunit.nn.networks.encoders import ContentEncoder
+from fastmunit.nn.networks.encoders import ContentEncoder, StyleEncoder
 from fastmunit.systems.parts.adam import Adam
 from fastmunit.testing import uninitialized_memory_is_nan
 
@@ -254,6 +254,111 @@ def test_hooks_of_weights_see_the_whole_gradient_once() -> None:
     assert [name for name, _ in seen] == ["gradient", "accumulated"]
     assert torch.equal(seen[0][1], 2 * plain.grad) and torch.equal(seen[1][1], 4 * plain.grad)
     assert torch.equal(other.grad, 2 * plain_other.grad)
+
+
+# --- Weights that are read in their own dtype ------------------------------------------------------------------------
+
+
+def style_encoder() -> StyleEncoder:
+    torch.manual_seed(0)
+    return StyleEncoder(4, 3, 6, 8, norm="none", activ="relu", pad_mode="reflect")
+
+
+def scaled(cache: IterationCache, weight: Tensor, uncast: list[Tensor], x: Tensor | None = None) -> Tensor:
+    """Return the first of the `uncast` vectors times weight x, in a pass that opens all of them."""
+    x = torch.ones(2, 5) if x is None else x
+    with torch.autocast("cpu", torch.bfloat16), cache.opened([weight], uncast=uncast):
+        return F.linear(x, cache.weight(weight)).float() * cache.weight(uncast[0])
+
+
+def vector_of(seed: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(5, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_biases_that_fused_norm_adds_have_the_gradients_of_autograd() -> None:
+    ours, plain = style_encoder(), style_encoder()
+    counts = []
+    for network, cache in ((ours, IterationCache()), (plain, None)):
+        losses = [passed(network, image(seed, size=32), cache).float().square().sum() for seed in range(3)]
+        with Ops() as ops:
+            sum(losses).backward()  # type: ignore[union-attr]
+        counts.append(ops.named)
+    for layer in range(5):
+        bias, expected = (network.model[layer].conv.bias.grad for network in (ours, plain))
+        assert bias is not None and expected is not None and torch.equal(bias, expected), layer
+    added = len(list(plain.parameters()))
+    assert counts[1]["add"] - counts[0]["add"] == 2 * (added - 1), "one flat buffer instead of all parameters"
+    assert counts[0]["_foreach_add"] == 2
+
+
+def test_uncast_weights_are_read_unchanged_and_their_gradients_arrive_once() -> None:
+    weight, vector, unused, cache = weight_of(0), vector_of(1), vector_of(2), IterationCache()
+    seen: list[str] = []
+    vector.register_hook(lambda gradient: seen.append("gradient"))
+    vector.register_post_accumulate_grad_hook(lambda p: seen.append("accumulated"))
+    rows = [torch.randn(2, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    for number in (1, 2):
+        losses = [scaled(cache, weight, [vector, unused], x).sum() for x in rows]
+        sum(losses).backward()  # type: ignore[union-attr]
+        assert seen == number * ["gradient", "accumulated"]
+    with torch.autocast("cpu", torch.bfloat16):
+        low = weight.detach().bfloat16()
+        expected = [F.linear(x, low).float().sum(0) for x in rows]
+    assert vector.grad is not None and torch.equal(vector.grad, 2 * ((expected[2] + expected[1]) + expected[0]))
+    assert unused.grad is None and weight.grad is not None
+    with torch.autocast("cpu", torch.bfloat16), cache.opened([weight], uncast=[vector]):
+        opened = cache.weight(vector)
+        assert torch.equal(opened, vector) and opened.data_ptr() == vector.data_ptr()
+
+
+def test_the_gradient_of_a_single_pass_is_not_copied() -> None:
+    weight, vector, cache = weight_of(0), vector_of(1), IterationCache()
+    loss = scaled(cache, weight, [vector]).sum()
+    with Ops() as ops:
+        loss.backward()
+    assert not {"clone", "copy_", "add", "_foreach_add"} & ops.named.keys()
+    assert vector.grad is not None
+
+
+def test_uncast_weights_without_gradients_or_of_another_dtype_are_not_opened() -> None:
+    weight, frozen, double, cache = (
+        weight_of(0),
+        vector_of(1).requires_grad_(False),
+        vector_of(2).double(),
+        IterationCache(),
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        with cache.opened([weight], uncast=[frozen, double]):
+            assert cache.weight(frozen) is frozen and cache.weight(double) is double
+        with cache.opened([weight.detach()], uncast=[vector := vector_of(3)]), torch.no_grad():
+            assert cache.weight(vector) is vector
+    with cache.opened([weight], uncast=[vector]):
+        assert cache.weight(vector) is vector, "without autocast"
+
+
+def test_a_raised_backward_leaves_no_gradients_of_uncast_weights() -> None:
+    weight, vector, cache = weight_of(0), vector_of(1), IterationCache()
+
+    def fail(gradient: Tensor) -> None:
+        raise ValueError("in backward")
+
+    results = [scaled(cache, weight, [vector]) for _ in range(2)]
+    results[0].register_hook(fail)  # backward runs the second pass before
+    with pytest.raises(ValueError, match="in backward"):
+        torch.add(*results).sum().backward()
+    scaled(cache, weight, [vector]).sum().backward()
+    alone = vector_of(1)
+    scaled(IterationCache(), weight_of(0), [alone]).sum().backward()
+    assert vector.grad is not None and alone.grad is not None and torch.equal(vector.grad, alone.grad)
+
+
+def test_a_write_between_forward_and_backward_is_found() -> None:
+    weight, vector, cache = weight_of(0), vector_of(1), IterationCache()
+    loss = scaled(cache, weight, [vector]).sum()
+    with torch.no_grad():
+        vector.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 # --- Validity ---------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fastmunit.functional import PadMode
 from fastmunit.functional.recompute import RecomputableMap
-from fastmunit.nn.fused.iteration_cache import active_cache
+from fastmunit.nn.fused.iteration_cache import active_cache, shared_weight
 from fastmunit.nn.fused.layers import (
     Activation,
     AveragePool,
@@ -35,6 +35,7 @@ from fastmunit.nn.fused.layers import (
     is_plain,
 )
 from fastmunit.nn.fused.steps import AdaINBlock, Call, Convolve, Keep, Mode, State, Step, Write, mode_of
+from fastmunit.nn.fused.weight_copies import PassWeights
 
 _Kind = TypeVar("_Kind")
 
@@ -56,12 +57,16 @@ class Chain:
         """Run all steps as the next part of a longer forward pass."""
         for step in self.steps:
             step.run(state)
+            if state.bias is not None:
+                state.bias = _opened_in_own_dtype(state.bias)
 
-    def weights(self, mode: Mode) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the weights and biases that convolutions of the chain read as they are, and cancelled biases."""
+    def weights(self, mode: Mode) -> PassWeights:
+        """Return the weights and biases that plain convolutions of the chain read as they are, or leave out."""
         steps = [step for step in self.of(Convolve) if step.plain]
-        read = [weight for step in steps for weight in step.weights(mode)]
-        return read, [step.conv.bias for step in steps if step.cancels_bias(mode)]
+        cast = [weight for step in steps for weight in step.weights(mode)]
+        cancelled = [step.conv.bias for step in steps if step.cancels_bias(mode)]
+        added = [step.conv.bias for step in steps if step.left_out == "added"] if mode.fused else []
+        return PassWeights(cast, cancelled, [bias for bias in added if bias is not None])
 
     def of(self, kind: type[_Kind]) -> Iterator[_Kind]:
         """Iterate over the steps of one kind, including those of AdaIN blocks."""
@@ -74,7 +79,7 @@ class Chain:
 def opened_weights(
     chains: Sequence[Chain], mode: Mode, others: Sequence[Tensor] = ()
 ) -> AbstractContextManager[object]:
-    """Return a context in which networks read low-precision copies of their weights, if an iteration has a cache.
+    """Return a context in which networks read what an iteration's cache, if there is one, opens for their weights.
 
     Args:
         chains: Chains of a network.
@@ -84,9 +89,15 @@ def opened_weights(
     cache = active_cache()
     if cache is None or mode.exact:
         return nullcontext()
-    weights = [chain.weights(mode) for chain in chains]
-    read = [weight for read, _ in weights for weight in read]
-    return cache.opened([*read, *others], [bias for _, cancelled in weights for bias in cancelled])
+    groups = zip(*(chain.weights(mode) for chain in chains), strict=True)
+    cast, left_out, uncast = ([weight for weights in group for weight in weights] for group in groups)
+    return cache.opened([*cast, *others], left_out, uncast)
+
+
+def _opened_in_own_dtype(weight: Tensor) -> Tensor:
+    """Return what is opened for a weight, unless that is a low-precision copy for another layer with this weight."""
+    opened = shared_weight(weight)
+    return opened if opened.dtype == weight.dtype else weight
 
 
 def plan(layers: Sequence[Layer]) -> Chain:

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastmunit.functional import autocast_dtype
 from fastmunit.functional.streams import on_second_stream
-from fastmunit.nn.fused.weight_copies import WeightCopies, version_of
+from fastmunit.nn.fused.weight_copies import PassWeights, WeightCopies, version_of
 
 _Value = TypeVar("_Value")
 
@@ -40,27 +40,28 @@ class IterationCache:
         self._results = WeakTensorKeyDictionary()  # {source: {key: entry}}, so that a map is not kept until the end
 
     @contextmanager
-    def opened(self, weights: Sequence[Tensor], without_gradient: Sequence[Tensor] = ()) -> Iterator[None]:
-        """Give `weight` low-precision copies of weights for one pass through a network, under autocast.
+    def opened(
+        self, cast: Sequence[Tensor], left_out: Sequence[Tensor] = (), uncast: Sequence[Tensor] = ()
+    ) -> Iterator[None]:
+        """Let `weight` return what one pass through a network reads under autocast, such as low-precision copies.
 
         Args:
-            weights: Weights and biases that the layers read.
-            without_gradient: Weights that they leave out. Their gradients are zeros.
+            cast: Weights and biases that the layers read in low precision.
+            left_out: Weights that they leave out. Their gradients are zeros.
+            uncast: Weights that they read in their own dtype.
         """
         before = self._open
-        weights, without_gradient = (
-            [weight for weight in group if id(weight) not in before] for group in (weights, without_gradient)
-        )
-        dtype = autocast_dtype(weights[0].device.type) if weights else None
+        weights = PassWeights(*([w for w in group if id(w) not in before] for group in (cast, left_out, uncast)))
+        dtype = autocast_dtype(weights.cast[0].device.type) if weights.cast else None
         if dtype is not None:
-            self._open = before | self._copies.of(weights, without_gradient, dtype)
+            self._open = before | self._copies.of(weights, dtype)
         try:
             yield
         finally:
             self._open = before
 
     def weight(self, weight: Tensor) -> Tensor:
-        """Return the copy of a weight if `opened` has one, else the weight itself."""
+        """Return what the layers read instead of a weight, if `opened` has that, else the weight itself."""
         return self._open.get(id(weight), weight)
 
     def gives_zeros(self, weight: Tensor) -> bool:
@@ -112,7 +113,7 @@ def active_cache() -> IterationCache | None:
 
 
 def shared_weight(weight: Tensor) -> Tensor:
-    """Return the copy of a weight that the active cache has opened, else the weight itself."""
+    """Return what the active cache has opened for a weight, such as a copy, else the weight itself."""
     cache = active_cache()
     return weight if cache is None else cache.weight(weight)
 

@@ -2,13 +2,15 @@
 
 A copy is made once per version of a weight. The gradients of all copies that a network has read in one pass are
 written to one flat buffer in the dtype of the weights. Autograd adds the buffers of several passes, one sum per
-network, and the gradients of the weights are views of the result.
+network, and the gradients of the weights are views of the result. The gradients of weights that are read in their own
+dtype, such as biases that `fused_norm` adds, need no conversion: those of several passes are added by one op per
+network.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -43,20 +45,41 @@ def _layout_of(tensors: Sequence[Tensor]) -> _Layout:
     return _Layout(tuple(offsets), tuple(tensor.shape for tensor in tensors), strides, end)
 
 
+class _Gradients:
+    """The gradients that the passes of one backward have computed.
+
+    Attributes:
+        filled: Indices of those that are in the flat buffer. The others are None, as they are without a buffer: an
+            optimizer skips such weights.
+        uncast: Sums of those of the weights that are read in their own dtype, by index.
+    """
+
+    def __init__(self) -> None:
+        self.filled: set[int] = set()
+        self.uncast: dict[int, Tensor] = {}
+
+    def add(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add the gradients of one pass to the sums in `uncast`."""
+        new = {index: gradient for index, gradient in enumerate(gradients) if gradient is not None}
+        both = [index for index in new if index in self.uncast]
+        if both:
+            sums = torch._foreach_add([self.uncast[index] for index in both], [new[index] for index in both])
+            new |= zip(both, sums, strict=True)
+        self.uncast |= new
+
+
 class _Buffer:
-    """The flat buffer of a network's gradients.
+    """The flat buffer of a network's gradients, and the gradients that are not in it.
 
     Attributes:
         layout: Places of the gradients.
         left_out: Places of the weights that get gradients of zeros, in a buffer of their own.
-        filled: Indices of the gradients that the passes of a backward have computed, by the number of the backward: one
-            that raises an error leaves its entry behind. The other gradients are None, as they are without a buffer: an
-            optimizer skips such weights.
+        gradients: The gradients of each backward, by its number: one that raises an error leaves them behind.
     """
 
     def __init__(self, layout: _Layout, left_out: _Layout) -> None:
         self.layout, self.left_out = layout, left_out
-        self.filled: defaultdict[int, set[int]] = defaultdict(set)
+        self.gradients: defaultdict[int, _Gradients] = defaultdict(_Gradients)
 
 
 class _Root(torch.autograd.Function):
@@ -65,23 +88,25 @@ class _Root(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, buffer: _Buffer, *weights: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.buffer = buffer
+        ctx.buffer, ctx.weights = buffer, len(weights)
         return weights[0].new_empty(()).expand(buffer.layout.size)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, flat: Tensor | None) -> tuple[Tensor | None, ...]:
         layout, left_out = ctx.buffer.layout, ctx.buffer.left_out
-        filled = ctx.buffer.filled.pop(_backward_number(), ())
-        if flat is None:
-            return (None,) * (1 + len(layout.shapes) + len(left_out.shapes))
+        gradients = ctx.buffer.gradients.pop(_backward_number(), None)
+        if flat is None or gradients is None:
+            return (None,) * (1 + ctx.weights)
         views = layout.views(flat.contiguous())
+        cast = [view if index in gradients.filled else None for index, view in enumerate(views)]
         zeros = left_out.views(flat.new_zeros(left_out.size)) if left_out.size else []
-        return None, *(view if index in filled else None for index, view in enumerate(views)), *zeros
+        uncast = map(gradients.uncast.get, range(ctx.weights - len(cast) - len(zeros)))
+        return None, *cast, *zeros, *uncast
 
 
 class _Pass(torch.autograd.Function):
-    """Copies of weights as the layers read them in one pass through a network."""
+    """Copies of weights, and weights in their own dtype, as the layers read them in one pass through a network."""
 
     @staticmethod
     def forward(ctx: Any, buffer: _Buffer, placeholder: Tensor, *copies: Tensor) -> tuple[Tensor, ...]:
@@ -97,9 +122,10 @@ class _Pass(torch.autograd.Function):
         # Anomaly detection would report what stands in the gaps.
         flat = (torch.zeros if torch.is_anomaly_enabled() else torch.empty)(layout.size, **ctx.options)
         views = layout.views(flat)
-        computed = {index for index, gradient in enumerate(gradients) if gradient is not None}
-        ctx.buffer.filled[_backward_number()] |= computed
-        pairs = list(zip(views, gradients, strict=True))
+        found = ctx.buffer.gradients[_backward_number()]
+        found.add(gradients[len(views) :])
+        pairs = list(zip(views, gradients, strict=False))
+        found.filled |= {index for index, (_, gradient) in enumerate(pairs) if gradient is not None}
         unused = [view for view, gradient in pairs if gradient is None]
         if unused:
             torch._foreach_zero_(unused)
@@ -124,6 +150,20 @@ class _Copy(NamedTuple):
     copy: Tensor
 
 
+class PassWeights(NamedTuple):
+    """The weights of one pass through a network under autocast.
+
+    Attributes:
+        cast: Weights that it reads in low precision.
+        left_out: Weights that it leaves out. They get gradients of zeros.
+        uncast: Weights that it reads in their own dtype.
+    """
+
+    cast: Sequence[Tensor]
+    left_out: Sequence[Tensor] = ()
+    uncast: Sequence[Tensor] = ()
+
+
 class WeightCopies:
     """The copies of the weights that have been asked for, each valid until its weight is written to.
 
@@ -134,35 +174,28 @@ class WeightCopies:
         self._copies: dict[int, _Copy] = {}
         self._placeholders: dict[tuple[tuple[int, ...], ...], tuple[_Buffer, Tensor]] = {}
 
-    def of(
-        self, weights: Sequence[Tensor], without_gradient: Sequence[Tensor], dtype: torch.dtype
-    ) -> dict[int, Tensor]:
-        """Return copies in `dtype`, by the id() of the weight, for one pass through a network.
+    def of(self, weights: PassWeights, dtype: torch.dtype) -> dict[int, Tensor]:
+        """Return what the layers read in one pass through a network, by the id() of the weight.
 
-        Copies of weights that need gradients pass them on. Weights that autocast would not convert are absent, and so
-        are those that need gradients if their dtypes or devices differ.
-
-        Args:
-            weights: Weights that the pass reads.
-            without_gradient: Weights that it leaves out. They get gradients of zeros, and are their own copies.
-            dtype: Dtype of the copies.
+        That is a copy in `dtype` if autocast converts the weight, and the weight's own values if it does not. Both pass
+        on gradients. Absent are weights that need gradients in another dtype, or on another device, than those of the
+        first converted one.
         """
-        read = {id(weight): weight for weight in weights if _is_cast(weight, dtype)}
+        read = _by_id(weight for weight in weights.cast if _is_cast(weight, dtype))
         self._update(list(read.values()), dtype)
         copies = {key: self._copies[key].copy for key in read}
         trained = [weight for weight in read.values() if weight.requires_grad] if torch.is_grad_enabled() else []
         if len({(weight.dtype, weight.device) for weight in trained}) != 1:
             return {key: copy for key, copy in copies.items() if not read[key].requires_grad} if trained else copies
-        first = trained[0]
-        left_out = {
-            id(weight): weight
-            for weight in without_gradient
-            if weight.requires_grad and (weight.dtype, weight.device) == (first.dtype, first.device)
-            if id(weight) not in read
-        }
-        buffer, placeholder = self._placeholder(trained, list(left_out.values()))
-        aliases = _Pass.apply(buffer, placeholder, *(copies[id(weight)] for weight in trained))
-        return copies | {id(weight): alias for weight, alias in zip(trained, aliases, strict=True)} | left_out
+        left_out, uncast = (
+            [weight for key, weight in _by_id(group).items() if key not in read and _alike(weight, trained[0])]
+            for group in (weights.left_out, weights.uncast)
+        )
+        buffer, placeholder = self._placeholder(trained, left_out, uncast)
+        inputs = [*(copies[id(weight)] for weight in trained), *(weight.detach() for weight in uncast)]
+        aliases = _Pass.apply(buffer, placeholder, *inputs)
+        given = zip([*trained, *uncast, *left_out], [*aliases, *left_out], strict=True)
+        return copies | {id(weight): alias for weight, alias in given}
 
     def _update(self, weights: Sequence[Tensor], dtype: torch.dtype) -> None:
         stale = [weight for weight in weights if not self._is_current(weight, dtype)]
@@ -178,17 +211,28 @@ class WeightCopies:
         kept = self._copies.get(id(weight))
         return kept is not None and kept.version == version_of(weight) and kept.copy.dtype == dtype
 
-    def _placeholder(self, trained: Sequence[Tensor], left_out: Sequence[Tensor]) -> tuple[_Buffer, Tensor]:
-        key = tuple(tuple(map(id, weights)) for weights in (trained, left_out))
+    def _placeholder(
+        self, trained: Sequence[Tensor], left_out: Sequence[Tensor], uncast: Sequence[Tensor]
+    ) -> tuple[_Buffer, Tensor]:
+        key = tuple(tuple(map(id, weights)) for weights in (trained, left_out, uncast))
         if key not in self._placeholders:
             buffer = _Buffer(_layout_of(trained), _layout_of(left_out))
-            self._placeholders[key] = buffer, _Root.apply(buffer, *trained, *left_out)
+            self._placeholders[key] = buffer, _Root.apply(buffer, *trained, *left_out, *uncast)
         return self._placeholders[key]
 
 
 def version_of(weight: Tensor) -> tuple[int, int]:
     """Return the address of a tensor and the number of writes to it, which change when its values do."""
     return weight.data_ptr(), weight._version
+
+
+def _by_id(weights: Iterable[Tensor]) -> dict[int, Tensor]:
+    return {id(weight): weight for weight in weights}
+
+
+def _alike(weight: Tensor, first: Tensor) -> bool:
+    """Return True if a weight needs a gradient like another one: in its dtype and on its device."""
+    return weight.requires_grad and (weight.dtype, weight.device) == (first.dtype, first.device)
 
 
 def _is_cast(weight: Tensor, dtype: torch.dtype) -> bool:
