@@ -120,6 +120,13 @@ def in_parallel(
     return one, other
 
 
+def used_by_both(tensors: Sequence[Tensor]) -> None:
+    """Record for the caching allocator that both streams, if there are two, use what the current one has allocated."""
+    side = _side.get()
+    if side is not None:
+        _record(tensors, side)
+
+
 @contextmanager
 def mark_second_stream(second: bool) -> Iterator[None]:
     """Set `on_second_stream` inside the with-block, for code that autograd runs again in a thread of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import pickle
 import threading
 import weakref
 from collections import Counter
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmunit.nn.fused.iteration_cache import IterationCache, iteration_cache
+from fastmunit.nn.fused.weight_copies import ReadWeights
 from fastmunit.nn.layers.blocks import Conv2dBlock
 from fastmunit.nn.networks.encoders import ContentEncoder, StyleEncoder
 from fastmunit.systems.parts.adam import Adam
@@ -469,6 +471,75 @@ def test_copies_are_closed_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="mat1"):
         linear(cache, weight, x=torch.ones(2, 4))
     assert cache.weight(weight) is weight
+
+
+# --- Copies of known weights ------------------------------------------------------------------------------------------
+
+
+def opened(cache: IterationCache, known: ReadWeights, *networks: list[Tensor]) -> tuple[int, int, list[Tensor]]:
+    """Return the numbers of copying ops on entry and after it, and what networks with these weights read."""
+    with Ops() as ops, torch.autocast("cpu", torch.bfloat16), iteration_cache(cache, known):
+        on_entry = ops.named["_foreach_copy_"]
+        read = []
+        for weights in networks:
+            with cache.opened(weights):
+                read += [cache.weight(weight) for weight in weights]
+    return on_entry, ops.named["_foreach_copy_"] - on_entry, read
+
+
+def write(*weights: Tensor) -> None:
+    torch._foreach_neg_([weight.detach() for weight in weights])
+
+
+def test_known_weights_are_copied_by_one_op_after_a_write() -> None:
+    first, second, known = [weight_of(0), weight_of(1)], [weight_of(2)], ReadWeights()
+    cache = IterationCache()
+    assert opened(cache, known, first, second)[:2] == (0, 2), "none is known yet"
+    assert opened(cache, known, first, second)[:2] == (0, 0), "none has been written to"
+    for later in (cache, IterationCache()):
+        write(*first, *second)
+        *counts, copies = opened(later, known, first, second)
+        assert counts == [1, 0]
+        for weight, copied in zip((*first, *second), copies, strict=True):
+            assert torch.equal(copied, weight.bfloat16())
+
+
+def test_only_what_was_read_last_time_is_known() -> None:
+    first, second, known = [weight_of(0)], [weight_of(1)], ReadWeights()
+    assert opened(IterationCache(), known, first, second)[:2] == (0, 2)
+    assert opened(IterationCache(), known, second)[:2] == (1, 0)
+    assert opened(IterationCache(), known, first)[:2] == (1, 1)
+    with pytest.raises(ValueError, match="in forward"), iteration_cache(IterationCache(), known):
+        raise ValueError("in forward")
+    assert [weights for _, weights in known.items()] == [first], "a run that has failed knows less"
+
+
+def test_known_weights_of_two_dtypes_take_two_ops() -> None:
+    half = nn.Parameter(weight_of(0).half(), requires_grad=False)
+    weights, known = [half, weight_of(1)], ReadWeights()
+    opened(IterationCache(), known, weights)
+    *counts, copies = opened(IterationCache(), known, weights)
+    assert counts == [2, 0]
+    assert all(torch.equal(copied, weight.bfloat16()) for copied, weight in zip(copies, weights, strict=True))
+    half.data = half.data.bfloat16()  # as `module.bfloat16()` does
+    assert opened(IterationCache(), known, weights)[:2] == (1, 0)
+
+
+def test_known_weights_are_not_kept_alive() -> None:
+    known, weights = ReadWeights(), [weight_of(0), weight_of(1)]
+    opened(IterationCache(), known, weights)
+    gone = weakref.ref(weights[0])
+    del weights[0]
+    assert gone() is None
+    assert [group for _, group in known.items()] == [weights]
+    assert opened(IterationCache(), known, weights)[:2] == (1, 0)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda known: pickle.loads(pickle.dumps(known))])
+def test_copies_and_pickles_know_no_weights(again: Callable[[ReadWeights], ReadWeights]) -> None:
+    known, weights = ReadWeights(), [weight_of(0)]
+    opened(IterationCache(), known, weights)
+    assert list(known.items()) and not list(again(known).items())
 
 
 # --- Surroundings -----------------------------------------------------------------------------------------------------

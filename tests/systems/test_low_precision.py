@@ -233,6 +233,20 @@ def test_an_iteration_converts_little(case: str) -> None:
     assert sum(conversions.values()) <= 40, conversions
 
 
+@every_system
+def test_a_half_copies_all_weights_that_it_reads_by_one_op(case: str) -> None:
+    """The first iteration finds out which these are."""
+    trainer = trainer_of(case)
+    copies = []
+    for _ in range(3):
+        with Calls() as recorded:
+            step(trainer)
+        lists = [args[0] for function, args, _ in recorded.calls if function is torch.ops.aten._foreach_copy_.default]
+        copies.append(sum(targets[0].dtype == torch.bfloat16 for targets in lists))
+    first, *later = copies
+    assert first > 2 and later == [2, 2]
+
+
 # --- Frozen networks --------------------------------------------------------------------------------------------------
 
 

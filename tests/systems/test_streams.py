@@ -15,6 +15,7 @@ from torch import Tensor
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError, TrainingError
 from fastmunit.functional.streams import ParallelStreams, in_parallel, on_second_stream, two_streams
+from fastmunit.nn.fused import weight_copies
 from fastmunit.systems import registry
 from fastmunit.systems.base import System
 from fastmunit.systems.parts import cuda_graph
@@ -53,14 +54,14 @@ def steps(trainer: System, count: int = 1) -> dict[str, float]:
     return {name: float(loss) for name, loss in trainer.losses().items()}
 
 
-def on_two_streams(trainer: System, monkeypatch: pytest.MonkeyPatch) -> EmulatedStreams:
-    """Run an iteration on emulated streams."""
+def on_two_streams(trainer: System, monkeypatch: pytest.MonkeyPatch, count: int = 1) -> EmulatedStreams:
+    """Run iterations on emulated streams."""
     streams = ParallelStreams(True)
     active = streams.active
     monkeypatch.setattr(trainer.stepper.streams, "active", lambda device: active(CUDA))
     emulated = EmulatedStreams(monkeypatch)
     with emulated:
-        steps(trainer)
+        steps(trainer, count)
     return emulated
 
 
@@ -69,8 +70,8 @@ def test_two_streams_share_the_work_without_races(
     recipe: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone, trainer = trainer_of(recipe, overrides), trainer_of(recipe, overrides)
-    expected = steps(alone)
-    emulated = on_two_streams(trainer, monkeypatch)
+    expected = steps(alone, 2)  # from the second iteration on, copies of weights are made on one stream for both
+    emulated = on_two_streams(trainer, monkeypatch, 2)
     assert emulated.problems == set()
     assert emulated.joined
     main, side = emulated.ops
@@ -88,6 +89,13 @@ def test_common_weights_would_be_a_race(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ConfigError, match="weights in common: set it to auto"):
         trainer_of("demo_unit", [*overrides, "parallel_streams=true"])
     assert on_two_streams(trainer, monkeypatch).problems
+
+
+def test_copies_of_weights_that_are_not_recorded_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_copies, "used_by_both", lambda copies: None)
+    trainer = trainer_of("demo", [*AUTOENCODERS, "precision=bfloat16"])
+    problems = on_two_streams(trainer, monkeypatch, 2).problems
+    assert problems and all("memory of another stream that is not recorded" in problem for problem in problems)
 
 
 def in_two(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> EmulatedStreams:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastmunit.functional import autocast_dtype
 from fastmunit.functional.streams import on_second_stream
-from fastmunit.nn.fused.weight_copies import PassWeights, WeightCopies, version_of
+from fastmunit.nn.fused.weight_copies import PassWeights, ReadWeights, WeightCopies, version_of
 
 _Value = TypeVar("_Value")
 
@@ -60,6 +60,10 @@ class IterationCache:
         finally:
             self._open = before
 
+    def refreshed(self, known: ReadWeights) -> AbstractContextManager[None]:
+        """Return a context that does so with the copies that `opened` gives: see `iteration_cache`."""
+        return self._copies.refreshed(known)
+
     def weight(self, weight: Tensor) -> Tensor:
         """Return what the layers read instead of a weight, if `opened` has that, else the weight itself."""
         return self._open.get(id(weight), weight)
@@ -98,11 +102,18 @@ _cache: ContextVar[IterationCache | None] = ContextVar("fastmunit_iteration_cach
 
 
 @contextmanager
-def iteration_cache(cache: IterationCache | None) -> Iterator[None]:
-    """Let the layers that this thread runs in the with-block share values through `cache`. None: share nothing."""
+def iteration_cache(cache: IterationCache | None, known: ReadWeights | None = None) -> Iterator[None]:
+    """Let the layers that this thread runs in the with-block share values through `cache`.
+
+    Args:
+        cache: The cache. None: share nothing.
+        known: The weights whose copies the same layers have read before. Those that have been written to are copied on
+            entry, all by one op on the current stream. On exit, it has the weights whose copies were read this time.
+    """
     token = _cache.set(cache)
     try:
-        yield
+        with nullcontext() if cache is None or known is None else cache.refreshed(known):
+            yield
     finally:
         _cache.reset(token)
 

@@ -1,21 +1,25 @@
-"""Low-precision copies of weights under autocast, made by one op per network instead of one per weight and call.
+"""Low-precision copies of weights under autocast, made by one op for many weights instead of one per weight and call.
 
-A copy is made once per version of a weight. The gradients of all copies that a network has read in one pass are
-written to one flat buffer in the dtype of the weights. Autograd adds the buffers of several passes, one sum per
-network, and the gradients of the weights are views of the result. The gradients of weights that are read in their own
-dtype, such as biases that `fused_norm` adds, need no conversion: those of several passes are added by one op per
-network.
+A copy is made once per version of a weight: by one op for all weights that the last iteration read, and by one op per
+network for others. The gradients of all copies that a network has read in one pass are written to one flat buffer in
+the dtype of the weights. Autograd adds the buffers of several passes, one sum per network, and the gradients of the
+weights are views of the result. The gradients of weights that are read in their own dtype, such as biases that
+`fused_norm` adds, need no conversion: those of several passes are added by one op per network.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.weak import TensorWeakRef
+
+from fastmunit.functional.streams import used_by_both
 
 _ALIGNMENT = 16  # values, so that every gradient begins at a multiple of 64 bytes
 
@@ -164,6 +168,29 @@ class PassWeights(NamedTuple):
     uncast: Sequence[Tensor] = ()
 
 
+class ReadWeights:
+    """The weights whose copies a part of an iteration has read, so that the next one makes all of these by one op.
+
+    They are not kept alive. Copies and pickles of this object are empty.
+    """
+
+    def __init__(self) -> None:
+        self._references: dict[torch.dtype, list[TensorWeakRef]] = {}
+
+    def replace(self, weights: Mapping[torch.dtype, Iterable[Tensor]]) -> None:
+        """Keep these weights, by the dtype of their copies, instead of the previous ones."""
+        self._references = {dtype: [TensorWeakRef(weight) for weight in group] for dtype, group in weights.items()}
+
+    def items(self) -> Iterator[tuple[torch.dtype, list[Tensor]]]:
+        """Iterate over the dtypes of copies and the weights that are alive."""
+        for dtype, references in self._references.items():
+            yield dtype, [weight for reference in references if (weight := reference()) is not None]
+
+    def __reduce__(self) -> tuple[type[ReadWeights], tuple[()]]:
+        """Copy and pickle as an empty one."""
+        return ReadWeights, ()
+
+
 class WeightCopies:
     """The copies of the weights that have been asked for, each valid until its weight is written to.
 
@@ -173,6 +200,16 @@ class WeightCopies:
     def __init__(self) -> None:
         self._copies: dict[int, _Copy] = {}
         self._placeholders: dict[tuple[tuple[int, ...], ...], tuple[_Buffer, Tensor]] = {}
+        self._read: defaultdict[torch.dtype, dict[int, Tensor]] = defaultdict(dict)
+
+    @contextmanager
+    def refreshed(self, known: ReadWeights) -> Iterator[None]:
+        """Make stale copies of the weights in `known` by one op. On exit, let it have those whose copies were read."""
+        for dtype, weights in known.items():
+            self._update([weight for weight in weights if _is_cast(weight, dtype)], dtype)
+        self._read.clear()
+        yield
+        known.replace({dtype: weights.values() for dtype, weights in self._read.items()})
 
     def of(self, weights: PassWeights, dtype: torch.dtype) -> dict[int, Tensor]:
         """Return what the layers read in one pass through a network, by the id() of the weight.
@@ -182,6 +219,7 @@ class WeightCopies:
         first converted one.
         """
         read = _by_id(weight for weight in weights.cast if _is_cast(weight, dtype))
+        self._read[dtype] |= read
         self._update(list(read.values()), dtype)
         copies = {key: self._copies[key].copy for key in read}
         trained = [weight for weight in read.values() if weight.requires_grad] if torch.is_grad_enabled() else []
@@ -198,14 +236,17 @@ class WeightCopies:
         return copies | {id(weight): alias for weight, alias in given}
 
     def _update(self, weights: Sequence[Tensor], dtype: torch.dtype) -> None:
-        stale = [weight for weight in weights if not self._is_current(weight, dtype)]
-        if not stale:
-            return
-        with torch.inference_mode(False), torch.no_grad():  # a later pass may store the copies for backward
-            copies = [torch.empty_like(weight, dtype=dtype) for weight in stale]
-            torch._foreach_copy_(copies, stale)
-        for weight, copy in zip(stale, copies, strict=True):
-            self._copies[id(weight)] = _Copy(weight, version_of(weight), copy)
+        groups: defaultdict[tuple[torch.dtype, torch.device], list[Tensor]] = defaultdict(list)
+        for weight in weights:
+            if not self._is_current(weight, dtype):
+                groups[weight.dtype, weight.device].append(weight)
+        for stale in groups.values():
+            with torch.inference_mode(False), torch.no_grad():  # a later pass may store the copies for backward
+                copies = [torch.empty_like(weight, dtype=dtype) for weight in stale]
+                torch._foreach_copy_(copies, stale)
+            used_by_both(copies)
+            for weight, copy in zip(stale, copies, strict=True):
+                self._copies[id(weight)] = _Copy(weight, version_of(weight), copy)
 
     def _is_current(self, weight: Tensor, dtype: torch.dtype) -> bool:
         kept = self._copies.get(id(weight))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -14,6 +15,7 @@ from fastmunit.config import Config
 from fastmunit.functional.recompute import recompute
 from fastmunit.functional.streams import ParallelStreams, two_streams
 from fastmunit.nn.fused.iteration_cache import IterationCache, iteration_cache
+from fastmunit.nn.fused.weight_copies import ReadWeights
 from fastmunit.systems.parts import resume_checks
 from fastmunit.systems.parts.captured_halves import CapturedHalves
 from fastmunit.systems.parts.terms import Losses
@@ -40,6 +42,7 @@ class Stepper:
         self.streams = ParallelStreams(config.parallel_streams)
         self.graphs = CapturedHalves(self.streams)
         self._overlaps: dict[str, distributed.OverlappedAverage] = {}
+        self._read: defaultdict[str, ReadWeights] = defaultdict(ReadWeights)
 
     def descend(
         self,
@@ -76,7 +79,7 @@ class Stepper:
         results: list[Losses] = []
         chunks = [tensors] if parts == 1 else list(zip(*(tensor.chunk(parts) for tensor in tensors), strict=True))
         for number, part in enumerate(chunks, start=1):
-            with recompute(self._recomputes()), iteration_cache(cache):
+            with recompute(self._recomputes()), iteration_cache(cache, self._read[name]):
                 losses = loss_of(part, weights)
             mean = losses.total if parts == 1 else losses.total / parts
             with overlap.during_backward() if overlap is not None and number == parts else nullcontext():
