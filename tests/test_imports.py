@@ -14,7 +14,8 @@ PACKAGE = ROOT / "fastmunit"
 LEAVES = {"errors", "files", "memory", "distributed", "config", "section", "yaml_file", "info", "fused_norm_options"}
 LAYERS = {
     "__main__": {"cli"},
-    "cli": {"translation", "runs", "planning", "metrics", "data", "systems", "nn", "functional"} | LEAVES,
+    "cli": {"translation", "conversion", "runs", "planning", "metrics", "data", "systems", "nn", "functional"} | LEAVES,
+    "conversion": {"translation", "runs", "systems", "nn"} | LEAVES,
     "planning": {"data", "systems", "ops"} | LEAVES,
     "translation": {"runs", "data", "systems"} | LEAVES,
     "runs": {"data", "systems", "nn", "functional", "metrics"} | LEAVES,

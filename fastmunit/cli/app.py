@@ -6,6 +6,7 @@ import typer
 
 from fastmunit.cli.command import Command, with_usable_values
 from fastmunit.cli.configs import configs
+from fastmunit.cli.convert import convert
 from fastmunit.cli.demo import demo
 from fastmunit.cli.errors import reported
 from fastmunit.cli.evaluate import evaluate
@@ -41,5 +42,5 @@ def _add_global_options(
 ) -> None: ...
 
 
-for _command in (train, translate, evaluate, train_classifier, demo, configs, info):
+for _command in (train, translate, evaluate, train_classifier, convert, demo, configs, info):
     app.command(cls=Command)(reported(with_usable_values(_command)))

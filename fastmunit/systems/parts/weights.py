@@ -86,7 +86,7 @@ def _by_network(content: Any, networks: Mapping[str, nn.Module], kind: str) -> A
         return content
     if set(networks) <= set(content):
         return content
-    flat = _unwrapped(content)
+    flat = unwrapped(content)
     by_network = {}
     for name in networks:
         part = "gen" if kind == "ema" else kind
@@ -98,7 +98,7 @@ def _by_network(content: Any, networks: Mapping[str, nn.Module], kind: str) -> A
     return by_network if by_network.keys() == networks.keys() else content
 
 
-def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
+def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a state dict without the prefixes and the counter that wrappers add."""
     kept = {key: value for key, value in state.items() if key != _AVERAGED}
     for prefix in _WRAPPERS * 2:  # wrappers may be nested in any order
@@ -129,9 +129,9 @@ def _checked(path: str | os.PathLike[str], kind: str, name: str, state: Any, net
                 f"{printable(path)}: {key[:200]} of {name!r} is {what}, expected a dense real tensor: use another "
                 "checkpoint."
             )
-    unwrapped = _unwrapped(state)
+    bare = unwrapped(state)
     expected = network.state_dict()
-    kept = {key: value for key, value in unwrapped.items() if key in expected or not _OLD_BUFFERS.search(key)}
+    kept = {key: value for key, value in bare.items() if key in expected or not _OLD_BUFFERS.search(key)}
     for key, value in expected.items():
         if key not in kept and _OLD_BUFFERS.search(key):
             kept[key] = value
@@ -140,7 +140,7 @@ def _checked(path: str | os.PathLike[str], kind: str, name: str, state: Any, net
         for key, value in expected.items()
     )
     if not fits:
-        raise CheckpointError(_mismatch(path, kind, unwrapped, expected))
+        raise CheckpointError(_mismatch(path, kind, bare, expected))
     return kept
 
 

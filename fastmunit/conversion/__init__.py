@@ -1,0 +1,1 @@
+"""Conversion between our checkpoints and those of the public CycleGAN and pix2pix repository."""
