@@ -40,7 +40,7 @@ _LABELS = {
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion of public files has written.
+    """The run folder that a conversion of public files has written.
 
     Attributes:
         generators: The gen_*.pt.

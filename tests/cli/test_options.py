@@ -40,12 +40,16 @@ PATHS = [
     ("train-classifier", "--data", ("--output", "c.pt")),
     ("train-classifier", "--output", ("--data", "photos")),
     ("train-classifier", "--weights", ("--data", "photos", "--output", "c.pt")),
+    ("convert", "--public", ("--output", "out")),
+    ("convert", "--checkpoint", ("--output", "out")),
+    ("convert", "--output", ("--public", "a.pth")),
     ("demo", "--output", ()),
 ]
 CONFIGS = [
     ("train", "--config", ("--output", "out")),
     ("translate", "--config", ("--checkpoint", "gen.pt", "--input", "a.png", "--output", "out")),
     ("evaluate", "--config", ("--checkpoint", "gen.pt", "--output", "out")),
+    ("convert", "--config", ("--checkpoint", "gen.pt", "--output", "out")),
     ("demo", "--config", ()),
 ]
 
