@@ -1,4 +1,4 @@
-"""What the forms of a convolution share: derivatives of rearranged kernels, and the dtype of products."""
+"""Derivatives of rearranged convolution kernels, and the dtype in which convolutions run."""
 
 from __future__ import annotations
 
