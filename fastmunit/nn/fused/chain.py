@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fastmunit.functional import PadMode
 from fastmunit.functional.recompute import RecomputableMap
-from fastmunit.nn.fused.iteration_cache import active_cache, shared_weight
+from fastmunit.nn.fused.iteration_cache import active_cache
 from fastmunit.nn.fused.layers import (
     Activation,
     AveragePool,
@@ -57,16 +57,15 @@ class Chain:
         """Run all steps as the next part of a longer forward pass."""
         for step in self.steps:
             step.run(state)
-            if state.bias is not None:
-                state.bias = _opened_in_own_dtype(state.bias)
 
     def weights(self, mode: Mode) -> PassWeights:
-        """Return the weights and biases that plain convolutions of the chain read as they are, or leave out."""
+        """Return the weights that plain convolutions and norms of the chain read as they are, or leave out."""
         steps = [step for step in self.of(Convolve) if step.plain]
         cast = [weight for step in steps for weight in step.weights(mode)]
         cancelled = [step.conv.bias for step in steps if step.cancels_bias(mode)]
         added = [step.conv.bias for step in steps if step.left_out == "added"] if mode.fused else []
-        return PassWeights(cast, cancelled, [bias for bias in added if bias is not None])
+        scales = [parameter for step in self.of(Write) for parameter in step.parameters()]
+        return PassWeights(cast, cancelled, [weight for weight in (*added, *scales) if weight is not None])
 
     def of(self, kind: type[_Kind]) -> Iterator[_Kind]:
         """Iterate over the steps of one kind, including those of AdaIN blocks."""
@@ -92,12 +91,6 @@ def opened_weights(
     groups = zip(*(chain.weights(mode) for chain in chains), strict=True)
     cast, left_out, uncast = ([weight for weights in group for weight in weights] for group in groups)
     return cache.opened([*cast, *others], left_out, uncast)
-
-
-def _opened_in_own_dtype(weight: Tensor) -> Tensor:
-    """Return what is opened for a weight, unless that is a low-precision copy for another layer with this weight."""
-    opened = shared_weight(weight)
-    return opened if opened.dtype == weight.dtype else weight
 
 
 def plan(layers: Sequence[Layer]) -> Chain:

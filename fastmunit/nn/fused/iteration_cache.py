@@ -129,6 +129,12 @@ def shared_weight(weight: Tensor) -> Tensor:
     return weight if cache is None else cache.weight(weight)
 
 
+def shared_in_own_dtype(weight: Tensor) -> Tensor:
+    """Return what the active cache has opened for a weight, unless that is a low-precision copy for another layer."""
+    opened = shared_weight(weight)
+    return opened if opened.dtype == weight.dtype else weight
+
+
 def gives_zeros(weight: Tensor) -> bool:
     """Return True if the active cache gives a weight that is left out its gradient of zeros."""
     cache = active_cache()

@@ -44,6 +44,14 @@ class Norm:
             self.module.bias.reshape(batch_size, -1),
         )
 
+    def parameters(self) -> tuple[Tensor | None, Tensor | None]:
+        """Return the weight and bias that the module learns. Those of AdaIN come from a style."""
+        if self.kind == "adain":
+            return None, None
+        names = ("gamma", "beta") if self.kind == "layer" else ("weight", "bias")
+        weight, bias = (getattr(self.module, name, None) for name in names)
+        return weight, bias
+
 
 @dataclass
 class Activation:

@@ -16,7 +16,14 @@ from fastmunit.fused_norm_options import PADS
 from fastmunit.nn.fused.averaged_conv import convolve_and_average
 from fastmunit.nn.fused.dead_bias import with_zero_gradients
 from fastmunit.nn.fused.few_channel_conv import convolve, is_read_in_blocks
-from fastmunit.nn.fused.iteration_cache import active_cache, gives_zeros, shared_image, shared_values, shared_weight
+from fastmunit.nn.fused.iteration_cache import (
+    active_cache,
+    gives_zeros,
+    shared_image,
+    shared_in_own_dtype,
+    shared_values,
+    shared_weight,
+)
 from fastmunit.nn.fused.layers import Activation, Norm, Pad, is_global_average
 from fastmunit.nn.fused.weight_forms import as_product
 
@@ -170,7 +177,7 @@ class Convolve:
         if bias is None or self.left_out is None or not state.mode.fused:
             return None if bias is None else shared_weight(bias)
         if self.left_out == "added":
-            state.bias = bias
+            state.bias = shared_in_own_dtype(bias)
         elif not gives_zeros(bias):
             state.cancelled.append(bias)
         return None
@@ -240,6 +247,10 @@ class Write:
         state.residuals += [state.map.interior] * self.keeps
         state.bias, state.pixel_shuffle = None, False
 
+    def parameters(self) -> list[Tensor]:
+        """Return the weight and bias of the norm, if it has them."""
+        return [] if self.norm is None else [p for p in self.norm.parameters() if p is not None]
+
     def take_pad(self, state: State) -> Pad:
         """Return the padding of the result, and note in the state if it is for an upsampling convolution."""
         following = self.upsampling
@@ -260,8 +271,7 @@ def _affine(
         return None, bias, "none", 0.0
     if norm.kind == "adain":
         return *norm.style_of(batch_size), "instance", norm.module.eps
-    names = ("gamma", "beta") if norm.kind == "layer" else ("weight", "bias")
-    weight, bias = (getattr(norm.module, name, None) for name in names)
+    weight, bias = (None if p is None else shared_in_own_dtype(p) for p in norm.parameters())
     return weight, bias, norm.kind, norm.module.eps
 
 
