@@ -16,7 +16,7 @@ from fastmunit import functional
 from fastmunit.nn.fused import few_channel_conv
 from fastmunit.nn.fused.averaged_conv import averaged, convolve_and_average
 from fastmunit.nn.fused.block_conv import blocks_of, conv2d_few_in, conv2d_few_out
-from fastmunit.nn.fused.few_channel_conv import has_few_inputs, has_few_outputs
+from fastmunit.nn.fused.few_channel_conv import convolve, has_few_inputs, has_few_outputs
 from fastmunit.nn.fused.iteration_cache import IterationCache, iteration_cache
 from fastmunit.nn.fused.padded_channel_conv import conv2d_padded_channels
 from fastmunit.nn.layers.blocks import Conv2dBlock
@@ -93,6 +93,22 @@ def test_under_autocast_it_is_the_plain_convolution_rounded() -> None:
         torch.testing.assert_close(
             ours.float(), theirs.float(), rtol=2e-2, atol=2e-2 * float(theirs.detach().abs().max())
         )
+
+
+@pytest.mark.parametrize("channels", [8, 12, 16])
+@pytest.mark.parametrize("to_image", [False, True])
+def test_narrow_networks_in_bfloat16(to_image: bool, channels: int) -> None:
+    """Libraries have kernels of their own for few channels: their numbers are right as well."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, 3, 7) if to_image else nn.Conv2d(3, channels, 7)
+    x = torch.randn(1, conv.in_channels, 22, 20, requires_grad=True)
+    inputs = [x, *conv.parameters()]
+    plain = conv(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = convolve(conv, x, conv.bias)
+    for ours, exact in zip([y, *gradients(y, inputs)], [plain, *gradients(plain, inputs)], strict=True):
+        scale = float(exact.detach().abs().max())
+        torch.testing.assert_close(ours.float(), exact, rtol=0, atol=2e-2 * scale)
 
 
 @settings(deadline=None, max_examples=30)

@@ -12,6 +12,9 @@ from fastmunit.nn.fused.padded_channel_conv import GROUP, conv2d_padded_channels
 from fastmunit.nn.fused.weight_forms import as_product, product_dtype
 
 _MAX_CHANNELS = 4  # of a convolution in blocks
+# On CPUs with AMX, oneDNN of torch 2.14 returns wrong numbers for padded maps of 8 or 12 channels in bfloat16 and
+# kernels of 8x8, such as those of the gradient of an image in blocks.
+_MIN_OUTPUTS_IN_16_BITS = 16
 
 
 def convolve(conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -38,7 +41,8 @@ def has_few_outputs(conv: nn.Conv2d, x: Tensor) -> bool:
 
 def has_few_inputs(conv: nn.Conv2d, x: Tensor) -> bool:
     """Return True if `conv2d_few_in` should compute `conv` of x, because of the gradient of x."""
-    return x.requires_grad and conv.in_channels <= _MAX_CHANNELS and _fits(conv, x, x.shape[-2:])
+    right = conv.out_channels >= _MIN_OUTPUTS_IN_16_BITS or product_dtype(x).itemsize > 2
+    return x.requires_grad and right and conv.in_channels <= _MAX_CHANNELS and _fits(conv, x, x.shape[-2:])
 
 
 def needs_padded_channels(conv: nn.Conv2d, x: Tensor) -> bool:
