@@ -40,9 +40,16 @@ def compiled(source, arch, folder):
     return folder / "kernels.cubin"
 
 
+def cases():
+    """Yield most sources for all architectures. Sources that compile for half a minute are slow for all but one."""
+    for source in SOURCES:
+        for arch in ARCHITECTURES:
+            slow = source in count_instructions.SOURCES and arch != count_instructions.ARCH
+            yield pytest.param(source, arch, marks=pytest.mark.slow if slow else [], id=f"{source.stem}-{arch}")
+
+
 @needs_nvcc
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("source", "arch"), list(cases()))
 def test_kernels_are_within_their_budget(source, arch, tmp_path):
     cubin = compiled(source, arch, tmp_path)  # fails on any warning, spill or local memory
     if find_cuobjdump() is None:
