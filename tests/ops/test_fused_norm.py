@@ -140,24 +140,43 @@ def test_same_bits_for_any_number_of_threads(layout, statistics, batch):
         assert all(a is b is None or torch.equal(a, b) for a, b in zip(results[0], others, strict=True))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("layout", ["nchw", "channels_last", "sliced"])
+CHECKED = [
+    replace(SIMPLE, coefficients=(2, 2), residual="interior"),
+    replace(SIMPLE, shape=(2, 5, 8, 6), statistics="layer", coefficients=(1, 1), pixel_shuffle=True, pad=3),
+    replace(SIMPLE, statistics="none", coefficients=(0, 1), activation="leaky_relu", pad=0),
+]
+dtypes_and_layouts = pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [
+        (torch.float32, "nchw"),
+        (torch.float32, "channels_last"),
+        (torch.float32, "sliced"),
+        (torch.bfloat16, "channels_last"),
+        (torch.float16, "sliced"),
+        (torch.float64, "nchw"),
+    ],
+    ids=str,
+)
+
+
+@dtypes_and_layouts
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_opcheck(dtype, layout, requires_grad):
-    simple = replace(SIMPLE, dtype=dtype, layout=layout)
-    for case in (
-        replace(simple, coefficients=(2, 2), residual="interior"),
-        replace(simple, shape=(2, 5, 8, 6), statistics="layer", coefficients=(1, 1), pixel_shuffle=True, pad=3),
-        replace(simple, statistics="none", coefficients=(0, 1), activation="leaky_relu", pad=0),
-    ):
-        tensors = [None if t is None else t.detach().requires_grad_(requires_grad) for t in inputs(case)]
+    for case in CHECKED:
+        tensors = [
+            None if t is None else t.requires_grad_(requires_grad)
+            for t in inputs(replace(case, dtype=dtype, layout=layout))
+        ]
+        opcheck(FORWARD, (*tensors, *case.op_options()))
+
+
+@dtypes_and_layouts
+def test_opcheck_of_the_backward_op(dtype, layout):
+    for case in CHECKED:
+        x, weight, bias, residual = inputs(replace(case, dtype=dtype, layout=layout))
         options = case.op_options()
-        opcheck(FORWARD, (*tensors, *options))
-        with torch.no_grad():
-            padded, mean, rstd = FORWARD(*tensors, *options)
+        padded, mean, rstd = FORWARD(x, weight, bias, residual, *options)
         dpadded = make_map(tuple(padded.shape), dtype, seed=3)
-        detached = [None if t is None else t.detach() for t in tensors]
-        x, weight, bias, residual = detached
         for wants in ((True, True, residual is not None), (False, True, False), (False, False, False)):
             opcheck(BACKWARD, (dpadded, None, x, mean, rstd, weight, bias, *wants, *options))
 
