@@ -219,9 +219,14 @@ def empty_gradients_of_the_backward_op():
         yield calls
 
 
-@both_layouts
-@each_statistics
-@pytest.mark.parametrize("pad_mode", ["reflect", "replicate", "zero"])
+@pytest.mark.parametrize(
+    ("layout", "statistics", "pad_mode"),
+    [
+        (("nchw", "channels_last")[(i + k) % 2], statistics, pad_mode)
+        for i, statistics in enumerate(("instance", "layer", "none"))
+        for k, pad_mode in enumerate(("reflect", "replicate", "zero"))
+    ],
+)
 def test_gradcheck(layout, statistics, pad_mode):
     case = Case(
         shape=(2, 2, 4, 5), dtype=torch.float64, layout=layout, statistics=statistics, residual="interior",
