@@ -81,11 +81,17 @@ def _device_lines() -> list[str]:
     return lines
 
 
+def _model_line() -> str:
+    from fastmunit.model_folder.load import packaged
+
+    return f"packaged models    {', '.join(packaged()) or 'none'}"
+
+
 def report() -> str:
     """Return the text that `python -m fastmunit.info` prints.
 
     It lists versions, the build options of the native extension, the implementation that "auto" selects on each device
-    and why others are unavailable, and the CUDA devices. The CUDA driver is queried for them.
+    and why others are unavailable, the CUDA devices, and the packaged models. The CUDA driver is queried for them.
     """
     import torch
 
@@ -97,6 +103,7 @@ def report() -> str:
         *_build_lines(),
         *_implementation_lines(),
         *_device_lines(),
+        _model_line(),
     ]
     return "\n".join(lines)
 

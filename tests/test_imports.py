@@ -17,11 +17,12 @@ LAYERS = {
     "cli": {"translation", "conversion", "runs", "planning", "metrics", "data", "systems", "nn", "functional"} | LEAVES,
     "conversion": {"translation", "runs", "systems", "nn"} | LEAVES,
     "planning": {"data", "systems", "ops"} | LEAVES,
-    "translation": {"runs", "data", "systems"} | LEAVES,
-    "runs": {"data", "systems", "nn", "functional", "metrics"} | LEAVES,
+    "translation": {"runs", "data", "systems", "model_folder"} | LEAVES,
+    "runs": {"data", "systems", "nn", "functional", "metrics", "model_folder"} | LEAVES,
+    "model_folder": LEAVES,
     "metrics": {"data", "systems", "nn", "functional"} | LEAVES,
     "data": LEAVES,
-    "systems": {"nn", "functional"} | LEAVES,
+    "systems": {"nn", "functional", "model_folder"} | LEAVES,
     "acceleration": {"nn", "functional"} | LEAVES,
     "nn": {"functional"} | LEAVES,
     "functional": {"ops", "reference"} | LEAVES,
@@ -39,7 +40,7 @@ LAYERS = {
     "files": {"errors"},
     "memory": {"errors"},
     "distributed": {"errors", "memory"},
-    "info": {"ops", "errors"},
+    "info": {"ops", "model_folder", "errors"},
 }
 
 

@@ -31,7 +31,10 @@ class Directions(str, Enum):
 def evaluate(
     checkpoint: Annotated[
         Path,
-        typer.Option(help="A run folder, or a gen_*.pt of fastmunit or the public trainer.", metavar="FILE|FOLDER"),
+        typer.Option(
+            help="A run folder, a gen_*.pt of fastmunit or the public trainer, or the folder or name of a model.",
+            metavar="FILE|FOLDER|NAME",
+        ),
     ],
     data: Annotated[
         Optional[Path],  # noqa: UP045
@@ -96,7 +99,7 @@ def evaluate(
     from fastmunit.metrics.load import load_measures
     from fastmunit.runs import resolve_device
     from fastmunit.systems import registry
-    from fastmunit.translation.translate import find_checkpoint, load_translator
+    from fastmunit.translation.translate import find_checkpoint, load_translator, own_direction
 
     if devices is not None and not distributed.launched():
         start_processes(devices)
@@ -122,7 +125,8 @@ def evaluate(
             for note in left_out(settings, ("test",)):
                 typer.echo(note, err=True)
 
-        possible = registry.system_of(settings).directions
+        own = own_direction(file)
+        possible = registry.system_of(settings).directions if own is None else (own,)
         directions = list(possible) if direction is Directions.both else [direction.value]
         if classifier is not None and len(directions) > 1:
             raise FastmunitError("a classifier knows the classes of one domain: measure one --direction at a time.")

@@ -38,8 +38,9 @@ def translate(
     checkpoint: Annotated[
         Path,
         typer.Option(
-            help="Load this gen_*.pt (ours or the public trainer's), or the newest of a run folder.",
-            metavar="FILE|FOLDER",
+            help="Load this gen_*.pt (ours or the public trainer's), the newest of a run folder, this model folder, or "
+            "the model of this name: a packaged one, or OWNER/NAME on the Hugging Face Hub.",
+            metavar="FILE|FOLDER|NAME",
         ),
     ],
     input: Annotated[
@@ -53,8 +54,9 @@ def translate(
     ],
     output: OutputFolder,
     direction: Annotated[
-        Direction, typer.Option(help="Translate images of domain A to B (a2b), or back (b2a).")
-    ] = Direction.a2b,
+        Direction | None,
+        typer.Option(help="Translate images of domain A to B (a2b), or back (b2a) [a2b, or what the model has]."),
+    ] = None,
     config: ConfigName = None,
     styles: Annotated[
         int | None,
@@ -135,12 +137,13 @@ def translate(
     from fastmunit.systems import registry
     from fastmunit.translation.file_translator import FileTranslator, Rendering
     from fastmunit.translation.inputs import Limits, checked_inputs, list_inputs, list_references
-    from fastmunit.translation.translate import find_checkpoint, load_translator
+    from fastmunit.translation.translate import find_checkpoint, load_translator, own_direction
 
     _require_one_source_of_styles(styles, same_styles, reference, styles_file, interpolate)
     place = resolve_device(device)
     file, settings = find_checkpoint(checkpoint, config)
-    source_channels, target_channels = settings.channels(direction.value)
+    way = own_direction(file) or "a2b" if direction is None else direction.value
+    source_channels, target_channels = settings.channels(way)
     limit = max_pixels or settings.max_pixels
     listed, notes = list_inputs(input)
     references, reference_notes = list_references(reference or ())
@@ -154,7 +157,7 @@ def translate(
     inputs, failures = checked_inputs(listed, Limits(source_channels, size, 4 * source_channels + first_layer, limit))
     if not inputs:
         raise_failures(failures, _left_out(len(failures), len(listed)))
-    translator = load_translator(file, settings, direction=direction.value, device=place)
+    translator = load_translator(file, settings, direction=way, device=place)
     translator.precision = precision.value
     if not translator.style_dim and ((styles or 1) > 1 or styles_file is not None):
         option = "--styles" if styles_file is None else "--styles-file"

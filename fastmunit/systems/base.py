@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.utils.checkpoint
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from fastmunit import distributed, functional
 from fastmunit.config import Config
 from fastmunit.errors import ConfigError
+from fastmunit.model_folder.save import Model
 from fastmunit.nn.fused.iteration_cache import IterationCache
 from fastmunit.nn.layers.spectral_norm import SpectralNorm
-from fastmunit.systems.parts import files, resume_checks
+from fastmunit.systems.parts import files, pretrained, resume_checks
 from fastmunit.systems.parts.algorithm_search import AlgorithmSearch
 from fastmunit.systems.parts.cuda_graph import Inputs, Results
 from fastmunit.systems.parts.ema import GeneratorEMA
@@ -29,10 +30,13 @@ from fastmunit.systems.parts.perceptual import PerceptualLoss
 from fastmunit.systems.parts.stepper import Stepper, Weights
 from fastmunit.systems.translators import Translator
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 Loss = Tensor | int
 
 
-class System(Execution, Optimization):
+class System(Execution, Optimization, pretrained.Shareable):
     """An image translation system: networks, losses, update steps, optimizers, checkpoints.
 
     An iteration has two halves, "dis" and "gen": each is a step of one optimizer. This class runs them; a subclass
@@ -263,7 +267,7 @@ class System(Execution, Optimization):
         if direction not in cls.directions:
             raise ConfigError(f"system {cls.name!r} translates {' and '.join(cls.directions)} only, not {direction}.")
         translator = cls.translator(generators, config, direction)
-        translator.direction = direction
+        translator.direction, translator.config = direction, config
         return translator
 
     # Files.
@@ -278,6 +282,46 @@ class System(Execution, Optimization):
             CheckpointError: If the file is missing, truncated, of another kind, or does not fit `config`.
         """
         return files.load_generators(cls, checkpoint_file, config, device)
+
+    @classmethod
+    def load_translator(
+        cls,
+        checkpoint_file: str | os.PathLike[str],
+        config: Config,
+        direction: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Translator:
+        """Build a translator from a gen_*.pt, or from the model.safetensors of a model folder, on `device`.
+
+        Args:
+            checkpoint_file: The file.
+            config: Its configuration.
+            direction: "a2b" or "b2a". None is the direction of the folder; "a2b" if it has both.
+            device: Device to compute on.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, of another kind, or does not fit `config`.
+            ConfigError: If the system does not have that direction.
+        """
+        return files.load_translator(cls, checkpoint_file, config, direction, device)
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> Self:
+        """Load a system from a model folder, with new optimizers. `System.from_pretrained` loads any system.
+
+        Args:
+            name: A folder that `save_pretrained` of a system has written, or OWNER/NAME or OWNER/NAME@REVISION of one
+                on the Hugging Face Hub, which is downloaded.
+            options: Keyword arguments of the constructor, such as compat.
+
+        Raises:
+            CheckpointError: If there is no such folder, its files are damaged, or it holds no system of this class.
+            ConfigError: If the configuration is wrong.
+        """
+        return cast("Self", pretrained.load_system(cls, name, options))
+
+    def _as_model(self) -> Model:
+        return pretrained.model_of_system(self)
 
     def save(
         self, snapshot_dir: str | os.PathLike[str], iterations: int, resume_state: Mapping[str, Any] | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import cast
@@ -14,15 +15,18 @@ from torch import Tensor, nn
 from fastmunit.config import Config
 from fastmunit.errors import FastmunitError
 from fastmunit.memory import is_out_of_memory
+from fastmunit.model_folder.load import find_folder
+from fastmunit.model_folder.save import Model
 from fastmunit.nn.layers.dropout import Dropout, masks_from
 from fastmunit.nn.networks.autoencoders import AdaINGen, VAEGen, min_size
 from fastmunit.nn.networks.latent_encoder import LatentEncoder
+from fastmunit.systems.parts import pretrained
 from fastmunit.systems.parts.inference_autocast import inference_autocast
 
 _PIXELS_PER_BATCH = 1 << 20
 
 
-class Translator(ABC):
+class Translator(pretrained.Shareable):
     """One direction of a trained system: images of one domain to images of the other.
 
     An image is padded to a size that the networks support, by reflection at its right and bottom edges, and the result
@@ -37,10 +41,13 @@ class Translator(ABC):
 
     Attributes:
         direction: "a2b" or "b2a", for a translator that a system or `fastmunit.load_translator` has built.
+        config: Configuration of the system that has built the translator.
+        about: Facts about the model, for `save_pretrained`.
         precision: Default precision of convolutions and matrix products: "float32", "bfloat16" or "float16".
     """
 
     direction: str | None = None
+    config: Config | None = None
 
     takes_references: bool = False
     """True if `encode_style` computes the style code of an image of the target domain."""
@@ -66,6 +73,31 @@ class Translator(ABC):
     def encode_style(self, images: Tensor) -> Tensor:
         """Return the style codes (N, style_dim, 1, 1) of images (N, C', H, W) of the target domain."""
         raise FastmunitError("this system has no style codes, so an image cannot serve as a reference.")
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks that this direction needs, by name in gen_*.pt: "b", or "a.enc" for a part of "a"."""
+        raise FastmunitError(f"{type(self).__name__} does not define networks, so it cannot be saved.")
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | os.PathLike[str], *, direction: str | None = None, device: str | torch.device = "cpu"
+    ) -> Translator:
+        """Load a translator from a model folder.
+
+        Args:
+            name: A folder that `save_pretrained` of a translator or system has written, the name of a packaged model,
+                or OWNER/NAME or OWNER/NAME@REVISION of a model on the Hugging Face Hub, which is downloaded.
+            direction: "a2b" or "b2a". None is the direction of the folder; "a2b" if it has both.
+            device: Device to compute on.
+
+        Raises:
+            CheckpointError: If there is no such folder, its files are damaged, or it has only the other direction.
+            ConfigError: If the configuration is wrong.
+        """
+        return pretrained.load_translator(find_folder(name), direction, device)
+
+    def _as_model(self) -> Model:
+        return pretrained.model_of_translator(self)
 
     def random_styles(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw style codes from N(0, 1), (count, style_dim, 1, 1), with a CPU generator."""
@@ -143,8 +175,17 @@ class StyleTranslator(Translator):
     def __init__(self, generators: Mapping[str, nn.Module], config: Config, direction: str) -> None:
         source, target = (cast(AdaINGen, generators[domain]) for domain in direction.split("2"))
         multiple = 2**config.gen.n_downsample
-        super().__init__(target, multiple, min_size(config.gen), config.channels(direction), config.gen.style_dim)
+        super().__init__(target.dec, multiple, min_size(config.gen), config.channels(direction), config.gen.style_dim)
         self._source, self._target = source, target
+        self._names = direction.split("2")
+
+    def networks(self) -> dict[str, nn.Module]:
+        (source, target), decoder = self._names, self._target
+        parts = {"enc_style": decoder.enc_style, "mlp": decoder.mlp, "dec": decoder.dec}
+        return {
+            f"{source}.enc_content": self._source.enc_content,
+            **{f"{target}.{name}": part for name, part in parts.items()},
+        }
 
     def encode(self, images: Tensor) -> Tensor:
         return self._source.enc_content(images)
@@ -175,8 +216,13 @@ class VAETranslator(Translator):
         source, target = (cast(VAEGen, generators[domain]) for domain in direction.split("2"))
         multiple = 2**config.gen.n_downsample
         # The encoder's residual blocks pad by reflection, which needs maps of at least 2 × 2.
-        super().__init__(target, multiple, 2 * multiple, config.channels(direction), int(noise_at_test))
+        super().__init__(target.dec, multiple, 2 * multiple, config.channels(direction), int(noise_at_test))
         self._source, self._target = source, target
+        self._names = direction.split("2")
+
+    def networks(self) -> dict[str, nn.Module]:
+        source, target = self._names
+        return {f"{source}.enc": self._source.enc, f"{target}.dec": self._target.dec}
 
     def random_styles(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw seeds of noise, (count, 1, 1, 1) in int64. Without `noise_at_test`, return an empty (count, 0, 1, 1)."""
@@ -222,6 +268,10 @@ class LatentTranslator(Translator):
         super().__init__(generator, multiple, min_size, channels, latent_dim or int(self._drops))
         self._generator, self._latent_dim, self._encoder = generator, latent_dim, encoder
         self.takes_references = encoder is not None
+
+    def networks(self) -> dict[str, nn.Module]:
+        target = (self.direction or "a2b")[-1]
+        return {target: self._generator, **({} if self._encoder is None else {"encoder": self._encoder})}
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the images: the generator takes them together with the latent vector."""

@@ -14,9 +14,13 @@ from torch import Tensor
 
 from fastmunit.config import Config
 from fastmunit.data.values import ImageLike, image_tensor
-from fastmunit.errors import CheckpointError
+from fastmunit.errors import CheckpointError, ConfigError
+from fastmunit.model_folder import tensors
+from fastmunit.model_folder.about import About
+from fastmunit.model_folder.load import find, find_folder, is_model_folder
 from fastmunit.runs import RunFolder, resolve_device
 from fastmunit.runs.checkpoints.checkpoint import generators as newest_generators
+from fastmunit.runs.provenance import about_checkpoint
 from fastmunit.systems import registry
 from fastmunit.systems.base import System
 from fastmunit.systems.translators import Translator
@@ -69,14 +73,14 @@ def translate(
     Safe in any thread, even while `model` is being trained: changes neither the model nor torch's random state.
 
     Args:
-        model: A run folder, a gen_*.pt, a trained system such as `fastmunit.MUNIT`, or a translator from
-            `load_translator`.
+        model: A run folder, a gen_*.pt, a model folder, the name of a packaged model or of one on the Hugging Face
+            Hub (OWNER/NAME), a trained system such as `fastmunit.MUNIT`, or a translator from `load_translator`.
         images: An image of any size, or several: a tensor (C, H, W) or (N, C, H, W) in [-1, 1], a path, a PIL image, a
             NumPy array (H, W) or (H, W, C) of uint8 or uint16, or a list of any of these.
         styles: The number S of random styles; style codes (S, style_dim, 1, 1), or the path of a .safetensors file
             with such a tensor named `styles`; or reference images of the target domain, one or a list of S, in the
             forms that `images` takes. A system without style codes gives one output per image.
-        direction: "a2b" (the default) or "b2a". A translator has its own direction.
+        direction: "a2b" (the default) or "b2a". A translator and its folder have their own direction.
         seed: Seed of the random styles, which are the same for every image.
         precision: Precision of convolutions and matrix products. None uses a translator's own precision, and float32
             for other models.
@@ -121,15 +125,16 @@ def load_translator(
     checkpoint: str | os.PathLike[str],
     config: ConfigLike | None = None,
     *,
-    direction: str = "a2b",
+    direction: str | None = None,
     device: str | torch.device = "auto",
 ) -> Translator:
     """Load a trained model for translating in one direction.
 
     Args:
-        checkpoint: A run folder, or a gen_*.pt or ema_*.pt.
+        checkpoint: A run folder, a gen_*.pt or ema_*.pt, a model folder, the name of a packaged model, or OWNER/NAME or
+            OWNER/NAME@REVISION of a model on the Hugging Face Hub, which is downloaded.
         config: Configuration of a file that has no config.yaml next to it: a `Config`, a YAML file or a shipped name.
-        direction: "a2b" or "b2a".
+        direction: "a2b" or "b2a". None is "a2b", or the direction of a translator's folder.
         device: Device to compute on; see `fastmunit.runs.resolve_device`.
 
     Raises:
@@ -137,9 +142,9 @@ def load_translator(
         ConfigError: If the configuration cannot be used, or its system does not translate in that direction.
     """
     file, settings = find_checkpoint(checkpoint, config)
-    system = registry.system_of(settings)
-    generators = system.load_generators(file, settings, resolve_device(device))
-    return system.directed_translator(generators, settings, direction)
+    translator = registry.system_of(settings).load_translator(file, settings, direction, resolve_device(device))
+    translator.about = about_file(file, settings)
+    return translator
 
 
 def load_generators(
@@ -152,7 +157,7 @@ def load_generators(
     The global random state is not changed.
 
     Args:
-        checkpoint: A run folder, or a gen_*.pt or ema_*.pt.
+        checkpoint: A run folder, a gen_*.pt or ema_*.pt, or the folder or name of a model; see `load_translator`.
         config: Configuration of a file that has no config.yaml next to it: a `Config`, a YAML file or a shipped name.
         device: Device to load the networks on; see `fastmunit.runs.resolve_device`.
 
@@ -165,24 +170,29 @@ def load_generators(
 
 
 def find_checkpoint(checkpoint: str | os.PathLike[str], config: ConfigLike | None = None) -> tuple[Path, Config]:
-    """Return the gen_*.pt or ema_*.pt of a checkpoint, and its configuration.
+    """Return the gen_*.pt, ema_*.pt or model.safetensors of a checkpoint, and its configuration.
 
     Args:
-        checkpoint: A run folder, its checkpoints folder, or the file itself.
-        config: The configuration. None looks for a config.yaml next to the file and in the folder above.
+        checkpoint: A run folder, its checkpoints folder, the file itself, or the folder or name of a model; see
+            `load_translator`.
+        config: The configuration. None looks for a config.yaml next to the file and in the folder above. A model folder
+            has its own.
 
     Raises:
-        CheckpointError: If there is no such file, or no configuration for it.
+        CheckpointError: If there is no such file, or no configuration for it, or it cannot be downloaded.
         ConfigError: If `config` cannot be used.
     """
-    file = Path(checkpoint)
+    file = find(checkpoint)
+    if file.name == tensors.NAME or is_model_folder(file):
+        folder = find_folder(file)
+        if config is not None and config != folder.config:
+            raise ConfigError(f"{folder.path} is a model folder, which has its own configuration: leave --config out.")
+        return folder.weights, folder.config
     if file.is_dir():
         newest = newest_generators(RunFolder(file.parent if file.name == "checkpoints" else file))
         if newest is None:
             raise CheckpointError(f"{file} holds no checkpoint: give a run folder or a gen_*.pt.")
         file = newest
-    elif not file.exists():
-        raise CheckpointError(f"checkpoint {file} does not exist: check the path.")
     if config is not None:
         return file, config if isinstance(config, Config) else Config.load(config)
     for candidate in (file.parent.parent / "config.yaml", file.parent / "config.yaml"):
@@ -194,21 +204,31 @@ def find_checkpoint(checkpoint: str | os.PathLike[str], config: ConfigLike | Non
     )
 
 
+def own_direction(file: Path) -> str | None:
+    """Return the only direction of a file that `find_checkpoint` has returned. None if it has those of its system."""
+    return find_folder(file).header.direction if file.name == tensors.NAME else None
+
+
+def about_file(file: Path, config: Config) -> About:
+    """Return the facts about a file that `find_checkpoint` has returned with its configuration."""
+    return find_folder(file).about if file.name == tensors.NAME else about_checkpoint(file, config)
+
+
 def _translator_of(
     model: object, config: ConfigLike | None, direction: str | None, device: str
 ) -> tuple[Translator, int | None]:
     """Return a translator, and the pixel limit in the configuration of the model."""
     if isinstance(model, str | os.PathLike):
         file, settings = find_checkpoint(model, config)
-        return load_translator(file, settings, direction=direction or "a2b", device=device), settings.max_pixels
+        return load_translator(file, settings, direction=direction, device=device), settings.max_pixels
     if isinstance(model, System):
         translator, max_pixels = model.evaluation_translator(direction or "a2b"), model.config.max_pixels
     elif isinstance(model, Translator):
         translator, max_pixels = model, None
     else:
         raise TypeError(
-            "model: expected a run folder, a gen_*.pt, a system such as fastmunit.MUNIT, or a translator from "
-            f"load_translator, got {type(model).__name__}"
+            "model: expected a run folder, a gen_*.pt, a model folder or the name of a model, a system such as "
+            f"fastmunit.MUNIT, or a translator from load_translator, got {type(model).__name__}"
         )
     if translator.direction is not None and direction not in (None, translator.direction):
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -60,9 +60,15 @@ def without_values(build: Callable[[], dict[str, nn.Module]]) -> dict[str, nn.Mo
     """
     with torch.device("meta"):
         networks = build()
-    for network in networks.values():
+    allocate(networks.values())
+    return networks
+
+
+def allocate(networks: Iterable[nn.Module]) -> None:
+    """Give networks on "meta" uninitialized parameters on the CPU, and buffers with the initial values of norms."""
+    networks = list(networks)
+    for network in networks:
         network.to_empty(device="cpu")
-    for network in networks.values():
+    for network in networks:
         for name, buffer in network.named_buffers():
             buffer.fill_(1 if name.rpartition(".")[2] == "running_var" else 0)
-    return networks

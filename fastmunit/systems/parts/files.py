@@ -13,11 +13,14 @@ from torch import nn
 from fastmunit.config import Config
 from fastmunit.errors import CheckpointError
 from fastmunit.files import printable
+from fastmunit.model_folder import tensors
+from fastmunit.model_folder.load import find_folder
 from fastmunit.nn.layers.init import without_values
-from fastmunit.systems.parts import optimizer_state, public_checkpoint, weights
+from fastmunit.systems.parts import optimizer_state, pretrained, public_checkpoint, weights
 
 if TYPE_CHECKING:
     from fastmunit.systems.base import System
+    from fastmunit.systems.translators import Translator
 
 
 def load_generators(
@@ -26,9 +29,30 @@ def load_generators(
     """Build generators and load their weights; see `System.load_generators`."""
     system.check(config)
     networks = without_values(lambda: system.build_generators(config))
-    public_checkpoint.verify_weights(path)
-    weights.load_networks(path, networks, "gen")
+    if _in_model_folder(path):
+        pretrained.load_generators(find_folder(path), networks)
+    else:
+        public_checkpoint.verify_weights(path)
+        weights.load_networks(path, networks, "gen")
     return {name: network.to(device).eval() for name, network in networks.items()}
+
+
+def load_translator(
+    system: type[System],
+    path: str | os.PathLike[str],
+    config: Config,
+    direction: str | None,
+    device: str | torch.device,
+) -> Translator:
+    """Build a translator and load its weights; see `System.load_translator`."""
+    if _in_model_folder(path):
+        return pretrained.load_translator(find_folder(path), direction, device)
+    generators = load_generators(system, path, config, device)
+    return system.directed_translator(generators, config, direction or "a2b")
+
+
+def _in_model_folder(path: str | os.PathLike[str]) -> bool:
+    return Path(path).name == tensors.NAME
 
 
 def save(

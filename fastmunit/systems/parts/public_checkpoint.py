@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -178,6 +179,19 @@ def verify_weights(path: str | os.PathLike[str]) -> None:
     except CheckpointError:  # weights are usable without the state, so a damaged state does not matter
         return
     verify(folder, iterations, [match[1]])
+
+
+def is_public(path: str | os.PathLike[str]) -> bool:
+    """Return True if another program than fastmunit, such as the public trainer, wrote a file of weights.
+
+    torch names the top folder in its archive after a path, and "archive" in one that is written to an open file, as
+    fastmunit does. Versions before 1.6 wrote no archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            return not all(name.startswith("archive/") for name in file.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return True
 
 
 def _digests(path: Path) -> dict[str, str]:

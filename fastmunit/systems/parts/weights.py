@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from fastmunit.errors import CheckpointError
 from fastmunit.files import load_tensors, printable
+from fastmunit.model_folder import tensors as model_tensors
 
 # Running statistics of instance norms, which do not use them: pytorch 0.3 wrote them for encoders, and decoders have
 # dummies.
-_OLD_BUFFERS = re.compile(r"^(enc|enc_content|dec)\..*\.norm\.(running_mean|running_var|num_batches_tracked)$")
+_OLD_BUFFERS = re.compile(r"\w+\.(enc|enc_content|dec)\..*\.norm\.(running_mean|running_var|num_batches_tracked)")
 _WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DataParallel, DistributedDataParallel, AveragedModel and torch.compile add to names."""
 _AVERAGED = "n_averaged"
@@ -38,7 +40,8 @@ def read_networks(
     ("gen_a.…", "dis_a.…") is split into networks.
 
     Args:
-        path: A file of the public trainer or of fastmunit, or another file with the same weights.
+        path: A file of the public trainer or of fastmunit, another file with the same weights, or the
+            model.safetensors of a model folder, which has a weight that networks share once.
         networks: Networks by their names in the file: "a" and "b" in public files.
         kind: Expected content: "gen", "dis" or "ema".
 
@@ -49,7 +52,11 @@ def read_networks(
         CheckpointError: If the file is of another kind, has networks of another system or size, has something other
             than tensors, or has several values for a weight that `networks` share. The message says which.
     """
-    content = _by_network(load_tensors(path), networks, kind)
+    content: Any
+    if Path(path).suffix == model_tensors.SUFFIX:
+        content = _with_shared(model_tensors.read(path, kind, networks), networks)
+    else:
+        content = _by_network(load_tensors(path), networks, kind)
     file_kind = "gen" if kind == "ema" else kind
     if not isinstance(content, Mapping) or not set(networks) <= set(content):
         raise CheckpointError(
@@ -58,6 +65,11 @@ def read_networks(
     states = {name: _checked(path, kind, name, content[name], network) for name, network in networks.items()}
     _check_shared(path, networks, states)
     return states
+
+
+def is_unused(network: str, key: str) -> bool:
+    """Return True if a tensor in the state of a network has no effect: running statistics of instance norms."""
+    return _OLD_BUFFERS.fullmatch(f"{network}.{key}") is not None
 
 
 def describe(content: Any) -> str:
@@ -98,6 +110,22 @@ def _by_network(content: Any, networks: Mapping[str, nn.Module], kind: str) -> A
     return by_network if by_network.keys() == networks.keys() else content
 
 
+def _with_shared(
+    content: dict[str, dict[str, Tensor]], networks: Mapping[str, nn.Module]
+) -> dict[str, dict[str, Tensor]]:
+    """Add the weights that networks share to the states of all that share them."""
+    names = {
+        (name, key): id(value)
+        for name, network in networks.items()
+        for key, value in network.state_dict(keep_vars=True).items()
+    }
+    found = {names[name, key]: content[name][key] for name, key in names if key in content[name]}
+    for (name, key), owner in names.items():
+        if owner in found:
+            content[name].setdefault(key, found[owner])
+    return content
+
+
 def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a state dict without the prefixes and the counter that wrappers add."""
     kept = {key: value for key, value in state.items() if key != _AVERAGED}
@@ -131,16 +159,16 @@ def _checked(path: str | os.PathLike[str], kind: str, name: str, state: Any, net
             )
     bare = unwrapped(state)
     expected = network.state_dict()
-    kept = {key: value for key, value in bare.items() if key in expected or not _OLD_BUFFERS.search(key)}
+    kept = {key: value for key, value in bare.items() if key in expected or not is_unused(name, key)}
     for key, value in expected.items():
-        if key not in kept and _OLD_BUFFERS.search(key):
+        if key not in kept and is_unused(name, key):
             kept[key] = value
     fits = kept.keys() == expected.keys() and all(
         kept[key].shape == value.shape and kept[key].is_floating_point() == value.is_floating_point()
         for key, value in expected.items()
     )
     if not fits:
-        raise CheckpointError(_mismatch(path, kind, bare, expected))
+        raise CheckpointError(_mismatch(path, kind, name, bare, expected))
     return kept
 
 
@@ -179,7 +207,7 @@ def _system_name(state: Mapping[str, Tensor]) -> str:
 
 
 def _mismatch(
-    path: str | os.PathLike[str], kind: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+    path: str | os.PathLike[str], kind: str, name: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> str:
     if kind != "dis" and any(key.startswith("cnns.") for key in state):
         return f"{printable(path)} holds discriminators (a dis_*.pt): give the gen_*.pt of the run."
@@ -198,10 +226,11 @@ def _mismatch(
         for key, value in expected.items()
         if key in state and state[key].is_floating_point() != value.is_floating_point()
     ]
-    reasons += [
-        f"{key} is missing in the file" for key in expected if key not in state and not _OLD_BUFFERS.search(key)
-    ]
-    reasons += [f"{key[:200]} is not known" for key in state if key not in expected and not _OLD_BUFFERS.search(key)]
+    reasons += [f"{key} is missing in the file" for key in expected if key not in state and not is_unused(name, key)]
+    reasons += [f"{key[:200]} is not known" for key in state if key not in expected and not is_unused(name, key)]
     more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
     differences = f"{'; '.join(reasons[:3])}{more}"
-    return f"{printable(path)} does not fit the configuration: {differences}. Give the run's own config.yaml."
+    remedy = "Give the run's own config.yaml."
+    if Path(path).suffix == model_tensors.SUFFIX:
+        remedy = "Get the model folder again."
+    return f"{printable(path)} does not fit the configuration: {differences}. {remedy}"

@@ -1,0 +1,47 @@
+"""Turning a checkpoint into a model folder."""
+
+from __future__ import annotations
+
+import os
+
+from fastmunit.model_folder.about import About
+from fastmunit.model_folder.save import write_folder
+from fastmunit.model_folder.tensors import WeightType
+from fastmunit.systems import registry
+from fastmunit.systems.parts.pretrained import model_of_generators
+from fastmunit.translation.translate import ConfigLike, about_file, find_checkpoint, load_translator
+
+
+def save_model(
+    checkpoint: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    config: ConfigLike | None = None,
+    direction: str | None = None,
+    about: About | None = None,
+    dtype: WeightType | None = None,
+) -> None:
+    """Write a model folder with what a trained model needs for translation.
+
+    The card has what the run folder tells: iterations, data, scores of `fastmunit evaluate`, a sample picture.
+
+    Args:
+        checkpoint: A run folder, a gen_*.pt or ema_*.pt, or a model folder.
+        folder: New or empty folder, or an earlier model folder, which is replaced.
+        config: Configuration of a file that has no config.yaml next to it; see `load_translator`.
+        direction: "a2b" or "b2a". None keeps the generators of both.
+        about: Facts for the card, which replace those of the run one by one.
+        dtype: Type to store the weights in. None keeps theirs.
+
+    Raises:
+        FastmunitError: If the model cannot be loaded, or the folder cannot be written.
+    """
+    file, settings = find_checkpoint(checkpoint, config)
+    if direction is not None:
+        translator = load_translator(file, settings, direction=direction, device="cpu")
+        translator.save_pretrained(folder, about=about, dtype=dtype)
+        return
+    system = registry.system_of(settings)
+    generators = system.load_generators(file, settings)
+    facts = about_file(file, settings).with_changes(about)
+    write_folder(folder, model_of_generators(system, generators, settings, facts), dtype=dtype)
