@@ -42,6 +42,11 @@ def download(name: str) -> Path:
             f"{name} is no file or folder here, and it could not be downloaded from the Hugging Face Hub "
             f"({_reason(error)}): check the name, the network and, for a private model, HF_TOKEN."
         ) from error
+    if not (Path(folder) / config_file.NAME).exists():
+        raise CheckpointError(
+            f"{name} is no file or folder here, and {name} on the Hugging Face Hub has no {config_file.NAME}, so it is "
+            "no model by fastmunit: check the name."
+        )
     return Path(folder)
 
 
@@ -75,5 +80,4 @@ def _client() -> ModuleType:
 
 
 def _reason(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__
