@@ -38,7 +38,7 @@ Return Reuse Reverse Rewind Rewrite Rotate Round Route Run Sample Save Scale Sca
 Serialize Serve Set Share Shift Shorten Show Shuffle Sign Simulate Skip Slice Smooth Solve Sort Spawn Split Stack
 Start State Step Stop Store Stream Strip Subtract Sum Summarize Supply Suppress Swap Switch Synchronize Take Test
 Tile Time Toggle Touch Trace Track Train Transfer Transform Translate Transpose Traverse Trim Truncate Try Turn
-Undo Unfreeze Unpack Unshuffle Unwrap Update Upsample Use Validate Verify View Visit Wait Walk Warm Warn Weigh
+Undo Unfreeze Unpack Unshuffle Unwrap Update Upload Upsample Use Validate Verify View Visit Wait Walk Warm Warn Weigh
 Widen Wrap Write Yield Zero
 """
 VERBS = frozenset(_VERB_LIST.split())

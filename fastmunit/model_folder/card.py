@@ -60,8 +60,8 @@ def render(
         "Recipe": _recipe(config, model.recipes),
         "Seed": f"{config.seed}",
         "Iterations": "not recorded" if about.iterations is None else f"{about.iterations:,}",
-        "Training images": f"{config.crop_image_height}×{config.crop_image_width}; channels: {config.input_dim_a} in A, "
-        f"{config.input_dim_b} in B",
+        "Training images": f"{config.crop_image_height}×{config.crop_image_width}; "
+        f"channels: {config.input_dim_a} in A, {config.input_dim_b} in B",
         "Weights": f"{weight_bytes / 1e6:.1f} MB",
         "Written by": f"fastmunit {header.fastmunit}".strip(),
     }

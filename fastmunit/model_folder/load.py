@@ -17,6 +17,7 @@ from fastmunit.model_folder.about import About
 from fastmunit.model_folder.config_file import Header
 from fastmunit.model_folder.save import extras
 
+_PACKAGED = Path(str(resources.files("fastmunit") / "models"))
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,200})?", re.ASCII)
 _FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx", ".yaml", ".json", ".zip")
 """Ends of names that are files of a checkpoint, not names on the Hub."""
@@ -73,8 +74,7 @@ def read_folder(path: str | os.PathLike[str]) -> ModelFolder:
 
 def packaged() -> dict[str, Path]:
     """Return the folders of the models that come with the package, by name."""
-    models = Path(str(resources.files("fastmunit") / "models"))
-    return {path.name: path for path in sorted(models.glob("*")) if is_model_folder(path)}
+    return {path.name: path for path in sorted(_PACKAGED.glob("*")) if is_model_folder(path)}
 
 
 def find(name: str | os.PathLike[str]) -> Path:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,7 @@ _PICTURES = {b"\x89PNG": "sample.png", b"\xff\xd8\xff": "sample.jpg"}
 
 @dataclass
 class Model:
-    """What a model folder holds.
+    """The content of a model folder.
 
     Attributes:
         contents: "system", "generators" or "translator"; see `Header`.
@@ -43,7 +43,7 @@ class Model:
     config: Config
     directions: tuple[str, ...]
     recipes: Sequence[str]
-    about: About
+    about: About = field(default_factory=About)
 
 
 def write_folder(
@@ -55,7 +55,7 @@ def write_folder(
         folder: Folder. It is created if it is missing.
         model: The model.
         dtype: Type to store the weights in. None keeps theirs.
-        name: Name under which the card's example loads the model. None is the path of the folder.
+        name: Name under which the card's example loads the model. None is the name of the folder.
 
     Raises:
         FastmunitError: If the folder holds other files or cannot be written, or a weight is NaN or infinite.
@@ -77,11 +77,12 @@ def write_folder(
         files[picture[0]] = picture[1]
     if model.about.data_license is not None:
         files[_DATA_LICENSE] = _bytes_of(model.about.data_license, "data license", _MAX_LICENSE)
+    name = name or printable(target.resolve().name)
     text = card.render(
         header,
         model,
-        name=name or printable(target),
-        title=model.about.title or (name or target.resolve().name).rpartition("/")[2],
+        name=name,
+        title=model.about.title or name.rpartition("/")[2],
         picture=None if picture is None else picture[0],
         data_license=_DATA_LICENSE if _DATA_LICENSE in files else None,
         weight_bytes=len(weights),

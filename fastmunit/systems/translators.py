@@ -94,7 +94,8 @@ class Translator(pretrained.Shareable):
             CheckpointError: If there is no such folder, its files are damaged, or it has only the other direction.
             ConfigError: If the configuration is wrong.
         """
-        return pretrained.load_translator(find_folder(name), direction, device)
+        folder = find_folder(name)
+        return pretrained.load_translator(folder, folder.config, direction, device)
 
     def _as_model(self) -> Model:
         return pretrained.model_of_translator(self)

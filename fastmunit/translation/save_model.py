@@ -8,8 +8,14 @@ from fastmunit.model_folder.about import About
 from fastmunit.model_folder.save import write_folder
 from fastmunit.model_folder.tensors import WeightType
 from fastmunit.systems import registry
-from fastmunit.systems.parts.pretrained import model_of_generators
-from fastmunit.translation.translate import ConfigLike, about_file, find_checkpoint, load_translator
+from fastmunit.systems.parts.pretrained import model_of_generators, model_of_translator
+from fastmunit.translation.translate import (
+    ConfigLike,
+    about_file,
+    find_checkpoint,
+    load_translator,
+    own_direction,
+)
 
 
 def save_model(
@@ -20,6 +26,7 @@ def save_model(
     direction: str | None = None,
     about: About | None = None,
     dtype: WeightType | None = None,
+    name: str | None = None,
 ) -> None:
     """Write a model folder with what a trained model needs for translation.
 
@@ -32,16 +39,16 @@ def save_model(
         direction: "a2b" or "b2a". None keeps the generators of both.
         about: Facts for the card, which replace those of the run one by one.
         dtype: Type to store the weights in. None keeps theirs.
+        name: Name under which the card's example loads the model. None is the name of the folder.
 
     Raises:
         FastmunitError: If the model cannot be loaded, or the folder cannot be written.
     """
     file, settings = find_checkpoint(checkpoint, config)
-    if direction is not None:
-        translator = load_translator(file, settings, direction=direction, device="cpu")
-        translator.save_pretrained(folder, about=about, dtype=dtype)
-        return
-    system = registry.system_of(settings)
-    generators = system.load_generators(file, settings)
-    facts = about_file(file, settings).with_changes(about)
-    write_folder(folder, model_of_generators(system, generators, settings, facts), dtype=dtype)
+    if direction is None and own_direction(file) is None:
+        system = registry.system_of(settings)
+        model = model_of_generators(system, system.load_generators(file, settings), settings)
+    else:
+        model = model_of_translator(load_translator(file, settings, direction=direction, device="cpu"))
+    model.about = about_file(file, settings).with_changes(about)
+    write_folder(folder, model, dtype=dtype, name=name)

@@ -176,7 +176,7 @@ def find_checkpoint(checkpoint: str | os.PathLike[str], config: ConfigLike | Non
         checkpoint: A run folder, its checkpoints folder, the file itself, or the folder or name of a model; see
             `load_translator`.
         config: The configuration. None looks for a config.yaml next to the file and in the folder above. A model folder
-            has its own.
+            has its own, which only a `Config` replaces.
 
     Raises:
         CheckpointError: If there is no such file, or no configuration for it, or it cannot be downloaded.
@@ -185,9 +185,9 @@ def find_checkpoint(checkpoint: str | os.PathLike[str], config: ConfigLike | Non
     file = find(checkpoint)
     if file.name == tensors.NAME or is_model_folder(file):
         folder = find_folder(file)
-        if config is not None and config != folder.config:
+        if config is not None and not isinstance(config, Config):
             raise ConfigError(f"{folder.path} is a model folder, which has its own configuration: leave --config out.")
-        return folder.weights, folder.config
+        return folder.weights, folder.config if config is None else config
     if file.is_dir():
         newest = newest_generators(RunFolder(file.parent if file.name == "checkpoints" else file))
         if newest is None:

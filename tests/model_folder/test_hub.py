@@ -71,7 +71,7 @@ def test_errors_of_the_hub_are_reported(server: Hub, monkeypatch: pytest.MonkeyP
     with pytest.raises(CheckpointError, match=r"is not the config\.json of a fastmunit model folder"):
         fastmunit.load_translator("somebody/other")
     server.files["somebody/empty"] = {"README.md": b""}
-    with pytest.raises(CheckpointError, match="on the Hugging Face Hub has no config.json, so it is no model"):
+    with pytest.raises(CheckpointError, match=r"on the Hugging Face Hub has no config\.json, so it is no model"):
         fastmunit.load_translator("somebody/empty")
     translator = small_system("munit").evaluation_translator("a2b")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -102,7 +102,7 @@ def test_only_names_of_the_hub_that_are_no_paths_are_downloaded(
     for name in paths:
         with pytest.raises(CheckpointError, match="does not exist: check the path"):
             load.find(name)
-    with pytest.raises(CheckpointError, match="cannot be read .*: check the path"):
+    with pytest.raises(CheckpointError, match=r"cannot be read .*: check the path"):
         load.find("x" * 300)
     assert not asked
     for name in ("runs/boots", "Some.Body/fruit-2_b", "somebody/fruit@v1.0", Path("somebody/fruit")):

@@ -46,7 +46,7 @@ def load_translator(
 ) -> Translator:
     """Build a translator and load its weights; see `System.load_translator`."""
     if _in_model_folder(path):
-        return pretrained.load_translator(find_folder(path), direction, device)
+        return pretrained.load_translator(find_folder(path), config, direction, device)
     generators = load_generators(system, path, config, device)
     return system.directed_translator(generators, config, direction or "a2b")
 

@@ -32,14 +32,14 @@ class Shareable(ABC):
     """The methods that write a model folder or upload it.
 
     Attributes:
-        about: Facts about the model, for its card.
+        about: Facts about the model, for its card, if any are known.
     """
 
-    about: About = About()
+    about: About | None = None
 
     @abstractmethod
     def _as_model(self) -> Model:
-        """Return what a model folder holds. The card's facts are `about`."""
+        """Return what a model folder holds, without facts for the card."""
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, about: About | None = None, dtype: WeightType | None = None
@@ -86,7 +86,7 @@ class Shareable(ABC):
 
     def _documented(self, about: About | None) -> Model:
         model = self._as_model()
-        model.about = model.about.with_changes(about)
+        model.about = (self.about or About()).with_changes(about)
         return model
 
 
@@ -100,15 +100,13 @@ def model_of_system(system: System) -> Model:
             for name, state in states["gen"].items()
         }
     recipes = (system.recipe, system.demo_recipe)
-    return Model("system", states, system.config, system.directions, recipes, system.about)
+    return Model("system", states, system.config, system.directions, recipes)
 
 
-def model_of_generators(
-    system: type[System], generators: Mapping[str, nn.Module], config: Config, about: About
-) -> Model:
+def model_of_generators(system: type[System], generators: Mapping[str, nn.Module], config: Config) -> Model:
     """Return the generators of a system, which translate in all directions."""
     recipes = (system.recipe, system.demo_recipe)
-    return Model("generators", {"gen": _states(generators)}, config, system.directions, recipes, about)
+    return Model("generators", {"gen": _states(generators)}, config, system.directions, recipes)
 
 
 def model_of_translator(translator: Translator) -> Model:
@@ -125,7 +123,7 @@ def model_of_translator(translator: Translator) -> Model:
     system = registry.system_of(translator.config)
     states = {"gen": _states(translator.networks())}
     recipes = (system.recipe, system.demo_recipe)
-    return Model("translator", states, translator.config, (translator.direction,), recipes, translator.about)
+    return Model("translator", states, translator.config, (translator.direction,), recipes)
 
 
 def load_system(cls: type[System], name: str | os.PathLike[str], options: Mapping[str, Any]) -> System:
@@ -165,9 +163,11 @@ def load_generators(folder: ModelFolder, networks: Mapping[str, nn.Module]) -> N
     weights.load_networks(folder.weights, networks, "ema" if "ema" in tensors.kinds(folder.weights) else "gen")
 
 
-def load_translator(folder: ModelFolder, direction: str | None, device: str | torch.device) -> Translator:
-    """Load a translator from a model folder; see `Translator.from_pretrained`."""
-    config, own = folder.config, folder.header.direction
+def load_translator(
+    folder: ModelFolder, config: Config, direction: str | None, device: str | torch.device
+) -> Translator:
+    """Load a translator from a model folder; see `Translator.from_pretrained`. `config` must have its networks."""
+    own = folder.header.direction
     system = registry.system_of(config)
     if own is None:
         generators = system.load_generators(folder.weights, config, device)
