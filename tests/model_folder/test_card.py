@@ -119,6 +119,10 @@ def test_weights_of_the_public_trainer_are_non_commercial(run: Path, tmp_path: P
         card = (tmp_path / folder / "README.md").read_text()
         assert "> **Non-commercial use only.**" in card
         assert metadata_of(card)["license"] == row(card, "License of the weights") == "cc-by-nc-sa-4.0"
+    own = About(public_weights=False, license="cc0-1.0")
+    fastmunit.load_translator(public, config).save_pretrained(tmp_path / "own", about=own)
+    card = (tmp_path / "own/README.md").read_text()
+    assert "Non-commercial" not in card and metadata_of(card)["license"] == "cc0-1.0"
 
 
 def test_a_system_knows_what_it_is_told(tmp_path: Path) -> None:

@@ -84,7 +84,19 @@ def test_wheel_without_native_code(tmp_path):
     assert wheel.name.endswith("-py3-none-any.whl")
     names = names_in(wheel)
     for path in (checkout / "fastmunit").rglob("*"):
-        if path.suffix in (".py", ".yaml", ".zip", ".typed", ".j2", ".css", ".js"):
+        if path.suffix in (
+            ".py",
+            ".yaml",
+            ".zip",
+            ".typed",
+            ".j2",
+            ".css",
+            ".js",
+            ".json",
+            ".safetensors",
+            ".md",
+            ".txt",
+        ):
             assert str(path.relative_to(checkout)) in names
     for path in (checkout / "kernels").glob("*.py"):
         assert f"fastmunit/kernels/{path.name}" in names

@@ -69,6 +69,13 @@ def test_a_system_of_a_users_module_trains_resumes_bit_for_bit_and_translates(ow
     with pytest.raises(ConfigError, match="'gcgan' translates a2b only, not b2a"):
         fastmunit.load_translator(tmp_path / "straight", direction="b2a")
 
+    straight.trainer.save_pretrained(tmp_path / "system")
+    fastmunit.load_translator(tmp_path / "straight").save_pretrained(tmp_path / "translator")
+    image = torch.zeros(3, 32, 32)
+    expected = fastmunit.translate(tmp_path / "straight", image)
+    for folder in ("system", "translator"):
+        assert torch.equal(fastmunit.translate(tmp_path / folder, image), expected)
+
 
 def test_the_document_lists_what_a_system_must_define() -> None:
     table = DOCUMENT.partition("| required |")[2].partition("| optional |")[0]

@@ -99,14 +99,12 @@ def model_of_system(system: System) -> Model:
             name: {key: averages.get(id(value), value) for key, value in state.items()}
             for name, state in states["gen"].items()
         }
-    recipes = (system.recipe, system.demo_recipe)
-    return Model("system", states, system.config, system.directions, recipes)
+    return Model("system", states, system.config, system.directions, _recipes(type(system)))
 
 
 def model_of_generators(system: type[System], generators: Mapping[str, nn.Module], config: Config) -> Model:
     """Return the generators of a system, which translate in all directions."""
-    recipes = (system.recipe, system.demo_recipe)
-    return Model("generators", {"gen": _states(generators)}, config, system.directions, recipes)
+    return Model("generators", {"gen": _states(generators)}, config, system.directions, _recipes(system))
 
 
 def model_of_translator(translator: Translator) -> Model:
@@ -122,8 +120,7 @@ def model_of_translator(translator: Translator) -> Model:
         )
     system = registry.system_of(translator.config)
     states = {"gen": _states(translator.networks())}
-    recipes = (system.recipe, system.demo_recipe)
-    return Model("translator", states, translator.config, (translator.direction,), recipes)
+    return Model("translator", states, translator.config, (translator.direction,), _recipes(system))
 
 
 def load_system(cls: type[System], name: str | os.PathLike[str], options: Mapping[str, Any]) -> System:
@@ -191,6 +188,11 @@ def load_translator(
         translator = system.directed_translator(generators, config, own)
     translator.about = folder.about
     return translator
+
+
+def _recipes(system: type[System]) -> tuple[str, ...]:
+    """Return the names of a system's configurations. One of a third party may have none."""
+    return tuple(getattr(system, name) for name in ("recipe", "demo_recipe") if hasattr(system, name))
 
 
 def _states(networks: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
