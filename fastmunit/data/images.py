@@ -13,7 +13,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, ImageSequence, PngImagePlugin, TiffImagePlugin
 from torch import Tensor
 
-from fastmunit.data.opening import opened
+from fastmunit.data.opening import ImageFile, name_of, opened
 from fastmunit.data.png import deep_colors, has_deep_colors, require_all_rows, stored_layout
 from fastmunit.errors import DataError
 from fastmunit.files import atomic_write, printable
@@ -44,7 +44,7 @@ class ImageHeader(NamedTuple):
     pages: int
 
 
-def decode_image(path: str | os.PathLike[str], channels: int, max_pixels: int | None = None) -> Tensor:
+def decode_image(path: ImageFile, channels: int, max_pixels: int | None = None) -> Tensor:
     """Decode an image file and apply its EXIF orientation.
 
     - 1 channel is gray (0.299 R + 0.587 G + 0.114 B, as Pillow's "L"), 3 channels are RGB. Every file can be read as
@@ -87,7 +87,7 @@ def decode_image(path: str | os.PathLike[str], channels: int, max_pixels: int | 
     return planes
 
 
-def pillow_planes(image: Image.Image, channels: int, name: str | os.PathLike[str]) -> Tensor:
+def pillow_planes(image: Image.Image, channels: int, name: ImageFile) -> Tensor:
     """Return the bands of an upright PIL image, converted between gray and RGB if `channels` is 1 or 3.
 
     Args:
@@ -105,7 +105,7 @@ def pillow_planes(image: Image.Image, channels: int, name: str | os.PathLike[str
     return planes.expand(3, -1, -1) if planes.shape[0] == 1 and channels == 3 else planes
 
 
-def read_image(path: str | os.PathLike[str], channels: int, max_pixels: int | None = None) -> Tensor:
+def read_image(path: ImageFile, channels: int, max_pixels: int | None = None) -> Tensor:
     """Read an image as input of a network: (C, H, W) float32 in [-1, 1].
 
     See `decode_image` for the arguments, the conversion of channels and depths, and the errors.
@@ -113,7 +113,7 @@ def read_image(path: str | os.PathLike[str], channels: int, max_pixels: int | No
     return normalize(decode_image(path, channels, max_pixels))
 
 
-def verify_image(path: str | os.PathLike[str], channels: int, max_pixels: int | None = None) -> None:
+def verify_image(path: ImageFile, channels: int, max_pixels: int | None = None) -> None:
     """Check that an image can be decoded completely, and that the checksums of a PNG are correct.
 
     See `decode_image` for the arguments.
@@ -133,7 +133,7 @@ def normalize(image: Tensor) -> Tensor:
     return image.to(torch.float32) * scale - 1.0
 
 
-def read_header(path: str | os.PathLike[str], max_pixels: int | None = None) -> ImageHeader:
+def read_header(path: ImageFile, max_pixels: int | None = None) -> ImageHeader:
     """Return the upright size and the number of bands of an image, without decoding it.
 
     Args:
@@ -154,7 +154,7 @@ def read_header(path: str | os.PathLike[str], max_pixels: int | None = None) -> 
         return ImageHeader(height, width, Image.getmodebands(_color_mode(image)) * pages, pages)
 
 
-def check_bands(path: str | os.PathLike[str], header: ImageHeader, channels: int) -> None:
+def check_bands(path: ImageFile, header: ImageHeader, channels: int) -> None:
     """Raise DataError if `decode_image` cannot convert the bands of a file to `channels`."""
     if header.bands != channels and not (channels in (1, 3) and header.pages == 1):
         raise DataError(_band_mismatch(path, header.bands, channels))
@@ -175,35 +175,46 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
         FastmunitError: If the file cannot be written.
     """
     target = Path(path)
-    if image.ndim != 3 or image.shape[0] == 0:
-        raise DataError(
-            f"{printable(target)}: expected an image (C, H, W), got a tensor of shape {tuple(image.shape)}."
-        )
-    if bool(image.isnan().any()):
-        raise DataError(f"{printable(target)}: the image contains NaN and was not saved: the network has diverged.")
-    levels = image.detach().to("cpu", torch.float32).clamp(-1, 1).add(1).mul(_BYTE / 2).round().to(torch.uint8)
-    channels = levels.shape[0]
     file_format = Image.registered_extensions().get(target.suffix.lower())
     if file_format is None:
         raise DataError(f"{printable(target)}: unknown image format {target.suffix!r}: use .png, .jpg or .tif.")
-    options: dict[str, object] = {"quality": 95} if file_format == "JPEG" else {}
+    encoded = encode_image(image, file_format, printable(target), **({"quality": 95} if file_format == "JPEG" else {}))
+    with atomic_write(target) as file:
+        file.write(encoded)
+
+
+def encode_image(image: Tensor, file_format: str, name: str, **options: object) -> bytes:
+    """Encode a tensor as the bytes of an 8-bit image file.
+
+    Args:
+        image: Tensor (C, H, W) in [-1, 1]; see `save_image`.
+        file_format: Pillow's name of the format.
+        name: Name of the image, for messages.
+        options: Options of Pillow for the format.
+
+    Raises:
+        DataError: If the tensor contains NaN, or the format cannot store its channels.
+    """
+    if image.ndim != 3 or image.shape[0] == 0:
+        raise DataError(f"{name}: expected an image (C, H, W), got a tensor of shape {tuple(image.shape)}.")
+    if bool(image.isnan().any()):
+        raise DataError(f"{name}: the image contains NaN and was not saved: the network has diverged.")
+    levels = image.detach().to("cpu", torch.float32).clamp(-1, 1).add(1).mul(_BYTE / 2).round().to(torch.uint8)
+    channels = levels.shape[0]
     if channels in (1, 2, 3, 4):
         pixels = levels[0] if channels == 1 else levels.permute(1, 2, 0)
         picture = Image.fromarray(np.ascontiguousarray(pixels.numpy()))
     elif file_format == "TIFF":
         picture, *rest = (Image.fromarray(plane.numpy()) for plane in levels)
-        options = {"save_all": True, "append_images": rest}
+        options = {**options, "save_all": True, "append_images": rest}
     else:
-        raise DataError(f"{printable(target)}: {file_format} cannot store {channels} channels: use .tif.")
+        raise DataError(f"{name}: {file_format} cannot store {channels} channels: use .tif.")
     encoded = io.BytesIO()
     try:
         picture.save(encoded, format=file_format, **options)
     except OSError as error:
-        raise DataError(
-            f"{printable(target)}: {file_format} cannot store {channels} channels ({error}): use .png."
-        ) from error
-    with atomic_write(target) as file:
-        file.write(encoded.getbuffer())
+        raise DataError(f"{name}: {file_format} cannot store {channels} channels ({error}): use .png.") from error
+    return encoded.getvalue()
 
 
 def _pages(image: Image.Image) -> int:
@@ -243,7 +254,7 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _bands(image: Image.Image, path: str | os.PathLike[str]) -> Tensor:
+def _bands(image: Image.Image, path: ImageFile) -> Tensor:
     """Return all bands of an image, (C, H, W): uint8, or float32 in [0, 1] for images of more than 8 bits."""
     if image.mode in ("1", "P", "PA"):
         image = image.convert("L" if image.mode == "1" else _color_mode(image))
@@ -251,14 +262,14 @@ def _bands(image: Image.Image, path: str | os.PathLike[str]) -> Tensor:
     if image.mode in _INTEGER_MODES:
         if pixels.size and not 0 <= pixels.min() <= pixels.max() <= _WORD:
             raise DataError(
-                f"{printable(path)}: integer values {pixels.min()}..{pixels.max()} are outside 0..65535: "
+                f"{name_of(path)}: integer values {pixels.min()}..{pixels.max()} are outside 0..65535: "
                 "save it with 16 bits."
             )
         return torch.from_numpy((pixels.astype(np.float32) / np.float32(_WORD))[None])
     if image.mode == "F":
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
             raise DataError(
-                f"{printable(path)}: float values {pixels.min():g}..{pixels.max():g} are outside [0, 1]: "
+                f"{name_of(path)}: float values {pixels.min():g}..{pixels.max():g} are outside [0, 1]: "
                 "scale them to [0, 1]."
             )
         return torch.from_numpy(pixels[None])
@@ -279,17 +290,17 @@ def deep_planes(pixels: np.ndarray, channels: int) -> Tensor:
     return planes.expand(channels, -1, -1)
 
 
-def _joined(pages: list[Tensor], path: str | os.PathLike[str]) -> Tensor:
+def _joined(pages: list[Tensor], path: ImageFile) -> Tensor:
     """Concatenate pages along the channels. If any page is float, the result is float."""
     if len({page.shape[1:] for page in pages}) > 1:
-        raise DataError(f"{printable(path)}: the pages of this TIFF differ in size: save them with equal sizes.")
+        raise DataError(f"{name_of(path)}: the pages of this TIFF differ in size: save them with equal sizes.")
     if any(page.dtype != torch.uint8 for page in pages):
         pages = [page / _BYTE if page.dtype == torch.uint8 else page for page in pages]
     return torch.cat(pages)
 
 
-def _band_mismatch(path: str | os.PathLike[str], bands: int, channels: int) -> str:
+def _band_mismatch(path: ImageFile, bands: int, channels: int) -> str:
     return (
-        f"{printable(path)} has {bands} bands but input_dim is {channels}: set input_dim to {bands} or convert the "
+        f"{name_of(path)} has {bands} bands but input_dim is {channels}: set input_dim to {bands} or convert the "
         f"image (a TIFF with one page per channel can have any number)."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -9,7 +10,9 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO, TypeAlias
 
 from PIL import Image, UnidentifiedImageError
 
@@ -17,6 +20,28 @@ from fastmunit.data.formats import readable_formats
 from fastmunit.errors import DataError
 from fastmunit.files import printable, require_regular_file
 from fastmunit.memory import is_out_of_memory
+
+
+@dataclass(frozen=True)
+class ImageBytes:
+    """An image file in memory, such as an upload.
+
+    Attributes:
+        content: The bytes of the file.
+        name: Name of the image, as the first words of messages.
+        formats: Names of the formats that are accepted. None accepts all `readable_formats`.
+    """
+
+    content: bytes = field(repr=False)
+    name: str
+    formats: tuple[str, ...] | None = None
+
+
+ImageFile: TypeAlias = str | os.PathLike[str] | ImageBytes
+
+
+class PixelLimitError(DataError):
+    """An image that has more pixels than the limit. It has not been decoded."""
 
 
 class PillowSettings:
@@ -90,7 +115,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], max_pixels: int | None = None) -> Iterator[Image.Image]:
+def opened(path: ImageFile, max_pixels: int | None = None) -> Iterator[Image.Image]:
     """Open an image file, and convert errors with it inside the block to DataError.
 
     Args:
@@ -98,20 +123,39 @@ def opened(path: str | os.PathLike[str], max_pixels: int | None = None) -> Itera
         max_pixels: Maximum number of pixels. None is Pillow's limit.
 
     Raises:
-        DataError: If the file is missing, is not a regular file, is damaged, or has too many pixels.
+        PixelLimitError: If the image has too many pixels.
+        DataError: If the file is missing, is not a regular file, or is damaged.
     """
-    require_regular_file(path, "image", DataError)
-    name = f"image {printable(path)}"
+    name, formats = name_of(path), None
+    if isinstance(path, ImageBytes):
+        formats = path.formats
+    else:
+        require_regular_file(path, "image", DataError)
+        name = f"image {name}"
     # Opened by name, uncompressed TIFFs are mapped into memory by Pillow 13, which scrambles those with an orientation.
     with (
         decoding(name),
         pillow_settings.applied(max_pixels) as limit,
-        Path(path).open("rb") as file,
-        Image.open(file, formats=readable_formats()) as image,
+        _file(path) as file,
+        Image.open(file, formats=formats or readable_formats()) as image,
     ):
         if image.width * image.height > limit:
-            raise DataError(_too_many_pixels(name, image.width * image.height))
+            raise PixelLimitError(_too_many_pixels(name, image.width * image.height))
         yield image
+
+
+def name_of(path: ImageFile) -> str:
+    """Return the name of an image file in messages: its path, or the name of an image in memory."""
+    return path.name if isinstance(path, ImageBytes) else printable(path)
+
+
+def content_of(path: ImageFile) -> bytes:
+    """Return the bytes of an image file."""
+    return path.content if isinstance(path, ImageBytes) else Path(path).read_bytes()
+
+
+def _file(path: ImageFile) -> BinaryIO:
+    return io.BytesIO(path.content) if isinstance(path, ImageBytes) else Path(path).open("rb")
 
 
 @contextmanager
@@ -122,7 +166,8 @@ def decoding(name: str) -> Iterator[None]:
         name: Name of the image, as the first words of the message.
 
     Raises:
-        DataError: If the image cannot be read, is damaged, has too many pixels, or does not fit in memory.
+        PixelLimitError: If the image has too many pixels.
+        DataError: If the image cannot be read, is damaged, or does not fit in memory.
     """
     try:
         yield
@@ -133,7 +178,7 @@ def decoding(name: str) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         # Pillow raises before the image has a size, so the number of pixels is only in the message.
         pixels = re.search(r"\((\d+) pixels\)", str(error))
-        raise DataError(_too_many_pixels(name, int(pixels[1]) if pixels else None)) from error
+        raise PixelLimitError(_too_many_pixels(name, int(pixels[1]) if pixels else None)) from error
     except Exception as error:  # decoders may raise anything for arbitrary bytes
         if is_out_of_memory(error):
             raise DataError(f"{name} does not fit in memory: make it smaller or remove it.") from error

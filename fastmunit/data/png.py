@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from PIL import Image, PngImagePlugin
+
+from fastmunit.data.opening import ImageFile, content_of
 
 # Layout of the bands of a PNG file -> layouts with which Pillow's decoder reads all of its bytes. The data are
 # big-endian: a decoder that is set to little-endian keeps the low byte of each band instead of the high one. The two
@@ -40,7 +40,7 @@ def has_deep_colors(image: Image.Image) -> bool:
     return stored_layout(image) in _LAYOUTS and "transparency" not in image.info
 
 
-def deep_colors(path: str | os.PathLike[str], layout: str) -> np.ndarray:
+def deep_colors(path: ImageFile, layout: str) -> np.ndarray:
     """Return the stored bands of a PNG that `has_deep_colors`: (H, W, bands) uint16, without orientation.
 
     Args:
@@ -50,7 +50,7 @@ def deep_colors(path: str | os.PathLike[str], layout: str) -> np.ndarray:
     Raises:
         Exception: Any exception of Pillow if the file is damaged, including wrong checksums and missing rows.
     """
-    content = Path(path).read_bytes()
+    content = content_of(path)
     with _opened(content) as image:
         image.verify()
     decoded = [_decoded(content, stored) for stored in _LAYOUTS[layout]]
@@ -60,7 +60,7 @@ def deep_colors(path: str | os.PathLike[str], layout: str) -> np.ndarray:
     return high.astype(np.uint16) << 8 | low
 
 
-def require_all_rows(path: str | os.PathLike[str], image: Image.Image) -> None:
+def require_all_rows(path: ImageFile, image: Image.Image) -> None:
     """Check that no row of a PNG is missing. If the data end after a complete row, Pillow fills the others with zeros.
 
     Args:
@@ -71,7 +71,7 @@ def require_all_rows(path: str | os.PathLike[str], image: Image.Image) -> None:
         ValueError: If rows are missing.
     """
     if isinstance(image, PngImagePlugin.PngImageFile) and _may_lack_rows(image):
-        _require_all_rows(Path(path).read_bytes())
+        _require_all_rows(content_of(path))
 
 
 def _may_lack_rows(image: Image.Image) -> bool:

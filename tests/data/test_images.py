@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from fastmunit.data import read_image, save_image
-from fastmunit.data.images import check_bands, decode_image, read_header
+from fastmunit.data.images import check_bands, decode_image, encode_image, read_header
+from fastmunit.data.opening import ImageBytes, PixelLimitError
 from fastmunit.errors import DataError, FastmunitError
 from tests.data.deep import deep_png, stored_rows, with_changed_rows
 
@@ -273,3 +274,36 @@ def test_save_clamps_and_refuses_unsupported_channels(tmp_path: Path) -> None:
     with pytest.raises(FastmunitError, match="cannot write"):
         save_image(torch.zeros(3, 2, 2), tmp_path / "file" / "y.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "x.png"]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_an_image_in_memory_is_read_like_its_file(tmp_path: Path, deep: bool) -> None:
+    path = tmp_path / "x.png"
+    if deep:
+        path.write_bytes(deep_png(LEVELS[..., :3].astype(np.uint16) * 257))
+    else:
+        Image.fromarray(LEVELS[..., :3]).save(path)
+    in_memory = ImageBytes(path.read_bytes(), "the upload")
+    assert read_header(in_memory) == read_header(path)
+    assert torch.equal(read_image(in_memory, 3), read_image(path, 3))
+
+
+def test_errors_with_an_image_in_memory_give_its_name() -> None:
+    content = encode_image(torch.zeros(3, 20, 10), "PNG", "x")
+    with pytest.raises(DataError, match=r"^the upload is damaged"):
+        decode_image(ImageBytes(content[:-60], "the upload"), 3)
+    with pytest.raises(DataError, match=r"^the upload has 3 bands"):
+        decode_image(ImageBytes(content, "the upload"), 2)
+    with pytest.raises(DataError, match=r"^the upload is damaged or not an image .*\(unknown format\)"):
+        read_header(ImageBytes(content, "the upload", formats=("JPEG",)))
+    with pytest.raises(PixelLimitError, match=r"^the upload has 0.0002 megapixels"):
+        read_header(ImageBytes(content, "the upload"), 199)
+
+
+def test_encoded_images_are_those_that_are_saved(tmp_path: Path) -> None:
+    image = torch.from_numpy(LEVELS[..., :3]).permute(2, 0, 1) / 127.5 - 1
+    save_image(image, tmp_path / "x.png")
+    assert encode_image(image, "PNG", "x") == (tmp_path / "x.png").read_bytes()
+    assert encode_image(image, "PNG", "x", compress_level=0) != (tmp_path / "x.png").read_bytes()
+    with pytest.raises(DataError, match=r"^output 3: the image contains NaN"):
+        encode_image(image / 0 * 0, "PNG", "output 3")
