@@ -14,9 +14,22 @@ PACKAGE = ROOT / "fastmunit"
 LEAVES = {"errors", "files", "memory", "distributed", "config", "section", "yaml_file", "info", "fused_norm_options"}
 LAYERS = {
     "__main__": {"cli"},
-    "cli": {"translation", "conversion", "runs", "planning", "metrics", "data", "systems", "nn", "functional"} | LEAVES,
+    "cli": {
+        "translation",
+        "conversion",
+        "serving",
+        "runs",
+        "planning",
+        "metrics",
+        "data",
+        "systems",
+        "nn",
+        "functional",
+    }
+    | LEAVES,
     "conversion": {"translation", "runs", "systems", "nn"} | LEAVES,
     "planning": {"data", "systems", "ops"} | LEAVES,
+    "serving": {"translation", "runs", "data", "systems"} | LEAVES,
     "translation": {"runs", "data", "systems", "model_folder"} | LEAVES,
     "runs": {"data", "systems", "nn", "functional", "metrics", "model_folder"} | LEAVES,
     "model_folder": LEAVES,

@@ -12,6 +12,7 @@ from fastmunit.cli.errors import reported
 from fastmunit.cli.evaluate import evaluate
 from fastmunit.cli.info import info
 from fastmunit.cli.output import echo
+from fastmunit.cli.serve import serve
 from fastmunit.cli.train import train
 from fastmunit.cli.train_classifier import train_classifier
 from fastmunit.cli.translate import translate
@@ -42,5 +43,5 @@ def _add_global_options(
 ) -> None: ...
 
 
-for _command in (train, translate, evaluate, train_classifier, convert, demo, configs, info):
+for _command in (train, translate, serve, evaluate, train_classifier, convert, demo, configs, info):
     app.command(cls=Command)(reported(with_usable_values(_command)))
