@@ -120,12 +120,11 @@ def create_app(
 
     @app.get("/styles")
     async def styles(
-        count: Annotated[int, Query(ge=1, le=2**31, description="Number of styles.")] = 10,
+        count: Annotated[int, Query(ge=1, le=limits.styles, description="Number of styles.")] = min(10, limits.styles),
         seed: Annotated[schemas.Seed, Query(description="Seed.")] = 0,
         direction: schemas.Direction | None = None,
     ) -> schemas.Styles:
         """Return random styles: those that `/translate` uses for the same number of styles and seed."""
-        require_few_styles(count, limits)
         chosen, translator = _chosen(model, direction)
         codes = translator.random_styles(count if translator.style_dim else 1, torch.Generator().manual_seed(seed))
         return schemas.Styles(direction=chosen, seed=seed, styles=values_of(codes))
