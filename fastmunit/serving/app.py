@@ -137,6 +137,10 @@ def create_app(
         fields = await request.form()
         if len(fields.multi_items()) > len(fields):
             raise HTTPException(422, "a field was sent twice: send each once.")
+        if empty := next((name for name, value in fields.items() if value == ""), None):
+            raise HTTPException(
+                422, f"{empty} is empty: leave it out, or send a value."
+            )  # otherwise the default counts
         return await _while_connected(request, answer(form), limits.timeout)
 
     async def answer(form: schemas.TranslateForm) -> Response:

@@ -69,12 +69,12 @@ def serve(
         limit_concurrency=max(_MIN_CONNECTIONS, 4 * limits.queue),
         timeout_graceful_shutdown=math.ceil(2 * limits.timeout) + 5,
     )
-    with _bound(host, port) as listening, StopSignal():  # uvicorn raises the signals that it got again when it is done
+    with bound(host, port) as listening, StopSignal():  # uvicorn raises the signals that it got again when it is done
         announce(f"http://{_in_url(host)}:{listening.getsockname()[1]}")
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
     """Return a socket that listens. Raises FastmunitError if that is not possible."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

@@ -76,6 +76,7 @@ def assert_names(detail: str, message: str) -> None:
     [
         ({"styles": "many"}, "styles: Input should be a valid integer"),
         ({"styles": "1.5"}, "styles: Input should be a valid integer"),
+        ({"styles": ""}, "styles is empty"),
         ({"styles": "0"}, "styles: .* greater than or equal to 1"),
         ({"styles": "9"}, "9 styles are more than the limit of 8"),
         ({"styles": "9" * 5000}, "styles: "),
