@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, cast
 import torch
 from fastapi import FastAPI, Form, HTTPException, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from torch import Tensor
@@ -21,6 +21,7 @@ import fastmunit
 from fastmunit.data.images import encode_image
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.serving import schemas
+from fastmunit.serving.docs_page import docs_page
 from fastmunit.serving.gate import Gate
 from fastmunit.serving.limits import Limits
 from fastmunit.serving.model import Model
@@ -86,7 +87,7 @@ def create_app(
         version=fastmunit.__version__,
         description=f"Translates pictures with a {model.system} model.",
         lifespan=running,
-        docs_url=None,  # both load scripts from other hosts
+        docs_url=None,  # both would load scripts from other hosts
         redoc_url=None,
         responses={status: {"model": schemas.Problem, **problem} for status, problem in _PROBLEMS.items()},
         dependencies=[] if token is None else [Security(HTTPBearer(auto_error=False))],  # `Gate` checks it
@@ -158,6 +159,10 @@ def create_app(
             raise HTTPException(503, str(error), {"Retry-After": "10"}) from error
         except FastmunitError as error:
             raise HTTPException(503, f"the picture could not be translated: {error}") from error
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()))
 
     if page.is_dir():
         app.mount("/", StaticFiles(directory=page, html=True))
@@ -245,7 +250,7 @@ def _encoded(form: schemas.TranslateForm, job: Job, result: Result) -> Response:
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """Answer a request with wrong fields. The values are not repeated: they may be files, or not JSON."""
+    """Return the answer to a request with wrong fields. The values are not repeated: they may be files, or not JSON."""
     assert isinstance(error, RequestValidationError)
     first, *others = error.errors()
     field = ".".join(str(part) for part in first["loc"][1:]) or "the request"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import time
 from pathlib import Path
 
@@ -141,6 +142,15 @@ def test_nothing_is_fetched_from_other_hosts(client: TestClient) -> None:
     schema = client.get("/openapi.json")
     assert "http://" not in schema.text and "https://" not in schema.text
     assert set(schema.json()["paths"]) == {"/health", "/styles", "/translate"}
+    docs = client.get("/docs")
+    assert not re.search(r"//|<script|<link|<img|url\(|@import", docs.text)
+    for text in (
+        "POST /translate",
+        "<td>reference<td>file<td>Picture of the target",
+        "<td>direction<td>a2b or b2a<td>",
+        "<td>429",
+    ):
+        assert text in docs.text
     answer = client.get("/health", headers={"Origin": "http://other.example"})
     assert not any(name.startswith("access-control") for name in answer.headers)
 
