@@ -1,5 +1,6 @@
 """The command `fastmunit serve`."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,8 @@ import typer
 from fastmunit.cli.options import ConfigName, Device
 from fastmunit.cli.output import echo
 from fastmunit.cli.translate import Precision
+
+_TOKEN = "FASTMUNIT_TOKEN"
 
 _limit = partial(typer.Option, rich_help_panel="Limits", metavar="N")
 
@@ -28,7 +31,7 @@ def serve(
     token: Annotated[
         str | None,
         typer.Option(
-            envvar="FASTMUNIT_TOKEN",
+            envvar=_TOKEN,
             help="Answer only requests with the header `Authorization: Bearer TOKEN`. Other users of this machine see "
             "options; the variable is safer.",
             metavar="TOKEN",
@@ -70,8 +73,8 @@ def serve(
     from fastmunit.serving.server import serve as run
 
     require_packages()
-    if token is not None and not token.strip():
-        raise FastmunitError("the token is empty: is FASTMUNIT_TOKEN set to nothing?")
+    if not (os.environ.get(_TOKEN, "unset") if token is None else token).strip():
+        raise FastmunitError(f"the token is empty: set {_TOKEN} to a secret, or unset it.")
     limits = Limits(max_upload_mb * 2**20, max_upload_pixels, max_pixels, max_styles, queue, timeout)
     model = load_model(checkpoint, config, device=device, precision=precision.value)
     if token is None and not is_local(host):

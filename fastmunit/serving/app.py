@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, cast
 import torch
 from fastapi import FastAPI, Form, HTTPException, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from torch import Tensor
@@ -68,10 +68,11 @@ def create_app(
         model: The model.
         limits: Limits on requests. None is the default limits.
         token: Token that requests need, or None.
-        hosts: Names that the header `Host` may have. None allows any.
+        hosts: Names that the header `Host` may have, in lower case. None allows any.
         page: Folder of static files for `/`. It may be missing.
     """
     limits = limits or Limits()
+    directions = {name: _info(translator) for name, translator in model.translators.items()}
     worker = Worker(model.translators, limits.queue, limits.styles)
     coders = ThreadPoolExecutor(_CODERS, "fastmunit-coder")
 
@@ -107,7 +108,7 @@ def create_app(
             version=fastmunit.__version__,
             model=model.name,
             system=model.system,
-            directions={name: _info(translator) for name, translator in model.translators.items()},
+            directions=directions,
             size=schemas.SizeRules(
                 trained=model.trained_size,
                 max_pixels=limits.pixels,
@@ -120,7 +121,7 @@ def create_app(
         )
 
     @app.get("/styles")
-    async def styles(
+    def styles(  # in another thread, because a GPU may be busy
         count: Annotated[int, Query(ge=1, le=limits.styles, description="Number of styles.")] = min(10, limits.styles),
         seed: Annotated[schemas.Seed, Query(description="Seed.")] = 0,
         direction: schemas.Direction | None = None,
@@ -166,6 +167,8 @@ def create_app(
 
     if page.is_dir():
         app.mount("/", StaticFiles(directory=page, html=True))
+    else:
+        app.add_api_route("/", lambda: RedirectResponse("docs"), include_in_schema=False)
     return app
 
 

@@ -31,7 +31,7 @@ class Gate:
         app: Application behind the gate.
         limits: Limits on the body.
         token: The token, or None.
-        hosts: Names that the header `Host` may have, without port. None allows any.
+        hosts: Names that the header `Host` may have, in lower case and without port. None allows any.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, token: str | None, hosts: Collection[str] | None) -> None:
@@ -51,7 +51,7 @@ class Gate:
             await refusal(scope, receive, send)
 
     def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
-        if self._hosts is not None and _name(headers.get("host", "")) not in self._hosts:
+        if self._hosts is not None and _name(headers.get("host", "").lower()) not in self._hosts:
             return _refused(400, "this host name is not served here: use the address that the server printed.")
         if self._authorization is not None and _needs_token(scope):
             given = headers.get("authorization", "").encode("latin-1")  # as it was sent

@@ -68,5 +68,6 @@ def load_model(
             f"the model gives images of more than {_MAX_PNG_CHANNELS} channels, which no PNG can store: use "
             "`fastmunit translate`, which writes TIFF files."
         )
-    name = file.parent.parent.name if file.parent.name == "checkpoints" else file.stem
+    folder = file.resolve().parent
+    name = folder.parent.name if folder.name == "checkpoints" else file.stem
     return Model(name, system.name, translators, (settings.crop_image_height, settings.crop_image_width))

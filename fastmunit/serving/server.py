@@ -45,7 +45,7 @@ def serve(
         host: Name or address to bind to.
         port: Port to bind to; 0 chooses a free one.
         token: Token that requests need, or None.
-        announce: Called with the address, before requests are answered.
+        announce: Called with the address, as soon as requests are answered.
 
     Raises:
         FastmunitError: If the address cannot be bound, or the packages of the extra `serve` are missing.
@@ -69,9 +69,17 @@ def serve(
         limit_concurrency=max(_MIN_CONNECTIONS, 4 * limits.queue),
         timeout_graceful_shutdown=math.ceil(2 * limits.timeout) + 5,
     )
-    with bound(host, port) as listening, StopSignal():  # uvicorn raises the signals that it got again when it is done
-        announce(f"http://{_in_url(host)}:{listening.getsockname()[1]}")
-        uvicorn.Server(config).run(sockets=[listening])
+    # uvicorn has handlers of its own, and raises the signals that it got again when it is done.
+    with bound(host, port) as listening, StopSignal() as stop:
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                announce(f"http://{_in_url(host)}:{listening.getsockname()[1]}")
+                if stop.received:  # before uvicorn had its handlers
+                    self.should_exit = True
+
+        Server(config).run(sockets=[listening])
 
 
 def bound(host: str, port: int) -> socket.socket:

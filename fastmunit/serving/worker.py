@@ -156,11 +156,18 @@ class Worker:
             self._require_running()
             self._jobs.append(job)
             self._changed.notify_all()
+        job.future.add_done_callback(lambda _: self._forget(job))
         return job.future
+
+    def _forget(self, job: Job) -> None:
+        """Remove a job that was canceled, and with it its image."""
+        with self._changed:
+            if job in self._jobs:
+                self._jobs.remove(job)
 
     def _require_running(self) -> None:
         if self._stopping or not self._thread.is_alive():
-            raise StoppedError("the server is stopping: try again later.")
+            raise StoppedError("the model does not run, because the server is stopping or has failed: try again later.")
 
     def _run(self) -> None:
         for translator in self._translators.values():
@@ -181,7 +188,7 @@ class Worker:
                 if self._stopping:
                     return []
                 first, *others = self._jobs
-            # Without the lock, because images are compared. Only this thread removes jobs, unless the worker stops.
+            # Without the lock, because images are compared. Jobs that others remove meanwhile are canceled.
             batch, count = [first], first.count
             for job in others:
                 if count + job.count <= self._styles and job.shares_image(first):

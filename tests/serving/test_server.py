@@ -73,6 +73,9 @@ def test_options_are_limits(fastmunit: Command, run_folder: Path, monkeypatch: p
     monkeypatch.delenv("FASTMUNIT_TOKEN")
     assert fastmunit("serve", run_folder).err == ""
     assert given == ["shoes", Limits(), "127.0.0.1", 8000, None]
+    monkeypatch.setenv("FASTMUNIT_TOKEN", "")  # a variable of a shell that is not set must not open the server
+    assert "the token is empty" in fastmunit("serve", run_folder).err
+    monkeypatch.delenv("FASTMUNIT_TOKEN")
     assert "Everybody who can reach this address" in fastmunit("serve", run_folder, "--host", "0.0.0.0").err
 
 

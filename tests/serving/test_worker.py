@@ -148,6 +148,7 @@ def test_canceled_jobs_are_not_run(fake: Fake) -> None:
         canceled = worker.submit(Job("a2b", image(0.5)))
         last = worker.submit(Job("a2b", image(0.25)))
         assert canceled.cancel()
+        assert len(worker._jobs) == 1  # its image is not kept
         fake.open.set()
         last.result(SECONDS)
     assert fake.encoded == 2
