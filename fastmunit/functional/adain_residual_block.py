@@ -89,7 +89,8 @@ def adain_residual_block(
 
 def _for_each_style(y: Tensor, style: Style) -> Tensor:
     """Repeat the map of a single content code for every style."""
-    return y.expand(len(style[0]), -1, -1, -1) if len(y) == 1 < len(style[0]) else y
+    count = style[0].shape[0]
+    return y.expand(count, -1, -1, -1) if y.shape[0] == 1 < count else y
 
 
 def _check(weight: Tensor, second_weight: Tensor, styles: tuple[Style, Style]) -> None:

@@ -164,7 +164,7 @@ def _check(
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is None:
             continue
-        if tuple(parameter.shape) not in ((c,), (n, c)):
+        if tuple(parameter.shape) != ((c,) if parameter.dim() == 1 else (n, c)):
             raise ValueError(f"fused_norm: expected {name} of shape ({c},) or ({n}, {c}), got {tuple(parameter.shape)}")
         check_dtype("fused_norm", name, parameter)
     for name, tensor in (("weight", weight), ("bias", bias), ("residual", residual)):

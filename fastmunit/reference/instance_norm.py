@@ -24,6 +24,8 @@ def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None =
     n, c, h, w = x.shape
     if x.numel() == 0:
         return scale_and_shift(x.clone(), weight, bias)
+    if torch.compiler.is_exporting():  # as one node, which every runtime fuses
+        return scale_and_shift(F.instance_norm(x, eps=eps), weight, bias)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     scale, shift = (None if p is None else p.to(wide).expand(n, c).reshape(-1) for p in (weight, bias))
     if scale is None and shift is not None:

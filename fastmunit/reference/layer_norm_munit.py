@@ -30,7 +30,7 @@ def layer_norm_munit(x: Tensor, weight: Tensor | None = None, bias: Tensor | Non
 
     # Each statistic has its own reshape, which is flat for a batch of one. Gradients are then summed in the order of
     # the public code, which tests/systems/test_golden.py requires to the last bit.
-    shape = [-1] if len(x) == 1 else [len(x), -1]
+    shape = [-1] if x.shape[0] == 1 else [x.shape[0], -1]
     mean = wide.reshape(shape).mean(-1).view(per_sample)
     std = wide.reshape(shape).std(-1).view(per_sample)
     y = (wide - mean) / (std + eps)

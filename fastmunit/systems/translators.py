@@ -17,7 +17,7 @@ from fastmunit.errors import FastmunitError
 from fastmunit.memory import is_out_of_memory
 from fastmunit.model_folder.load import find_folder
 from fastmunit.model_folder.save import Model
-from fastmunit.nn.layers.dropout import Dropout, masks_from
+from fastmunit.nn.layers.dropout import Dropout, draw_mask, masks_from
 from fastmunit.nn.networks.autoencoders import AdaINGen, VAEGen, min_size
 from fastmunit.nn.networks.latent_encoder import LatentEncoder
 from fastmunit.systems.parts import pretrained
@@ -30,10 +30,12 @@ class Translator(pretrained.Shareable):
     """One direction of a trained system: images of one domain to images of the other.
 
     An image is padded to a size that the networks support, by reflection at its right and bottom edges, and the result
-    is cropped back. A subclass defines `encode`, `decode` and, if it has style codes, `encode_style`.
+    is cropped back. A subclass defines `encode`, `decode` and, if it has style codes, `encode_style`. If `decode` draws
+    random numbers from style codes, it also defines `draws` and `render`, so that it can be exported.
 
     Args:
-        network: One of the networks. All of them have the same device and dtype.
+        network: One of the networks. All of them have the same device and dtype. None stands for a model that runs
+            elsewhere and exchanges float32 on the CPU.
         multiple: The height and width of a network's input must be multiples of this.
         min_size: Minimum height and width of a network's input.
         channels: Channels of the images to translate and of the results.
@@ -52,15 +54,21 @@ class Translator(pretrained.Shareable):
     takes_references: bool = False
     """True if `encode_style` computes the style code of an image of the target domain."""
 
+    encodes: bool = True
+    """False if `encode` returns the images themselves."""
+
+    dropout_rate: float = 0.0
+    """Rate of the dropout whose masks are among `draws`."""
+
     def __init__(
-        self, network: nn.Module, multiple: int, min_size: int, channels: tuple[int, int], style_dim: int
+        self, network: nn.Module | None, multiple: int, min_size: int, channels: tuple[int, int], style_dim: int
     ) -> None:
-        weight = next(network.parameters())
+        weight = torch.empty(0) if network is None else next(network.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         self.channels, self.target_channels = channels
         self.style_dim = style_dim
         self.precision: str = "float32"
-        self._multiple, self._min_size = multiple, min_size
+        self.multiple, self.min_size = multiple, min_size
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
@@ -69,6 +77,19 @@ class Translator(pretrained.Shareable):
     @abstractmethod
     def decode(self, content: Tensor, styles: Tensor) -> Tensor:
         """Return images (S, C', H, W) in [-1, 1] for one content (1, ...) and styles (S, style_dim, 1, 1)."""
+
+    def draws(self, content: Tensor, styles: Tensor) -> dict[str, Tensor]:
+        """Return what the networks read besides the content, by name, for S styles: (S, ...) each.
+
+        These are "styles" (S, style_dim, 1, 1), or what `decode` draws with the style codes as seeds: "noise", in the
+        shape of the content, and "mask_0", "mask_1", ... of dropout. Without style codes there is nothing.
+        """
+        return {"styles": styles} if self.style_dim else {}
+
+    def render(self, content: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        """Return the images of `decode` for given `draws`. Without `draws`, the content may be a batch (N, ...)."""
+        styles = draws["styles"] if draws else content.new_zeros(content.shape[0], 0, 1, 1)
+        return self.decode(content, styles)
 
     def encode_style(self, images: Tensor) -> Tensor:
         """Return the style codes (N, style_dim, 1, 1) of images (N, C', H, W) of the target domain."""
@@ -157,7 +178,7 @@ class Translator(pretrained.Shareable):
         x = image[None].to(self.device, self.dtype)
         for axis in (-1, -2):
             size = x.shape[axis]
-            target = max(-(-size // self._multiple) * self._multiple, self._min_size)
+            target = max(-(-size // self.multiple) * self.multiple, self.min_size)
             x = _extend(x, axis, target - size)
         return x
 
@@ -229,16 +250,20 @@ class VAETranslator(Translator):
         """Draw seeds of noise, (count, 1, 1, 1) in int64. Without `noise_at_test`, return an empty (count, 0, 1, 1)."""
         if self.style_dim == 0:
             return super().random_styles(count, generator)
-        return torch.randint(2**62, (count, 1, 1, 1), generator=generator)
+        return random_seeds(count, generator)
 
     def encode(self, images: Tensor) -> Tensor:
         return self._source.enc(images)
 
     def decode(self, content: Tensor, styles: Tensor) -> Tensor:
-        if self.style_dim == 0:
-            return self._target.decode(content).expand(len(styles), -1, -1, -1)
-        noises = [torch.randn(content.shape, generator=torch.Generator().manual_seed(int(seed))) for seed in styles]
-        return self._target.decode(add_noise(content, torch.cat(noises).to(content.device)))
+        images = self.render(content, self.draws(content, styles))
+        return images if self.style_dim else images.expand(len(styles), -1, -1, -1)
+
+    def draws(self, content: Tensor, styles: Tensor) -> dict[str, Tensor]:
+        return {"noise": noise_of(styles, content)} if self.style_dim else {}
+
+    def render(self, content: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        return self._target.decode(add_noise(content, draws["noise"]) if draws else content)
 
 
 class LatentTranslator(Translator):
@@ -256,6 +281,8 @@ class LatentTranslator(Translator):
         encoder: Network that encodes an image of the target domain as a latent vector, if there is one.
     """
 
+    encodes = False
+
     def __init__(
         self,
         generator: nn.Module,
@@ -265,8 +292,9 @@ class LatentTranslator(Translator):
         channels: tuple[int, int],
         encoder: LatentEncoder | None = None,
     ) -> None:
-        self._drops = any(isinstance(m, Dropout) and m.rate > 0 and m.at_test for m in generator.modules())
-        super().__init__(generator, multiple, min_size, channels, latent_dim or int(self._drops))
+        rates = [m.rate for m in generator.modules() if isinstance(m, Dropout) and m.at_test]
+        self.dropout_rate = max(rates, default=0.0)
+        super().__init__(generator, multiple, min_size, channels, latent_dim or int(self.dropout_rate > 0))
         self._generator, self._latent_dim, self._encoder = generator, latent_dim, encoder
         self.takes_references = encoder is not None
 
@@ -280,13 +308,27 @@ class LatentTranslator(Translator):
 
     def decode(self, content: Tensor, styles: Tensor) -> Tensor:
         """Return images (S, C', H, W) for one image (1, C, H, W) and latent vectors (S, style_dim, 1, 1)."""
-        if not self._drops:
+        if not self.dropout_rate:
             return self._translated(content, styles)
         outputs = []
         for style in styles.split(1):
-            with masks_from(torch.Generator(self.device).manual_seed(_seed(style))):
+            with masks_from(mask_generator(style, self.device)):
                 outputs.append(self._translated(content, style))
         return torch.cat(outputs)
+
+    def draws(self, content: Tensor, styles: Tensor) -> dict[str, Tensor]:
+        drawn = {"styles": styles} if self._latent_dim else {}
+        if self.dropout_rate:
+            masks = zip(*(self._masks(content, style) for style in styles.split(1)), strict=True)
+            drawn |= {f"mask_{level}": torch.cat(of_level) for level, of_level in enumerate(masks)}
+        return drawn
+
+    def render(self, content: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        if not draws:
+            return self._generator(content, None)
+        masks = (mask for name, mask in draws.items() if name.startswith("mask_"))
+        with masks_from(lambda _x, _rate: next(masks)):
+            return self._translated(content, draws["styles"] if self._latent_dim else next(iter(draws.values())))
 
     def encode_style(self, images: Tensor) -> Tensor:
         """Return the mean latent vectors (N, style_dim, 1, 1) of images (N, C', H, W) of the target domain."""
@@ -295,8 +337,36 @@ class LatentTranslator(Translator):
         return self._encoder(images)[0][..., None, None]
 
     def _translated(self, content: Tensor, styles: Tensor) -> Tensor:
-        images = content.expand(len(styles), -1, -1, -1)
+        images = content.expand(styles.shape[0], -1, -1, -1)
         return self._generator(images, styles.flatten(1) if self._latent_dim else None)
+
+    def _masks(self, content: Tensor, style: Tensor) -> list[Tensor]:
+        """Return the masks of all layers for one style, in the order of the layers."""
+        generator, masks = mask_generator(style, self.device), list[Tensor]()
+
+        def recorded(x: Tensor, rate: float) -> Tensor:
+            masks.append(draw_mask(x, rate, generator))
+            return masks[-1]
+
+        with masks_from(recorded):
+            self._translated(content, style)
+        return masks
+
+
+def random_seeds(count: int, generator: torch.Generator) -> Tensor:
+    """Draw style codes that are seeds of noise, (count, 1, 1, 1) in int64."""
+    return torch.randint(2**62, (count, 1, 1, 1), generator=generator)
+
+
+def noise_of(seeds: Tensor, latent: Tensor) -> Tensor:
+    """Draw noise from N(0, I) for one latent code (1, ...) and each of S seeds: (S, ...)."""
+    noises = [torch.randn(latent.shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
+    return torch.cat(noises).to(latent.device)
+
+
+def mask_generator(style: Tensor, device: torch.device) -> torch.Generator:
+    """Return the generator of all dropout masks of one style."""
+    return torch.Generator(device).manual_seed(_seed(style))
 
 
 def add_noise(latent: Tensor, noise: Tensor) -> Tensor:

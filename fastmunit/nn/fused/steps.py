@@ -218,12 +218,12 @@ class Write:
         pixels, pad_mode = self.take_pad(state)
         residual = state.residuals.pop() if self.adds else None
         if self.norm or self.activation or residual is not None or state.pixel_shuffle:
-            weight, bias, statistics, eps = _affine(self.norm, state.bias, len(x))
+            weight, bias, statistics, eps = _affine(self.norm, state.bias, x.shape[0])
             activation, negative_slope = activation_args(self.activation)
-            if weight is not None and weight.dim() == 2 and len(x) == 1 < len(weight):
-                x = x.expand(len(weight), -1, -1, -1)  # one content code for several styles
+            if weight is not None and weight.dim() == 2 and x.shape[0] == 1 < weight.shape[0]:
+                x = x.expand(weight.shape[0], -1, -1, -1)  # one content code for several styles
             if residual is not None:
-                residual = (residual.expand_as(x) if len(residual) < len(x) else residual).to(x.dtype)
+                residual = (residual.expand_as(x) if residual.shape[0] < x.shape[0] else residual).to(x.dtype)
             state.map = recomputable_fused_norm(
                 x,
                 weight,
@@ -310,7 +310,7 @@ class AdaINBlock:
                     (shared_weight(first.conv.weight), first.take_bias(state)),
                     (shared_weight(second.conv.weight), second.take_bias(state)),
                 ),
-                (first_op.norm.style_of(len(x)), second_op.norm.style_of(len(x))),
+                (first_op.norm.style_of(x.shape[0]), second_op.norm.style_of(x.shape[0])),
                 activation=activation,
                 negative_slope=negative_slope,
                 pad=result_pad.pixels,

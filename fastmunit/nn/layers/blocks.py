@@ -299,7 +299,8 @@ def append_latent(x: Tensor, z: Tensor | None, latent_dim: int) -> Tensor:
         raise ValueError(f"expected z to be {expected}, got {None if z is None else tuple(z.shape)}.")
     if z is None:
         return x
-    if len(z) not in (1, len(x)) or z.shape[1:2] != (latent_dim,) or z.numel() != len(z) * latent_dim:
-        raise ValueError(f"expected z to be {expected}, got {tuple(z.shape)} for a batch of {len(x)}.")
-    planes = z.to(x.dtype).view(len(z), latent_dim, 1, 1).expand(len(x), -1, *x.shape[2:])
+    count = x.shape[0]  # len() would fix the size of the batch in an exported graph
+    if z.shape[0] not in (1, count) or z.shape[1:2] != (latent_dim,) or z.numel() != z.shape[0] * latent_dim:
+        raise ValueError(f"expected z to be {expected}, got {tuple(z.shape)} for a batch of {count}.")
+    planes = z.to(x.dtype).view(-1, latent_dim, 1, 1).expand(count, -1, *x.shape[2:])
     return torch.cat([x, planes], dim=1)

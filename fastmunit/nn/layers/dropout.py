@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -13,36 +13,44 @@ from torch import Tensor, nn
 from fastmunit import distributed
 from fastmunit.nn.fused.layers import Layer, Other
 
-_generator: ContextVar[torch.Generator | None] = ContextVar("fastmunit_dropout_generator", default=None)
+MaskSource = Callable[[Tensor, float], Tensor]
+"""A function of a tensor and the rate of zeros, which returns the mask to multiply the tensor with."""
+
+_source: ContextVar[torch.Generator | MaskSource | None] = ContextVar("fastmunit_dropout_masks", default=None)
 
 
 @contextmanager
-def masks_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Draw the masks of `Dropout` in the with-block from a generator, in this thread only.
+def masks_from(source: torch.Generator | MaskSource | None) -> Iterator[None]:
+    """Draw the masks of `Dropout` in the with-block from a generator, or take them, in this thread only.
 
     torch's global generator, which a training in another thread may use at the same time, is then not touched.
 
     Args:
-        generator: A generator on any device. It draws the masks of tensors on its own device. For a tensor on another
-            device, it draws the seed of a new generator there. None uses torch's global generator.
+        source: A generator on any device. It draws the masks of tensors on its own device. For a tensor on another
+            device, it draws the seed of a new generator there. A function returns the masks itself. None uses torch's
+            global generator.
     """
-    token = _generator.set(generator)
+    token = _source.set(source)
     try:
         yield
     finally:
-        _generator.reset(token)
+        _source.reset(token)
 
 
-def _dropped(x: Tensor, rate: float) -> Tensor:
-    """Return dropout of x with a mask from the generator of `masks_from`. On a CPU, this is what torch computes."""
-    generator = _generator.get()
-    if generator is None:
-        return F.dropout(x, rate)
+def draw_mask(x: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """Draw the mask of a tensor with a generator; see `masks_from`. Values are 0 and 1 / (1 - rate)."""
     if generator.device.type != x.device.type:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         generator = torch.Generator(x.device).manual_seed(seed)
-    mask = torch.empty_like(x).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
-    return x * mask
+    return torch.empty_like(x).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+
+
+def _dropped(x: Tensor, rate: float) -> Tensor:
+    """Return dropout of x with a mask from the source of `masks_from`. On a CPU, this is what torch computes."""
+    source = _source.get()
+    if source is None:
+        return F.dropout(x, rate)
+    return x * (draw_mask(x, rate, source) if isinstance(source, torch.Generator) else source(x, rate))
 
 
 def _share_of_mask(x: Tensor, rate: float) -> Tensor:
@@ -61,7 +69,7 @@ def _is_channels_last(x: Tensor) -> bool:
 class Dropout(nn.Module):
     """Dropout of a tensor of any shape: zeroes values with probability `rate`, scales the others by 1 / (1 - rate).
 
-    Masks come from torch's global generator of x's device, or from the generator of `masks_from`. Source: Srivastava
+    Masks come from torch's global generator of x's device, or from the source of `masks_from`. Source: Srivastava
     et al. 2014; Isola et al. 2017, section 3.2.1, where dropout at test time is the only source of noise.
 
     Args:
@@ -77,7 +85,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.active:
             return x
-        if self.training and distributed.is_active() and _generator.get() is None:
+        if self.training and distributed.is_active() and _source.get() is None:
             return x * _share_of_mask(x, self.rate)
         return _dropped(x, self.rate)
 

@@ -99,15 +99,16 @@ class AdaINGen(nn.Module):
         Raises:
             ValueError: If the numbers of content and style codes differ, and neither is 1.
         """
-        if len(content) != len(style) and 1 not in (len(content), len(style)):
+        contents, styles = content.shape[0], style.shape[0]  # len() would fix them in an exported graph
+        if contents != styles and 1 not in (contents, styles):
             raise ValueError(
-                f"got {len(content)} content codes and {len(style)} style codes: pass equal numbers, or one of either."
+                f"got {contents} content codes and {styles} style codes: pass equal numbers, or one of either."
             )
         parameters = self.mlp(style)
-        if len(style) < len(content):
-            style, parameters = (codes.expand(len(content), *codes.shape[1:]) for codes in (style, parameters))
+        if styles < contents:
+            styles, parameters = contents, parameters.expand(contents, -1)
         images = self.dec(content, AdaINParameters(parameters))
-        return images if len(images) == len(style) else images.expand(len(style), -1, -1, -1)
+        return images if images.shape[0] == styles else images.expand(styles, -1, -1, -1)
 
 
 class VAEGen(nn.Module):
