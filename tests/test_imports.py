@@ -17,6 +17,7 @@ LAYERS = {
     "cli": {
         "translation",
         "conversion",
+        "export",
         "serving",
         "runs",
         "planning",
@@ -30,7 +31,8 @@ LAYERS = {
     "conversion": {"translation", "runs", "systems", "nn"} | LEAVES,
     "planning": {"data", "systems", "ops"} | LEAVES,
     "serving": {"translation", "runs", "data", "systems"} | LEAVES,
-    "translation": {"runs", "data", "systems", "model_folder"} | LEAVES,
+    "translation": {"export", "runs", "data", "systems", "model_folder"} | LEAVES,
+    "export": {"systems", "nn", "functional"} | LEAVES,
     "runs": {"data", "systems", "nn", "functional", "metrics", "model_folder"} | LEAVES,
     "model_folder": LEAVES,
     "metrics": {"data", "systems", "nn", "functional"} | LEAVES,

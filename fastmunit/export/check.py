@@ -1,0 +1,51 @@
+"""The check of exported files: the same inputs through PyTorch and through the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastmunit.config import Config
+from fastmunit.export.graphs import Graph
+from fastmunit.systems.translators import Translator
+
+LIMIT = 1e-4
+"""Largest error of a graph with float32 weights."""
+_COUNTS = (5, 2, 1)
+
+Run = Callable[[Sequence[Tensor]], Tensor]
+
+
+def checked_cases(translator: Translator, config: Config) -> tuple[tuple[int, int, int], ...]:
+    """Return three heights and widths of images, each with a number of images or styles.
+
+    They are the least size, a larger one that is not square, and the size of the training's crops.
+    """
+    multiple, least = translator.multiple, -(-translator.min_size // translator.multiple)
+    crop = tuple(max(least, -(-side // multiple)) for side in (config.crop_image_height, config.crop_image_width))
+    if crop == (least, least):
+        crop = (least + 2, least)
+    sizes = ((least, least), (least + 1, least + 2), crop)
+    return tuple(
+        (height * multiple, width * multiple, count) for (height, width), count in zip(sizes, _COUNTS, strict=True)
+    )
+
+
+def largest_error(graph: Graph, run: Run, cases: Sequence[tuple[int, int, int]]) -> float:
+    """Return the largest difference between a file and PyTorch, NaN if the file gives NaN.
+
+    It is divided by the largest value of the output if that exceeds 1, as values of content codes do.
+    """
+    errors = []
+    for height, width, count in cases:
+        with torch.no_grad():
+            case = graph.case(height, width, count)
+        expected, output = case.output.float(), run(case.inputs)
+        if output.shape != expected.shape:
+            return float("inf")
+        difference = (output - expected).abs().max() / expected.abs().max().clamp_min(1)
+        errors.append(float(difference))
+    return float(np.max(errors))

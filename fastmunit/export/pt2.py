@@ -1,0 +1,65 @@
+"""Graphs as .pt2 packages, compiled by AOTInductor for the machine that exports them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastmunit.errors import CheckpointError, FastmunitError
+from fastmunit.export.graphs import Graph, traced
+from fastmunit.files import printable
+from fastmunit.systems.translators import Translator
+
+SUFFIX = ".pt2"
+
+
+def compile_to(graph: Graph, translator: Translator, path: Path) -> None:
+    """Compile a graph into a file. The machine needs a C++ compiler.
+
+    Raises:
+        FastmunitError: If compilation fails.
+    """
+    from torch._inductor import aoti_compile_and_package
+
+    program = traced(graph, translator)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            aoti_compile_and_package(program, package_path=str(path))
+    except Exception as error:  # of the compiler, of inductor or of the linker
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise FastmunitError(
+            f"AOTInductor cannot compile {graph.name} ({reason[0][:300]}): install a C++ compiler, or export to onnx."
+        ) from error
+
+
+class Pt2Graph:
+    """A compiled graph. It runs machine code, so load files from a trusted source only.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: If it cannot be loaded here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from torch._inductor import aoti_load_package
+
+        try:
+            self._run = aoti_load_package(str(path))
+        except Exception as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise CheckpointError(
+                f"{printable(path)} cannot be loaded ({reason[0][:300]}): export the model on this machine."
+            ) from error
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return the output for inputs in order."""
+        with torch.no_grad():
+            output: Tensor = self._run(*(tensor.detach().cpu().float().contiguous() for tensor in tensors))
+        return output

@@ -1,0 +1,89 @@
+"""A translator that runs the files of an export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastmunit.errors import FastmunitError
+from fastmunit.export.check import Run
+from fastmunit.export.description import Input, read_description
+from fastmunit.export.onnx import OnnxGraph
+from fastmunit.export.pt2 import Pt2Graph
+from fastmunit.systems.translators import Translator, draw_mask, mask_generator, noise_of, random_seeds
+
+_RUNNERS: dict[str, Callable[[Path], Run]] = {"onnx": OnnxGraph, "pt2": Pt2Graph}
+
+
+class ExportedTranslator(Translator):
+    """One direction of a model, computed by the files of an export. Tensors are float32 on the CPU.
+
+    Args:
+        folder: The folder that `fastmunit export` has written.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged.
+        FastmunitError: If the package that runs the files is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.description = about = read_description(folder)
+        super().__init__(None, about.multiple, about.min_size, about.channels, about.style_dim)
+        self.direction = about.direction
+        self.takes_references = "encode_style" in about.graphs
+        self.encodes = "encode_content" in about.graphs
+        self.dropout_rate = about.dropout_rate
+        self._graphs: dict[str, Run] = {
+            name: _RUNNERS[about.format](folder / graph.file) for name, graph in about.graphs.items()
+        }
+
+    def random_styles(self, count: int, generator: torch.Generator) -> Tensor:
+        if self.description.styles == "seed":
+            return random_seeds(count, generator)
+        return super().random_styles(count, generator)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self._graphs["encode_content"]([images]) if self.encodes else images
+
+    def encode_style(self, images: Tensor) -> Tensor:
+        return self._graphs["encode_style"]([images]) if self.takes_references else super().encode_style(images)
+
+    def decode(self, content: Tensor, styles: Tensor) -> Tensor:
+        images = self.render(content, self.draws(content, styles))
+        return images if self.style_dim else images.expand(len(styles), -1, -1, -1)
+
+    def draws(self, content: Tensor, styles: Tensor) -> dict[str, Tensor]:
+        inputs = self._inputs()[1:]
+        drawn = {"styles": styles} if any(given.name == "styles" for given in inputs) else {}
+        if any(given.name == "noise" for given in inputs):
+            drawn["noise"] = noise_of(styles, content)
+        masks = [given for given in inputs if given.name.startswith("mask_")]
+        for given in masks:
+            drawn[given.name] = torch.empty(given.shape(len(styles), *content.shape[2:]))
+        for index, style in enumerate(styles.split(1) if masks else ()):
+            generator = mask_generator(style, self.device)
+            for given in masks:
+                mask = drawn[given.name][index : index + 1]
+                mask.copy_(draw_mask(mask, self.dropout_rate, generator))
+        return drawn
+
+    def render(self, content: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        return self._graphs[self._last()]([content, *draws.values()])
+
+    def _last(self) -> str:
+        return "decode" if self.encodes else "translate"
+
+    def _inputs(self) -> tuple[Input, ...]:
+        return self.description.graphs[self._last()].inputs
+
+    def _autocast(self, precision: str | None) -> AbstractContextManager[object]:
+        if (precision or self.precision) != "float32":
+            raise FastmunitError(
+                f"an export computes in float32, not in {precision or self.precision}: leave precision out. "
+                "`fastmunit export --precision` stores smaller weights."
+            )
+        return super()._autocast("float32")
