@@ -10,6 +10,7 @@ from fastmunit.cli.convert import convert
 from fastmunit.cli.demo import demo
 from fastmunit.cli.errors import reported
 from fastmunit.cli.evaluate import evaluate
+from fastmunit.cli.export import export
 from fastmunit.cli.info import info
 from fastmunit.cli.output import echo
 from fastmunit.cli.serve import serve
@@ -43,5 +44,5 @@ def _add_global_options(
 ) -> None: ...
 
 
-for _command in (train, translate, serve, evaluate, train_classifier, convert, demo, configs, info):
+for _command in (train, translate, export, serve, evaluate, train_classifier, convert, demo, configs, info):
     app.command(cls=Command)(reported(with_usable_values(_command)))

@@ -107,7 +107,7 @@ def evaluate(
     place = distributed.setup(timeout, device) if distributed.launched() else resolve_device(device)
     main = distributed.rank() == 0
     with as_one_command():
-        file, settings = find_checkpoint(checkpoint, config)
+        file, settings = find_checkpoint(checkpoint, config, exports=True)
         if data is not None:
             settings.data_root, settings.data_module = str(data), None
         if max_pixels is not None:

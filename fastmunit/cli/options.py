@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,14 @@ from fastmunit.systems import registry
 
 SYSTEMS = ", ".join(registry.names())
 """Names of all systems, for help texts."""
+
+
+class Direction(str, Enum):
+    """The direction of translation between the two domains."""
+
+    a2b = "a2b"
+    b2a = "b2a"
+
 
 Device = Annotated[
     str,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder
+from fastmunit.cli.options import ConfigName, Device, Direction, MaxPixels, OutputFolder
 from fastmunit.cli.output import echo
 
 if TYPE_CHECKING:
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 
 
 _style_option = partial(typer.Option, rich_help_panel="Style")
-
-
-class Direction(str, Enum):
-    """The direction of translation between the two domains."""
-
-    a2b = "a2b"
-    b2a = "b2a"
 
 
 class Precision(str, Enum):
@@ -38,8 +31,8 @@ def translate(
     checkpoint: Annotated[
         Path,
         typer.Option(
-            help="Load this gen_*.pt (ours or the public trainer's), the newest of a run folder, this model folder, or "
-            "the model of this name: a packaged one, or OWNER/NAME on the Hugging Face Hub.",
+            help="Load this gen_*.pt (ours or the public trainer's), the newest of a run folder, this model folder or "
+            "export, or the model of this name: a packaged one, or OWNER/NAME on the Hugging Face Hub.",
             metavar="FILE|FOLDER|NAME",
         ),
     ],
@@ -141,7 +134,7 @@ def translate(
 
     _require_one_source_of_styles(styles, same_styles, reference, styles_file, interpolate)
     place = resolve_device(device)
-    file, settings = find_checkpoint(checkpoint, config)
+    file, settings = find_checkpoint(checkpoint, config, exports=True)
     way = own_direction(file) or "a2b" if direction is None else direction.value
     source_channels, target_channels = settings.channels(way)
     limit = max_pixels or settings.max_pixels
@@ -157,7 +150,7 @@ def translate(
     inputs, failures = checked_inputs(listed, Limits(source_channels, size, 4 * source_channels + first_layer, limit))
     if not inputs:
         raise_failures(failures, _left_out(len(failures), len(listed)))
-    translator = load_translator(file, settings, direction=way, device=place)
+    translator = load_translator(file, settings, direction=way, device=device)
     translator.precision = precision.value
     if not translator.style_dim and ((styles or 1) > 1 or styles_file is not None):
         option = "--styles" if styles_file is None else "--styles-file"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastmunit.config import Config
-from fastmunit.export.graphs import Graph
+from fastmunit.export.graphs import Graph, min_multiples
 from fastmunit.systems.translators import Translator
 
 LIMIT = 1e-4
@@ -24,7 +24,7 @@ def checked_cases(translator: Translator, config: Config) -> tuple[tuple[int, in
 
     They are the least size, a larger one that is not square, and the size of the training's crops.
     """
-    multiple, least = translator.multiple, -(-translator.min_size // translator.multiple)
+    multiple, least = translator.multiple, min_multiples(translator)
     crop = tuple(max(least, -(-side // multiple)) for side in (config.crop_image_height, config.crop_image_width))
     if crop == (least, least):
         crop = (least + 2, least)

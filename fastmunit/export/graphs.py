@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastmunit import functional
 from fastmunit.errors import FastmunitError
 from fastmunit.export.description import Input
+from fastmunit.memory import first_line
 from fastmunit.nn.layers.spectral_norm import SpectralNorm
 from fastmunit.systems.translators import Translator
 
@@ -178,14 +179,24 @@ def random_images(count: int, channels: int, height: int, width: int) -> Tensor:
 
 def example_size(translator: Translator) -> tuple[int, int]:
     """Return height and width of images with which graphs are traced: no size of a map in them is 1."""
-    least = -(-translator.min_size // translator.multiple)
+    least = min_multiples(translator)
     return (least + 1) * translator.multiple, (least + 2) * translator.multiple
 
 
-def dynamic_shapes(graph: Graph) -> tuple[dict[int, Any], ...]:
-    """Return the sizes of each input that may change, as `torch.export.export` takes them."""
+def min_multiples(translator: Translator) -> int:
+    """Return the minimum height and width of images, in multiples of `translator.multiple`."""
+    return -(-translator.min_size // translator.multiple)
+
+
+def dynamic_shapes(graph: Graph, least: int) -> tuple[dict[int, Any], ...]:
+    """Return the sizes of each input that may change, as `torch.export.export` takes them.
+
+    Args:
+        graph: The graph.
+        least: `min_multiples` of the translator.
+    """
     numbers = {name: torch.export.Dim(name, min=1) for name in ("N", "S")}
-    sides = {axis: torch.export.Dim(name, min=1) for axis, name in ((2, "h"), (3, "w"))}
+    sides = {axis: torch.export.Dim(name, min=least) for axis, name in ((2, "h"), (3, "w"))}
     shapes = []
     for given in graph.inputs:
         shape: dict[int, Any] = {} if given.count == "1" else {0: numbers[given.count]}
@@ -197,10 +208,21 @@ def dynamic_shapes(graph: Graph) -> tuple[dict[int, Any], ...]:
 
 
 def traced(graph: Graph, translator: Translator) -> torch.export.ExportedProgram:
-    """Return a graph as an exported program with dynamic sizes."""
-    inputs = graph.case(*example_size(translator), 3).inputs
+    """Return a graph as an exported program with dynamic sizes.
+
+    Raises:
+        FastmunitError: If the networks do something that torch cannot trace.
+    """
     with torch.no_grad():
-        return torch.export.export(graph.module.eval(), inputs, dynamic_shapes=(dynamic_shapes(graph),), strict=False)
+        inputs = graph.case(*example_size(translator), 3).inputs
+        shapes = (dynamic_shapes(graph, min_multiples(translator)),)
+        try:
+            return torch.export.export(graph.module.eval(), inputs, dynamic_shapes=shapes, strict=False)
+        except Exception as error:  # whatever the networks and the tracer raise
+            raise FastmunitError(
+                f"{graph.name} cannot be traced with sizes that may change ({first_line(error)[:300]}). A network of "
+                "your own must read sizes as x.shape[0], not len(x), and draw no random numbers."
+            ) from error
 
 
 def _divisor(what: str, size: Sequence[int], tensor: Tensor) -> int:

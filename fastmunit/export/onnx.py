@@ -20,12 +20,14 @@ from fastmunit.export.description import Precision
 from fastmunit.export.graphs import Graph, traced
 from fastmunit.export.packages import needed
 from fastmunit.files import atomic_write, printable
+from fastmunit.memory import first_line
 from fastmunit.systems.translators import Translator
 
 SUFFIX = ".onnx"
 _OPSET = 18
 _OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0}
 """Axis of the output channels in the weights of an operator. Those of Gemm are transposed."""
+_GPU = "CUDAExecutionProvider"
 _MIN_VALUES = 256
 """Smaller weights stay in float32: they take no space worth an error."""
 
@@ -48,7 +50,7 @@ def build(graph: Graph, translator: Translator) -> Any:
         model = exported.model_proto
         model.ByteSize()
     except Exception as error:  # protobuf has several classes for it
-        raise FastmunitError(f"{graph.name} cannot be one ONNX file: {_first_line(error)}.") from error
+        raise FastmunitError(f"{graph.name} cannot be one ONNX file: {first_line(error)[:300]}.") from error
     _name_sizes(model, graph)
     _remove_traces(model)
     return model
@@ -105,16 +107,18 @@ def save(model: Any, path: Path, metadata: Mapping[str, Any]) -> None:
 
 
 class OnnxGraph:
-    """A graph that onnxruntime executes: on a GPU if the installed package can, else with torch's number of threads.
+    """A graph that onnxruntime executes, on a CPU with torch's number of threads.
 
     Args:
         path: The file.
+        device: "cpu", "cuda", or "auto" for the GPU if the installed package can use it.
 
     Raises:
         CheckpointError: If onnxruntime cannot load it.
+        FastmunitError: If it is not installed, or cannot use the device.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: str = "auto") -> None:
         needed("onnxruntime")
         import onnxruntime
 
@@ -122,12 +126,19 @@ class OnnxGraph:
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors only: they are raised as well
         usable = onnxruntime.get_available_providers()
-        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in usable]
+        if device not in ("auto", "cpu") and (not device.startswith("cuda") or _GPU not in usable):
+            raise FastmunitError(
+                f"the installed onnxruntime cannot use {device}, only {', '.join(usable)}: install onnxruntime-gpu, or "
+                "use --device cpu."
+            )
+        providers = [name for name in (_GPU, "CPUExecutionProvider") if name in usable]
+        if device == "cpu":
+            providers = providers[-1:]
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers)
         except Exception as error:  # its classes have no base class of their own
             raise CheckpointError(
-                f"{printable(path)} cannot be loaded by onnxruntime ({_first_line(error)}): export the model again."
+                f"{printable(path)} cannot be loaded by onnxruntime ({first_line(error)[:300]}): export it again."
             ) from error
         self._names = [given.name for given in self._session.get_inputs()]
 
@@ -142,7 +153,7 @@ class OnnxGraph:
             (output,) = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
         except Exception as error:
             shapes = ", ".join(str(array.shape) for array in arrays)
-            raise FastmunitError(f"onnxruntime failed on inputs {shapes}: {_first_line(error)}.") from error
+            raise FastmunitError(f"onnxruntime failed on inputs {shapes}: {first_line(error)[:300]}.") from error
         return torch.from_numpy(output)
 
 
@@ -186,7 +197,7 @@ def _parts(graph: Any) -> Iterator[Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's warnings and logs about its own workings."""
+    """Suppress the exporter's warnings and logs about its own workings."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -196,8 +207,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300].rstrip(".") if text else type(error).__name__

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastmunit.errors import CheckpointError, FastmunitError
 from fastmunit.export.graphs import Graph, traced
 from fastmunit.files import printable
+from fastmunit.memory import first_line
 from fastmunit.systems.translators import Translator
 
 SUFFIX = ".pt2"
@@ -31,9 +32,9 @@ def compile_to(graph: Graph, translator: Translator, path: Path) -> None:
             warnings.simplefilter("ignore")
             aoti_compile_and_package(program, package_path=str(path))
     except Exception as error:  # of the compiler, of inductor or of the linker
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise FastmunitError(
-            f"AOTInductor cannot compile {graph.name} ({reason[0][:300]}): install a C++ compiler, or export to onnx."
+            f"AOTInductor cannot compile {graph.name} ({first_line(error)[:300]}): install a C++ compiler, or export to "
+            "onnx."
         ) from error
 
 
@@ -42,20 +43,23 @@ class Pt2Graph:
 
     Args:
         path: The file.
+        device: "auto" or "cpu".
 
     Raises:
         CheckpointError: If it cannot be loaded here.
+        FastmunitError: If the device is another one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: str = "auto") -> None:
         from torch._inductor import aoti_load_package
 
+        if device not in ("auto", "cpu"):
+            raise FastmunitError(f"{printable(path)} is compiled for a CPU, not for {device}: leave the device out.")
         try:
             self._run = aoti_load_package(str(path))
         except Exception as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise CheckpointError(
-                f"{printable(path)} cannot be loaded ({reason[0][:300]}): export the model on this machine."
+                f"{printable(path)} cannot be loaded ({first_line(error)[:300]}): export the model on this machine."
             ) from error
 
     def __call__(self, tensors: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from fastmunit.export.onnx import OnnxGraph
 from fastmunit.export.pt2 import Pt2Graph
 from fastmunit.systems.translators import Translator, draw_mask, mask_generator, noise_of, random_seeds
 
-_RUNNERS: dict[str, Callable[[Path], Run]] = {"onnx": OnnxGraph, "pt2": Pt2Graph}
+_RUNNERS: dict[str, Callable[[Path, str], Run]] = {"onnx": OnnxGraph, "pt2": Pt2Graph}
 
 
 class ExportedTranslator(Translator):
@@ -24,13 +24,14 @@ class ExportedTranslator(Translator):
 
     Args:
         folder: The folder that `fastmunit export` has written.
+        device: "cpu", "cuda", or "auto" for the GPU if onnxruntime can use it.
 
     Raises:
         CheckpointError: If a file is missing or damaged.
-        FastmunitError: If the package that runs the files is missing.
+        FastmunitError: If the package that runs the files is missing, or cannot use the device.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "auto") -> None:
         self.description = about = read_description(folder)
         super().__init__(None, about.multiple, about.min_size, about.channels, about.style_dim)
         self.direction = about.direction
@@ -38,7 +39,7 @@ class ExportedTranslator(Translator):
         self.encodes = "encode_content" in about.graphs
         self.dropout_rate = about.dropout_rate
         self._graphs: dict[str, Run] = {
-            name: _RUNNERS[about.format](folder / graph.file) for name, graph in about.graphs.items()
+            name: _RUNNERS[about.format](folder / graph.file, device) for name, graph in about.graphs.items()
         }
 
     def random_styles(self, count: int, generator: torch.Generator) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor
 from fastmunit.config import Config
 from fastmunit.data.values import ImageLike, image_tensor
 from fastmunit.errors import CheckpointError, ConfigError
+from fastmunit.export.description import DESCRIPTION_FILE, is_export, read_description
+from fastmunit.export.translator import ExportedTranslator
 from fastmunit.model_folder import tensors
 from fastmunit.model_folder.about import About
 from fastmunit.model_folder.load import find, find_folder, is_model_folder
@@ -73,8 +75,8 @@ def translate(
     Safe in any thread, even while `model` is being trained: changes neither the model nor torch's random state.
 
     Args:
-        model: A run folder, a gen_*.pt, a model folder, the name of a packaged model or of one on the Hugging Face
-            Hub (OWNER/NAME), a trained system such as `fastmunit.MUNIT`, or a translator from `load_translator`.
+        model: A run folder, a gen_*.pt, a model folder, a folder that `fastmunit export` has written, the name of a
+            packaged model or of one on the Hugging Face Hub (OWNER/NAME), a trained system such as `fastmunit.MUNIT`, or a translator from `load_translator`.
         images: An image of any size, or several: a tensor (C, H, W) or (N, C, H, W) in [-1, 1], a path, a PIL image, a
             NumPy array (H, W) or (H, W, C) of uint8 or uint16, or a list of any of these.
         styles: The number S of random styles; style codes (S, style_dim, 1, 1), or the path of a .safetensors file
@@ -131,17 +133,21 @@ def load_translator(
     """Load a trained model for translating in one direction.
 
     Args:
-        checkpoint: A run folder, a gen_*.pt or ema_*.pt, a model folder, the name of a packaged model, or OWNER/NAME or
-            OWNER/NAME@REVISION of a model on the Hugging Face Hub, which is downloaded.
+        checkpoint: A run folder, a gen_*.pt or ema_*.pt, a model folder, a folder that `fastmunit export` has written,
+            the name of a packaged model, or OWNER/NAME or OWNER/NAME@REVISION of a model on the Hugging Face Hub, which
+            is downloaded.
         config: Configuration of a file that has no config.yaml next to it: a `Config`, a YAML file or a shipped name.
-        direction: "a2b" or "b2a". None is "a2b", or the direction of a translator's folder.
-        device: Device to compute on; see `fastmunit.runs.resolve_device`.
+        direction: "a2b" or "b2a". None is "a2b", or the direction of a translator's folder or an export.
+        device: Device to compute on; see `fastmunit.runs.resolve_device`. Exports run on a CPU, or on a GPU if
+            onnxruntime can use it.
 
     Raises:
         CheckpointError: If the file is missing, truncated or of another kind, or does not fit the configuration.
         ConfigError: If the configuration cannot be used, or its system does not translate in that direction.
     """
-    file, settings = find_checkpoint(checkpoint, config)
+    file, settings = find_checkpoint(checkpoint, config, exports=True)
+    if file.name == DESCRIPTION_FILE:
+        return _load_export(file.parent, direction, device)
     translator = registry.system_of(settings).load_translator(file, settings, direction, resolve_device(device))
     translator.about = about_file(file, settings)
     return translator
@@ -169,7 +175,9 @@ def load_generators(
     return tuple(registry.system_of(settings).load_generators(file, settings, resolve_device(device)).values())
 
 
-def find_checkpoint(checkpoint: str | os.PathLike[str], config: ConfigLike | None = None) -> tuple[Path, Config]:
+def find_checkpoint(
+    checkpoint: str | os.PathLike[str], config: ConfigLike | None = None, *, exports: bool = False
+) -> tuple[Path, Config]:
     """Return the gen_*.pt, ema_*.pt or model.safetensors of a checkpoint, and its configuration.
 
     Args:
@@ -177,6 +185,7 @@ def find_checkpoint(checkpoint: str | os.PathLike[str], config: ConfigLike | Non
             `load_translator`.
         config: The configuration. None looks for a config.yaml next to the file and in the folder above. A model folder
             has its own, which only a `Config` replaces.
+        exports: Return the export.json of a folder that `fastmunit export` has written, too.
 
     Raises:
         CheckpointError: If there is no such file, or no configuration for it, or it cannot be downloaded.
@@ -188,6 +197,14 @@ def find_checkpoint(checkpoint: str | os.PathLike[str], config: ConfigLike | Non
         if config is not None and not isinstance(config, Config):
             raise ConfigError(f"{folder.path} is a model folder, which has its own configuration: leave --config out.")
         return folder.weights, folder.config if config is None else config
+    if file.name == DESCRIPTION_FILE or is_export(file):
+        folder_of_export = file if file.is_dir() else file.parent
+        if not exports:
+            raise CheckpointError(f"{folder_of_export} is an export, without PyTorch networks: give its run folder.")
+        if config is not None and not isinstance(config, Config):
+            raise ConfigError(f"{folder_of_export} is an export, which has its own configuration: leave --config out.")
+        description = read_description(folder_of_export)
+        return folder_of_export / DESCRIPTION_FILE, description.settings() if config is None else config
     if file.is_dir():
         newest = newest_generators(RunFolder(file.parent if file.name == "checkpoints" else file))
         if newest is None:
@@ -206,12 +223,21 @@ def find_checkpoint(checkpoint: str | os.PathLike[str], config: ConfigLike | Non
 
 def own_direction(file: Path) -> str | None:
     """Return the only direction of a file that `find_checkpoint` has returned. None if it has those of its system."""
+    if file.name == DESCRIPTION_FILE:
+        return read_description(file.parent).direction
     return find_folder(file).header.direction if file.name == tensors.NAME else None
 
 
 def about_file(file: Path, config: Config) -> About:
     """Return the facts about a file that `find_checkpoint` has returned with its configuration."""
     return find_folder(file).about if file.name == tensors.NAME else about_checkpoint(file, config)
+
+
+def _load_export(folder: Path, direction: str | None, device: str | torch.device) -> Translator:
+    translator = ExportedTranslator(folder, str(device))
+    if direction not in (None, translator.direction):
+        raise ConfigError(f"{folder} translates {translator.direction} only, not {direction}: export that direction.")
+    return translator
 
 
 def _translator_of(
@@ -227,8 +253,8 @@ def _translator_of(
         translator, max_pixels = model, None
     else:
         raise TypeError(
-            "model: expected a run folder, a gen_*.pt, a model folder or the name of a model, a system such as "
-            f"fastmunit.MUNIT, or a translator from load_translator, got {type(model).__name__}"
+            "model: expected a run folder, a gen_*.pt, a model folder, an export or the name of a model, a system "
+            f"such as fastmunit.MUNIT, or a translator from load_translator, got {type(model).__name__}"
         )
     if translator.direction is not None and direction not in (None, translator.direction):
         raise ValueError(

@@ -17,7 +17,7 @@ from fastmunit.systems import registry
 from tests.cli.conftest import Command
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["train", "translate", "serve", "evaluate", "train-classifier", "demo", "configs", "info"]
+COMMANDS = ["train", "translate", "export", "serve", "evaluate", "train-classifier", "demo", "configs", "info"]
 
 
 def test_help_lists_the_commands(fastmunit: Command) -> None:

@@ -1,0 +1,64 @@
+"""The command `fastmunit export`."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastmunit.cli.options import ConfigName, Direction, OutputFolder
+from fastmunit.cli.output import echo
+
+
+class Target(str, Enum):
+    """What a model is exported to."""
+
+    onnx = "onnx"
+    pt2 = "pt2"
+
+
+class StoredPrecision(str, Enum):
+    """The type of weights in an exported file."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a gen_*.pt.", metavar="RUN")],
+    to: Annotated[Target, typer.Option(help="Write ONNX files, or packages of AOTInductor (pt2).")],
+    output: OutputFolder,
+    direction: Annotated[
+        Direction, typer.Option(help="Export the translation of images of domain A to B (a2b), or back (b2a).")
+    ] = Direction.a2b,
+    precision: Annotated[
+        StoredPrecision,
+        typer.Option(help="Store weights in this type. Everything is computed in float32. pt2 has float32 only."),
+    ] = StoredPrecision.float32,
+    config: ConfigName = None,
+) -> None:
+    """Write a trained model as files that run without PyTorch, and compare them with PyTorch.
+
+    [bold]Example[/bold]
+
+    fastmunit export runs/shoes --to onnx --output shoes
+
+    fastmunit translate --checkpoint shoes --input drawing.png --output out
+
+    Writes encode_content.onnx, encode_style.onnx and decode.onnx, or translate.onnx if the system has no content codes,
+    and export.json, which describes inputs, sizes and values. Each file is run at three sizes with three numbers of
+    images or styles. The largest difference from PyTorch is printed and stored in the file; if it is more than 1e-4
+    with float32 weights, nothing is written.
+    """
+    from fastmunit.export.write import export as write
+    from fastmunit.translation.translate import find_checkpoint, load_translator
+
+    file, settings = find_checkpoint(run, config)
+    translator = load_translator(file, settings, direction=direction.value, device="cpu")
+    description = write(translator, settings, output, format=to.value, precision=precision.value)
+    for graph in description.graphs.values():
+        size = (output / graph.file).stat().st_size / 1000
+        rounded = "" if graph.weights_error is None else f", {graph.weights_error:.1e} with {precision.value} weights"
+        echo(f"{graph.file}: {size:,.0f} kB, differs from PyTorch by at most {graph.error:.1e}{rounded}")
+    echo(f"Wrote {output}. Translate with it: fastmunit translate --checkpoint {output} --input IMAGE --output FOLDER")
