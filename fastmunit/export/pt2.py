@@ -33,8 +33,8 @@ def compile_to(graph: Graph, translator: Translator, path: Path) -> None:
             aoti_compile_and_package(program, package_path=str(path))
     except Exception as error:  # of the compiler, of inductor or of the linker
         raise FastmunitError(
-            f"AOTInductor cannot compile {graph.name} ({first_line(error)[:300]}): install a C++ compiler, or export to "
-            "onnx."
+            f"AOTInductor cannot compile {graph.name} ({first_line(error)[:300]}): install a C++ compiler, or export "
+            "to onnx."
         ) from error
 
 
