@@ -11,7 +11,7 @@ from fastmunit.cli.output import echo
 
 
 class Target(str, Enum):
-    """What a model is exported to."""
+    """The kind of files to write."""
 
     onnx = "onnx"
     pt2 = "pt2"
