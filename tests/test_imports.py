@@ -32,7 +32,7 @@ LAYERS = {
     "planning": {"data", "systems", "ops"} | LEAVES,
     "serving": {"translation", "runs", "data", "systems"} | LEAVES,
     "translation": {"export", "runs", "data", "systems", "model_folder"} | LEAVES,
-    "export": {"systems", "nn", "functional"} | LEAVES,
+    "export": {"systems", "model_folder", "nn", "functional"} | LEAVES,
     "runs": {"data", "systems", "nn", "functional", "metrics", "model_folder"} | LEAVES,
     "model_folder": LEAVES,
     "metrics": {"data", "systems", "nn", "functional"} | LEAVES,

@@ -139,13 +139,3 @@ def read_description(folder: Path) -> Description:
             raise CheckpointError(f"{printable(path)} names the file {graph.file!r} outside its folder.")
         require_regular_file(folder / graph.file, "exported file", CheckpointError)
     return description
-
-
-def config_to_share(config: Config) -> dict[str, Any]:
-    """Return the keys of a configuration that are set, without those that name files or programs."""
-    values = config.model_dump(mode="json")
-    return {
-        key: value
-        for key, value in values.items()
-        if value is not None and not key.startswith("data_") and key != "vgg_model_path"
-    }

@@ -136,22 +136,17 @@ class _Module(nn.Module):
     def __init__(self, function: Callable[..., Tensor], translator: Translator) -> None:
         super().__init__()
         self.function = function
-        self.networks = nn.ModuleList(networks_of(translator))
+        self.networks = nn.ModuleList(translator.networks().values())
 
     def forward(self, *tensors: Tensor) -> Tensor:
         with functional.use_implementation("reference"):
             return self.function(*tensors)
 
 
-def networks_of(translator: Translator) -> list[nn.Module]:
-    """Return the networks that are attributes of a translator."""
-    return [value for value in vars(translator).values() if isinstance(value, nn.Module)]
-
-
 def exportable(translator: Translator) -> Translator:
     """Return a copy of a translator in eval mode whose networks write to no weight: spectral norm is applied once."""
     copied = copy.deepcopy(translator)
-    for network in networks_of(copied):
+    for network in copied.networks().values():
         network.eval().requires_grad_(False)
         for module in list(network.modules()):
             for name, child in module.named_children():

@@ -20,11 +20,11 @@ from fastmunit.export.description import (
     Format,
     GraphFile,
     Precision,
-    config_to_share,
     is_export,
 )
 from fastmunit.export.graphs import Graph, graphs_of
 from fastmunit.files import printable, require_writable
+from fastmunit.model_folder.config_file import portable
 from fastmunit.systems.translators import Translator
 
 SUFFIXES = {"onnx": onnx.SUFFIX, "pt2": pt2.SUFFIX}
@@ -74,7 +74,7 @@ def export(
         precision=precision,
         checked=cases,
         graphs={},
-        config=config_to_share(config),
+        config=portable(config).model_dump(mode="json", exclude_none=True),
     )
     with _folder_beside(folder) as partial:
         files = {}

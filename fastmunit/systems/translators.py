@@ -97,7 +97,7 @@ class Translator(pretrained.Shareable):
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks that this direction needs, by name in gen_*.pt: "b", or "a.enc" for a part of "a"."""
-        raise FastmunitError(f"{type(self).__name__} does not define networks, so it cannot be saved.")
+        raise FastmunitError(f"{type(self).__name__} does not define networks, so it cannot be saved or exported.")
 
     @classmethod
     def from_pretrained(

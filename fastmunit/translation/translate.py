@@ -76,7 +76,8 @@ def translate(
 
     Args:
         model: A run folder, a gen_*.pt, a model folder, a folder that `fastmunit export` has written, the name of a
-            packaged model or of one on the Hugging Face Hub (OWNER/NAME), a trained system such as `fastmunit.MUNIT`, or a translator from `load_translator`.
+            packaged model or of one on the Hugging Face Hub (OWNER/NAME), a trained system such as `fastmunit.MUNIT`,
+            or a translator from `load_translator`.
         images: An image of any size, or several: a tensor (C, H, W) or (N, C, H, W) in [-1, 1], a path, a PIL image, a
             NumPy array (H, W) or (H, W, C) of uint8 or uint16, or a list of any of these.
         styles: The number S of random styles; style codes (S, style_dim, 1, 1), or the path of a .safetensors file
@@ -245,7 +246,7 @@ def _translator_of(
 ) -> tuple[Translator, int | None]:
     """Return a translator, and the pixel limit in the configuration of the model."""
     if isinstance(model, str | os.PathLike):
-        file, settings = find_checkpoint(model, config)
+        file, settings = find_checkpoint(model, config, exports=True)
         return load_translator(file, settings, direction=direction, device=device), settings.max_pixels
     if isinstance(model, System):
         translator, max_pixels = model.evaluation_translator(direction or "a2b"), model.config.max_pixels

@@ -34,5 +34,8 @@ class Tinted(Translator):
     def decode(self, content: Tensor, styles: Tensor) -> Tensor:
         return nn.functional.interpolate(content, scale_factor=2) + self.strength * styles
 
+    def networks(self) -> dict[str, nn.Module]:
+        return {}
+
     def encode_style(self, images: Tensor) -> Tensor:
         return torch.zeros(len(images), 3, 1, 1)
