@@ -15,6 +15,7 @@ class Target(str, Enum):
 
     onnx = "onnx"
     pt2 = "pt2"
+    folder = "folder"
 
 
 class StoredPrecision(str, Enum):
@@ -27,18 +28,24 @@ class StoredPrecision(str, Enum):
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder, or a gen_*.pt.", metavar="RUN")],
-    to: Annotated[Target, typer.Option(help="Write ONNX files, or packages of AOTInductor (pt2).")],
+    to: Annotated[Target, typer.Option(help="Write ONNX files, packages of AOTInductor (pt2), or a model folder.")],
     output: OutputFolder,
     direction: Annotated[
-        Direction, typer.Option(help="Export the translation of images of domain A to B (a2b), or back (b2a).")
-    ] = Direction.a2b,
+        Direction | None,
+        typer.Option(
+            help="Export the translation of domain A to B (a2b), or back (b2a) [a2b; a model folder has both]."
+        ),
+    ] = None,
     precision: Annotated[
         StoredPrecision,
-        typer.Option(help="Store weights in this type. Everything is computed in float32. pt2 has float32 only."),
+        typer.Option(
+            help="Store weights in this type. Everything is computed in float32. pt2 has float32 only, and a model "
+            "folder no int8."
+        ),
     ] = StoredPrecision.float32,
     config: ConfigName = None,
 ) -> None:
-    """Write a trained model as files that run without PyTorch, and compare them with PyTorch.
+    """Write a trained model as files that run without PyTorch, or as a model folder that is easy to share.
 
     [bold]Example[/bold]
 
@@ -49,16 +56,31 @@ def export(
     Writes encode_content.onnx, encode_style.onnx and decode.onnx, or translate.onnx if the system has no content codes,
     and export.json, which describes inputs, sizes and values. Each file is run at three sizes with three numbers of
     images or styles. The largest difference from PyTorch is printed and stored in the file; if it is more than 1e-4
-    with float32 weights, nothing is written.
+    with float32 weights, nothing is written. A model folder has model.safetensors, config.json and a card, README.md.
     """
+    if to is Target.folder:
+        _write_folder(run, output, config, direction, precision)
+        return
     from fastmunit.export.write import export as write
     from fastmunit.translation.translate import find_checkpoint, load_translator
 
     file, settings = find_checkpoint(run, config)
-    translator = load_translator(file, settings, direction=direction.value, device="cpu")
+    translator = load_translator(file, settings, direction=(direction or Direction.a2b).value, device="cpu")
     description = write(translator, settings, output, format=to.value, precision=precision.value)
     for graph in description.graphs.values():
         size = (output / graph.file).stat().st_size / 1000
         rounded = "" if graph.weights_error is None else f", {graph.weights_error:.1e} with {precision.value} weights"
         echo(f"{graph.file}: {size:,.0f} kB, differs from PyTorch by at most {graph.error:.1e}{rounded}")
+    echo(f"Wrote {output}. Translate with it: fastmunit translate --checkpoint {output} --input IMAGE --output FOLDER")
+
+
+def _write_folder(
+    run: Path, output: Path, config: str | None, direction: Direction | None, precision: StoredPrecision
+) -> None:
+    from fastmunit.translation.save_model import save_model
+
+    if precision is StoredPrecision.int8:
+        raise typer.BadParameter("a model folder has float32 or float16 weights, not int8")
+    dtype = "float16" if precision is StoredPrecision.float16 else None
+    save_model(run, output, config=config, direction=direction and direction.value, dtype=dtype)
     echo(f"Wrote {output}. Translate with it: fastmunit translate --checkpoint {output} --input IMAGE --output FOLDER")

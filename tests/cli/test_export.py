@@ -50,6 +50,18 @@ def test_a_failed_check_is_status_1(
     assert outcome.err == "error: decode differs from PyTorch by 2.0e-01\n"
 
 
+def test_a_model_folder(fastmunit: Command, trained: Path, images: Path, tmp_path: Path) -> None:
+    outcome = fastmunit("export", trained, "--to", "folder", "--precision", "float16", "--output", tmp_path / "model")
+    assert outcome.status == 0, outcome.err
+    assert {"model.safetensors", "config.json", "README.md"} <= {path.name for path in (tmp_path / "model").iterdir()}
+    arguments = ("--checkpoint", tmp_path / "model", "--input", images / "testA/0.png", "--styles", 1)
+    outcome = fastmunit("translate", *arguments, "--output", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    outcome = fastmunit("export", trained, "--to", "folder", "--precision", "int8", "--output", tmp_path / "low")
+    assert (outcome.status, "not int8" in outcome.err) == (2, True)
+    assert not (tmp_path / "low").exists()
+
+
 @pytest.mark.parametrize("arguments", [[], ["RUN"], ["RUN", "--to", "tflite", "--output", "x"]])
 def test_wrong_usage_is_status_2(fastmunit: Command, arguments: list[str]) -> None:
     assert fastmunit("export", *arguments).status == 2
