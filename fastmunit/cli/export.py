@@ -81,6 +81,11 @@ def _write_folder(
 
     if precision is StoredPrecision.int8:
         raise typer.BadParameter("a model folder has float32 or float16 weights, not int8")
-    dtype = "float16" if precision is StoredPrecision.float16 else None
-    save_model(run, output, config=config, direction=direction and direction.value, dtype=dtype)
+    save_model(
+        run,
+        output,
+        config=config,
+        direction=None if direction is None else direction.value,
+        dtype="float16" if precision is StoredPrecision.float16 else None,
+    )
     echo(f"Wrote {output}. Translate with it: fastmunit translate --checkpoint {output} --input IMAGE --output FOLDER")
