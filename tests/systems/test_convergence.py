@@ -5,7 +5,8 @@ measure the accepted difference: the largest between users of the public trainer
 stay within
 
 - a quarter of it in losses: each loss_*, averaged over windows of iterations; root mean square of relative differences;
-- all of it in statistics: mean and standard deviation of each channel of translated test images; root mean square;
+- one and a half of it in statistics: mean and standard deviation of each channel of translated test images; root mean
+  square. Weights that differ by 3e-7 alone reach 0.6 to 0.9 of it after 200 iterations, and 1.1 with other sums;
 - all of it in images: mean absolute difference of the translated test images, for fixed styles.
 
 Planted errors show that a wrong run exceeds these bounds.
@@ -56,7 +57,7 @@ class Distance(NamedTuple):
     images: float
 
 
-BANDS = Distance(losses=0.25, statistics=1, images=1)
+BANDS = Distance(losses=0.25, statistics=1.5, images=1)
 
 
 class Experiment:
