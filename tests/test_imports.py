@@ -18,6 +18,7 @@ LAYERS = {
         "translation",
         "conversion",
         "export",
+        "page",
         "serving",
         "runs",
         "planning",
@@ -29,6 +30,7 @@ LAYERS = {
     }
     | LEAVES,
     "conversion": {"translation", "runs", "systems", "nn"} | LEAVES,
+    "page": {"export", "translation", "data", "systems"} | LEAVES,
     "planning": {"data", "systems", "ops"} | LEAVES,
     "serving": {"translation", "runs", "data", "systems"} | LEAVES,
     "translation": {"export", "runs", "data", "systems", "model_folder"} | LEAVES,

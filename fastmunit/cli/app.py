@@ -13,6 +13,7 @@ from fastmunit.cli.evaluate import evaluate
 from fastmunit.cli.export import export
 from fastmunit.cli.info import info
 from fastmunit.cli.output import echo
+from fastmunit.cli.page import page
 from fastmunit.cli.serve import serve
 from fastmunit.cli.train import train
 from fastmunit.cli.train_classifier import train_classifier
@@ -44,5 +45,5 @@ def _add_global_options(
 ) -> None: ...
 
 
-for _command in (train, translate, export, serve, evaluate, train_classifier, convert, demo, configs, info):
+for _command in (train, translate, export, page, serve, evaluate, train_classifier, convert, demo, configs, info):
     app.command(cls=Command)(reported(with_usable_values(_command)))

@@ -1,0 +1,41 @@
+"""The command `fastmunit page`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastmunit.cli.options import ConfigName, OutputFolder
+from fastmunit.cli.output import echo, shell_line
+
+
+def page(
+    run: Annotated[
+        Path, typer.Argument(help="Run folder, a gen_*.pt, or an export to ONNX.", metavar="RUN")
+    ],
+    output: OutputFolder,
+    engine: Annotated[
+        Path | None,
+        typer.Option(help="Take onnxruntime-web from this folder [downloaded with npm].", metavar="FOLDER"),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Set the title of the page.", metavar="TEXT")] = None,
+    config: ConfigName = None,
+) -> None:
+    """Write a web page on which anyone can draw and see the model translate it.
+
+    [bold]Example[/bold]
+
+    fastmunit page runs/shoes --output shoes-page
+
+    python -m http.server --directory shoes-page
+
+    The folder works on any web server, without a network connection: the model runs in the visitor's browser, and no
+    picture leaves it. Each direction that the system has is exported and compared with PyTorch first, as by
+    `fastmunit export`.
+    """
+    from fastmunit.page.build import build
+
+    written = build(run, output, config=config, engine=engine, title=title)
+    echo(f"Wrote {output} ({written.size / 1e6:,.1f} MB, {' and '.join(written.directions)}). Open it with:")
+    echo(f"  {shell_line(['python', '-m', 'http.server', '--directory', str(output), '--bind', '127.0.0.1'])}")
+    echo("and http://localhost:8000 in a browser.")

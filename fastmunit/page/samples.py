@@ -1,0 +1,112 @@
+"""Sample pictures of both domains for the page."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.transforms import functional
+
+from fastmunit import data
+from fastmunit.config import Config
+from fastmunit.errors import DataError
+
+FOLDER = "samples"
+_COUNT = 8
+_WHITE, _BLACK = "#ffffff", "#000000"
+_BORDER_SHARE = 0.5
+_LICENSE = "LICENSE.txt"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Sample pictures.
+
+    Attributes:
+        files: Paths of the pictures of each domain ("a", "b"), relative to the page.
+        papers: Color of the empty drawing in each domain, as in CSS.
+        inks: Color of the brush in each domain.
+        has_license: True if the data have a license file, which is next to the pictures.
+    """
+
+    files: dict[str, list[str]]
+    papers: dict[str, str]
+    inks: dict[str, str]
+    has_license: bool
+
+
+def write_samples(page: Path, config: Config, size: tuple[int, int]) -> Samples:
+    """Write pictures of the run's test set into a page; those of the demo data if the run has none any more.
+
+    Args:
+        page: Folder of the page.
+        config: Configuration of the run.
+        size: Height and width of the pictures, which are resized and cropped to it.
+    """
+    (page / FOLDER).mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix="fastmunit-") as temporary:
+        folders = _test_folders(config)
+        if not any(folders.values()):
+            root = data.unpack_demo(Path(temporary) / "data")
+            folders = {"a": root / "testA", "b": root / "testB"}
+        files, papers, inks = dict[str, list[str]](), dict[str, str](), dict[str, str]()
+        for domain, channels in zip("ab", config.channels("a2b"), strict=True):
+            pictures = _pictures(folders[domain], channels, size)
+            files[domain] = []
+            for index, picture in enumerate(pictures):
+                name = f"{FOLDER}/{domain}{index}.png"
+                data.save_image(picture, page / name)
+                files[domain].append(name)
+            papers[domain], inks[domain] = _colors(pictures)
+        licenses = [folder.parent / _LICENSE for folder in folders.values() if folder is not None]
+        found = next((path for path in licenses if path.is_file()), None)
+        if found is not None:
+            shutil.copyfile(found, page / FOLDER / _LICENSE)
+    return Samples(files, papers, inks, found is not None)
+
+
+def _test_folders(config: Config) -> dict[str, Path | None]:
+    """Return the folders of the test images that are still there."""
+    folders = dict[str, Path | None]()
+    for domain, given in (("a", config.data_folder_test_a), ("b", config.data_folder_test_b)):
+        folder = Path(given) if given else None
+        if folder is None and config.data_root:
+            folder = Path(config.data_root) / f"test{domain.upper()}"
+        folders[domain] = folder if folder is not None and folder.is_dir() else None
+    return folders
+
+
+def _pictures(folder: Path | None, channels: int, size: tuple[int, int]) -> list[Tensor]:
+    """Return pictures spread evenly over a folder, without those that cannot be read."""
+    if folder is None:
+        return []
+    pictures = []
+    paths = data.list_images(folder)
+    for index in range(min(_COUNT, len(paths))):
+        try:
+            pictures.append(_fitted(data.read_image(paths[index * len(paths) // _COUNT], channels), size))
+        except DataError:
+            continue
+    return pictures
+
+
+def _fitted(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the center of an image, resized to fill the size."""
+    scale = max(size[0] / image.shape[1], size[1] / image.shape[2])
+    if scale != 1:
+        sides = [max(target, round(scale * side)) for target, side in zip(size, image.shape[1:], strict=True)]
+        image = functional.resize(image, sides, antialias=True).clamp(-1, 1)
+    return functional.center_crop(image, list(size))
+
+
+def _colors(pictures: list[Tensor]) -> tuple[str, str]:
+    """Return the colors of paper and ink: white on black if the pictures' borders are mostly dark."""
+    if not pictures:
+        return _WHITE, _BLACK
+    borders = torch.cat([torch.cat([picture[:, 0].flatten(), picture[:, -1].flatten()]) for picture in pictures])
+    dark = float((borders < 0).float().mean()) > _BORDER_SHARE
+    return (_BLACK, _WHITE) if dark else (_WHITE, _BLACK)

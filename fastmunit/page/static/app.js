@@ -1,0 +1,366 @@
+// The page: connects the drawing, the wall of styles and the engine.
+import { Drawing } from "./drawing.js";
+import { Engine, Latest } from "./engine.js";
+import { blended, randomStyle } from "./styles.js";
+import { Wall } from "./wall.js";
+
+const IDLE_MS = 350;
+const $ = (id) => document.getElementById(id);
+
+class Page {
+  version = 0;
+  jobs = new Latest();
+  style = null;
+  pair = null;
+  choosesSecond = false;
+  loaded = {};
+  timer = null;
+
+  constructor(settings) {
+    this.settings = settings;
+    [this.height, this.width] = settings.size;
+    this.direction = settings.directions[0].name;
+    this.drawing = new Drawing($("drawing"), this.width, this.height);
+    const { width, height } = this;
+    Object.assign($("output"), { width, height });
+    $("output").style.aspectRatio = `${width} / ${height}`;
+    for (const id of ["blend-first", "blend-second"]) Object.assign($(id), { width, height });
+    this.wall = new Wall($("wall"), {
+      width,
+      height,
+      onChoose: (style) => this.choose(style),
+      onBlend: (first, second) => this.blend(first, second),
+    });
+    document.title = $("title").textContent = settings.title;
+    $("model").textContent = `Model: ${settings.system}, ${width} × ${height} pixels, fastmunit ${settings.fastmunit}.`;
+    $("data-license").hidden = !settings.data_license;
+    this.setUpTools();
+    this.setUpStyles();
+  }
+
+  get about() {
+    return this.loaded[this.direction];
+  }
+
+  setUpTools() {
+    const { drawing } = this;
+    drawing.addEventListener("change", () => {
+      this.version++;
+      this.update();
+    });
+    drawing.addEventListener("cursor", ({ detail: [x, y] }) => {
+      $("cursor").hidden = false;
+      $("cursor").style.left = `${100 * x}%`;
+      $("cursor").style.top = `${100 * y}%`;
+    });
+    $("drawing").addEventListener("blur", () => ($("cursor").hidden = true));
+    $("drawing").addEventListener("pointerdown", () => ($("cursor").hidden = true));
+    for (const id of ["brush", "eraser"]) {
+      $(id).addEventListener("click", () => {
+        drawing.erases = id === "eraser";
+        $("brush").setAttribute("aria-pressed", String(id === "brush"));
+        $("eraser").setAttribute("aria-pressed", String(id === "eraser"));
+      });
+    }
+    $("brush-size").addEventListener("input", (event) => (drawing.size = Number(event.target.value)));
+    $("ink").addEventListener("input", (event) => (drawing.ink = event.target.value));
+    $("undo").addEventListener("click", () => drawing.undo());
+    $("clear").addEventListener("click", () => drawing.clear());
+    connectFile("open", (picture) => drawing.show(picture));
+    $("download").addEventListener("click", () => download($("output")));
+    if (this.settings.directions.length > 1) {
+      $("reverse").hidden = false;
+      $("reverse").addEventListener("click", () => this.reverse());
+    }
+  }
+
+  setUpStyles() {
+    $("more-styles").addEventListener("click", () => {
+      const count = this.settings.styles[this.direction].length;
+      this.showStyles(Array.from({ length: count }, () => randomStyle(this.about.style_dim)));
+    });
+    $("blend-start").addEventListener("click", () => this.setChoosesSecond(!this.choosesSecond));
+    $("blend-amount").addEventListener("input", () => this.applyBlend());
+    $("blend-end").addEventListener("click", () => this.choose(this.style.of ?? this.style));
+    connectFile("photo", (picture) => this.usePhoto(picture));
+  }
+
+  /** Load the engine and the model, then show the first picture. */
+  async start() {
+    this.engine = new Engine((fraction) => ($("loading-bar").value = fraction));
+    await this.engine.run("start");
+    await this.enter();
+    $("loading").hidden = true;
+    $("page").setAttribute("aria-busy", "false");
+  }
+
+  /** Load the model of the current direction and show its samples and styles. */
+  async enter() {
+    const { direction, settings, drawing } = this;
+    this.style = null;
+    const entry = settings.directions.find(({ name }) => name === direction);
+    this.loaded[direction] ??= await this.engine.run("load", { direction, folder: entry.folder });
+    const { about } = this;
+    [drawing.paper, drawing.ink] = entry.colors;
+    $("ink").value = drawing.ink;
+    drawing.forget();
+    const [source, target] = direction.split("2");
+    showPictures($("samples"), settings.samples[source], "Sample", (picture) => drawing.show(picture));
+    const takesPhotos = "encode_style" in about.graphs;
+    $("photo").hidden = !takesPhotos;
+    showPictures($("photos"), takesPhotos ? settings.samples[target] : [], "Style of photo", (picture) =>
+      this.usePhoto(picture),
+    );
+    $("styles").hidden = about.styles === "none";
+    // Codes can be blended and moved; seeds of noise cannot.
+    const hasCodes = about.styles === "normal" && Object.values(about.graphs).some(({ inputs }) => inputs.some(isStyles));
+    $("blend-start").hidden = $("coordinates").hidden = !hasCodes;
+    this.hasCodes = hasCodes;
+    $("hint").textContent = hasCodes ? "Choose a style. Drag one onto another to blend the two." : "Choose a style.";
+    this.makeSliders(hasCodes ? about.style_dim : 0);
+    this.version++;
+    const [first] = settings.samples[source];
+    if (first) drawing.show(await pictureAt(first));
+    drawing.dropHistory();
+    this.showStyles(settings.styles[direction].map((code, index) => ({ code, seed: index })));
+  }
+
+  async reverse() {
+    const names = this.settings.directions.map(({ name }) => name);
+    this.direction = names[1 - names.indexOf(this.direction)];
+    $("reverse").setAttribute("aria-pressed", String(this.direction !== names[0]));
+    say("Loading the other direction …");
+    await this.enter();
+  }
+
+  showStyles(styles) {
+    styles.forEach((style, index) => (style.name = `Style ${index + 1}`));
+    this.wall.show(styles.length && this.about.styles !== "none" ? styles : []);
+    this.choose(styles[0] ?? { code: [], seed: 0 });
+  }
+
+  /** Use a style, or if a second one is asked for, blend it with the current one. */
+  choose(style) {
+    if (this.choosesSecond) {
+      const first = this.style.of ?? this.style;
+      this.setChoosesSecond(false);
+      if (first !== style) return this.blend(first, style);
+    }
+    this.pair = null;
+    $("blend").hidden = true;
+    this.wall.mark(style);
+    return this.use(style);
+  }
+
+  setChoosesSecond(chooses) {
+    this.choosesSecond = chooses;
+    $("blend-start").setAttribute("aria-pressed", String(chooses));
+    if (chooses) say("Choose the style to blend with.");
+  }
+
+  /** Use the style halfway between two, and show the slider that moves it. */
+  blend(first, second) {
+    if (!this.hasCodes) return;
+    this.setChoosesSecond(false);
+    this.pair = [first, second];
+    this.wall.mark(first, second);
+    $("blend").hidden = false;
+    $("blend-amount").value = 50;
+    this.copyPreviews();
+    this.applyBlend();
+  }
+
+  applyBlend() {
+    const [first, second] = this.pair;
+    const percent = Number($("blend-amount").value);
+    $("blend-amount").setAttribute("aria-valuetext", `${percent} percent ${second.name}`);
+    this.use({ ...blended(first, second, percent / 100), name: `${first.name} and ${second.name}`, of: first });
+  }
+
+  copyPreviews() {
+    for (const [index, id] of ["blend-first", "blend-second"].entries()) {
+      const canvas = this.pair && this.wall.canvasOf(this.pair[index]);
+      if (canvas) $(id).getContext("2d").drawImage(canvas, 0, 0);
+    }
+  }
+
+  use(style) {
+    this.style = style;
+    for (const [index, slider] of [...$("sliders").querySelectorAll("input")].entries()) {
+      slider.value = style.code[index];
+      slider.nextElementSibling.textContent = style.code[index].toFixed(1);
+    }
+    this.update();
+  }
+
+  async usePhoto(picture) {
+    const canvas = document.createElement("canvas");
+    Object.assign(canvas, { width: this.width, height: this.height });
+    const context = canvas.getContext("2d");
+    const scale = Math.max(this.width / picture.width, this.height / picture.height);
+    const [width, height] = [picture.width * scale, picture.height * scale];
+    context.imageSmoothingQuality = "high";
+    context.drawImage(picture, (this.width - width) / 2, (this.height - height) / 2, width, height);
+    const { data } = context.getImageData(0, 0, this.width, this.height);
+    const code = await this.engine.run("encodeStyle", {
+      direction: this.direction,
+      pixels: data,
+      width: this.width,
+      height: this.height,
+    });
+    this.choose({ code, seed: 0, name: "Style of a photo" });
+  }
+
+  makeSliders(count) {
+    $("sliders").replaceChildren();
+    for (let index = 0; index < count; index++) {
+      const label = document.createElement("label");
+      const slider = Object.assign(document.createElement("input"), { type: "range", min: -3, max: 3, step: 0.05 });
+      slider.addEventListener("input", () => {
+        const code = [...this.style.code];
+        code[index] = Number(slider.value);
+        this.pair = null;
+        $("blend").hidden = true;
+        this.wall.mark();
+        this.use({ code, seed: this.style.seed, name: "Your style" });
+      });
+      label.append(`${index + 1} `, slider, document.createElement("output"));
+      $("sliders").append(label);
+    }
+  }
+
+  /** Translate the drawing in the current style as soon as possible, and preview all styles when nothing changes. */
+  update() {
+    $("undo").disabled = !this.drawing.canUndo;
+    if (!this.about || !this.style) return;
+    const { direction } = this;
+    this.jobs.urgent(async () => {
+      const began = performance.now();
+      const result = await this.translated(direction, this.style);
+      if (!result) return;
+      paint($("output"), result);
+      $("download").disabled = false;
+      const milliseconds = Math.round(performance.now() - began);
+      $("output").dataset.version = this.version === result.version ? result.version : "";
+      $("output").dataset.milliseconds = milliseconds;
+      this.settle(`${this.style.name ?? "Translated"}, ${milliseconds} ms`);
+    });
+    this.jobs.idle([]);
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.preview(), IDLE_MS);
+  }
+
+  /** Report a result once changes have ended: a live region must not speak with every stroke. */
+  settle(text) {
+    clearTimeout(this.spoken);
+    this.spoken = setTimeout(() => say(text), IDLE_MS);
+  }
+
+  preview() {
+    const { direction, version } = this;
+    const shown = this.wall.tiles.filter(({ canvas }) => canvas.dataset.key !== `${direction} ${version}`);
+    this.jobs.idle(
+      shown.map(({ style, canvas }) => async () => {
+        const result = await this.translated(direction, style);
+        if (!result) return;
+        paint(canvas, result);
+        canvas.dataset.key = `${direction} ${result.version}`;
+        if (this.pair?.includes(style)) this.copyPreviews();
+      }),
+    );
+  }
+
+  /** Return the translation of the drawing, or null if the direction has changed or it failed. */
+  async translated(direction, style) {
+    if (direction !== this.direction) return null;
+    const { version, width, height, drawing } = this;
+    const pixels = drawing.pixels();
+    try {
+      const result = await this.engine.run("translate", { direction, version, pixels, width, height, style });
+      return direction === this.direction ? { ...result, version, style, input: pixels } : null;
+    } catch (error) {
+      fail(`The picture could not be translated: ${error.message}.`);
+      return null;
+    }
+  }
+}
+
+const isStyles = ({ name }) => name === "styles";
+
+function say(text) {
+  $("status").textContent = text;
+}
+
+function fail(text) {
+  $("problem").textContent = text;
+  $("problem").hidden = false;
+  $("loading").hidden = true;
+  say("");
+}
+
+function paint(canvas, { pixels, width, height }) {
+  canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
+}
+
+async function pictureAt(source) {
+  const picture = new Image();
+  picture.src = source;
+  await picture.decode();
+  return picture;
+}
+
+function showPictures(element, sources, name, onChoose) {
+  element.hidden = sources.length === 0;
+  element.replaceChildren(
+    ...sources.map((source, index) => {
+      const button = Object.assign(document.createElement("button"), { type: "button", className: "tile" });
+      button.setAttribute("aria-label", `${name} ${index + 1}`);
+      const picture = Object.assign(document.createElement("img"), { src: source, alt: "", draggable: false });
+      button.append(picture);
+      button.addEventListener("click", () => onChoose(picture));
+      return button;
+    }),
+  );
+}
+
+/** Let a button open a picture of the visitor. */
+function connectFile(id, onPicture) {
+  const input = $(`${id}-file`);
+  $(id).addEventListener("click", () => input.click());
+  input.addEventListener("change", async () => {
+    const [file] = input.files;
+    input.value = "";
+    if (!file) return;
+    try {
+      onPicture(await createImageBitmap(file));
+      $("problem").hidden = true;
+    } catch {
+      fail(`${file.name} is not a picture that this browser can open.`);
+    }
+  });
+}
+
+function download(canvas) {
+  canvas.toBlob((blob) => {
+    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: "translation.png" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+}
+
+async function main() {
+  if (typeof WebAssembly !== "object") return fail("This browser has no WebAssembly, which the model needs. Please use a current one.");
+  try {
+    const response = await fetch("page.json");
+    if (!response.ok) throw new Error(`page.json cannot be loaded (${response.status})`);
+    const page = new Page(await response.json());
+    window.fastmunit = page; // for the browser's console, and tests
+    await page.start();
+  } catch (error) {
+    $("page").setAttribute("aria-busy", "false");
+    fail(`The model could not be loaded: ${error.message}. Check that all files of this page's folder are on the server, and use a current browser.`);
+  }
+  return undefined;
+}
+
+main();
