@@ -24,6 +24,7 @@ class Page {
     const { width, height } = this;
     Object.assign($("output"), { width, height });
     $("output").style.aspectRatio = `${width} / ${height}`;
+    document.documentElement.style.setProperty("--ratio", width / height);
     for (const id of ["blend-first", "blend-second"]) Object.assign($(id), { width, height });
     this.wall = new Wall($("wall"), {
       width,
@@ -234,6 +235,7 @@ class Page {
     $("undo").disabled = !this.drawing.canUndo;
     if (!this.about || !this.style) return;
     const { direction } = this;
+    $("output").dataset.current = "false";
     this.jobs.urgent(async () => {
       const began = performance.now();
       const result = await this.translated(direction, this.style);
@@ -241,8 +243,8 @@ class Page {
       paint($("output"), result);
       $("download").disabled = false;
       const milliseconds = Math.round(performance.now() - began);
-      $("output").dataset.version = this.version === result.version ? result.version : "";
-      $("output").dataset.milliseconds = milliseconds;
+      Object.assign($("output").dataset, { direction, milliseconds });
+      if (this.version === result.version && this.style === result.style) $("output").dataset.current = "true";
       this.settle(`${this.style.name ?? "Translated"}, ${milliseconds} ms`);
     });
     this.jobs.idle([]);
