@@ -181,7 +181,7 @@ class Page {
   copyPreviews() {
     for (const [index, id] of ["blend-first", "blend-second"].entries()) {
       const canvas = this.pair && this.wall.canvasOf(this.pair[index]);
-      if (canvas) $(id).getContext("2d").drawImage(canvas, 0, 0);
+      if (canvas) contextOf($(id)).drawImage(canvas, 0, 0);
     }
   }
 
@@ -197,7 +197,7 @@ class Page {
   async usePhoto(picture) {
     const canvas = document.createElement("canvas");
     Object.assign(canvas, { width: this.width, height: this.height });
-    const context = canvas.getContext("2d");
+    const context = contextOf(canvas);
     const scale = Math.max(this.width / picture.width, this.height / picture.height);
     const [width, height] = [picture.width * scale, picture.height * scale];
     context.imageSmoothingQuality = "high";
@@ -301,7 +301,12 @@ function fail(text) {
 }
 
 function paint(canvas, { pixels, width, height }) {
-  canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
+  contextOf(canvas).putImageData(new ImageData(pixels, width, height), 0, 0);
+}
+
+/** Return the context of a small canvas. It stays in memory, where pixels are read and written faster. */
+function contextOf(canvas) {
+  return canvas.getContext("2d", { willReadFrequently: true });
 }
 
 async function pictureAt(source) {

@@ -160,7 +160,7 @@ export class Drawing extends EventTarget {
     context.lineWidth = this.size * this.factor * pressed * (this.erases ? 3 : 1);
     context.beginPath();
     context.moveTo(...this.#last);
-    context.lineTo(...to);
+    context.lineTo(to[0] + 0.01, to[1]); // a line of no length would not be drawn
     context.stroke();
     this.#last = to;
     this.#changed();
