@@ -112,6 +112,7 @@ class Page {
     showPictures($("photos"), takesPhotos ? settings.samples[target] : [], "Style of photo", (picture) =>
       this.usePhoto(picture),
     );
+    $("photos-hint").hidden = $("photos").hidden;
     $("styles").hidden = about.styles === "none";
     // Codes can be blended and moved; seeds of noise cannot.
     const hasCodes = about.styles === "normal" && Object.values(about.graphs).some(({ inputs }) => inputs.some(isStyles));
