@@ -8,7 +8,7 @@ PROCESSES ?= 2
 
 SOURCES := pyproject.toml setup.py CMakeLists.txt tools/build_backend.py $(shell find csrc -type f)
 
-.PHONY: demo test test-slow test-distributed bench lint format clean
+.PHONY: demo test test-slow test-browser test-distributed bench lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -18,10 +18,14 @@ demo: $(VENV)/.fastmunit  ## Train MUNIT on the built-in photos for MINUTES (def
 	$(BIN)/fastmunit demo --minutes $(MINUTES) --output runs/demo
 
 test: $(VENV)/.fastmunit-test  ## Run the tests and run every benchmark once as a check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests bench -m "not slow" -n $(PROCESSES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests bench -m "not slow and not browser" -n $(PROCESSES)
 
 test-slow: $(VENV)/.fastmunit-test  ## Run the long tests
 	$(BIN)/python -m pytest tests bench -m slow
+
+test-browser: $(VENV)/.fastmunit-test  ## Draw on the page in Chromium; skipped where it is not installed
+	-$(BIN)/python -m pip install --quiet playwright
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser -m browser
 
 test-distributed: $(VENV)/.fastmunit-test  ## Kill, stop and cut off processes of trainings; about ten minutes
 	$(BIN)/python -m pytest tests/distributed

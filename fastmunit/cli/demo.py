@@ -96,6 +96,10 @@ def demo(
         f"{result.iterations_per_second:.2f} iterations/s."
     )
     echo(f"Look at {samples} and {output / 'report.html'}.")
+    page = output.with_name(f"{output.name}-page")
+    echo("Draw on a page that runs this model in your browser:")
+    echo(f"  {shell_line(['fastmunit', 'page', str(output), '--output', str(page)])}")
+    echo(f"  {shell_line(['python', '-m', 'http.server', '--directory', str(page), '--bind', '127.0.0.1'])}")
 
 
 def _training_seconds(minutes: float, spent: float) -> float:
