@@ -32,7 +32,7 @@ LAYERS = {
     "conversion": {"translation", "runs", "systems", "nn"} | LEAVES,
     "page": {"export", "translation", "data", "systems"} | LEAVES,
     "planning": {"data", "systems", "ops"} | LEAVES,
-    "serving": {"translation", "runs", "data", "systems"} | LEAVES,
+    "serving": {"page", "translation", "runs", "data", "systems"} | LEAVES,
     "translation": {"export", "runs", "data", "systems", "model_folder"} | LEAVES,
     "export": {"systems", "model_folder", "nn", "functional"} | LEAVES,
     "runs": {"data", "systems", "nn", "functional", "metrics", "model_folder"} | LEAVES,

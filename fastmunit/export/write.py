@@ -76,7 +76,7 @@ def export(
         graphs={},
         config=portable(config).model_dump(mode="json", exclude_none=True),
     )
-    with _folder_beside(folder) as partial:
+    with folder_beside(folder) as partial:
         files = {}
         for graph in graphs_of(translator):
             path = partial / f"{graph.name}{SUFFIXES[format]}"
@@ -146,7 +146,7 @@ def _require_free(folder: Path, format: Format) -> None:
 
 
 @contextmanager
-def _folder_beside(folder: Path) -> Iterator[Path]:
+def folder_beside(folder: Path) -> Iterator[Path]:
     """Create a temporary folder on the same disk, and remove it at the end."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
-import torch
-
-import fastmunit
 from fastmunit.config import Config
 from fastmunit.errors import FastmunitError
 from fastmunit.export.description import DESCRIPTION_FILE, Description, read_description
-from fastmunit.export.write import export
+from fastmunit.export.write import export, folder_beside
 from fastmunit.files import printable, require_writable, write_text
 from fastmunit.page.engine_files import copy_engine
 from fastmunit.page.samples import write_samples
+from fastmunit.page.settings import MODELS, SETTINGS_FILE, SHOWN_CHANNELS, STATIC, page_settings
 from fastmunit.systems import registry
 from fastmunit.translation.translate import find_checkpoint, load_translator
-
-SETTINGS_FILE = "page.json"
-_MODELS = "models"
-_STYLES = 12
-_SEED = 0
-_CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True)
@@ -68,38 +55,37 @@ def build(
     """
     _require_free(output)
     file, settings = find_checkpoint(run, config)
-    if not set(settings.channels("a2b")) <= set(_CHANNELS):
+    if not set(settings.channels("a2b")) <= SHOWN_CHANNELS:
         raise FastmunitError(
             f"the page shows gray and RGB images, but the model has {settings.channels('a2b')} channels: use "
             "`fastmunit translate`."
         )
-    with _folder_beside(output) as partial:
-        copy_engine(partial / "engine", engine)
-        models = _write_models(partial, file, settings)
-        size = _size(settings, models)
-        samples = write_samples(partial, settings, size)
-        _copy_static(partial)
-        values = {
-            "title": title or "Draw, and see it translated",
-            "fastmunit": fastmunit.__version__,
-            "system": settings.system,
-            "size": size,
-            "directions": [
-                {
-                    "name": name,
-                    "folder": f"{_MODELS}/{name}",
-                    "colors": [samples.papers[name[0]], samples.inks[name[0]]],
-                }
-                for name in models
-            ],
-            "styles": {name: _styles(model) for name, model in models.items()},
-            "samples": samples.files,
-            "data_license": samples.has_license,
-        }
-        write_text(partial / SETTINGS_FILE, json.dumps(values, indent=1) + "\n")
-        _replace(output, partial)
+    try:
+        with folder_beside(output) as partial:
+            page = partial / "page"
+            page.mkdir()
+            _write(page, file, settings, engine, title)
+            if output.exists():
+                output.rename(partial / "earlier")
+            page.rename(output)
+    except OSError as error:
+        raise FastmunitError(f"cannot write {printable(output)}: {error.strerror or error}.") from error
     total = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    return Page(list(models), total)
+    directions = sorted(path.name for path in (output / MODELS).iterdir())
+    return Page(directions, total)
+
+
+def _write(page: Path, file: Path, settings: Config, engine: Path | None, title: str | None) -> None:
+    """Write the files of a page into an empty folder."""
+    copy_engine(page / "engine", engine)
+    models = _write_models(page, file, settings)
+    size = _size(settings, models)
+    samples = write_samples(page, settings, size)
+    for source in STATIC.iterdir():
+        shutil.copyfile(source, page / source.name)
+    directions = {name: (model.styles, model.style_dim) for name, model in models.items()}
+    values = page_settings(settings.system, size, directions, title=title, samples=samples)
+    write_text(page / SETTINGS_FILE, json.dumps(values, indent=1) + "\n")
 
 
 def _write_models(page: Path, file: Path, settings: Config) -> dict[str, Description]:
@@ -108,7 +94,7 @@ def _write_models(page: Path, file: Path, settings: Config) -> dict[str, Descrip
         description = read_description(file.parent)
         if description.format != "onnx":
             raise FastmunitError(f"{printable(file.parent)} has {description.format} files: export with --to onnx.")
-        target = page / _MODELS / description.direction
+        target = page / MODELS / description.direction
         target.mkdir(parents=True)
         for name in (DESCRIPTION_FILE, *(graph.file for graph in description.graphs.values())):
             shutil.copyfile(file.parent / name, target / name)
@@ -116,7 +102,7 @@ def _write_models(page: Path, file: Path, settings: Config) -> dict[str, Descrip
     models = {}
     for direction in registry.system_of(settings).directions:
         translator = load_translator(file, settings, direction=direction, device="cpu")
-        models[direction] = export(translator, settings, page / _MODELS / direction)
+        models[direction] = export(translator, settings, page / MODELS / direction)
     return models
 
 
@@ -131,48 +117,8 @@ def _size(settings: Config, models: dict[str, Description]) -> tuple[int, int]:
     return usable(settings.crop_image_height), usable(settings.crop_image_width)
 
 
-def _styles(model: Description) -> list[list[float]]:
-    """Return the first style codes of `fastmunit.translate`, or codes of zeros that stand for seeds."""
-    if model.styles == "none":
-        return []
-    if model.styles == "seed":
-        return [[0.0] * model.style_dim] * _STYLES
-    codes = torch.randn(_STYLES, model.style_dim, generator=torch.Generator().manual_seed(_SEED))
-    return [[round(value, 6) for value in code] for code in codes.tolist()]
-
-
-def _copy_static(page: Path) -> None:
-    for source in (resources.files("fastmunit.page") / "static").iterdir():
-        (page / source.name).write_bytes(source.read_bytes())
-
-
 def _require_free(output: Path) -> None:
     """Check that the folder can be written, and is new, empty or an earlier page."""
     require_writable(output / SETTINGS_FILE)
     if output.is_dir() and any(output.iterdir()) and not (output / SETTINGS_FILE).is_file():
         raise FastmunitError(f"{printable(output)} is not empty and no page of fastmunit: choose another folder.")
-
-
-@contextmanager
-def _folder_beside(folder: Path) -> Iterator[Path]:
-    """Create a temporary folder on the same disk, and remove it at the end."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}.", suffix=".partial"))
-        partial.chmod(0o755)
-        yield partial
-    except OSError as error:
-        raise FastmunitError(f"cannot write {printable(folder)}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _replace(output: Path, partial: Path) -> None:
-    """Move the new page to its place, and remove an earlier one."""
-    if output.exists():
-        earlier = partial.with_name(f"{partial.name}.earlier")
-        output.rename(earlier)
-        partial.rename(output)
-        shutil.rmtree(earlier, ignore_errors=True)
-    else:
-        partial.rename(output)

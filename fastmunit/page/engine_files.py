@@ -15,6 +15,8 @@ from fastmunit.files import printable
 VERSION = "1.30.0"
 PACKAGE = f"onnxruntime-web@{VERSION}"
 SCRIPT, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
+COPIED_SCRIPT = "ort.wasm.bundle.min.js"
+"""Name in the page. Some servers do not know the suffix .mjs, and browsers run no script of an unknown type."""
 _NPM_SECONDS = 600
 _HEADER_BYTES = 400
 
@@ -49,8 +51,8 @@ def _copy(folder: Path, target: Path) -> None:
     version = found[1].decode() if found else "of an unknown version"
     if version != VERSION:
         raise FastmunitError(f"{printable(source)} is onnxruntime-web {version}, not {VERSION}. {_by_hand()}")
-    for name in (SCRIPT, WASM):
-        shutil.copyfile(source / name, target / name)
+    shutil.copyfile(source / SCRIPT, target / COPIED_SCRIPT)
+    shutil.copyfile(source / WASM, target / WASM)
 
 
 def _downloaded(folder: Path) -> Path:

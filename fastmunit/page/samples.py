@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,29 +13,13 @@ from torchvision.transforms import functional
 from fastmunit import data
 from fastmunit.config import Config
 from fastmunit.errors import DataError
+from fastmunit.page.settings import Samples
 
 FOLDER = "samples"
 _COUNT = 8
 _WHITE, _BLACK = "#ffffff", "#000000"
 _BORDER_SHARE = 0.5
 _LICENSE = "LICENSE.txt"
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Sample pictures.
-
-    Attributes:
-        files: Paths of the pictures of each domain ("a", "b"), relative to the page.
-        papers: Color of the empty drawing in each domain, as in CSS.
-        inks: Color of the brush in each domain.
-        has_license: True if the data have a license file, which is next to the pictures.
-    """
-
-    files: dict[str, list[str]]
-    papers: dict[str, str]
-    inks: dict[str, str]
-    has_license: bool
 
 
 def write_samples(page: Path, config: Config, size: tuple[int, int]) -> Samples:
@@ -53,7 +36,7 @@ def write_samples(page: Path, config: Config, size: tuple[int, int]) -> Samples:
         if not any(folders.values()):
             root = data.unpack_demo(Path(temporary) / "data")
             folders = {"a": root / "testA", "b": root / "testB"}
-        files, papers, inks = dict[str, list[str]](), dict[str, str](), dict[str, str]()
+        files, colors = dict[str, list[str]](), dict[str, tuple[str, str]]()
         for domain, channels in zip("ab", config.channels("a2b"), strict=True):
             pictures = _pictures(folders[domain], channels, size)
             files[domain] = []
@@ -61,12 +44,12 @@ def write_samples(page: Path, config: Config, size: tuple[int, int]) -> Samples:
                 name = f"{FOLDER}/{domain}{index}.png"
                 data.save_image(picture, page / name)
                 files[domain].append(name)
-            papers[domain], inks[domain] = _colors(pictures)
+            colors[domain] = _colors(pictures)
         licenses = [folder.parent / _LICENSE for folder in folders.values() if folder is not None]
         found = next((path for path in licenses if path.is_file()), None)
         if found is not None:
             shutil.copyfile(found, page / FOLDER / _LICENSE)
-    return Samples(files, papers, inks, found is not None)
+    return Samples(files, colors, found is not None)
 
 
 def _test_folders(config: Config) -> dict[str, Path | None]:

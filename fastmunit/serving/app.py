@@ -20,6 +20,7 @@ from torch import Tensor
 import fastmunit
 from fastmunit.data.images import encode_image
 from fastmunit.errors import DataError, FastmunitError
+from fastmunit.page.settings import SETTINGS_FILE, SHOWN_CHANNELS, STATIC, Kind, page_settings
 from fastmunit.serving import schemas
 from fastmunit.serving.docs_page import docs_page
 from fastmunit.serving.gate import Gate
@@ -28,9 +29,6 @@ from fastmunit.serving.model import Model
 from fastmunit.serving.uploads import codes_of, picture, require_few_styles, takes_floats, values_of
 from fastmunit.serving.worker import Job, QueueFullError, Result, StoppedError, Worker
 from fastmunit.systems.translators import Translator
-
-PAGE = Path(__file__).parent / "page"
-"""The folder of static files that the server shows at `/`, if it exists."""
 
 _CODERS = 2
 """Threads that decode uploads and encode answers."""
@@ -60,7 +58,7 @@ def create_app(
     *,
     token: str | None = None,
     hosts: Collection[str] | None = None,
-    page: Path = PAGE,
+    page: Path = STATIC,
 ) -> FastAPI:
     """Return the application that serves a model.
 
@@ -165,7 +163,14 @@ def create_app(
     async def docs() -> HTMLResponse:
         return HTMLResponse(docs_page(app.openapi()))
 
-    if page.is_dir():
+    shown = {
+        name: (_kind_of_styles(translator), translator.style_dim)
+        for name, translator in model.translators.items()
+        if {translator.channels, translator.target_channels} <= SHOWN_CHANNELS
+    }
+    if shown and page.is_dir():
+        settings = page_settings(model.system, model.trained_size, shown, engine="server")
+        app.add_api_route(f"/{SETTINGS_FILE}", lambda: settings, include_in_schema=False)
         app.mount("/", StaticFiles(directory=page, html=True))
     else:
         app.add_api_route("/", lambda: RedirectResponse("docs"), include_in_schema=False)
@@ -198,6 +203,12 @@ def _chosen(model: Model, direction: schemas.Direction | None) -> tuple[schemas.
     if chosen not in model.translators:
         raise HTTPException(422, f"direction: this model translates {' and '.join(model.translators)} only.")
     return chosen, model.translators[chosen]
+
+
+def _kind_of_styles(translator: Translator) -> Kind:
+    if not translator.style_dim:
+        return "none"
+    return "normal" if takes_floats(translator) else "seed"
 
 
 def _info(translator: Translator) -> schemas.DirectionInfo:

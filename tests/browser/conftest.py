@@ -15,7 +15,6 @@ import pytest
 from fastmunit import data
 from fastmunit.errors import FastmunitError
 from fastmunit.page.build import build
-from fastmunit.page.engine_files import copy_engine
 from fastmunit.runs import train
 from tests.runs.tiny import tiny_config
 
@@ -51,16 +50,6 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("onnxruntime-web") / "dist"
-    try:
-        copy_engine(folder)
-    except FastmunitError as error:
-        pytest.skip(str(error))
-    return folder
-
-
-@pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MUNIT that has seen the demo data for two iterations."""
     folder = tmp_path_factory.mktemp("trained")
@@ -70,9 +59,14 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def page_folder(run_folder: Path, engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page_folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site") / "page"
-    build(run_folder, folder, engine=engine)
+    try:
+        build(run_folder, folder)
+    except FastmunitError as error:
+        if "npm" not in str(error):
+            raise
+        pytest.skip(str(error))
     return folder
 
 
@@ -84,10 +78,19 @@ class Visit:
         self.tab = self.context.new_page()
         self.errors: list[str] = []
         self.foreign: list[str] = []
-        self.tab.on("console", lambda message: message.type in ("error", "warning") and self.errors.append(message.text))
+        self.url = url
+        self.tab.on("console", self._note_message)
         self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.context.on("request", lambda request: request.url.startswith((url, "blob:", "data:")) or self.foreign.append(request.url))
+        self.context.on("request", self._note_request)
         self.tab.goto(url)
+
+    def _note_message(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.errors.append(message.text)
+
+    def _note_request(self, request: Any) -> None:
+        if not request.url.startswith((self.url, "blob:", "data:")):
+            self.foreign.append(request.url)
 
     def wait_for_output(self) -> None:
         """Wait until the output shows the current drawing in the current style."""
@@ -99,7 +102,8 @@ class Visit:
             """() => {
                 const page = window.fastmunit, output = document.getElementById("output");
                 const { data } = output.getContext("2d").getImageData(0, 0, output.width, output.height);
-                return { input: [...page.drawing.pixels()], output: [...data], code: page.style.code, size: page.settings.size };
+                const { style, settings } = page;
+                return { input: [...page.drawing.pixels()], output: [...data], code: style.code, size: settings.size };
             }"""
         )
 

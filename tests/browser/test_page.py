@@ -13,6 +13,7 @@ from PIL import Image
 
 import fastmunit
 from tests.browser.conftest import Visit
+from tests.serving.running import serving
 
 pytestmark = pytest.mark.browser
 
@@ -132,6 +133,9 @@ def test_picture_of_the_model_size_keeps_its_pixels(visit: Any, page_folder: Pat
     shown = seen.shown()
     np.testing.assert_array_equal(pixels(shown["input"], shown["size"]), np.asarray(Image.open(picture).convert("RGB")))
     check_same(seen, run_folder)
+    seen.tab.locator("#samples .tile").nth(2).click()
+    shown, sample = seen.shown(), Image.open(page_folder / "samples" / "a2.png").convert("RGB")
+    np.testing.assert_array_equal(pixels(shown["input"], shown["size"]), np.asarray(sample))
 
 
 def test_reverse_direction(visit: Any, page_folder: Path, run_folder: Path) -> None:
@@ -172,6 +176,31 @@ def test_drawing_with_keys(visit: Any, page_folder: Path, run_folder: Path) -> N
     assert (pixels(shown["input"], shown["size"]) == 255).all()
 
 
+def test_page_of_a_server(browser: Any, run_folder: Path) -> None:
+    pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+    with serving(run_folder) as server:
+        seen = Visit(browser, f"{server.address}/")
+        seen.wait_for_output()
+        seen.drag((0.3, 0.2), (0.7, 0.3), (0.6, 0.8))
+        drawn = check_same(seen, run_folder)
+        seen.tab.locator("#wall .tile").nth(2).click()
+        assert np.abs(check_same(seen, run_folder).astype(int) - drawn).max() > 2
+        seen.tab.click("#reverse")
+        seen.tab.wait_for_selector("#output[data-current='true'][data-direction='b2a']")
+        check_same(seen, run_folder, "b2a")
+        assert (seen.errors, seen.foreign) == ([], [])
+        seen.context.close()
+
+
+def test_server_with_a_token(browser: Any, run_folder: Path) -> None:
+    pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+    with serving(run_folder, FASTMUNIT_TOKEN="secret") as server:
+        seen = Visit(browser, f"{server.address}/")
+        seen.tab.on("dialog", lambda dialog: dialog.accept("secret"))
+        check_same(seen, run_folder)
+        seen.context.close()
+
+
 @pytest.mark.parametrize("width", [360, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_fits_the_screen(visit: Any, page_folder: Path, tmp_path: Path, width: int, scheme: str) -> None:
@@ -207,7 +236,15 @@ def test_touch(visit: Any, page_folder: Path, run_folder: Path) -> None:
     check_same(seen, run_folder)
 
 
-@pytest.mark.parametrize("missing", ["engine/ort-wasm-simd-threaded.wasm", "models/a2b/decode.onnx", "page.json"])
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "engine/ort-wasm-simd-threaded.wasm",
+        "engine/ort.wasm.bundle.min.js",
+        "models/a2b/decode.onnx",
+        "page.json",
+    ],
+)
 def test_missing_file_is_reported(visit: Any, page_folder: Path, tmp_path: Path, missing: str) -> None:
     broken = shutil.copytree(page_folder, tmp_path / "page")
     (broken / missing).unlink()
@@ -216,8 +253,8 @@ def test_missing_file_is_reported(visit: Any, page_folder: Path, tmp_path: Path,
     assert missing.rsplit("/", 1)[-1] in seen.tab.inner_text("#problem")
 
 
-def test_browser_without_webassembly_is_reported(visit: Any, page_folder: Path, browser: Any) -> None:
-    seen = visit(page_folder, java_script_enabled=True)
+def test_browser_without_webassembly_is_reported(visit: Any, page_folder: Path) -> None:
+    seen = visit(page_folder)
     seen.context.add_init_script("delete globalThis.WebAssembly")
     seen.tab.reload()
     seen.tab.wait_for_selector("#problem:has-text('no WebAssembly')")

@@ -39,6 +39,7 @@ def test_demo_writes_a_report_and_samples_and_can_run_again(fastmunit: Command, 
     assert "4 iterations" in outcome.out
     assert "iterations/s" in outcome.out
     assert str(folder / "samples.png") in outcome.out
+    assert f"fastmunit page {folder} --output {folder}-page\n" in outcome.out
     with Image.open(folder / "samples.png") as image:
         assert image.size == (8 * 66 + 2, (1 + 8 + 2) * 66 + 2)
     report = (folder / "report.html").read_text(encoding="utf-8")

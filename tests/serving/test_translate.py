@@ -142,8 +142,7 @@ def test_nothing_is_fetched_from_other_hosts(client: TestClient) -> None:
     schema = client.get("/openapi.json")
     assert "http://" not in schema.text and "https://" not in schema.text
     assert set(schema.json()["paths"]) == {"/health", "/styles", "/translate"}
-    docs = client.get("/")  # there is no page
-    assert docs.url.path == "/docs"
+    docs = client.get("/docs")
     assert not re.search(r"//|<script|<link|<img|url\(|@import", docs.text)
     for text in (
         "POST /translate",
@@ -160,9 +159,20 @@ def test_a_folder_of_static_files_is_the_page(model: Model, tmp_path: Path) -> N
     (tmp_path / "page").mkdir()
     (tmp_path / "page/index.html").write_text("<title>Draw</title>")
     (tmp_path / "secret").write_text("secret")
+    with TestClient(create_app(model, page=tmp_path / "absent")) as client:
+        assert client.get("/").url.path == "/docs"
     with TestClient(create_app(model, page=tmp_path / "page")) as client:
         assert client.get("/").text == "<title>Draw</title>"
         for path in ("/../secret", "/%2e%2e/secret", "/..%2fsecret", "/%2e%2e%2fsecret", "/.%00./secret"):
             answer = client.get(path)
             assert (answer.status_code, "secret" in answer.text) == (404, False)
         assert client.get("/health").json()["model"] == "tiny"
+
+
+def test_the_page_uses_the_server(client: TestClient) -> None:
+    assert "app.js" in client.get("/").text
+    assert client.get("/app.js").headers["content-type"].startswith("text/javascript")
+    settings = client.get("/page.json").json()
+    assert (settings["engine"], settings["size"]) == ("server", [64, 64])
+    expected = client.get("/styles?count=12").json()["styles"]
+    np.testing.assert_allclose(settings["styles"]["a2b"], expected)

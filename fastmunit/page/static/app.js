@@ -1,11 +1,12 @@
 // The page: connects the drawing, the wall of styles and the engine.
 import { Drawing } from "./drawing.js";
+import { $, connectFile, contextOf, download, fail, fitted, paint, pictureAt, say, showPictures } from "./elements.js";
 import { Engine, Latest } from "./engine.js";
+import { Server } from "./server.js";
 import { blended, randomStyle } from "./styles.js";
 import { Wall } from "./wall.js";
 
 const IDLE_MS = 350;
-const $ = (id) => document.getElementById(id);
 
 class Page {
   version = 0;
@@ -34,6 +35,7 @@ class Page {
     });
     document.title = $("title").textContent = settings.title;
     $("model").textContent = `Model: ${settings.system}, ${width} × ${height} pixels, fastmunit ${settings.fastmunit}.`;
+    if (settings.engine === "server") $("privacy").textContent = "Pictures are sent to this server, which translates them.";
     $("data-license").hidden = !settings.data_license;
     this.setUpTools();
     this.setUpStyles();
@@ -78,7 +80,7 @@ class Page {
   setUpStyles() {
     $("more-styles").addEventListener("click", () => {
       const count = this.settings.styles[this.direction].length;
-      this.showStyles(Array.from({ length: count }, () => randomStyle(this.about.style_dim)));
+      this.showStyles(Array.from({ length: count }, () => randomStyle(this.about.styleDim)));
     });
     $("blend-start").addEventListener("click", () => this.setChoosesSecond(!this.choosesSecond));
     $("blend-amount").addEventListener("input", () => this.applyBlend());
@@ -88,7 +90,8 @@ class Page {
 
   /** Load the engine and the model, then show the first picture. */
   async start() {
-    this.engine = new Engine((fraction) => ($("loading-bar").value = fraction));
+    const onServer = this.settings.engine === "server";
+    this.engine = onServer ? new Server() : new Engine((fraction) => ($("loading-bar").value = fraction));
     await this.engine.run("start");
     await this.enter();
     $("loading").hidden = true;
@@ -99,6 +102,7 @@ class Page {
   async enter() {
     const { direction, settings, drawing } = this;
     this.style = null;
+    this.setChoosesSecond(false);
     const entry = settings.directions.find(({ name }) => name === direction);
     this.loaded[direction] ??= await this.engine.run("load", { direction, folder: entry.folder });
     const { about } = this;
@@ -107,19 +111,17 @@ class Page {
     drawing.forget();
     const [source, target] = direction.split("2");
     showPictures($("samples"), settings.samples[source], "Sample", (picture) => drawing.show(picture));
-    const takesPhotos = "encode_style" in about.graphs;
+    const { hasCodes, takesPhotos } = about;
     $("photo").hidden = !takesPhotos;
     showPictures($("photos"), takesPhotos ? settings.samples[target] : [], "Style of photo", (picture) =>
       this.usePhoto(picture),
     );
     $("photos-hint").hidden = $("photos").hidden;
-    $("styles").hidden = about.styles === "none";
+    $("styles").hidden = about.kind === "none";
     // Codes can be blended and moved; seeds of noise cannot.
-    const hasCodes = about.styles === "normal" && Object.values(about.graphs).some(({ inputs }) => inputs.some(isStyles));
     $("blend-start").hidden = $("coordinates").hidden = !hasCodes;
-    this.hasCodes = hasCodes;
     $("hint").textContent = hasCodes ? "Choose a style. Drag one onto another to blend the two." : "Choose a style.";
-    this.makeSliders(hasCodes ? about.style_dim : 0);
+    this.makeSliders(hasCodes ? about.styleDim : 0);
     this.version++;
     const [first] = settings.samples[source];
     if (first) drawing.show(await pictureAt(first));
@@ -131,13 +133,19 @@ class Page {
     const names = this.settings.directions.map(({ name }) => name);
     this.direction = names[1 - names.indexOf(this.direction)];
     $("reverse").setAttribute("aria-pressed", String(this.direction !== names[0]));
+    $("reverse").disabled = true;
     say("Loading the other direction …");
-    await this.enter();
+    try {
+      await this.enter();
+    } catch (error) {
+      fail(`The other direction could not be loaded: ${error.message}.`);
+    }
+    $("reverse").disabled = false;
   }
 
   showStyles(styles) {
     styles.forEach((style, index) => (style.name = `Style ${index + 1}`));
-    this.wall.show(styles.length && this.about.styles !== "none" ? styles : []);
+    this.wall.show(styles.length && this.about.kind !== "none" ? styles : []);
     this.choose(styles[0] ?? { code: [], seed: 0 });
   }
 
@@ -162,7 +170,7 @@ class Page {
 
   /** Use the style halfway between two, and show the slider that moves it. */
   blend(first, second) {
-    if (!this.hasCodes) return;
+    if (!this.about.hasCodes) return;
     this.setChoosesSecond(false);
     this.pair = [first, second];
     this.wall.mark(first, second);
@@ -196,21 +204,14 @@ class Page {
   }
 
   async usePhoto(picture) {
-    const canvas = document.createElement("canvas");
-    Object.assign(canvas, { width: this.width, height: this.height });
-    const context = contextOf(canvas);
-    const scale = Math.max(this.width / picture.width, this.height / picture.height);
-    const [width, height] = [picture.width * scale, picture.height * scale];
-    context.imageSmoothingQuality = "high";
-    context.drawImage(picture, (this.width - width) / 2, (this.height - height) / 2, width, height);
-    const { data } = context.getImageData(0, 0, this.width, this.height);
-    const code = await this.engine.run("encodeStyle", {
-      direction: this.direction,
-      pixels: data,
-      width: this.width,
-      height: this.height,
-    });
-    this.choose({ code, seed: 0, name: "Style of a photo" });
+    const { direction, width, height } = this;
+    const picked = { direction, pixels: fitted(picture, width, height), width, height };
+    try {
+      const code = await this.engine.run("encodeStyle", picked);
+      if (direction === this.direction) this.choose({ code, seed: 0, name: "Style of a photo" });
+    } catch (error) {
+      fail(`The style of the photo could not be computed: ${error.message}.`);
+    }
   }
 
   makeSliders(count) {
@@ -242,6 +243,7 @@ class Page {
       const result = await this.translated(direction, this.style);
       if (!result) return;
       paint($("output"), result);
+      $("problem").hidden = true;
       $("download").disabled = false;
       const milliseconds = Math.round(performance.now() - began);
       Object.assign($("output").dataset, { direction, milliseconds });
@@ -288,87 +290,19 @@ class Page {
   }
 }
 
-const isStyles = ({ name }) => name === "styles";
-
-function say(text) {
-  $("status").textContent = text;
-}
-
-function fail(text) {
-  $("problem").textContent = text;
-  $("problem").hidden = false;
-  $("loading").hidden = true;
-  say("");
-}
-
-function paint(canvas, { pixels, width, height }) {
-  contextOf(canvas).putImageData(new ImageData(pixels, width, height), 0, 0);
-}
-
-/** Return the context of a small canvas. It stays in memory, where pixels are read and written faster. */
-function contextOf(canvas) {
-  return canvas.getContext("2d", { willReadFrequently: true });
-}
-
-async function pictureAt(source) {
-  const picture = new Image();
-  picture.src = source;
-  await picture.decode();
-  return picture;
-}
-
-function showPictures(element, sources, name, onChoose) {
-  element.hidden = sources.length === 0;
-  element.replaceChildren(
-    ...sources.map((source, index) => {
-      const button = Object.assign(document.createElement("button"), { type: "button", className: "tile" });
-      button.setAttribute("aria-label", `${name} ${index + 1}`);
-      const picture = Object.assign(document.createElement("img"), { src: source, alt: "", draggable: false });
-      button.append(picture);
-      button.addEventListener("click", () => onChoose(picture));
-      return button;
-    }),
-  );
-}
-
-/** Let a button open a picture of the visitor. */
-function connectFile(id, onPicture) {
-  const input = $(`${id}-file`);
-  $(id).addEventListener("click", () => input.click());
-  input.addEventListener("change", async () => {
-    const [file] = input.files;
-    input.value = "";
-    if (!file) return;
-    try {
-      onPicture(await createImageBitmap(file));
-      $("problem").hidden = true;
-    } catch {
-      fail(`${file.name} is not a picture that this browser can open.`);
-    }
-  });
-}
-
-function download(canvas) {
-  canvas.toBlob((blob) => {
-    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: "translation.png" });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  });
-}
-
 async function main() {
-  if (typeof WebAssembly !== "object") return fail("This browser has no WebAssembly, which the model needs. Please use a current one.");
   try {
     const response = await fetch("page.json");
     if (!response.ok) throw new Error(`page.json cannot be loaded (${response.status})`);
-    const page = new Page(await response.json());
+    const settings = await response.json();
+    if (settings.engine === "browser" && typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly");
+    const page = new Page(settings);
     window.fastmunit = page; // for the browser's console, and tests
     await page.start();
   } catch (error) {
     $("page").setAttribute("aria-busy", "false");
     fail(`The model could not be loaded: ${error.message}. Check that all files of this page's folder are on the server, and use a current browser.`);
   }
-  return undefined;
 }
 
 main();

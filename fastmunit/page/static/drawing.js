@@ -1,4 +1,5 @@
 // The drawing area: strokes with mouse, pen, finger or keys, an eraser, undo, and pictures.
+import { fill, sizeOf } from "./elements.js";
 import { reduced } from "./pixels.js";
 
 const MAX_UNDO = 40;
@@ -74,13 +75,9 @@ export class Drawing extends EventTarget {
   show(picture) {
     this.#remember();
     this.#fill();
-    const { canvas, context } = this;
-    const exact = picture.width === this.width && picture.height === this.height;
-    context.imageSmoothingEnabled = !exact;
-    context.imageSmoothingQuality = "high";
-    const scale = Math.max(canvas.width / picture.width, canvas.height / picture.height);
-    const [width, height] = [picture.width * scale, picture.height * scale];
-    context.drawImage(picture, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
+    const [width, height] = sizeOf(picture);
+    this.context.imageSmoothingEnabled = width !== this.width || height !== this.height;
+    fill(this.context, picture);
     this.#changed();
   }
 

@@ -17,7 +17,7 @@ export class Engine {
     };
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      const reason = new Error(event.message || "a file of the engine is missing");
+      const reason = new Error(event.message || "worker.js or engine/ort.wasm.bundle.min.js is missing");
       for (const { reject } of this.#waiting.values()) reject(reason);
       this.#waiting.clear();
     };

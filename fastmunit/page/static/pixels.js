@@ -47,3 +47,11 @@ export function reduced(pixels, width, height, factor) {
   }
   return means;
 }
+
+/** Return the RGBA bytes of a picture, and its size. */
+export function rgbaOf(picture) {
+  const { width, height } = picture;
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.drawImage(picture, 0, 0);
+  return { pixels: context.getImageData(0, 0, width, height).data, width, height };
+}

@@ -48,7 +48,7 @@ export class Wall {
     button.append(canvas);
     button.addEventListener("click", () => this.onChoose(style));
     button.addEventListener("pointerdown", (event) => {
-      if (event.pointerType === "touch") button.releasePointerCapture?.(event.pointerId);
+      if (button.hasPointerCapture(event.pointerId)) button.releasePointerCapture(event.pointerId); // by touch
       if (event.button === 0) this.#drag = { style, button, x: event.clientX, y: event.clientY, ghost: null };
     });
     this.element.append(button);

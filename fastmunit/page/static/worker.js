@@ -1,5 +1,5 @@
 // Runs the graphs of a model with onnxruntime-web, apart from the page so that drawing never waits for it.
-import * as ort from "./engine/ort.wasm.bundle.min.mjs";
+import * as ort from "./engine/ort.wasm.bundle.min.js";
 import { toPixels, toTensor } from "./pixels.js";
 import { filled } from "./styles.js";
 
@@ -41,7 +41,13 @@ async function load({ direction, folder }) {
     sessions[name] = await ort.InferenceSession.create(file, { executionProviders: ["wasm"] });
   }
   models.set(direction, { about, sessions });
-  return about;
+  const takesCodes = Object.values(about.graphs).some(({ inputs }) => inputs.some(({ name }) => name === "styles"));
+  return {
+    kind: about.styles,
+    styleDim: about.style_dim,
+    hasCodes: about.styles === "normal" && takesCodes,
+    takesPhotos: "encode_style" in about.graphs,
+  };
 }
 
 async function translate({ direction, version, pixels, width, height, style }) {

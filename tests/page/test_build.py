@@ -1,0 +1,176 @@
+"""The folder of a page: its files, its settings, and what is refused. tests/browser opens it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastmunit.config import Config
+from fastmunit.errors import FastmunitError
+from fastmunit.export.description import Description, GraphFile, Input
+from fastmunit.page import engine_files
+from fastmunit.page.build import build
+from fastmunit.page.settings import STATIC, page_settings
+from fastmunit.runs import train
+from fastmunit.translation.styles import style_codes
+from fastmunit.translation.translate import load_translator
+from tests.cli.conftest import Command, fastmunit  # noqa: F401 - a fixture
+from tests.runs.conftest import one_thread  # noqa: F401 - a fixture
+from tests.runs.tiny import make_images, tiny_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    train(tiny_config(make_images(folder / "images"), max_iter=1), folder / "run", device="cpu")
+    return folder / "run"
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    return fake_engine(tmp_path / "engine/dist").parent
+
+
+def fake_engine(folder: Path, version: str = engine_files.VERSION) -> Path:
+    folder.mkdir(parents=True)
+    (folder / engine_files.SCRIPT).write_text(f"/*!\n * ONNX Runtime Web v{version}\n */")
+    (folder / engine_files.WASM).write_bytes(b"\0asm")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The export itself has tests of its own."""
+    monkeypatch.setattr("fastmunit.page.build.export", exported)
+
+
+def exported(translator: Any, config: Config, folder: Path) -> Description:
+    folder.mkdir(parents=True)
+    graph = GraphFile(
+        file="translate.onnx",
+        inputs=(Input(name="images", count="1", channels=3, divisor=1),),
+        output="output",
+        error=0.0,
+    )
+    (folder / graph.file).write_bytes(b"onnx")
+    description = Description(
+        format="onnx", fastmunit="1", system="munit", direction=translator.direction, channels=(3, 3), multiple=4,
+        min_size=16, style_dim=8, styles="normal", dropout_rate=0, precision="float32", checked=(),
+        graphs={"translate": graph}, config={"crop_image_height": 30, "crop_image_width": 33},
+    )  # fmt: skip
+    description.write(folder)
+    return description
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_as_a_page(run: Path, engine: Path, tmp_path: Path) -> None:
+    written = build(run, tmp_path / "page", engine=engine, title="Fruit")
+    assert written.directions == ["a2b", "b2a"]
+    settings = json.loads((tmp_path / "page/page.json").read_text())
+    assert (settings["title"], settings["size"], settings["data_license"]) == ("Fruit", [32, 32], False)
+    static = {path.name for path in STATIC.iterdir()}
+    engines = {f"engine/{name}" for name in (engine_files.COPIED_SCRIPT, engine_files.WASM)}
+    models = {f"models/{name}/{file}" for name in ("a2b", "b2a") for file in ("export.json", "translate.onnx")}
+    samples = {*settings["samples"]["a"], *settings["samples"]["b"]}
+    assert len(samples) == 10
+    assert files_in(tmp_path / "page") == {"page.json", *static, *engines, *models, *samples}
+    assert written.size == sum((tmp_path / "page" / name).stat().st_size for name in files_in(tmp_path / "page"))
+    sample = Image.open(tmp_path / "page" / settings["samples"]["a"][0])
+    assert (sample.size, sample.mode) == ((32, 32), "RGB")
+    codes = style_codes(load_translator(run, device="cpu"), 12, 0, None, None)
+    np.testing.assert_allclose(settings["styles"]["a2b"], codes.flatten(1))
+
+
+def test_a_page_is_replaced_and_other_folders_are_not(run: Path, engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    build(run, tmp_path / "page", engine=engine)
+    (tmp_path / "page/old.txt").write_text("of an earlier page")
+    build(run, tmp_path / "page", engine=engine)
+    assert "old.txt" not in files_in(tmp_path / "page")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/thesis.txt").write_text("mine")
+    with pytest.raises(FastmunitError, match="is not empty and no page"):
+        build(run, tmp_path / "other", engine=engine)
+    assert files_in(tmp_path / "other") == {"thesis.txt"}
+
+
+def test_an_export_as_a_page(run: Path, engine: Path, tmp_path: Path) -> None:
+    """It has one direction. Its configuration names no data, so the samples are those of the demo."""
+    exported(load_translator(run, direction="b2a", device="cpu"), tiny_config(tmp_path), tmp_path / "export")
+    assert build(tmp_path / "export", tmp_path / "page", engine=engine).directions == ["b2a"]
+    settings = json.loads((tmp_path / "page/page.json").read_text())
+    assert (settings["size"], settings["data_license"]) == ([32, 36], True)
+    assert "CC BY-SA" in (tmp_path / "page/samples/LICENSE.txt").read_text()
+
+
+def test_nothing_is_left_of_a_failure(
+    run: Path, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise FastmunitError("decode differs from PyTorch")
+
+    monkeypatch.setattr("fastmunit.page.build.export", fails)
+    with pytest.raises(FastmunitError, match="decode differs"):
+        build(run, tmp_path / "site/page", engine=engine)
+    assert list((tmp_path / "site").iterdir()) == []
+
+
+def test_images_that_a_page_cannot_show(tmp_path: Path) -> None:
+    config = tiny_config(make_images(tmp_path / "images"), input_dim_a=4, input_dim_b=4)
+    config.save(tmp_path / "config.yaml")
+    (tmp_path / "gen_00000001.pt").write_bytes(b"")
+    with pytest.raises(FastmunitError, match="channels: use `fastmunit translate`"):
+        build(tmp_path / "gen_00000001.pt", tmp_path / "page")
+
+
+def test_engines_that_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FastmunitError, match=r"does not contain .*--engine FOLDER"):
+        engine_files.copy_engine(tmp_path / "a", tmp_path)
+    with pytest.raises(FastmunitError, match=r"onnxruntime-web 1\.2\.3, not"):
+        engine_files.copy_engine(tmp_path / "b", fake_engine(tmp_path / "old", "1.2.3"))
+
+
+def test_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    with pytest.raises(FastmunitError, match="npm, which downloads it, is not installed"):
+        engine_files.copy_engine(tmp_path / "a")
+    program = programs / "npm"
+    program.write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(FastmunitError, match=r"npm cannot download .*no network.*--engine FOLDER"):
+        engine_files.copy_engine(tmp_path / "b")
+    fake_engine(tmp_path / "package/dist")
+    program.write_text(
+        f'#!/bin/sh\n[ "$2" = {engine_files.PACKAGE} ] && /bin/tar czf package.tgz -C {tmp_path} package\n'
+    )
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}/usr/bin{os.pathsep}/bin")  # tar calls gzip
+    engine_files.copy_engine(tmp_path / "c")
+    assert files_in(tmp_path / "c") == {engine_files.COPIED_SCRIPT, engine_files.WASM}
+
+
+def test_settings_of_systems_without_codes() -> None:
+    settings = page_settings("unit", (64, 64), {"a2b": ("none", 0), "b2a": ("seed", 1)})
+    assert settings["styles"] == {"a2b": [], "b2a": [[0.0]] * 12}
+    assert settings["samples"] == {"a": [], "b": []}
+
+
+def test_the_command(fastmunit: Command, run: Path, engine: Path, tmp_path: Path) -> None:  # noqa: F811
+    outcome = fastmunit("page", run, "--output", tmp_path / "page", "--engine", engine)
+    assert outcome.status == 0, outcome.err
+    assert f"python -m http.server --directory {tmp_path / 'page'}" in outcome.out
+    outcome = fastmunit("page", run, "--output", tmp_path / "again", "--engine", tmp_path)
+    assert (outcome.status, "--engine FOLDER" in outcome.err) == (1, True)
+    assert not (tmp_path / "again").exists()
