@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastmunit.config import Config
 from fastmunit.errors import FastmunitError
-from fastmunit.export.description import DESCRIPTION_FILE, Description, read_description
+from fastmunit.export.description import DESCRIPTION_FILE, Description, is_export, read_description
 from fastmunit.export.write import export, folder_beside
 from fastmunit.files import printable, require_writable, write_text
 from fastmunit.page.engine_files import copy_engine
@@ -21,7 +21,7 @@ from fastmunit.translation.translate import find_checkpoint, load_translator
 
 @dataclass(frozen=True)
 class Page:
-    """What was written.
+    """A page that was written.
 
     Attributes:
         directions: Directions that the page translates.
@@ -54,7 +54,10 @@ def build(
         FastmunitError: If the model cannot be used or exported, the engine is missing, or a file cannot be written.
     """
     _require_free(output)
-    file, settings = find_checkpoint(run, config)
+    if is_export(run):
+        file, settings = run / DESCRIPTION_FILE, read_description(run).settings()
+    else:
+        file, settings = find_checkpoint(run, config)
     if not set(settings.channels("a2b")) <= SHOWN_CHANNELS:
         raise FastmunitError(
             f"the page shows gray and RGB images, but the model has {settings.channels('a2b')} channels: use "

@@ -42,7 +42,12 @@ def copy_engine(target: Path, folder: Path | None = None) -> None:
 
 
 def _copy(folder: Path, target: Path) -> None:
-    places = (folder, folder / "dist", folder / "package" / "dist", folder / "node_modules" / "onnxruntime-web" / "dist")
+    places = (
+        folder,
+        folder / "dist",
+        folder / "package" / "dist",
+        folder / "node_modules" / "onnxruntime-web" / "dist",
+    )
     source = next((place for place in places if (place / SCRIPT).is_file() and (place / WASM).is_file()), None)
     if source is None:
         raise FastmunitError(f"{printable(folder)} does not contain {SCRIPT} and {WASM}. {_by_hand()}")
@@ -65,7 +70,9 @@ def _downloaded(folder: Path) -> Path:
     archives = list(folder.glob("*.tgz"))
     if result.returncode != 0 or not archives:
         lines = result.stderr.strip().splitlines()
-        raise FastmunitError(f"npm cannot download {PACKAGE} ({lines[0] if lines else 'no reason given'}). {_by_hand()}")
+        raise FastmunitError(
+            f"npm cannot download {PACKAGE} ({lines[0] if lines else 'no reason given'}). {_by_hand()}"
+        )
     try:
         with tarfile.open(archives[0]) as archive:
             for name in (SCRIPT, WASM):

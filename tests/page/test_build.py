@@ -114,9 +114,7 @@ def test_an_export_as_a_page(run: Path, engine: Path, tmp_path: Path) -> None:
     assert "CC BY-SA" in (tmp_path / "page/samples/LICENSE.txt").read_text()
 
 
-def test_nothing_is_left_of_a_failure(
-    run: Path, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_of_a_failure(run: Path, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise FastmunitError("decode differs from PyTorch")
 

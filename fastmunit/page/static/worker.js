@@ -53,11 +53,11 @@ async function load({ direction, folder }) {
 async function translate({ direction, version, pixels, width, height, style }) {
   const { about } = models.get(direction);
   const last = about.graphs.decode ? "decode" : "translate";
-  const [first, ...others] = about.graphs[last].inputs;
+  const [first, ...rest] = about.graphs[last].inputs;
   const tensor = await encoded(direction, version, pixels, width, height);
   const feeds = { [first.name]: tensor };
   const [rows, columns] = tensor.dims.slice(2);
-  for (const input of others) {
+  for (const input of rest) {
     const sides = input.divisor ? [rows / input.divisor, columns / input.divisor] : [1, 1];
     const shape = [1, input.channels, ...sides];
     const size = shape.reduce((product, side) => product * side, 1);
