@@ -197,6 +197,7 @@ def test_server_with_a_token(browser: Any, run_folder: Path) -> None:
     with serving(run_folder, FASTMUNIT_TOKEN="secret") as server:
         seen = Visit(browser, f"{server.address}/")
         seen.tab.on("dialog", lambda dialog: dialog.accept("secret"))
+        seen.tab.reload()
         check_same(seen, run_folder)
         seen.context.close()
 
