@@ -3,7 +3,7 @@ import { Drawing } from "./drawing.js";
 import { $, connectFile, contextOf, download, fail, fitted, paint, pictureAt, say, showPictures } from "./elements.js";
 import { Engine, Latest } from "./engine.js";
 import { Server } from "./server.js";
-import { blended, randomStyle } from "./styles.js";
+import { blended, randomStyle } from "./codes.js";
 import { Wall } from "./wall.js";
 
 const IDLE_MS = 350;

@@ -1,7 +1,7 @@
 // Runs the graphs of a model with onnxruntime-web, apart from the page so that drawing never waits for it.
 import * as ort from "./engine/ort.wasm.bundle.min.js";
 import { toPixels, toTensor } from "./pixels.js";
-import { filled } from "./styles.js";
+import { filled } from "./codes.js";
 
 const WASM = "engine/ort-wasm-simd-threaded.wasm";
 
