@@ -19,9 +19,11 @@ from tests.cli.conftest import Command
 
 ROOT = Path(__file__).parents[2]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-OPTIONS = [
+PARAMETERS = [
     (name, parameter) for name, command in COMMANDS.items() for parameter in command.params if parameter.name != "help"
 ]
+OPTIONS = [(name, parameter) for name, parameter in PARAMETERS if parameter.param_type_name == "option"]
+ARGUMENTS = [(name, parameter) for name, parameter in PARAMETERS if parameter.param_type_name == "argument"]
 PATHS = [
     ("train", "--output", ("--config", "demo")),
     ("train", "--data", ("--config", "demo", "--output", "out")),
@@ -43,6 +45,12 @@ PATHS = [
     ("convert", "--public", ("--output", "out")),
     ("convert", "--checkpoint", ("--output", "out")),
     ("convert", "--output", ("--public", "a.pth")),
+    ("export", "RUN", ("--to", "onnx", "--output", "out")),
+    ("export", "--output", ("run", "--to", "onnx")),
+    ("page", "RUN", ("--output", "out")),
+    ("page", "--output", ("run",)),
+    ("page", "--engine", ("run", "--output", "out")),
+    ("serve", "RUN", ()),
     ("demo", "--output", ()),
 ]
 CONFIGS = [
@@ -50,6 +58,9 @@ CONFIGS = [
     ("translate", "--config", ("--checkpoint", "gen.pt", "--input", "a.png", "--output", "out")),
     ("evaluate", "--config", ("--checkpoint", "gen.pt", "--output", "out")),
     ("convert", "--config", ("--checkpoint", "gen.pt", "--output", "out")),
+    ("export", "--config", ("gen.pt", "--to", "onnx", "--output", "out")),
+    ("page", "--config", ("gen.pt", "--output", "out")),
+    ("serve", "--config", ("gen.pt",)),
     ("demo", "--config", ()),
 ]
 
@@ -59,12 +70,19 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def given(option: str, value: str) -> tuple[str, ...]:
+    """Return the words that give an option, or a positional argument, this value."""
+    return (option, value) if option.startswith("-") else (value,)
+
+
 def test_every_command_and_path_is_covered() -> None:
     assert {name for name, _ in OPTIONS} == set(COMMANDS) - {"configs", "info"}
+    covered = {(name, option) for name, option, _ in PATHS}
     for name, parameter in OPTIONS:
         annotation = inspect.signature(COMMANDS[name].callback).parameters[parameter.name].annotation
-        is_path = "Path" in str(annotation)
-        assert is_path == ((name, parameter.opts[0]) in {(name, option) for name, option, _ in PATHS})
+        assert ("Path" in str(annotation)) == ((name, parameter.opts[0]) in covered), (name, parameter.name)
+    for name, parameter in ARGUMENTS:
+        assert (name, parameter.metavar) in covered, (name, parameter.name)
 
 
 @pytest.mark.parametrize(("command", "parameter"), OPTIONS, ids=[f"{c} {p.name}" for c, p in OPTIONS])
@@ -100,7 +118,7 @@ def test_values_that_are_not_paths(fastmunit: Command, command: str, option: str
         ("ü" * 128, "a name of 256 bytes"),
         ("a/" * 2048 + "b", "the path has 4,097 bytes"),
     ):
-        outcome = fastmunit(command, option, value, *others)
+        outcome = fastmunit(command, *given(option, value), *others)
         assert outcome.status in (1, 2), outcome
         text = " ".join(outcome.err.replace("│", " ").split())
         assert reason in text
@@ -122,7 +140,8 @@ def test_odd_names(fastmunit: Command, command: str, option: str, others: tuple[
         "/dev/null",
         "/dev/null/x",
     ):
-        outcome = fastmunit(command, option, value, *others, *(() if command != "demo" else ("--system", "none")))
+        more = ("--system", "none") if command == "demo" else ()
+        outcome = fastmunit(command, *given(option, value), *others, *more)
         assert outcome.status in (1, 2)
         assert outcome.err.startswith("error: ")
         outcome.err.encode()
