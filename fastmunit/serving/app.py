@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
 from torch import Tensor
 
 import fastmunit
@@ -171,10 +172,20 @@ def create_app(
     if shown and page.is_dir():
         settings = page_settings(model.system, model.trained_size, shown, engine="server")
         app.add_api_route(f"/{SETTINGS_FILE}", lambda: settings, include_in_schema=False)
-        app.mount("/", StaticFiles(directory=page, html=True))
+        app.mount("/", _PageFiles(directory=page, html=True))
     else:
         app.add_api_route("/", lambda: RedirectResponse("docs"), include_in_schema=False)
     return app
+
+
+class _PageFiles(StaticFiles):
+    """The page at `/`, which a router asks for everything that no other route answers."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Return a file. GET of a path that takes only POST is refused for its method, as without a page."""
+        if path == "translate":
+            raise HTTPException(405, headers={"Allow": "POST"})
+        return await super().get_response(path, scope)
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, _T], timeout: float) -> _T:

@@ -107,6 +107,10 @@ def blocks_of(weight: Tensor) -> Tensor:
 
 def _shifted(weight: Tensor, dtype: torch.dtype) -> Tensor:
     o, c, k, _ = weight.shape
+    if torch.compiler.is_compiling():  # which fuses these ops, and refuses writes through as_strided
+        padded = F.pad(weight, (1, 1, 1, 1))
+        shifted = [padded[:, :, y : y + k + 1, x : x + k + 1] for y in (1, 0) for x in (1, 0)]
+        return torch.stack(shifted, dim=1).to(dtype).flatten(0, 1)
     shape, last = (4 * o, c, k + 1, k + 1), memory_format_of(weight)
     blocks = torch.empty(shape, dtype=dtype, device=weight.device, memory_format=last).zero_()
     _taps(blocks).copy_(weight[:, None, None])
