@@ -18,7 +18,7 @@ from fastmunit.systems.translators import Translator
 from fastmunit.translation.output_sheet import resized
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""What browsers write, and few decoders. Others are read from files, which somebody has chosen to trust."""
+"""Image formats that are accepted, which browsers write. Fewer decoders read bytes of strangers that way."""
 
 _JPEG, _SCAN, _MAX_SCANS = b"\xff\xd8", b"\xff\xda", 100
 """The start of a JPEG, and of a scan in it. Each scan may visit all pixels, and takes only a few bytes of the file."""

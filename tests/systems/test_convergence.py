@@ -1,8 +1,8 @@
 """Tests that training with `MUNIT.step` stays close to the public trainer's algorithm in plain PyTorch and float32.
 
-All runs start from the same weights and use the same batches of the demo data. Reference runs with other random styles
-measure the accepted difference: the largest between users of the public trainer with different seeds. Our runs must
-stay within
+All runs start from the same weights and use the same batches of the demo data. A second reference run with other random
+styles measures the accepted difference: the difference between two users of the public trainer with different seeds.
+Our runs must stay within
 
 - a quarter of it in losses: each loss_*, averaged over windows of iterations; root mean square of relative differences;
 - one and a half of it in statistics: mean and standard deviation of each channel of translated test images; root mean
@@ -71,8 +71,7 @@ class Experiment:
         self.inputs = [display_images(dataset, 8) for dataset in datasets.test_datasets(config)]
         self.styles = torch.randn(8, config.gen.style_dim, 1, 1, generator=torch.Generator().manual_seed(0))
         self.reference = self.run(reference_step)
-        others = [self.distance(self.run(reference_step, seed=seed)) for seed in (2, 3)]
-        self.other_styles = Distance(*map(max, zip(*others, strict=True)))
+        self.other_styles = self.distance(self.run(reference_step, seed=2))
 
     def config(self, *overrides: str) -> Config:
         return Config.load("demo", [f"data_root={self.folder}", *self.length.overrides, *overrides])

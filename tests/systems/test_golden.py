@@ -23,8 +23,9 @@ NETWORKS = ("gen_a", "gen_b", "dis_a", "dis_b")
 RELATIVE = 2e-5
 WEIGHTS = 5e-3
 # Instruction sets and caches decide in which order a processor sums. One rounding can move an element across the kink
-# of an L1 or a ReLU, and Adam turns the next gradients' differences into other weights. With four instruction sets,
-# losses differed by up to 6e-5 and gradient norms by up to 5e-2 in the third step, and by 5e-7 and 5e-4 in the first.
+# of an L1 or a ReLU, and Adam turns the next gradients' differences into other weights. With AVX-512,
+# AVX2 and float64, losses differed by up to 6e-5 and gradient norms by 5e-2 in the third step, by 4e-7 and 5e-4 in the
+# first.
 KINK = 7e-3
 LATER_LOSSES = 2e-4
 LATER_NORMS = 0.1
