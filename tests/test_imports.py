@@ -11,7 +11,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastmunit"
 
 # The layers that each layer may import, besides itself. Some are single files.
-LEAVES = {"errors", "files", "memory", "distributed", "config", "section", "yaml_file", "info", "fused_norm_options"}
+LEAVES = {
+    "errors",
+    "files",
+    "memory",
+    "region",
+    "distributed",
+    "config",
+    "section",
+    "yaml_file",
+    "info",
+    "fused_norm_options",
+}
 LAYERS = {
     "__main__": {"cli"},
     "cli": {
@@ -53,6 +64,7 @@ LAYERS = {
     "section": {"errors", "files", "yaml_file"},
     "yaml_file": {"errors", "files"},
     "errors": set(),
+    "region": set(),
     "fused_norm_options": set(),
     "files": {"errors"},
     "memory": {"errors"},
