@@ -15,4 +15,4 @@ def test_the_first_example_runs(tmp_path):
     code = code.replace("time_limit=30", "time_limit=1")
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1] == "torch.Size([10, 3, 64, 64])"
+    assert run.stdout.splitlines()[-1] == "torch.Size([5, 3, 64, 64])"
