@@ -2,7 +2,10 @@
 
     python tools/export_errors.py demo demo_unit runs/demo --sizes 64 128 256 512
 
-A name of a shipped configuration stands for random weights (kaiming), which are worse than trained ones.
+Each cell has the largest difference of onnxruntime from PyTorch, both in float32, and in parentheses those of PyTorch
+and of onnxruntime from PyTorch in float64. Images are random; "blank" is the largest difference of onnxruntime from
+PyTorch over sizes and images of one value, -1, 0 or 1. A name of a shipped configuration stands for random weights
+(kaiming), which are worse than trained ones.
 """
 
 from __future__ import annotations
@@ -15,44 +18,60 @@ import torch
 
 from fastmunit import load_translator
 from fastmunit.config import Config
-from fastmunit.export.check import largest_error
-from fastmunit.export.graphs import graphs_of
+from fastmunit.export.check import IMAGES, Run, difference
+from fastmunit.export.graphs import Graph, graphs_of
 from fastmunit.export.onnx import OnnxGraph
 from fastmunit.export.write import export
 from fastmunit.nn.layers.init import weights_init
 from fastmunit.systems import registry
 from fastmunit.systems.translators import Translator
-from fastmunit.translation.translate import find_checkpoint
 
 _STYLES = 2
 
 
-def loaded(model: str, overrides: list[str]) -> tuple[Translator, Config]:
+def loaded(model: str, overrides: list[str]) -> Translator:
     """Return a translator of a run folder, or one with random weights of a shipped configuration."""
     if Path(model).exists():
-        config = find_checkpoint(model)[1]
-        return load_translator(model, device="cpu"), config
+        return load_translator(model, device="cpu")
     config = Config.load(model, overrides)
     system = registry.system_of(config)
     torch.manual_seed(0)
     generators = {name: network.eval() for name, network in system.build_generators(config).items()}
     for network in generators.values():
         network.apply(weights_init("kaiming"))
-    return system.directed_translator(generators, config, "a2b"), config
+    return system.directed_translator(generators, config, "a2b")
+
+
+@torch.no_grad()
+def errors(graph: Graph, run: Run, size: int, value: float | None) -> tuple[float, float, float]:
+    """Return how far the file is from PyTorch, and how far PyTorch and the file are from float64."""
+    case = graph.case(size, size, _STYLES, value)
+    output = run(case.inputs)
+    exact = graph.module.double()(*(tensor.double() for tensor in case.inputs))
+    graph.module.float()
+    return difference(output, case.output), difference(case.output, exact), difference(output, exact)
 
 
 def row(model: str, sizes: list[int], precision: str) -> str:
-    """Export a model and return its row: the largest error of its graphs at each size."""
+    """Export a model and return its row: the largest errors of its graphs at each size."""
     name, *overrides = model.split(",")
-    translator, config = loaded(name, overrides)
+    translator = loaded(name, overrides)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
-        export(translator, config, path, precision=precision, limit=1.0)  # type: ignore[arg-type]
+        export(translator, path, precision=precision, limit=1.0)  # type: ignore[arg-type]
         runs = [(graph, OnnxGraph(path / f"{graph.name}.onnx")) for graph in graphs_of(translator)]
         size_kb = sum(file.stat().st_size for file in path.iterdir()) / 1000
-        errors = [max(largest_error(graph, run, [(size, size, _STYLES)]) for graph, run in runs) for size in sizes]
-    cells = [" ".join([name, *overrides]), precision, f"{size_kb:,.0f} kB", *(f"{error:.1e}" for error in errors)]
-    return f"| {' | '.join(cells)} |"
+        found = {
+            value: [
+                [max(of_kind) for of_kind in zip(*(errors(*graph, size, value) for graph in runs), strict=True)]
+                for size in sizes
+            ]
+            for value in IMAGES
+        }
+    cells = [" ".join([name, *overrides]), precision, f"{size_kb:,.0f} kB"]
+    cells += [f"{error:.1e} ({torch_error:.1e}, {file_error:.1e})" for error, torch_error, file_error in found[None]]
+    blank = max(error for value in IMAGES if value is not None for error, *_ in found[value])
+    return f"| {' | '.join([*cells, f'{blank:.1e}'])} |"
 
 
 def main() -> None:
@@ -62,8 +81,8 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 256, 512])
     parser.add_argument("--precision", nargs="+", default=["float32"])
     arguments = parser.parse_args()
-    print("| model | weights | size |", " | ".join(map(str, arguments.sizes)), "|")
-    print("|---|---|---|" + "---|" * len(arguments.sizes))
+    print("| model | weights | size |", " | ".join(map(str, arguments.sizes)), "| blank |")
+    print("|---|---|---|" + "---|" * (len(arguments.sizes) + 1))
     for model in arguments.models:
         for precision in arguments.precision:
             print(row(model, arguments.sizes, precision), flush=True)

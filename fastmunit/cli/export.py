@@ -62,11 +62,10 @@ def export(
         _write_folder(run, output, config, direction, precision)
         return
     from fastmunit.export.write import export as write
-    from fastmunit.translation.translate import find_checkpoint, load_translator
+    from fastmunit.translation.translate import load_translator
 
-    file, settings = find_checkpoint(run, config)
-    translator = load_translator(file, settings, direction=(direction or Direction.a2b).value, device="cpu")
-    description = write(translator, settings, output, format=to.value, precision=precision.value)
+    translator = load_translator(run, config, direction=None if direction is None else direction.value, device="cpu")
+    description = write(translator, output, format=to.value, precision=precision.value)
     for graph in description.graphs.values():
         size = (output / graph.file).stat().st_size / 1000
         rounded = "" if graph.weights_error is None else f", {graph.weights_error:.1e} with {precision.value} weights"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from fastmunit.systems.translators import Translator
 
 LIMIT = 1e-4
 """Largest error of a graph with float32 weights."""
+IMAGES = (None, -1.0, 0.0, 1.0)
+"""Images of the check: random ones, and blank ones of one value, whose instance norm divides by √eps."""
 _COUNTS = (5, 2, 1)
 
 Run = Callable[[Sequence[Tensor]], Tensor]
@@ -35,17 +38,21 @@ def checked_cases(translator: Translator, config: Config) -> tuple[tuple[int, in
 
 
 def largest_error(graph: Graph, run: Run, cases: Sequence[tuple[int, int, int]]) -> float:
-    """Return the largest difference between a file and PyTorch, NaN if the file gives NaN.
-
-    It is divided by the largest value of the output if that exceeds 1, as values of content codes do.
-    """
+    """Return the largest `difference` between a file and PyTorch, NaN if the file gives NaN."""
     errors = []
-    for height, width, count in cases:
+    for (height, width, count), value in product(cases, IMAGES):
         with torch.no_grad():
-            case = graph.case(height, width, count)
-        expected, output = case.output.float(), run(case.inputs)
-        if output.shape != expected.shape:
-            return float("inf")
-        difference = (output - expected).abs().max() / expected.abs().max().clamp_min(1)
-        errors.append(float(difference))
+            case = graph.case(height, width, count, value)
+        errors.append(difference(run(case.inputs), case.output))
     return float(np.max(errors))
+
+
+def difference(output: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, divided by the largest expected value if that exceeds 1; inf for another shape.
+
+    Content codes have values above 1.
+    """
+    if output.shape != expected.shape:
+        return float("inf")
+    expected = expected.double()
+    return float((output - expected).abs().max() / expected.abs().max().clamp_min(1))

@@ -41,7 +41,8 @@ class Graph:
         inputs: Inputs, in order.
         output: Name of the output.
         multiple: Height and width of the first input are multiples of this.
-        case: Function of height and width of an image and the number of images or styles.
+        case: Function of height and width of an image, the number of images or styles, and the value of all pixels, or
+            None for random images.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Graph:
     inputs: tuple[Input, ...]
     output: str
     multiple: int
-    case: Callable[[int, int, int], Case]
+    case: Callable[[int, int, int, float | None], Case]
 
 
 @torch.no_grad()
@@ -90,8 +91,8 @@ def _of_images(name: str, output: str, pair: _Pair, channels: int, function: _Of
     """Return a graph from images (N, channels, H, W)."""
     translator, exported = pair
 
-    def case(height: int, width: int, count: int) -> Case:
-        images = random_images(count, channels, height, width)
+    def case(height: int, width: int, count: int, value: float | None) -> Case:
+        images = example_images(count, channels, height, width, value)
         return Case((images,), function(translator, images))
 
     inputs = (Input(name="images", count="N", channels=channels, divisor=1),)
@@ -103,17 +104,17 @@ def _of_draws(name: str, pair: _Pair) -> Graph:
     """Return a graph from one content code, or one image, and what is drawn for S styles."""
     translator, exported = pair
 
-    def drawn(height: int, width: int, count: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        content = translator.encode(random_images(1, translator.channels, height, width))
+    def drawn(height: int, width: int, count: int, value: float | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        content = translator.encode(example_images(1, translator.channels, height, width, value))
         styles = translator.random_styles(count, torch.Generator().manual_seed(_SEED))
         return content, styles, translator.draws(content, styles)
 
-    def case(height: int, width: int, count: int) -> Case:
-        content, styles, draws = drawn(height, width, count)
+    def case(height: int, width: int, count: int, value: float | None) -> Case:
+        content, styles, draws = drawn(height, width, count, value)
         return Case((content, *draws.values()), translator.decode(content, styles))
 
     height, width = example_size(translator)
-    content, _, draws = drawn(height, width, 1)
+    content, _, draws = drawn(height, width, 1, None)
     divisor = _divisor("content codes", (height, width), content)
     if translator.multiple % divisor:
         raise FastmunitError(f"content codes are 1/{divisor} of an image of a multiple of {translator.multiple}.")
@@ -164,8 +165,10 @@ def _without_spectral_norm(layer: SpectralNorm) -> nn.Module:
     return plain
 
 
-def random_images(count: int, channels: int, height: int, width: int) -> Tensor:
-    """Return images of smooth colors and noise, (count, channels, height, width) in [-1, 1], always the same."""
+def example_images(count: int, channels: int, height: int, width: int, value: float | None) -> Tensor:
+    """Return images (count, channels, height, width) of one value, or of smooth colors and noise, always the same."""
+    if value is not None:
+        return torch.full((count, channels, height, width), value)
     generator = torch.Generator().manual_seed(_SEED)
     colors = torch.rand(count, channels, 4, 4, generator=generator)
     smooth = nn.functional.interpolate(colors, (height, width), mode="bilinear")
@@ -209,7 +212,7 @@ def traced(graph: Graph, translator: Translator) -> torch.export.ExportedProgram
         FastmunitError: If the networks do something that torch cannot trace.
     """
     with torch.no_grad():
-        inputs = graph.case(*example_size(translator), 3).inputs
+        inputs = graph.case(*example_size(translator), 3, None).inputs
         shapes = (dynamic_shapes(graph, min_multiples(translator)),)
         try:
             return torch.export.export(graph.module.eval(), inputs, dynamic_shapes=shapes, strict=False)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import fastmunit
 from fastmunit.config import Config
 from fastmunit.errors import FastmunitError
@@ -32,7 +34,6 @@ SUFFIXES = {"onnx": onnx.SUFFIX, "pt2": pt2.SUFFIX}
 
 def export(
     translator: Translator,
-    config: Config,
     folder: Path,
     *,
     format: Format = "onnx",
@@ -41,12 +42,11 @@ def export(
 ) -> Description:
     """Write a translator as files that other runtimes execute, together with export.json.
 
-    Every file is run at three sizes, with three numbers of images or styles, and compared with the translator. Nothing
-    is left in the folder if a file differs too much.
+    Every file is run at three sizes, with three numbers of images or styles, on random and on blank images, and
+    compared with the translator. Nothing is left in the folder if a file differs too much.
 
     Args:
         translator: A translator on the CPU in float32, from `fastmunit.load_translator(..., device="cpu")`.
-        config: Configuration of the model.
         folder: Folder to write into. It is created. Files of an earlier export are replaced.
         format: "onnx", or "pt2" for AOTInductor.
         precision: Type of the stored weights. Graphs compute in float32.
@@ -58,6 +58,7 @@ def export(
     """
     if format == "pt2" and precision != "float32":
         raise FastmunitError(f"pt2 files have float32 weights, not {precision}: leave precision out, or choose onnx.")
+    config = _exportable_config(translator)
     _require_free(folder, format)
     cases = checked_cases(translator, config)
     description = Description(
@@ -125,11 +126,24 @@ def _require_small(error: float, limit: float, graph: Graph) -> None:
         )
 
 
+def _exportable_config(translator: Translator) -> Config:
+    """Return the configuration of a translator that can be exported."""
+    if translator.config is None:
+        raise FastmunitError(
+            f"expected a translator with a configuration, got a {type(translator).__name__} without one: load a run "
+            "folder with fastmunit.load_translator, or set the config of a translator of your own."
+        )
+    if translator.dtype != torch.float32 or translator.device.type != "cpu" or translator.precision != "float32":
+        raise FastmunitError(
+            f"expected a translator in float32 on the CPU, got {translator.dtype} on {translator.device}, precision "
+            f'{translator.precision}: load it with fastmunit.load_translator(..., device="cpu").'
+        )
+    return translator.config
+
+
 def _kind_of_styles(translator: Translator) -> Any:
     if not translator.style_dim:
         return "none"
-    import torch
-
     return "normal" if translator.random_styles(1, torch.Generator()).is_floating_point() else "seed"
 
 

@@ -105,7 +105,7 @@ def _write_models(page: Path, file: Path, settings: Config) -> dict[str, Descrip
     models = {}
     for direction in registry.system_of(settings).directions:
         translator = load_translator(file, settings, direction=direction, device="cpu")
-        models[direction] = export(translator, settings, page / MODELS / direction)
+        models[direction] = export(translator, page / MODELS / direction)
     return models
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmunit.config import Config
 from fastmunit.errors import FastmunitError
 from fastmunit.export.description import Description, GraphFile, Input
 from fastmunit.page import engine_files
@@ -52,7 +51,7 @@ def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastmunit.page.build.export", exported)
 
 
-def exported(translator: Any, config: Config, folder: Path) -> Description:
+def exported(translator: Any, folder: Path) -> Description:
     folder.mkdir(parents=True)
     graph = GraphFile(
         file="translate.onnx",
@@ -107,7 +106,7 @@ def test_a_page_is_replaced_and_other_folders_are_not(run: Path, engine: Path, t
 
 def test_an_export_as_a_page(run: Path, engine: Path, tmp_path: Path) -> None:
     """It has one direction. Its configuration names no data, so the samples are those of the demo."""
-    exported(load_translator(run, direction="b2a", device="cpu"), tiny_config(tmp_path), tmp_path / "export")
+    exported(load_translator(run, direction="b2a", device="cpu"), tmp_path / "export")
     assert build(tmp_path / "export", tmp_path / "page", engine=engine).directions == ["b2a"]
     settings = json.loads((tmp_path / "page/page.json").read_text())
     assert (settings["size"], settings["data_license"]) == ([32, 36], True)
