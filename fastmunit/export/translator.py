@@ -48,10 +48,14 @@ class ExportedTranslator(Translator):
         return super().random_styles(count, generator)
 
     def encode(self, images: Tensor) -> Tensor:
+        self._require_size(images)
         return self._graphs["encode_content"]([images]) if self.encodes else images
 
     def encode_style(self, images: Tensor) -> Tensor:
-        return self._graphs["encode_style"]([images]) if self.takes_references else super().encode_style(images)
+        if not self.takes_references:
+            return super().encode_style(images)
+        self._require_size(images)
+        return self._graphs["encode_style"]([images])
 
     def decode(self, content: Tensor, styles: Tensor) -> Tensor:
         images = self.render(content, self.draws(content, styles))
@@ -74,6 +78,15 @@ class ExportedTranslator(Translator):
 
     def render(self, content: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
         return self._graphs[self._last()]([content, *draws.values()])
+
+    def _require_size(self, images: Tensor) -> None:
+        """Check height and width. onnxruntime pads an image that is too small with undefined values."""
+        height, width = images.shape[2:]
+        if min(height, width) < self.min_size or height % self.multiple or width % self.multiple:
+            raise ValueError(
+                f"expected height and width of at least {self.min_size} and multiples of {self.multiple}, got "
+                f"{height} × {width}: pad the images, or use translate and style_of, which do."
+            )
 
     def _last(self) -> str:
         return "decode" if self.encodes else "translate"

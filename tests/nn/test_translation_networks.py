@@ -310,3 +310,9 @@ def test_hooks_of_the_blocks_of_a_unet_are_called(implementation: functional.Imp
         hooked = net(x, z)
     torch.testing.assert_close(hooked, expected, rtol=1e-9, atol=1e-10)
     assert seen == ["downs.0", "downs.1", "downs.2", "ups.2", "ups.1", "ups.0"]
+
+
+@pytest.mark.parametrize("size", [(7, 9), (64, 1)])
+def test_images_too_small_for_the_latent_encoder_are_named(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"at least 8 × 8 for an encoder of 2 blocks, got {size[0]} × {size[1]}"):
+        LatentEncoder(3, 4, dim=4, n_blocks=2)(torch.zeros(1, 3, *size))

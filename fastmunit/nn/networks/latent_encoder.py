@@ -62,6 +62,9 @@ class LatentEncoder(nn.Module):
         latent_dim: Length of the latent vector.
         dim: Channels of the first layer.
         n_blocks: Number of residual blocks. Height and width of the images must be at least 2^(n_blocks + 1).
+
+    Raises:
+        ValueError: In forward, if the images are smaller.
     """
 
     def __init__(self, input_dim: int, latent_dim: int, dim: int = 64, n_blocks: int = 4) -> None:
@@ -73,6 +76,13 @@ class LatentEncoder(nn.Module):
         self.log_variance = nn.Linear(widths[-1], latent_dim)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = images.shape[2:]
+        least = 2 ** (len(self.blocks) + 1)
+        if height < least or width < least:
+            raise ValueError(
+                f"expected images of at least {least} × {least} for an encoder of {len(self.blocks)} blocks, got "
+                f"{height} × {width}: pad or resize them."
+            )
         mode, first = mode_of(images), plan([Convolution(self.first)])
         blocks = [cast(PooledResBlock, block) for block in self.blocks]
         chains = [first, *(chain for block in blocks for chain in block.chains())]
