@@ -18,7 +18,7 @@ import torch
 
 from fastmunit import load_translator
 from fastmunit.config import Config
-from fastmunit.export.check import IMAGES, Run, difference
+from fastmunit.export.check import BLANK, Run, difference, largest_error
 from fastmunit.export.graphs import Graph, graphs_of
 from fastmunit.export.onnx import OnnxGraph
 from fastmunit.export.write import export
@@ -43,9 +43,9 @@ def loaded(model: str, overrides: list[str]) -> Translator:
 
 
 @torch.no_grad()
-def errors(graph: Graph, run: Run, size: int, value: float | None) -> tuple[float, float, float]:
+def errors(graph: Graph, run: Run, size: int) -> tuple[float, float, float]:
     """Return how far the file is from PyTorch, and how far PyTorch and the file are from float64."""
-    case = graph.case(size, size, _STYLES, value)
+    case = graph.case(size, size, _STYLES, None)
     output = run(case.inputs)
     exact = graph.module.double()(*(tensor.double() for tensor in case.inputs))
     graph.module.float()
@@ -61,16 +61,13 @@ def row(model: str, sizes: list[int], precision: str) -> str:
         export(translator, path, precision=precision, limit=1.0)  # type: ignore[arg-type]
         runs = [(graph, OnnxGraph(path / f"{graph.name}.onnx")) for graph in graphs_of(translator)]
         size_kb = sum(file.stat().st_size for file in path.iterdir()) / 1000
-        found = {
-            value: [
-                [max(of_kind) for of_kind in zip(*(errors(*graph, size, value) for graph in runs), strict=True)]
-                for size in sizes
-            ]
-            for value in IMAGES
-        }
+        found = [
+            [max(of_kind) for of_kind in zip(*(errors(*graph, size) for graph in runs), strict=True)] for size in sizes
+        ]
+        cases = [(size, size, _STYLES) for size in sizes]
+        blank = max(largest_error(*graph, cases, BLANK) for graph in runs)
     cells = [" ".join([name, *overrides]), precision, f"{size_kb:,.0f} kB"]
-    cells += [f"{error:.1e} ({torch_error:.1e}, {file_error:.1e})" for error, torch_error, file_error in found[None]]
-    blank = max(error for value in IMAGES if value is not None for error, *_ in found[value])
+    cells += [f"{error:.1e} ({torch_error:.1e}, {file_error:.1e})" for error, torch_error, file_error in found]
     return f"| {' | '.join([*cells, f'{blank:.1e}'])} |"
 
 

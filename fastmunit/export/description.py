@@ -53,13 +53,15 @@ class GraphFile(_Strict):
         inputs: Inputs, in order.
         output: Name of the only output.
         error: Largest difference from PyTorch with float32 weights, divided by the largest value if that exceeds 1.
-        weights_error: The same with weights in the `precision` of the export. None for float32.
+        blank_error: The same for images of one value. None in exports of earlier versions.
+        weights_error: The same as `error` with weights in the `precision` of the export. None for float32.
     """
 
     file: str
     inputs: tuple[Input, ...]
     output: str
     error: float
+    blank_error: float | None = None
     weights_error: float | None = None
 
 

@@ -15,7 +15,7 @@ import fastmunit
 from fastmunit.config import Config
 from fastmunit.errors import FastmunitError
 from fastmunit.export import onnx, pt2
-from fastmunit.export.check import LIMIT, checked_cases, largest_error
+from fastmunit.export.check import BLANK, BLANK_LIMIT, LIMIT, Run, checked_cases, largest_error
 from fastmunit.export.description import (
     DESCRIPTION_FILE,
     Description,
@@ -92,24 +92,38 @@ def export(
 def _write_onnx(graph: Graph, translator: Translator, path: Path, about: Description, limit: float) -> GraphFile:
     model = onnx.build(graph, translator)
     onnx.save(model, path, {})
-    error = largest_error(graph, onnx.OnnxGraph(path), about.checked)
-    _require_small(error, limit, graph)
+    error, blank_error = _checked(graph, onnx.OnnxGraph(path), about, limit)
     weights_error = None
     if about.precision != "float32":
         onnx.pack(model, about.precision)
         onnx.save(model, path, {})
         weights_error = largest_error(graph, onnx.OnnxGraph(path), about.checked)
         _require_small(weights_error, 1.0, graph)  # reported, not judged; NaN and a broken graph are refused
-    file = GraphFile(file=path.name, inputs=graph.inputs, output=graph.output, error=error, weights_error=weights_error)
+    file = GraphFile(
+        file=path.name,
+        inputs=graph.inputs,
+        output=graph.output,
+        error=error,
+        blank_error=blank_error,
+        weights_error=weights_error,
+    )
     onnx.save(model, path, _metadata(about, file))
     return file
 
 
 def _write_pt2(graph: Graph, translator: Translator, path: Path, about: Description, limit: float) -> GraphFile:
     pt2.compile_to(graph, translator, path)
-    error = largest_error(graph, pt2.Pt2Graph(path), about.checked)
+    error, blank_error = _checked(graph, pt2.Pt2Graph(path), about, limit)
+    return GraphFile(file=path.name, inputs=graph.inputs, output=graph.output, error=error, blank_error=blank_error)
+
+
+def _checked(graph: Graph, run: Run, about: Description, limit: float) -> tuple[float, float]:
+    """Return the errors of a file with float32 weights on random and on blank images, which must be within limits."""
+    error = largest_error(graph, run, about.checked)
     _require_small(error, limit, graph)
-    return GraphFile(file=path.name, inputs=graph.inputs, output=graph.output, error=error)
+    blank_error = largest_error(graph, run, about.checked, BLANK)
+    _require_small(blank_error, max(limit, BLANK_LIMIT), graph)
+    return error, blank_error
 
 
 def _metadata(about: Description, file: GraphFile) -> dict[str, Any]:

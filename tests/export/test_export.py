@@ -155,9 +155,17 @@ def test_a_file_describes_itself_and_names_no_path(tinted: Path) -> None:
     assert json.loads(metadata["fastmunit.multiple"]) == 2
     assert metadata["fastmunit.system"] == "munit"
     assert 0 <= float(metadata["fastmunit.error"]) < 1e-5
+    assert 0 <= float(metadata["fastmunit.blank_error"]) < 1e-5
     assert len(described["checked"]) == 3
     assert len({count for *_, count in described["checked"]}) == 3
     assert str(Path(fastmunit.__file__).parent).encode() not in (tinted / "decode.onnx").read_bytes()
+
+
+def test_other_sizes_of_images_are_refused(tinted: Path) -> None:
+    exported = fastmunit.load_translator(tinted)
+    for height, width in ((1, 2), (2, 3)):
+        with pytest.raises(ValueError, match=rf"at least 2 and multiples of 2, got {height} × {width}"):
+            exported.encode(torch.zeros(1, 3, height, width))
 
 
 def test_checked_sizes_are_the_least_another_and_the_crop() -> None:
