@@ -77,10 +77,10 @@ class LatentEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         height, width = images.shape[2:]
-        least = 2 ** (len(self.blocks) + 1)
-        if height < least or width < least:
+        minimum = 2 ** (len(self.blocks) + 1)
+        if height < minimum or width < minimum:
             raise ValueError(
-                f"expected images of at least {least} × {least} for an encoder of {len(self.blocks)} blocks, got "
+                f"expected images of at least {minimum} × {minimum} for an encoder of {len(self.blocks)} blocks, got "
                 f"{height} × {width}: pad or resize them."
             )
         mode, first = mode_of(images), plan([Convolution(self.first)])
