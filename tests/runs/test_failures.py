@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -164,48 +163,63 @@ def test_full_disk_during_a_save_keeps_the_earlier_checkpoint(
     assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
 
 
+KILLS = {"gen": ("before", 2), "dis": ("after", 2), "optimizer.pt": ("after", 4)}
+"""For each kind of file: when a save of iteration 4 is killed, and the checkpoint that is left."""
+
 KILLED = """
 import os, signal, sys
 import torch
 from tests.runs.tiny import tiny_config
 from fastmunit.runs import train
 torch.set_num_threads(1)
-kind, moment, images, output = sys.argv[1:]
+images, output, *kills = sys.argv[1:]
 original = os.replace
-def replace(source, target, **kwargs):
-    name = os.path.basename(target)
-    fatal = name == f"{kind}_00000004.pt" or (kind == name == "optimizer.pt" and os.path.exists(target))
-    if fatal and moment == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    original(source, target, **kwargs)
-    if fatal:
-        os.kill(os.getpid(), signal.SIGKILL)
-os.replace = replace
-train(tiny_config(images), output, device="cpu")
+for kind, moment in zip(kills[::2], kills[1::2]):
+    child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, kind
+        continue
+    def replace(source, target, **kwargs):
+        name = os.path.basename(target)
+        fatal = name == f"{kind}_00000004.pt" or (kind == name == "optimizer.pt" and os.path.exists(target))
+        if fatal and moment == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(source, target, **kwargs)
+        if fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.replace = replace
+    train(tiny_config(images), f"{output}/{kind}", device="cpu")
+    os._exit(1)
 """
 
 
-@pytest.mark.parametrize(
-    ("kind", "moment", "survivor"), [("gen", "before", 2), ("dis", "after", 2), ("optimizer.pt", "after", 4)]
-)
-def test_kill_9_during_a_save(
-    images: Path, uninterrupted: Path, tmp_path: Path, kind: str, moment: str, survivor: int
-) -> None:
-    child = subprocess.run(
-        [sys.executable, "-c", KILLED, kind, moment, str(images), str(tmp_path / "run")],
+@pytest.fixture(scope="module")
+def killed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Kill a training per kind of file during a save, and return the folder of the runs."""
+    folder = tmp_path_factory.mktemp("killed")
+    kills = [word for kind, (moment, _) in KILLS.items() for word in (kind, moment)]
+    parent = subprocess.run(
+        [sys.executable, "-c", KILLED, str(images), str(folder), *kills],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    assert newest(tmp_path / "run") == survivor
-    partial = list((tmp_path / "run/checkpoints").glob(".*.partial"))
+    assert parent.returncode == 0, parent.stderr
+    return folder
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("kind", KILLS)
+def test_kill_9_during_a_save(images: Path, uninterrupted: Path, killed: Path, kind: str) -> None:
+    run = killed / kind
+    assert newest(run) == KILLS[kind][1]
+    partial = list((run / "checkpoints").glob(".*.partial"))
     assert bool(partial) == (kind != "optimizer.pt")  # optimizer.pt is renamed last
-    train(tiny_config(images), tmp_path / "run", resume=True, device="cpu")
-    assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
-    assert not list((tmp_path / "run/checkpoints").glob(".*.partial"))
+    train(tiny_config(images), run, resume=True, device="cpu")
+    assert_same_checkpoint(uninterrupted, run, 7)
+    assert not list((run / "checkpoints").glob(".*.partial"))
 
 
 def stale_save(folder: Path, number: int) -> None:

@@ -178,7 +178,7 @@ def restart_after_kill_9(images: Path, folder: Path, times: int) -> None:
 
 @posix
 def test_restart_at_once_after_kill_9(images: Path, tmp_path: Path) -> None:
-    restart_after_kill_9(images, tmp_path, 2)
+    restart_after_kill_9(images, tmp_path, 1)
 
 
 @posix

@@ -15,7 +15,7 @@ from fastmunit.runs import train
 from fastmunit.systems import registry
 
 SMALL = ["gen.dim=4", "gen.mlp_dim=8", "dis.dim=4", "batch_size=2", "display_size=2", "num_workers=0"]
-STEPS, STOP = 20, 12
+STEPS, STOP = 10, 5
 
 
 @pytest.fixture(scope="module")
