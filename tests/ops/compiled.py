@@ -1,10 +1,10 @@
 """Checks of torch.compile that the tests of several ops share."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 
 def assert_compiles_once(
@@ -17,22 +17,12 @@ def assert_compiles_once(
         inputs_of: Function of height and width that returns the inputs. Their gradients are compared, too.
         tolerance: Largest absolute and relative difference of the gradients.
     """
-    graphs = []
-
-    def count(graph: Any, inputs: Any) -> Callable[..., Any]:
-        graphs.append(graph)
-        return graph.forward
-
     torch._dynamo.reset()
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=count)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=counter)
     for height, width in ((8, 9), (12, 6), (31, 64), (8, 9)):
-        compiled(*inputs_of(height, width))
-    assert len(graphs) == 1
-
-    torch._dynamo.reset()
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
-    for height, width in ((8, 9), (12, 6)):
         inputs = [tensor.detach().requires_grad_() for tensor in inputs_of(height, width)]
         ours = torch.autograd.grad(compiled(*inputs), inputs)
         plain = torch.autograd.grad(loss(*inputs), inputs)
         torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
+    assert counter.frame_count == 1

@@ -160,11 +160,12 @@ dtypes_and_layouts = pytest.mark.parametrize(
 
 
 @dtypes_and_layouts
-@pytest.mark.parametrize("requires_grad", [False, True])
-def test_opcheck(dtype, layout, requires_grad):
+def test_opcheck(dtype, layout):
+    """Each case learns with half of the dtypes and layouts, and every dtype and layout with some of the cases."""
+    learning = CHECKED[::2] if layout == "sliced" or dtype == torch.bfloat16 else CHECKED[1::2]
     for case in CHECKED:
         tensors = [
-            None if t is None else t.requires_grad_(requires_grad)
+            None if t is None else t.requires_grad_(case in learning)
             for t in inputs(replace(case, dtype=dtype, layout=layout))
         ]
         opcheck(FORWARD, (*tensors, *case.op_options()))

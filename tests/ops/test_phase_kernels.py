@@ -187,7 +187,8 @@ def test_opcheck(dtype, layout, has_borders):
 def test_opcheck_of_some_gradients(layout, wants):
     weight, bias = (t.detach() for t in make_weight(2, 3, 5, torch.float32, layout))
     arguments = torch.float32, layout == "channels_last", True, False
-    opcheck(OP, (weight, None, *arguments))
+    if all(wants):
+        opcheck(OP, (weight, None, *arguments))
     gradients = [torch.ones_like(t) for t in OP(weight, bias, *arguments)]
     shape, *others = tuple(weight.shape), layout == "channels_last", torch.float32, True, False, wants
     opcheck(BACKWARD_OP, (*gradients, shape, torch.float32, *others))

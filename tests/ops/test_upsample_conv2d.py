@@ -153,10 +153,12 @@ def kernels_of(k, dtype, pad_mode, unshuffled, layout="nchw"):
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
-@pytest.mark.parametrize("unshuffled", [False, True])
 @pytest.mark.parametrize(
-    ("dtype", "layout"),
-    [*((torch.float32, layout) for layout in LAYOUTS), *((d, "channels_last") for d in DTYPES if d != torch.float32)],
+    ("dtype", "layout", "unshuffled"),
+    [
+        *((torch.float32, layout, k % 2 == 0) for k, layout in enumerate(LAYOUTS)),
+        *((dtype, "channels_last", k % 2 == 0) for k, dtype in enumerate(DTYPES) if dtype != torch.float32),
+    ],
     ids=str,
 )
 def test_opcheck(dtype, layout, unshuffled, requires_grad):
@@ -174,7 +176,8 @@ def test_opcheck(dtype, layout, unshuffled, requires_grad):
 def test_opcheck_of_some_gradients(wants):
     padded, kernels = make_map((2, 3, 8, 9)).round(), kernels_of(7, torch.float32, "zero", True)
     assert kernels.borders is None
-    opcheck(FORWARD, (padded, kernels.phases, None, None, True))
+    if all(wants):
+        opcheck(FORWARD, (padded, kernels.phases, None, None, True))
     opcheck(BACKWARD, (make_map((2, 2, 8, 10)).round(), padded, kernels.phases, None, False, list(wants)))
 
 
