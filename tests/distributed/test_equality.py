@@ -19,16 +19,15 @@ def largest_difference(name: str, several: Path) -> float:
     return max((value.double() - other[key].double()).abs().max().item() for key, value in one.items())
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    run(2, "-m", "tests.distributed.worker", "systems", str(tmp_path), "short")
+def test_two_processes_train_as_one(of_two_processes: Path) -> None:
     for name in SHORT:
-        assert largest_difference(name, tmp_path / f"2_{list(CASES).index(name)}.pt") <= 1e-8, name
+        assert largest_difference(name, of_two_processes / f"2_{list(CASES).index(name)}.pt") <= 1e-8, name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_every_case(world: int, tmp_path: Path) -> None:
-    run(world, "-m", "tests.distributed.worker", "systems", str(tmp_path), "all")
+    run(world, "-m", "tests.distributed.worker", "systems", str(tmp_path))
     found = {name: largest_difference(name, tmp_path / f"{world}_{k}.pt") for k, name in enumerate(CASES)}
     print("\n".join(f"{world} processes, {name}: {value:.1e}" for name, value in found.items()))
     assert max(found.values()) <= 1e-8, found

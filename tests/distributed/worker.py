@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +63,25 @@ def everything(trainer: System) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in found.items()}
 
 
-def systems(folder: Path, which: str) -> None:
+def systems(folder: Path, names: Iterable[str] = CASES) -> None:
     """Train the cases, check that all processes have the same bits, and save the results in rank 0."""
     overlap._BUCKET_BYTES = 2000
-    for number, name in enumerate(CASES):
-        if which == "short" and name not in SHORT:
-            continue
+    for name in names:
         trainer = trained(name)
         Ranks().require_same_weights(trainer, ITERATIONS)
         if distributed.rank() == 0:
+            number = list(CASES).index(name)
             torch.save(everything(trainer), folder / f"{distributed.world_size()}_{number}.pt")
 
 
-def together(folder: Path) -> None:
+def short(folder: Path) -> None:
+    """Train the short cases and check each collective operation with two ranks."""
+    systems(folder, SHORT)
+    together()
+    (folder / f"together_{distributed.rank()}").touch()
+
+
+def together() -> None:
     """Check each collective operation with two ranks."""
     rank, world = distributed.rank(), distributed.world_size()
     double, single = torch.full((3,), float(rank), dtype=torch.float64), torch.full((2, 2), 2.0 * rank)
@@ -247,7 +254,7 @@ def captured(folder: Path) -> None:
         assert torch.equal(value, found[1][name]), name
 
 
-TASKS = {"systems": systems, "together": together, "resumed": resumed, "broken": broken, "captured": captured}
+TASKS = {"systems": systems, "short": short, "resumed": resumed, "broken": broken, "captured": captured}
 
 
 if __name__ == "__main__":
