@@ -195,14 +195,14 @@ BUDGET = {
 
 
 def cases():
-    """Yield most cases for one architecture and one case for the two others. The rest is slow.
+    """Yield most cases for one architecture and a case of few kernels for the two others. The rest is slow.
 
     AdaIN has maps of 256x64x64, too, in both layouts.
     """
     rare = ("128x128x128", "256x64x64", "without")
     for case in BUDGET:
         for capability in (80, 90, 100):
-            slow = (capability != 90 and case != "AdaIN, channels_last") or any(word in case for word in rare)
+            slow = (capability != 90 and case != "AdaIN, NCHW") or any(word in case for word in rare)
             yield pytest.param(case, capability, marks=pytest.mark.slow if slow else [])
 
 

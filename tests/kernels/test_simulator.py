@@ -19,17 +19,25 @@ pytestmark = [
 ]
 
 
-def simulate(name):
+@pytest.fixture(scope="module")
+def simulated():
+    """Run both files in one process and return what pytest wrote."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["OMP_NUM_THREADS"] = "1"
-    command = [sys.executable, "-m", "ttsem.sanitize", "pytest", "-q", "-p", "no:cacheprovider", "-rA", HERE / name]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    environment |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    files = [HERE / "test_kernels.py", HERE / "test_planted_bugs.py"]
+    command = [sys.executable, "-m", "ttsem.sanitize", "pytest", "-q", "-p", "no:cacheprovider", "-rA", *files]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 1, run.stdout + run.stderr
+    return run.stdout
 
 
-def test_kernels_in_simulator():
-    run = simulate("test_kernels.py")
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert re.search(r"\b1[0-9] passed", run.stdout), run.stdout
+def failures(written, name):
+    return [line for line in written.splitlines() if line.startswith(("FAILED", "ERROR")) and name in line]
+
+
+def test_kernels_in_simulator(simulated):
+    assert not failures(simulated, "test_kernels.py"), simulated
+    assert re.search(r"\b1[0-9] passed", simulated), simulated
 
 
 @pytest.mark.parametrize(
@@ -41,15 +49,7 @@ def test_kernels_in_simulator():
         ("test_unwritten_output", "assert False"),
     ],
 )
-def test_planted_bug_is_caught(planted_bugs, bug, message):
-    failures = [line for line in planted_bugs.splitlines() if line.startswith("FAILED") and bug in line]
-    assert failures, planted_bugs
-    section = planted_bugs.split(f" {bug} ")[1].split("\n____")[0]
+def test_planted_bug_is_caught(simulated, bug, message):
+    assert failures(simulated, bug), simulated
+    section = simulated.split(f" {bug} ")[1].split("\n____")[0]
     assert re.search(message, section), section
-
-
-@pytest.fixture(scope="module")
-def planted_bugs():
-    run = simulate("test_planted_bugs.py")
-    assert run.returncode == 1, run.stdout + run.stderr
-    return run.stdout

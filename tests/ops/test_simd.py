@@ -14,42 +14,53 @@ LEVELS = ("avx512bf16", "avx512", "avx2", "baseline")
 pytestmark = pytest.mark.skipif(extension is None, reason="the native extension is not built")
 
 
-def python(level, *arguments):
-    environment = {**os.environ, "FASTMUNIT_SIMD": level, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *arguments]
+SELECTED = (
+    "far_from_zero or between_blocks or 16_bit or nonfinite or largest or empty or strides or sliced "
+    "or instruction_set or vector_ends or within_a_plane"
+)
+TESTS = ("tests/ops/test_instance_norm_stats.py", "tests/ops/test_fused_norm_native.py")
+# Prints the level in use. If it is the one that was asked for, runs the tests.
+PROGRAM = """
+import sys
+from fastmunit.ops.availability import extension
+in_use = extension.build_config()["simd_in_use"]
+print(in_use)
+if in_use == sys.argv[1]:
+    import pytest
+    sys.exit(pytest.main(sys.argv[2:]))
+"""
+
+
+def python(level, program, *arguments):
+    environment = {
+        **os.environ, "FASTMUNIT_SIMD": level, "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"
+    }  # fmt: skip
+    command = [sys.executable, "-c", program, *arguments]
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def in_use(level):
-    run = python(
-        level, "-c", "from fastmunit.ops import availability as a; print(a.extension.build_config()['simd_in_use'])"
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout.strip()
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_each_level_is_exact(level):
     if level not in extension.build_config()["simd"]:
         pytest.skip(f"{level} is not in this build")
-    if in_use(level) != level:
-        pytest.skip(in_use(level))
-    names = (
-        "far_from_zero or between_blocks or 16_bit or nonfinite or largest or empty or strides or sliced "
-        "or instruction_set or vector_ends or within_a_plane"
-    )
-    tests = ("tests/ops/test_instance_norm_stats.py", "tests/ops/test_fused_norm_native.py")
-    run = python(
-        level, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests, "-k", f"({names}) and not opcheck"
-    )
-    assert run.returncode == 0, run.stdout
-    assert " passed" in run.stdout
-    assert "skipped" not in run.stdout
+    options = ("-q", "-x", "-p", "no:cacheprovider", "-k", f"({SELECTED}) and not opcheck")
+    run = python(level, PROGRAM, level, *options, *TESTS)
+    assert run.returncode == 0, run.stdout + run.stderr
+    in_use, _, written = run.stdout.partition("\n")
+    if in_use != level:
+        pytest.skip(in_use)
+    assert " passed" in written
+    assert "skipped" not in written
 
 
 def test_unknown_level_is_an_error():
-    assert in_use("sse9") == "FASTMUNIT_SIMD=sse9 is none of avx512bf16, avx512, avx2 and baseline"
-    code = "import torch, fastmunit.functional as f; f.instance_norm_stats(torch.zeros(1, 1, 2, 2))"
-    run = python("sse9", "-c", code)
+    code = """
+import torch, fastmunit.functional as f
+from fastmunit.ops.availability import extension
+print(extension.build_config()["simd_in_use"])
+f.instance_norm_stats(torch.zeros(1, 1, 2, 2))
+"""
+    run = python("sse9", code)
+    assert run.stdout == "FASTMUNIT_SIMD=sse9 is none of avx512bf16, avx512, avx2 and baseline\n"
     assert run.returncode != 0
     assert "FASTMUNIT_SIMD=sse9 is none of" in run.stderr
