@@ -36,7 +36,8 @@ def test_a_plan_writes_nothing_and_needs_no_images(
     fastmunit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastmunit.planning.plan._LARGEST_GROWTH", 1)
-    sizes = ("gen.dim=4", "dis.dim=4", "crop_image_height=64", "crop_image_width=64", "display_size=1")
+    sizes = ("gen.dim=4", "gen.n_res=1", "dis.dim=4", "dis.n_layer=2", "dis.num_scales=1", "display_size=1")
+    sizes += ("crop_image_height=64", "crop_image_width=64")
     overrides = [word for size in sizes for word in ("--set", size)]
     found = fastmunit("train", "--config", "demo", "--data", "nowhere", "--plan", "--memory", "1TB", *overrides)
     assert found.status == 0

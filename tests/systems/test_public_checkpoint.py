@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,37 +148,47 @@ def test_newest_complete_checkpoint(run: tuple[MUNIT, Path], hyperparameters: di
     assert MUNIT(hyperparameters).resume(folder) == 2
 
 
+# Per folder, a child is killed before it renames a file: the first, the second, the third.
 KILLED_IN_A_SAVE = """
-import os, signal, sys, torch
-from fastmunit import files
+import json, os, signal, sys
 from fastmunit.systems.munit import MUNIT
-import json
-trainer = MUNIT(json.loads(sys.argv[2]))
-trainer.resume(sys.argv[1])
+trainer = MUNIT(json.loads(sys.argv[1]))
 replace, calls = os.replace, []
-def killed(source, target):
-    if len(calls) == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    calls.append(target)
-    replace(source, target)
-os.replace = killed
-trainer.save(sys.argv[1], 6)
+for files_written, folder in enumerate(sys.argv[2:]):
+    child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        continue
+    trainer.resume(folder)
+    def killed(source, target):
+        if len(calls) == files_written:
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls.append(target)
+        replace(source, target)
+    os.replace = killed
+    trainer.save(folder, 6)
+    os._exit(1)
 """
 
 
-@pytest.mark.parametrize("files_written", [0, 1, 2])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_kill_9_in_a_save_loses_nothing(
-    run: tuple[MUNIT, Path], hyperparameters: dict[str, Any], files_written: int
+    run: tuple[MUNIT, Path], hyperparameters: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    import json
-
     trainer, folder = run
-    arguments = [str(folder), json.dumps(hyperparameters), str(files_written)]
-    result = subprocess.run([sys.executable, "-c", KILLED_IN_A_SAVE, *arguments], capture_output=True, text=True)
-    assert result.returncode == -9, result.stderr
-    other = MUNIT(hyperparameters)
-    assert other.resume(folder) == 2
-    assert torch.equal(other.gen_a.mlp.model[0].fc.weight, trainer.gen_a.mlp.model[0].fc.weight)
+    root = tmp_path_factory.mktemp("killed")
+    copies = [shutil.copytree(folder, root / str(files_written)) for files_written in range(3)]
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED_IN_A_SAVE, json.dumps(hyperparameters), *map(str, copies)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    for copy in copies:
+        other = MUNIT(hyperparameters)
+        assert other.resume(copy) == 2
+        assert torch.equal(other.gen_a.mlp.model[0].fc.weight, trainer.gen_a.mlp.model[0].fc.weight)
 
 
 def test_lost_pair_is_named(run: tuple[MUNIT, Path], hyperparameters: dict[str, Any], images: Pair) -> None:
