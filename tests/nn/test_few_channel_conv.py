@@ -65,6 +65,25 @@ def test_a_block_uses_them_and_agrees_with_the_reference(into: int, out: int, mo
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
+def test_gradients_are_the_same_under_inductor() -> None:
+    """Inductor chooses strides of gradients, which then differ from those that it has traced."""
+    torch._dynamo.reset()
+    pooled = nn.Conv2d(8, 6, 3, padding=1)
+
+    def forms(image: Tensor, x: Tensor, from_image: Tensor, to_image: Tensor) -> Tensor:
+        few = conv2d_few_in(image, from_image, None).square().mean() + conv2d_few_out(x, to_image, None).square().mean()
+        return few + convolve_and_average(pooled, x, pooled.bias).square().mean()
+
+    torch.manual_seed(0)
+    shapes = ((2, 3, 14, 18), (2, 8, 16, 20), (16, 3, 5, 5), (3, 8, 7, 7))
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    wrt = [*inputs, pooled.weight]
+    expected = torch.autograd.grad(forms(*inputs), wrt)
+    found = torch.autograd.grad(torch.compile(forms, fullgraph=True)(*inputs), wrt)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_supported_convolutions() -> None:
     image = nn.Conv2d(8, 3, 7)
     assert has_few_outputs(image, torch.zeros(1, 8, 18, 20))

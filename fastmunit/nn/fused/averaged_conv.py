@@ -39,8 +39,6 @@ def _mean_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
 class _Averaged(WeightForm):
     @staticmethod
     def backward(ctx: Any, dvalues: Tensor) -> tuple[Tensor, None]:
-        o, c, k, _ = ctx.shape
-        kernel, channel, row, column = dvalues.stride()
-        # Each tap of the weight is read at 2x2 positions.
-        windows = dvalues.as_strided((o, c, 2, 2, k, k), (kernel, channel, row, column, row, column))
+        k = ctx.shape[-1]
+        windows = dvalues.unfold(2, k, 1).unfold(3, k, 1)  # (O, C, 2, 2, k, k): each tap is read at 2x2 positions
         return windows.mean((2, 3), dtype=ctx.dtype), None
