@@ -22,6 +22,7 @@ from fastmunit.export.check import BLANK, Run, difference, largest_error
 from fastmunit.export.graphs import Graph, graphs_of
 from fastmunit.export.onnx import OnnxGraph
 from fastmunit.export.write import export
+from fastmunit.model_folder.load import packaged
 from fastmunit.nn.layers.init import weights_init
 from fastmunit.systems import registry
 from fastmunit.systems.translators import Translator
@@ -30,8 +31,8 @@ _STYLES = 2
 
 
 def loaded(model: str, overrides: list[str]) -> Translator:
-    """Return a translator of a run folder, or one with random weights of a shipped configuration."""
-    if Path(model).exists():
+    """Return a translator of a run folder or a packaged model, or one with random weights of a shipped configuration."""
+    if Path(model).exists() or model in packaged():
         return load_translator(model, device="cpu")
     config = Config.load(model, overrides)
     system = registry.system_of(config)
@@ -74,7 +75,7 @@ def row(model: str, sizes: list[int], precision: str) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="shipped configuration[,key=value...], or run folder")
+    parser.add_argument("models", nargs="+", help="shipped configuration[,key=value...], run folder, or packaged model")
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 256, 512])
     parser.add_argument("--precision", nargs="+", default=["float32"])
     arguments = parser.parse_args()

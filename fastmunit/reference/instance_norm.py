@@ -25,8 +25,10 @@ def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None =
     if x.numel() == 0:
         return scale_and_shift(x.clone(), weight, bias)
     if torch.compiler.is_exporting():  # as one node, which every runtime fuses
-        # onnxruntime's node adds values one by one. Without their mean it gives 0 for a constant plane, as torch does.
-        return scale_and_shift(F.instance_norm(x - x.mean((2, 3), keepdim=True), eps=eps), weight, bias)
+        # onnxruntime adds values one by one. Without their mean the node is exact enough; without the first value, so is
+        # that mean, and a constant plane gives 0 as in torch.
+        shifted = x - x[:, :, :1, :1]
+        return scale_and_shift(F.instance_norm(shifted - shifted.mean((2, 3), keepdim=True), eps=eps), weight, bias)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     scale, shift = (None if p is None else p.to(wide).expand(n, c).reshape(-1) for p in (weight, bias))
     if scale is None and shift is not None:
