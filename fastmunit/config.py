@@ -147,7 +147,8 @@ class Config(Section):
     )
     parallel_streams: bool | Literal["auto"] = Field(
         "auto",
-        description="Run the networks of both domains on two CUDA streams. auto: in iterations that are replayed.",
+        description="Run the networks of both domains, the scales of their discriminators and weight gradients at the "
+        "same time, on four CUDA streams. auto: in iterations that are replayed.",
     )
     cudnn_search: bool = Field(
         True,

@@ -1,9 +1,9 @@
 """The public function `adain_residual_block`."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastmunit.functional.checks import check_map
+from fastmunit.functional.conv2d import conv2d
 from fastmunit.functional.fused_norm import adain, bias_act_pad
 from fastmunit.functional.implementation import Implementation, choose
 from fastmunit.functional.recompute import recomputable_fused_norm, replace_saved
@@ -67,13 +67,13 @@ def adain_residual_block(
         x = bias_act_pad(x, pad=inner_pad, pad_mode=pad_mode, implementation=chosen) if inner_pad else (x, x)
     padded, interior = x
     conv_pad = 0 if padded.shape[-1] > interior.shape[-1] else half - inner_pad
-    y = _for_each_style(F.conv2d(padded, weight, bias, padding=conv_pad), styles[0])
+    y = _for_each_style(conv2d(padded, weight, bias, padding=(conv_pad, conv_pad)), styles[0])
     hidden = recomputable_fused_norm(
         y, *styles[0], statistics="instance", activation=activation, negative_slope=negative_slope, pad=inner_pad,
         pad_mode=pad_mode, eps=eps, implementation=chosen,
     )  # fmt: skip
     with replace_saved(hidden.padded, with_=hidden.recompute):
-        y = F.conv2d(hidden.padded, second_weight, second_bias, padding=half - inner_pad)
+        y = conv2d(hidden.padded, second_weight, second_bias, padding=(half - inner_pad,) * 2)
     y = _for_each_style(y, styles[1])
     residual = _for_each_style(interior.to(y.dtype), styles[1])
     return adain(

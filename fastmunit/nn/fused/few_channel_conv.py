@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastmunit.functional.conv2d import conv2d
 from fastmunit.nn.fused.block_conv import conv2d_few_in, conv2d_few_out
 from fastmunit.nn.fused.iteration_cache import shared_weight
 from fastmunit.nn.fused.padded_channel_conv import GROUP, conv2d_padded_channels
@@ -26,7 +27,10 @@ def convolve(conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
         return conv2d_few_out(x, conv.weight, bias)
     if has_few_inputs(conv, x):
         return conv2d_few_in(x, shared_weight(conv.weight), bias)
-    return conv._conv_forward(x, shared_weight(conv.weight), bias)
+    weight = shared_weight(conv.weight)
+    if conv.padding_mode == "zeros":
+        return conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return conv._conv_forward(x, weight, bias)
 
 
 def is_read_in_blocks(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:

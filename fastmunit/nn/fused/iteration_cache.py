@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastmunit.functional import autocast_dtype
-from fastmunit.functional.streams import on_second_stream
+from fastmunit.functional.streams import stream_number
 from fastmunit.nn.fused.weight_copies import PassWeights, ReadWeights, WeightCopies, version_of
 
 _Value = TypeVar("_Value")
@@ -84,7 +84,7 @@ class IterationCache:
         if source.is_inference():
             return compute()
         results: dict[Hashable, _Entry] = self._results.setdefault(source, {})
-        place = (key, autocast_dtype(source.device.type), on_second_stream())
+        place = (key, autocast_dtype(source.device.type), stream_number())
         entry = results.get(place)
         if entry is None or entry.versions != _versions(source, entry.result):
             with torch.inference_mode(False), torch.no_grad():  # a later pass may store the result for backward

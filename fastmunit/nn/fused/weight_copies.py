@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
-from fastmunit.functional.streams import used_by_both
+from fastmunit.functional.streams import used_by_all
 from fastmunit.nn.fused.weight_gradients import Buffer, Pass, Root, layout_of
 
 
@@ -115,7 +115,7 @@ class WeightCopies:
             with torch.inference_mode(False), torch.no_grad():  # a later pass may store the copies for backward
                 copies = [torch.empty_like(weight, dtype=dtype) for weight in stale]
                 torch._foreach_copy_(copies, stale)
-            used_by_both(copies)
+            used_by_all(copies)
             for weight, copy in zip(stale, copies, strict=True):
                 self._copies[id(weight)] = _Copy(weight, version_of(weight), copy)
 

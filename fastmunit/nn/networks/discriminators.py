@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from fastmunit.config import DiscriminatorConfig
-from fastmunit.nn.fused.chain import opened_weights
-from fastmunit.nn.fused.steps import mode_of
+from fastmunit.functional.streams import in_parallel
+from fastmunit.nn.fused.chain import Chain, opened_weights
+from fastmunit.nn.fused.steps import Mode, mode_of
 from fastmunit.nn.fused.weight_forms import as_product
 from fastmunit.nn.layers.blocks import Conv2dBlock, chain_of
 
@@ -37,12 +39,18 @@ class MultiScale(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         chains = [chain_of(cast(nn.ModuleList, blocks)) for blocks in self.cnns]
         mode = mode_of(images)
-        outputs = []
+        finest, smaller = partial(chains[0].run, mode=mode), partial(self._run_smaller, chains[1:], mode)
         with opened_weights(chains, mode):
-            for scale, chain in enumerate(chains):
-                if scale:
-                    images = self.downsample(images)
-                outputs.append(chain.run(images, mode))
+            if len(chains) == 1:
+                return [finest(images)]
+            first, others = in_parallel(finest, (images,), smaller, (images,))
+        return [first, *others]
+
+    def _run_smaller(self, chains: Sequence[Chain], mode: Mode, images: Tensor) -> list[Tensor]:
+        outputs = []
+        for chain in chains:
+            images = self.downsample(images)
+            outputs.append(chain.run(images, mode))
         return outputs
 
     def forward_pair(self, fake: Tensor, real: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -337,14 +337,14 @@ def _capture_together(body: Body, inputs: Inputs, memory: GraphMemory) -> tuple[
 
 
 def _capture(body: Body, inputs: Inputs, memory: GraphMemory) -> tuple[torch.cuda.CUDAGraph, Results]:
-    """Capture an iteration, on two streams if they apply; if that fails, on one."""
+    """Capture an iteration, on several streams if they apply; if that fails, on one."""
     if memory.streams.apply(captured=True):
         try:
             return _capture_once(body, inputs, memory)
         except TrainingError as error:
             memory.streams.disable()
             warnings.warn(
-                f"Networks run on one stream from now on, because {error} parallel_streams: false skips the attempt.",
+                f"Iterations run on one stream from now on, because {error} parallel_streams: false skips the attempt.",
                 stacklevel=2,
             )
     return _capture_once(body, inputs, memory)

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastmunit import distributed, functional
 from fastmunit.errors import ConfigError
 from fastmunit.functional.recompute import recompute
-from fastmunit.functional.streams import mark_second_stream, on_second_stream
+from fastmunit.functional.streams import Place, at, without_forks
 from fastmunit.nn.fused.iteration_cache import active_cache, iteration_cache
 from fastmunit.nn.layers.batch_norm import BatchNorm2d
 from fastmunit.nn.layers.spectral_norm import SpectralNorm
@@ -54,18 +54,18 @@ class Execution(SystemDefinition):
             return function
         implementation, cache = functional.default_implementation(), active_cache()
 
-        def run(second: bool, *inputs: Tensor) -> Any:
+        def run(where: Place | None, *inputs: Tensor) -> Any:
             # Backward runs it again in a thread of autograd's, which does not have the settings of this one.
             with (
                 recompute(False),
                 functional.use_implementation(implementation),
                 iteration_cache(cache),
-                mark_second_stream(second),
+                at(where),
             ):
                 return function(*inputs)
 
         def checkpoint(*inputs: Tensor) -> Any:
-            again = partial(run, on_second_stream())
+            again = partial(run, without_forks())
             return torch.utils.checkpoint.checkpoint(again, *inputs, use_reentrant=False, preserve_rng_state=False)
 
         return checkpoint

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastmunit import distributed
 from fastmunit.config import Config
 from fastmunit.functional.recompute import recompute
-from fastmunit.functional.streams import ParallelStreams, two_streams
+from fastmunit.functional.streams import ParallelStreams, place
 from fastmunit.nn.fused.iteration_cache import IterationCache, iteration_cache
 from fastmunit.nn.fused.weight_copies import ReadWeights
 from fastmunit.systems.parts import resume_checks
@@ -140,9 +140,9 @@ class Stepper:
     def _overlap(self, name: str, optimizer: torch.optim.Optimizer) -> distributed.OverlappedAverage | None:
         """Return what averages gradients during backward.
 
-        None if that is switched off, in a captured iteration, and with two streams, which fill one bucket.
+        None if that is switched off, in a captured iteration, and with several streams, which fill one bucket.
         """
-        if not (self.config.overlap_communication and distributed.has_group()) or two_streams():
+        if not (self.config.overlap_communication and distributed.has_group()) or place() is not None:
             return None
         parameters = _parameters(optimizer)
         if parameters[0].device.type == "cuda" and torch.cuda.is_current_stream_capturing():
