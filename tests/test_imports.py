@@ -50,6 +50,8 @@ LAYERS = {
     "model_folder": LEAVES,
     "metrics": {"data", "systems", "nn", "functional"} | LEAVES,
     "data": LEAVES,
+    # Arrays of numpy and no torch, so that it serves scripts that only convert files.
+    "image_files": {"errors", "files", "region"},
     "systems": {"nn", "functional", "model_folder"} | LEAVES,
     "acceleration": {"nn", "functional"} | LEAVES,
     "nn": {"functional"} | LEAVES,
