@@ -21,11 +21,19 @@ from fastmunit.image_files.tiff_reader import TiffReader
 from fastmunit.image_files.tiff_structure import is_ordinary
 from fastmunit.image_files.tiff_writer import TiffWriter
 from fastmunit.image_files.writer import ImageWriter
+from fastmunit.image_files.zarr_reader import ZarrReader
+from fastmunit.image_files.zarr_store import METADATA_NAMES
+from fastmunit.image_files.zarr_writer import ZarrWriter
 
 _NPY_MAGIC = b"\x93NUMPY"
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".npy", ".png")
-_WRITERS: dict[type[ImageReader], Any] = {TiffReader: TiffWriter, NpyReader: NpyWriter, PngReader: PngWriter}
+_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".npy", ".png", ".zarr")
+_WRITERS: dict[type[ImageReader], Any] = {
+    TiffReader: TiffWriter,
+    NpyReader: NpyWriter,
+    PngReader: PngWriter,
+    ZarrReader: ZarrWriter,
+}
 
 
 def suffixes() -> tuple[str, ...]:
@@ -95,12 +103,14 @@ def output_suffix(reader: ImageReader) -> str:
     name = reader.path.name.lower()
     if isinstance(reader, TiffReader) and reader.profile.pages.kind == "svs":
         return ".ome.tif"
-    known = [suffix for suffix in (".ome.tiff", ".ome.tif", *_SUFFIXES) if name.endswith(suffix)]
+    known = [suffix for suffix in (".ome.tiff", ".ome.tif", ".ome.zarr", *_SUFFIXES) if name.endswith(suffix)]
     return known[0] if known else ""
 
 
 def _kind(path: Path) -> type[ImageReader] | None:
     """Return the reader of a path, or None if there is none."""
+    if path.is_dir():
+        return ZarrReader if any((path / name).is_file() for name in METADATA_NAMES) else None
     if not path.name.lower().endswith(_SUFFIXES) or not path.is_file():
         return None
     try:

@@ -1,0 +1,119 @@
+"""Opening of Zarr folders that may come from anybody: nothing outside of the folder is read, and no code is run."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastmunit.errors import DataError
+from fastmunit.image_files.packages import needed
+
+METADATA_NAMES = ("zarr.json", ".zgroup", ".zarray")
+_MAX_METADATA_BYTES = 1 << 24
+_MAX_CHUNK_BYTES = 1 << 30
+# Codecs that decode bytes and nothing else. Others are refused by name: numcodecs' "pickle", for one, runs code.
+_CODECS = frozenset(
+    {"bytes", "transpose", "sharding_indexed", "gzip", "zlib", "zstd", "blosc", "lz4", "bz2", "lzma", "shuffle"}
+    | {"delta", "fixedscaleoffset", "packbits", "adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"}
+    | {"bitround", "quantize", "pcodec", "zfpy"}
+)
+
+
+def opened(path: Path) -> Any:
+    """Return the zarr array or group of a folder.
+
+    Raises:
+        DataError: If zarr is not installed, or the folder is no Zarr array or group.
+    """
+    zarr = needed("zarr", "zarr", "a Zarr image")
+    store = _checked_store(zarr, path)
+    if _is_array(path):
+        return zarr.open_array(store, mode="r")
+    return zarr.open_group(store, mode="r", use_consolidated=False)
+
+
+def require_safe(array: Any) -> None:
+    """Check the codecs of an array, and the size of its chunks, before a chunk is read.
+
+    Raises:
+        DataError: If a codec is not known to be safe, or chunks are too large.
+    """
+    names = set(_codec_names(array.metadata.to_dict()))
+    unknown = sorted(name for name in names if name.removeprefix("numcodecs.") not in _CODECS)
+    if unknown:
+        raise DataError(
+            f"its chunks are encoded with {', '.join(unknown)}, which is not read: write it again, "
+            "for example with zstd."
+        )
+    size = array.dtype.itemsize
+    for length in array.chunks:
+        size *= length
+    if size > _MAX_CHUNK_BYTES:
+        raise DataError(
+            f"its chunks {array.chunks} have {size:,} bytes, more than {_MAX_CHUNK_BYTES:,}: write it in "
+            "smaller chunks."
+        )
+
+
+def _is_array(path: Path) -> bool:
+    if (path / ".zarray").is_file():
+        return True
+    document = path / "zarr.json"
+    if not document.is_file():
+        return False
+    if document.stat().st_size > _MAX_METADATA_BYTES:
+        raise DataError(f"its zarr.json has more than {_MAX_METADATA_BYTES:,} bytes: it is damaged.")
+    found = json.loads(document.read_bytes())
+    return isinstance(found, dict) and found.get("node_type") == "array"
+
+
+def _codec_names(metadata: Any) -> Iterable[str]:
+    """Yield the names of all codecs in the metadata of an array, including those inside of shards."""
+    if isinstance(metadata, Mapping):
+        if "id" in metadata:
+            yield str(metadata["id"])
+        for key, value in metadata.items():
+            if key in ("codecs", "index_codecs"):
+                for codec in value or ():
+                    yield str(codec["name"]) if isinstance(codec, Mapping) else str(codec)
+                    yield from _codec_names(codec)
+            elif key in ("configuration", "filters", "compressor"):
+                yield from _codec_names(value)
+    elif isinstance(metadata, list | tuple):
+        for item in metadata:
+            yield from _codec_names(item)
+
+
+def _checked_store(zarr: Any, path: Path) -> Any:
+    """Return a read-only store that reads regular files inside of its folder only."""
+    root = path.resolve()
+
+    class CheckedStore(zarr.storage.WrapperStore):
+        async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
+            return await super().get(_checked(root, key), *arguments, **options)
+
+        async def get_partial_values(self, prototype: Any, key_ranges: Iterable[tuple[str, Any]]) -> Any:
+            checked = [(_checked(root, key), span) for key, span in key_ranges]
+            return await super().get_partial_values(prototype, checked)
+
+    return CheckedStore(zarr.storage.LocalStore(root, read_only=True))
+
+
+def _checked(root: Path, key: str) -> str:
+    """Return the key of a file, if it is missing or a regular file inside of `root`."""
+    found = root / key
+    try:
+        state = found.stat()
+    except OSError:
+        return key
+    if not found.resolve().is_relative_to(root):
+        raise DataError(f"its part {key!r} is outside of its folder: replace the link by the file.")
+    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+        raise DataError(f"its part {key!r} is not a regular file: copy the image again.")
+    limit = _MAX_METADATA_BYTES if key.rsplit("/", 1)[-1] in (*METADATA_NAMES, ".zattrs") else None
+    if limit is not None and state.st_size > limit:
+        raise DataError(f"its part {key!r} has more than {limit:,} bytes: it is damaged.")
+    return key
