@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 from fastmunit.errors import DataError
 from fastmunit.files import printable, require_regular_file
 from fastmunit.image_files import png
+from fastmunit.image_files.nifti import NiftiReader, NiftiWriter
 from fastmunit.image_files.npy import NpyReader, NpyWriter
 from fastmunit.image_files.png import PngReader, PngWriter
 from fastmunit.image_files.reader import ImageReader, names_for
@@ -27,12 +28,13 @@ from fastmunit.image_files.zarr_writer import ZarrWriter
 
 _NPY_MAGIC = b"\x93NUMPY"
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".npy", ".png", ".zarr")
+_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".npy", ".png", ".nii", ".nii.gz", ".zarr")
 _WRITERS: dict[type[ImageReader], Any] = {
     TiffReader: TiffWriter,
     NpyReader: NpyWriter,
     PngReader: PngWriter,
     ZarrReader: ZarrWriter,
+    NiftiReader: NiftiWriter,
 }
 
 
@@ -60,7 +62,8 @@ def open_image(path: str | os.PathLike[str], pages: Pages = "auto") -> ImageRead
 
     Args:
         path: The file, or the folder of a Zarr image or a DICOM series.
-        pages: Meaning of the pages of a TIFF that does not describe them; see `tiff_pages.page_table`.
+        pages: Meaning of the pages of a TIFF that does not describe them (see `tiff_pages.page_table`), and of the
+            fourth dimension of a NIfTI file.
 
     Raises:
         DataError: If the format is unknown, its package is not installed, or the file is damaged.
@@ -70,7 +73,7 @@ def open_image(path: str | os.PathLike[str], pages: Pages = "auto") -> ImageRead
     if kind is None:
         require_regular_file(source, "image", DataError)
         raise DataError(f"{printable(source)} has no known format: expected one of {', '.join(_SUFFIXES)}.")
-    return kind(source, pages) if kind is TiffReader else kind(source)
+    return kind(source, pages) if issubclass(kind, TiffReader | NiftiReader) else kind(source)
 
 
 def writer_like(
@@ -122,5 +125,7 @@ def _kind(path: Path) -> type[ImageReader] | None:
         return TiffReader
     if start.startswith(_NPY_MAGIC):
         return NpyReader
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return NiftiReader
     header = png.read_header(start)
     return PngReader if header is not None and header.bits == 16 else None

@@ -1,4 +1,4 @@
-"""What all readers of image files have in common."""
+"""The base class of readers of image files."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Staging:
     """
 
     def __init__(self, folder: Path, shape: tuple[int, int, int, int], dtype: np.dtype) -> None:
-        """Reserve the disk space, so that a full disk is known before the pixels are computed.
+        """Create the file with all of its disk space, so that a full disk is known before the pixels are computed.
 
         Raises:
             OSError: If the disk has no room.

@@ -1,4 +1,4 @@
-"""Which pages of a TIFF file are channels, and which are planes."""
+"""The meaning of the pages of a TIFF file: channels, or planes."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def imagej_items(description: str) -> dict[str, str]:
 
 
 def _from_axes(kind: str, axes: str, sizes: Sequence[int]) -> PageTable:
-    """Arrange pages whose dimensions are given from the slowest to the fastest."""
+    """Order pages whose dimensions are given from the slowest to the fastest."""
     count = math.prod(sizes)
     if count > _MAX_PAGES:
         raise DataError(f"its description has {count:,} pages, more than {_MAX_PAGES:,}: it is damaged, or split it.")

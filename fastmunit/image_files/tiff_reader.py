@@ -34,7 +34,7 @@ _KEPT_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113, 700, 271, 
 
 @dataclass
 class TiffProfile:
-    """What a TIFF that is written like another one takes from it.
+    """The properties that a TIFF takes from the one that it is written like.
 
     Attributes:
         pages: Meaning of the pages.

@@ -1,4 +1,4 @@
-"""What all writers of image files have in common."""
+"""The base class of writers of image files."""
 
 from __future__ import annotations
 
