@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from numpy.typing import DTypeLike
 from fastmunit.errors import DataError
 from fastmunit.files import printable, require_regular_file
 from fastmunit.image_files import png
+from fastmunit.image_files.dicom_reader import DicomReader
+from fastmunit.image_files.dicom_slices import is_dicom
+from fastmunit.image_files.dicom_writer import DicomWriter
 from fastmunit.image_files.nifti import NiftiReader, NiftiWriter
 from fastmunit.image_files.npy import NpyReader, NpyWriter
 from fastmunit.image_files.png import PngReader, PngWriter
@@ -28,13 +32,16 @@ from fastmunit.image_files.zarr_writer import ZarrWriter
 
 _NPY_MAGIC = b"\x93NUMPY"
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".npy", ".png", ".nii", ".nii.gz", ".zarr")
+# A folder is a DICOM series if one of this many of its entries is a DICOM file.
+_MAX_LOOKED_AT = 64
+_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".npy", ".png", ".nii", ".nii.gz", ".dcm", ".zarr")
 _WRITERS: dict[type[ImageReader], Any] = {
     TiffReader: TiffWriter,
     NpyReader: NpyWriter,
     PngReader: PngWriter,
     ZarrReader: ZarrWriter,
     NiftiReader: NiftiWriter,
+    DicomReader: DicomWriter,
 }
 
 
@@ -113,7 +120,7 @@ def output_suffix(reader: ImageReader) -> str:
 def _kind(path: Path) -> type[ImageReader] | None:
     """Return the reader of a path, or None if there is none."""
     if path.is_dir():
-        return ZarrReader if any((path / name).is_file() for name in METADATA_NAMES) else None
+        return _kind_of_folder(path)
     if not path.name.lower().endswith(_SUFFIXES) or not path.is_file():
         return None
     try:
@@ -121,6 +128,8 @@ def _kind(path: Path) -> type[ImageReader] | None:
             start = file.read(29)
     except OSError:
         return None
+    if is_dicom(path):  # first, because the 128 bytes before its mark may be the header of a TIFF
+        return DicomReader
     if start.startswith(_TIFF_MAGICS):
         return TiffReader
     if start.startswith(_NPY_MAGIC):
@@ -129,3 +138,14 @@ def _kind(path: Path) -> type[ImageReader] | None:
         return NiftiReader
     header = png.read_header(start)
     return PngReader if header is not None and header.bits == 16 else None
+
+
+def _kind_of_folder(path: Path) -> type[ImageReader] | None:
+    if any((path / name).is_file() for name in METADATA_NAMES):
+        return ZarrReader
+    try:
+        with os.scandir(path) as entries:
+            first = [Path(entry.path) for entry in itertools.islice(entries, _MAX_LOOKED_AT)]
+    except OSError:
+        return None
+    return DicomReader if any(is_dicom(entry) for entry in sorted(first)) else None

@@ -65,6 +65,6 @@ class Rescale(NamedTuple):
 
 
 def limits(dtype: np.dtype, bits: int | None = None) -> tuple[int, int]:
-    """Return the lowest and the highest value of integers of a type, of which `bits` bits are used."""
+    """Return the lowest and the highest value of integers of a type, or of its lowest `bits` bits."""
     used = bits or dtype.itemsize * 8
     return (-(1 << (used - 1)), (1 << (used - 1)) - 1) if dtype.kind == "i" else (0, (1 << used) - 1)

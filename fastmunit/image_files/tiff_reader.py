@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from fastmunit.errors import DataError
+from fastmunit.image_files.decoded_cache import DecodedCache
 from fastmunit.image_files.ome_xml import is_ome
 from fastmunit.image_files.packages import needed
 from fastmunit.image_files.raw_array import RawArray
@@ -23,7 +22,6 @@ from fastmunit.image_files.tiff_structure import Directory, TiffStructure
 from fastmunit.region import Region
 
 _MAX_SEGMENT_BYTES = 1 << 30
-_CACHE_BYTES = 1 << 26
 _REDUCED, _PALETTE = 1, 3
 # Tags of a TIFF whose counts must agree with its size: offsets and byte counts of strips, then of tiles.
 _SEGMENT_TAGS = (273, 279, 324, 325)
@@ -115,7 +113,7 @@ class TiffReader(ImageReader):
             self.levels = self._found_levels(same)
             self._describe(page, table, description)
             self.profile = self._profile(page, table, description)
-        self._cache = _SegmentCache()
+        self._cache = DecodedCache()
 
     def _check_page(self, page: Any) -> None:
         if page.photometric == _PALETTE:
@@ -400,31 +398,6 @@ class _Segments:
     separate: int
     contiguous: int
     fill: float
-
-
-class _SegmentCache:
-    """The latest decoded segments, up to a number of bytes."""
-
-    def __init__(self) -> None:
-        self._segments: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[int, int]) -> np.ndarray | None:
-        with self._lock:
-            segment = self._segments.get(key)
-            if segment is not None:
-                self._segments.move_to_end(key)
-            return segment
-
-    def put(self, key: tuple[int, int], segment: np.ndarray) -> None:
-        with self._lock:
-            if key in self._segments or segment.nbytes > _CACHE_BYTES:
-                return
-            self._segments[key] = segment
-            self._bytes += segment.nbytes
-            while self._bytes > _CACHE_BYTES:
-                self._bytes -= self._segments.popitem(last=False)[1].nbytes
 
 
 def _gdal_names(metadata: object) -> tuple[str, ...]:
