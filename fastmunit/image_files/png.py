@@ -16,7 +16,7 @@ from fastmunit.files import atomic_write, printable
 from fastmunit.image_files.packages import needed
 from fastmunit.image_files.raw_array import RawArray
 from fastmunit.image_files.reader import ImageReader
-from fastmunit.image_files.staging import Staging
+from fastmunit.image_files.staging import Staging, reserve
 from fastmunit.image_files.writer import ImageWriter
 from fastmunit.region import Region
 
@@ -100,7 +100,7 @@ class PngReader(ImageReader):
         decoded = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         try:
             size = self.height * self.width * self.channels * 2
-            os.posix_fallocate(decoded.fileno(), 0, size)  # writing to a map of a full disk would end the process
+            reserve(decoded.fileno(), size)  # writing to a map of a full disk would end the process
             data = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
             _require_end(data)
             pixels: np.ndarray = np.memmap(decoded, np.uint16, "r+", shape=shape)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,7 +74,7 @@ class ImageReader(ABC):
 
     @abstractmethod
     def _read(self, region: Region, plane: int) -> np.ndarray:
-        """Read a region that is inside the image. Any exception becomes a DataError."""
+        """Read a region of at least one pixel that is inside the image. Any exception becomes a DataError."""
 
     def close(self) -> None:
         """Close the file. Closing twice is harmless."""
@@ -101,9 +103,11 @@ class ImageReader(ABC):
         """
         region = Region(0, 0, self.height, self.width) if region is None else region
         require_inside(region, plane, self.height, self.width, self.planes, printable(self.path))
+        expected = (self.channels, region.height, region.width)
+        if 0 in expected:
+            return np.empty(expected, self.dtype)
         with naming(self.path):
             values = self._read(region, plane)
-        expected = (self.channels, region.height, region.width)
         if values.shape != expected:
             raise DataError(f"{printable(self.path)} is damaged: expected pixels {expected}, got {values.shape}.")
         return np.ascontiguousarray(values, self.dtype)
@@ -179,6 +183,11 @@ def naming(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"{printable(path)} is decoded into a temporary file, and {tempfile.gettempdir()} has no room for it: "
+                "free some space, or set TMPDIR to another folder."
+            ) from error
         raise DataError(f"{printable(path)} cannot be read ({reason}): check the file.") from error
     except Exception as error:
         lines = str(error).strip().splitlines()

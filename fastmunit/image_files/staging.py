@@ -33,7 +33,7 @@ class Staging:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
         self._pixels = RawArray(self._file.fileno(), 0, shape, dtype)
         try:
-            _reserve(self._file.fileno(), self._pixels.nbytes)
+            reserve(self._file.fileno(), self._pixels.nbytes)
         except BaseException:
             self.close()
             raise
@@ -103,7 +103,12 @@ def halve(array: np.ndarray, nodata: float | None) -> np.ndarray:
     return (means if array.dtype.kind == "f" else np.rint(means)).astype(array.dtype)
 
 
-def _reserve(descriptor: int, size: int) -> None:
+def reserve(descriptor: int, size: int) -> None:
+    """Give a file a size and the disk space for it, where the file system can tell.
+
+    Raises:
+        OSError: If the disk has no room.
+    """
     try:
         os.posix_fallocate(descriptor, 0, size)
     except (OSError, AttributeError) as error:  # AttributeError: macOS

@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 
 from fastmunit.errors import DataError
+from fastmunit.image_files import gdal_metadata
 from fastmunit.image_files.decoded_cache import DecodedCache
 from fastmunit.image_files.ome_xml import is_ome
 from fastmunit.image_files.packages import needed
@@ -22,12 +22,13 @@ from fastmunit.image_files.tiff_structure import Directory, TiffStructure
 from fastmunit.region import Region
 
 _MAX_SEGMENT_BYTES = 1 << 30
-_REDUCED, _PALETTE = 1, 3
+# Bits of NewSubfileType, and a photometric interpretation.
+_REDUCED, _MASK = 1, 4
+_PALETTE = 3
 # Tags of a TIFF whose counts must agree with its size: offsets and byte counts of strips, then of tiles.
 _SEGMENT_TAGS = (273, 279, 324, 325)
-_GDAL_METADATA = 42112
-# Georeference and band metadata of GeoTIFF and GDAL, ICC profile, XMP, and who made the image with what.
-_KEPT_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113, 700, 271, 272, 306, 315, 33432)
+# Georeference and bands of GeoTIFF and GDAL, XMP, and who made the image with what.
+_KEPT_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, gdal_metadata.TAG, 42113, 700, 271, 272, 306, 315, 33432)
 
 
 @dataclass
@@ -135,14 +136,14 @@ class TiffReader(ImageReader):
         return page is first or not integer(page.tags, 254, 0) & _REDUCED
 
     def _unrelated(self, same: list[int]) -> list[int]:
-        """Return the pages that are neither part of the image nor smaller copies of it."""
+        """Return the pages that are neither part of the image, nor smaller copies or a mask of it."""
         structure, found = self._structure, []
         for index in sorted(set(range(len(structure.pages))) - set(same)):
             tags = structure.pages[index].tags
             smaller = all(
                 structure.integer(tags, code, 0) < size for code, size in ((257, self.height), (256, self.width))
             )
-            if not (structure.integer(tags, 254, 0) & _REDUCED or (smaller and 322 in tags)):
+            if not (structure.integer(tags, 254, 0) & (_REDUCED | _MASK) or (smaller and 322 in tags)):
                 found.append(index)
         return found
 
@@ -275,7 +276,7 @@ class TiffReader(ImageReader):
             items = imagej_items(description)
             if "min" in items and "max" in items:
                 self.window = float(items["min"]), float(items["max"])
-        if not self.channel_names and (names := _gdal_names(page.tags.valueof(_GDAL_METADATA))):
+        if not self.channel_names and (names := gdal_metadata.band_names(page.tags.valueof(gdal_metadata.TAG))):
             self.channel_names = names
         if not self.channel_names and page.photometric in (2, 6) and self.channels in (3, 4):
             self.channel_names = ("R", "G", "B", "A")[: self.channels]
@@ -337,8 +338,6 @@ class TiffReader(ImageReader):
         length, width = source.shape
         rows, columns = source.grid
         result = np.empty((source.separate, source.contiguous, region.height, region.width), self.dtype)
-        if region.height == 0 or region.width == 0:
-            return result.reshape(-1, region.height, region.width)
         for sample in range(source.separate):
             for row in range(region.top // length, (region.bottom - 1) // length + 1):
                 for column in range(region.left // width, (region.right - 1) // width + 1):
@@ -398,19 +397,3 @@ class _Segments:
     separate: int
     contiguous: int
     fill: float
-
-
-def _gdal_names(metadata: object) -> tuple[str, ...]:
-    """Return the descriptions of the bands in GDAL's XML, or nothing if it has none."""
-    if not isinstance(metadata, str) or "<!" in metadata:
-        return ()
-    try:
-        items = ElementTree.fromstring(metadata.strip())
-    except ElementTree.ParseError:
-        return ()
-    found = {item.get("sample"): item.text or "" for item in items if item.get("role") == "description"}
-    try:
-        numbered = sorted((int(sample or ""), name) for sample, name in found.items())
-    except ValueError:
-        return ()
-    return tuple(name for _, name in numbered)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastmunit.files import atomic_write
-from fastmunit.image_files import ome_xml
+from fastmunit.image_files import gdal_metadata, ome_xml
 from fastmunit.image_files.packages import needed
 from fastmunit.image_files.raw_array import RawArray
 from fastmunit.image_files.staging import Staging
@@ -24,10 +24,11 @@ from fastmunit.region import Region
 _TILE = 256
 # Lossless compressions that the package writes again; others become Adobe deflate.
 _LOSSLESS = (1, 5, 8, 32773, 34925, 50000)
+_PREDICTABLE = (5, 8, 34925, 50000)
 _DEFLATE = 8
 _MINISBLACK, _RGB = 1, 2
-_ICC = 34675
-_GDAL_METADATA = 42112
+_GEOREFERENCE = (33550, 33922, 34264, 34735)
+_ASCII = 2
 _MAX_CLASSIC = 0xF0000000
 # An OME-TIFF with a longer side than this has a pyramid, even if the one that was read has none.
 _MAX_FLAT = 4096
@@ -101,7 +102,7 @@ class TiffWriter(ImageWriter):
                     else:
                         options["subfiletype"] = 1
                     if index == 0 or not self._ome:
-                        options["description"] = self._description(level.shape[2:])
+                        options["description"] = self._description(level.shape[2:]) or None
                     shape = self._stored_shape(level, pages)
                     tiff.write(self._tiles(level, options["tile"]), shape=shape, **options)
 
@@ -135,7 +136,7 @@ class TiffWriter(ImageWriter):
             "metadata": None,
             "software": False,
         }
-        if compression != 1 and self.dtype.kind in "iu" and self.dtype.itemsize <= 4:
+        if compression in _PREDICTABLE and self.dtype.kind in "iu" and self.dtype.itemsize <= 4:
             options["predictor"] = 2
         if self._samples > 1:
             options["planarconfig"] = 2 if like.planar else 1
@@ -220,11 +221,15 @@ class TiffWriter(ImageWriter):
 
     def _kept_tags(self) -> list[tuple[int, int, int, Any, bool]]:
         same = self.channels == self._source.channels
-        return [
-            (code, kind, count, value, True)
-            for code, kind, count, value in self._like.tags
-            if code != _GDAL_METADATA or same
-        ]
+        kept = [(code, kind, count, value, True) for code, kind, count, value in self._like.tags]
+        known = next((tag[3] for tag in kept if tag[0] == gdal_metadata.TAG), None)
+        is_geo = any(tag[0] in _GEOREFERENCE for tag in kept)
+        if known is None and not is_geo:
+            return kept
+        names = () if self.channel_names[:3] == ("R", "G", "B") else self.channel_names
+        adapted = gdal_metadata.adapted(known, names, same)
+        kept = [tag for tag in kept if tag[0] != gdal_metadata.TAG]
+        return kept if adapted is None else [*kept, (gdal_metadata.TAG, _ASCII, 0, adapted, True)]
 
     def _write_imagej(self, file: Any, handle: Any, pixels: Staging) -> None:
         """Write a stack that ImageJ reads: uncompressed pages in one piece."""
