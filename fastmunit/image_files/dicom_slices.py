@@ -158,7 +158,9 @@ def _require_supported(header: Any) -> None:
 
 
 def _rescale(header: Any, frame: int) -> Rescale:
-    """Return the rescaling of a frame, which enhanced multi-frame files have in functional groups."""
+    """Return the rescaling of a gray frame, which enhanced multi-frame files have in functional groups."""
+    if header.get("SamplesPerPixel", 1) > 1:
+        return Rescale()
     groups = [header]
     for name, index in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame)):
         sequence = header.get(name)

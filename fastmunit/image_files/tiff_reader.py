@@ -25,6 +25,7 @@ _MAX_SEGMENT_BYTES = 1 << 30
 # Bits of NewSubfileType, and a photometric interpretation.
 _REDUCED, _MASK = 1, 4
 _PALETTE = 3
+_MIN_OFFSET = 8  # the size of the header
 # Tags of a TIFF whose counts must agree with its size: offsets and byte counts of strips, then of tiles.
 _SEGMENT_TAGS = (273, 279, 324, 325)
 # Georeference and bands of GeoTIFF and GDAL, XMP, and who made the image with what.
@@ -178,6 +179,7 @@ class TiffReader(ImageReader):
             raise DataError(f"its description has {needed_pages} pages, and the file has {len(same)}: it is truncated.")
         for number in numbers.tolist():
             page = file.pages[same[number]]
+            self._segment_grid(page, same[number])
             self._sources[number] = self._raw(page, 1) or self._segments(page, same[number])
 
     def _raw(self, page: Any, count: int) -> RawArray | None:
@@ -196,8 +198,8 @@ class TiffReader(ImageReader):
             )
         return raw
 
-    def _segments(self, page: Any, index: int) -> _Segments:
-        """Return the strips or tiles of a page, after a check of their number and size."""
+    def _segment_grid(self, page: Any, index: int) -> tuple[int, int, int, int]:
+        """Return the length and width of a strip or tile, and the numbers of rows and columns of them, if they fit."""
         length, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
         kind = "tiles" if page.is_tiled else "strips"
         if length < 1 or width < 1:
@@ -211,6 +213,12 @@ class TiffReader(ImageReader):
                 f"page {index + 1}: expected {expected} {kind}, got {' and '.join(map(str, sorted(counts)))}: the file "
                 "is damaged."
             )
+        return length, width, rows, columns
+
+    def _segments(self, page: Any, index: int) -> _Segments:
+        """Return the strips or tiles of a page, after a check of their size."""
+        length, width, rows, columns = self._segment_grid(page, index)
+        kind = "tiles" if page.is_tiled else "strips"
         size = length * width * page.shaped[4] * page.dtype.itemsize
         if size > _MAX_SEGMENT_BYTES:
             raise DataError(
@@ -366,6 +374,10 @@ class TiffReader(ImageReader):
         key = (source.index, index)
         if (cached := self._cache.get(key)) is not None:
             return cached
+        if offset < _MIN_OFFSET:
+            raise DataError(
+                f"page {source.index + 1} has pixels at byte {offset}, inside of the header: it is damaged."
+            )
         data = os.pread(self._require_descriptor(), count, offset)
         if len(data) < count:
             raise DataError(
