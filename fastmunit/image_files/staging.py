@@ -14,7 +14,7 @@ from fastmunit.image_files.raw_array import RawArray
 from fastmunit.region import Region
 
 # Values that are read at once when an image is written from its staged pixels.
-_MAX_VALUES = 1 << 22
+_MAX_VALUES = 1 << 20
 
 
 class Staging:

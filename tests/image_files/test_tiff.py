@@ -1,4 +1,5 @@
 import json
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -289,6 +290,30 @@ def test_memory_of_reading_is_bounded(tmp_path: Path) -> None:
     assert peak < 8e6  # the image has 33 MB
 
 
+def test_memory_of_writing_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastmunit.image_files import staging
+
+    monkeypatch.setattr(staging, "_MAX_VALUES", 1 << 14)
+    path, target = tmp_path / "large.tif", tmp_path / "copy.tif"
+    side = 1024
+    with tifffile.TiffWriter(path) as file:
+        file.write(np.zeros((side, side), np.float64), tile=(128, 128), subifds=1, compression="zlib", metadata=None)
+        file.write(np.zeros((256, 256), np.float64), tile=(128, 128), subfiletype=1, compression="zlib", metadata=None)
+    with open_image(path) as reader:
+        tracemalloc.start()
+        try:
+            with writer_like(reader, target, 1, "float64") as writer:
+                for top in range(0, side, 128):
+                    writer.write(np.full((1, 128, side), top, np.float64), Region(top, 0, 128, side))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 4e6  # the image has 8.4 MB
+    with open_image(target) as reader:
+        assert reader.levels == ((1024, 1024), (512, 512), (256, 256))
+        np.testing.assert_array_equal(reader.read(Region(0, 9, side, 1))[0, ::128, 0], np.arange(0, side, 128))
+
+
 def test_uncompressed_strip_is_read_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, np.zeros((500, 700), np.float32))
@@ -297,8 +322,6 @@ def test_uncompressed_strip_is_read_by_rows(tmp_path: Path, monkeypatch: pytest.
     def counted(descriptor: int, buffers: list, position: int) -> int:
         sizes.append(sum(len(buffer) for buffer in buffers))
         return preadv(descriptor, buffers, position)
-
-    import os
 
     preadv = os.preadv
     with open_image(path) as reader:

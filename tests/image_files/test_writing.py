@@ -1,4 +1,4 @@
-"""What all writers promise: complete or untouched targets, and named errors. Extras that are not installed."""
+"""The promises of all writers: complete or untouched targets, and named errors. Extras that are not installed."""
 
 import errno
 import os
