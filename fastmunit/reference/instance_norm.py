@@ -25,8 +25,8 @@ def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None =
     if x.numel() == 0:
         return scale_and_shift(x.clone(), weight, bias)
     if torch.compiler.is_exporting():  # as one node, which every runtime fuses
-        # onnxruntime adds values one by one. Without their mean the node is exact enough; without the first value, so is
-        # that mean, and a constant plane gives 0 as in torch.
+        # onnxruntime adds values one by one, which is exact enough around their mean. Without the first value, the mean
+        # of a constant plane is exact, too, and the plane gives 0 as in torch.
         shifted = x - x[:, :, :1, :1]
         return scale_and_shift(F.instance_norm(shifted - shifted.mean((2, 3), keepdim=True), eps=eps), weight, bias)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
