@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
@@ -32,6 +33,44 @@ def _factory_name(text: str) -> str:
     if not all(part.isidentifier() for part in [*module.split("."), function]):
         raise ValueError("expected package.module:factory, the name of a function that takes the configuration")
     return text
+
+
+def _value_range(value: Any) -> Any:
+    """Return "auto", None, [low, high], or a list of such pairs, with numbers as floats."""
+    if value is None or value == "auto":
+        return value
+    pairs = value if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple) else [value]
+    numbers = [_pair(pair) for pair in pairs]
+    if None in numbers or not all(0 < pair[1] - pair[0] < math.inf for pair in numbers if pair is not None):
+        raise ValueError("expected auto, [low, high] with low < high, or one such pair per channel")
+    return numbers[0] if pairs[0] is value else numbers
+
+
+def _window(value: Any) -> Any:
+    """Return None or [center, width] as floats."""
+    if value is None:
+        return None
+    pair = _pair(value)
+    if pair is None or pair[1] <= 0:
+        raise ValueError("expected [center, width] with a width above 0")
+    return pair
+
+
+def _pair(value: Any) -> list[float] | None:
+    """Return a list of two finite numbers as floats, or None for anything else."""
+    if not isinstance(value, list | tuple) or len(value) != 2 or any(isinstance(part, bool) for part in value):
+        return None
+    try:
+        numbers = [float(part) for part in value]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return numbers if all(math.isfinite(number) for number in numbers) else None
+
+
+RangeKey: TypeAlias = Annotated[Literal["auto"] | list[float] | list[list[float]] | None, BeforeValidator(_value_range)]
+WindowKey: TypeAlias = Annotated[list[float] | None, BeforeValidator(_window)]
+NumberKey: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+NamesKey: TypeAlias = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(min_length=1)]
 
 
 class GeneratorConfig(Section):
@@ -134,6 +173,32 @@ class Config(Section):
         None, description="Maximum number of pixels of an image. Not set: Pillow's limit, 179 megapixels."
     )
 
+    value_range_a: RangeKey = Field(
+        None,
+        description="Stored values that become -1 and 1: [low, high], or one such pair per channel. auto: percentiles "
+        "of the training images. Not set: the range of the type.",
+    )
+    value_range_b: RangeKey = None
+    window_a: WindowKey = Field(
+        None,
+        description="[center, width]: another way to write value_range_a: [center - width / 2, center + width / 2].",
+    )
+    window_b: WindowKey = None
+    nodata_a: NumberKey | None = Field(None, description="Stored value of pixels without data, besides NaN.")
+    nodata_b: NumberKey | None = None
+    channel_names_a: NamesKey | None = Field(None, description="Channels to read by name from files that name them.")
+    channel_names_b: NamesKey | None = None
+    slices: int = Field(1, ge=1, le=255, description="Neighboring slices of a volume that form one image: 1, 3, 5, ...")
+    background_a: Literal["auto", "none"] | NumberKey = Field(
+        "auto",
+        description="Stored value of the background of slides and volumes, whose regions are not trained on. auto: the "
+        "low or the high end of the value range. none: train on all regions.",
+    )
+    background_b: Literal["auto", "none"] | NumberKey = "auto"
+    min_foreground: float = Field(
+        0.1, ge=0, le=1, description="Share of a region's pixels that must not be background or without data."
+    )
+
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, style codes, image order and augmentation.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Precision of convolutions and matrix products."
@@ -187,6 +252,31 @@ class Config(Section):
     def _one_resize_rule(self) -> Config:
         if self.new_size is not None and (self.new_size_a is not None or self.new_size_b is not None):
             raise ValueError("give either new_size or new_size_a and new_size_b, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _values_fit_the_channels(self) -> Config:
+        if self.slices % 2 == 0:
+            raise ValueError(f"slices = {self.slices}: expected an odd number, the slice itself and its neighbors")
+        for domain in "ab":
+            values, window = getattr(self, f"value_range_{domain}"), getattr(self, f"window_{domain}")
+            names, channels = getattr(self, f"channel_names_{domain}"), getattr(self, f"input_dim_{domain}")
+            if values is not None and window is not None:
+                raise ValueError(f"give either value_range_{domain} or window_{domain}: a window is a value range")
+            if values is None and window is None and getattr(self, f"nodata_{domain}") is not None:
+                raise ValueError(f"nodata_{domain} needs value_range_{domain} or window_{domain}: give one of them")
+            if channels % self.slices:
+                raise ValueError(
+                    f"slices = {self.slices} needs an input_dim_{domain} that is a multiple of it, got {channels}: "
+                    "set it to slices times the channels of a file"
+                )
+            counts = {"channel_names": names, "value_range": values if _is_nested(values) else None}
+            for key, given in counts.items():
+                if given is not None and len(given) != channels // self.slices:
+                    raise ValueError(
+                        f"{key}_{domain} has {len(given)} entries, but there are {channels // self.slices} channels "
+                        f"(input_dim_{domain} {channels}): give one per channel"
+                    )
         return self
 
     @property
@@ -273,6 +363,10 @@ class Config(Section):
         fields = type(self).model_fields
         values = {k: v for k, v in self.model_dump().items() if v is not None or fields[k].default is not None}
         write_text(path, yaml.safe_dump(values, sort_keys=False))
+
+
+def _is_nested(values: Any) -> bool:
+    return isinstance(values, list) and isinstance(values[0], list)
 
 
 def _is_missing(path: Path) -> bool:

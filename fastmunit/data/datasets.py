@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastmunit.config import Config
-from fastmunit.data.images import decode_image
 from fastmunit.data.paths import Domain, Half, Part, domain_files
+from fastmunit.data.pixels import Stored, read_planes, read_stored
 from fastmunit.data.seeding import named_generator
 from fastmunit.data.sources import GivenImages, NamedSource, file_identity
 from fastmunit.data.transforms import TestTransform, TrainTransform
+from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
 from fastmunit.files import printable
+
+_Pixels = TypeVar("_Pixels", Tensor, np.ndarray)
 
 
 class FileSource:
@@ -31,9 +35,13 @@ class FileSource:
         """Return the path of an image."""
         return self.paths[index]
 
-    def planes(self, index: int, channels: int, max_pixels: int | None) -> Tensor:
-        """Decode an image with `decode_image`."""
-        return decode_image(self.paths[index], channels, max_pixels)
+    def planes(self, index: int, channels: int, max_pixels: int | None, values: PixelValues) -> Tensor:
+        """Decode an image with `read_planes`."""
+        return read_planes(self.paths[index], channels, max_pixels, values)
+
+    def stored(self, index: int, channels: int, max_pixels: int | None, values: PixelValues) -> Stored:
+        """Decode an image with `read_stored`."""
+        return read_stored(self.paths[index], channels, max_pixels, values)
 
     def identity(self) -> dict[str, Any]:
         """Return the number of files and a hash of their names; see `file_identity`."""
@@ -59,6 +67,7 @@ class ImageDataset(Dataset[Tensor]):
         flip: Set to False for images that change their meaning when mirrored.
         half: Use only the left or right half of each image.
         max_pixels: Maximum number of pixels of a file; see `decode_image`.
+        values: How pixels are read; see `read_planes`.
     """
 
     def __init__(
@@ -73,6 +82,7 @@ class ImageDataset(Dataset[Tensor]):
         flip: bool = True,
         half: Half | None = None,
         max_pixels: int | None = None,
+        values: PixelValues | None = None,
     ) -> None:
         self.source = images if isinstance(images, NamedSource) else FileSource(images)
         self.size = size
@@ -81,6 +91,7 @@ class ImageDataset(Dataset[Tensor]):
         self.stream = stream
         self.half = half
         self.max_pixels = max_pixels
+        self.values = values or PixelValues()
         self.train_transform = TrainTransform(size, crop, flip) if train else None
         self.test_transform = TestTransform(size, crop)
 
@@ -119,9 +130,14 @@ class ImageDataset(Dataset[Tensor]):
 
     def decode_whole(self, index: int) -> Tensor:
         """Decode a stored image: (C, H, W) as from `decode_image`."""
-        return self.source.planes(index, self.channels, self.max_pixels)
+        return self.source.planes(index, self.channels, self.max_pixels, self.values)
 
-    def take_half(self, image: Tensor, index: int) -> Tensor:
+    def stored(self, index: int) -> Stored:
+        """Return an image as it is stored, or its half if the dataset has a `half`."""
+        stored = self.source.stored(index, self.channels, self.max_pixels, self.values)
+        return stored._replace(pixels=self.take_half(stored.pixels, index))
+
+    def take_half(self, image: _Pixels, index: int) -> _Pixels:
         """Crop a decoded image to `half`, if the dataset has one. Raises DataError if the width is odd."""
         if self.half is None:
             return image
@@ -238,4 +254,5 @@ def _dataset(
         half=half,
         flip=config.flip,
         max_pixels=config.max_pixels,
+        values=PixelValues.of(config, domain),
     )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, ImageSequence, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps, ImageSequence, TiffImagePlugin
 from torch import Tensor
 
 from fastmunit.data.opening import ImageFile, name_of, opened
@@ -36,12 +36,21 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class ImageHeader(NamedTuple):
-    """The properties of an image in its header: upright size in pixels, bands of all pages, number of pages."""
+    """The properties of an image in its header.
+
+    Attributes:
+        height: Upright height in pixels.
+        width: Upright width in pixels.
+        bands: Bands of all pages.
+        pages: Number of pages.
+        deep: True if `decode_image` reads more than 8 bits per value.
+    """
 
     height: int
     width: int
     bands: int
     pages: int
+    deep: bool = False
 
 
 def decode_image(path: ImageFile, channels: int, max_pixels: int | None = None) -> Tensor:
@@ -66,34 +75,55 @@ def decode_image(path: ImageFile, channels: int, max_pixels: int | None = None) 
         DataError: If the file is missing, is not a regular file, is damaged, or has another number of bands, values out
             of range, or too many pixels.
     """
+    return _decode(path, channels, max_pixels, stored=False)
+
+
+def decode_stored(path: ImageFile, channels: int, max_pixels: int | None = None) -> Tensor:
+    """Decode an image file like `decode_image`, with values as they are stored instead of in [0, 1].
+
+    Returns:
+        A tensor (C, H, W): uint8 for 8-bit files, int32 for other integers, float32 for float files. Values may have
+        any size, and be NaN.
+
+    Raises:
+        DataError: If the file is missing, is not a regular file, is damaged, or has another number of bands or too many
+            pixels.
+    """
+    return _decode(path, channels, max_pixels, stored=True)
+
+
+def _decode(path: ImageFile, channels: int, max_pixels: int | None, stored: bool) -> Tensor:
     deep: np.ndarray | None = None
     with opened(path, max_pixels) as image:
         if (pages := _pages(image)) > 1:
             if pages > channels:
                 raise DataError(_band_mismatch(path, Image.getmodebands(_color_mode(image)) * pages, channels))
             planes = _joined(
-                [_bands(ImageOps.exif_transpose(page), path) for page in ImageSequence.Iterator(image)], path
+                [_bands(ImageOps.exif_transpose(page), path, stored) for page in ImageSequence.Iterator(image)],
+                path,
+                stored,
             )
         elif has_deep_colors(image):
             deep = _UPRIGHT.get(_orientation(image), np.asarray)(deep_colors(path, stored_layout(image)))
         else:
             image.load()
             require_all_rows(path, image)
-            planes = pillow_planes(image, channels, path)
+            planes = pillow_planes(image, channels, path, stored)
     if deep is not None:
-        planes = deep_planes(deep, channels)
+        planes = _stored_colors(deep, channels) if stored else deep_planes(deep, channels)
     if planes.shape[0] != channels:
         raise DataError(_band_mismatch(path, planes.shape[0], channels))
     return planes
 
 
-def pillow_planes(image: Image.Image, channels: int, name: ImageFile) -> Tensor:
+def pillow_planes(image: Image.Image, channels: int, name: ImageFile, stored: bool = False) -> Tensor:
     """Return the bands of an upright PIL image, converted between gray and RGB if `channels` is 1 or 3.
 
     Args:
         image: Image whose current frame is read.
         channels: Number of channels to convert to. Bands that cannot be converted are returned unchanged.
         name: Name of the image, for messages.
+        stored: Return values as they are stored, like `decode_stored`.
 
     Returns:
         A tensor (C, H, W): uint8, or float32 in [0, 1] for images of more than 8 bits.
@@ -101,7 +131,7 @@ def pillow_planes(image: Image.Image, channels: int, name: ImageFile) -> Tensor:
     Raises:
         DataError: If values are out of range. Errors of Pillow on damaged files are left to `decoding`.
     """
-    planes = _bands(_converted(ImageOps.exif_transpose(image), channels), name)
+    planes = _bands(_converted(ImageOps.exif_transpose(image), channels), name, stored)
     return planes.expand(3, -1, -1) if planes.shape[0] == 1 and channels == 3 else planes
 
 
@@ -111,20 +141,6 @@ def read_image(path: ImageFile, channels: int, max_pixels: int | None = None) ->
     See `decode_image` for the arguments, the conversion of channels and depths, and the errors.
     """
     return normalize(decode_image(path, channels, max_pixels))
-
-
-def verify_image(path: ImageFile, channels: int, max_pixels: int | None = None) -> None:
-    """Check that an image can be decoded completely, and that the checksums of a PNG are correct.
-
-    See `decode_image` for the arguments.
-
-    Raises:
-        DataError: If `decode_image` raises, or a checksum is wrong.
-    """
-    with opened(path, max_pixels) as image:
-        if isinstance(image, PngImagePlugin.PngImageFile):  # Pillow decodes PNGs without checking them
-            image.verify()
-    decode_image(path, channels, max_pixels)
 
 
 def normalize(image: Tensor) -> Tensor:
@@ -151,7 +167,8 @@ def read_header(path: ImageFile, max_pixels: int | None = None) -> ImageHeader:
         if _orientation(image) in _TRANSPOSING_ORIENTATIONS:
             width, height = height, width
         pages = _pages(image)
-        return ImageHeader(height, width, Image.getmodebands(_color_mode(image)) * pages, pages)
+        deep = image.mode in (*_INTEGER_MODES, "F") or has_deep_colors(image)
+        return ImageHeader(height, width, Image.getmodebands(_color_mode(image)) * pages, pages, deep)
 
 
 def check_bands(path: ImageFile, header: ImageHeader, channels: int) -> None:
@@ -254,23 +271,28 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _bands(image: Image.Image, path: ImageFile) -> Tensor:
-    """Return all bands of an image, (C, H, W): uint8, or float32 in [0, 1] for images of more than 8 bits."""
+def _bands(image: Image.Image, path: ImageFile, stored: bool = False) -> Tensor:
+    """Return all bands of an image, (C, H, W): uint8, or float32 in [0, 1] for images of more than 8 bits.
+
+    With `stored`, values are as they are stored, and integers of more than 8 bits are int32.
+    """
     if image.mode in ("1", "P", "PA"):
         image = image.convert("L" if image.mode == "1" else _color_mode(image))
     pixels = np.array(image)
+    if stored and image.mode in (*_INTEGER_MODES, "F"):
+        return torch.from_numpy(pixels.astype(np.float32 if image.mode == "F" else np.int32))[None]
     if image.mode in _INTEGER_MODES:
         if pixels.size and not 0 <= pixels.min() <= pixels.max() <= _WORD:
             raise DataError(
                 f"{name_of(path)}: integer values {pixels.min()}..{pixels.max()} are outside 0..65535: "
-                "save it with 16 bits."
+                "save it with 16 bits, or set value_range_a (value_range_b)."
             )
         return torch.from_numpy((pixels.astype(np.float32) / np.float32(_WORD))[None])
     if image.mode == "F":
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
             raise DataError(
                 f"{name_of(path)}: float values {pixels.min():g}..{pixels.max():g} are outside [0, 1]: "
-                "scale them to [0, 1]."
+                "set value_range_a (value_range_b) to [low, high] or auto, or scale them to [0, 1]."
             )
         return torch.from_numpy(pixels[None])
     planes = torch.from_numpy(pixels)
@@ -290,11 +312,18 @@ def deep_planes(pixels: np.ndarray, channels: int) -> Tensor:
     return planes.expand(channels, -1, -1)
 
 
-def _joined(pages: list[Tensor], path: ImageFile) -> Tensor:
+def _stored_colors(pixels: np.ndarray, channels: int) -> Tensor:
+    """Return 16-bit bands (H, W, bands) as stored, with the rules of `deep_planes`: int32 (C, H, W)."""
+    if pixels.shape[2] == channels or channels not in (1, 3):
+        return torch.from_numpy(pixels.astype(np.int32)).permute(2, 0, 1)
+    return (deep_planes(pixels, channels) * _WORD).round().to(torch.int32)
+
+
+def _joined(pages: list[Tensor], path: ImageFile, stored: bool) -> Tensor:
     """Concatenate pages along the channels. If any page is float, the result is float."""
     if len({page.shape[1:] for page in pages}) > 1:
         raise DataError(f"{name_of(path)}: the pages of this TIFF differ in size: save them with equal sizes.")
-    if any(page.dtype != torch.uint8 for page in pages):
+    if not stored and any(page.dtype != torch.uint8 for page in pages):
         pages = [page / _BYTE if page.dtype == torch.uint8 else page for page in pages]
     return torch.cat(pages)
 

@@ -203,16 +203,17 @@ class _Pairs(Dataset[tuple[Tensor, Tensor] | DataError]):
             )
 
     def _pair(self, index: int, epoch: int) -> tuple[Tensor, Tensor]:
-        same_file = self.a.label(index) == self.b.label(index) and self.a.channels == self.b.channels
-        if same_file:
-            image = self.a.decode_whole(index)
-            a, b = self.a.take_half(image, index), self.b.take_half(image, index)
+        a, b = ((x.label(index), x.channels, x.values) for x in (self.a, self.b))
+        if a == b:  # halves of one file
+            whole = self.a.decode_whole(index)
+            image_a, image_b = self.a.take_half(whole, index), self.b.take_half(whole, index)
         else:
-            a, b = self.a.decode(index), self.b.decode(index)
-        shapes = [resized_shape(x.shape[1], x.shape[2], dataset.size) for x, dataset in ((a, self.a), (b, self.b))]
+            image_a, image_b = self.a.decode(index), self.b.decode(index)
+        pairs = ((image_a, self.a), (image_b, self.b))
+        shapes = [resized_shape(x.shape[1], x.shape[2], dataset.size) for x, dataset in pairs]
         if shapes[0] != shapes[1]:
             raise DataError(differing_sizes(self.a.label(index), shapes[0], self.b.label(index), shapes[1]))
-        return self.a.transform(a, index, epoch), self.b.transform(b, index, epoch)
+        return self.a.transform(image_a, index, epoch), self.b.transform(image_b, index, epoch)
 
 
 class _Unshared(NamedTuple):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch import Tensor
 from fastmunit.config import Config
 from fastmunit.data.factory import call_factory, located
 from fastmunit.data.paths import Domain, Half, Part
-from fastmunit.data.values import ImageLike, checked, image_planes
+from fastmunit.data.pixels import Stored
+from fastmunit.data.value_range import PixelValues
+from fastmunit.data.values import ImageLike, checked, image_planes, stored_image
 from fastmunit.errors import DataError
 from fastmunit.memory import is_out_of_memory
 from fastmunit.section import brief
@@ -27,7 +30,7 @@ class ImageSource(Protocol):
     An image is one of:
 
     - a path, or a PIL image;
-    - a NumPy array (H, W) or (H, W, C) of uint8 or uint16;
+    - a NumPy array (H, W) or (H, W, C) of uint8 or uint16, or of any real type if the configuration has a value range;
     - a tensor (C, H, W) of uint8;
     - a tensor (C, H, W) of floating point values in [-1, 1], with the channels of the configuration.
 
@@ -92,31 +95,53 @@ class NamedSource:
         """Return the name of an image for messages."""
         return f"{self.name}[{index}]"
 
-    def planes(self, index: int, channels: int, max_pixels: int | None) -> Tensor:
-        """Return an image like `decode_image`: (C, H, W), uint8 or float32 in [0, 1].
+    def planes(self, index: int, channels: int, max_pixels: int | None, values: PixelValues) -> Tensor:
+        """Return an image like `read_planes`: (C, H, W), uint8 or float32 in [0, 1].
 
         Raises:
             DataError: If the source raises, or returns something that cannot be used as an image.
         """
         label = self.label(index)
+        image = self._image(index)
+        with _named(label):
+            planes = _planes(image, channels, label, max_pixels, values)
+        self._require_channels(len(planes), channels, label)
+        return planes
+
+    def stored(self, index: int, channels: int, max_pixels: int | None, values: PixelValues) -> Stored:
+        """Return an image as it is stored.
+
+        Raises:
+            DataError: As in `planes`, and if the image is a tensor in [-1, 1], which has no stored values.
+        """
+        label = self.label(index)
+        image = self._image(index)
+        with _named(label):
+            if isinstance(image, Tensor) and image.dtype != torch.uint8:
+                raise DataError("a tensor in [-1, 1] has no stored values: give arrays, or [low, high] instead of auto")
+            stored = stored_image(_as_array(image), channels, label, max_pixels, values)
+        self._require_channels(len(stored.pixels), channels, label)
+        return stored
+
+    @property
+    def has_stored_values(self) -> bool:
+        """False if the first image is a tensor in [-1, 1]."""
+        image = self._image(0)
+        return not isinstance(image, Tensor) or image.dtype == torch.uint8
+
+    def _image(self, index: int) -> object:
         try:
-            image = self.images[index]
+            return self.images[index]
         except Exception as error:  # the source may raise anything
             if is_out_of_memory(error):
                 raise
-            raise DataError(f"{label}: the source raised {located(error)}: fix the source.") from error
-        try:
-            planes = _planes(image, channels, label, max_pixels)
-        except DataError as error:
-            raise DataError(f"{label}: {error}") from error
-        except (TypeError, ValueError) as error:
-            raise DataError(str(error)) from error
-        if planes.shape[0] != channels:
-            bands = planes.shape[0]
+            raise DataError(f"{self.label(index)}: the source raised {located(error)}: fix the source.") from error
+
+    def _require_channels(self, bands: int, channels: int, label: str) -> None:
+        if bands != channels:
             raise DataError(
                 f"{label} has {bands} channels but input_dim is {channels}: set input_dim to {bands} or convert it."
             )
-        return planes
 
     def identity(self) -> dict[str, Any]:
         """Return "count", the number of images, and "names", a SHA-256 that identifies them ("" if none can).
@@ -227,9 +252,26 @@ def file_identity(paths: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
     return {"count": len(names), "names": hashlib.sha256(os.fsencode(relative)).hexdigest()}
 
 
-def _planes(image: object, channels: int, label: str, max_pixels: int | None) -> Tensor:
+@contextmanager
+def _named(label: str) -> Iterator[None]:
+    """Turn errors about the image inside the block to a DataError that names it."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{label}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise DataError(str(error)) from error
+
+
+def _as_array(image: object) -> object:
+    """Return a tensor of bytes (C, H, W) as an array (H, W, C), and any other value unchanged."""
     if isinstance(image, Tensor) and image.dim() == 3 and image.dtype == torch.uint8:
-        image = image.permute(1, 2, 0).cpu().numpy()
+        return image.permute(1, 2, 0).cpu().numpy()
+    return image
+
+
+def _planes(image: object, channels: int, label: str, max_pixels: int | None, values: PixelValues) -> Tensor:
+    image = _as_array(image)
     if isinstance(image, Tensor):
         image = checked(image.detach(), label).cpu()
         low, high = (float(value) for value in image.aminmax())
@@ -243,7 +285,7 @@ def _planes(image: object, channels: int, label: str, max_pixels: int | None) ->
             f"{label}: got a {type(image).__name__}: return only the image (wrap a Hugging Face dataset as "
             "fastmunit.data.huggingface(dataset, column))."
         )
-    return image_planes(image, channels, label, max_pixels)
+    return image_planes(image, channels, label, max_pixels, values)
 
 
 def _and(names: list[str]) -> str:

@@ -7,12 +7,21 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from fastmunit.config import Config
-from fastmunit.data.datasets import differing_sizes, odd_width, test_crop, test_datasets, training_datasets
+from fastmunit.data.datasets import (
+    ImageDataset,
+    differing_sizes,
+    odd_width,
+    test_crop,
+    test_datasets,
+    training_datasets,
+)
 from fastmunit.data.images import check_bands, read_header
 from fastmunit.data.memory_limit import memory_excess
 from fastmunit.data.paths import DOMAINS, PARTS, Domain, DomainFiles, Part, domain_files
+from fastmunit.data.range_check import range_note
 from fastmunit.data.sources import GivenImages
 from fastmunit.data.transforms import resize_excess, resized_shape
 from fastmunit.errors import ConfigError, DataError
@@ -25,8 +34,15 @@ _READERS = 8
 _FLOAT_BYTES = 4
 
 
+class _Checked(NamedTuple):
+    """The (height, width) of each image after the resize, and the indices of images with more than 8 bits."""
+
+    shapes: list[tuple[int, int]]
+    deep: list[int]
+
+
 def check(config: Config, given: GivenImages | None = None, any_size: bool = True) -> list[str]:
-    """Check the data of a configuration. Only the headers of image files are read.
+    """Check the data of a configuration. Only the headers of image files are read, and a few with more than 8 bits.
 
     Args:
         config: Configuration of a training run.
@@ -34,7 +50,8 @@ def check(config: Config, given: GivenImages | None = None, any_size: bool = Tru
         any_size: See `test_crop`.
 
     Returns:
-        One line per folder with files that are left out; see `find_images`.
+        One line per folder with files that are left out (see `find_images`), and per domain whose values use only a
+        part of their range (see `range_note`).
 
     Raises:
         ConfigError: If the configuration names no data, pairs are resized to different sizes, or batches or sample
@@ -52,20 +69,23 @@ def check(config: Config, given: GivenImages | None = None, any_size: bool = Tru
         )
     _check_memory(config, any_size)
     if given is not None:
-        _check_given(config, given, any_size)
-        return []
+        return _check_given(config, given, any_size)
     by_domain = {(part, domain): domain_files(config, part, domain) for part in PARTS for domain in DOMAINS}
     for (part, _), files in by_domain.items():
         _check_count(config, part, printable(files.source), len(files.paths))
-    shapes = {
+    checked = {
         (part, domain): _check_headers(config, part, domain, files, any_size)
         for (part, domain), files in by_domain.items()
     }
     if config.pairs == "folders":
         for part in PARTS:
             a, b = (by_domain[part, domain].paths for domain in DOMAINS)
-            _check_sizes(a, shapes[part, "a"], b, shapes[part, "b"])
-    return _notes(by_domain.values())
+            _check_sizes(a, checked[part, "a"].shapes, b, checked[part, "b"].shapes)
+    notes = _notes(by_domain.values())
+    for domain, dataset in zip(DOMAINS, training_datasets(config), strict=True):
+        source = printable(by_domain["train", domain].source)
+        notes += _range_notes(dataset, checked["train", domain].deep, source)
+    return notes
 
 
 def check_image(
@@ -104,6 +124,11 @@ def left_out(config: Config, parts: Sequence[Part] = PARTS) -> list[str]:
     return _notes(domain_files(config, part, domain) for part in parts for domain in DOMAINS)
 
 
+def _range_notes(dataset: ImageDataset, indices: Sequence[int], source: str) -> list[str]:
+    note = range_note(dataset, indices, source)
+    return [] if note is None else [note]
+
+
 def _notes(domains: Iterable[DomainFiles]) -> list[str]:
     return list(dict.fromkeys(files.note for files in domains if files.note is not None))
 
@@ -127,12 +152,18 @@ def _check_memory(config: Config, any_size: bool) -> None:
             )
 
 
-def _check_given(config: Config, given: GivenImages, any_size: bool) -> None:
+def _check_given(config: Config, given: GivenImages, any_size: bool) -> list[str]:
+    """Read the first image of each source, and return notes about their values."""
+    notes: list[str] = []
     datasets = {"train": training_datasets(config, given), "test": test_datasets(config, given, any_size)}
     for part in PARTS:
         for domain, dataset in zip(DOMAINS, datasets[part], strict=True):
-            _check_count(config, part, given.source(part, domain).name, len(dataset))
+            source = given.source(part, domain)
+            _check_count(config, part, source.name, len(dataset))
+            if part == "train" and source.has_stored_values:
+                notes += _range_notes(dataset, [0], source.name)
             dataset[0]
+    return notes
 
 
 def _check_count(config: Config, part: Part, source: str, count: int) -> None:
@@ -147,19 +178,22 @@ def _check_count(config: Config, part: Part, source: str, count: int) -> None:
         )
 
 
-def _check_headers(
-    config: Config, part: Part, domain: Domain, files: DomainFiles, any_size: bool
-) -> list[tuple[int, int]]:
-    """Check the headers of all images, and return (height, width) of each after the resize."""
+def _check_headers(config: Config, part: Part, domain: Domain, files: DomainFiles, any_size: bool) -> _Checked:
+    """Check the headers of all images."""
     size = config.size_a if domain == "a" else config.size_b
-    channels = config.input_dim_a if domain == "a" else config.input_dim_b
+    channels = (config.input_dim_a if domain == "a" else config.input_dim_b) // config.slices
     train_crop = (config.crop_image_height, config.crop_image_width)
     crop = train_crop if part == "train" else test_crop(config, domain, any_size)
 
-    def examine(path: Path) -> tuple[str | None, str | None, tuple[int, int]]:
+    deep: list[int] = []
+
+    def examine(numbered: tuple[int, Path]) -> tuple[str | None, str | None, tuple[int, int]]:
+        index, path = numbered
         try:
             header = read_header(path, config.max_pixels)
             check_bands(path, header, channels)
+            if header.deep:
+                deep.append(index)
             if files.half is not None and header.width % 2:
                 raise DataError(odd_width(path, header.width))
         except DataError as error:
@@ -176,7 +210,7 @@ def _check_headers(
         return None, None, (height, width)
 
     with ThreadPoolExecutor(_READERS) as readers:
-        results = list(readers.map(examine, files.paths))
+        results = list(readers.map(examine, enumerate(files.paths)))
     source = printable(files.source)
     unusable = [problem for problem, _, _ in results if problem is not None]
     small = [problem for _, problem, _ in results if problem is not None]
@@ -189,7 +223,7 @@ def _check_headers(
             f"(height x width) {rule}: {_first(small, ', ')}. Set new_size to at least {max(crop)}, lower "
             "crop_image_height and crop_image_width, or remove them."
         )
-    return [shape for _, _, shape in results]
+    return _Checked([shape for _, _, shape in results], sorted(deep))
 
 
 def _check_sizes(

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 from fastmunit.config import Config
-from fastmunit.data.images import verify_image
 from fastmunit.data.paths import DOMAINS, PARTS, domain_files
+from fastmunit.data.pixels import verify_image
 from fastmunit.data.sources import GivenImages, NamedSource
+from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
 
 # Decoders release Python's lock, and on network disks most of the time is spent waiting.
 _READERS = 8
+
+_Item: TypeAlias = tuple[Path | tuple[NamedSource, int], int, PixelValues]
 
 
 def verify(
@@ -29,26 +33,27 @@ def verify(
     Raises:
         ConfigError, DataError: If `domain_files` raises, or images cannot be used. The message names all of them.
     """
-    items: dict[tuple[Path | tuple[NamedSource, int], int], None] = {}  # a set that keeps its order
+    items: dict[_Item, None] = {}  # a set that keeps its order
     for part in PARTS:
         for domain in DOMAINS:
             channels = config.input_dim_a if domain == "a" else config.input_dim_b
+            values = PixelValues.of(config, domain)
             images: Iterable[Path | tuple[NamedSource, int]]
             if given is None:
                 images = domain_files(config, part, domain).paths
             else:
                 source = given.source(part, domain)
                 images = ((source, index) for index in range(source.count))
-            items |= dict.fromkeys((image, channels) for image in images)
+            items |= dict.fromkeys((image, channels, values) for image in images)
 
-    def problem(item: tuple[Path | tuple[NamedSource, int], int]) -> str | None:
-        image, channels = item
+    def problem(item: _Item) -> str | None:
+        image, channels, values = item
         try:
             if isinstance(image, tuple):
                 source, index = image
-                source.planes(index, channels, config.max_pixels)
+                source.planes(index, channels, config.max_pixels, values)
             else:
-                verify_image(image, channels, config.max_pixels)
+                verify_image(image, channels, config.max_pixels, values)
         except DataError as error:
             return str(error)
         return None
@@ -63,4 +68,5 @@ def verify(
                 progress(done, len(items))
     if problems:
         listed = "\n".join(f"- {text}" for text in problems)
-        raise DataError(f"{len(problems):,} of {len({image for image, _ in items}):,} images cannot be used:\n{listed}")
+        count = len({image for image, _, _ in items})
+        raise DataError(f"{len(problems):,} of {count:,} images cannot be used:\n{listed}")

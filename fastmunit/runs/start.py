@@ -11,6 +11,7 @@ import torch
 
 from fastmunit import distributed
 from fastmunit.config import Config
+from fastmunit.data.auto_range import resolved
 from fastmunit.data.sources import ImageSources, given_images
 from fastmunit.data.validate import check as check_data
 from fastmunit.data.verification import verify as verify_data
@@ -100,6 +101,9 @@ def train(
     if config.parallel_streams is True and place.type != "cuda":
         raise ConfigError(f"parallel_streams: true needs a CUDA GPU, not device {place}: set it to auto.")
     given = given_images(config, data)
+    config, range_notes = resolved(config, _previous_config(folder, config) if resume else None, given)
+    for note in range_notes:
+        hooks.message(note)
     try:
         notes = check_data(config, given, system.any_size)
     except DataError:
