@@ -13,7 +13,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from fastmunit.errors import ConfigError
-from fastmunit.files import expand, printable, write_text
+from fastmunit.files import expand, is_unicode, printable, write_text
 from fastmunit.section import PathText, Section, brief, explain, nearest, plain
 from fastmunit.yaml_file import parse_yaml, read_yaml
 
@@ -37,7 +37,7 @@ def _factory_name(text: str) -> str:
 
 def _value_range(value: Any) -> Any:
     """Return "auto", None, [low, high], or a list of such pairs, with numbers as floats."""
-    if value is None or value == "auto":
+    if value is None or (isinstance(value, str) and value == "auto"):
         return value
     pairs = value if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple) else [value]
     numbers = [_pair(pair) for pair in pairs]
@@ -67,10 +67,22 @@ def _pair(value: Any) -> list[float] | None:
     return numbers if all(math.isfinite(number) for number in numbers) else None
 
 
+def _names(value: Any) -> Any:
+    """Return None or a list of different texts."""
+    if value is None:
+        return None
+    texts = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    if not texts or not value or len(set(value)) < len(value) or not all(0 < len(name) <= 200 for name in value):
+        raise ValueError("expected a list of different names, of at most 200 characters each")
+    if not all(map(is_unicode, value)):
+        raise ValueError("a name is not UTF-8")
+    return list(value)
+
+
 RangeKey: TypeAlias = Annotated[Literal["auto"] | list[float] | list[list[float]] | None, BeforeValidator(_value_range)]
 WindowKey: TypeAlias = Annotated[list[float] | None, BeforeValidator(_window)]
 NumberKey: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
-NamesKey: TypeAlias = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(min_length=1)]
+NamesKey: TypeAlias = Annotated[list[str] | None, BeforeValidator(_names)]
 
 
 class GeneratorConfig(Section):
@@ -186,8 +198,8 @@ class Config(Section):
     window_b: WindowKey = None
     nodata_a: NumberKey | None = Field(None, description="Stored value of pixels without data, besides NaN.")
     nodata_b: NumberKey | None = None
-    channel_names_a: NamesKey | None = Field(None, description="Channels to read by name from files that name them.")
-    channel_names_b: NamesKey | None = None
+    channel_names_a: NamesKey = Field(None, description="Channels to read by name from files that name them.")
+    channel_names_b: NamesKey = None
     slices: int = Field(1, ge=1, le=255, description="Neighboring slices of a volume that form one image: 1, 3, 5, ...")
     background_a: Literal["auto", "none"] | NumberKey = Field(
         "auto",

@@ -165,7 +165,11 @@ def test_a_switched_off_schedule_is_saved(tmp_path: Path) -> None:
 
 
 INTEGER_KEYS = [
-    *(key for key, field in Config.model_fields.items() if "int" in str(field.annotation) and key != "cuda_graph"),
+    *(
+        key
+        for key, field in Config.model_fields.items()
+        if "int" in str(field.annotation) and key not in ("cuda_graph", "slices")
+    ),
     *(f"gen.{key}" for key, field in GeneratorConfig.model_fields.items() if field.annotation is int),
     *(f"dis.{key}" for key, field in DiscriminatorConfig.model_fields.items() if field.annotation is int),
 ]

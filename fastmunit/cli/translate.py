@@ -146,8 +146,9 @@ def translate(
     if place.type == "cpu" and registry.system_of(settings).any_size:
         first_layer = settings.gen.dim * (4 if precision is Precision.float32 else 2)
     for path in references:
-        Limits(target_channels, size, 4 * target_channels + first_layer, limit).check(path)
-    inputs, failures = checked_inputs(listed, Limits(source_channels, size, 4 * source_channels + first_layer, limit))
+        Limits(target_channels // settings.slices, size, 4 * target_channels + first_layer, limit).check(path)
+    limits = Limits(source_channels // settings.slices, size, 4 * source_channels + first_layer, limit)
+    inputs, failures = checked_inputs(listed, limits)
     if not inputs:
         raise_failures(failures, _left_out(len(failures), len(listed)))
     translator = load_translator(file, settings, direction=way, device=device)
@@ -219,14 +220,16 @@ def _given_styles(
     """Return the styles of references or of a file, or interpolate between two of them."""
     import torch
 
-    from fastmunit import data
+    from fastmunit.data.pixels import read_pixels
     from fastmunit.errors import FastmunitError
+    from fastmunit.translation.domains import target_values
     from fastmunit.translation.file_translator import OutputStyles
     from fastmunit.translation.output_sheet import resized
     from fastmunit.translation.styles import interpolate as interpolate_codes
     from fastmunit.translation.styles import styles_from_file
 
-    images = [resized(data.read_image(path, translator.target_channels, max_pixels), size) for path in references]
+    channels, values = translator.target_channels, target_values(translator)
+    images = [resized(read_pixels(path, channels, max_pixels, values), size) for path in references]
     if styles_file is not None:
         kind, (codes, names) = "style", styles_from_file(translator, styles_file)
     else:

@@ -33,6 +33,10 @@ class ValueRange:
     high: float | tuple[float, ...]
     nodata: float | None = field(default=None, kw_only=True)
 
+    def __post_init__(self) -> None:
+        if not np.all(np.less(self.low, self.high)):
+            raise ValueError(f"expected low < high, got {self.low} and {self.high}")
+
     def to_unit(self, values: np.ndarray | Tensor) -> Tensor:
         """Map stored values (C, H, W) of any real type to float32 in [0, 1], computed in float64."""
         array = np.asarray(values)
@@ -81,7 +85,7 @@ class ValueRange:
 
 @dataclass(frozen=True)
 class PixelValues:
-    """How pixels of a domain are read: their range, their channels, and neighboring slices.
+    """The rules for reading pixels of a domain: their range, their channels, and neighboring slices.
 
     Attributes:
         range: Range of stored values. None is the range of the type: [0, 255] or [0, 65535], and [0, 1] for floats.

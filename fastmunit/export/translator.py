@@ -34,7 +34,7 @@ class ExportedTranslator(Translator):
     def __init__(self, folder: Path, device: str = "auto") -> None:
         self.description = about = read_description(folder)
         super().__init__(None, about.multiple, about.min_size, about.channels, about.style_dim)
-        self.direction = about.direction
+        self.direction, self.config = about.direction, about.settings()
         self.takes_references = "encode_style" in about.graphs
         self.encodes = "encode_content" in about.graphs
         self.dropout_rate = about.dropout_rate

@@ -14,10 +14,12 @@ from fastmunit import data
 from fastmunit.data.animation import SUFFIXES, frame_bytes, read_animation, save_animation
 from fastmunit.data.failures import Failure
 from fastmunit.data.images import normalize
+from fastmunit.data.pixels import read_pixels
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import printable
 from fastmunit.memory import first_line, is_out_of_memory
 from fastmunit.systems.translators import Translator, value_mapping
+from fastmunit.translation.domains import source_values
 from fastmunit.translation.inputs import Input
 from fastmunit.translation.output_record import OutputRecord
 from fastmunit.translation.output_sheet import OutputSheet, resized
@@ -178,7 +180,8 @@ class FileTranslator:
         """Translate an image and write its outputs. Return both, or the first frames of an animation."""
         if item.form is not None:
             return self._translate_animation(item, codes, targets)
-        image = data.read_image(item.path, self._translator.channels, self._rendering.max_pixels)
+        values = source_values(self._translator)
+        image = read_pixels(item.path, self._translator.channels, self._rendering.max_pixels, values)
         image, outputs = self._outputs(image, codes)
         for output, path in zip(outputs, targets, strict=True):
             data.save_image(output, path)

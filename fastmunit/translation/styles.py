@@ -13,6 +13,7 @@ from fastmunit.data.values import ACCEPTED, IMAGE_TYPES, ImageLike, image_tensor
 from fastmunit.errors import DataError
 from fastmunit.files import printable
 from fastmunit.systems.translators import Translator
+from fastmunit.translation.domains import target_values
 from fastmunit.translation.style_file import SUFFIX, Styles, as_codes, read_styles
 
 StylesLike = int | ImageLike | Sequence[ImageLike]
@@ -68,7 +69,8 @@ def _code_of(translator: Translator, reference: object, precision: str | None, m
             f"styles: expected a number of styles, codes (S, style_dim, 1, 1), a {SUFFIX} file, or reference images "
             f"({ACCEPTED}, or a list of them), got {type(reference).__name__}."
         )
-    image = image_tensor(reference, translator.target_channels, "styles", max_pixels)
+    values = target_values(translator)
+    image = image_tensor(reference, translator.target_channels, "styles", max_pixels, values)
     return translator.style_of(image, precision=precision)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastmunit.config import Config
+from fastmunit.data.value_range import PixelValues
 from fastmunit.data.values import ImageLike, image_tensor
 from fastmunit.errors import CheckpointError, ConfigError
 from fastmunit.export.description import DESCRIPTION_FILE, is_export, read_description
@@ -26,6 +27,7 @@ from fastmunit.runs.provenance import about_checkpoint
 from fastmunit.systems import registry
 from fastmunit.systems.base import System
 from fastmunit.systems.translators import Translator
+from fastmunit.translation.domains import source_values
 from fastmunit.translation.styles import StylesLike, style_codes
 
 if TYPE_CHECKING:
@@ -79,7 +81,8 @@ def translate(
             packaged model or of one on the Hugging Face Hub (OWNER/NAME), a trained system such as `fastmunit.MUNIT`,
             or a translator from `load_translator`.
         images: An image of any size, or several: a tensor (C, H, W) or (N, C, H, W) in [-1, 1], a path, a PIL image, a
-            NumPy array (H, W) or (H, W, C) of uint8 or uint16, or a list of any of these.
+            NumPy array (H, W) or (H, W, C) of uint8 or uint16, or a list of any of these. All except tensors are mapped
+            to [-1, 1] with the value range of the training; with one, arrays may have any real type.
         styles: The number S of random styles; style codes (S, style_dim, 1, 1), or the path of a .safetensors file
             with such a tensor named `styles`; or reference images of the target domain, one or a list of S, in the
             forms that `images` takes. A system without style codes gives one output per image.
@@ -116,7 +119,7 @@ def translate(
     max_pixels = None if max_pixels is None else _positive("max_pixels", max_pixels)
     translator, configured = _translator_of(model, config, direction, device)
     limit = configured if max_pixels is None else max_pixels
-    inputs = _images(images, translator.channels, limit)
+    inputs = _images(images, translator.channels, limit, source_values(translator))
     codes = style_codes(translator, styles, seed, precision, limit)
     outputs = [translator.translate(image, codes, batch_size, precision=precision) for image in inputs]
     if isinstance(images, list | tuple) or (isinstance(images, Tensor) and images.dim() == 4):
@@ -275,7 +278,7 @@ def _is_on(actual: torch.device, requested: torch.device) -> bool:
     return actual.type == requested.type and requested.index in (None, actual.index)
 
 
-def _images(images: object, channels: int, max_pixels: int | None) -> list[Tensor]:
+def _images(images: object, channels: int, max_pixels: int | None, values: PixelValues) -> list[Tensor]:
     """Return the images to translate, each (C, H, W)."""
     if isinstance(images, Tensor):
         if images.dim() not in (3, 4):
@@ -286,8 +289,8 @@ def _images(images: object, channels: int, max_pixels: int | None) -> list[Tenso
     if isinstance(images, list | tuple):
         if not images:
             raise ValueError("images is an empty list: give at least one image")
-        return [image_tensor(image, channels, "images", max_pixels) for image in images]
-    return [image_tensor(images, channels, "images", max_pixels)]
+        return [image_tensor(image, channels, "images", max_pixels, values) for image in images]
+    return [image_tensor(images, channels, "images", max_pixels, values)]
 
 
 def _integer(name: str, value: object) -> int:

@@ -33,7 +33,7 @@ from fastmunit.errors import ConfigError, DataError
 def test_stored_values_survive_the_network(dtype: str, low: int, width: int) -> None:
     kind = np.dtype(dtype)
     if kind.kind in "iu":
-        low = max(low, np.iinfo(kind).min)
+        low = min(max(low, np.iinfo(kind).min), np.iinfo(kind).max - 1)
         width = min(width, np.iinfo(kind).max - low)
     values = np.linspace(low, low + width, 5 * 7).reshape(1, 5, 7).astype(kind)
     mapping = ValueRange(float(low), float(low + width))
@@ -76,6 +76,12 @@ def test_pixels_without_data_are_the_low_end() -> None:
     assert ValueRange(10, 20, nodata=0.0).missing(np.zeros((1, 2, 2), np.uint8)).all()
 
 
+def test_a_range_has_two_ends() -> None:
+    for ends in ((1.0, 1.0), ((0.0, 3.0), (1.0, 2.0)), (0.0, float("nan"))):
+        with pytest.raises(ValueError, match="expected low < high"):
+            ValueRange(*ends)  # type: ignore[arg-type]
+
+
 def test_a_window_is_a_range() -> None:
     config = Config(window_a=[40, 400], value_range_b=[[0, 1], [2, 3]], input_dim_b=2)
     assert PixelValues.of(config, "a").range == ValueRange(-160.0, 240.0)
@@ -99,6 +105,8 @@ def test_a_window_is_a_range() -> None:
         ({"nodata_a": 0}, "nodata_a needs value_range_a"),
         ({"nodata_a": float("inf"), "value_range_a": [0, 1]}, "nodata_a"),
         ({"channel_names_a": ["red"]}, "channel_names_a has 1 entries, but there are 3 channels"),
+        ({"channel_names_a": ["a", "a", "b"]}, "expected a list of different names"),
+        ({"channel_names_b": "red"}, "expected a list of different names"),
         ({"slices": 2}, "slices = 2: expected an odd number"),
         ({"slices": 5}, "slices = 5 needs an input_dim_a that is a multiple"),
     ],
