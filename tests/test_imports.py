@@ -49,7 +49,7 @@ LAYERS = {
     "runs": {"data", "systems", "nn", "functional", "metrics", "model_folder"} | LEAVES,
     "model_folder": LEAVES,
     "metrics": {"data", "systems", "nn", "functional"} | LEAVES,
-    "data": LEAVES,
+    "data": {"image_files"} | LEAVES,
     # Arrays of numpy and no torch, so that it serves scripts that only convert files.
     "image_files": {"errors", "files", "region"},
     "systems": {"nn", "functional", "model_folder"} | LEAVES,

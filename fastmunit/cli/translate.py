@@ -125,6 +125,7 @@ def translate(
     from tqdm import tqdm
 
     from fastmunit.data.failures import raise_failures
+    from fastmunit.data.value_range import PixelValues
     from fastmunit.errors import FastmunitError
     from fastmunit.runs import resolve_device
     from fastmunit.systems import registry
@@ -146,8 +147,10 @@ def translate(
     if place.type == "cpu" and registry.system_of(settings).any_size:
         first_layer = settings.gen.dim * (4 if precision is Precision.float32 else 2)
     for path in references:
-        Limits(target_channels // settings.slices, size, 4 * target_channels + first_layer, limit).check(path)
-    limits = Limits(source_channels // settings.slices, size, 4 * source_channels + first_layer, limit)
+        values = PixelValues.of(settings, way[-1])
+        Limits(target_channels, size, 4 * target_channels + first_layer, limit, values).check(path)
+    values = PixelValues.of(settings, way[0])
+    limits = Limits(source_channels, size, 4 * source_channels + first_layer, limit, values)
     inputs, failures = checked_inputs(listed, limits)
     if not inputs:
         raise_failures(failures, _left_out(len(failures), len(listed)))

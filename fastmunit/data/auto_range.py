@@ -42,7 +42,9 @@ def resolved(
     found = {key: known[key] for key in keys if known.get(key) not in (None, "auto")}
     notes: list[str] = []
     if len(found) < len(keys):
-        datasets = training_datasets(config.model_copy(update=dict.fromkeys(keys)), given)
+        # Which regions of slides are background depends on the range.
+        whole: dict[str, object] = {f"background_{domain}": "none" for domain in DOMAINS}
+        datasets = training_datasets(config.model_copy(update=whole | dict.fromkeys(keys)), given)
         for domain, dataset in zip(DOMAINS, datasets, strict=True):
             key = f"value_range_{domain}"
             if key not in keys or key in found:

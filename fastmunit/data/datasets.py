@@ -12,40 +12,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastmunit.config import Config
-from fastmunit.data.paths import Domain, Half, Part, domain_files
-from fastmunit.data.pixels import Stored, read_planes, read_stored
+from fastmunit.data.paths import Domain, Half, Part
+from fastmunit.data.pixels import Stored
 from fastmunit.data.seeding import named_generator
-from fastmunit.data.sources import GivenImages, NamedSource, file_identity
+from fastmunit.data.slides import FileSource, domain_source
+from fastmunit.data.sources import GivenImages, NamedSource
 from fastmunit.data.transforms import TestTransform, TrainTransform
 from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
 from fastmunit.files import printable
 
 _Pixels = TypeVar("_Pixels", Tensor, np.ndarray)
-
-
-class FileSource:
-    """A list of image files with the interface of `NamedSource`."""
-
-    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
-        self.paths = list(paths)
-        self.count = len(self.paths)
-
-    def label(self, index: int) -> str | os.PathLike[str]:
-        """Return the path of an image."""
-        return self.paths[index]
-
-    def planes(self, index: int, channels: int, max_pixels: int | None, values: PixelValues) -> Tensor:
-        """Decode an image with `read_planes`."""
-        return read_planes(self.paths[index], channels, max_pixels, values)
-
-    def stored(self, index: int, channels: int, max_pixels: int | None, values: PixelValues) -> Stored:
-        """Decode an image with `read_stored`."""
-        return read_stored(self.paths[index], channels, max_pixels, values)
-
-    def identity(self) -> dict[str, Any]:
-        """Return the number of files and a hash of their names; see `file_identity`."""
-        return file_identity(self.paths)
 
 
 class ImageDataset(Dataset[Tensor]):
@@ -56,7 +33,7 @@ class ImageDataset(Dataset[Tensor]):
     changed.
 
     Args:
-        images: Image files, or an image source.
+        images: Image files, a `FileSource` or `SlideSource`, or an image source.
         size: Shorter side after resizing, in pixels, or None to keep the size.
         crop: (height, width) in pixels, or None to keep the whole image.
         channels: Number of channels of the tensors; see `decode_image`.
@@ -72,7 +49,7 @@ class ImageDataset(Dataset[Tensor]):
 
     def __init__(
         self,
-        images: Sequence[str | os.PathLike[str]] | NamedSource,
+        images: Sequence[str | os.PathLike[str]] | FileSource | NamedSource,
         size: int | None,
         crop: tuple[int, int] | None,
         channels: int = 3,
@@ -84,7 +61,7 @@ class ImageDataset(Dataset[Tensor]):
         max_pixels: int | None = None,
         values: PixelValues | None = None,
     ) -> None:
-        self.source = images if isinstance(images, NamedSource) else FileSource(images)
+        self.source = images if isinstance(images, NamedSource | FileSource) else FileSource(images)
         self.size = size
         self.channels = channels
         self.seed = seed
@@ -122,15 +99,15 @@ class ImageDataset(Dataset[Tensor]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} is out of range for a dataset of {len(self)} images")
         index %= len(self)
-        return self.transform(self.decode(index), index, epoch)
+        return self.transform(self.decode(index, epoch), index, epoch)
 
-    def decode(self, index: int) -> Tensor:
+    def decode(self, index: int, epoch: int) -> Tensor:
         """Decode an image, and take its half if the dataset has a `half`: (C, H, W) as from `decode_image`."""
-        return self.take_half(self.decode_whole(index), index)
+        return self.take_half(self.decode_whole(index, epoch), index)
 
-    def decode_whole(self, index: int) -> Tensor:
-        """Decode a stored image: (C, H, W) as from `decode_image`."""
-        return self.source.planes(index, self.channels, self.max_pixels, self.values)
+    def decode_whole(self, index: int, epoch: int) -> Tensor:
+        """Decode a stored image, or read the region of an epoch: (C, H, W) as from `decode_image`."""
+        return self.source.planes(index, self.channels, self.max_pixels, self.values, epoch)
 
     def stored(self, index: int) -> Stored:
         """Return an image as it is stored, or its half if the dataset has a `half`."""
@@ -237,12 +214,11 @@ def differing_sizes(
 def _dataset(
     config: Config, part: Part, domain: Domain, crop: tuple[int, int], given: GivenImages | None
 ) -> ImageDataset:
-    images: Sequence[str | os.PathLike[str]] | NamedSource
+    images: FileSource | NamedSource
     if given is not None:
         images, half = given.source(part, domain), given.half(domain)
     else:
-        files = domain_files(config, part, domain)
-        images, half = files.paths, files.half
+        images, half = domain_source(config, part, domain, crop)
     return ImageDataset(
         images,
         size=config.size_a if domain == "a" else config.size_b,

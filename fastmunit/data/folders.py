@@ -12,6 +12,7 @@ from pathlib import Path
 from fastmunit.data.formats import readable_extensions
 from fastmunit.errors import DataError
 from fastmunit.files import printable, require_regular_file
+from fastmunit.image_files.open import is_image_file
 
 # Number of names listed in a message.
 _MAX_LISTED = 3
@@ -68,7 +69,8 @@ def require_folder(folder: str | os.PathLike[str], what: str, fix: str = "create
 def find_images(folder: str | os.PathLike[str]) -> FoundImages:
     """Find the image files below `folder`, recursively.
 
-    Files with one of the `readable_extensions`, in upper or lower case, are images. Hidden files (".name"), and files
+    Files with one of the `readable_extensions`, in upper or lower case, are images, and so are files and folders of the
+    formats in `image_files`. Hidden files (".name"), and files
     in hidden folders that are not images, are left out without being counted. Links to folders are followed after all
     other folders. Each folder is entered once, and parents of `folder` are never entered, so that loops of links end.
 
@@ -80,7 +82,8 @@ def find_images(folder: str | os.PathLike[str]) -> FoundImages:
     left_out: list[str] = []
     extensions = readable_extensions()
     for path, problem in _entries(root):
-        if problem is None and os.path.splitext(path.name)[1].lower() in extensions:  # noqa: PTH122 - many files
+        extension = os.path.splitext(path.name)[1].lower()  # noqa: PTH122 - many files
+        if problem is None and (extension in extensions or is_image_file(path)):
             paths.append(path)
         elif not (name := printable(os.path.relpath(path, root))).startswith(".") and "/." not in name:
             left_out.append(name if problem is None else f"{name} ({problem})")
@@ -99,6 +102,8 @@ def input_images(path: str | os.PathLike[str]) -> FoundImages:
     Raises:
         DataError: If `find_images` raises, or `path` does not exist or is not a regular file.
     """
+    if is_image_file(path):
+        return FoundImages(Path(path).parent, [Path(path)], [])
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names that are too long
         return find_images(path)
     require_regular_file(path, "input", DataError)
@@ -131,11 +136,14 @@ def _entries(root: Path) -> Iterator[tuple[Path, str | None]]:
                 f"image folder {printable(folder)} cannot be read ({error.strerror}): check its permissions."
             ) from error
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
+            is_folder, is_link = entry.is_dir(follow_symlinks=False), _links_to_folder(entry)
+            if (is_folder or is_link) and not entry.name.startswith(".") and is_image_file(entry.path):
+                yield Path(folder, entry.name), None
+            elif is_folder:
                 folders.append(entry.path)
             elif entry.name.startswith("."):
                 continue
-            elif _links_to_folder(entry):
+            elif is_link:
                 heapq.heappush(links, entry.path)
             else:
                 yield Path(folder, entry.name), _problem(entry)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from fastmunit.config import Config
 from fastmunit.data.folders import find_images, require_folder
-from fastmunit.data.formats import readable_extensions
+from fastmunit.data.formats import without_extension
 from fastmunit.data.lists import read_image_list
 from fastmunit.errors import ConfigError, DataError
 from fastmunit.files import printable
@@ -127,13 +127,10 @@ def _partners(a: DomainFiles, b: DomainFiles) -> tuple[list[Path], list[Path]]:
 def _by_name(files: DomainFiles) -> dict[str, Path]:
     """Map the name that paired images share (path below the folder, without extension, in NFC) to each image."""
     folder = files.source if files.source.is_dir() else Path(os.path.commonpath([path.parent for path in files.paths]))
-    extensions = readable_extensions()
     named: dict[str, Path] = {}
     for path in files.paths:
         relative = path.relative_to(folder)
-        if relative.suffix.lower() in extensions:
-            relative = relative.with_suffix("")
-        name = unicodedata.normalize("NFC", relative.as_posix())
+        name = unicodedata.normalize("NFC", relative.with_name(without_extension(relative.name)).as_posix())
         if name in named:
             raise DataError(
                 f"pairs folders: {printable(named[name])} and {printable(path)} have the same name except for the "

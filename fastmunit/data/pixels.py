@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +10,10 @@ from PIL import PngImagePlugin
 from torch import Tensor
 
 from fastmunit.data.images import decode_image, decode_stored, normalize
-from fastmunit.data.opening import ImageFile, opened
+from fastmunit.data.opening import ImageFile, name_of, opened
+from fastmunit.data.readers import DomainReader, has_reader, require_all_pixels
 from fastmunit.data.value_range import PixelValues
+from fastmunit.errors import DataError
 
 
 class Stored(NamedTuple):
@@ -25,12 +28,23 @@ class Stored(NamedTuple):
     nodata: float | None = None
 
     def to_unit(self, values: PixelValues, name: str) -> Tensor:
-        """Map the values to float32 in [0, 1]. Raises DataError, which names the image, if they have no range."""
+        """Map the values to float32 in [0, 1].
+
+        Raises:
+            DataError: If there is no range, and values are neither uint8, nor uint16, nor floats in [0, 1]. The message
+                names the image.
+        """
+        if values.range is None and self.pixels.dtype.kind == "f":
+            low, high = float(self.pixels.min()), float(self.pixels.max())
+            if not 0 <= low <= high <= 1:
+                raise DataError(f"{name}: float values {low:g}..{high:g} are outside [0, 1]: {values.advice}.")
         return values.range_of(self.pixels.dtype, self.nodata, name).to_unit(self.pixels)
 
 
 def read_stored(path: ImageFile, channels: int, max_pixels: int | None, values: PixelValues) -> Stored:
     """Read an image file as it is stored. See `read_planes` for the arguments and errors."""
+    if has_reader(path, channels, values, max_pixels):
+        return _read_alone(path, channels, values)
     planes = decode_stored(path, channels // values.slices, max_pixels)
     return Stored(planes.repeat(values.slices, 1, 1).numpy())
 
@@ -54,8 +68,8 @@ def read_planes(
         DataError: If the file cannot be used; see `decode_image`.
     """
     values = values or PixelValues()
-    if values.range is not None:
-        return values.range.to_unit(read_stored(path, channels, max_pixels, values).pixels)
+    if values.range is not None or has_reader(path, channels, values, max_pixels):
+        return read_stored(path, channels, max_pixels, values).to_unit(values, name_of(path))
     planes = decode_image(path, channels // values.slices, max_pixels)
     return planes if values.slices == 1 else planes.repeat(values.slices, 1, 1)
 
@@ -77,7 +91,21 @@ def verify_image(
     Raises:
         DataError: If `read_planes` raises, or a checksum is wrong.
     """
+    if has_reader(path, channels, values or PixelValues(), max_pixels):
+        require_all_pixels(path, channels, values or PixelValues())
+        return
     with opened(path, max_pixels) as image:
         if isinstance(image, PngImagePlugin.PngImageFile):  # Pillow decodes PNGs without checking them
             image.verify()
     read_planes(path, channels, max_pixels, values)
+
+
+def _read_alone(path: ImageFile, channels: int, values: PixelValues) -> Stored:
+    """Read a file of `image_files` that holds one slice."""
+    assert isinstance(path, str | os.PathLike)
+    source = DomainReader(path, channels, values)
+    if source.reader.planes > 1:
+        raise DataError(
+            f"{name_of(path)} has {source.reader.planes} slices, where one image is expected: give a slice as an array."
+        )
+    return Stored(source.read_whole(), source.nodata)

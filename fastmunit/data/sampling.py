@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 from fastmunit.config import Config
 from fastmunit.data import workers
 from fastmunit.data.background import Background
-from fastmunit.data.datasets import FileSource, ImageDataset, differing_sizes, training_datasets
+from fastmunit.data.datasets import ImageDataset, differing_sizes, training_datasets
 from fastmunit.data.seeding import named_generator
+from fastmunit.data.slides import FileSource
 from fastmunit.data.transforms import resized_shape
 from fastmunit.errors import DataError
 from fastmunit.files import printable
@@ -205,10 +206,10 @@ class _Pairs(Dataset[tuple[Tensor, Tensor] | DataError]):
     def _pair(self, index: int, epoch: int) -> tuple[Tensor, Tensor]:
         a, b = ((x.label(index), x.channels, x.values) for x in (self.a, self.b))
         if a == b:  # halves of one file
-            whole = self.a.decode_whole(index)
+            whole = self.a.decode_whole(index, epoch)
             image_a, image_b = self.a.take_half(whole, index), self.b.take_half(whole, index)
         else:
-            image_a, image_b = self.a.decode(index), self.b.decode(index)
+            image_a, image_b = self.a.decode(index, epoch), self.b.decode(index, epoch)
         pairs = ((image_a, self.a), (image_b, self.b))
         shapes = [resized_shape(x.shape[1], x.shape[2], dataset.size) for x, dataset in pairs]
         if shapes[0] != shapes[1]:

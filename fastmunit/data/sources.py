@@ -95,8 +95,8 @@ class NamedSource:
         """Return the name of an image for messages."""
         return f"{self.name}[{index}]"
 
-    def planes(self, index: int, channels: int, max_pixels: int | None, values: PixelValues) -> Tensor:
-        """Return an image like `read_planes`: (C, H, W), uint8 or float32 in [0, 1].
+    def planes(self, index: int, channels: int, max_pixels: int | None, values: PixelValues, epoch: int = 0) -> Tensor:
+        """Return an image like `read_planes`: (C, H, W), uint8 or float32 in [0, 1]. All epochs are equal.
 
         Raises:
             DataError: If the source raises, or returns something that cannot be used as an image.

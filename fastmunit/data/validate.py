@@ -18,12 +18,15 @@ from fastmunit.data.datasets import (
     test_datasets,
     training_datasets,
 )
-from fastmunit.data.images import check_bands, read_header
+from fastmunit.data.images import ImageHeader, check_bands, read_header
 from fastmunit.data.memory_limit import memory_excess
 from fastmunit.data.paths import DOMAINS, PARTS, Domain, DomainFiles, Part, domain_files
 from fastmunit.data.range_check import range_note
+from fastmunit.data.readers import DomainReader, has_reader
+from fastmunit.data.slides import SlideSource
 from fastmunit.data.sources import GivenImages
 from fastmunit.data.transforms import resize_excess, resized_shape
+from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import ConfigError, DataError
 from fastmunit.files import printable
 
@@ -71,8 +74,9 @@ def check(config: Config, given: GivenImages | None = None, any_size: bool = Tru
     if given is not None:
         return _check_given(config, given, any_size)
     by_domain = {(part, domain): domain_files(config, part, domain) for part in PARTS for domain in DOMAINS}
-    for (part, _), files in by_domain.items():
-        _check_count(config, part, printable(files.source), len(files.paths))
+    for (part, domain), files in by_domain.items():
+        if not _scientific(config, domain, files):
+            _check_count(config, part, printable(files.source), len(files.paths))
     checked = {
         (part, domain): _check_headers(config, part, domain, files, any_size)
         for (part, domain), files in by_domain.items()
@@ -82,14 +86,23 @@ def check(config: Config, given: GivenImages | None = None, any_size: bool = Tru
             a, b = (by_domain[part, domain].paths for domain in DOMAINS)
             _check_sizes(a, checked[part, "a"].shapes, b, checked[part, "b"].shapes)
     notes = _notes(by_domain.values())
-    for domain, dataset in zip(DOMAINS, training_datasets(config), strict=True):
-        source = printable(by_domain["train", domain].source)
-        notes += _range_notes(dataset, checked["train", domain].deep, source)
+    datasets = {"train": training_datasets(config), "test": test_datasets(config, any_size=any_size)}
+    for (part, domain), files in by_domain.items():
+        dataset = datasets[part]["ab".index(domain)]
+        notes += _region_notes(config, part, files, dataset)
+        if part == "train":
+            indices = _images_of(dataset, files, checked[part, domain].deep)
+            notes += _range_notes(dataset, indices, printable(files.source))
     return notes
 
 
 def check_image(
-    path: str | os.PathLike[str], channels: int, size: int | None, pixel_bytes: int, max_pixels: int | None
+    path: str | os.PathLike[str],
+    channels: int,
+    size: int | None,
+    pixel_bytes: int,
+    max_pixels: int | None,
+    values: PixelValues,
 ) -> None:
     """Check an image before it is passed to a network. Only its header is read.
 
@@ -99,16 +112,25 @@ def check_image(
         size: Shorter side after the resize, in pixels, or None to keep the size.
         pixel_bytes: Bytes per pixel, after the resize, of the largest tensor. Two such tensors exist at the same time.
         max_pixels: Maximum number of pixels. None is Pillow's limit.
+        values: How pixels are read.
 
     Raises:
         DataError: If the header is damaged, or the image has another number of bands, too many pixels, or does not fit
             in memory.
     """
-    header = read_header(path, max_pixels)
-    check_bands(path, header, channels)
+    header = _header(path, channels, values, max_pixels)
     excess = resize_excess(path, header.height, header.width, pixel_bytes, size)
     if excess is not None:
         raise DataError(excess)
+
+
+def _header(path: str | os.PathLike[str], channels: int, values: PixelValues, max_pixels: int | None) -> ImageHeader:
+    """Read the header of an image file or of a slice. Raises DataError if it does not have the channels."""
+    if has_reader(path, channels, values, max_pixels):
+        return DomainReader(path, channels, values).header
+    header = read_header(path, max_pixels)
+    check_bands(path, header, channels // values.slices)
+    return header
 
 
 def left_out(config: Config, parts: Sequence[Part] = PARTS) -> list[str]:
@@ -122,6 +144,35 @@ def left_out(config: Config, parts: Sequence[Part] = PARTS) -> list[str]:
     if config.data_module is not None:
         return []
     return _notes(domain_files(config, part, domain) for part in parts for domain in DOMAINS)
+
+
+def _scientific(config: Config, domain: Domain, files: DomainFiles) -> bool:
+    channels = config.input_dim_a if domain == "a" else config.input_dim_b
+    values = PixelValues.of(config, domain)
+    return any(has_reader(path, channels, values, config.max_pixels) for path in files.paths)
+
+
+def _region_notes(config: Config, part: Part, files: DomainFiles, dataset: ImageDataset) -> list[str]:
+    """Check the number of usable regions of slides and volumes, and return a line about those that are left out."""
+    source = dataset.source
+    if not isinstance(source, SlideSource):
+        return []
+    name = printable(files.source)
+    _check_count(config, part, name, source.count)
+    if source.count == source.total:
+        return []
+    return [
+        f"{name}: {source.count:,} of {source.total:,} regions are used; the others have less than "
+        f"{config.min_foreground:.0%} foreground (background{dataset.values.keys}, min_foreground)."
+    ]
+
+
+def _images_of(dataset: ImageDataset, files: DomainFiles, numbers: Sequence[int]) -> list[int]:
+    """Return the indices of images that come from some of the files."""
+    if not isinstance(dataset.source, SlideSource):
+        return list(numbers)
+    chosen = {files.paths[number] for number in numbers}
+    return [index for index, item in enumerate(dataset.source.items) if item.path in chosen]
 
 
 def _range_notes(dataset: ImageDataset, indices: Sequence[int], source: str) -> list[str]:
@@ -181,7 +232,8 @@ def _check_count(config: Config, part: Part, source: str, count: int) -> None:
 def _check_headers(config: Config, part: Part, domain: Domain, files: DomainFiles, any_size: bool) -> _Checked:
     """Check the headers of all images."""
     size = config.size_a if domain == "a" else config.size_b
-    channels = (config.input_dim_a if domain == "a" else config.input_dim_b) // config.slices
+    channels = config.input_dim_a if domain == "a" else config.input_dim_b
+    values = PixelValues.of(config, domain)
     train_crop = (config.crop_image_height, config.crop_image_width)
     crop = train_crop if part == "train" else test_crop(config, domain, any_size)
 
@@ -190,8 +242,7 @@ def _check_headers(config: Config, part: Part, domain: Domain, files: DomainFile
     def examine(numbered: tuple[int, Path]) -> tuple[str | None, str | None, tuple[int, int]]:
         index, path = numbered
         try:
-            header = read_header(path, config.max_pixels)
-            check_bands(path, header, channels)
+            header = _header(path, channels, values, config.max_pixels)
             if header.deep:
                 deep.append(index)
             if files.half is not None and header.width % 2:

@@ -11,6 +11,7 @@ from fastmunit import data
 from fastmunit.data.animation import animated_format
 from fastmunit.data.failures import Failure
 from fastmunit.data.validate import check_image
+from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
 
 
@@ -36,12 +37,14 @@ class Limits(NamedTuple):
         size: Length to resize the shortest side to. None keeps it.
         pixel_bytes: Bytes per pixel of the largest tensor after the resize.
         max_pixels: Refuse images with more pixels. None is Pillow's limit.
+        values: How pixels are read.
     """
 
     channels: int
     size: int | None
     pixel_bytes: int
     max_pixels: int | None
+    values: PixelValues = PixelValues()
 
     def check(self, path: Path) -> None:
         """Raise DataError if the image cannot be used."""

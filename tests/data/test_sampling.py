@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastmunit import data
 from fastmunit.config import Config
-from fastmunit.data import TrainingPairs, sampling, workers
+from fastmunit.data import TrainingPairs, sampling, slides, workers
 from fastmunit.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -78,8 +77,8 @@ def test_epochs_use_every_image_at_most_once_in_new_orders(make_config: Callable
 
 def test_skipped_batches_are_not_loaded(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
-    decode = data.datasets.read_planes
-    monkeypatch.setattr(data.datasets, "read_planes", lambda path, *rest: loaded.append(path) or decode(path, *rest))
+    decode = slides.read_planes
+    monkeypatch.setattr(slides, "read_planes", lambda path, *rest: loaded.append(path) or decode(path, *rest))
     take(TrainingPairs(make_config()), 1, start=1000)
     assert len(loaded) == 4
 
@@ -184,7 +183,7 @@ def test_batch_that_cannot_be_sent_is_an_error(
 def test_image_that_does_not_fit_in_memory(
     make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, num_workers: int
 ) -> None:
-    monkeypatch.setattr(data.datasets, "read_planes", lambda path, channels, limit: torch.empty(channels, 2**25, 2**25))
+    monkeypatch.setattr(slides, "read_planes", lambda path, channels, limit: torch.empty(channels, 2**25, 2**25))
     with pytest.raises(
         DataError, match=r"not enough memory to load .*trainA.*\(.*allocate \d+ bytes.*lower new_size"
     ) as caught:
@@ -198,6 +197,6 @@ def test_other_errors_in_workers_keep_their_traceback(
     def defect(path: Path, channels: int, max_pixels: int | None) -> Tensor:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(data.datasets, "read_planes", defect)
+    monkeypatch.setattr(slides, "read_planes", defect)
     with pytest.raises(RuntimeError, match=r"(?s)in DataLoader worker process 0.*Traceback.*a defect"):
         take(TrainingPairs(make_config(num_workers=1)), 1)

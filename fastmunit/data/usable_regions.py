@@ -1,0 +1,163 @@
+"""An index of the regions of slides and volumes that show enough foreground to train on."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from fastmunit.config import Config
+from fastmunit.data.paths import Domain
+from fastmunit.data.readers import DomainReader
+from fastmunit.data.value_range import PixelValues
+from fastmunit.region import Region
+
+TOLERANCE = 0.1
+"""Distance from the background, as a part of the value range, up to which a pixel is background in every channel."""
+MIN_SHARE = 0.1
+"""`auto`: an end of the value range is background if this share of the pixels of a file is near it."""
+_PROBES = 32
+"""Rows and columns of pixels of a region that are looked at, evenly spaced."""
+
+
+class Span(NamedTuple):
+    """The positions of a crop in one direction that belong to a cell."""
+
+    first: int
+    positions: int
+
+
+class Cell(NamedTuple):
+    """A part of the possible crops of a slice. Each crop belongs to one cell.
+
+    Attributes:
+        plane: Index of the slice.
+        rows: Positions of the crop's first row.
+        columns: Positions of the crop's first column.
+    """
+
+    plane: int
+    rows: Span
+    columns: Span
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The rule by which regions are usable. See `Config`: background_a, min_foreground."""
+
+    background: float | Literal["auto", "none"]
+    min_foreground: float
+
+    @classmethod
+    def of(cls, config: Config, domain: Domain) -> Rule:
+        """Return the rule of a domain."""
+        return cls(getattr(config, f"background_{domain}"), config.min_foreground)
+
+
+@dataclass(frozen=True)
+class Index:
+    """The usable cells of a file.
+
+    Attributes:
+        cells: The cells, by slice, row and column.
+        total: Number of cells, usable or not.
+    """
+
+    cells: tuple[Cell, ...]
+    total: int
+
+
+def usable_cells(
+    path: str | os.PathLike[str], channels: int, values: PixelValues, crop: tuple[int, int] | None, rule: Rule
+) -> Index:
+    """Divide the crops of a file into cells of about the size of a crop, and return those with enough foreground.
+
+    The crop in the middle of a cell decides. A pixel is background if all its channels differ from the background by at
+    most `TOLERANCE` of the value range. `auto` is the low or the high end of the range, whichever more pixels of the
+    file are near, if these are `MIN_SHARE` of them; otherwise nothing is background. Pixels without data are never
+    foreground.
+
+    Args:
+        path: File of one of the formats in `image_files`.
+        channels: Channels of an image.
+        values: How pixels are read.
+        crop: (height, width) of a crop, or None for whole slices, which are one cell each.
+        rule: Which cells are usable.
+
+    Raises:
+        DataError: If the file cannot be read, or is smaller than the crop.
+    """
+    stat = Path(path).stat()
+    return _cells(os.fspath(path), (stat.st_mtime_ns, stat.st_size), channels, values, crop, rule)
+
+
+def middle(cell: Cell, crop: tuple[int, int]) -> Region:
+    """Return the crop in the middle of a cell."""
+    top, left = (span.first + span.positions // 2 for span in (cell.rows, cell.columns))
+    return Region(top, left, *crop)
+
+
+# Data are checked and then loaded, and the files must be looked at once.
+@functools.lru_cache(maxsize=1024)
+def _cells(
+    path: str,
+    _state: tuple[int, int],
+    channels: int,
+    values: PixelValues,
+    crop: tuple[int, int] | None,
+    rule: Rule,
+) -> Index:
+    source = DomainReader(path, channels, values)
+    reader = source.reader
+    height, width = (reader.height, reader.width) if crop is None else crop
+    grid = [
+        Cell(plane, rows, columns)
+        for plane in range(reader.planes)
+        for rows in _spans(reader.height, height)
+        for columns in _spans(reader.width, width)
+    ]
+    if rule.background == "none" and source.nodata is None and reader.dtype.kind != "f":
+        return Index(tuple(grid), len(grid))
+    shares = np.array([_shares(source, middle(cell, (height, width)), cell.plane, values, rule) for cell in grid])
+    if rule.background == "auto":
+        totals = shares[:, 1:].mean(axis=0)
+        near = 1 + int(np.argmax(totals))
+        background = shares[:, near] if totals[near - 1] >= MIN_SHARE else np.zeros(len(grid))
+    else:
+        background = shares[:, 1]
+    foreground = 1 - shares[:, 0] - background
+    usable = [cell for cell, share in zip(grid, foreground, strict=True) if share >= rule.min_foreground and share > 0]
+    return Index(tuple(usable), len(grid))
+
+
+def _spans(length: int, crop: int) -> list[Span]:
+    """Divide the positions of a crop into as many equal spans as crops fit."""
+    positions = length - crop + 1
+    count = max(1, length // crop)
+    starts = [number * positions // count for number in range(count + 1)]
+    return [Span(start, end - start) for start, end in itertools.pairwise(starts) if end > start]
+
+
+def _shares(
+    source: DomainReader, region: Region, plane: int, values: PixelValues, rule: Rule
+) -> tuple[float, float, float]:
+    """Return the shares of pixels without data, near the low end (or the background), and near the high end."""
+    steps = [max(1, size // _PROBES) for size in (region.height, region.width)]
+    pixels = source.reader.read(region, plane)[:, :: steps[0], :: steps[1]]
+    mapping = values.range_of(pixels.dtype, source.nodata, str(source.reader.path))
+    missing = mapping.missing(pixels).all(axis=0)
+    unit = mapping.to_unit(pixels).numpy()
+    if isinstance(rule.background, str):
+        ends = np.zeros((1, 1, 1), np.float32), np.ones((1, 1, 1), np.float32)
+        if rule.background == "none":
+            return float(missing.mean()), 0.0, 0.0
+    else:
+        level = mapping.to_unit(np.full((len(pixels), 1, 1), rule.background)).numpy()
+        ends = level, level
+    low, high = ((np.abs(unit - end) <= TOLERANCE).all(axis=0) & ~missing for end in ends)
+    return float(missing.mean()), float(low.mean()), float(high.mean())

@@ -1,0 +1,343 @@
+"""Training on slides and volumes: usable regions, random crops that are read alone, and slices with neighbors."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fastmunit import data
+from fastmunit.config import Config
+from fastmunit.data import TrainingPairs, auto_range
+from fastmunit.data.datasets import test_datasets as datasets_for_tests
+from fastmunit.data.datasets import training_datasets
+from fastmunit.data.pixels import read_pixels
+from fastmunit.data.readers import DomainReader, has_reader
+from fastmunit.data.slides import SlideSource
+from fastmunit.data.usable_regions import Rule, _spans, middle, usable_cells
+from fastmunit.data.value_range import PixelValues, ValueRange
+from fastmunit.errors import DataError
+from fastmunit.image_files.reader import ImageReader
+from fastmunit.region import Region
+
+PARTS = ("trainA", "trainB", "testA", "testB")
+
+
+def slide(seed: int, height: int = 200, width: int = 333) -> np.ndarray:
+    """Return an RGB slide: tissue of distinct values in the middle of a white background."""
+    pixels = np.full((height, width, 3), 250, np.uint8)
+    tissue = pixels[height // 4 : -height // 4, width // 4 : -width // 4]
+    tissue[...] = np.random.default_rng(seed).integers(0, 200, tissue.shape)
+    return pixels
+
+
+@pytest.fixture
+def slides(tmp_path: Path) -> Path:
+    for part in PARTS:
+        (tmp_path / part).mkdir()
+        for index in range(2):
+            np.save(tmp_path / part / f"{index}.npy", slide(index + 10 * PARTS.index(part)))
+    return tmp_path
+
+
+def config(root: Path, **changes: Any) -> Config:
+    values: dict[str, Any] = {
+        "data_root": str(root),
+        "crop_image_height": 32,
+        "crop_image_width": 40,
+        "batch_size": 2,
+        "num_workers": 0,
+        "display_size": 2,
+    }
+    return Config.from_dict({**values, **changes})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_each_position_of_a_crop_belongs_to_one_cell(length: int, crop: int) -> None:
+    length += crop - 1
+    spans = _spans(length, crop)
+    positions = [first + k for first, count in spans for k in range(count)]
+    assert positions == list(range(length - crop + 1))
+    assert 1 <= len(spans) <= max(1, length // crop)
+
+
+def test_crops_are_regions_of_the_slides(slides: Path) -> None:
+    dataset = training_datasets(config(slides, flip=False))[0]
+    assert isinstance(dataset.source, SlideSource)
+    assert 0 < dataset.source.count < dataset.source.total == 2 * (200 // 32) * (333 // 40)
+    pixels = {str(path): np.load(path) for path in dataset.paths}
+    seen = set()
+    for index, epoch in itertools.product((0, 7, len(dataset) - 1), range(4)):
+        image = dataset.sample(index, epoch)
+        assert image.shape == (3, 32, 40)
+        path, cell = dataset.source.items[index]
+        matches = [
+            (top, left)
+            for top in range(cell.rows.first, sum(cell.rows))
+            for left in range(cell.columns.first, sum(cell.columns))
+            if np.array_equal(
+                ValueRange(0, 255).to_network(pixels[str(path)][top : top + 32, left : left + 40].transpose(2, 0, 1)),
+                image,
+            )
+        ]
+        assert matches
+        seen.add((index, tuple(matches)))
+        assert torch.equal(training_datasets(config(slides, flip=False))[0].sample(index, epoch), image)
+    assert len(seen) > 8
+
+
+def test_only_the_crop_is_read(slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = training_datasets(config(slides))[0]
+    regions: list[Region | None] = []
+    read = ImageReader.read
+    monkeypatch.setattr(
+        ImageReader, "read", lambda self, region=None, plane=0: regions.append(region) or read(self, region, plane)
+    )
+    assert training_datasets(config(slides))[0].identity() == dataset.identity()
+    assert regions == []  # the index is known
+    dataset[3]
+    assert [region[2:] for region in regions if region] == [(32, 40)]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_after_a_resume_are_the_same(slides: Path, num_workers: int) -> None:
+    pairs = TrainingPairs(config(slides, num_workers=num_workers))
+    whole = list(itertools.islice(pairs.batches(), 40))
+    assert pairs.batches_per_epoch < 30  # crops of a second epoch are among them
+    resumed = list(itertools.islice(TrainingPairs(config(slides)).batches(27), 13))
+    for before, after in zip(whole[27:], resumed, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
+    first, second = (torch.cat([a for a, _ in whole[k : k + 5]]) for k in (0, pairs.batches_per_epoch))
+    assert not torch.equal(first, second)
+
+
+def test_test_images_are_the_middles_of_cells(slides: Path) -> None:
+    dataset = datasets_for_tests(config(slides))[0]
+    assert isinstance(dataset.source, SlideSource)
+    path, cell = dataset.source.items[5]
+    assert cell is not None
+    top, left, height, width = middle(cell, (32, 40))
+    expected = np.load(path)[top : top + height, left : left + width].transpose(2, 0, 1)
+    assert torch.equal(dataset.sample(5, 3), ValueRange(0, 255).to_network(expected))
+
+
+VALUES = PixelValues(ValueRange(0, 200))
+
+
+def cells(path: Path, background: Any = "auto", min_foreground: float = 0.1, **changes: Any) -> list[tuple[int, int]]:
+    """Return the row and column of each usable cell of a 40 x 40 image with crops of 10 x 10."""
+    values = changes.get("values", VALUES)
+    index = usable_cells(path, 1, values, (10, 10), Rule(background, min_foreground))
+    assert index.total == 16
+    return [(middle(cell, (10, 10)).top // 8, middle(cell, (10, 10)).left // 8) for cell in index.cells]
+
+
+def blocks(path: Path, filled: float, other: float, dtype: type = np.float32) -> None:
+    """Write a 40 x 40 image whose cells (0, 0), (1, 2) and half of (3, 3) are `filled`."""
+    pixels = np.full((40, 40), other, dtype)
+    pixels[:12, :12] = pixels[9:22, 18:31] = pixels[30:, 30:] = filled
+    np.save(path, pixels)
+
+
+@pytest.mark.parametrize(("white", "background"), [(True, "auto"), (False, "auto"), (True, 195.0), (False, 0.0)])
+def test_background_is_left_out(tmp_path: Path, white: bool, background: Any) -> None:
+    path = tmp_path / "a.npy"
+    blocks(path, 100, 195 if white else 5)
+    usable = cells(path, background)
+    assert {(0, 0), (1, 2), (3, 3)} <= set(usable)
+    assert len(usable) < 9
+    assert set(cells(path, background, 0.5)) < set(usable)
+    assert len(cells(path, "none")) == 16
+    assert len(cells(path, 100.0)) > 10
+
+
+def test_an_image_without_background_is_used_whole(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).uniform(40, 160, (40, 40)))
+    assert len(cells(tmp_path / "a.npy")) == 16
+
+
+@pytest.mark.parametrize("nodata", [np.nan, -9999.0])
+def test_regions_without_data_are_left_out(tmp_path: Path, nodata: float) -> None:
+    blocks(tmp_path / "a.npy", 100, nodata)
+    values = PixelValues(ValueRange(0, 200, nodata=-9999.0))
+    for background in ("none", "auto"):
+        usable = cells(tmp_path / "a.npy", background, values=values)
+        assert {(0, 0), (1, 2), (3, 3)} <= set(usable)
+        assert len(usable) < 9
+    np.save(tmp_path / "b.npy", np.full((40, 40), nodata))
+    assert cells(tmp_path / "b.npy", "none", 0, values=values) == []
+
+
+def test_no_usable_region_is_an_error(slides: Path) -> None:
+    for path in (slides / "trainB").iterdir():
+        np.save(path, np.full((64, 80, 3), 255, np.uint8))
+    with pytest.raises(
+        DataError, match=r"trainB: none of 8 regions of 2 files has enough foreground: set background_b"
+    ):
+        data.check(config(slides))
+    assert any("trainA" in note for note in data.check(config(slides, background_b="none")))
+
+
+def test_what_is_left_out_is_said(slides: Path) -> None:
+    notes = data.check(config(slides))
+    assert len(notes) == 4
+    assert notes[0].endswith(
+        "regions are used; the others have less than 10% foreground (background_a, min_foreground)."
+    )
+    with pytest.raises(DataError, match=r"trainA has \d+ images, fewer than batch_size 1000"):
+        data.check(config(slides, batch_size=1000))
+    with pytest.raises(DataError, match=r"trainA: 2 of 2 images are smaller than the crop 256x40"):
+        data.check(config(slides, crop_image_height=256))
+
+
+def volume(seed: int = 0, planes: int = 5, height: int = 50, width: int = 60) -> np.ndarray:
+    """Return signed values (Z, C, Y, X) that identify plane and position."""
+    values = np.arange(planes * height * width, dtype=np.int32).reshape(planes, 1, height, width)
+    return values - 5000 + seed
+
+
+@pytest.fixture
+def volumes(tmp_path: Path) -> Path:
+    for part in PARTS:
+        (tmp_path / part).mkdir()
+        for index in range(2):
+            np.save(tmp_path / part / f"{index}.npy", volume(index))
+    return tmp_path
+
+
+RANGES = {
+    "value_range_a": [-5000, 10001],
+    "value_range_b": [-5000, 10001],
+    "background_a": "none",
+    "background_b": "none",
+}
+
+
+def test_slices_have_their_neighbors_as_channels(volumes: Path) -> None:
+    settings = config(volumes, input_dim_a=3, input_dim_b=1, slices=1, **RANGES)
+    assert training_datasets(settings)[1][0].shape == (1, 32, 40)
+    settings = config(volumes, input_dim_a=3, input_dim_b=3, slices=3, flip=False, **RANGES)
+    dataset = training_datasets(settings)[0]
+    assert isinstance(dataset.source, SlideSource)
+    assert len(dataset) == 10  # 5 slices of 2 volumes, one cell each
+    step = 50 * 60 * 2 / 15001  # one slice
+    for index, (_, cell) in enumerate(dataset.source.items):
+        assert cell is not None
+        below, here, above = dataset[index].double()
+        at_end = {0: (0, 1), 4: (1, 0)}.get(cell.plane, (1, 1))
+        assert (here - below).mean().item() == pytest.approx(step * at_end[0], abs=1e-5)
+        assert (above - here).mean().item() == pytest.approx(step * at_end[1], abs=1e-5)
+
+
+def test_whole_slices_are_resized(volumes: Path) -> None:
+    settings = config(volumes, new_size=42, input_dim_a=1, input_dim_b=1, **RANGES)
+    data.check(settings)
+    dataset = training_datasets(settings)[0]
+    assert len(dataset) == 10
+    image = dataset.decode(6, 0)
+    expected = ValueRange(-5000, 10001).to_unit(volume(1)[1])
+    assert torch.equal(image, expected)
+    assert dataset[6].shape == (1, 32, 40)
+
+
+def test_signed_values_need_a_range_that_may_be_computed(volumes: Path) -> None:
+    settings = config(volumes, input_dim_a=1, input_dim_b=1)
+    with pytest.raises(DataError, match=r"0\.npy has values of type int32: set value_range_a to \[low, high\] or auto"):
+        data.check(settings)
+    settings = config(volumes, input_dim_a=1, input_dim_b=1, value_range_a="auto", value_range_b="auto")
+    found, notes = auto_range.resolved(settings)
+    low, high = found.value_range_a  # type: ignore[misc]
+    assert -5000 <= low < -4500 < 9500 < high <= 10000  # type: ignore[operator]
+    assert len(notes) == 2
+    assert data.check(found)[0].startswith(str(volumes / "trainA"))
+
+
+def test_pairs_of_volumes_have_equal_crops(volumes: Path) -> None:
+    for part in ("trainB", "testB"):
+        for index in range(2):
+            np.save(volumes / part / f"{index}.npy", volume(index).astype(np.float64) * 2)
+    settings = config(
+        volumes, pairs="folders", input_dim_a=1, input_dim_b=1, **{**RANGES, "value_range_b": [-10000, 20002]}
+    )
+    data.check(settings)
+    for a, b in itertools.islice(TrainingPairs(settings).batches(), 6):
+        assert torch.equal(a, b)
+    Image.new("L", (60, 50)).save(volumes / "trainB" / "1.png")
+    (volumes / "trainB" / "1.npy").unlink()
+    with pytest.raises(DataError, match=r"1\.npy and .*1\.png are a pair, but only one of them is a slide or volume"):
+        data.check(settings)
+
+
+def test_pictures_and_slides_may_be_mixed_and_listed(slides: Path) -> None:
+    Image.fromarray(slide(3)).save(slides / "trainA" / "2.png")
+    (slides / "list.txt").write_text("2.png\n1.npy\n")
+    folders = {f"data_folder_{part[:-1]}_{part[-1].lower()}": str(slides / part) for part in PARTS}
+    settings = config(slides, data_root=None, **folders)
+    settings.data_list_train_a = str(slides / "list.txt")
+    dataset = training_datasets(settings)[0]
+    assert isinstance(dataset.source, SlideSource)
+    assert [item.cell is None for item in dataset.source.items[:2]] == [True, False]
+    assert str(dataset.label(0)) == str(slides / "trainA" / "2.png")
+    assert str(dataset.label(1)).startswith(f"{slides / 'trainA' / '1.npy'} (slice 0, from row ")
+    assert dataset[0].shape == dataset[1].shape == (3, 32, 40)
+
+
+def test_identity_changes_with_the_regions(slides: Path) -> None:
+    identity = training_datasets(config(slides))[0].identity()
+    assert identity == training_datasets(config(slides))[0].identity()
+    other = training_datasets(config(slides, min_foreground=0.9))[0].identity()
+    assert other["count"] < identity["count"]
+    assert other["names"] != identity["names"]
+
+
+def test_channels_that_do_not_fit_are_named(slides: Path) -> None:
+    with pytest.raises(DataError, match=r"0\.npy has 3 channels but input_dim is 4: set input_dim to 3, or name"):
+        data.check(config(slides, input_dim_a=4))
+    np.save(slides / "gray.npy", np.zeros((20, 30), np.uint8))
+    assert read_pixels(slides / "gray.npy", 3).shape == (3, 20, 30)
+    np.save(slides / "volume.npy", volume())
+    with pytest.raises(DataError, match=r"volume\.npy has 5 slices, where one image is expected"):
+        read_pixels(slides / "volume.npy", 1, None, VALUES)
+    np.save(slides / "float.npy", np.full((20, 30), 1.5))
+    with pytest.raises(DataError, match=r"float values 1\.5\.\.1\.5 are outside \[0, 1\]: set value_range_a"):
+        read_pixels(slides / "float.npy", 1)
+
+
+class Named(ImageReader):
+    """A reader of one pixel per channel, with names."""
+
+    format = "test"
+
+    def _open(self) -> None:
+        self.channels, self.channel_names = 3, ("DAPI", "CD3", "CD8")
+
+    def _read(self, region: Region, plane: int) -> np.ndarray:
+        return np.arange(3, dtype=np.uint8).reshape(3, 1, 1)
+
+
+def test_channels_are_read_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("fastmunit.data.readers._reader", lambda path, channels: Named(path))
+    source = DomainReader(tmp_path, 2, PixelValues(channel_names=("CD8", "DAPI")))
+    assert source.read().ravel().tolist() == [2, 0]
+    with pytest.raises(DataError, match=r"has no channel 'CD4': it has DAPI, CD3, CD8\. Correct channel_names_b"):
+        DomainReader(tmp_path, 1, PixelValues(channel_names=("CD4",), keys="_b"))
+
+
+def test_pillow_reads_what_it_has_always_read(tmp_path: Path) -> None:
+    values = np.arange(35, dtype=np.uint16).reshape(5, 7)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    Image.fromarray(values).save(tmp_path / "a.png")
+    for name in ("a.tif", "a.png"):
+        assert not has_reader(tmp_path / name, 1, PixelValues())
+        assert torch.equal(read_pixels(tmp_path / name, 1), data.read_image(tmp_path / name, 1))
+    np.save(tmp_path / "a.npy", values)
+    assert has_reader(tmp_path / "a.npy", 1, PixelValues())
+    assert torch.allclose(read_pixels(tmp_path / "a.npy", 1), data.read_image(tmp_path / "a.png", 1), atol=1e-6, rtol=0)
