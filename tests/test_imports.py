@@ -44,7 +44,7 @@ LAYERS = {
     "page": {"export", "translation", "data", "systems"} | LEAVES,
     "planning": {"data", "systems", "ops"} | LEAVES,
     "serving": {"page", "translation", "runs", "data", "systems"} | LEAVES,
-    "translation": {"export", "runs", "data", "systems", "model_folder"} | LEAVES,
+    "translation": {"export", "runs", "data", "systems", "model_folder", "image_files"} | LEAVES,
     "export": {"systems", "model_folder", "nn", "functional"} | LEAVES,
     "runs": {"data", "systems", "nn", "functional", "metrics", "model_folder"} | LEAVES,
     "model_folder": LEAVES,

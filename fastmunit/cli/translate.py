@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastmunit.config import Config
     from fastmunit.systems.translators import Translator
     from fastmunit.translation.file_translator import OutputStyles
+    from fastmunit.translation.inputs import Limits
 
 
 _style_option = partial(typer.Option, rich_help_panel="Style")
@@ -93,6 +94,14 @@ def translate(
         bool,
         typer.Option("--stretch", help="Stretch each output to the full range of values, as the public test.py does."),
     ] = False,
+    like_input: Annotated[
+        bool | None,
+        typer.Option(
+            "--like-input/--no-like-input",
+            help="Write outputs in the format and type of the input, with its metadata [for what Pillow does not read: "
+            "slides, volumes, arrays].",
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Annotated[
         Precision, typer.Option(help="Compute convolutions and matrix products in this precision.")
@@ -151,7 +160,7 @@ def translate(
         Limits(target_channels, size, 4 * target_channels + first_layer, limit, values).check(path)
     values = PixelValues.of(settings, way[0])
     limits = Limits(source_channels, size, 4 * source_channels + first_layer, limit, values)
-    inputs, failures = checked_inputs(listed, limits)
+    inputs, failures = checked_inputs(listed, limits, like_input)
     if not inputs:
         raise_failures(failures, _left_out(len(failures), len(listed)))
     translator = load_translator(file, settings, direction=way, device=device)
@@ -177,7 +186,8 @@ def translate(
             count = len(summary.removed)
             files = "1 output" if count == 1 else f"{count:,} outputs"
             echo(f"Removed {files} of an earlier call for the same images.")
-        _suggest_size(settings, inputs[0].path, size, limit)
+        if size is None and inputs[0].like is None:
+            _suggest_size(settings, inputs[0].path, limits)
     raise_failures(failures, _left_out(len(failures), len(listed)))
 
 
@@ -245,13 +255,13 @@ def _given_styles(
     return OutputStyles("interpolated", interpolate, codes, (), images)
 
 
-def _suggest_size(settings: "Config", path: Path, size: int | None, max_pixels: int | None) -> None:
-    from fastmunit.data.images import read_header
+def _suggest_size(settings: "Config", path: Path, limits: "Limits") -> None:
+    from fastmunit.data.validate import image_header
 
     trained = min(settings.crop_image_height, settings.crop_image_width)
-    header = read_header(path, max_pixels)
+    header = image_header(path, limits.channels, limits.values, limits.max_pixels)
     shortest = min(header.height, header.width)
-    if size is None and not trained / 1.5 <= shortest <= trained * 1.5:
+    if not trained / 1.5 <= shortest <= trained * 1.5:
         echo(
             f"Hint: the model was trained on {trained} pixels and {path.name} has {shortest}; --size {trained} may "
             "look better."

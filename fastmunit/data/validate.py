@@ -118,13 +118,15 @@ def check_image(
         DataError: If the header is damaged, or the image has another number of bands, too many pixels, or does not fit
             in memory.
     """
-    header = _header(path, channels, values, max_pixels)
+    header = image_header(path, channels, values, max_pixels)
     excess = resize_excess(path, header.height, header.width, pixel_bytes, size)
     if excess is not None:
         raise DataError(excess)
 
 
-def _header(path: str | os.PathLike[str], channels: int, values: PixelValues, max_pixels: int | None) -> ImageHeader:
+def image_header(
+    path: str | os.PathLike[str], channels: int, values: PixelValues, max_pixels: int | None
+) -> ImageHeader:
     """Read the header of an image file or of a slice. Raises DataError if it does not have the channels."""
     if has_reader(path, channels, values, max_pixels):
         return DomainReader(path, channels, values).header
@@ -242,7 +244,7 @@ def _check_headers(config: Config, part: Part, domain: Domain, files: DomainFile
     def examine(numbered: tuple[int, Path]) -> tuple[str | None, str | None, tuple[int, int]]:
         index, path = numbered
         try:
-            header = _header(path, channels, values, config.max_pixels)
+            header = image_header(path, channels, values, config.max_pixels)
             if header.deep:
                 deep.append(index)
             if files.half is not None and header.width % 2:

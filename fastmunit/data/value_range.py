@@ -75,7 +75,7 @@ class ValueRange:
         """Return where values have no data, as booleans in the shape of `values`."""
         missing = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, np.bool_)
         if self.nodata is not None:
-            missing |= values == values.dtype.type(self.nodata) if _fits(self.nodata, values.dtype) else False
+            missing |= values == values.dtype.type(self.nodata) if fits(self.nodata, values.dtype) else False
         return missing
 
     def _ends(self, channel: int) -> tuple[float, float]:
@@ -153,7 +153,7 @@ def full_range(dtype: np.dtype) -> ValueRange:
     return ValueRange(*_RANGES.get(dtype.name, (0.0, 1.0)))
 
 
-def _fits(value: float, dtype: np.dtype) -> bool:
+def fits(value: float, dtype: np.dtype) -> bool:
     """Return True if values of a type can be equal to `value`."""
     if dtype.kind == "f":
         return True

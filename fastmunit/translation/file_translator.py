@@ -21,6 +21,7 @@ from fastmunit.memory import first_line, is_out_of_memory
 from fastmunit.systems.translators import Translator, value_mapping
 from fastmunit.translation.domains import source_values
 from fastmunit.translation.inputs import Input
+from fastmunit.translation.like_input import translate_like
 from fastmunit.translation.output_record import OutputRecord
 from fastmunit.translation.output_sheet import OutputSheet, resized
 
@@ -103,7 +104,7 @@ class FileTranslator:
     def targets(self, item: Input) -> list[Path]:
         """Return the output files of an image."""
         still = ".png" if self._translator.target_channels <= 4 else ".tif"
-        suffix = still if item.form is None else SUFFIXES[item.form]
+        suffix = item.like or (still if item.form is None else SUFFIXES[item.form])
         return [self._output / f"{item.name}_{self._styles.label(k)}{suffix}" for k in range(self._styles.count)]
 
     def require_free_targets(self, inputs: Sequence[Input], sources: Sequence[Path], read: Sequence[Path]) -> None:
@@ -180,6 +181,8 @@ class FileTranslator:
         """Translate an image and write its outputs. Return both, or the first frames of an animation."""
         if item.form is not None:
             return self._translate_animation(item, codes, targets)
+        if item.like is not None:
+            return translate_like(item.path, codes, targets, self._translator, lambda x, s: self._outputs(x, s)[1])
         values = source_values(self._translator)
         image = read_pixels(item.path, self._translator.channels, self._rendering.max_pixels, values)
         image, outputs = self._outputs(image, codes)

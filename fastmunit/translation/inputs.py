@@ -10,9 +10,13 @@ from typing import NamedTuple
 from fastmunit import data
 from fastmunit.data.animation import animated_format
 from fastmunit.data.failures import Failure
+from fastmunit.data.formats import without_extension
+from fastmunit.data.readers import has_reader
 from fastmunit.data.validate import check_image
 from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
+from fastmunit.image_files.open import is_image_file
+from fastmunit.translation.like_input import suffix_like
 
 
 class Input(NamedTuple):
@@ -22,11 +26,13 @@ class Input(NamedTuple):
         path: The file.
         name: Start of the names of its outputs, relative to the output folder; a style's label and a suffix follow.
         form: Pillow's name of an animated file's format. None for a still image.
+        like: Suffix of outputs with the format and metadata of the image. None for pictures.
     """
 
     path: Path
     name: str
     form: str | None = None
+    like: str | None = None
 
 
 class Limits(NamedTuple):
@@ -69,7 +75,7 @@ def list_inputs(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:
         for path in images.paths:
             first_paths.setdefault(path.resolve(), (path, images.folder))
     paths = list(first_paths.values())
-    stems = [path.relative_to(folder).with_suffix("").as_posix() for path, folder in paths]
+    stems = [_stem(path.relative_to(folder)) for path, folder in paths]
     repeated = _repeated(stems)
     names = [
         f"{stem}_{path.suffix[1:]}" if stem in repeated else stem for stem, (path, _) in zip(stems, paths, strict=True)
@@ -83,14 +89,29 @@ def list_inputs(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:
     return [Input(path, name) for name, (path, _) in zip(names, paths, strict=True)], notes
 
 
-def checked_inputs(inputs: Sequence[Input], limits: Limits) -> tuple[list[Input], list[Failure]]:
-    """Read the headers of images. Return those that the model can take, with their formats, and the failures."""
+def checked_inputs(
+    inputs: Sequence[Input], limits: Limits, like_input: bool | None = None
+) -> tuple[list[Input], list[Failure]]:
+    """Read the headers of images. Return those that the model can take, with their formats, and the failures.
+
+    Args:
+        inputs: The images.
+        limits: What to check.
+        like_input: True writes outputs with the format and metadata of their images where `image_files` can, False
+            writes pictures. None does the first for slides and volumes: what Pillow does not read.
+    """
     good: list[Input] = []
     failures: list[Failure] = []
     for item in inputs:
         try:
             limits.check(item.path)
-            good.append(item._replace(form=animated_format(item.path, limits.max_pixels)))
+            scientific = has_reader(item.path, limits.channels, limits.values, limits.max_pixels)
+            if scientific if like_input is None else like_input and is_image_file(item.path):
+                good.append(item._replace(like=suffix_like(item.path)))
+            elif scientific:
+                good.append(item)
+            else:
+                good.append(item._replace(form=animated_format(item.path, limits.max_pixels)))
         except DataError as error:
             failures.append(Failure(item.path, str(error)))
     return good, failures
@@ -104,6 +125,12 @@ def list_references(references: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """
     listed = [data.input_images(source) for source in references]
     return [path for images in listed for path in images.paths], [images.note for images in listed if images.note]
+
+
+def _stem(path: Path) -> str:
+    """Return a path without the suffix, or without both of a name such as brain.nii.gz."""
+    stem = path.with_name(without_extension(path.name))
+    return (path.with_suffix("") if stem == path else stem).as_posix()
 
 
 def _repeated(names: Sequence[str]) -> set[str]:
