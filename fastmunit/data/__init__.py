@@ -8,6 +8,7 @@ from fastmunit.data.images import read_image, save_image
 from fastmunit.data.sampling import TrainingPairs
 from fastmunit.data.sources import ImageSource, ImageSources
 from fastmunit.data.validate import check
+from fastmunit.data.value_range import PixelValues, ValueRange
 from fastmunit.data.verification import verify
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "ImageDataset",
     "ImageSource",
     "ImageSources",
+    "PixelValues",
     "TrainingPairs",
+    "ValueRange",
     "check",
     "display_images",
     "find_images",

@@ -42,7 +42,7 @@ def resolved(
     found = {key: known[key] for key in keys if known.get(key) not in (None, "auto")}
     notes: list[str] = []
     if len(found) < len(keys):
-        # Which regions of slides are background depends on the range.
+        # Without ranges, background is not defined yet.
         whole: dict[str, object] = {f"background_{domain}": "none" for domain in DOMAINS}
         datasets = training_datasets(config.model_copy(update=whole | dict.fromkeys(keys)), given)
         for domain, dataset in zip(DOMAINS, datasets, strict=True):

@@ -67,7 +67,8 @@ class DomainReader:
     """
 
     def __init__(self, path: str | os.PathLike[str], channels: int, values: PixelValues) -> None:
-        self.reader = reader = _reader(os.fspath(path), channels // values.slices)
+        self._open = _opened(os.fspath(path), file_state(path), channels // values.slices)
+        self.reader = reader = self._open.reader
         self._slices, self._name = values.slices, printable(path)
         count = channels // values.slices
         self._channels: list[int] | None = None
@@ -134,18 +135,35 @@ def require_all_pixels(path: ImageFile, channels: int, values: PixelValues) -> N
             reader.read(Region(top, 0, min(_BAND_ROWS, reader.height - top), reader.width), plane)
 
 
+def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return the time of the last change and the size of a file. Raises DataError if it is gone."""
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise DataError(f"image {printable(path)} cannot be read ({error.strerror}): check the path.") from error
+    return status.st_mtime_ns, status.st_size
+
+
+class _Open:
+    """An open file, which is closed when neither the cache nor an image needs it."""
+
+    def __init__(self, reader: ImageReader) -> None:
+        self.reader = reader
+
+    def __del__(self) -> None:
+        self.reader.close()
+
+
 @functools.lru_cache(_OPEN_READERS)
-def _reader(path: str, channels: int) -> ImageReader:
+def _opened(path: str, _state: tuple[int, int], channels: int) -> _Open:
     """Open a file once per process; a reader may be used after a fork and by threads.
 
     Pages of a TIFF that does not describe them are channels, or else the slices of a volume.
     """
     reader = open_image(path)
     if reader.channels in (channels, 1) or Path(path).suffix.lower() not in _TIFF:
-        return reader
+        return _Open(reader)
     volume = open_image(path, "planes")
-    if volume.channels == channels:
-        reader.close()
-        return volume
-    volume.close()
-    return reader
+    chosen, other = (volume, reader) if volume.channels == channels else (reader, volume)
+    other.close()
+    return _Open(chosen)

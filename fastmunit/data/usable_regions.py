@@ -6,14 +6,13 @@ import functools
 import itertools
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from fastmunit.config import Config
 from fastmunit.data.paths import Domain
-from fastmunit.data.readers import DomainReader
+from fastmunit.data.readers import DomainReader, file_state
 from fastmunit.data.value_range import PixelValues
 from fastmunit.region import Region
 
@@ -92,8 +91,7 @@ def usable_cells(
     Raises:
         DataError: If the file cannot be read, or is smaller than the crop.
     """
-    stat = Path(path).stat()
-    return _cells(os.fspath(path), (stat.st_mtime_ns, stat.st_size), channels, values, crop, rule)
+    return _cells(os.fspath(path), file_state(path), channels, values, crop, rule)
 
 
 def middle(cell: Cell, crop: tuple[int, int]) -> Region:

@@ -318,11 +318,28 @@ class Named(ImageReader):
 
 
 def test_channels_are_read_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("fastmunit.data.readers._reader", lambda path, channels: Named(path))
+    monkeypatch.setattr("fastmunit.data.readers.open_image", Named)
     source = DomainReader(tmp_path, 2, PixelValues(channel_names=("CD8", "DAPI")))
     assert source.read().ravel().tolist() == [2, 0]
     with pytest.raises(DataError, match=r"has no channel 'CD4': it has DAPI, CD3, CD8\. Correct channel_names_b"):
         DomainReader(tmp_path, 1, PixelValues(channel_names=("CD4",), keys="_b"))
+
+
+def test_files_are_closed(tmp_path: Path) -> None:
+    for index in range(100):
+        np.save(tmp_path / f"{index}.npy", np.zeros((4, 4), np.uint8))
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        pytest.skip("open files are listed on Linux only")
+    before = len(list(descriptors.iterdir()))
+    for index in range(100):
+        read_pixels(tmp_path / f"{index}.npy", 1)
+    assert len(list(descriptors.iterdir())) <= before + 32
+    np.save(tmp_path / "99.npy", np.full((5, 6), 255, np.uint8))
+    assert read_pixels(tmp_path / "99.npy", 1).shape == (1, 5, 6)  # not the file that was open
+    (tmp_path / "99.npy").unlink()
+    with pytest.raises(DataError, match=r"99\.npy"):
+        read_pixels(tmp_path / "99.npy", 1)
 
 
 def test_pillow_reads_what_it_has_always_read(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is trained is what is used: the range of a run at resume, translation and evaluation."""
+"""The range of a training is that of its resume, translation and evaluation."""
 
 from __future__ import annotations
 
