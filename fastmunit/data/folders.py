@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastmunit.data.formats import readable_extensions
+from fastmunit.data.formats import is_scientific, readable_extensions
 from fastmunit.errors import DataError
 from fastmunit.files import printable, require_regular_file
-from fastmunit.image_files.open import is_image_file
 
 # Number of names listed in a message.
 _MAX_LISTED = 3
@@ -83,7 +82,7 @@ def find_images(folder: str | os.PathLike[str]) -> FoundImages:
     extensions = readable_extensions()
     for path, problem in _entries(root):
         extension = os.path.splitext(path.name)[1].lower()  # noqa: PTH122 - many files
-        if problem is None and (extension in extensions or is_image_file(path)):
+        if problem is None and (extension in extensions or is_scientific(path)):
             paths.append(path)
         elif not (name := printable(os.path.relpath(path, root))).startswith(".") and "/." not in name:
             left_out.append(name if problem is None else f"{name} ({problem})")
@@ -102,7 +101,7 @@ def input_images(path: str | os.PathLike[str]) -> FoundImages:
     Raises:
         DataError: If `find_images` raises, or `path` does not exist or is not a regular file.
     """
-    if is_image_file(path):
+    if is_scientific(path):
         return FoundImages(Path(path).parent, [Path(path)], [])
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names that are too long
         return find_images(path)
@@ -137,7 +136,7 @@ def _entries(root: Path) -> Iterator[tuple[Path, str | None]]:
             ) from error
         for entry in entries:
             is_folder, is_link = entry.is_dir(follow_symlinks=False), _links_to_folder(entry)
-            if (is_folder or is_link) and not entry.name.startswith(".") and is_image_file(entry.path):
+            if (is_folder or is_link) and not entry.name.startswith(".") and is_scientific(entry.path):
                 yield Path(folder, entry.name), None
             elif is_folder:
                 folders.append(entry.path)

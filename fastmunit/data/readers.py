@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fastmunit.data.formats import is_scientific
 from fastmunit.data.images import ImageHeader, check_bands, read_header
 from fastmunit.data.memory_limit import memory_excess
 from fastmunit.data.opening import ImageFile
 from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
 from fastmunit.files import printable
-from fastmunit.image_files.open import is_image_file, open_image
+from fastmunit.image_files.open import open_image
 from fastmunit.image_files.reader import ImageReader
 from fastmunit.region import Region
 
@@ -39,7 +40,7 @@ def has_reader(path: ImageFile, channels: int, values: PixelValues, max_pixels: 
     if not isinstance(path, str | os.PathLike):
         return False
     suffix = Path(path).suffix.lower()
-    if suffix == _PNG or not is_image_file(path):
+    if suffix == _PNG or not is_scientific(path):
         return False
     if suffix in _TIFF and values == PixelValues():
         try:

@@ -10,12 +10,11 @@ from typing import NamedTuple
 from fastmunit import data
 from fastmunit.data.animation import animated_format
 from fastmunit.data.failures import Failure
-from fastmunit.data.formats import without_extension
+from fastmunit.data.formats import is_scientific, without_extension
 from fastmunit.data.readers import has_reader
 from fastmunit.data.validate import check_image
 from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
-from fastmunit.image_files.open import is_image_file
 from fastmunit.translation.like_input import suffix_like
 
 
@@ -106,7 +105,7 @@ def checked_inputs(
         try:
             limits.check(item.path)
             scientific = has_reader(item.path, limits.channels, limits.values, limits.max_pixels)
-            if scientific if like_input is None else like_input and is_image_file(item.path):
+            if scientific if like_input is None else like_input and is_scientific(item.path):
                 good.append(item._replace(like=suffix_like(item.path)))
             elif scientific:
                 good.append(item)
