@@ -55,7 +55,7 @@ def test_16_bit_color_png_keeps_its_depth(tmp_path: Path, bands: int, interlaced
     path = tmp_path / "x.png"
     deep = np.random.default_rng(2).integers(0, 65536, (5, 7, bands), dtype=np.uint16)
     path.write_bytes(deep_png(deep, interlaced=interlaced))
-    assert read_header(path) == (5, 7, bands, 1)
+    assert read_header(path) == (5, 7, bands, 1, True)
     planes = torch.from_numpy(deep.astype(np.float32)).permute(2, 0, 1) / 65535
     assert torch.equal(decode_image(path, bands), planes)
     colors = planes if bands == 3 else planes[:-1] * planes[-1:] + (1 - planes[-1:])

@@ -183,7 +183,7 @@ def test_batch_that_cannot_be_sent_is_an_error(
 def test_image_that_does_not_fit_in_memory(
     make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, num_workers: int
 ) -> None:
-    monkeypatch.setattr(slides, "read_planes", lambda path, channels, limit: torch.empty(channels, 2**25, 2**25))
+    monkeypatch.setattr(slides, "read_planes", lambda path, channels, *_: torch.empty(channels, 2**25, 2**25))
     with pytest.raises(
         DataError, match=r"not enough memory to load .*trainA.*\(.*allocate \d+ bytes.*lower new_size"
     ) as caught:
@@ -194,7 +194,7 @@ def test_image_that_does_not_fit_in_memory(
 def test_other_errors_in_workers_keep_their_traceback(
     make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def defect(path: Path, channels: int, max_pixels: int | None) -> Tensor:
+    def defect(path: Path, channels: int, *_: object) -> Tensor:
         raise RuntimeError("a defect")
 
     monkeypatch.setattr(slides, "read_planes", defect)
