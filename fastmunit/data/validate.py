@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -74,8 +74,9 @@ def check(config: Config, given: GivenImages | None = None, any_size: bool = Tru
     if given is not None:
         return _check_given(config, given, any_size)
     by_domain = {(part, domain): domain_files(config, part, domain) for part in PARTS for domain in DOMAINS}
+    scientific = {key for key, files in by_domain.items() if _scientific(config, key[1], files)}
     for (part, domain), files in by_domain.items():
-        if not _scientific(config, domain, files):
+        if (part, domain) not in scientific:
             _check_count(config, part, printable(files.source), len(files.paths))
     checked = {
         (part, domain): _check_headers(config, part, domain, files, any_size)
@@ -85,14 +86,15 @@ def check(config: Config, given: GivenImages | None = None, any_size: bool = Tru
         for part in PARTS:
             a, b = (by_domain[part, domain].paths for domain in DOMAINS)
             _check_sizes(a, checked[part, "a"].shapes, b, checked[part, "b"].shapes)
-    notes = _notes(by_domain.values())
-    datasets = {"train": training_datasets(config), "test": test_datasets(config, any_size=any_size)}
+    notes = _notes(by_domain.values()) + _values_notes(config, by_domain, checked)
+    if not scientific:
+        return notes
+    try:
+        datasets = {"train": training_datasets(config), "test": test_datasets(config, any_size=any_size)}
+    except DataError as error:  # values that use a small part of their range look like background
+        raise DataError(" ".join([str(error), *notes])) from error
     for (part, domain), files in by_domain.items():
-        dataset = datasets[part]["ab".index(domain)]
-        notes += _region_notes(config, part, files, dataset)
-        if part == "train":
-            indices = _images_of(dataset, files, checked[part, domain].deep)
-            notes += _range_notes(dataset, indices, printable(files.source))
+        notes += _region_notes(config, part, files, datasets[part]["ab".index(domain)])
     return notes
 
 
@@ -167,6 +169,23 @@ def _region_notes(config: Config, part: Part, files: DomainFiles, dataset: Image
         f"{name}: {source.count:,} of {source.total:,} regions are used; the others have less than "
         f"{config.min_foreground:.0%} foreground (background{dataset.values.keys}, min_foreground)."
     ]
+
+
+def _values_notes(
+    config: Config,
+    by_domain: Mapping[tuple[Part, Domain], DomainFiles],
+    checked: Mapping[tuple[Part, Domain], _Checked],
+) -> list[str]:
+    """Return notes about training images that use a part of their range, whether they are background or not."""
+    if not any(checked["train", domain].deep for domain in DOMAINS):
+        return []
+    anywhere = config.model_copy(update={f"background_{domain}": "none" for domain in DOMAINS})
+    notes: list[str] = []
+    for domain, dataset in zip(DOMAINS, training_datasets(anywhere), strict=True):
+        files = by_domain["train", domain]
+        indices = _images_of(dataset, files, checked["train", domain].deep)
+        notes += _range_notes(dataset, indices, printable(files.source))
+    return notes
 
 
 def _images_of(dataset: ImageDataset, files: DomainFiles, numbers: Sequence[int]) -> list[int]:

@@ -192,6 +192,14 @@ def test_what_is_left_out_is_said(slides: Path) -> None:
         data.check(config(slides, crop_image_height=256))
 
 
+def test_values_in_a_part_of_the_range_are_named_and_not_only_called_background(slides: Path) -> None:
+    for path in (slides / "trainA").iterdir():
+        np.save(path, np.load(path).astype(np.uint16) * 8)
+    with pytest.raises(DataError, match=r"none of 96 regions .*values up to 2000 in 16-bit files.*: \[0, 2047\]"):
+        data.check(config(slides))
+    assert len(data.check(config(slides, value_range_a=[0, 2047]))) == 4
+
+
 def volume(seed: int = 0, planes: int = 5, height: int = 50, width: int = 60) -> np.ndarray:
     """Return signed values (Z, C, Y, X) that identify plane and position."""
     values = np.arange(planes * height * width, dtype=np.int32).reshape(planes, 1, height, width)
@@ -244,7 +252,9 @@ def test_whole_slices_are_resized(volumes: Path) -> None:
 
 def test_signed_values_need_a_range_that_may_be_computed(volumes: Path) -> None:
     settings = config(volumes, input_dim_a=1, input_dim_b=1)
-    with pytest.raises(DataError, match=r"0\.npy has values of type int32: set value_range_a to \[low, high\] or auto"):
+    with pytest.raises(
+        DataError, match=r"trainA: integer values -\d+\.\.\d+ are outside .*: set value_range_a to \[-\d+, \d+\] or"
+    ):
         data.check(settings)
     settings = config(volumes, input_dim_a=1, input_dim_b=1, value_range_a="auto", value_range_b="auto")
     found, notes = auto_range.resolved(settings)
