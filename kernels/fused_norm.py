@@ -113,8 +113,9 @@ def _forward_kernel(
     """Write one tile per program. The first tiles of a map write its pad too.
 
     WHOLE: The tile holds whole planes. The program computes and writes their mean and rstd. Otherwise it reads the
-    affine maps of its planes from the table, if there are statistics. EXACT: The tiles cover the map without masked
-    elements. PAD_COLUMNS: Number of columns of the pad that are written at a time. Rows are written one by one.
+    affine maps of its planes from the table. Without a table, mean and rstd are given, or there are no statistics.
+    EXACT: The tiles cover the map without masked elements. PAD_COLUMNS: Number of columns of the pad that are written
+    at a time. Rows are written one by one.
     """
     n, first_channel, first_row, first_column = tile_positions(channels, height, width, CHANNELS, ROWS, COLUMNS)
     c = first_channel + tl.arange(0, CHANNELS)
@@ -142,7 +143,7 @@ def _forward_kernel(
         channel_weight = coefficients(weight, n, c, weight_strides, in_channels, 1.0)
         channel_bias = coefficients(bias, n, c, bias_strides, in_channels, 0.0)
         center, _, scale, shift = affine(group_mean, group_rstd, channel_weight, channel_bias)
-    elif STATISTICS == "none":
+    elif table is None:
         center, _, scale, shift = plane_affine(
             mean, rstd, weight, bias, n, c, channels, weight_strides, bias_strides, in_channels, STATISTICS
         )
@@ -333,15 +334,18 @@ def fused_norm(
     mean: Tensor,
     rstd: Tensor,
     options: FusedNormOptions,
+    *,
+    given: bool = False,
 ) -> None:
-    """Write the padded result of a dense x in its layout, and mean and rstd in float64."""
+    """Write the padded result of a dense x in its layout, and mean and rstd in float64, which are read if `given`."""
     if padded.numel() == 0:
         return
     n, c, h, w = options.result_shape(x.shape)
     channels_last = is_channels_last(x)
-    launch = choose_launch((n, c, h, w), x.element_size(), channels_last, options.statistics, multiprocessors(x.device))
+    taken = "none" if given else options.statistics
+    launch = choose_launch((n, c, h, w), x.element_size(), channels_last, taken, multiprocessors(x.device))
     table = None
-    if options.statistics != "none" and not launch.whole:
+    if taken != "none" and not launch.whole:
         table = _affine_table(x, weight, bias, mean, rstd, options, c)
     _forward_kernel[(launch.programs,)](
         x,

@@ -49,6 +49,7 @@ Isa isa_for(DataType dtype) {
 }  // namespace
 
 FASTMUNIT_DISPATCH(fused_norm, FusedNorm, isa_for(arguments.dtype))
+FASTMUNIT_DISPATCH(fused_norm_with_statistics, FusedNormWithStatistics, isa_for(arguments.dtype))
 FASTMUNIT_DISPATCH(fused_norm_backward, FusedNormBackward, isa_for(arguments.dtype))
 FASTMUNIT_DISPATCH(gan_loss, GanLoss, isa())
 FASTMUNIT_DISPATCH(gan_loss_backward, GanLossBackward, isa())

@@ -817,4 +817,16 @@ __global__ void __launch_bounds__(block_threads) combine_moments(const __grid_co
   }
 }
 
+// Computes the affines of all planes from given statistics, for apply.
+__global__ void __launch_bounds__(block_threads)
+    affines_of_statistics(const __grid_constant__ ForwardArguments arguments, const double* mean, const double* rstd) {
+  start_dependent_launch();
+  const FusedNorm& a = arguments.map;
+  const std::int64_t plane = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
+  if (plane >= a.batch * a.channels) return;
+  const std::int64_t n = plane / a.channels, group = a.statistics == Statistics::layer ? n : plane;
+  const NormStats stats = {ld_global(mean + group), ld_global(rstd + group)};
+  st_plain(arguments.affines + plane, affine_of_channel(a, stats, n, plane - n * a.channels));
+}
+
 }  // namespace fastmunit::cuda::norm

@@ -34,7 +34,7 @@ auto kernel_of(const FusedNorm& a, const Plan& plan) {
 }
 
 template <class Storage>
-const char* run(const FusedNorm& a, const Plan& plan, const Device& device, Workspace workspace, void* stream) {
+ForwardArguments arguments_of(const FusedNorm& a, const Plan& plan) {
   const std::int64_t channel_bytes = a.channels * static_cast<std::int64_t>(sizeof(Storage));
   ForwardArguments arguments = {a,
                                 Cover(plan, a),
@@ -49,12 +49,29 @@ const char* run(const FusedNorm& a, const Plan& plan, const Device& device, Work
   arguments.floor = a.activation == Activation::relu ? 0.0f : -std::numeric_limits<float>::infinity();
   arguments.slope = a.activation == Activation::leaky_relu ? static_cast<float>(a.negative_slope) : 1.0f;
   while (std::int64_t{1} << arguments.width_bits < a.width) ++arguments.width_bits;
+  return arguments;
+}
+
+// Returns the number of doubles that the affines of all planes take.
+std::int64_t affine_doubles(const FusedNorm& a) { return (3 * a.batch * a.channels + 1) / 2; }
+
+// Launches the kernel that reads affines which the previous launch has written.
+template <class Storage>
+const char* launch_apply(const FusedNorm& a, const Plan& plan, const Device& device, void* stream, const ForwardArguments& arguments) {
+  LaunchShape shape = shape_of(plan);
+  shape.dependent = device.dependent_launches;
+  return launch(kernel_of<Storage, Mode::apply>(a, plan), shape, stream, arguments);
+}
+
+template <class Storage>
+const char* run(const FusedNorm& a, const Plan& plan, const Device& device, Workspace workspace, void* stream) {
+  ForwardArguments arguments = arguments_of<Storage>(a, plan);
   if (!plan.split) {
     if (a.statistics == Statistics::none) return launch(kernel_of<Storage, Mode::apply>(a, plan), shape_of(plan), stream, arguments);
     return launch(kernel_of<Storage, Mode::whole>(a, plan), shape_of(plan, plan.cluster), stream, arguments);
   }
   const std::int64_t moments = 2 * plan.groups(a) * arguments.tiles_of_group;
-  double* const memory = workspace.allocate(moments + (3 * a.batch * a.channels + 1) / 2, workspace.context);
+  double* const memory = workspace.allocate(moments + affine_doubles(a), workspace.context);
   arguments.partials = reinterpret_cast<TileMoments*>(memory);
   arguments.affines = reinterpret_cast<PlaneAffine*>(memory + moments);
   if (const char* error = launch(kernel_of<Storage, Mode::reduce>(a, plan), shape_of(plan), stream, arguments)) return error;
@@ -63,9 +80,18 @@ const char* run(const FusedNorm& a, const Plan& plan, const Device& device, Work
   LaunchShape shape = {static_cast<unsigned>(blocks), block_threads};
   shape.dependent = device.dependent_launches;
   if (const char* error = launch(combine_moments, shape, stream, arguments)) return error;
-  shape = shape_of(plan);
-  shape.dependent = device.dependent_launches;
-  return launch(kernel_of<Storage, Mode::apply>(a, plan), shape, stream, arguments);
+  return launch_apply<Storage>(a, plan, device, stream, arguments);
+}
+
+template <class Storage>
+const char* run_with_statistics(const FusedNormWithStatistics& a, const Plan& plan, const Device& device, Workspace workspace,
+                                void* stream) {
+  ForwardArguments arguments = arguments_of<Storage>(a, plan);
+  arguments.split = true;
+  arguments.affines = reinterpret_cast<PlaneAffine*>(workspace.allocate(affine_doubles(a), workspace.context));
+  const LaunchShape shape = {static_cast<unsigned>((a.batch * a.channels + block_threads - 1) / block_threads), block_threads};
+  if (const char* error = launch(affines_of_statistics, shape, stream, arguments, a.given_mean, a.given_rstd)) return error;
+  return launch_apply<Storage>(a, plan, device, stream, arguments);
 }
 
 // Returns true if kernel `pixels` supports the map. With pixel shuffle, threads exchange values that are already
@@ -87,6 +113,19 @@ const char* fused_norm(const FusedNorm& a, const Device& device, Workspace works
   if (plan.blocks > INT32_MAX) return "x is too large for one launch";
   return with_storage(
       a.dtype, [&](auto type) { return norm::run<decltype(type)>(a, plan, device, workspace, stream); });
+}
+
+const char* fused_norm_with_statistics(const FusedNormWithStatistics& a, const Device& device, Workspace workspace,
+                                       void* stream) {
+  if (const char* error = norm::refusal(a)) return error;
+  FusedNormOptions tiled = a;  // x is read once, as without statistics
+  tiled.statistics = Statistics::none;
+  const norm::Plan plan = norm::Planner(tiled, device, norm::all_take_vectors(a)).plan();
+  if (plan.blocks == 0) return nullptr;
+  if (plan.blocks > INT32_MAX) return "x is too large for one launch";
+  return with_storage(a.dtype, [&](auto type) {
+    return norm::run_with_statistics<decltype(type)>(a, plan, device, workspace, stream);
+  });
 }
 
 }  // namespace fastmunit::cuda

@@ -74,6 +74,12 @@ struct FusedNorm : FusedNormOptions {
   double* rstd = nullptr;
 };
 
+// fused_norm with the given statistics instead of those of x, in the sizes of mean and rstd, which are not written.
+struct FusedNormWithStatistics : FusedNorm {
+  const double* given_mean = nullptr;
+  const double* given_rstd = nullptr;
+};
+
 struct FusedNormBackward : FusedNormOptions {
   StridedMap dpadded, dinterior;  // dy is dinterior plus the adjoint of the padding applied to dpadded
   const void* x = nullptr;
@@ -169,6 +175,7 @@ FASTMUNIT_HOST_DEVICE inline GradientCoefficients<Lane> layer_coefficients(NormS
 
 namespace cpu {
 void fused_norm(const FusedNorm& arguments, ParallelFor parallel_for);
+void fused_norm_with_statistics(const FusedNormWithStatistics& arguments, ParallelFor parallel_for);
 void fused_norm_backward(const FusedNormBackward& arguments, ParallelFor parallel_for);
 }  // namespace cpu
 
@@ -183,6 +190,8 @@ struct Workspace {
 namespace cuda {
 struct Device;
 const char* fused_norm(const FusedNorm& arguments, const Device& device, Workspace workspace, void* stream);
+const char* fused_norm_with_statistics(const FusedNormWithStatistics& arguments, const Device& device, Workspace workspace,
+                                       void* stream);
 const char* fused_norm_backward(const FusedNormBackward& arguments, const Device& device, Workspace workspace, void* stream);
 }  // namespace cuda
 

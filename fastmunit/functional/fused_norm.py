@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
+import torch
 from torch import Tensor
 
 from fastmunit import reference
@@ -22,6 +23,8 @@ def fused_norm(
     bias: Tensor | None = None,
     *,
     statistics: Statistics,
+    mean: Tensor | None = None,
+    rstd: Tensor | None = None,
     activation: Activation = "none",
     negative_slope: float = 0.2,
     residual: Tensor | None = None,
@@ -42,6 +45,14 @@ def fused_norm(
       norm of the public MUNIT code, which differs from group norm with one group.
     - "none": mean = 0 and rstd = 1. With a bias alone this is bias + activation + pad.
 
+    With `mean` and `rstd`, these are used instead of the statistics of x, as for a part of an image that is normalized
+    by the statistics of the whole image. The values of such a part have the same bits as in a call on the whole image
+    whose statistics, in float64, are given. Only the native CUDA kernel rounds differently if it holds the planes (or,
+    for "layer", samples) of the whole image in registers, which it does up to about 130,000 values. Given statistics
+    are constants: they have no gradient, and the gradient of x is dy * activation' * rstd * weight. The kernels with
+    given statistics have no derivative. If a gradient is required, "auto" runs the reference, and "native" and "triton"
+    raise an ImplementationError.
+
     The kernels compute in float32 and round once. On a CPU, float64 is computed in float64; on a GPU, float64 runs the
     reference. The kernels read residuals and gradients in place with their strides, return the same bits for the same
     input with any number of threads, and can be differentiated once. Backward is one op, which takes the gradients of
@@ -54,7 +65,7 @@ def fused_norm(
     for all values except the mean itself. The gradient of x through statistics is finite at the same positions; where
     it is not, one implementation may return inf and another NaN. This assumes that rstd * weight, which the kernels
     multiply first, does not overflow by itself, and that no value is so close to its mean that rounding decides the
-    sign of the difference.
+    sign of the difference. It holds for a given rstd, too, and for a given mean that is finite or NaN.
 
     Args:
         x: (N, C, H, W) in float32, bfloat16, float16 or float64, or (N, 4 C, H/2, W/2) with `pixel_shuffle`. N and C
@@ -63,6 +74,10 @@ def fused_norm(
         weight: None, (C,) or (N, C), in any of these dtypes.
         bias: None, (C,) or (N, C), in any of these dtypes.
         statistics: Set of values over which mean and rstd are taken: "instance", "layer" or "none".
+        mean: None, or the mean to use instead of that of x, in float64 or float32: (N, C) for "instance", (N,) for
+            "layer". x may then have a single pixel.
+        rstd: None, or the reciprocal standard deviation that belongs to `mean`, in the same shape. It includes the
+            effect of eps, which is not used.
         activation: "relu", "leaky_relu" or "none".
         negative_slope: Slope of LeakyReLU for negative inputs.
         residual: None, or (N, C, H, W) with any strides in the dtype of x. It is added after the activation.
@@ -78,22 +93,32 @@ def fused_norm(
         padded without the pad, or the same tensor if pad is 0.
 
     Raises:
-        ValueError: If a shape or an option is invalid, if a tensor is not on the device of x, or if a statistic would
-            be computed over a single value.
-        TypeError: If x, weight or bias has another dtype, or if residual does not have the dtype of x.
+        ValueError: If a shape or an option is invalid, if a tensor is not on the device of x, if a statistic would be
+            computed over a single value, or if only one of mean and rstd is given.
+        TypeError: If x, weight, bias, mean or rstd has another dtype, or if residual does not have the dtype of x.
         ImplementationError: If the named implementation cannot run here.
     """
     options = FusedNormOptions(statistics, activation, negative_slope, pad, pad_mode, eps, pixel_shuffle)
-    _check(x, weight, bias, residual, options)
-    chosen = choose("fused_norm", implementation, x, statistics=statistics)
+    given = _given_statistics(statistics, mean, rstd)
+    _check(x, weight, bias, residual, options, given)
+    if given is None:
+        chosen = choose("fused_norm", implementation, x, statistics=statistics)
+        if chosen == "reference":
+            return reference.fused_norm(x, weight, bias, residual, options)
+        return op.fused_norm(x, weight, bias, residual, options, chosen)
+    # x is read once, as without statistics.
+    no_kernel = _why_no_kernel(x, weight, bias, residual)
+    chosen = choose("fused_norm", implementation, x, statistics="none", no_kernel=no_kernel)
     if chosen == "reference":
-        return reference.fused_norm(x, weight, bias, residual, options)
-    return op.fused_norm(x, weight, bias, residual, options, chosen)
+        return reference.fused_norm(x, weight, bias, residual, options, given)
+    return op.fused_norm_with_statistics(x, *given, weight, bias, residual, options, chosen)
 
 
 class FusedNormKeywords(TypedDict, total=False):
     """The keyword arguments of `fused_norm` without `statistics`."""
 
+    mean: Tensor | None
+    rstd: Tensor | None
     activation: Activation
     negative_slope: float
     residual: Tensor | None
@@ -137,15 +162,42 @@ def layer_norm_munit(
 def bias_act_pad(x: Tensor, bias: Tensor | None = None, **options: Unpack[FusedNormKeywords]) -> tuple[Tensor, Tensor]:
     """Call `fused_norm` without statistics: y = activation(x + bias) + residual, padded.
 
-    `bias` is usually the bias of the preceding convolution. There is no `eps`.
+    `bias` is usually the bias of the preceding convolution. There is no `mean`, `rstd` or `eps`.
     """
-    if "eps" in options:
-        raise TypeError("bias_act_pad() got an unexpected keyword argument 'eps'")
+    for name in ("mean", "rstd", "eps"):
+        if name in options:
+            raise TypeError(f"bias_act_pad() got an unexpected keyword argument {name!r}")
     return fused_norm(x, None, bias, statistics="none", **options)
 
 
+def _given_statistics(statistics: Statistics, mean: Tensor | None, rstd: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Return mean and rstd as constants, or None if none are given."""
+    if mean is None and rstd is None:
+        return None
+    if mean is None or rstd is None:
+        missing = "mean" if mean is None else "rstd"
+        raise ValueError(f"fused_norm: expected mean and rstd together, got no {missing}")
+    if statistics == "none":
+        raise ValueError('fused_norm: expected statistics "instance" or "layer" with mean and rstd, got "none"')
+    return mean.detach(), rstd.detach()
+
+
+def _why_no_kernel(*tensors: Tensor | None) -> str | None:
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        return (
+            "its kernel with given statistics has no derivative: call it under torch.no_grad(), or use "
+            'implementation="reference" (or "auto") for gradients'
+        )
+    return None
+
+
 def _check(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, options: FusedNormOptions
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    options: FusedNormOptions,
+    given: tuple[Tensor, Tensor] | None,
 ) -> None:
     check_map("fused_norm", x)
     options.check()
@@ -153,7 +205,7 @@ def _check(
         raise ValueError(f"fused_norm: expected a multiple of 4 channels for pixel_shuffle, got x {tuple(x.shape)}")
     n, c, h, w = shape = options.result_shape(x.shape)
     group = {"instance": h * w, "layer": c * h * w, "none": None}[options.statistics]
-    if group == 1:
+    if group == 1 and given is None:
         unit = "pixel" if options.statistics == "instance" else "value"
         raise ValueError(f"fused_norm: expected more than one {unit} to take statistics of, got x {tuple(x.shape)}")
     if options.pad_mode == "reflect" and not (options.pad == 0 or (options.pad < h and options.pad < w)):
@@ -167,7 +219,20 @@ def _check(
         if tuple(parameter.shape) != ((c,) if parameter.dim() == 1 else (n, c)):
             raise ValueError(f"fused_norm: expected {name} of shape ({c},) or ({n}, {c}), got {tuple(parameter.shape)}")
         check_dtype("fused_norm", name, parameter)
-    for name, tensor in (("weight", weight), ("bias", bias), ("residual", residual)):
+    mean, rstd = given or (None, None)
+    for name, statistic in (("mean", mean), ("rstd", rstd)):
+        if statistic is None:
+            continue
+        expected = (n, c) if options.statistics == "instance" else (n,)
+        if tuple(statistic.shape) != expected:
+            raise ValueError(
+                f"fused_norm: expected {name} of shape {expected} for statistics {options.statistics!r}, "
+                f"got {tuple(statistic.shape)}"
+            )
+        if statistic.dtype not in (torch.float64, torch.float32):
+            raise TypeError(f"fused_norm: expected {name} in float64 or float32, got {statistic.dtype}")
+    named = (("weight", weight), ("bias", bias), ("residual", residual), ("mean", mean), ("rstd", rstd))
+    for name, tensor in named:
         if tensor is not None and tensor.device != x.device:
             raise ValueError(
                 f"fused_norm: {name} is on {tensor.device} and x on {x.device}: move them to the same device"

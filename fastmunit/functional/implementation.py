@@ -87,7 +87,12 @@ def upsamples_unshuffled(x: Tensor) -> bool:
 
 
 def choose(
-    function: str, implementation: Implementation, x: Tensor, *others: Tensor, statistics: Statistics | None = None
+    function: str,
+    implementation: Implementation,
+    x: Tensor,
+    *others: Tensor,
+    statistics: Statistics | None = None,
+    no_kernel: str | None = None,
 ) -> Implementation:
     """Resolve `implementation` for a call of `function` on x and other tensors.
 
@@ -97,6 +102,7 @@ def choose(
         x: Tensor whose device decides.
         *others: Further tensors whose dtypes count.
         statistics: Statistics of `fused_norm`, for which there may be measurements.
+        no_kernel: Reason why no kernel can run this call, or None.
 
     Returns:
         "native", "triton" or "reference".
@@ -106,12 +112,16 @@ def choose(
         ImplementationError: If the named implementation cannot run on these tensors.
     """
     implementation = _resolve_default(implementation)
+    if no_kernel is not None and implementation == "auto":
+        return "reference"
     device_type = x.device.type
     float64 = any(tensor.dtype == torch.float64 for tensor in (x, *others))
     if implementation == "auto":
         measured = None if statistics is None else measured_choice(x, statistics)
         return cast(Implementation, automatic(device_type, function, float64=float64, measured=measured))
     reason = unavailable(implementation, device_type, function, float64=float64)
+    if reason is None and implementation != "reference":
+        reason = no_kernel
     if reason is not None:
         raise ImplementationError(f"{function}: implementation {implementation!r} cannot run: {reason}")
     return implementation

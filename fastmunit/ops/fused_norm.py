@@ -1,4 +1,4 @@
-"""The op `fused_norm` and its backward op."""
+"""The op `fused_norm`, its backward op, and the op with given statistics, `fused_norm_with_statistics`."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,6 +20,9 @@ _BACKWARD_SCHEMA = (
     f"bool wants_weight, bool wants_bias, bool wants_residual, {_OPTIONS}) "
     "-> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dresidual)"
 )
+_GIVEN_SCHEMA = (
+    f"(Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, Tensor? residual, {_OPTIONS}) -> Tensor"
+)
 
 
 class _Wants(NamedTuple):
@@ -30,17 +33,33 @@ class _Wants(NamedTuple):
     residual: bool
 
 
+def _empty_padded(x: Tensor, options: FusedNormOptions) -> Tensor:
+    n, c, h, w = options.result_shape(x.shape)
+    size = (n, c, h + 2 * options.pad, w + 2 * options.pad)
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=dense_format(x))
+
+
 def _empty_results(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Allocate the results of the op: its fake kernel, and the memory that the Triton kernels write to."""
     fused = FusedNormOptions(*options)
-    n, c, h, w = fused.result_shape(x.shape)
-    size = (n, c, h + 2 * fused.pad, w + 2 * fused.pad)
-    padded = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=dense_format(x))
+    n, c, _, _ = fused.result_shape(x.shape)
     group = {"instance": (n, c), "layer": (n,), "none": (0,)}[fused.statistics]
     mean, rstd = (x.new_empty(group, dtype=torch.float64) for _ in range(2))
-    return padded, mean, rstd
+    return _empty_padded(x, fused), mean, rstd
+
+
+def _empty_result_with_statistics(
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    *options: Any,
+) -> Tensor:
+    return _empty_padded(x, FusedNormOptions(*options))
 
 
 def _empty_gradients(
@@ -80,6 +99,23 @@ def _triton(
     results = _empty_results(x, weight, bias, residual, *options)
     fused_norm(dense(x), weight, bias, residual, *results, FusedNormOptions(*options))
     return results
+
+
+def _triton_with_statistics(
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    *options: Any,
+) -> Tensor:
+    from fastmunit.kernels.fused_norm import fused_norm
+
+    fused = FusedNormOptions(*options)
+    padded = _empty_padded(x, fused)
+    fused_norm(dense(x), weight, bias, residual, padded, mean, rstd, fused, given=True)
+    return padded
 
 
 def _triton_backward(
@@ -123,8 +159,19 @@ _OPS = {
     )
     for implementation in ("native", "triton")
 }
+
+
+def _register_with_statistics(implementation: str) -> library.Op:
+    name = library.op_name("fused_norm_with_statistics", implementation)
+    op = library.define(name, _GIVEN_SCHEMA, _empty_result_with_statistics)
+    library.without_derivative(name, op, 'call fused_norm with implementation="reference" (or "auto") for gradients')
+    return op
+
+
+_WITH_STATISTICS = {implementation: _register_with_statistics(implementation) for implementation in _OPS}
 for _device_type in ("cpu", "cuda"):
     library.kernel("fused_norm_triton", _device_type, _triton)
+    library.kernel("fused_norm_with_statistics_triton", _device_type, _triton_with_statistics)
     library.kernel("fused_norm_backward_triton", _device_type, _triton_backward)
 
 
@@ -245,4 +292,29 @@ def fused_norm(
     else:
         with library.below_autograd():
             padded = op(*tensors, *options)[0]
+    return padded, _interior(padded, options.pad) if options.pad else padded
+
+
+def fused_norm_with_statistics(
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    options: FusedNormOptions,
+    implementation: str,
+) -> tuple[Tensor, Tensor]:
+    """Run the op with given statistics, without a derivative, on arguments that the public function has checked.
+
+    Returns:
+        padded and its interior view, as `fused_norm` does.
+    """
+    op = _WITH_STATISTICS[implementation]
+    mean, rstd = (statistic.to(torch.float64).contiguous() for statistic in (mean, rstd))
+    if torch.compiler.is_compiling():
+        padded = op(x, mean, rstd, weight, bias, residual, *options)
+    else:
+        with library.below_autograd():
+            padded = op(x, mean, rstd, weight, bias, residual, *options)
     return padded, _interior(padded, options.pad) if options.pad else padded

@@ -14,6 +14,11 @@ _library = torch.library.Library("fastmunit", "DEF")
 
 Op = Callable[..., Any]
 
+_FIRST_DERIVATIVES = (
+    "the fused ops have first derivatives only; "
+    'use implementation="reference" for second derivatives (gradient penalties, double backward)'
+)
+
 composites: dict[Op, Op] = {}
 """Functions of the ops that consist of torch's ops. Counters of memory run them to see what happens inside."""
 
@@ -101,8 +106,8 @@ def below_autograd() -> Any:
     return torch._C._AutoDispatchBelowAutograd()
 
 
-def without_derivative(name: str, op: Op) -> None:
-    """Give the backward op `fastmunit::name` a derivative that raises an error."""
+def without_derivative(name: str, op: Op, reason: str = _FIRST_DERIVATIVES) -> None:
+    """Give the op `fastmunit::name`, by default a backward op, a derivative that raises an error with the reason."""
 
     class SecondDerivative(torch.autograd.Function):
         @staticmethod
@@ -113,10 +118,7 @@ def without_derivative(name: str, op: Op) -> None:
 
         @staticmethod
         def backward(ctx: Any, *gradients: Any) -> NoReturn:
-            raise NotImplementedError(
-                f"fastmunit.{name} cannot be differentiated: the fused ops have first derivatives only; "
-                'use implementation="reference" for second derivatives (gradient penalties, double backward)'
-            )
+            raise NotImplementedError(f"fastmunit.{name} cannot be differentiated: {reason}")
 
     def call(*args: Any) -> Any:
         if not torch.is_grad_enabled():

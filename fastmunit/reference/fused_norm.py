@@ -6,12 +6,18 @@ from torch import Tensor
 from fastmunit.fused_norm_options import FusedNormOptions
 from fastmunit.reference.instance_norm import instance_norm
 from fastmunit.reference.layer_norm_munit import layer_norm_munit
+from fastmunit.reference.normalize import normalize
 from fastmunit.reference.pad_map import pad_map
 from fastmunit.reference.scale_and_shift import scale_and_shift
 
 
 def fused_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, options: FusedNormOptions
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    options: FusedNormOptions,
+    statistics: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute pad(activation((x - mean) * rstd * weight + bias) + residual), op for op as the public MUNIT code does.
 
@@ -21,13 +27,16 @@ def fused_norm(
         bias: None, (C,) or (N, C).
         residual: None or (N, C, H, W).
         options: Statistics, activation, padding and the others.
+        statistics: mean and rstd to use instead of those of x, (N, C) or (N,), or None.
 
     Returns:
         The padded map, and the map before padding, in the dtype of x. The second is a separate tensor.
     """
     if options.pixel_shuffle:
         x = _pixel_shuffle(x)
-    if options.statistics == "instance":
+    if statistics is not None:
+        y = normalize(x, *statistics, weight, bias)
+    elif options.statistics == "instance":
         y = instance_norm(x, weight, bias, options.eps)
     elif options.statistics == "layer":
         y = layer_norm_munit(x, weight, bias, options.eps)

@@ -89,6 +89,19 @@ def _storage_of(tensor: Tensor) -> Tensor:
     return torch.as_strided(tensor, (count,), (1,), 0)
 
 
+def _forward_arrays(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, options: Options, device: Device
+) -> tuple[_Arrays, Tensor]:
+    """Return the inputs of a forward call and its empty padded result."""
+    arrays = _Arrays(x, options, device)
+    arrays.add_parameter("weight", weight)
+    arrays.add_parameter("bias", bias)
+    arrays.add_map("residual", residual)
+    n, c, h, w = arrays.shape
+    pad = arrays.options["pad"]
+    return arrays, arrays.empty(n, c, h + 2 * pad, w + 2 * pad)
+
+
 def forward(
     x: Tensor,
     weight: Tensor | None,
@@ -99,18 +112,31 @@ def forward(
     **emulation: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Reply]:
     """Return padded, mean, rstd and the reply. `emulation` are keyword arguments of `emulate`."""
-    arrays = _Arrays(x, options, device)
-    arrays.add_parameter("weight", weight)
-    arrays.add_parameter("bias", bias)
-    arrays.add_map("residual", residual)
-    n, c, h, w = arrays.shape
-    pad = arrays.options["pad"]
-    padded = arrays.empty(n, c, h + 2 * pad, w + 2 * pad)
+    arrays, padded = _forward_arrays(x, weight, bias, residual, options, device)
+    n, c = arrays.shape[:2]
     groups = {"instance": (n, c), "layer": (n,), "none": (0,)}[arrays.options["statistics"]]
     mean, rstd = (torch.empty(groups, dtype=torch.float64) for _ in range(2))
     outputs = {"padded": padded, "mean": mean, "rstd": rstd}
     reply = emulate("fused_norm", arrays.values, arrays.texts, arrays.inputs, outputs, **emulation)
     return padded, mean, rstd, reply
+
+
+def forward_with_statistics(
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    options: Options,
+    device: Device,
+    **emulation: Any,
+) -> tuple[Tensor, Reply]:
+    """Return padded for given statistics in float64, and the reply."""
+    arrays, padded = _forward_arrays(x, weight, bias, residual, options, device)
+    arrays.inputs |= {"given_mean": mean, "given_rstd": rstd}
+    reply = emulate("fused_norm", arrays.values, arrays.texts, arrays.inputs, {"padded": padded}, **emulation)
+    return padded, reply
 
 
 def backward(

@@ -80,8 +80,12 @@ class Forward {
  public:
   using Lane = Compute<Storage>;
 
-  Forward(const FusedNorm& arguments, ParallelFor pool)
+  // given_mean and given_rstd are null, or statistics to use instead of those of x.
+  Forward(const FusedNorm& arguments, ParallelFor pool, const double* given_mean, const double* given_rstd)
       : a(arguments),
+        mean(given_mean),
+        rstd(given_rstd),
+        takes_statistics(a.statistics != Statistics::none && given_mean == nullptr),
         parallel_for(pool),
         segments(row_segments(a)),
         pixels(a.height * a.width),
@@ -96,12 +100,12 @@ class Forward {
   void run() const {
     // If there are enough planes, each is one unit of work, and its second pass reads from cache.
     const std::int64_t planes = a.batch * a.channels;
-    if (a.layout == Layout::nchw && a.statistics != Statistics::layer &&
+    if (a.layout == Layout::nchw && !(takes_statistics && a.statistics == Statistics::layer) &&
         (segments.count == 1 || planes >= 4 * a.threads)) {
       for_each(parallel_for, 0, planes, pixels, [&](std::int64_t plane) {
         const std::int64_t n = plane / a.channels, c = plane % a.channels;
-        NormStats stats;
-        if (a.statistics == Statistics::instance) {
+        NormStats stats = known_stats(n, c);
+        if (takes_statistics) {
           Moments moments = {0.0, 0.0};
           for (std::int64_t s = 0; s < segments.count; ++s) moments = add(moments, s, segment_moments(n, c, s));
           stats = stats_of(moments, pixels);
@@ -126,7 +130,7 @@ class Forward {
   void run_nchw(std::int64_t first, std::int64_t last) const {
     const std::int64_t pieces = a.channels * segments.count;
     const std::int64_t work = segments.rows * a.width;
-    if (a.statistics != Statistics::none) {
+    if (takes_statistics) {
       for_each(parallel_for, first * pieces, last * pieces, work, [&](std::int64_t piece) {
         const std::int64_t plane = piece / segments.count;
         const Moments moments = segment_moments(plane / a.channels, plane % a.channels, piece % segments.count);
@@ -140,11 +144,14 @@ class Forward {
       for (std::int64_t piece = end; piece-- > begin;) {
         const std::int64_t plane = piece / segments.count, s = piece % segments.count;
         const std::int64_t n = plane / a.channels, c = plane % a.channels;
-        if (a.statistics == Statistics::layer && n != sample) {
-          stats = sample_stats(n);
-          if (begin <= n * pieces) write_stats(n, stats);
-        }
-        if (a.statistics == Statistics::instance) {
+        if (!takes_statistics) {
+          stats = known_stats(n, c);
+        } else if (a.statistics == Statistics::layer) {
+          if (n != sample) {
+            stats = sample_stats(n);
+            if (begin <= n * pieces) write_stats(n, stats);
+          }
+        } else {
           stats = stats_of(plane_moments(n, c), pixels);
           if (s == 0) write_stats(plane, stats);
         }
@@ -155,7 +162,7 @@ class Forward {
   }
 
   void run_channels_last(std::int64_t first, std::int64_t last) const {
-    if (a.statistics != Statistics::none) {
+    if (takes_statistics) {
       for_each(parallel_for, first * segments.count, last * segments.count, segments.rows * a.width * a.channels,
                [&](std::int64_t piece) { column_segment_moments(piece / segments.count, piece % segments.count); });
     }
@@ -181,13 +188,15 @@ class Forward {
   // Sets the centers, scales and shifts of the channels of sample n in channels_last.
   void set_affines(std::int64_t n, bool writes_stats, Lane* affines) const {
     NormStats stats;
-    if (a.statistics == Statistics::layer) {
+    if (takes_statistics && a.statistics == Statistics::layer) {
       stats = sample_stats(n);
       if (writes_stats) write_stats(n, stats);
     }
-    const double* plane_means = a.statistics == Statistics::instance ? all_plane_moments(n) : nullptr;
+    const double* plane_means = takes_statistics && a.statistics == Statistics::instance ? all_plane_moments(n) : nullptr;
     for (std::int64_t c = 0; c < a.channels; ++c) {
-      if (a.statistics == Statistics::instance) {
+      if (!takes_statistics) {
+        stats = known_stats(n, c);
+      } else if (a.statistics == Statistics::instance) {
         stats = stats_of({plane_means[c], plane_means[a.channels + c]}, pixels);
         if (writes_stats) write_stats(n * a.channels + c, stats);
       }
@@ -275,6 +284,13 @@ class Forward {
     return stats_of(sample, a.channels * pixels);
   }
 
+  // Returns the statistics of a plane that are known without a pass over x: the given ones, or those of `none`.
+  NormStats known_stats(std::int64_t n, std::int64_t c) const {
+    if (mean == nullptr) return {};
+    const std::int64_t at = a.statistics == Statistics::instance ? n * a.channels + c : n;
+    return {mean[at], rstd[at]};
+  }
+
   NormStats stats_of(Moments moments, std::int64_t count) const {
     return norm_stats_of(moments, static_cast<double>(count), a.statistics, a.eps);
   }
@@ -334,6 +350,9 @@ class Forward {
   }
 
   const FusedNorm& a;
+  const double* const mean;
+  const double* const rstd;
+  const bool takes_statistics;  // of x
   const ParallelFor parallel_for;
   const RowSegments segments;
   const std::int64_t pixels, padded_width, padded_pixels;
@@ -348,7 +367,15 @@ class Forward {
 }  // namespace
 
 void fused_norm(const FusedNorm& arguments, ParallelFor parallel_for) {
-  with_storage_of_map(arguments.dtype, [&](auto type) { Forward<decltype(type)>(arguments, parallel_for).run(); });
+  with_storage_of_map(arguments.dtype, [&](auto type) {
+    Forward<decltype(type)>(arguments, parallel_for, nullptr, nullptr).run();
+  });
+}
+
+void fused_norm_with_statistics(const FusedNormWithStatistics& arguments, ParallelFor parallel_for) {
+  with_storage_of_map(arguments.dtype, [&](auto type) {
+    Forward<decltype(type)>(arguments, parallel_for, arguments.given_mean, arguments.given_rstd).run();
+  });
 }
 
 }  // namespace fastmunit::cpu::FASTMUNIT_ISA

@@ -102,6 +102,33 @@ inline Tensor empty_gradient(const std::optional<Tensor>& parameter, bool needed
   return result;
 }
 
+// Sets the inputs of a forward call, and allocates and returns its padded result. `kept` must outlive the call.
+inline Tensor set_forward(FusedNorm& a, const Map& map, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
+                          const std::optional<Tensor>& residual, Tensor& kept) {
+  const Tensor padded = empty_map(map, a.channels, a.height + 2 * a.pad, a.width + 2 * a.pad);
+  a.weight = affine_parameter(weight, a, map, "weight");
+  a.bias = affine_parameter(bias, a, map, "bias");
+  a.residual = strided_map(residual, a, 0, map, "residual", kept);
+  a.x = map.tensor.const_data_ptr();
+  a.padded = padded.mutable_data_ptr();
+  return padded;
+}
+
+// Returns the number of groups of values that share statistics.
+inline std::int64_t groups_of(const FusedNormOptions& a) {
+  if (a.statistics == Statistics::none) return 0;
+  return a.batch * (a.statistics == Statistics::instance ? a.channels : 1);
+}
+
+// Returns the values of given or saved statistics.
+inline const double* statistics_data(const Tensor& statistics, const FusedNormOptions& a, const Tensor& x) {
+  STD_TORCH_CHECK(statistics.scalar_type() == ScalarType::Double && statistics.is_contiguous() &&
+                      static_cast<std::int64_t>(statistics.numel()) == groups_of(a),
+                  "mean and rstd must be those of fused_norm: float64, contiguous, one per group");
+  STD_TORCH_CHECK(statistics.device() == x.device(), "mean and rstd must be on the device of x");
+  return statistics.const_data_ptr<double>();
+}
+
 // Runs the op on a device. Device::run(arguments, x) runs its forward or backward kernels.
 template <class Device>
 std::tuple<Tensor, Tensor, Tensor> fused_norm(const Tensor& x, const std::optional<Tensor>& weight,
@@ -113,23 +140,36 @@ std::tuple<Tensor, Tensor, Tensor> fused_norm(const Tensor& x, const std::option
   FusedNorm a;
   static_cast<FusedNormOptions&>(a) =
       options_of(map, statistics, activation, negative_slope, pad, pad_mode, eps, pixel_shuffle);
-  const Tensor padded = empty_map(map, a.channels, a.height + 2 * pad, a.width + 2 * pad);
+  Tensor kept;
+  const Tensor padded = set_forward(a, map, weight, bias, residual, kept);
   const auto group = [&] {
     if (a.statistics == Statistics::instance) return empty_doubles({a.batch, a.channels}, map);
-    return empty_doubles({a.statistics == Statistics::layer ? a.batch : 0}, map);
+    return empty_doubles({groups_of(a)}, map);
   };
   const Tensor mean = group(), rstd = group();
-  Tensor kept;
-  a.weight = affine_parameter(weight, a, map, "weight");
-  a.bias = affine_parameter(bias, a, map, "bias");
-  a.residual = strided_map(residual, a, 0, map, "residual", kept);
   if (padded.numel() == 0) return {padded, mean, rstd};
-  a.x = map.tensor.const_data_ptr();
-  a.padded = padded.mutable_data_ptr();
   a.mean = mean.mutable_data_ptr<double>();
   a.rstd = rstd.mutable_data_ptr<double>();
   Device::run(a, x);
   return {padded, mean, rstd};
+}
+
+template <class Device>
+Tensor fused_norm_with_statistics(const Tensor& x, const Tensor& mean, const Tensor& rstd, const std::optional<Tensor>& weight,
+                                  const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+                                  const std::string& statistics, const std::string& activation, double negative_slope,
+                                  std::int64_t pad, const std::string& pad_mode, double eps, bool pixel_shuffle) {
+  const Map map = dense_map(x, "x");
+  FusedNormWithStatistics a;
+  static_cast<FusedNormOptions&>(a) =
+      options_of(map, statistics, activation, negative_slope, pad, pad_mode, eps, pixel_shuffle);
+  STD_TORCH_CHECK(a.statistics != Statistics::none, "statistics must be instance or layer");
+  Tensor kept;
+  const Tensor padded = set_forward(a, map, weight, bias, residual, kept);
+  a.given_mean = statistics_data(mean, a, x);
+  a.given_rstd = statistics_data(rstd, a, x);
+  if (padded.numel() > 0) Device::run(a, x);
+  return padded;
 }
 
 template <class Device>
@@ -143,14 +183,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fused_norm_backward(
   FusedNormBackward a;
   static_cast<FusedNormOptions&>(a) =
       options_of(map, statistics, activation, negative_slope, pad, pad_mode, eps, pixel_shuffle);
-  const std::int64_t groups =
-      a.statistics == Statistics::none ? 0 : a.batch * (a.statistics == Statistics::instance ? a.channels : 1);
-  for (const Tensor& saved : {mean, rstd}) {
-    STD_TORCH_CHECK(saved.scalar_type() == ScalarType::Double && saved.is_contiguous() &&
-                        static_cast<std::int64_t>(saved.numel()) == groups,
-                    "mean and rstd must be those that fused_norm returned");
-    STD_TORCH_CHECK(saved.device() == x.device(), "mean and rstd must be on the device of x");
-  }
+  a.mean = statistics_data(mean, a, x);
+  a.rstd = statistics_data(rstd, a, x);
   Tensor kept_padded, kept_interior;
   a.dpadded = strided_map(dpadded, a, a.pad, map, "dpadded", kept_padded);
   a.dinterior = strided_map(dinterior, a, 0, map, "dinterior", kept_interior);
@@ -162,8 +196,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fused_norm_backward(
   const Tensor dresidual = needs_residual ? empty_map(map, a.channels, a.height, a.width) : empty_doubles({0}, map);
   if (a.channels == 0) return {dx, dweight, dbias, dresidual};
   a.x = map.tensor.const_data_ptr();
-  a.mean = mean.const_data_ptr<double>();
-  a.rstd = rstd.const_data_ptr<double>();
   a.dx = dx.mutable_data_ptr();
   a.dresidual = needs_residual ? dresidual.mutable_data_ptr() : nullptr;
   Device::run(a, x);

@@ -34,6 +34,11 @@ struct Cuda {
       return cuda::fused_norm(arguments, device, workspace, stream);
     });
   }
+  static void run(const FusedNormWithStatistics& arguments, const Tensor& x) {
+    with_workspace(x, [&](const cuda::Device& device, Workspace workspace, void* stream) {
+      return cuda::fused_norm_with_statistics(arguments, device, workspace, stream);
+    });
+  }
   static void run(const FusedNormBackward& arguments, const Tensor& x) {
     with_workspace(x, [&](const cuda::Device& device, Workspace workspace, void* stream) {
       return cuda::fused_norm_backward(arguments, device, workspace, stream);
@@ -46,5 +51,7 @@ struct Cuda {
 
 STABLE_TORCH_LIBRARY_IMPL(fastmunit, CUDA, library) {
   library.impl("fused_norm", TORCH_BOX(&fastmunit::bindings::fused_norm<fastmunit::bindings::Cuda>));
+  library.impl("fused_norm_with_statistics",
+               TORCH_BOX(&fastmunit::bindings::fused_norm_with_statistics<fastmunit::bindings::Cuda>));
   library.impl("fused_norm_backward", TORCH_BOX(&fastmunit::bindings::fused_norm_backward<fastmunit::bindings::Cuda>));
 }

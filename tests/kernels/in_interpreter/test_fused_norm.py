@@ -10,6 +10,7 @@ from fastmunit import functional
 from fastmunit.fused_norm_options import FusedNormOptions
 from fastmunit.testing import assert_same_nonfinite, make_map
 from tests.ops.fused_norm_cases import Case, check, eager, gradients, inputs, run, sampled_cases, triton
+from tests.ops.given_statistics_cases import check_with_statistics, given_statistics, tile_of, with_statistics
 from tests.ops.non_finite_cases import FEW_POISONS, all_cases, all_poisons, check_non_finite
 
 FORWARD = torch.ops.fastmunit.fused_norm_triton.default
@@ -195,6 +196,39 @@ def test_compiles_whole():
     ours = torch.autograd.grad(compiled(*tensors), tensors)
     for gradient, expected in zip(ours, torch.autograd.grad(step(*tensors), tensors), strict=True):
         torch.testing.assert_close(gradient, expected)
+
+
+@both_layouts
+@pytest.mark.parametrize("statistics", ["instance", "layer"])
+def test_given_statistics(statistics, layout):
+    """A map of several tiles, a map that would be whole in one program, and a single pixel."""
+    for shape, pixel_shuffle, pad_mode in (((1, 2, 90, 70), True, "reflect"), ((2, 3, 5, 7), False, "reflect"),
+                                           ((2, 1, 1, 1), False, "replicate")):  # fmt: skip
+        case = replace(
+            SIMPLE, shape=shape, layout=layout, statistics=statistics, pixel_shuffle=pixel_shuffle, residual="interior",
+            pad_mode=pad_mode, activation="leaky_relu",
+        )  # fmt: skip
+        for dtype, of in ((torch.float32, torch.float64), (torch.bfloat16, torch.float32)):
+            cast = replace(case, dtype=dtype)
+            check_with_statistics(cast, inputs(cast), given_statistics(cast, of), triton)
+
+
+@both_layouts
+@pytest.mark.parametrize("statistics", ["instance", "layer"])
+@pytest.mark.parametrize("size", [(16, 16), (72, 70)], ids=str)
+def test_tiles_have_the_bits_of_the_whole_map(size, statistics, layout):
+    case = replace(SIMPLE, shape=(1, 2, *size), layout=layout, statistics=statistics)
+    tensors = inputs(case)
+    whole, *given = FORWARD(*tensors, *case.op_options())
+    rows, columns = slice(3, 15), slice(2, size[1])
+    tile = with_statistics(triton, case, tile_of(case, tensors, rows, columns), given)[1]
+    assert torch.equal(tile, whole[:, :, 1:-1, 1:-1][:, :, rows, columns])
+
+
+def test_kernels_refuse_to_be_differentiated_with_given_statistics():
+    x, given = torch.zeros(1, 2, 3, 3, requires_grad=True), {"mean": torch.zeros(1, 2), "rstd": torch.ones(1, 2)}
+    with pytest.raises(functional.ImplementationError, match="given statistics has no derivative"):
+        triton(x, statistics="instance", **given)
 
 
 @pytest.mark.parametrize("case", all_cases(FEW_POISONS)[1::3], ids=Case.id)
