@@ -16,9 +16,9 @@ pytestmark = pytest.mark.skipif(extension is None, reason="the native extension 
 
 SELECTED = (
     "far_from_zero or between_blocks or 16_bit or nonfinite or largest or empty or strides or sliced "
-    "or instruction_set or vector_ends or within_a_plane"
+    "or instruction_set or vector_ends or within_a_plane or whole_map"
 )
-TESTS = ("tests/ops/test_instance_norm_stats.py", "tests/ops/test_fused_norm_native.py")
+TESTS = [f"tests/ops/test_{name}.py" for name in ("instance_norm_stats", "fused_norm_native", "given_statistics")]
 # Prints the level in use. If it is the one that was asked for, runs the tests.
 PROGRAM = """
 import sys
