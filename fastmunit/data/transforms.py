@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from fastmunit.data.images import normalize
 from fastmunit.data.memory_limit import memory_excess
@@ -34,12 +32,12 @@ class TrainTransform:
     def __call__(self, image: Tensor, generator: torch.Generator, name: str | os.PathLike[str] = "image") -> Tensor:
         """Transform (C, H, W) uint8 or float in [0, 1] to float32 in [-1, 1] with random numbers of `generator`."""
         if torch.rand((), generator=generator) < 0.5 and self.flip:
-            image = F.horizontal_flip(image)
+            image = image.flip(-1)
         image = resize(image, self.size, name)
         if self.crop is not None:
             margins = _margins(image, self.crop, name)
             top, left = (int(torch.randint(pixels + 1, (), generator=generator)) for pixels in margins)
-            image = F.crop(image, top, left, *self.crop)
+            image = image[..., top : top + self.crop[0], left : left + self.crop[1]]
         return normalize(image)
 
 
@@ -62,7 +60,7 @@ class TestTransform:
         image = resize(image, self.size, name)
         if self.crop is not None:
             top, left = (pixels // 2 for pixels in _margins(image, self.crop, name))
-            image = F.crop(image, top, left, *self.crop)
+            image = image[..., top : top + self.crop[0], left : left + self.crop[1]]
         return normalize(image)
 
 
@@ -78,7 +76,7 @@ def resize(image: Tensor, size: int | None, name: str | os.PathLike[str] = "imag
     if (problem := resize_excess(name, height, width, channels * image.element_size(), size)) is not None:
         raise DataError(problem)
     try:
-        return F.resize(image, [size], interpolation=InterpolationMode.BILINEAR, antialias=True)
+        return scaled(image, [size])
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -86,6 +84,13 @@ def resize(image: Tensor, size: int | None, name: str | os.PathLike[str] = "imag
             f"{printable(name)}: {height}x{width} (height x width) cannot be resized to a shorter side of {size}: "
             f"{first_line(error)}"
         ) from error
+
+
+def scaled(image: Tensor, size: list[int]) -> Tensor:
+    """Return an image of a size [H, W], or of a shorter side [pixels]: bilinear with antialiasing, like Pillow."""
+    from torchvision.transforms.v2 import functional  # whose import takes a second
+
+    return functional.resize(image, size, antialias=True)
 
 
 def resized_shape(height: int, width: int, size: int | None) -> tuple[int, int]:

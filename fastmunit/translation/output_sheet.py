@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
+from fastmunit.data.transforms import scaled
 from fastmunit.runs.reports.image_grid import grid, save
 
 _MAX_ROWS, _MAX_COLUMNS, _CELL = 40, 20, 256
@@ -41,7 +41,7 @@ def resized(image: Tensor, size: int | None) -> Tensor:
     """Return an image with its shortest side resized to `size`. None keeps the size."""
     if size is None:
         return image
-    return functional.resize(image, [size], antialias=True).clamp(-1, 1)
+    return scaled(image, [size]).clamp(-1, 1)
 
 
 def _cell(image: Tensor) -> Tensor:
@@ -51,4 +51,4 @@ def _cell(image: Tensor) -> Tensor:
     if scale >= 1:
         return image
     shape = [max(1, round(height * scale)), max(1, round(width * scale))]
-    return functional.resize(image, shape, antialias=True).clamp(-1, 1)
+    return scaled(image, shape).clamp(-1, 1)
