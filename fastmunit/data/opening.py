@@ -139,9 +139,14 @@ def opened(path: ImageFile, max_pixels: int | None = None) -> Iterator[Image.Ima
         _file(path) as file,
         Image.open(file, formats=formats or readable_formats()) as image,
     ):
-        if image.width * image.height > limit:
-            raise PixelLimitError(_too_many_pixels(name, image.width * image.height))
+        require_pixels(name, image.width * image.height, limit)
         yield image
+
+
+def require_pixels(name: str, pixels: int, limit: float) -> None:
+    """Raise PixelLimitError if an image has more pixels than a limit. `name` begins the message."""
+    if pixels > limit:
+        raise PixelLimitError(_too_many_pixels(name, pixels))
 
 
 def name_of(path: ImageFile) -> str:
