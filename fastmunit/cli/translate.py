@@ -1,5 +1,6 @@
 """The command `fastmunit translate`."""
 
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from fastmunit.config import Config
     from fastmunit.systems.translators import Translator
     from fastmunit.translation.file_translator import OutputStyles
-    from fastmunit.translation.inputs import Limits
+    from fastmunit.translation.inputs import Input, Limits
 
 
 _style_option = partial(typer.Option, rich_help_panel="Style")
@@ -42,8 +43,8 @@ def translate(
         typer.Option(
             "--input",
             "-i",
-            help="Translate this image, or this folder of images; repeat for more.",
-            metavar="IMAGE|FOLDER",
+            help="Translate this image or video, or those in this folder; repeat for more.",
+            metavar="IMAGE|VIDEO|FOLDER",
         ),
     ],
     output: OutputFolder,
@@ -61,6 +62,14 @@ def translate(
     ] = 0,
     same_styles: Annotated[
         bool, _style_option("--same-styles", help="Use the same random styles for every image.")
+    ] = False,
+    frames: Annotated[
+        bool,
+        typer.Option(
+            "--frames",
+            help="Take images as the frames of a sequence: in the order of their numbers, with the same styles for "
+            "every image, and a folder of outputs per style.",
+        ),
     ] = False,
     reference: Annotated[
         list[Path] | None,
@@ -102,6 +111,7 @@ def translate(
             "slides, volumes, arrays].",
         ),
     ] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Write videos without loss, as FFV1 in .mkv.")] = False,
     device: Device = "auto",
     precision: Annotated[
         Precision, typer.Option(help="Compute convolutions and matrix products in this precision.")
@@ -126,10 +136,11 @@ def translate(
 
     Writes NAME_style00.png, … (NAME_reference00.png, … with --reference, NAME_interpolated00.png, … with --interpolate)
     and sheet.png, which shows them side by side. Images may have any size and any common format. Every frame of an
-    animated GIF, PNG or WebP is translated into the same styles; the outputs are animations of the same format. Images
-    that cannot be read are left out and listed at the end. Outputs that an earlier call wrote for an image and this
-    call does not overwrite, for example because it has fewer styles, are removed. Outputs are mapped from [-1, 1] to
-    [0, 1]; with --stretch, each is stretched from its darkest to its brightest value instead.
+    animated GIF, PNG or WebP, and of a video, is translated into the same styles; the outputs are animations of the
+    same format, and videos with the time stamps and the sound of the original. With --frames, outputs are
+    style00/NAME.png, … Images that cannot be read are left out and listed at the end. Outputs that an earlier call
+    wrote for an image and this call does not overwrite, for example because it has fewer styles, are removed. Outputs
+    are mapped from [-1, 1] to [0, 1]; with --stretch, each is stretched from its darkest to its brightest value.
     """
     from tqdm import tqdm
 
@@ -139,7 +150,7 @@ def translate(
     from fastmunit.runs import resolve_device
     from fastmunit.systems import registry
     from fastmunit.translation.file_translator import FileTranslator, Rendering
-    from fastmunit.translation.inputs import Limits, checked_inputs, list_inputs, list_references
+    from fastmunit.translation.inputs import Limits, checked_inputs, in_order_of_frames, list_inputs, list_references
     from fastmunit.translation.translate import find_checkpoint, load_translator, own_direction
 
     _require_one_source_of_styles(styles, same_styles, reference, styles_file, interpolate)
@@ -150,6 +161,7 @@ def translate(
     limit = max_pixels or settings.max_pixels
     listed, notes = list_inputs(input)
     references, reference_notes = list_references(reference or ())
+    listed = in_order_of_frames(listed) if frames else listed
     for note in (*notes, *reference_notes):
         echo(note, err=True)
     first_layer = 0  # bytes per pixel of the first layer's output; on other devices it is not in this machine's memory
@@ -160,7 +172,8 @@ def translate(
         Limits(target_channels, size, 4 * target_channels + first_layer, limit, values).check(path)
     values = PixelValues.of(settings, way[0])
     limits = Limits(source_channels, size, 4 * source_channels + first_layer, limit, values)
-    inputs, failures = checked_inputs(listed, limits, like_input)
+    with tqdm(total=len(listed), desc="checking", unit="file", disable=None, leave=False, delay=1) as bar:
+        inputs, failures = checked_inputs(listed, limits, target_channels, like_input, lambda: bar.update(1))
     if not inputs:
         raise_failures(failures, _left_out(len(failures), len(listed)))
     translator = load_translator(file, settings, direction=way, device=device)
@@ -171,23 +184,27 @@ def translate(
     if references or styles_file is not None:
         output_styles = _given_styles(translator, references, styles_file, interpolate, size, limit)
     else:
-        output_styles = _random_styles(translator, styles or (10 if translator.style_dim else 1), seed, same_styles)
-    rendering = Rendering(size, stretch, batch_size, precision.value, limit)
+        count = styles or (10 if translator.style_dim else 1)
+        output_styles = _random_styles(translator, count, seed, same_styles or frames)
+    output_styles = replace(output_styles, folders=frames)
+    rendering = Rendering(size, stretch, batch_size, precision.value, limit, lossless)
     work = FileTranslator(translator, output, output_styles, rendering)
     read = [*(item.path for item in listed), *references, *([] if styles_file is None else [styles_file])]
     work.require_free_targets(inputs, input, read)
 
-    with tqdm(total=len(inputs), unit="image", disable=None) as bar:
+    kind = _kind(inputs)
+    unit = "image" if kind == "images" else "frame"
+    with tqdm(total=sum(map(work.steps, inputs)), unit=unit, disable=None) as bar:
         summary = work.run(inputs, read, lambda: bar.update(1))
     failures += summary.failures
     if summary.images:
-        echo(f"Wrote {summary.written:,} images into {output}, side by side in {work.sheet}.")
+        echo(f"Wrote {summary.written:,} {kind} into {output}, side by side in {work.sheet}.")
         if summary.removed:
-            count = len(summary.removed)
-            files = "1 output" if count == 1 else f"{count:,} outputs"
+            stale = len(summary.removed)
+            files = "1 output" if stale == 1 else f"{stale:,} outputs"
             echo(f"Removed {files} of an earlier call for the same images.")
         if size is None and inputs[0].like is None:
-            _suggest_size(settings, inputs[0].path, limits)
+            _suggest_size(settings, inputs[0], limits)
     raise_failures(failures, _left_out(len(failures), len(listed)))
 
 
@@ -255,14 +272,20 @@ def _given_styles(
     return OutputStyles("interpolated", interpolate, codes, (), images)
 
 
-def _suggest_size(settings: "Config", path: Path, limits: "Limits") -> None:
+def _kind(inputs: "list[Input]") -> str:
+    """Return what the inputs are: "images", "videos", or "images and videos"."""
+    kinds = {"images" if item.video is None else "videos" for item in inputs}
+    return " and ".join(sorted(kinds))
+
+
+def _suggest_size(settings: "Config", item: "Input", limits: "Limits") -> None:
     from fastmunit.data.validate import image_header
 
     trained = min(settings.crop_image_height, settings.crop_image_width)
-    header = image_header(path, limits.channels, limits.values, limits.max_pixels)
+    header = item.video or image_header(item.path, limits.channels, limits.values, limits.max_pixels)
     shortest = min(header.height, header.width)
     if not trained / 1.5 <= shortest <= trained * 1.5:
         echo(
-            f"Hint: the model was trained on {trained} pixels and {path.name} has {shortest}; --size {trained} may "
-            "look better."
+            f"Hint: the model was trained on {trained} pixels and {item.path.name} has {shortest}; --size {trained} "
+            "may look better."
         )

@@ -65,8 +65,8 @@ def require_folder(folder: str | os.PathLike[str], what: str, fix: str = "create
     return Path(folder)
 
 
-def find_images(folder: str | os.PathLike[str]) -> FoundImages:
-    """Find the image files below `folder`, recursively.
+def find_images(folder: str | os.PathLike[str], also: frozenset[str] = frozenset()) -> FoundImages:
+    """Find the image files below `folder`, recursively, and files with an extension in `also`.
 
     Files with one of the `readable_extensions`, in upper or lower case, are images, and so are files and folders of the
     formats in `image_files`. Hidden files (".name"), and files
@@ -79,7 +79,7 @@ def find_images(folder: str | os.PathLike[str]) -> FoundImages:
     root = require_folder(folder, "image folder")
     paths: list[Path] = []
     left_out: list[str] = []
-    extensions = readable_extensions()
+    extensions = readable_extensions() | also
     for path, problem in _entries(root):
         extension = os.path.splitext(path.name)[1].lower()  # noqa: PTH122 - many files
         if problem is None and (extension in extensions or is_scientific(path)):
@@ -95,8 +95,8 @@ def find_images(folder: str | os.PathLike[str]) -> FoundImages:
     return images
 
 
-def input_images(path: str | os.PathLike[str]) -> FoundImages:
-    """Return the images below a folder, or a single image if `path` is a file.
+def input_images(path: str | os.PathLike[str], also: frozenset[str] = frozenset()) -> FoundImages:
+    """Return what `find_images` finds below a folder, or a single file if `path` is a file.
 
     Raises:
         DataError: If `find_images` raises, or `path` does not exist or is not a regular file.
@@ -104,7 +104,7 @@ def input_images(path: str | os.PathLike[str]) -> FoundImages:
     if is_scientific(path):
         return FoundImages(Path(path).parent, [Path(path)], [])
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names that are too long
-        return find_images(path)
+        return find_images(path, also)
     require_regular_file(path, "input", DataError)
     return FoundImages(Path(path).parent, [Path(path)], [])
 

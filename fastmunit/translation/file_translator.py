@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from fastmunit.data.animation import SUFFIXES, frame_bytes, read_animation, save
 from fastmunit.data.failures import Failure
 from fastmunit.data.images import normalize
 from fastmunit.data.pixels import read_pixels
+from fastmunit.data.video_writer import output_suffix
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import printable
 from fastmunit.memory import first_line, is_out_of_memory
@@ -24,6 +26,7 @@ from fastmunit.translation.inputs import Input
 from fastmunit.translation.like_input import translate_like
 from fastmunit.translation.output_record import OutputRecord
 from fastmunit.translation.output_sheet import OutputSheet, resized
+from fastmunit.translation.videos import MAX_ENCODERS, translate_video
 
 _MAX_NAME_LENGTH = 30
 """Characters of a style's name that go into a file name."""
@@ -40,6 +43,7 @@ class OutputStyles:
         names: Names of the styles for output names, or none.
         references: Images that the codes come from.
         seed: Seed of codes that are drawn.
+        folders: Write the outputs of each style into a folder of its own.
     """
 
     kind: str
@@ -48,6 +52,7 @@ class OutputStyles:
     names: Sequence[str] = ()
     references: Sequence[Tensor] = ()
     seed: int = 0
+    folders: bool = False
 
     def label(self, index: int) -> str:
         """Return the end of the name of output `index`."""
@@ -65,6 +70,7 @@ class Rendering:
         batch_size: Number of styles decoded at once. None chooses it.
         precision: Precision of convolutions and matrix products.
         max_pixels: Refuse images with more pixels. None is Pillow's limit.
+        lossless: Write videos as FFV1, which keeps every value.
     """
 
     size: int | None = None
@@ -72,6 +78,7 @@ class Rendering:
     batch_size: int | None = None
     precision: str = "float32"
     max_pixels: int | None = None
+    lossless: bool = False
 
 
 @dataclass
@@ -103,9 +110,22 @@ class FileTranslator:
 
     def targets(self, item: Input) -> list[Path]:
         """Return the output files of an image."""
-        still = ".png" if self._translator.target_channels <= 4 else ".tif"
-        suffix = item.like or (still if item.form is None else SUFFIXES[item.form])
-        return [self._output / f"{item.name}_{self._styles.label(k)}{suffix}" for k in range(self._styles.count)]
+        if item.like is not None:
+            suffix = item.like
+        elif item.video is not None:
+            suffix = output_suffix(item.path, self._rendering.lossless)
+        elif item.form is not None:
+            suffix = SUFFIXES[item.form]
+        else:
+            suffix = ".png" if self._translator.target_channels <= 4 else ".tif"
+        labels = [self._styles.label(index) for index in range(self._styles.count)]
+        if self._styles.folders:
+            return [self._output / label / f"{item.name}{suffix}" for label in labels]
+        return [self._output / f"{item.name}_{label}{suffix}" for label in labels]
+
+    def steps(self, item: Input) -> int:
+        """Return how often `run` calls `advance` for an image or a video."""
+        return 1 if item.video is None else item.video.frames * -(-self._styles.count // MAX_ENCODERS)
 
     def require_free_targets(self, inputs: Sequence[Input], sources: Sequence[Path], read: Sequence[Path]) -> None:
         """Check that outputs overwrite neither a file that is read nor each other.
@@ -144,7 +164,7 @@ class FileTranslator:
         Args:
             inputs: Images to translate.
             keep: Files that are never removed, even if an earlier call has written them.
-            advance: Called after each image.
+            advance: Called after each image, and after each frame of a video.
 
         Raises:
             FastmunitError: If an output cannot be written.
@@ -159,7 +179,7 @@ class FileTranslator:
                 codes = self._translator.random_styles(self._styles.count, self._random)
             targets = self.targets(item)
             try:
-                image, outputs = self._translate(item, codes, targets)
+                image, outputs = self._translate(item, codes, targets, advance)
             except (DataError, _Untranslated) as error:
                 summary.failures.append(Failure(item.path, str(error)))
             except (MemoryError, RuntimeError) as error:  # outside the network: a resize, frames of an animation
@@ -172,13 +192,18 @@ class FileTranslator:
                 sheet.add(image, outputs)
                 summary.images += 1
                 summary.written += len(targets)
-            advance()
+            if item.video is None:
+                advance()
         if summary.images:
             sheet.save(self.sheet)
         return summary
 
-    def _translate(self, item: Input, codes: Tensor, targets: Sequence[Path]) -> tuple[Tensor, list[Tensor]]:
-        """Translate an image and write its outputs. Return both, or the first frames of an animation."""
+    def _translate(
+        self, item: Input, codes: Tensor, targets: Sequence[Path], advance: Callable[[], object]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Translate an image and write its outputs. Return both, or the first frames of an animation or a video."""
+        if item.video is not None:
+            return self._translate_video(item, codes, targets, advance)
         if item.form is not None:
             return self._translate_animation(item, codes, targets)
         if item.like is not None:
@@ -204,6 +229,26 @@ class FileTranslator:
         for of_style, path in zip(frames, targets, strict=True):
             save_animation(of_style, path, animation.durations, animation.loop, animation.format)
         return first
+
+    def _translate_video(
+        self, item: Input, codes: Tensor, targets: Sequence[Path], advance: Callable[[], object]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Translate each frame into the same styles, and write one video per style."""
+        options, firsts = self._rendering, list[tuple[Tensor, list[Tensor]]]()
+        for begin in range(0, len(targets), MAX_ENCODERS):
+            part = slice(begin, begin + MAX_ENCODERS)
+            firsts.append(
+                translate_video(
+                    item.path,
+                    self._translator.channels,
+                    partial(self._outputs, codes=codes[part]),
+                    targets[part],
+                    max_pixels=options.max_pixels,
+                    lossless=options.lossless,
+                    advance=advance,
+                )
+            )
+        return firsts[0][0], [output for _, outputs in firsts for output in outputs]
 
     def _outputs(self, image: Tensor, codes: Tensor) -> tuple[Tensor, list[Tensor]]:
         options = self._rendering

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +13,11 @@ from fastmunit.data.animation import animated_format
 from fastmunit.data.failures import Failure
 from fastmunit.data.formats import is_scientific, without_extension
 from fastmunit.data.readers import has_reader
+from fastmunit.data.transforms import resize_excess
 from fastmunit.data.validate import check_image
 from fastmunit.data.value_range import PixelValues
-from fastmunit.errors import DataError
+from fastmunit.data.video import SUFFIXES, VideoInfo, check_video, is_video
+from fastmunit.errors import DataError, FastmunitError
 from fastmunit.translation.like_input import suffix_like
 
 
@@ -24,14 +27,16 @@ class Input(NamedTuple):
     Attributes:
         path: The file.
         name: Start of the names of its outputs, relative to the output folder; a style's label and a suffix follow.
-        form: Pillow's name of an animated file's format. None for a still image.
+        form: Pillow's name of an animated file's format. None for a still image and for a video.
         like: Suffix of outputs with the format and metadata of the image. None for pictures.
+        video: Size and length of a video. None for an image.
     """
 
     path: Path
     name: str
     form: str | None = None
     like: str | None = None
+    video: VideoInfo | None = None
 
 
 class Limits(NamedTuple):
@@ -55,9 +60,17 @@ class Limits(NamedTuple):
         """Raise DataError if the image cannot be used."""
         check_image(path, *self)
 
+    def check_video(self, path: Path, target_channels: int) -> VideoInfo:
+        """Return the size and length of a video. Raise DataError if it cannot be used."""
+        info = check_video(path, (self.channels, target_channels), self.max_pixels)
+        excess = resize_excess(path, info.height, info.width, self.pixel_bytes, self.size)
+        if excess is not None:
+            raise DataError(excess)
+        return info
+
 
 def list_inputs(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:
-    """Return the images of files and folders, each file once and in order, and notes on files that were left out.
+    """Return the images and videos of files and folders, each once and in order, and notes on files that were left out.
 
     An output is named after its image, including subfolders of an input folder. Where names of images differ only in
     their suffixes, the suffix becomes part of the name; where they are still equal, so does the name of the input
@@ -69,7 +82,7 @@ def list_inputs(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:
     first_paths: dict[Path, tuple[Path, Path]] = {}
     notes: list[str] = []
     for source in inputs:
-        images = data.input_images(source)
+        images = data.input_images(source, SUFFIXES)
         notes += [] if images.note is None else [images.note]
         for path in images.paths:
             first_paths.setdefault(path.resolve(), (path, images.folder))
@@ -88,32 +101,57 @@ def list_inputs(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:
     return [Input(path, name) for name, (path, _) in zip(names, paths, strict=True)], notes
 
 
+def in_order_of_frames(inputs: Sequence[Input]) -> list[Input]:
+    """Return images in the order of the numbers in their names: frame2 before frame10."""
+
+    def key(item: Input) -> list[tuple[str, int]]:
+        parts = re.split("([0-9]+)", item.name)
+        return [(text, int(digits)) for text, digits in zip(parts[::2], [*parts[1::2], "0"], strict=True)]
+
+    return sorted(inputs, key=key)
+
+
 def checked_inputs(
-    inputs: Sequence[Input], limits: Limits, like_input: bool | None = None
+    inputs: Sequence[Input],
+    limits: Limits,
+    target_channels: int,
+    like_input: bool | None = None,
+    advance: Callable[[], object] = lambda: None,
 ) -> tuple[list[Input], list[Failure]]:
-    """Read the headers of images. Return those that the model can take, with their formats, and the failures.
+    """Read the headers of images, and the whole of videos.
 
     Args:
-        inputs: The images.
+        inputs: Images and videos.
         limits: What to check.
+        target_channels: Number of channels that the model returns.
         like_input: True writes outputs with the format and metadata of their images where `image_files` can, False
             writes pictures. None does the first for slides and volumes: what Pillow does not read.
+        advance: Called after each of them.
+
+    Returns:
+        Those that the model can take, with their formats, and the failures.
     """
     good: list[Input] = []
     failures: list[Failure] = []
     for item in inputs:
         try:
-            limits.check(item.path)
-            scientific = has_reader(item.path, limits.channels, limits.values, limits.max_pixels)
-            if scientific if like_input is None else like_input and is_scientific(item.path):
-                good.append(item._replace(like=suffix_like(item.path)))
-            elif scientific:
-                good.append(item)
-            else:
-                good.append(item._replace(form=animated_format(item.path, limits.max_pixels)))
-        except DataError as error:
+            good.append(_checked(item, limits, target_channels, like_input))
+        except FastmunitError as error:  # PyAV is missing, or the file cannot be used
             failures.append(Failure(item.path, str(error)))
+        advance()
     return good, failures
+
+
+def _checked(item: Input, limits: Limits, target_channels: int, like_input: bool | None) -> Input:
+    if is_video(item.path):
+        return item._replace(video=limits.check_video(item.path, target_channels))
+    limits.check(item.path)
+    scientific = has_reader(item.path, limits.channels, limits.values, limits.max_pixels)
+    if scientific if like_input is None else like_input and is_scientific(item.path):
+        return item._replace(like=suffix_like(item.path))
+    if scientific:
+        return item
+    return item._replace(form=animated_format(item.path, limits.max_pixels))
 
 
 def list_references(references: Sequence[Path]) -> tuple[list[Path], list[str]]:

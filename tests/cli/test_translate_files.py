@@ -54,7 +54,7 @@ def test_names_of_many_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     from fastmunit.translation.inputs import list_inputs
 
     found = FoundImages(tmp_path, [tmp_path / f"{index}.png" for index in range(50_000)], [])
-    monkeypatch.setattr(data, "input_images", lambda source: found)
+    monkeypatch.setattr(data, "input_images", lambda source, also: found)
     assert len({item.name for item in list_inputs([tmp_path])[0]}) == 50_000
 
 
