@@ -177,13 +177,14 @@ class Video:
         self.height, self.width = self._stored
         self.aspect = Fraction(self._stream.sample_aspect_ratio or 1)
         self.colors = _colors(decoder)
-        # Time stamps of broadcasts start anywhere.
-        self._start = Fraction(container.start_time or 0, 1_000_000)
+        # Time stamps of broadcasts start anywhere. Sound may start before zero, with samples that are not heard.
+        begin = Fraction(container.start_time or 0, 1_000_000)
+        self._start = begin if begin > 0 else min(Fraction(0), (self._stream.start_time or 0) * self.time_base)
 
     def content(self) -> Iterator[Content]:
         """Yield frames in order of time, and packets of sound between them. Can be called once.
 
-        A frame comes first. Time stamps start at zero, and those of frames increase.
+        A frame comes first. Time stamps of frames increase from zero or more; sound may start before zero.
 
         Raises:
             DataError: If the decoder reports a damaged frame, a frame is of another size than the first one, the file

@@ -35,7 +35,7 @@ class _Encoder(NamedTuple):
 
 
 class _Container(NamedTuple):
-    """A file format: FFmpeg's name, and encoders, of which the first that this FFmpeg has is used."""
+    """A file format: FFmpeg's name, and encoders in order of preference."""
 
     name: str
     encoders: tuple[_Encoder, ...]
