@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import weakref
 from collections.abc import Callable
@@ -161,7 +160,6 @@ def test_one_frame_at_a_time(tmp_path: Path) -> None:
     counts = []
 
     def counted(image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        gc.collect()
         counts.append(sum(reference() is not None for reference in alive))
         alive.append(weakref.ref(image))
         return image, [image.clone()]
