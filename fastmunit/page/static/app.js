@@ -1,6 +1,6 @@
 // The page: connects the drawing, the wall of styles and the engine.
 import { Drawing } from "./drawing.js";
-import { $, connectFile, contextOf, download, fail, fitted, paint, pictureAt, say, showPictures } from "./elements.js";
+import { $, connectDrop, connectFile, contextOf, download, fail, fitted, paint, pictureAt, say, showPictures } from "./elements.js";
 import { Engine, Latest } from "./engine.js";
 import { Server } from "./server.js";
 import { blended, randomStyle } from "./codes.js";
@@ -12,6 +12,7 @@ class Page {
   version = 0;
   jobs = new Latest();
   style = null;
+  ready = false;
   pair = null;
   choosesSecond = false;
   loaded = {};
@@ -79,6 +80,7 @@ class Page {
 
   setUpStyles() {
     $("more-styles").addEventListener("click", () => {
+      if (!this.ready) return;
       const count = this.settings.styles[this.direction].length;
       this.showStyles(Array.from({ length: count }, () => randomStyle(this.about.styleDim)));
     });
@@ -86,36 +88,37 @@ class Page {
     $("blend-amount").addEventListener("input", () => this.applyBlend());
     $("blend-end").addEventListener("click", () => this.choose(this.style.of ?? this.style));
     connectFile("photo", (picture) => this.usePhoto(picture));
+    connectDrop((picture, place) => {
+      const isStyle = place.closest("#styles") && !$("photo").hidden;
+      return isStyle ? this.usePhoto(picture) : this.drawing.show(picture);
+    });
   }
 
   /** Load the engine and the model, then show the first picture. */
   async start() {
     const onServer = this.settings.engine === "server";
     this.engine = onServer ? new Server() : new Engine((fraction) => ($("loading-bar").value = fraction));
-    await this.engine.run("start");
+    await this.engine.start();
+    if (this.settings.data_license) [$("license").href] = await this.engine.sources(["samples/LICENSE.txt"]);
     await this.enter();
     $("loading").hidden = true;
     $("page").setAttribute("aria-busy", "false");
   }
 
-  /** Load the model of the current direction and show its samples and styles. */
+  /** Show the samples and styles of the current direction, and load its model. Visitors may draw meanwhile. */
   async enter() {
     const { direction, settings, drawing } = this;
-    this.style = null;
-    this.setChoosesSecond(false);
-    const entry = settings.directions.find(({ name }) => name === direction);
-    this.loaded[direction] ??= await this.engine.run("load", { direction, folder: entry.folder });
-    const { about } = this;
-    [drawing.paper, drawing.ink] = entry.colors;
+    this.ready = false; // the styles are still those of the other direction
+    const [source, target] = direction.split("2");
+    [drawing.paper, drawing.ink] = settings.directions.find(({ name }) => name === direction).colors;
     $("ink").value = drawing.ink;
     drawing.forget();
-    const [source, target] = direction.split("2");
-    showPictures($("samples"), settings.samples[source], "Sample", (picture) => drawing.show(picture));
+    await Promise.all([this.showSamples(source), this.load(direction)]);
+    const { about } = this;
     const { hasCodes, takesPhotos } = about;
     $("photo").hidden = !takesPhotos;
-    showPictures($("photos"), takesPhotos ? settings.samples[target] : [], "Style of photo", (picture) =>
-      this.usePhoto(picture),
-    );
+    const photos = takesPhotos ? await this.engine.sources(settings.samples[target]) : [];
+    showPictures($("photos"), photos, "Style of photo", (picture) => this.usePhoto(picture));
     $("photos-hint").hidden = $("photos").hidden;
     $("styles").hidden = about.kind === "none";
     // Codes can be blended and moved; seeds of noise cannot.
@@ -123,19 +126,36 @@ class Page {
     $("hint").textContent = hasCodes ? "Choose a style. Drag one onto another to blend the two." : "Choose a style.";
     this.makeSliders(hasCodes ? about.styleDim : 0);
     this.version++;
-    const [first] = settings.samples[source];
-    if (first) drawing.show(await pictureAt(first));
-    drawing.dropHistory();
+    this.ready = true;
     this.showStyles(settings.styles[direction].map((code, index) => ({ code, seed: index })));
+  }
+
+  async load(direction) {
+    const { folder } = this.settings.directions.find(({ name }) => name === direction);
+    this.loaded[direction] ??= await this.engine.run("load", { direction, folder });
+  }
+
+  /** Show the samples of a domain. Draw the first, unless the visitor has begun to draw. */
+  async showSamples(domain) {
+    const { drawing, version } = this;
+    const sources = await this.engine.sources(this.settings.samples[domain]);
+    showPictures($("samples"), sources, "Sample", (picture) => drawing.show(picture));
+    const first = sources.length && (await pictureAt(sources[0]));
+    if (!first || version !== this.version) return;
+    drawing.show(first);
+    drawing.dropHistory();
+    this.update();
   }
 
   async reverse() {
     const names = this.settings.directions.map(({ name }) => name);
-    this.direction = names[1 - names.indexOf(this.direction)];
-    $("reverse").setAttribute("aria-pressed", String(this.direction !== names[0]));
+    const other = names[1 - names.indexOf(this.direction)];
     $("reverse").disabled = true;
     say("Loading the other direction …");
     try {
+      await this.load(other);
+      this.direction = other;
+      $("reverse").setAttribute("aria-pressed", String(other !== names[0]));
       await this.enter();
     } catch (error) {
       fail(`The other direction could not be loaded: ${error.message}.`);
@@ -144,6 +164,7 @@ class Page {
   }
 
   showStyles(styles) {
+    this.setChoosesSecond(false);
     styles.forEach((style, index) => (style.name = `Style ${index + 1}`));
     this.wall.show(styles.length && this.about.kind !== "none" ? styles : []);
     this.choose(styles[0] ?? { code: [], seed: 0 });
@@ -235,7 +256,7 @@ class Page {
   /** Translate the drawing in the current style as soon as possible, and preview all styles when nothing changes. */
   update() {
     $("undo").disabled = !this.drawing.canUndo;
-    if (!this.about || !this.style) return;
+    if (!this.ready) return;
     const { direction } = this;
     $("output").dataset.current = "false";
     this.jobs.urgent(async () => {

@@ -104,12 +104,14 @@ export class Drawing extends EventTarget {
     this.#remember();
     this.#last = this.#position(event);
     this.#line(this.#last, event);
+    this.#changed();
   }
 
   #move(event) {
     if (event.pointerId !== this.#pen) return;
     const events = event.getCoalescedEvents?.() ?? [];
     for (const part of events.length ? events : [event]) this.#line(this.#position(part), part);
+    this.#changed();
   }
 
   #up(event) {
@@ -129,12 +131,16 @@ export class Drawing extends EventTarget {
       if (event.repeat) return undefined;
       this.#drawsWithKeys = true;
       this.#remember();
-      return this.#line(this.#last, {});
+      this.#line(this.#last, {});
+      return this.#changed();
     }
     const next = this.#last.map((value, axis) => value + 2 * this.factor * arrow[axis]);
     next[0] = Math.min(Math.max(next[0], 0), this.canvas.width);
     next[1] = Math.min(Math.max(next[1], 0), this.canvas.height);
-    if (this.#drawsWithKeys) this.#line(next, {});
+    if (this.#drawsWithKeys) {
+      this.#line(next, {});
+      this.#changed();
+    }
     this.#last = next;
     const place = [next[0] / this.canvas.width, next[1] / this.canvas.height];
     this.dispatchEvent(new CustomEvent("cursor", { detail: place }));
@@ -160,6 +166,5 @@ export class Drawing extends EventTarget {
     context.lineTo(to[0] + 0.01, to[1]); // a line of no length would not be drawn
     context.stroke();
     this.#last = to;
-    this.#changed();
   }
 }

@@ -25,12 +25,13 @@ export function contextOf(canvas) {
   return canvas.getContext("2d", { willReadFrequently: true });
 }
 
-/** Return a loaded picture. */
+/** Return a loaded picture, or null if it cannot be loaded. */
 export async function pictureAt(source) {
-  const picture = new Image();
-  picture.src = source;
-  await picture.decode();
-  return picture;
+  const picture = Object.assign(new Image(), { src: source });
+  return picture.decode().then(
+    () => picture,
+    () => null,
+  );
 }
 
 /** Fill an element with pictures to choose from. */
@@ -41,6 +42,7 @@ export function showPictures(element, sources, name, onChoose) {
       const button = Object.assign(document.createElement("button"), { type: "button", className: "tile" });
       button.setAttribute("aria-label", `${name} ${index + 1}`);
       const picture = Object.assign(document.createElement("img"), { src: source, alt: "", draggable: false });
+      picture.addEventListener("error", () => button.remove());
       button.append(picture);
       button.addEventListener("click", () => onChoose(picture));
       return button;
@@ -55,14 +57,31 @@ export function connectFile(id, onPicture) {
   input.addEventListener("change", async () => {
     const [file] = input.files;
     input.value = "";
-    if (!file) return;
-    try {
-      onPicture(await createImageBitmap(file));
-      $("problem").hidden = true;
-    } catch {
-      fail(`${file.name} is not a picture that this browser can open.`);
-    }
+    if (file) await openFile(file, onPicture);
   });
+}
+
+/** Open pictures that are dropped on the page. `onPicture` also gets the element under the pointer. */
+export function connectDrop(onPicture) {
+  const holdsFiles = ({ dataTransfer }) => dataTransfer.types.includes("Files");
+  document.addEventListener("dragover", (event) => holdsFiles(event) && event.preventDefault());
+  document.addEventListener("drop", async (event) => {
+    if (!holdsFiles(event)) return;
+    event.preventDefault(); // the browser would leave the page to show the file
+    const [file] = event.dataTransfer.files;
+    const { target } = event;
+    if (file) await openFile(file, (picture) => onPicture(picture, target));
+  });
+}
+
+async function openFile(file, onPicture) {
+  try {
+    const picture = await createImageBitmap(file);
+    $("problem").hidden = true;
+    await onPicture(picture);
+  } catch {
+    fail(`${file.name} is not a picture that this browser can open.`);
+  }
 }
 
 /** Save a canvas as a PNG. */

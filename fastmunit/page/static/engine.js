@@ -23,6 +23,15 @@ export class Engine {
     };
   }
 
+  start() {
+    return this.run("start");
+  }
+
+  /** Return addresses of files, which anyone may read here. */
+  sources(paths) {
+    return paths;
+  }
+
   /** Run a task of worker.js. */
   run(task, values = {}) {
     const id = this.#next++;

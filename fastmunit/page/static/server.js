@@ -6,6 +6,7 @@ const TOKEN = "fastmunit-token";
 
 export class Server {
   #directions;
+  #needsToken;
 
   /** Run a task. */
   run(task, values = {}) {
@@ -15,7 +16,19 @@ export class Server {
   async start() {
     const health = await (await fetch("health")).json();
     this.#directions = health.directions;
+    this.#needsToken = health.token_required;
     if (health.token_required && !sessionStorage.getItem(TOKEN)) askForToken();
+  }
+
+  /** Return addresses of files. Those that need the token are fetched, because elements of a page cannot send it. */
+  sources(paths) {
+    if (!this.#needsToken) return paths;
+    return Promise.all(
+      paths.map(async (path) => {
+        const answer = await fetch(path, { headers: authorization() });
+        return answer.ok ? URL.createObjectURL(await answer.blob()) : path;
+      }),
+    );
   }
 
   load({ direction }) {
@@ -40,14 +53,17 @@ export class Server {
   }
 }
 
+function authorization() {
+  const token = sessionStorage.getItem(TOKEN);
+  return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
 /** Send a form to /translate, again if the queue is full. */
 async function posted(fields) {
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
   for (let tries = 1; ; tries++) {
-    const token = sessionStorage.getItem(TOKEN);
-    const headers = token ? { Authorization: `Bearer ${token}` } : {};
-    const answer = await fetch("translate", { method: "POST", body: form, headers });
+    const answer = await fetch("translate", { method: "POST", body: form, headers: authorization() });
     if (answer.ok) return answer;
     if (answer.status === 401) askForToken();
     else if (answer.status !== 429 || tries === MAX_TRIES) throw new Error((await answer.json()).detail);

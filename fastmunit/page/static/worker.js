@@ -3,7 +3,7 @@ import * as ort from "./engine/ort.wasm.bundle.min.js";
 import { toPixels, toTensor } from "./pixels.js";
 import { filled } from "./codes.js";
 
-const WASM = "engine/ort-wasm-simd-threaded.wasm";
+const WASM = new URL("engine/ort-wasm-simd-threaded.wasm", import.meta.url);
 
 /** Graphs and description of each loaded direction. */
 const models = new Map();
@@ -11,6 +11,18 @@ const models = new Map();
 let content = { key: null, tensor: null };
 
 const tasks = { start, load, translate, encodeStyle };
+
+// onnxruntime-web fetches its WebAssembly itself, so that the browser compiles it while it arrives, and keeps the code
+// for the next visit. It is nearly all that a visitor waits for.
+let missing = null;
+const fetchAny = self.fetch.bind(self);
+self.fetch = async (source, options) => {
+  const response = await fetchAny(source, options);
+  if (String(source) !== WASM.href) return response;
+  if (!response.ok) missing = new Error(`${WASM.pathname} cannot be loaded (${response.status})`);
+  reportProgress(response.clone()).catch(() => {});
+  return response;
+};
 
 // One task after the other: sessions are not made for overlapping runs.
 let last = Promise.resolve();
@@ -28,19 +40,18 @@ async function start() {
   ort.env.logLevel = "error";
   // More threads need a page that is isolated from other origins, which plain file servers do not declare.
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency ?? 1) : 1;
-  ort.env.wasm.wasmBinary = await fetched(WASM, 0.85, 0);
+  ort.env.wasm.wasmPaths = { wasm: WASM.href };
 }
 
+/** Load the graphs that translate. The others follow when they are needed. */
 async function load({ direction, folder }) {
-  const about = JSON.parse(new TextDecoder().decode(await fetched(`${folder}/export.json`, 0, 0.85)));
-  const names = Object.keys(about.graphs);
-  const sessions = {};
-  for (const [index, name] of names.entries()) {
-    const share = 0.15 / names.length;
-    const file = await fetched(`${folder}/${about.graphs[name].file}`, share, 0.85 + index * share);
-    sessions[name] = await ort.InferenceSession.create(file, { executionProviders: ["wasm"] });
-  }
-  models.set(direction, { about, sessions });
+  const about = JSON.parse(new TextDecoder().decode(await fetched(`${folder}/export.json`)));
+  models.set(direction, { about, folder, sessions: {} });
+  const files = Object.keys(about.graphs).filter((name) => name !== "encode_style");
+  // Files arrive while the engine is compiled; sessions are made one after the other.
+  const arriving = files.map((name) => fetched(`${folder}/${about.graphs[name].file}`));
+  for (const file of arriving) file.catch(() => {}); // reported where it is awaited
+  for (const [index, name] of files.entries()) await makeSession(direction, name, await arriving[index]);
   const takesCodes = Object.values(about.graphs).some(({ inputs }) => inputs.some(({ name }) => name === "styles"));
   return {
     kind: about.styles,
@@ -48,6 +59,15 @@ async function load({ direction, folder }) {
     hasCodes: about.styles === "normal" && takesCodes,
     takesPhotos: "encode_style" in about.graphs,
   };
+}
+
+async function makeSession(direction, name, file) {
+  const { sessions } = models.get(direction);
+  try {
+    sessions[name] = await ort.InferenceSession.create(file, { executionProviders: ["wasm"] });
+  } catch (error) {
+    throw missing ?? error;
+  }
 }
 
 async function translate({ direction, version, pixels, width, height, style }) {
@@ -84,7 +104,8 @@ async function encoded(direction, version, pixels, width, height) {
 }
 
 async function run(direction, name, feeds) {
-  const { about, sessions } = models.get(direction);
+  const { about, folder, sessions } = models.get(direction);
+  if (!sessions[name]) await makeSession(direction, name, await fetched(`${folder}/${about.graphs[name].file}`));
   const results = await sessions[name].run(feeds);
   return results[about.graphs[name].output];
 }
@@ -93,19 +114,21 @@ function image(pixels, channels, width, height) {
   return new ort.Tensor("float32", toTensor(pixels, channels), [1, channels, height, width]);
 }
 
-/** Fetch a file and report progress: it is `share` of everything, after `done` of everything. */
-async function fetched(path, share, done) {
+async function fetched(path) {
   const response = await fetch(new URL(path, import.meta.url));
   if (!response.ok) throw new Error(`${path} cannot be loaded (${response.status})`);
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+/** Report the progress of a response, which others read. */
+async function reportProgress(response) {
   const total = Number(response.headers.get("Content-Length"));
-  const parts = [];
+  if (!total || response.headers.has("Content-Encoding")) return;
   let length = 0;
-  for (let reader = response.body.getReader(); ; ) {
-    const { done: ended, value } = await reader.read();
-    if (ended) break;
-    parts.push(value);
+  for (const reader = response.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) return;
     length += value.length;
-    if (total) self.postMessage({ progress: done + share * Math.min(1, length / total) });
+    self.postMessage({ progress: Math.min(1, length / total) });
   }
-  return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
