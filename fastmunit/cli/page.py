@@ -10,7 +10,7 @@ from fastmunit.cli.output import echo, shell_line
 
 
 def page(
-    run: Annotated[Path, typer.Argument(help="Run folder, a gen_*.pt, or an export to ONNX.", metavar="RUN")],
+    run: Annotated[Path, typer.Argument(help="Run folder, a gen_*.pt, a model, or an export to ONNX.", metavar="RUN")],
     output: OutputFolder,
     engine: Annotated[
         Path | None,

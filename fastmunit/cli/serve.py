@@ -19,7 +19,9 @@ _limit = partial(typer.Option, rich_help_panel="Limits", metavar="N")
 def serve(
     checkpoint: Annotated[
         Path,
-        typer.Argument(help="Serve this gen_*.pt, or the newest of a run folder.", metavar="RUN", show_default=False),
+        typer.Argument(
+            help="Serve this gen_*.pt, the newest of a run folder, or a model.", metavar="RUN", show_default=False
+        ),
     ],
     config: ConfigName = None,
     host: Annotated[
@@ -37,6 +39,9 @@ def serve(
             metavar="TOKEN",
         ),
     ] = None,
+    samples: Annotated[
+        bool, typer.Option(help="Show pictures of the run's test set on the page, or fruits if it is gone.")
+    ] = True,
     device: Device = "auto",
     precision: Annotated[
         Precision, typer.Option(help="Compute convolutions and matrix products in this precision.")
@@ -76,7 +81,7 @@ def serve(
     if not (os.environ.get(_TOKEN, "unset") if token is None else token).strip():
         raise FastmunitError(f"the token is empty: set {_TOKEN} to a secret, or unset it.")
     limits = Limits(max_upload_mb * 2**20, max_upload_pixels, max_pixels, max_styles, queue, timeout)
-    model = load_model(checkpoint, config, device=device, precision=precision.value)
+    model = load_model(checkpoint, config, device=device, precision=precision.value, samples=samples)
     if token is None and not is_local(host):
         echo("Everybody who can reach this address may use the model; --token restricts it.", err=True)
     run(model, limits, host, port, token, lambda address: echo(f"Serving {model.name} at {address}; Ctrl-C stops."))

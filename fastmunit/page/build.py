@@ -13,10 +13,9 @@ from fastmunit.export.description import DESCRIPTION_FILE, Description, is_expor
 from fastmunit.export.write import export, folder_beside
 from fastmunit.files import printable, require_writable, write_text
 from fastmunit.page.engine_files import copy_engine
-from fastmunit.page.samples import write_samples
+from fastmunit.page.samples import sample_files
 from fastmunit.page.settings import MODELS, SETTINGS_FILE, SHOWN_CHANNELS, STATIC, page_settings
-from fastmunit.systems import registry
-from fastmunit.translation.translate import find_checkpoint, load_translator
+from fastmunit.translation.translate import directions_of, find_checkpoint, load_translator
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ def build(
     """Write a page that translates drawings with a trained model in the visitor's browser.
 
     Args:
-        run: Run folder, gen_*.pt, or a folder that `fastmunit export --to onnx` has written. The last has one
-            direction; all others have both if the system translates in both.
+        run: Run folder, gen_*.pt, folder or name of a model, or a folder that `fastmunit export --to onnx` has written.
+            The last has one direction; all others have those of the model.
         output: Folder to write into. It is replaced if it is an earlier page.
         config: Configuration of a gen_*.pt that has no config.yaml next to it.
         engine: Folder with onnxruntime-web. None downloads it with npm.
@@ -83,11 +82,12 @@ def _write(page: Path, file: Path, settings: Config, engine: Path | None, title:
     copy_engine(page / "engine", engine)
     models = _write_models(page, file, settings)
     size = _size(settings, models)
-    samples = write_samples(page, settings, size)
+    samples = sample_files(settings, size)
+    samples.write(page)
     for source in STATIC.iterdir():
         shutil.copyfile(source, page / source.name)
     directions = {name: (model.styles, model.style_dim) for name, model in models.items()}
-    values = page_settings(settings.system, size, directions, title=title, samples=samples)
+    values = page_settings(settings.system, size, directions, title=title, samples=samples.samples)
     write_text(page / SETTINGS_FILE, json.dumps(values, indent=1) + "\n")
 
 
@@ -103,7 +103,7 @@ def _write_models(page: Path, file: Path, settings: Config) -> dict[str, Descrip
             shutil.copyfile(file.parent / name, target / name)
         return {description.direction: description}
     models = {}
-    for direction in registry.system_of(settings).directions:
+    for direction in directions_of(file, settings):
         translator = load_translator(file, settings, direction=direction, device="cpu")
         models[direction] = export(translator, page / MODELS / direction)
     return models

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torchvision.transforms import functional
 
 from fastmunit import data
 from fastmunit.config import Config
+from fastmunit.data.images import encode_image
 from fastmunit.errors import DataError
 from fastmunit.page.settings import Samples
 
@@ -22,15 +24,33 @@ _BORDER_SHARE = 0.5
 _LICENSE = "LICENSE.txt"
 
 
-def write_samples(page: Path, config: Config, size: tuple[int, int]) -> Samples:
-    """Write pictures of the run's test set into a page; those of the demo data if the run has none any more.
+@dataclass(frozen=True)
+class SampleFiles:
+    """Sample pictures as files.
+
+    Attributes:
+        samples: What page.json says about them.
+        contents: Bytes by path, relative to the page: PNG files, and the license of the data if they have one.
+    """
+
+    samples: Samples = field(default_factory=Samples)
+    contents: Mapping[str, bytes] = field(default_factory=dict)
+
+    def write(self, page: Path) -> None:
+        """Write the files into a page."""
+        (page / FOLDER).mkdir(parents=True)
+        for path, content in self.contents.items():
+            (page / path).write_bytes(content)
+
+
+def sample_files(config: Config, size: tuple[int, int]) -> SampleFiles:
+    """Return pictures of the run's test set; those of the demo data if the run has none any more.
 
     Args:
-        page: Folder of the page.
         config: Configuration of the run.
         size: Height and width of the pictures, which are resized and cropped to it.
     """
-    (page / FOLDER).mkdir(parents=True)
+    contents = dict[str, bytes]()
     with tempfile.TemporaryDirectory(prefix="fastmunit-") as temporary:
         folders = _test_folders(config)
         if not any(folders.values()):
@@ -39,17 +59,15 @@ def write_samples(page: Path, config: Config, size: tuple[int, int]) -> Samples:
         files, colors = dict[str, list[str]](), dict[str, tuple[str, str]]()
         for domain, channels in zip("ab", config.channels("a2b"), strict=True):
             pictures = _pictures(folders[domain], channels, size)
-            files[domain] = []
-            for index, picture in enumerate(pictures):
-                name = f"{FOLDER}/{domain}{index}.png"
-                data.save_image(picture, page / name)
-                files[domain].append(name)
+            files[domain] = [f"{FOLDER}/{domain}{index}.png" for index in range(len(pictures))]
+            for name, picture in zip(files[domain], pictures, strict=True):
+                contents[name] = encode_image(picture, "PNG", name)
             colors[domain] = _colors(pictures)
         licenses = [folder.parent / _LICENSE for folder in folders.values() if folder is not None]
         found = next((path for path in licenses if path.is_file()), None)
         if found is not None:
-            shutil.copyfile(found, page / FOLDER / _LICENSE)
-    return Samples(files, colors, found is not None)
+            contents[f"{FOLDER}/{_LICENSE}"] = found.read_bytes()
+    return SampleFiles(Samples(files, colors, found is not None), contents)
 
 
 def _test_folders(config: Config) -> dict[str, Path | None]:
@@ -69,9 +87,10 @@ def _pictures(folder: Path | None, channels: int, size: tuple[int, int]) -> list
         return []
     pictures = []
     paths = data.list_images(folder)
-    for index in range(min(_COUNT, len(paths))):
+    count = min(_COUNT, len(paths))
+    for index in range(count):
         try:
-            pictures.append(_fitted(data.read_image(paths[index * len(paths) // _COUNT], channels), size))
+            pictures.append(_fitted(data.read_image(paths[index * len(paths) // count], channels), size))
         except DataError:
             continue
     return pictures

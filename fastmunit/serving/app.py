@@ -3,9 +3,10 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Collection, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -21,6 +22,7 @@ from torch import Tensor
 import fastmunit
 from fastmunit.data.images import encode_image
 from fastmunit.errors import DataError, FastmunitError
+from fastmunit.page.samples import FOLDER
 from fastmunit.page.settings import SETTINGS_FILE, SHOWN_CHANNELS, STATIC, Kind, page_settings
 from fastmunit.serving import schemas
 from fastmunit.serving.docs_page import docs_page
@@ -170,8 +172,10 @@ def create_app(
         if {translator.channels, translator.target_channels} <= SHOWN_CHANNELS
     }
     if shown and page.is_dir():
-        settings = page_settings(model.system, model.trained_size, shown, engine="server")
+        samples = model.samples
+        settings = page_settings(model.system, model.trained_size, shown, samples=samples.samples, engine="server")
         app.add_api_route(f"/{SETTINGS_FILE}", lambda: settings, include_in_schema=False)
+        app.add_api_route(f"/{FOLDER}/{{name}}", partial(_sample, samples.contents), include_in_schema=False)
         app.mount("/", _PageFiles(directory=page, html=True))
     else:
         app.add_api_route("/", lambda: RedirectResponse("docs"), include_in_schema=False)
@@ -186,6 +190,15 @@ class _PageFiles(StaticFiles):
         if path == "translate":
             raise HTTPException(405, headers={"Allow": "POST"})
         return await super().get_response(path, scope)
+
+
+def _sample(contents: Mapping[str, bytes], name: str) -> Response:
+    """Return one of the sample pictures, which are in memory, or the license of the data."""
+    content = contents.get(f"{FOLDER}/{name}")
+    if content is None:
+        raise HTTPException(404, "there is no such sample.")
+    is_picture = name.endswith(".png")
+    return Response(content, media_type="image/png" if is_picture else "text/plain; charset=utf-8")
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, _T], timeout: float) -> _T:

@@ -15,14 +15,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fastmunit.serving.limits import Limits
 
 _READING = ("GET", "HEAD")
-_STYLES = "/styles"
+_WITH_TOKEN = ("/styles", "/samples")
 
 
 class Gate:
     """An ASGI middleware that refuses requests before anything else sees them.
 
     - With a token, every request needs the header `Authorization: Bearer TOKEN`, except those that only read what is
-      public: the page, the health and the documentation.
+      public: the page without its sample pictures, the health and the documentation.
     - With hosts, the header `Host` must be one of them. A page of another site whose name has been made to resolve to
       this machine sends its own.
     - A body may have only so many bytes, and must arrive in time.
@@ -90,7 +90,7 @@ class Gate:
 
 def _needs_token(scope: Scope) -> bool:
     # By prefix, because routes match a path with a line break at its end, too.
-    return scope["method"] not in _READING or scope["path"].startswith(_STYLES)
+    return scope["method"] not in _READING or scope["path"].startswith(_WITH_TOKEN)
 
 
 def _name(host: str) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from fastmunit.errors import FastmunitError
+from fastmunit.page.samples import SampleFiles, sample_files
+from fastmunit.page.settings import SHOWN_CHANNELS
 from fastmunit.runs import resolve_device
 from fastmunit.systems import registry
 from fastmunit.systems.translators import Translator
-from fastmunit.translation.translate import ConfigLike, Precision, find_checkpoint
+from fastmunit.translation.translate import ConfigLike, Precision, directions_of, find_checkpoint
 
 _MAX_PNG_CHANNELS = 4
 
@@ -26,12 +28,14 @@ class Model:
         system: Name of the system.
         translators: Translator of each direction, the default direction first.
         trained_size: Height and width of the images that the model was trained on.
+        samples: Sample pictures for the page.
     """
 
     name: str
     system: str
     translators: Mapping[str, Translator]
     trained_size: tuple[int, int]
+    samples: SampleFiles = field(default_factory=SampleFiles)
 
 
 def load_model(
@@ -40,14 +44,16 @@ def load_model(
     *,
     device: str | torch.device = "auto",
     precision: Precision = "float32",
+    samples: bool = False,
 ) -> Model:
     """Load a trained model with all directions of its system, which share the networks.
 
     Args:
-        checkpoint: A run folder, or a gen_*.pt or ema_*.pt.
+        checkpoint: A run folder, a gen_*.pt or ema_*.pt, or the folder or name of a model.
         config: Configuration of a file that has no config.yaml next to it: a `Config`, a YAML file or a shipped name.
         device: Device to compute on; see `fastmunit.runs.resolve_device`.
         precision: Precision of convolutions and matrix products.
+        samples: Load pictures of the run's test set for the page, too; see `sample_files`.
 
     Raises:
         CheckpointError: If the file is missing or damaged, or does not fit the configuration.
@@ -56,10 +62,14 @@ def load_model(
     """
     file, settings = find_checkpoint(checkpoint, config)
     system = registry.system_of(settings)
-    generators = system.load_generators(file, settings, resolve_device(device))
+    directions, place = directions_of(file, settings), resolve_device(device)
+    generators = system.load_generators(file, settings, place) if len(directions) > 1 else None
     translators = {}
-    for direction in system.directions:
-        translator = system.directed_translator(generators, settings, direction)
+    for direction in directions:
+        if generators is None:
+            translator = system.load_translator(file, settings, direction, place)
+        else:
+            translator = system.directed_translator(generators, settings, direction)
         translator.precision = precision
         if translator.target_channels <= _MAX_PNG_CHANNELS:
             translators[direction] = translator
@@ -69,5 +79,11 @@ def load_model(
             "`fastmunit translate`, which writes TIFF files."
         )
     folder = file.resolve().parent
-    name = folder.parent.name if folder.name == "checkpoints" else file.stem
-    return Model(name, system.name, translators, (settings.crop_image_height, settings.crop_image_width))
+    if folder.name == "checkpoints":
+        name = folder.parent.name
+    else:  # the weights of a model folder always have the same name
+        name = file.stem if file.suffix == ".pt" else folder.name
+    size = settings.crop_image_height, settings.crop_image_width
+    shown = samples and set(settings.channels("a2b")) <= SHOWN_CHANNELS
+    pictures = sample_files(settings, size) if shown else SampleFiles()
+    return Model(name, system.name, translators, size, pictures)

@@ -232,6 +232,12 @@ def own_direction(file: Path) -> str | None:
     return find_folder(file).header.direction if file.name == tensors.NAME else None
 
 
+def directions_of(file: Path, config: Config) -> tuple[str, ...]:
+    """Return the directions of a file that `find_checkpoint` has returned with its configuration."""
+    direction = own_direction(file)
+    return registry.system_of(config).directions if direction is None else (direction,)
+
+
 def about_file(file: Path, config: Config) -> About:
     """Return the facts about a file that `find_checkpoint` has returned with its configuration."""
     return find_folder(file).about if file.name == tensors.NAME else about_checkpoint(file, config)
