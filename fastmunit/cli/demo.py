@@ -57,7 +57,8 @@ def demo(
     from fastmunit import data
     from fastmunit.config import Config
     from fastmunit.errors import ConfigError
-    from fastmunit.runs import ProgressBar, resolve_device, train
+    from fastmunit.export.packages import missing
+    from fastmunit.runs import ProgressBar, RunFolder, resolve_device, train
     from fastmunit.runs.device import has_fast_bfloat16
     from fastmunit.runs.reports.html import Picture
     from fastmunit.runs.reports.image_grid import save
@@ -96,8 +97,10 @@ def demo(
         f"{result.iterations_per_second:.2f} iterations/s."
     )
     echo(f"Look at {samples} and {output / 'report.html'}.")
-    page = output.with_name(f"{output.name}-page")
+    page = RunFolder(output).page
     echo("Draw on a page that runs this model in your browser:")
+    if missing("onnx", "onnxscript", "onnxruntime"):
+        echo(f"  {shell_line(['pip', 'install', 'fastmunit[export]'])}")
     echo(f"  {shell_line(['fastmunit', 'page', str(output), '--output', str(page)])}")
     echo(f"  {shell_line(['python', '-m', 'http.server', '--directory', str(page), '--bind', '127.0.0.1'])}")
 

@@ -9,8 +9,10 @@ from fastmunit.errors import FastmunitError
 
 def needed(*names: str) -> None:
     """Raise FastmunitError with the command that installs them if packages are missing."""
-    missing = [name for name in names if find_spec(name) is None]
-    if missing:
-        raise FastmunitError(
-            f'this needs {" and ".join(missing)}, not installed here: pip install "fastmunit[export]".'
-        )
+    if absent := missing(*names):
+        raise FastmunitError(f'this needs {" and ".join(absent)}, not installed here: pip install "fastmunit[export]".')
+
+
+def missing(*names: str) -> list[str]:
+    """Return the packages that are not installed."""
+    return [name for name in names if find_spec(name) is None]

@@ -44,6 +44,7 @@ def test_demo_writes_a_report_and_samples_and_can_run_again(fastmunit: Command, 
         assert image.size == (8 * 66 + 2, (1 + 8 + 2) * 66 + 2)
     report = (folder / "report.html").read_text(encoding="utf-8")
     assert "Results" in report
+    assert f"fastmunit page {folder} --output {folder}-page\n" in report.replace("</pre>", "\n")
     assert 'class="state finished"' in report
     assert json.loads((folder / "demo.json").read_text())["made_by"] == "fastmunit demo"
     assert newest(folder) == 4

@@ -31,6 +31,12 @@ class RunFolder:
         self.losses = self.logs / "losses.csv"
         self.report = self.root / "report.html"
 
+    @property
+    def page(self) -> Path:
+        """The folder next to this one for a page that `fastmunit page` writes."""
+        root = self.root if self.root.name else self.root.resolve()
+        return root.with_name(f"{root.name}-page")
+
     def state(self, iterations: int) -> Path:
         """Return the path of a checkpoint's exact-resume state."""
         return public_checkpoint.checkpoint_path(self.checkpoints, "state", iterations)

@@ -170,6 +170,10 @@ class Reporter(Callback):
         commands["Translate images of domain A"] = (
             f"fastmunit translate --checkpoint {root} --input FOLDER --output translated --direction a2b"
         )
+        if set(self._config.channels("a2b")) <= {1, 3}:
+            commands["Draw on a web page that runs this model in the browser"] = (
+                f"fastmunit page {root} --output {shlex.quote(str(self._folder.page))}"
+            )
         if self._tensorboard:
             commands["All losses in TensorBoard"] = f"tensorboard --logdir {shlex.quote(str(self._folder.logs))}"
         return commands
