@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastmunit import data
@@ -22,11 +23,16 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 class Server:
-    """A plain file server of a folder."""
+    """A plain file server of a folder, which adds headers to its answers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, headers: Mapping[str, str]) -> None:
         class Handler(SimpleHTTPRequestHandler):
             def log_message(self, format: str, *args: Any) -> None: ...
+
+            def end_headers(self) -> None:
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                super().end_headers()
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
@@ -107,6 +113,12 @@ class Visit:
             }"""
         )
 
+    def shown_input(self) -> np.ndarray:
+        """Return the pixels (H, W, 3) that the model gets."""
+        size = self.tab.evaluate("() => window.fastmunit.settings.size")
+        values = self.tab.evaluate("() => [...window.fastmunit.drawing.pixels()]")
+        return np.array(values, dtype=np.uint8).reshape(*size, 4)[..., :3]
+
     def drag(self, start: tuple[float, float], *points: tuple[float, float], on: str = "#drawing") -> None:
         """Drag the mouse over an element, along points in fractions of its size."""
         box = self.tab.locator(on).bounding_box()
@@ -120,13 +132,13 @@ class Visit:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Any]:
-    """Return a function that visits a folder through a file server."""
+    """Return a function that visits a folder, or a path in it, through a file server."""
     opened: list[Any] = []
 
-    def open_folder(folder: Path, **options: Any) -> Visit:
-        server = Server(folder)
+    def open_folder(folder: Path, path: str = "", headers: Mapping[str, str] | None = None, **options: Any) -> Visit:
+        server = Server(folder, headers or {})
         opened.append(server)
-        visit = Visit(browser, server.url, **options)
+        visit = Visit(browser, server.url + path, **options)
         opened.append(visit.context)
         return visit
 
