@@ -100,7 +100,7 @@ class Visit:
 
     def wait_for_output(self) -> None:
         """Wait until the output shows the current drawing in the current style."""
-        self.tab.wait_for_selector("#output[data-current='true']", timeout=60_000)
+        self.tab.wait_for_selector("#output[data-current='true']", state="attached", timeout=60_000)
 
     def shown(self) -> dict[str, Any]:
         """Return the pixels that the model got and gave, and the style code."""

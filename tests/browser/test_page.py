@@ -176,6 +176,27 @@ def test_drawing_with_keys(visit: Any, page_folder: Path, run_folder: Path) -> N
     assert (pixels(shown["input"], shown["size"]) == 255).all()
 
 
+def check_samples(visit: Visit, run: Path) -> None:
+    """Check that the page of a server shows and translates the samples, and leads to their license."""
+    sizes = visit.tab.evaluate(
+        """async () => {
+            const pictures = [...document.querySelectorAll("#samples img, #photos img")];
+            await Promise.all(pictures.map((picture) => picture.decode()));
+            return pictures.map((picture) => picture.naturalWidth);
+        }"""
+    )
+    assert sizes == 16 * [32]
+    visit.tab.locator("#samples .tile").nth(2).click()
+    drawn = visit.shown_input()
+    check_same(visit, run)
+    visit.tab.locator("#photos .tile").nth(3).click()
+    visit.tab.wait_for_selector("#status:has-text('Style of a photo')")
+    check_same(visit, run)
+    np.testing.assert_array_equal(visit.shown_input(), drawn)
+    visit.tab.click("#license")
+    visit.tab.wait_for_selector("body:has-text('CC BY-SA 4.0')")
+
+
 def test_page_of_a_server(browser: Any, run_folder: Path) -> None:
     pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
     with serving(run_folder) as server:
@@ -188,6 +209,9 @@ def test_page_of_a_server(browser: Any, run_folder: Path) -> None:
         seen.tab.click("#reverse")
         seen.tab.wait_for_selector("#output[data-current='true'][data-direction='b2a']")
         check_same(seen, run_folder, "b2a")
+        seen.tab.reload()
+        seen.wait_for_output()
+        check_samples(seen, run_folder)
         assert (seen.errors, seen.foreign) == ([], [])
         seen.context.close()
 
@@ -199,6 +223,9 @@ def test_server_with_a_token(browser: Any, run_folder: Path) -> None:
         seen.tab.on("dialog", lambda dialog: dialog.accept("secret"))
         seen.tab.reload()
         check_same(seen, run_folder)
+        seen.errors.clear()  # of the first visit, which gave no token
+        check_samples(seen, run_folder)
+        assert (seen.errors, seen.foreign) == ([], [])
         seen.context.close()
 
 

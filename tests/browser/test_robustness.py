@@ -55,6 +55,78 @@ def test_dropped_files(visit: Any, page_folder: Path, run_folder: Path) -> None:
     assert seen.errors == []
 
 
+@pytest.mark.parametrize("held", ["ort.wasm.bundle.min.js", "a0.png", "decode.onnx"])
+def test_a_drawing_made_while_the_page_loads_is_kept(
+    visit: Any, page_folder: Path, run_folder: Path, held: str
+) -> None:
+    seen = visit(page_folder)
+    seen.wait_for_output()
+    waiting: list[Any] = []
+    seen.context.route(f"**/{held}", lambda route: waiting.append(route))
+    seen.tab.reload(wait_until="commit")
+    while not waiting:
+        seen.tab.wait_for_timeout(20)
+    seen.tab.fill("#ink", "#c03040")
+    seen.drag((0.2, 0.5), (0.8, 0.5))
+    drawn = seen.shown_input()
+    assert np.abs(drawn.astype(int) - (0xC0, 0x30, 0x40)).max(-1).min() <= 1
+    for route in waiting:
+        route.continue_()
+    check_same(seen, run_folder)
+    np.testing.assert_array_equal(seen.shown_input(), drawn)
+    assert seen.tab.input_value("#ink") == "#c03040"
+    assert seen.tab.is_enabled("#undo")
+    assert seen.errors == []
+
+
+def test_fast_strokes_past_the_edges(visit: Any, page_folder: Path, run_folder: Path) -> None:
+    seen = visit(page_folder)
+    seen.wait_for_output()
+    seen.tab.click("#clear")
+    box = seen.tab.locator("#drawing").bounding_box()
+    random = np.random.default_rng(0)
+    for start, end in zip(random.uniform(0.1, 0.9, (60, 2)), random.uniform(-0.2, 1.2, (60, 2)), strict=True):
+        for place, act in ((start, seen.tab.mouse.down), (end, seen.tab.mouse.up)):
+            seen.tab.mouse.move(box["x"] + place[0] * box["width"], box["y"] + place[1] * box["height"])
+            act()
+    drawn = seen.shown_input()
+    assert 0.1 < (drawn < 128).mean() < 0.9
+    check_same(seen, run_folder)
+    np.testing.assert_array_equal(seen.shown_input(), drawn)
+    undone = 0
+    while seen.tab.is_enabled("#undo"):
+        seen.tab.click("#undo")
+        undone += 1
+    assert undone == 40
+    check_same(seen, run_folder)
+    assert seen.errors == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (240, 120)])
+def test_tiny_windows(visit: Any, page_folder: Path, run_folder: Path, size: tuple[int, int]) -> None:
+    tiny, usual = {"width": size[0], "height": size[1]}, {"width": 800, "height": 600}
+    seen = visit(page_folder, viewport=tiny)
+    check_same(seen, run_folder)
+    seen.tab.evaluate("() => document.getElementById('clear').click()")
+    seen.tab.focus("#drawing")
+    seen.tab.keyboard.press(" ")
+    check_same(seen, run_folder)
+    assert (seen.shown_input() < 128).any()
+    seen.tab.set_viewport_size(usual)
+    seen.tab.click("#clear")
+    box = seen.tab.locator("#drawing").bounding_box()
+    seen.tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    seen.tab.mouse.down()
+    seen.tab.set_viewport_size(tiny)  # the drawing may have no size now
+    seen.tab.mouse.move(0, 0)
+    seen.tab.set_viewport_size(usual)
+    seen.tab.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    seen.tab.mouse.up()
+    assert (seen.shown_input() < 128).any()
+    check_same(seen, run_folder)
+    assert seen.errors == []
+
+
 def test_reversing_while_a_translation_runs(visit: Any, page_folder: Path, run_folder: Path) -> None:
     seen = visit(page_folder)
     seen.wait_for_output()

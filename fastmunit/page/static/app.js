@@ -21,8 +21,8 @@ class Page {
   constructor(settings) {
     this.settings = settings;
     [this.height, this.width] = settings.size;
-    this.direction = settings.directions[0].name;
     this.drawing = new Drawing($("drawing"), this.width, this.height);
+    this.begin(settings.directions[0].name);
     const { width, height } = this;
     Object.assign($("output"), { width, height });
     $("output").style.aspectRatio = `${width} / ${height}`;
@@ -94,6 +94,15 @@ class Page {
     });
   }
 
+  /** Begin an empty drawing for a direction, in the colors of its samples. */
+  begin(direction) {
+    const { drawing } = this;
+    this.direction = direction;
+    [drawing.paper, drawing.ink] = this.settings.directions.find(({ name }) => name === direction).colors;
+    $("ink").value = drawing.ink;
+    drawing.forget();
+  }
+
   /** Load the engine and the model, then show the first picture. */
   async start() {
     const onServer = this.settings.engine === "server";
@@ -107,12 +116,9 @@ class Page {
 
   /** Show the samples and styles of the current direction, and load its model. Visitors may draw meanwhile. */
   async enter() {
-    const { direction, settings, drawing } = this;
+    const { direction, settings } = this;
     this.ready = false; // the styles are still those of the other direction
     const [source, target] = direction.split("2");
-    [drawing.paper, drawing.ink] = settings.directions.find(({ name }) => name === direction).colors;
-    $("ink").value = drawing.ink;
-    drawing.forget();
     await Promise.all([this.showSamples(source), this.load(direction)]);
     const { about } = this;
     const { hasCodes, takesPhotos } = about;
@@ -137,11 +143,11 @@ class Page {
 
   /** Show the samples of a domain. Draw the first, unless the visitor has begun to draw. */
   async showSamples(domain) {
-    const { drawing, version } = this;
+    const { drawing } = this;
     const sources = await this.engine.sources(this.settings.samples[domain]);
     showPictures($("samples"), sources, "Sample", (picture) => drawing.show(picture));
     const first = sources.length && (await pictureAt(sources[0]));
-    if (!first || version !== this.version) return;
+    if (!first || drawing.canUndo) return;
     drawing.show(first);
     drawing.dropHistory();
     this.update();
@@ -154,7 +160,7 @@ class Page {
     say("Loading the other direction …");
     try {
       await this.load(other);
-      this.direction = other;
+      this.begin(other);
       $("reverse").setAttribute("aria-pressed", String(other !== names[0]));
       await this.enter();
     } catch (error) {

@@ -148,10 +148,10 @@ export class Drawing extends EventTarget {
   }
 
   #position(event) {
-    const box = this.canvas.getBoundingClientRect();
+    const box = this.canvas.getBoundingClientRect(); // of no size in a window that is too small
     return [
-      ((event.clientX - box.left) * this.canvas.width) / box.width,
-      ((event.clientY - box.top) * this.canvas.height) / box.height,
+      ((event.clientX - box.left) * this.canvas.width) / Math.max(1, box.width),
+      ((event.clientY - box.top) * this.canvas.height) / Math.max(1, box.height),
     ];
   }
 
