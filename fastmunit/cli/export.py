@@ -27,7 +27,7 @@ class StoredPrecision(str, Enum):
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder, or a gen_*.pt.", metavar="RUN")],
+    run: Annotated[Path, typer.Argument(help="Run folder, a gen_*.pt, or a model.", metavar="RUN")],
     to: Annotated[Target, typer.Option(help="Write ONNX files, packages of AOTInductor (pt2), or a model folder.")],
     output: OutputFolder,
     direction: Annotated[
