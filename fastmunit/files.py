@@ -166,6 +166,24 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         file.write(text)
 
 
+def try_lock(file: IO[Any]) -> bool:
+    """Lock an open file for this process. Return False if another process has locked it.
+
+    The system releases the lock when the file is closed in all processes. Where there are no locks, this does nothing.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock; the user must not start two processes in one folder there
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
 def save_tensors(obj: Any, path: str | os.PathLike[str]) -> None:
     """Save tensors, or dicts and lists of tensors, with `torch.save` and `atomic_write`.
 

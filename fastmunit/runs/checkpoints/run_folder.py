@@ -11,7 +11,7 @@ from typing import IO
 
 from fastmunit.config import Config
 from fastmunit.errors import FastmunitError, TrainingError
-from fastmunit.files import is_unicode, printable, require_writable
+from fastmunit.files import is_unicode, printable, require_writable, try_lock
 from fastmunit.systems.parts import public_checkpoint
 
 _LOCK = ".lock"
@@ -128,7 +128,7 @@ class RunFolder:
                 f"cannot write into {self.root}: {error.strerror}. Choose an --output you can write to."
             ) from error
         with lock as file:
-            if not _try_lock(file):
+            if not try_lock(file):
                 raise TrainingError(
                     f"another process is training in {self.root}: wait for it, or give another --output folder."
                 )
@@ -178,17 +178,3 @@ def _release_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_release_in_child)
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock; the user must not start two runs in one folder there
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
