@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -15,6 +16,8 @@ from fastmunit.nn.fused.layers import Layer, Other
 
 MaskSource = Callable[[Tensor, float], Tensor]
 """A function of a tensor and the rate of zeros, which returns the mask to multiply the tensor with."""
+
+_VALUES_PER_PIECE = 1 << 26
 
 _source: ContextVar[torch.Generator | MaskSource | None] = ContextVar("fastmunit_dropout_masks", default=None)
 
@@ -38,11 +41,36 @@ def masks_from(source: torch.Generator | MaskSource | None) -> Iterator[None]:
 
 
 def draw_mask(x: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    """Draw the mask of a tensor with a generator; see `masks_from`. Values are 0 and 1 / (1 - rate)."""
+    """Draw the mask of a tensor with a generator; see `masks_from`. Values are 0 and 1 / (1 - rate).
+
+    Masks of more than 2^26 values are drawn in pieces, so that they need not be in memory as a whole.
+    """
     if generator.device.type != x.device.type:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         generator = torch.Generator(x.device).manual_seed(seed)
-    return torch.empty_like(x).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+    if x.numel() <= _VALUES_PER_PIECE:
+        return torch.empty_like(x).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+    pieces = list(mask_pieces(x.shape, rate, generator, x.dtype))
+    return torch.cat(pieces).view(x.shape)
+
+
+def mask_pieces(
+    shape: Sequence[int], rate: float, generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> Iterator[Tensor]:
+    """Yield the mask that `draw_mask` returns for a tensor of this shape and dtype on the generator's device, in order.
+
+    Args:
+        shape: Shape of the tensor.
+        rate: Rate of zeros.
+        generator: Generator that draws the mask.
+        dtype: Dtype of the tensor.
+    """
+    left = math.prod(shape)
+    while left > 0:
+        count = min(left, _VALUES_PER_PIECE)
+        piece = torch.empty(count, dtype=dtype, device=generator.device)
+        yield piece.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+        left -= count
 
 
 def _dropped(x: Tensor, rate: float) -> Tensor:
