@@ -41,10 +41,12 @@ LAYERS = {
     }
     | LEAVES,
     "conversion": {"translation", "runs", "systems", "nn"} | LEAVES,
+    "out_of_core": {"systems", "nn", "functional"} | LEAVES,
     "page": {"export", "translation", "data", "systems"} | LEAVES,
     "planning": {"data", "systems", "ops"} | LEAVES,
     "serving": {"page", "translation", "runs", "data", "systems"} | LEAVES,
-    "translation": {"export", "runs", "data", "systems", "model_folder", "image_files"} | LEAVES,
+    "translation": {"export", "out_of_core", "runs", "planning", "data", "systems", "model_folder", "image_files"}
+    | LEAVES,
     "export": {"systems", "model_folder", "nn", "functional"} | LEAVES,
     "runs": {"data", "systems", "nn", "functional", "metrics", "model_folder"} | LEAVES,
     "model_folder": LEAVES,

@@ -47,8 +47,9 @@ class BilinearConv2dBlock(Conv2dBlock):
         super().__init__(input_dim, output_dim, 3, 1, 1, norm=norm, activation=activation, pad_mode="reflect")
 
     def layers(self, adain: AdaINParameters | None = None) -> list[Layer]:
-        return [Other(_upsample_bilinear), *super().layers(adain)]
+        return [Other(upsample_bilinear), *super().layers(adain)]
 
 
-def _upsample_bilinear(x: Tensor) -> Tensor:
+def upsample_bilinear(x: Tensor) -> Tensor:
+    """Upsample a map (N, C, H, W) by 2 with bilinear interpolation between the centers of pixels."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

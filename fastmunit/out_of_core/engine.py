@@ -1,0 +1,194 @@
+"""Translation of an image out of core."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from fastmunit.errors import FastmunitError
+from fastmunit.files import printable
+from fastmunit.out_of_core.execution import Execution, OnProgress
+from fastmunit.out_of_core.journal import Journal
+from fastmunit.out_of_core.lowering import Lowering
+from fastmunit.out_of_core.maps import Map, Reduction
+from fastmunit.out_of_core.networks import Encoding, maps_of, style_key
+from fastmunit.out_of_core.pixels import ImageMap, PixelSink, PixelSource
+from fastmunit.out_of_core.placement import Placement, place
+from fastmunit.out_of_core.schedule import Pass, Schedule
+from fastmunit.region import Region
+from fastmunit.systems.parts.inference_autocast import inference_autocast
+from fastmunit.systems.translators import Translator
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a translation out of core.
+
+    Attributes:
+        memory: Bytes of memory that may be taken, besides those that the process has already.
+        scratch: Folder for maps, which an interrupted translation leaves there to be resumed. None is a temporary
+            folder, which is always removed.
+        precision: Precision of convolutions. None is the translator's own.
+        tile: Height and width of all tiles, instead of those that fit in the memory.
+    """
+
+    memory: int
+    scratch: Path | None = None
+    precision: str | None = None
+    tile: tuple[int, int] | None = None
+
+
+class OutOfCoreTranslation:
+    """The translation of one image into some styles, layer by layer over the whole image, one tile at a time.
+
+    The result is that of `Translator.translate` up to rounding: norms use statistics over the whole image.
+
+    Args:
+        translator: The model.
+        source: The image.
+        styles: Style codes (S, style_dim, 1, 1).
+        settings: Memory and scratch folder.
+
+    Attributes:
+        passes: The passes over the image, in order.
+        placement: Where maps are stored, and the sizes of tiles.
+
+    Raises:
+        FastmunitError: If the image does not have the model's channels, a layer cannot be computed region by region, or
+            not even small tiles fit in the memory.
+    """
+
+    def __init__(self, translator: Translator, source: PixelSource, styles: Tensor, settings: Settings) -> None:
+        if source.channels != translator.channels:
+            raise FastmunitError(
+                f"the image has {source.channels} channels and the model takes {translator.channels}: convert it, or "
+                "use the other direction."
+            )
+        self._work = _Work(translator, source, settings)
+        self._styles = styles
+        with self._work.computing():
+            image = self._work.image()
+            maps = maps_of(translator, self._work.lowering)
+            outputs = [maps.output(image, style) for style in styles.split(1)]
+        extent = Region(0, 0, source.height, source.width)
+        self.passes, self.placement = self._work.schedule([(x, extent) for x in outputs])
+
+    def run(self, sinks: Sequence[PixelSink], progress: OnProgress = lambda _: None) -> None:
+        """Translate the image.
+
+        Args:
+            sinks: Where the result of each style is written.
+            progress: Called after each tile.
+
+        Raises:
+            FastmunitError: If the disk is full or too small. The same call resumes the translation.
+        """
+        options = [style_key(style) if style.numel() else "" for style in self._styles.split(1)]
+        self._work.run(self.passes, self.placement, sinks, progress, options)
+
+
+def encode_style(
+    translator: Translator, source: PixelSource, settings: Settings, progress: OnProgress = lambda _: None
+) -> Tensor:
+    """Return the style code (1, style_dim, 1, 1) of an image of the target domain.
+
+    Args:
+        translator: The model.
+        source: The image.
+        settings: Memory and scratch folder.
+        progress: Called after each tile.
+
+    Raises:
+        FastmunitError: If the system has no style codes, or the disk or memory is too small.
+    """
+    work = _Work(translator, source, settings)
+    with work.computing():
+        encoding: Encoding = maps_of(translator, work.lowering).encoding(work.image())
+    passes, placement = work.schedule([], [encoding.reduction])
+    work.run(passes, placement, [], progress, ["style"])
+    with work.computing():
+        mean = encoding.reduction.known().mean.to(translator.device, translator.dtype)
+        return encoding.code(mean[None, :, None, None]).float()
+
+
+class _Work:
+    """What translations and style codes have in common."""
+
+    def __init__(self, translator: Translator, source: PixelSource, settings: Settings) -> None:
+        self._translator, self._source, self._settings = translator, source, settings
+        precision = translator.precision if settings.precision is None else settings.precision
+        self._low_precision = None if precision == "float32" else getattr(torch, precision)
+        self.lowering = Lowering(self._low_precision or translator.dtype, translator.device)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute without gradients in the chosen precision."""
+        with torch.no_grad(), inference_autocast(self._translator.device.type, self._low_precision):
+            yield
+
+    def image(self) -> ImageMap:
+        """Return the image, extended to a size that the networks support."""
+        translator, source = self._translator, self._source
+        multiple, smallest = translator.multiple, translator.min_size
+        height, width = (max(-(-n // multiple) * multiple, smallest) for n in (source.height, source.width))
+        return ImageMap(source, height, width, translator.dtype, translator.device)
+
+    def schedule(
+        self, outputs: Sequence[tuple[Map, Region]], reductions: Sequence[Reduction] = ()
+    ) -> tuple[list[Pass], Placement]:
+        """Return the passes, and where their maps are stored."""
+        passes = Schedule(outputs, reductions).passes
+        return passes, place(passes, self._settings.memory, self._settings.tile)
+
+    def run(
+        self,
+        passes: Sequence[Pass],
+        placement: Placement,
+        sinks: Sequence[PixelSink],
+        progress: OnProgress,
+        options: Sequence[str],
+    ) -> None:
+        """Run the passes in a scratch folder, which is removed at the end."""
+        scratch, fingerprint = self._settings.scratch, self._fingerprint(options)
+        with ExitStack() as stack:
+            folder = scratch / fingerprint[:16] if scratch else Path(stack.enter_context(TemporaryDirectory()))
+            journal = Journal(folder, fingerprint)
+            stack.callback(journal.close)
+            require_space(folder, placement.disk_bytes)
+            with self.computing():
+                Execution(passes, placement, journal, self._translator.device).run(sinks, progress)
+            journal.remove()
+
+    def _fingerprint(self, options: Sequence[str]) -> str:
+        """Return a text that is different if anything changes that the maps depend on."""
+        translator, sha = self._translator, hashlib.sha256()
+        parts = (self._source.identity, translator.device.type, translator.dtype, self._low_precision, *options)
+        sha.update("\n".join(map(str, parts)).encode())
+        for name, network in sorted(translator.networks().items()):
+            for key, value in network.state_dict().items():
+                sha.update(f"{name} {key} {tuple(value.shape)}".encode())
+                sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return sha.hexdigest()
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Check that a folder has space for maps.
+
+    Raises:
+        FastmunitError: If it has not.
+    """
+    there = sum(path.stat().st_size for path in folder.glob("*.map"))
+    free = shutil.disk_usage(folder).free + there
+    if needed > free:
+        raise FastmunitError(
+            f"the maps of this image need {needed / 1e9:,.1f} GB on disk, and {printable(folder)} has "
+            f"{free / 1e9:,.1f} GB left: give a --scratch folder on a larger disk, or more --memory."
+        )

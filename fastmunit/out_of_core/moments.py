@@ -1,0 +1,73 @@
+"""Statistics of a map that is seen one tile at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastmunit.out_of_core.chunks import chunks_of
+
+NormKind = Literal["instance", "layer"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared differences from the mean of each channel, in float64 on the CPU.
+
+    Attributes:
+        count: Number of pixels.
+        mean: Mean of each channel, (C,).
+        squares: Sum of (x - mean)² of each channel, (C,).
+    """
+
+    count: int
+    mean: Tensor
+    squares: Tensor
+
+    def merged(self, other: Moments) -> Moments:
+        """Return the moments of both parts together.
+
+        Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
+        """
+        if self.count == 0 or other.count == 0:
+            return other if self.count == 0 else self
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.count / count)
+        squares = self.squares + other.squares + delta.square() * (self.count * other.count / count)
+        return Moments(count, mean, squares)
+
+    def normalization(self, kind: NormKind, eps: float) -> tuple[Tensor, Tensor]:
+        """Return (mean, rstd) of each channel, (C,) each, in float64.
+
+        Args:
+            kind: "instance" uses the biased variance of each channel: rstd = 1 / sqrt(var + eps). "layer" uses the
+                unbiased standard deviation of all channels together: rstd = 1 / (std + eps).
+            eps: Number that is added to the variance or standard deviation.
+        """
+        if kind == "instance":
+            return self.mean, torch.rsqrt(self.squares / self.count + eps)
+        mean = self.mean.mean()
+        squares = self.squares.sum() + self.count * (self.mean - mean).square().sum()
+        rstd = 1 / ((squares / (self.count * len(self.mean) - 1)).sqrt() + eps)
+        return mean.expand_as(self.mean), rstd.expand_as(self.mean)
+
+
+def no_moments(channels: int) -> Moments:
+    """Return the moments of no pixels."""
+    return Moments(0, torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64))
+
+
+def moments_of(tile: Tensor) -> Moments:
+    """Return the moments of a tile (1, C, h, w), computed in float64."""
+    channels = tile.shape[1]
+    result = no_moments(channels)
+    for chunk in chunks_of(tile):
+        values = chunk.permute(0, 2, 3, 1).reshape(-1, channels).double()
+        mean = values.mean(0)
+        squares = (values - mean).square_().sum(0)  # `values` may be a view of the tile
+        result = result.merged(Moments(len(values), mean.cpu(), squares.cpu()))
+    return result
