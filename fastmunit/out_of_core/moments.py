@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastmunit.out_of_core.chunks import chunks_of
+from fastmunit import functional
 
 NormKind = Literal["instance", "layer"]
 
@@ -62,12 +62,7 @@ def no_moments(channels: int) -> Moments:
 
 
 def moments_of(tile: Tensor) -> Moments:
-    """Return the moments of a tile (1, C, h, w), computed in float64."""
-    channels = tile.shape[1]
-    result = no_moments(channels)
-    for chunk in chunks_of(tile):
-        values = chunk.permute(0, 2, 3, 1).reshape(-1, channels).double()
-        mean = values.mean(0)
-        squares = (values - mean).square_().sum(0)  # `values` may be a view of the tile
-        result = result.merged(Moments(len(values), mean.cpu(), squares.cpu()))
-    return result
+    """Return the moments of a tile (1, C, h, w)."""
+    count = tile.shape[2] * tile.shape[3]
+    mean, rstd = (value[0].double().cpu() for value in functional.instance_norm_stats(tile, eps=0.0))
+    return Moments(count, mean, rstd.pow(-2) * count)

@@ -16,9 +16,6 @@ from fastmunit.nn.fused.few_channel_conv import convolve
 from fastmunit.out_of_core.maps import Map
 from fastmunit.region import Region
 
-_MODES = {"reflect": "reflect", "replicate": "replicate", "zero": "constant"}
-
-
 class Axis(NamedTuple):
     """What one axis of a padded window consists of.
 
@@ -67,15 +64,35 @@ class Window(NamedTuple):
     def fill(self, tile: Tensor, mode: PadMode) -> Tensor:
         """Return the rectangle, from what was read in `region`."""
         rows, columns = self.rows, self.columns
-        pads = (columns.before, columns.after, rows.before, rows.after)
-        if any(pads):
-            tile = F.pad(tile, pads, mode=_MODES[mode])
+        if rows.before or rows.after:
+            tile = padded(tile, 2, rows.before, rows.after, mode)
+        if columns.before or columns.after:
+            tile = padded(tile, 3, columns.before, columns.after, mode)
         return cropped(tile, rows.skip, columns.skip, self.height, self.width)
 
 
 def window_of(x: Map, top: int, left: int, height: int, width: int, mode: PadMode) -> Window:
     """Return the rectangle of a map with its padding."""
     return Window(axis_of(top, height, x.height, mode), axis_of(left, width, x.width, mode), height, width)
+
+
+def padded(tile: Tensor, dim: int, before: int, after: int, mode: PadMode) -> Tensor:
+    """Pad one dimension of a tile. In channels_last, this takes a fraction of the time of torch's padding."""
+    size = tile.shape[dim]
+    ends = {
+        "reflect": lambda: (tile.narrow(dim, 1, before).flip(dim), tile.narrow(dim, size - 1 - after, after).flip(dim)),
+        "replicate": lambda: (tile.narrow(dim, 0, 1), tile.narrow(dim, size - 1, 1)),
+        "zero": lambda: (0, 0),
+    }
+    shape = [*tile.shape]
+    shape[dim] += before + after
+    y = torch.empty(shape, dtype=tile.dtype, device=tile.device, memory_format=torch.channels_last)
+    y.narrow(dim, before, size).copy_(tile)
+    first, last = ends[mode]()
+    for start, count, values in ((0, before, first), (before + size, after, last)):
+        if count:
+            y.narrow(dim, start, count)[:] = values
+    return y
 
 
 def cropped(tile: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
