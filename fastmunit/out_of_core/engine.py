@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from fastmunit.errors import FastmunitError
-from fastmunit.files import printable
+from fastmunit.errors import DataError, FastmunitError
+from fastmunit.files import digest, printable
 from fastmunit.out_of_core.execution import Execution, OnProgress
 from fastmunit.out_of_core.journal import Journal
 from fastmunit.out_of_core.lowering import Lowering
@@ -22,7 +22,9 @@ from fastmunit.out_of_core.maps import Map, Reduction
 from fastmunit.out_of_core.networks import Encoding, maps_of, style_key
 from fastmunit.out_of_core.pixels import ImageMap, PixelSink, PixelSource
 from fastmunit.out_of_core.placement import Placement, place
-from fastmunit.out_of_core.schedule import Pass, Schedule
+from fastmunit.out_of_core.schedule import Pass, Schedule, reachable
+from fastmunit.out_of_core.statistics_file import read_statistics, write_statistics
+from fastmunit.out_of_core.whole import whole_bytes
 from fastmunit.region import Region
 from fastmunit.systems.parts.inference_autocast import inference_autocast
 from fastmunit.systems.translators import Translator
@@ -37,12 +39,16 @@ class Settings:
         scratch: Folder for maps, which an interrupted translation leaves there to be resumed. None is a temporary
             folder, which is always removed.
         precision: Precision of convolutions. None is the translator's own.
+        statistics: File with the statistics to normalize with, instead of those of the image.
+        save_statistics: File to write the statistics of the image to.
         tile: Height and width of all tiles, instead of those that fit in the memory.
     """
 
     memory: int
     scratch: Path | None = None
     precision: str | None = None
+    statistics: Path | None = None
+    save_statistics: Path | None = None
     tile: tuple[int, int] | None = None
 
 
@@ -73,13 +79,17 @@ class OutOfCoreTranslation:
                 "use the other direction."
             )
         self._work = _Work(translator, source, settings)
-        self._styles = styles
+        self._settings = settings
         with self._work.computing():
             image = self._work.image()
             maps = maps_of(translator, self._work.lowering)
-            outputs = [maps.output(image, style) for style in styles.split(1)]
+            self._keys = [style_key(style) for style in styles.split(1)]
+            distinct = dict(zip(self._keys, styles.split(1), strict=True))
+            outputs = {key: maps.output(image, style) for key, style in distinct.items()}
+        if settings.statistics is not None:
+            self._work.use_statistics(settings.statistics)
         extent = Region(0, 0, source.height, source.width)
-        self.passes, self.placement = self._work.schedule([(x, extent) for x in outputs])
+        self.passes, self.placement = self._work.schedule([(outputs[key], extent) for key in self._keys])
 
     def run(self, sinks: Sequence[PixelSink], progress: OnProgress = lambda _: None) -> None:
         """Translate the image.
@@ -91,8 +101,35 @@ class OutOfCoreTranslation:
         Raises:
             FastmunitError: If the disk is full or too small. The same call resumes the translation.
         """
-        options = [style_key(style) if style.numel() else "" for style in self._styles.split(1)]
-        self._work.run(self.passes, self.placement, sinks, progress, options)
+        self._work.run(self.passes, self.placement, sinks, progress, self._keys)
+        if self._settings.save_statistics is not None:
+            self._work.save_statistics(self._settings.save_statistics)
+
+
+def whole_image_bytes(translator: Translator, height: int, width: int, precision: str | None = None) -> int:
+    """Return about how many bytes of memory the translation of a whole image into one style takes.
+
+    Raises:
+        FastmunitError: If the memory of this translator is not known.
+    """
+    work = _Work(translator, _Size(translator.channels, height, width), Settings(0, precision=precision))
+    style = translator.random_styles(1, torch.Generator().manual_seed(0))
+    with work.computing():
+        output = maps_of(translator, work.lowering).output(work.image(), style)
+    return whole_bytes(reachable([output]))
+
+
+@dataclass
+class _Size:
+    """A source of which only the size is needed."""
+
+    channels: int
+    height: int
+    width: int
+    identity: str = ""
+
+    def read(self, region: Region) -> Tensor:
+        raise AssertionError("this image has no pixels")
 
 
 def encode_style(
@@ -141,6 +178,32 @@ class _Work:
         height, width = (max(-(-n // multiple) * multiple, smallest) for n in (source.height, source.width))
         return ImageMap(source, height, width, translator.dtype, translator.device)
 
+    def use_statistics(self, path: Path) -> None:
+        """Take the statistics of a file.
+
+        Raises:
+            DataError: If the file cannot be used, or belongs to another model or other styles.
+        """
+        statistics = read_statistics(path)
+        if statistics.weights != self._weights():
+            raise DataError(
+                f"statistics file {printable(path)} belongs to another model: save one with this model, or "
+                "leave --statistics out."
+            )
+        for reduction in self.lowering.reductions:
+            moments = statistics.moments.get(reduction.source.name)
+            if moments is None or len(moments.mean) != reduction.source.channels:
+                raise DataError(
+                    f"statistics file {printable(path)} has no statistics of {reduction.source.name}: it was saved "
+                    "with other styles. Use the styles that it was saved with."
+                )
+            reduction.moments = moments
+
+    def save_statistics(self, path: Path) -> None:
+        """Write the statistics of the image."""
+        moments = {reduction.source.name: reduction.known() for reduction in self.lowering.reductions}
+        write_statistics(path, self._weights(), moments)
+
     def schedule(
         self, outputs: Sequence[tuple[Map, Region]], reductions: Sequence[Reduction] = ()
     ) -> tuple[list[Pass], Placement]:
@@ -157,7 +220,9 @@ class _Work:
         options: Sequence[str],
     ) -> None:
         """Run the passes in a scratch folder, which is removed at the end."""
-        scratch, fingerprint = self._settings.scratch, self._fingerprint(options)
+        scratch, fingerprint = self._settings.scratch, ""
+        if scratch is not None:  # only then can another process resume
+            fingerprint = self._fingerprint(options)
         with ExitStack() as stack:
             folder = scratch / fingerprint[:16] if scratch else Path(stack.enter_context(TemporaryDirectory()))
             journal = Journal(folder, fingerprint)
@@ -169,13 +234,20 @@ class _Work:
 
     def _fingerprint(self, options: Sequence[str]) -> str:
         """Return a text that is different if anything changes that the maps depend on."""
-        translator, sha = self._translator, hashlib.sha256()
-        parts = (self._source.identity, translator.device.type, translator.dtype, self._low_precision, *options)
-        sha.update("\n".join(map(str, parts)).encode())
-        for name, network in sorted(translator.networks().items()):
+        translator = self._translator
+        kind = f"{translator.device.type} {translator.dtype} {self._low_precision}"
+        parts = [self._weights(), kind, self._source.identity, *options]
+        if self._settings.statistics is not None:
+            parts.append(digest(self._settings.statistics))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def _weights(self) -> str:
+        """Return a digest of the weights."""
+        sha = hashlib.sha256()
+        for name, network in sorted(self._translator.networks().items()):
             for key, value in network.state_dict().items():
                 sha.update(f"{name} {key} {tuple(value.shape)}".encode())
-                sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+                sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return sha.hexdigest()
 
 

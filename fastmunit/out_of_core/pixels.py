@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -19,14 +20,15 @@ class PixelSource(Protocol):
         channels: Number of channels.
         height: Number of rows.
         width: Number of columns.
-        identity: Text that is different for another image, such as a checksum. An interrupted translation is resumed
-            only with the same image.
     """
 
     channels: int
     height: int
     width: int
-    identity: str
+
+    @property
+    def identity(self) -> str:
+        """Text that is different for another image: an interrupted translation is resumed with the same one only."""
 
     def read(self, region: Region) -> Tensor:
         """Return the values (1, channels, h, w) in a region, in [-1, 1]."""
@@ -36,7 +38,7 @@ class PixelSink(Protocol):
     """An image that is written by region."""
 
     def write(self, tile: Tensor, region: Region) -> None:
-        """Write the values (1, C, h, w) of a region: float32 in [-1, 1] on the CPU."""
+        """Write the values (1, C, h, w) of a region, in [-1, 1] and on the CPU."""
 
 
 class TensorSource:
@@ -49,10 +51,14 @@ class TensorSource:
     def __init__(self, image: Tensor) -> None:
         self._image = image
         self.channels, self.height, self.width = image.shape
-        sha = hashlib.sha256(f"{tuple(image.shape)} {image.dtype}".encode())
-        for row in image.detach().cpu().unbind(1):
-            sha.update(row.contiguous().view(torch.uint8).numpy().tobytes())
-        self.identity = sha.hexdigest()
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of the image."""
+        sha = hashlib.sha256(f"{tuple(self._image.shape)} {self._image.dtype}".encode())
+        for row in self._image.detach().cpu().unbind(1):
+            sha.update(row.contiguous().view(torch.uint8).numpy().data)
+        return sha.hexdigest()
 
     def read(self, region: Region) -> Tensor:
         rows, columns = region.slices

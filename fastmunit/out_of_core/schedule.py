@@ -88,7 +88,7 @@ class Schedule:
     ) -> None:
         self._cheap = cheap
         roots = [*(x for x, _ in outputs), *(reduction.source for reduction in reductions)]
-        self._maps = _reachable(roots)
+        self._maps = reachable(roots)
         self._readers: dict[Map, list[Map]] = {x: [] for x in self._maps}
         for reader in self._maps:
             for x in reader.inputs:
@@ -208,7 +208,7 @@ class Schedule:
                 waiting += x.inputs
 
 
-def _reachable(roots: Sequence[Map]) -> list[Map]:
+def reachable(roots: Sequence[Map]) -> list[Map]:
     """Return all maps that some maps are computed from, with themselves, inputs before what reads them."""
     found: dict[Map, None] = {}
 
