@@ -1,5 +1,6 @@
 """The command `fastmunit translate`."""
 
+import sys
 from dataclasses import replace
 from enum import Enum
 from functools import partial
@@ -10,6 +11,7 @@ import typer
 
 from fastmunit.cli.options import ConfigName, Device, Direction, MaxPixels, OutputFolder
 from fastmunit.cli.output import echo
+from fastmunit.cli.resources import Memory, SaveStatistics, Scratch, StatisticsOption, percentage, resources_of
 
 if TYPE_CHECKING:
     from fastmunit.config import Config
@@ -121,6 +123,10 @@ def translate(
         typer.Option(min=1, help="Decode this many styles at once (about one megapixel by default).", metavar="N"),
     ] = None,
     max_pixels: MaxPixels = None,
+    memory: Memory = None,
+    scratch: Scratch = None,
+    statistics: StatisticsOption = "image",
+    save_statistics: SaveStatistics = None,
 ) -> None:
     """Translate images with a trained model, each into many styles.
 
@@ -133,6 +139,8 @@ def translate(
     fastmunit translate --checkpoint runs/shoes --input drawings/ --output out --reference boot.jpg
 
     fastmunit translate --checkpoint runs/shoes --input a.png --output out --reference two_boots/ --interpolate 8
+
+    fastmunit translate --checkpoint runs/stains --input slide.png --output out --memory 8GB
 
     Writes NAME_style00.png, … (NAME_reference00.png, … with --reference, NAME_interpolated00.png, … with --interpolate)
     and sheet.png, which shows them side by side. Images may have any size and any common format. Every frame of an
@@ -153,6 +161,7 @@ def translate(
     from fastmunit.translation.inputs import Limits, checked_inputs, in_order_of_frames, list_inputs, list_references
     from fastmunit.translation.translate import find_checkpoint, load_translator, own_direction
 
+    resources = resources_of(memory, scratch or output / ".scratch", statistics, save_statistics)
     _require_one_source_of_styles(styles, same_styles, reference, styles_file, interpolate)
     place = resolve_device(device)
     file, settings = find_checkpoint(checkpoint, config, exports=True)
@@ -171,7 +180,8 @@ def translate(
         values = PixelValues.of(settings, way[-1])
         Limits(target_channels, size, 4 * target_channels + first_layer, limit, values).check(path)
     values = PixelValues.of(settings, way[0])
-    limits = Limits(source_channels, size, 4 * source_channels + first_layer, limit, values)
+    # Images whose maps do not fit in the memory are translated out of core.
+    limits = Limits(source_channels, size, 4 * source_channels, limit, values)
     with tqdm(total=len(listed), desc="checking", unit="file", disable=None, leave=False, delay=1) as bar:
         inputs, failures = checked_inputs(listed, limits, target_channels, like_input, lambda: bar.update(1))
     if not inputs:
@@ -187,7 +197,9 @@ def translate(
         count = styles or (10 if translator.style_dim else 1)
         output_styles = _random_styles(translator, count, seed, same_styles or frames)
     output_styles = replace(output_styles, folders=frames)
-    rendering = Rendering(size, stretch, batch_size, precision.value, limit, lossless)
+    if save_statistics is not None and len(inputs) != 1:
+        raise FastmunitError(f"--save-statistics saves the statistics of one image, got {len(inputs)}: give one.")
+    rendering = Rendering(size, stretch, batch_size, precision.value, limit, lossless, resources)
     work = FileTranslator(translator, output, output_styles, rendering)
     read = [*(item.path for item in listed), *references, *([] if styles_file is None else [styles_file])]
     work.require_free_targets(inputs, input, read)
@@ -195,6 +207,7 @@ def translate(
     kind = _kind(inputs)
     unit = "image" if kind == "images" else "frame"
     with tqdm(total=sum(map(work.steps, inputs)), unit=unit, disable=None) as bar:
+        work.report(lambda line: bar.write(line, sys.stderr), percentage(bar))
         summary = work.run(inputs, read, lambda: bar.update(1))
     failures += summary.failures
     if summary.images:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,6 +90,14 @@ class OutOfCoreTranslation:
             self._work.use_statistics(settings.statistics)
         extent = Region(0, 0, source.height, source.width)
         self.passes, self.placement = self._work.schedule([(outputs[key], extent) for key in self._keys])
+
+    def describe(self) -> str:
+        """Return the passes, tiles, disk space and memory in words."""
+        plan = self.placement
+        return (
+            f"{len(self.passes)} passes in {plan.tile_count:,} tiles, {plan.disk_bytes / 1e9:,.2f} GB on disk, "
+            f"{plan.memory_bytes / 1e9:,.2f} GB of memory"
+        )
 
     def run(self, sinks: Sequence[PixelSink], progress: OnProgress = lambda _: None) -> None:
         """Translate the image.
@@ -231,6 +239,9 @@ class _Work:
             with self.computing():
                 Execution(passes, placement, journal, self._translator.device).run(sinks, progress)
             journal.remove()
+            if scratch is not None:
+                with suppress(OSError):  # it is not empty
+                    scratch.rmdir()
 
     def _fingerprint(self, options: Sequence[str]) -> str:
         """Return a text that is different if anything changes that the maps depend on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from fastmunit.memory import first_line, is_out_of_memory
 from fastmunit.systems.translators import Translator, value_mapping
 from fastmunit.translation.domains import source_values
 from fastmunit.translation.inputs import Input
+from fastmunit.translation.large_images import Resources, translate_image
 from fastmunit.translation.like_input import translate_like
 from fastmunit.translation.output_record import OutputRecord
 from fastmunit.translation.output_sheet import OutputSheet, resized
@@ -71,6 +72,7 @@ class Rendering:
         precision: Precision of convolutions and matrix products.
         max_pixels: Refuse images with more pixels. None is Pillow's limit.
         lossless: Write videos as FFV1, which keeps every value.
+        resources: Memory, scratch folder and statistics.
     """
 
     size: int | None = None
@@ -79,6 +81,7 @@ class Rendering:
     precision: str = "float32"
     max_pixels: int | None = None
     lossless: bool = False
+    resources: Resources = Resources()  # noqa: RUF009 - it is immutable
 
 
 @dataclass
@@ -106,7 +109,12 @@ class FileTranslator:
         self._styles, self._rendering = styles, rendering
         self._map = value_mapping(rendering.stretch)
         self._random = torch.Generator().manual_seed(styles.seed)
+        self._resources = rendering.resources
         self.sheet = output / "sheet.png"
+
+    def report(self, say: Callable[[str], object], progress: Callable[[float], object]) -> None:
+        """Choose functions for lines about large images, and for the part of an image that is done."""
+        self._resources = replace(self._resources, say=say, progress=progress)
 
     def targets(self, item: Input) -> list[Path]:
         """Return the output files of an image."""
@@ -254,7 +262,9 @@ class FileTranslator:
         options = self._rendering
         image = resized(image, options.size)
         try:
-            results = self._translator.translate(image, codes, options.batch_size, precision=options.precision)
+            results = translate_image(
+                self._translator, image, codes, options.batch_size, options.precision, self._resources
+            )
         except FastmunitError as error:  # for example too little memory for this image
             raise _Untranslated(str(error)) from error
         return image, [self._map(result) for result in results]

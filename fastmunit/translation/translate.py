@@ -28,6 +28,7 @@ from fastmunit.systems import registry
 from fastmunit.systems.base import System
 from fastmunit.systems.translators import Translator
 from fastmunit.translation.domains import source_values
+from fastmunit.translation.large_images import Resources, memory_of, statistics_of, translate_image
 from fastmunit.translation.styles import StylesLike, style_codes
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class _Options(TypedDict, total=False):
     batch_size: int | None
     config: ConfigLike | None
     max_pixels: int | None
+    memory: int | str | None
+    scratch: str | os.PathLike[str] | None
+    statistics: str | os.PathLike[str]
+    save_statistics: str | os.PathLike[str] | None
 
 
 @overload
@@ -71,8 +76,15 @@ def translate(
     batch_size: int | None = None,
     config: ConfigLike | None = None,
     max_pixels: int | None = None,
+    memory: int | str | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    statistics: str | os.PathLike[str] = "image",
+    save_statistics: str | os.PathLike[str] | None = None,
 ) -> Tensor | list[Tensor]:
     """Translate images into many styles. Each image is encoded once.
+
+    An image that does not fit in the memory is translated layer by layer, in tiles, with maps on disk. The result is
+    the same up to rounding.
 
     Safe in any thread, even while `model` is being trained: changes neither the model nor torch's random state.
 
@@ -96,6 +108,14 @@ def translate(
             name.
         max_pixels: Refuse image files with more pixels. None uses the limit in the configuration of `model`; without
             one, and for translators, Pillow's limit.
+        memory: What the call may take besides the memory that the process has already, results left out: a number of
+            bytes, or a text such as "8GB". None is what is free.
+        scratch: Folder for maps on disk. An interrupted call leaves them there, and the same call resumes from them.
+            None is a temporary folder.
+        statistics: What norms normalize with. "image" is the statistics of the image, as the model was trained.
+            "local" translates tiles of 512 x 512 pixels with the statistics of each: another function, in which
+            borders of tiles can be visible. A path is a file of `save_statistics`, for the same look of many images.
+        save_statistics: File to write the statistics of the image to, for one image.
 
     Returns:
         A float32 tensor in [-1, 1] on the CPU: (S, C', H, W) for one image, (N, S, C', H, W) for a batch and for a list
@@ -117,11 +137,19 @@ def translate(
         styles = _positive("styles", styles)
     batch_size = None if batch_size is None else _positive("batch_size", batch_size)
     max_pixels = None if max_pixels is None else _positive("max_pixels", max_pixels)
+    resources = Resources(
+        memory_of(memory),
+        None if scratch is None else Path(scratch),
+        statistics_of(statistics),
+        None if save_statistics is None else Path(save_statistics),
+    )
     translator, configured = _translator_of(model, config, direction, device)
     limit = configured if max_pixels is None else max_pixels
     inputs = _images(images, translator.channels, limit, source_values(translator))
     codes = style_codes(translator, styles, seed, precision, limit)
-    outputs = [translator.translate(image, codes, batch_size, precision=precision) for image in inputs]
+    if resources.save_statistics is not None and len(inputs) > 1:
+        raise ValueError(f"save_statistics saves the statistics of one image, got {len(inputs)}: give one")
+    outputs = [translate_image(translator, image, codes, batch_size, precision, resources) for image in inputs]
     if isinstance(images, list | tuple) or (isinstance(images, Tensor) and images.dim() == 4):
         return torch.stack(outputs) if len({output.shape for output in outputs}) == 1 else outputs
     return outputs[0]

@@ -34,6 +34,8 @@ PATHS = [
     ("translate", "--output", ("--checkpoint", "run", "--input", "a.png")),
     ("translate", "--reference", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
     ("translate", "--styles-file", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
+    ("translate", "--scratch", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
+    ("translate", "--save-statistics", ("--checkpoint", "run", "--input", "a.png", "--output", "out")),
     ("evaluate", "--checkpoint", ()),
     ("evaluate", "--data", ("--checkpoint", "run")),
     ("evaluate", "--output", ("--checkpoint", "run")),
