@@ -95,8 +95,8 @@ class OutOfCoreTranslation:
         """Return the passes, tiles, disk space and memory in words."""
         plan = self.placement
         return (
-            f"{len(self.passes)} passes in {plan.tile_count:,} tiles, {plan.disk_bytes / 1e9:,.2f} GB on disk, "
-            f"{plan.memory_bytes / 1e9:,.2f} GB of memory"
+            f"{len(self.passes)} passes in {plan.tile_count:,} tiles, {plan.disk_bytes / 1e6:,.1f} MB on disk, "
+            f"{plan.memory_bytes / 1e6:,.1f} MB of memory"
         )
 
     def run(self, sinks: Sequence[PixelSink], progress: OnProgress = lambda _: None) -> None:

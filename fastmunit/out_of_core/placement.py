@@ -62,7 +62,7 @@ def place(passes: Sequence[Pass], memory: int, tile: tuple[int, int] | None = No
             small = min(_SMALLEST_TILE, step.extent.height), min(_SMALLEST_TILE, step.extent.width)
             needed = int(held + _MARGIN * peak_bytes(step, *small)) + 1
             raise FastmunitError(
-                f"{memory / 1e6:,.0f} MB of memory are too little for a tile of {step.name}, which takes "
+                f"{memory / 1e6:,.1f} MB of memory are too little for a tile of {step.name}, which takes "
                 f"{needed / 1e6:,.1f} MB: raise --memory."
             )
         tiles[step] = size

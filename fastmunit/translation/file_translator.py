@@ -20,10 +20,11 @@ from fastmunit.data.video_writer import output_suffix
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import printable
 from fastmunit.memory import first_line, is_out_of_memory
+from fastmunit.out_of_core.pixels import PixelSink, PixelSource
 from fastmunit.systems.translators import Translator, value_mapping
 from fastmunit.translation.domains import source_values
 from fastmunit.translation.inputs import Input
-from fastmunit.translation.large_images import Resources, translate_image
+from fastmunit.translation.large_images import Resources, translate_by_region, translate_image
 from fastmunit.translation.like_input import translate_like
 from fastmunit.translation.output_record import OutputRecord
 from fastmunit.translation.output_sheet import OutputSheet, resized
@@ -215,7 +216,15 @@ class FileTranslator:
         if item.form is not None:
             return self._translate_animation(item, codes, targets)
         if item.like is not None:
-            return translate_like(item.path, codes, targets, self._translator, lambda x, s: self._outputs(x, s)[1])
+            whole = self._rendering.stretch or self._rendering.size is not None
+            return translate_like(
+                item.path,
+                codes,
+                targets,
+                self._translator,
+                lambda x, s: self._outputs(x, s)[1],
+                None if whole else self._by_region,
+            )
         values = source_values(self._translator)
         image = read_pixels(item.path, self._translator.channels, self._rendering.max_pixels, values)
         image, outputs = self._outputs(image, codes)
@@ -257,6 +266,23 @@ class FileTranslator:
                 )
             )
         return firsts[0][0], [output for _, outputs in firsts for output in outputs]
+
+    def _by_region(self, source: PixelSource, codes: Tensor, sinks: Sequence[PixelSink]) -> bool:
+        """Translate a source by region, if it is too large to be translated as a whole."""
+        # The image as it is stored and in float32, and each output in float32 and as it is written.
+        pixel_bytes = 8 * (self._translator.channels + len(codes) * self._translator.target_channels)
+        try:
+            return translate_by_region(
+                self._translator,
+                source,
+                codes,
+                sinks,
+                self._rendering.precision,
+                self._resources,
+                pixel_bytes=pixel_bytes,
+            )
+        except FastmunitError as error:
+            raise _Untranslated(str(error)) from error
 
     def _outputs(self, image: Tensor, codes: Tensor) -> tuple[Tensor, list[Tensor]]:
         options = self._rendering

@@ -145,10 +145,12 @@ def checked_inputs(
 def _checked(item: Input, limits: Limits, target_channels: int, like_input: bool | None) -> Input:
     if is_video(item.path):
         return item._replace(video=limits.check_video(item.path, target_channels))
-    limits.check(item.path)
     scientific = has_reader(item.path, limits.channels, limits.values, limits.max_pixels)
     if scientific if like_input is None else like_input and is_scientific(item.path):
+        # It is read by region if it does not fit in memory.
+        (limits._replace(pixel_bytes=0) if limits.size is None else limits).check(item.path)
         return item._replace(like=suffix_like(item.path))
+    limits.check(item.path)
     if scientific:
         return item
     return item._replace(form=animated_format(item.path, limits.max_pixels))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from torch import Tensor
 from fastmunit.errors import FastmunitError
 from fastmunit.out_of_core.engine import OutOfCoreTranslation, Settings, whole_image_bytes
 from fastmunit.out_of_core.local import translate_locally
-from fastmunit.out_of_core.pixels import TensorSink, TensorSource
+from fastmunit.out_of_core.pixels import PixelSink, PixelSource, TensorSink, TensorSource
 from fastmunit.out_of_core.statistics_file import read_statistics
 from fastmunit.planning.available import bytes_of, free_memory
 from fastmunit.systems.translators import Translator
@@ -108,27 +108,61 @@ def translate_image(
     Raises:
         FastmunitError: If the image cannot be translated, or memory or disk are too small.
     """
-    height, width = image.shape[1:]
-    sinks = [TensorSink(translator.target_channels, height, width) for _ in styles]
-    if resources.statistics == "local":
-        resources.say(f"{width}x{height}: in tiles with statistics of their own.")
-        translate_locally(translator, TensorSource(image), styles, sinks, precision, resources.progress)
+    sinks = [TensorSink(translator.target_channels, *image.shape[1:]) for _ in styles]
+    if translate_by_region(translator, TensorSource(image), styles, sinks, precision, resources):
         return torch.stack([sink.image for sink in sinks])
-    memory = _fitting(translator, image, precision, resources)
+    return translator.translate(image, styles, batch_size, precision=precision)
+
+
+def translate_by_region(
+    translator: Translator,
+    source: PixelSource,
+    styles: Tensor,
+    sinks: Sequence[PixelSink],
+    precision: str | None,
+    resources: Resources,
+    *,
+    pixel_bytes: int = 0,
+) -> bool:
+    """Translate an image in tiles if it does not fit in the memory as a whole, or if its statistics are not its own.
+
+    Args:
+        translator: The model.
+        source: The image.
+        styles: Style codes (S, style_dim, 1, 1).
+        sinks: Where the result of each style is written.
+        precision: Precision of convolutions. None is the translator's own.
+        resources: Memory and scratch folder, and the statistics of norms.
+        pixel_bytes: Bytes per pixel that the translation as a whole would take besides that of the networks.
+
+    Returns:
+        False if nothing was done, because the image is to be translated as a whole.
+
+    Raises:
+        FastmunitError: If the image cannot be translated, or memory or disk are too small.
+    """
+    size = f"{source.width}x{source.height}"
+    if resources.statistics == "local":
+        resources.say(f"{size}: in tiles with statistics of their own.")
+        translate_locally(translator, source, styles, sinks, precision, resources.progress)
+        return True
+    memory = _fitting(translator, source, precision, resources, pixel_bytes)
     if memory is None:
-        return translator.translate(image, styles, batch_size, precision=precision)
+        return False
     statistics = resources.statistics if isinstance(resources.statistics, Path) else None
     settings = Settings(memory, resources.scratch, precision, statistics, resources.save_statistics)
-    work = OutOfCoreTranslation(translator, TensorSource(image), styles, settings)
-    resources.say(f"{width}x{height}: out of core, {work.describe()}.")
+    work = OutOfCoreTranslation(translator, source, styles, settings)
+    resources.say(f"{size}: out of core, {work.describe()}.")
     work.run(sinks, lambda done: resources.progress(done.fraction))
-    return torch.stack([sink.image for sink in sinks])
+    return True
 
 
-def _fitting(translator: Translator, image: Tensor, precision: str | None, resources: Resources) -> int | None:
+def _fitting(
+    translator: Translator, source: PixelSource, precision: str | None, resources: Resources, pixel_bytes: int
+) -> int | None:
     """Return the bytes of memory for a translation out of core, or None if the image is translated as a whole."""
     must = isinstance(resources.statistics, Path) or resources.save_statistics is not None
-    height, width = image.shape[1:]
+    height, width = source.height, source.width
     if resources.memory is None and not must and height * width < _SMALL:
         return None
     memory = resources.memory
@@ -140,13 +174,13 @@ def _fitting(translator: Translator, image: Tensor, precision: str | None, resou
     if must:
         return memory
     try:
-        needed = whole_image_bytes(translator, height, width, precision)
+        needed = whole_image_bytes(translator, height, width, precision) + pixel_bytes * height * width
     except FastmunitError:
         if resources.memory is None:
             return None  # such a model translates whole images only
         raise
-    if needed <= memory:
-        if resources.memory is not None:
-            resources.say(f"{width}x{height}: as a whole, in about {needed / 1e9:,.2f} GB of memory.")
-        return None
-    return memory
+    if needed > memory:
+        return memory
+    if resources.memory is not None:
+        resources.say(f"{width}x{height}: as a whole, in about {needed / 1e6:,.1f} MB of memory.")
+    return None

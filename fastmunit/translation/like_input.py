@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -17,15 +16,18 @@ from fastmunit.data.value_range import PixelValues, ValueRange, fits, full_range
 from fastmunit.errors import DataError
 from fastmunit.files import printable
 from fastmunit.image_files.open import open_image, output_suffix, writer_like
+from fastmunit.region import Region
 from fastmunit.systems.translators import Translator
 from fastmunit.translation.domains import source_values, target_values
+from fastmunit.translation.region_files import FileSink, FileSource, MissingPixels, center
 
 # Types of outputs whose range the input's type cannot hold.
 _TYPES = (np.uint8, np.uint16, np.int16, np.int32, np.float32)
 
-_Image = TypeVar("_Image", Tensor, np.ndarray)
 Translate = Callable[[Tensor, Tensor], Sequence[Tensor]]
 """Translates an image (C, H, W) in [-1, 1] with style codes into one image (C', H, W) per code."""
+ByRegion = Callable[[FileSource, Tensor, Sequence[FileSink]], bool]
+"""Translates a source with style codes into one sink per code, or returns False and does nothing."""
 
 
 def suffix_like(path: Path) -> str:
@@ -35,7 +37,12 @@ def suffix_like(path: Path) -> str:
 
 
 def translate_like(
-    path: Path, codes: Tensor, targets: Sequence[Path], translator: Translator, translate: Translate
+    path: Path,
+    codes: Tensor,
+    targets: Sequence[Path],
+    translator: Translator,
+    translate: Translate,
+    by_region: ByRegion | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Translate every slice of an image file with the same styles, into files with its format and metadata.
 
@@ -48,6 +55,7 @@ def translate_like(
         targets: S files to write.
         translator: The model.
         translate: Function that translates one slice.
+        by_region: Function that translates one slice by region if it should be, or None.
 
     Returns:
         The middle slice (C, H, W) and its outputs (C', H, W), in [-1, 1].
@@ -69,24 +77,27 @@ def translate_like(
             for target in targets
         ]
         for plane in range(reader.planes):
+            missing = MissingPixels(source, given, plane)
+            fill = nodata if nodata is not None and fits(nodata, dtype) else None
+            region_source = FileSource(source, translator.channels, given, plane)
+            sinks = [FileSink(writer, plane, mapping, missing, fill, wanted.slices) for writer in writers]
+            if by_region is not None and by_region(region_source, codes, sinks):
+                if plane == reader.planes // 2:
+                    preview = center(region_source.preview(), given.slices), [sink.preview for sink in sinks]
+                continue
             pixels = Stored(source.read_whole(plane), source.nodata)
             image = normalize(pixels.to_unit(given, printable(path)))
             outputs = translate(image, codes)
-            center = _center(pixels.pixels, given.slices)
-            missing = given.range_of(center.dtype, source.nodata, printable(path)).missing(center).all(axis=0)
-            middle = [_center(output, wanted.slices) for output in outputs]
-            for writer, output in zip(writers, middle, strict=True):
+            middle = [center(output, wanted.slices) for output in outputs]
+            for sink, output in zip(sinks, outputs, strict=True):
                 if output.shape[1:] != image.shape[1:]:
                     raise DataError(
                         f"{printable(path)}: outputs of {output.shape[1]}x{output.shape[2]} pixels do not fit its "
                         "metadata: leave --size out, or give --no-like-input."
                     )
-                values = mapping.from_network(output, dtype)
-                if nodata is not None and fits(nodata, dtype):
-                    values[:, missing] = nodata
-                writer.write(values, plane=plane)
+                sink.write(output[None], Region(0, 0, reader.height, reader.width))
             if plane == reader.planes // 2:
-                preview = _center(image, given.slices), middle
+                preview = center(image, given.slices), middle
     assert preview is not None
     return preview
 
@@ -103,9 +114,3 @@ def output_range(values: PixelValues, dtype: np.dtype) -> tuple[ValueRange, np.d
     return values.range, next(
         kind for kind in kinds if kind.kind == "f" or (whole and {fits(low, kind), fits(high, kind)} == {True})
     )
-
-
-def _center(image: _Image, slices: int) -> _Image:
-    """Return the channels of the slice in the middle."""
-    count = len(image) // slices
-    return image[slices // 2 * count :][:count]

@@ -1,0 +1,77 @@
+"""`fastmunit translate` with images that are larger than the memory, and with chosen statistics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from fastmunit.data import read_image, save_image
+from tests.cli.conftest import Command
+from tests.out_of_core.models import picture, untrained
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "model"
+    untrained("munit", torch.float32).save_pretrained(folder)
+    return folder
+
+
+def image(height: int = 100, width: int = 140) -> torch.Tensor:
+    return picture(3, height, width, torch.float32)
+
+
+def test_command(fastmunit: Command, model: Path, tmp_path: Path) -> None:
+    save_image(image(), tmp_path / "a.png")
+    outputs = []
+    for name, options in (("whole", ()), ("small", ("--memory", "600kB"))):
+        outcome = fastmunit(
+            "translate", "--checkpoint", model, "--input", tmp_path / "a.png", "--output", tmp_path / name,
+            "--styles", 2, *options,
+        )  # fmt: skip
+        assert outcome.status == 0, outcome.err
+        assert ("140x100: out of core" in outcome.err) == (name == "small")
+        outputs.append(read_image(tmp_path / name / "a_style01.png", 3))
+        assert not (tmp_path / name / ".scratch").exists()
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=2.1 / 255)
+
+
+def test_command_with_statistics(fastmunit: Command, model: Path, tmp_path: Path) -> None:
+    save_image(image(), tmp_path / "a.png")
+    command = ("translate", "--checkpoint", model, "--input", tmp_path / "a.png", "--styles", 1)
+    file = tmp_path / "look.safetensors"
+    for options in (("--save-statistics", file), ("--statistics", file), ("--statistics", "local")):
+        outcome = fastmunit(*command, "--output", tmp_path / "out", *options)
+        assert outcome.status == 0, outcome.err
+    for options, words in (
+        (("--statistics", "globally"), "globally does not exist"),
+        (("--memory", "lots"), "expected a size such as 8GB"),
+        (("--statistics", "local", "--save-statistics", file), "leave statistics out"),
+        (("--statistics", file, "--seed", 9), "saved with other styles"),
+        (("--save-statistics", file, "--input", tmp_path), "of one image, got 4"),
+    ):
+        save_image(image(), tmp_path / "b.png")
+        outcome = fastmunit(*command, "--output", tmp_path / "out", *options)
+        assert outcome.status == 1
+        assert words in " ".join(outcome.err.split())
+
+
+def test_a_slide_is_read_and_written_by_region(fastmunit: Command, model: Path, tmp_path: Path) -> None:
+    pixels = ((image(150, 200) + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+    tifffile.imwrite(tmp_path / "slide.tif", pixels, tile=(64, 64), photometric="rgb")
+    results = {}
+    for name, options in (("whole", ()), ("small", ("--memory", "1MB")), ("local", ("--statistics", "local"))):
+        outcome = fastmunit(
+            "translate", "--checkpoint", model, "--input", tmp_path / "slide.tif", "--output", tmp_path / name,
+            "--styles", 2, "--like-input", *options,
+        )  # fmt: skip
+        assert outcome.status == 0, outcome.err
+        results[name] = tifffile.imread(tmp_path / name / "slide_style01.tif").astype(int)
+        assert (tmp_path / name / "sheet.png").exists()
+    assert results["whole"].shape == (150, 200, 3)
+    assert np.abs(results["whole"] - results["small"]).max() <= 1
+    assert np.abs(results["whole"] - results["local"]).max() <= 1  # one tile holds this image

@@ -1,0 +1,84 @@
+"""The choice between whole images and out of core, from Python and from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastmunit as package
+from fastmunit.errors import DataError, FastmunitError
+from fastmunit.out_of_core.engine import whole_image_bytes
+from fastmunit.translation.large_images import Resources, memory_of, translate_image
+from tests.out_of_core.models import MODELS, picture, styles_of, untrained
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "model"
+    untrained("munit", torch.float32).save_pretrained(folder)
+    return folder
+
+
+def image(height: int = 100, width: int = 140) -> Tensor:
+    return picture(3, height, width, torch.float32)
+
+
+def test_the_choice_by_memory(model: Path, tmp_path: Path) -> None:
+    translator = package.load_translator(model)
+    codes = styles_of(translator)
+    whole = translator.translate(image(), codes)
+    said: list[str] = []
+    for memory, words in (("600kB", "out of core"), ("1GB", "as a whole")):
+        parts: list[float] = []
+        resources = Resources(memory_of(memory), tmp_path / "scratch", say=said.append, progress=parts.append)
+        result = translate_image(translator, image(), codes, resources=resources)
+        torch.testing.assert_close(result, whole, rtol=0, atol=1e-5)
+        assert words in said[-1]
+        assert parts == sorted(parts)
+    assert "passes in" in said[0]
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_from_python(model: Path, tmp_path: Path) -> None:
+    whole = package.translate(model, image(), 2)
+    small = package.translate(model, image(), 2, memory="600kB", scratch=tmp_path)
+    torch.testing.assert_close(small, whole, rtol=0, atol=1e-5)
+    file = tmp_path / "look.safetensors"
+    saved = package.translate(model, image(), 2, save_statistics=file)
+    torch.testing.assert_close(saved, whole, rtol=0, atol=1e-5)
+    fixed = package.translate(model, [image(), image(40, 40)], 2, statistics=file)
+    torch.testing.assert_close(fixed[0], whole, rtol=0, atol=1e-5)
+    assert float((fixed[1] - package.translate(model, image(40, 40), 2)).abs().max()) > 1e-3
+    local = package.translate(model, image(), 2, statistics="local")
+    torch.testing.assert_close(local, whole)  # one tile holds this image
+
+
+def test_wrong_arguments(model: Path, tmp_path: Path) -> None:
+    for memory, error, words in (
+        ("much", ValueError, "expected a size such as 8GB"),
+        (0, ValueError, "positive"),
+        (-5, ValueError, "positive"),
+        (1.5, TypeError, "got float"),
+        (True, TypeError, "got bool"),
+    ):
+        with pytest.raises(error, match=words):
+            package.translate(model, image(), memory=memory)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="does not exist"):
+        package.translate(model, image(), statistics=tmp_path / "none")
+    with pytest.raises(ValueError, match="leave statistics out"):
+        package.translate(model, image(), statistics="local", save_statistics=tmp_path / "a")
+    with pytest.raises(ValueError, match="of one image, got 2"):
+        package.translate(model, [image(), image()], save_statistics=tmp_path / "a")
+    with pytest.raises(FastmunitError, match="raise --memory"):
+        package.translate(model, image(), memory=100)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.split(",")[0] in ("munit", "cyclegan", "bicyclegan")])
+def test_estimated_memory_grows_with_the_image(name: str) -> None:
+    translator = untrained(name, torch.float32)
+    small, large = (whole_image_bytes(translator, side, side) for side in (256, 512))
+    assert small > 256 * 256 * 4 * (translator.channels + 4)
+    assert large == pytest.approx(4 * small, rel=0.02)
