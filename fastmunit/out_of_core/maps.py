@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from fastmunit import functional
 from fastmunit.functional import Activation
-from fastmunit.out_of_core.chunks import chunks_of
 from fastmunit.out_of_core.moments import Moments, NormKind
 from fastmunit.region import Region
 
@@ -142,6 +141,11 @@ class Normalization:
     weight: Tensor | None
     bias: Tensor | None
 
+    def known(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return mean and rstd as arguments of `functional.fused_norm`."""
+        mean, rstd = self.reduction.known().normalization(self.kind, self.eps)
+        return mean.to(device), rstd.to(device)
+
 
 class Written(Map):
     """Norm, activation and sum of a residual block: act((x - mean) * rstd * weight + bias) + residual.
@@ -177,58 +181,23 @@ class Written(Map):
         return (region,) * len(self.inputs)
 
     def compute(self, region: Region, tiles: Sequence[Tensor]) -> Tensor:
-        x = tiles[0]
-        parts: tuple[Tensor, ...] = chunks_of(x)
-        residuals: Sequence[Tensor | None] = [None] * len(parts)
-        if len(tiles) > 1:
-            residuals = tiles[1].split(parts[0].shape[2], dim=2)
-        statistics = self._scale(x)
-        for part, residual in zip(parts, residuals, strict=True):
-            _write(part, statistics, self._activation, self._negative_slope, residual)
-        return x
-
-    def _scale(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None] | None:
-        """Return mean, rstd * weight and bias, (C, 1, 1) each, in float32, or float64 for maps in float64."""
         norm = self._normalization
-        if norm is None:
-            return None
-        mean, scale = norm.reduction.known().normalization(norm.kind, norm.eps)
-        if norm.weight is not None:
-            scale = scale * norm.weight.detach().double().cpu()
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-
-        def per_channel(values: Tensor) -> Tensor:
-            return values.detach().to(x.device, dtype)[:, None, None]
-
-        return per_channel(mean), per_channel(scale), None if norm.bias is None else per_channel(norm.bias)
-
-    def working_bytes(self, region: Region, inputs: int) -> int:
-        return inputs
-
-
-def _write(
-    x: Tensor,
-    statistics: tuple[Tensor, Tensor, Tensor | None] | None,
-    activation: Activation,
-    negative_slope: float,
-    residual: Tensor | None,
-) -> None:
-    """Overwrite x with act((x - mean) * scale + bias) + residual, computed in the dtype of the statistics."""
-    y = x
-    if statistics is not None:
-        mean, scale, bias = statistics
-        y = x.sub_(mean) if x.dtype == mean.dtype else x.to(mean.dtype).sub_(mean)
-        y.mul_(scale)
-        if bias is not None:
-            y.add_(bias)
-    if activation == "relu":
-        F.relu_(y)
-    elif activation == "leaky_relu":
-        F.leaky_relu_(y, negative_slope)
-    if residual is not None:
-        y.add_(residual)
-    if y is not x:
-        x.copy_(y)
+        statistics: functional.Statistics = "none"
+        weight = bias = mean = rstd = None
+        if norm is not None:
+            statistics, weight, bias = norm.kind, norm.weight, norm.bias
+            mean, rstd = norm.known(tiles[0].device)
+        return functional.fused_norm(
+            tiles[0],
+            weight,
+            bias,
+            statistics=statistics,
+            mean=mean,
+            rstd=rstd,
+            activation=self._activation,
+            negative_slope=self._negative_slope,
+            residual=tiles[1].to(tiles[0].dtype) if len(tiles) > 1 else None,
+        )[0]
 
 
 class Product(Map):

@@ -41,7 +41,7 @@ class Moments:
         return Moments(count, mean, squares)
 
     def normalization(self, kind: NormKind, eps: float) -> tuple[Tensor, Tensor]:
-        """Return (mean, rstd) of each channel, (C,) each, in float64.
+        """Return (mean, rstd) in float64, (1, C) each, or (1,) for "layer".
 
         Args:
             kind: "instance" uses the biased variance of each channel: rstd = 1 / sqrt(var + eps). "layer" uses the
@@ -49,11 +49,11 @@ class Moments:
             eps: Number that is added to the variance or standard deviation.
         """
         if kind == "instance":
-            return self.mean, torch.rsqrt(self.squares / self.count + eps)
+            return self.mean[None], torch.rsqrt(self.squares / self.count + eps)[None]
         mean = self.mean.mean()
         squares = self.squares.sum() + self.count * (self.mean - mean).square().sum()
         rstd = 1 / ((squares / (self.count * len(self.mean) - 1)).sqrt() + eps)
-        return mean.expand_as(self.mean), rstd.expand_as(self.mean)
+        return mean[None], rstd[None]
 
 
 def no_moments(channels: int) -> Moments:
