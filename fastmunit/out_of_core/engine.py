@@ -129,7 +129,7 @@ def whole_image_bytes(translator: Translator, height: int, width: int, precision
 
 @dataclass
 class _Size:
-    """A source of which only the size is needed."""
+    """A source whose pixels are not needed."""
 
     channels: int
     height: int
@@ -165,7 +165,7 @@ def encode_style(
 
 
 class _Work:
-    """What translations and style codes have in common."""
+    """The parts that translations and style codes have in common."""
 
     def __init__(self, translator: Translator, source: PixelSource, settings: Settings) -> None:
         self._translator, self._source, self._settings = translator, source, settings

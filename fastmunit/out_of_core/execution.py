@@ -24,7 +24,7 @@ Storage = FileMap | PlanarFile | MemoryMap
 
 @dataclass(frozen=True)
 class Progress:
-    """How much of a translation is done.
+    """The part of a translation that is done.
 
     Attributes:
         done: Multiplications that are done or need not be repeated, in all passes.

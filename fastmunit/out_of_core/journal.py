@@ -82,7 +82,7 @@ class Journal:
             ) from error
 
     def close(self) -> None:
-        """Unlock the folder. What is in it stays for the next run."""
+        """Release the folder. What is in it stays for the next run."""
         self._lock.close()
 
     def remove(self) -> None:

@@ -1,4 +1,4 @@
-"""Where pixels come from and go to. The engine knows no file format."""
+"""Sources and sinks of pixels. The engine knows no file format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which maps are kept in memory, and the disk space and tile sizes of a schedule."""
+"""The choice of maps that are kept in memory, and the disk space and tile sizes of a schedule."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SMALLEST_TILE = 16
 
 @dataclass(frozen=True)
 class Placement:
-    """Where maps are stored, and in which tiles they are computed.
+    """The places where maps are stored, and the tiles in which they are computed.
 
     Attributes:
         in_memory: Maps that are kept in memory. The others are on disk.

@@ -118,7 +118,7 @@ class Schedule:
             if not (x in self._reductions or readers > 1 or self._is_windowed_later(x)):
                 return False
             return x.products >= self._cheap or any(self._recomputes(source) for source in x.inputs)
-        # Sums of residual blocks, of which each contains the one before.
+        # Sums of residual blocks: each contains the one before.
         return len(x.inputs) > 1 and readers > 1 and not x.is_windowed
 
     def _recomputes(self, x: Map) -> bool:
@@ -142,7 +142,7 @@ class Schedule:
         self.passes.append(Pass(x, False, None, extent, [sink]))
 
     def _require(self, x: Map) -> None:
-        """Schedule what must have run before a map can be read."""
+        """Add the passes that must have run before a map can be read."""
         if x in self._done:
             return
         self._done.add(x)
@@ -151,7 +151,7 @@ class Schedule:
             self.passes.append(Pass(x, True, self._reductions.get(x), x.whole))
 
     def _require_parts(self, x: Map) -> None:
-        """Schedule what must have run before a map can be computed."""
+        """Add the passes that must have run before a map can be computed."""
         for source in x.inputs:
             self._require(source)
         for reduction in x.reductions:

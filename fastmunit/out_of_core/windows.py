@@ -18,7 +18,7 @@ from fastmunit.region import Region
 
 
 class Axis(NamedTuple):
-    """What one axis of a padded window consists of.
+    """The parts of one axis of a padded window.
 
     Attributes:
         start: First pixel to read.

@@ -28,7 +28,7 @@ _SMALL = 1 << 20
 
 @dataclass(frozen=True)
 class Resources:
-    """What a translation may use.
+    """The memory, disk space and statistics that a translation may use.
 
     Attributes:
         memory: Bytes that it may take besides those that the process has, results left out. None is what is free.
@@ -136,7 +136,7 @@ def translate_by_region(
         pixel_bytes: Bytes per pixel that the translation as a whole would take besides that of the networks.
 
     Returns:
-        False if nothing was done, because the image is to be translated as a whole.
+        False if nothing was done, because the image must be translated as a whole.
 
     Raises:
         FastmunitError: If the image cannot be translated, or memory or disk are too small.
