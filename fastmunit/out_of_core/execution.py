@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastmunit.out_of_core.drawn import Drawn
+from fastmunit.out_of_core.heap import return_freed_memory
 from fastmunit.out_of_core.journal import Journal
 from fastmunit.out_of_core.maps import Map
 from fastmunit.out_of_core.moments import moments_of, no_moments
@@ -149,6 +150,9 @@ class Execution:
                 pixels = tile.cpu()
                 for sink in step.sinks:
                     sinks[sink].write(pixels, region)
+                del pixels
+            del tile
+            return_freed_memory()
             yield (number + 1) / len(tiles)
         if reduces:
             assert step.reduction is not None

@@ -14,8 +14,9 @@ from fastmunit.out_of_core.tiling import peak_bytes, tile_size, tiles_of
 _SHARE_OF_MAPS = 0.5
 """Part of the memory that maps may take; the rest is for tiles."""
 
-_MARGIN = 1.25
-"""Tiles take up to this many times what is computed: allocators leave gaps."""
+_MARGIN = 2.5
+"""Tiles take up to this many times what is computed: convolutions copy them to other layouts, and allocators leave
+gaps."""
 
 _SMALLEST_TILE = 16
 
