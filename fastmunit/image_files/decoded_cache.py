@@ -14,11 +14,11 @@ class DecodedCache:
     """Arrays by key, up to 64 MiB. The ones that were used longest ago are dropped first."""
 
     def __init__(self) -> None:
-        self._arrays: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._arrays: OrderedDict[tuple[int, ...], np.ndarray] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[int, int]) -> np.ndarray | None:
+    def get(self, key: tuple[int, ...]) -> np.ndarray | None:
         """Return an array, or None if it is not stored."""
         with self._lock:
             array = self._arrays.get(key)
@@ -26,7 +26,7 @@ class DecodedCache:
                 self._arrays.move_to_end(key)
             return array
 
-    def put(self, key: tuple[int, int], array: np.ndarray) -> None:
+    def put(self, key: tuple[int, ...], array: np.ndarray) -> None:
         """Store an array, unless it is larger than the whole cache."""
         with self._lock:
             if key in self._arrays or array.nbytes > _MAX_BYTES:

@@ -7,7 +7,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,8 +27,8 @@ _MAX_SIDE = 2**31 - 1
 class ImageReader(ABC):
     """An image file that is read by region.
 
-    A reader is a context manager. It may be used by several threads and after a fork, and pickling it opens the file
-    again in the other process.
+    A reader is a context manager, and closes its file when it is deleted. It may be used by several threads and after a
+    fork, and pickling it opens the file again in the other process.
 
     Attributes:
         path: The file, or the folder of formats that are folders.
@@ -43,7 +43,8 @@ class ImageReader(ABC):
         value_range: Lowest and highest value that the file says are possible (from bits stored, for example), or None.
         window: Lowest and highest value that the file asks to display, or None.
         bits: Number of significant bits if the file states it, such as 12 in a 16-bit file, or None.
-        levels: Sizes (height, width) of the levels of a pyramid, from the full size on, which is what `read` reads.
+        levels: Sizes (height, width) of the levels of a pyramid, from the full size on. Without one, only the full
+            size.
     """
 
     format: ClassVar[str]
@@ -76,6 +77,10 @@ class ImageReader(ABC):
     def _read(self, region: Region, plane: int) -> np.ndarray:
         """Read a region of at least one pixel that is inside the image. Any exception becomes a DataError."""
 
+    def _read_level(self, region: Region, plane: int, level: int) -> np.ndarray:
+        """Read a region of a smaller level like `_read`. Formats with pyramids implement it."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Close the file. Closing twice is harmless."""
         if self._descriptor is not None:
@@ -88,26 +93,30 @@ class ImageReader(ABC):
         self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         return self._descriptor
 
-    def read(self, region: Region | None = None, plane: int = 0) -> np.ndarray:
+    def read(self, region: Region | None = None, plane: int = 0, level: int = 0) -> np.ndarray:
         """Read a region of a plane.
 
         Args:
-            region: Region inside the image. None is the whole plane.
+            region: Region inside the level, in its pixels. None is the whole plane.
             plane: Index of the plane.
+            level: Index in `levels`; 0 is the full size.
 
         Returns:
             An array (channels, height, width) of `dtype`.
 
         Raises:
-            DataError: If the region or the plane is outside of the image, or the file is damaged.
+            DataError: If there is no such level, the region or the plane is outside of it, or the file is damaged.
         """
-        region = Region(0, 0, self.height, self.width) if region is None else region
-        require_inside(region, plane, self.height, self.width, self.planes, printable(self.path))
+        if not 0 <= level < len(self.levels):
+            raise DataError(f"{printable(self.path)}: expected a level from 0 to {len(self.levels) - 1}, got {level}.")
+        height, width = self.levels[level]
+        region = Region(0, 0, height, width) if region is None else region
+        require_inside(region, plane, height, width, self.planes, printable(self.path))
         expected = (self.channels, region.height, region.width)
         if 0 in expected:
             return np.empty(expected, self.dtype)
         with naming(self.path):
-            values = self._read(region, plane)
+            values = self._read_level(region, plane, level) if level else self._read(region, plane)
         if values.shape != expected:
             raise DataError(f"{printable(self.path)} is damaged: expected pixels {expected}, got {values.shape}.")
         return np.ascontiguousarray(values, self.dtype)
@@ -137,6 +146,10 @@ class ImageReader(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # the constructor raised, or Python ends
+            self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path,)

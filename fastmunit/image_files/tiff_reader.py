@@ -17,13 +17,13 @@ from fastmunit.image_files.ome_xml import is_ome
 from fastmunit.image_files.packages import needed
 from fastmunit.image_files.raw_array import RawArray
 from fastmunit.image_files.reader import ImageReader
+from fastmunit.image_files.tiff_levels import MASK, Place, found_levels, same_type
 from fastmunit.image_files.tiff_pages import Pages, PageTable, imagej_items, page_table
 from fastmunit.image_files.tiff_structure import Directory, TiffStructure
 from fastmunit.region import Region
 
 _MAX_SEGMENT_BYTES = 1 << 30
-# Bits of NewSubfileType, and a photometric interpretation.
-_REDUCED, _MASK = 1, 4
+_REDUCED = 1  # a bit of NewSubfileType
 _PALETTE = 3
 _MIN_OFFSET = 8  # the size of the header
 # Tags of a TIFF whose counts must agree with its size: offsets and byte counts of strips, then of tiles.
@@ -90,9 +90,8 @@ class TiffReader(ImageReader):
     def _open(self) -> None:
         descriptor = self._open_descriptor()
         self._structure = structure = TiffStructure(descriptor)
-        tifffile = needed("tifffile", "tiff", "a TIFF file")
         first = structure.pages[0]
-        with tifffile.TiffFile(self.path, _multifile=False, is_lsm=False, is_ndpi=False, is_scanimage=False) as file:
+        with self._tifffile() as file:
             page = file.pages.first
             self._check_page(page)
             self.height, self.width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
@@ -112,10 +111,19 @@ class TiffReader(ImageReader):
             self.planes, per_plane = table.table.shape
             self.channels = per_plane * samples
             self._open_pages(file, page, same)
-            self.levels = self._found_levels(same)
+            self._find_levels(same)
             self._describe(page, table, description)
             self.profile = self._profile(page, table, description)
         self._cache = DecodedCache()
+
+    def _tifffile(self) -> Any:
+        """Open the file with tifffile. Its own file position is needed, as forked processes would share another one."""
+        tifffile = needed("tifffile", "tiff", "a TIFF file")
+        file = tifffile.TiffFile(self.path, _multifile=False, is_lsm=False, is_ndpi=False, is_scanimage=False)
+        if not os.path.samestat(os.fstat(file.filehandle.fileno()), os.fstat(self._require_descriptor())):
+            file.close()
+            raise DataError("the file has been replaced: open it again.")
+        return file
 
     def _check_page(self, page: Any) -> None:
         if page.photometric == _PALETTE:
@@ -130,9 +138,9 @@ class TiffReader(ImageReader):
 
     def _is_same(self, page: Directory, first: Directory) -> bool:
         """Return True if a page has the size and type of the first one, and is no reduced copy."""
-        described = ((256, 0), (257, 0), (258, 1), (277, 1), (339, 1))
         integer = self._structure.integer
-        if any(integer(page.tags, code, default) != integer(first.tags, code, default) for code, default in described):
+        sizes_differ = any(integer(page.tags, code, 0) != integer(first.tags, code, 0) for code in (256, 257))
+        if sizes_differ or not same_type(self._structure, page.tags, first.tags):
             return False
         return page is first or not integer(page.tags, 254, 0) & _REDUCED
 
@@ -144,7 +152,7 @@ class TiffReader(ImageReader):
             smaller = all(
                 structure.integer(tags, code, 0) < size for code, size in ((257, self.height), (256, self.width))
             )
-            if not (structure.integer(tags, 254, 0) & (_REDUCED | _MASK) or (smaller and 322 in tags)):
+            if not (structure.integer(tags, 254, 0) & (_REDUCED | MASK) or (smaller and 322 in tags)):
                 found.append(index)
         return found
 
@@ -165,7 +173,7 @@ class TiffReader(ImageReader):
         """Find how to read each page of the table."""
         numbers = self._pages.table.reshape(-1)
         needed_pages = int(numbers.max()) + 1
-        self._sources: dict[int, RawArray | _Segments] = {}
+        self._sources: dict[tuple[int, int], RawArray | _Segments] = {}
         is_virtual = len(same) == 1 and needed_pages > 1
         if is_virtual:
             # ImageJ and tifffile write one directory for a stack whose pages follow each other.
@@ -178,9 +186,17 @@ class TiffReader(ImageReader):
         if needed_pages > len(same):
             raise DataError(f"its description has {needed_pages} pages, and the file has {len(same)}: it is truncated.")
         for number in numbers.tolist():
-            page = file.pages[same[number]]
-            self._segment_grid(page, same[number])
-            self._sources[number] = self._raw(page, 1) or self._segments(page, same[number])
+            self._sources[0, number] = self._source(file.pages[same[number]], Place(same[number], None))
+
+    def _source(self, page: Any, place: Place) -> RawArray | _Segments:
+        self._segment_grid(page, place)
+        return self._raw(page, 1) or self._segments(page, place)
+
+    def _find_levels(self, same: list[int]) -> None:
+        used = {} if self._stack is not None else {number: same[number] for _, number in self._sources}
+        smaller = found_levels(self._structure, used, set(same), only_tiled=self._pages.kind == "svs")
+        self._smaller = [places for _, places in smaller]
+        self.levels = ((self.height, self.width), *(size for size, _ in smaller))
 
     def _raw(self, page: Any, count: int) -> RawArray | None:
         """Return the values of contiguous uncompressed pages, or None if they are not that."""
@@ -198,38 +214,38 @@ class TiffReader(ImageReader):
             )
         return raw
 
-    def _segment_grid(self, page: Any, index: int) -> tuple[int, int, int, int]:
+    def _segment_grid(self, page: Any, place: Place) -> tuple[int, int, int, int]:
         """Return the length and width of a strip or tile, and the numbers of rows and columns of them, if they fit."""
         length, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
         kind = "tiles" if page.is_tiled else "strips"
         if length < 1 or width < 1:
-            raise DataError(f"page {index + 1} has {kind} of {length} x {width} pixels: it is damaged.")
+            raise DataError(f"{place} has {kind} of {length} x {width} pixels: it is damaged.")
         rows, columns = math.ceil(page.imagelength / length), math.ceil(page.imagewidth / width)
         expected = rows * columns * page.shaped[0]
-        tags = self._structure.pages[index].tags
+        tags = place.tags(self._structure)
         counts = {tags[code].number for code in _SEGMENT_TAGS if code in tags}
         if counts != {expected}:
             raise DataError(
-                f"page {index + 1}: expected {expected} {kind}, got {' and '.join(map(str, sorted(counts)))}: the file "
+                f"{place}: expected {expected} {kind}, got {' and '.join(map(str, sorted(counts)))}: the file "
                 "is damaged."
             )
         return length, width, rows, columns
 
-    def _segments(self, page: Any, index: int) -> _Segments:
+    def _segments(self, page: Any, place: Place) -> _Segments:
         """Return the strips or tiles of a page, after a check of their size."""
-        length, width, rows, columns = self._segment_grid(page, index)
+        length, width, rows, columns = self._segment_grid(page, place)
         kind = "tiles" if page.is_tiled else "strips"
         size = length * width * page.shaped[4] * page.dtype.itemsize
         if size > _MAX_SEGMENT_BYTES:
             raise DataError(
-                f"page {index + 1} has {kind} of {size:,} bytes, more than {_MAX_SEGMENT_BYTES:,}: rewrite it in "
+                f"{place} has {kind} of {size:,} bytes, more than {_MAX_SEGMENT_BYTES:,}: rewrite it in "
                 "tiles, for example with tifffile or libvips."
             )
         self._require_codec(page)
         fill = 0 if page.nodata is None else page.nodata
         page.init_decode() if hasattr(page, "init_decode") else page.decode
         return _Segments(
-            index=index,
+            place=place,
             shape=(length, width),
             grid=(rows, columns),
             offsets=np.asarray(page.dataoffsets),
@@ -258,17 +274,6 @@ class TiffReader(ImageReader):
                 f'its compression {name} needs a decoder of the package imagecodecs: pip install "fastmunit[tiff]". '
                 f"tifffile says: {str(error)[1:-1]}"
             ) from error
-
-    def _found_levels(self, same: list[int]) -> tuple[tuple[int, int], ...]:
-        structure, sizes = self._structure, [(self.height, self.width)]
-        others = [page.tags for index, page in enumerate(structure.pages) if index not in set(same)]
-        if self._pages.kind == "svs":  # its thumbnail, label and macro image are in strips
-            others = [tags for tags in others if 322 in tags]
-        for tags in (*structure.pages[same[0]].levels, *others):
-            size = structure.integer(tags, 257, 0), structure.integer(tags, 256, 0)
-            if min(size) > 0 and size[0] < sizes[-1][0] and size[1] < sizes[-1][1]:
-                sizes.append(size)
-        return tuple(sizes)
 
     def _describe(self, page: Any, table: PageTable, description: str) -> None:
         """Set what the file says about its values."""
@@ -332,9 +337,27 @@ class TiffReader(ImageReader):
         parts = [self._read_page(int(number), region) for number in self._pages.table[plane]]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def _read_page(self, number: int, region: Region) -> np.ndarray:
+    def _read_level(self, region: Region, plane: int, level: int) -> np.ndarray:
+        if (level, int(self._pages.table[plane, 0])) not in self._sources:
+            self._open_level(level)
+        return np.concatenate([self._read_page(int(number), region, level) for number in self._pages.table[plane]])
+
+    def _open_level(self, level: int) -> None:
+        """Find how to read the pages of a level, which few readers need."""
+        opened = {}
+        with self._tifffile() as file:
+            for number, place in self._smaller[level - 1].items():
+                page = file.pages[place.page]
+                if place.level is not None:
+                    page = page.pages[place.level]
+                if (page.imagelength, page.imagewidth) != self.levels[level] or page.dtype != self.stored_dtype:
+                    raise DataError(f"{place} has another size or type than its tags say: it is damaged.")
+                opened[level, number] = self._source(page, place)
+        self._sources.update(opened)  # at once, as other threads may read
+
+    def _read_page(self, number: int, region: Region, level: int = 0) -> np.ndarray:
         """Read a region of a page: (samples, height, width)."""
-        source = self._stack if self._stack is not None else self._sources[number]
+        source = self._stack if self._stack is not None else self._sources[level, number]
         if isinstance(source, RawArray):
             _, separate, _, _, contiguous = source.shape
             starts = (number if self._stack is not None else 0, 0, region.top, region.left, 0)
@@ -371,17 +394,15 @@ class TiffReader(ImageReader):
         count, offset = int(source.counts[index]), int(source.offsets[index])
         if count == 0:
             return None
-        key = (source.index, index)
+        key = (*source.place.key, index)
         if (cached := self._cache.get(key)) is not None:
             return cached
         if offset < _MIN_OFFSET:
-            raise DataError(
-                f"page {source.index + 1} has pixels at byte {offset}, inside of the header: it is damaged."
-            )
+            raise DataError(f"{source.place} has pixels at byte {offset}, inside of the header: it is damaged.")
         data = os.pread(self._require_descriptor(), count, offset)
         if len(data) < count:
             raise DataError(
-                f"page {source.index + 1} is truncated: expected {count:,} bytes at byte {offset:,}, got "
+                f"{source.place} is truncated: expected {count:,} bytes at byte {offset:,}, got "
                 f"{len(data):,}. Copy the file again."
             )
         decoded, _, _ = source.decode(data, index, **source.jpeg)
@@ -399,7 +420,7 @@ class TiffReader(ImageReader):
 class _Segments:
     """The strips or tiles of a page: size of one, numbers of rows and columns, positions, and their decoder."""
 
-    index: int
+    place: Place
     shape: tuple[int, int]
     grid: tuple[int, int]
     offsets: np.ndarray

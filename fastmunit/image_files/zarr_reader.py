@@ -15,7 +15,7 @@ from fastmunit.region import Region
 
 
 class ZarrReader(ImageReader):
-    """A folder with a Zarr array, or an OME-Zarr image, whose largest level is read.
+    """A folder with a Zarr array, or an OME-Zarr image with its levels. Levels with fewer planes are left out.
 
     Axes are those of OME's metadata or the dimension names of the array, otherwise those of `axes.guessed_axes`. "c"
     is channels; other axes besides "y" and "x" are planes. Chunks that are missing have the fill value, as Zarr
@@ -44,7 +44,9 @@ class ZarrReader(ImageReader):
         self.planes = math.prod(self.plane_sizes)
         self._describe()
         if self.scales is not None:
-            self.levels = tuple(self._level_sizes(node))
+            self._arrays: list[Any] = self._level_arrays(node)
+            sizes_yx = [self.axes.index(axis) for axis in "YX"]
+            self.levels = tuple((level.shape[sizes_yx[0]], level.shape[sizes_yx[1]]) for level in self._arrays)
 
     def _first_array(self, group: Any) -> tuple[str, Any]:
         """Return the path and the array of the image in a group."""
@@ -119,20 +121,29 @@ class ZarrReader(ImageReader):
         if len(windows) == 1:
             self.window = windows.pop()
 
-    def _level_sizes(self, group: Any) -> list[tuple[int, int]]:
-        sizes = []
-        for path in self._dataset_paths():
-            shape = dict(zip(self.axes, group[path].shape, strict=True))
-            sizes.append((shape["Y"], shape["X"]))
-        return sizes
+    def _level_arrays(self, group: Any) -> list[Any]:
+        """Return the arrays of the levels: those with the type, channels and planes of the first one."""
+        arrays = [self.array]
+        for path in self._dataset_paths()[1:]:
+            level = group[path]
+            sizes = zip(self.axes, level.shape, arrays[-1].shape, strict=True)
+            fits = all(0 < own <= other if axis in "YX" else own == other for axis, own, other in sizes)
+            if fits and level.dtype == self.array.dtype:
+                require_safe(level)
+                arrays.append(level)
+        return arrays
 
     def _read(self, region: Region, plane: int) -> np.ndarray:
+        return self._read_array(self.array, region, plane)
+
+    def _read_level(self, region: Region, plane: int, level: int) -> np.ndarray:
+        return self._read_array(self._arrays[level], region, plane)
+
+    def _read_array(self, array: Any, region: Region, plane: int) -> np.ndarray:
         rows, columns = region.slices
         indices = iter(np.unravel_index(plane, self.plane_sizes) if self.plane_sizes else ())
         index = {"Y": rows, "X": columns, "C": slice(None)}
-        block = np.asarray(
-            self.array[tuple(index[axis] if axis in index else int(next(indices)) for axis in self.axes)]
-        )
+        block = np.asarray(array[tuple(index[axis] if axis in index else int(next(indices)) for axis in self.axes)])
         kept = [axis for axis in self.axes if axis in index]
         block = block.transpose([kept.index(axis) for axis in "CYX" if axis in kept])
         return block.reshape(self.channels, region.height, region.width)

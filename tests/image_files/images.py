@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from fastmunit.errors import DataError
 from fastmunit.image_files.open import open_image, output_suffix, writer_like
 from fastmunit.image_files.reader import ImageReader
 from fastmunit.region import Region
@@ -72,3 +74,21 @@ def copied(
                         tile = values[plane, :, top : top + 20, left : left + 31]
                         writer.write(tile, Region(top, left, *tile.shape[1:]), plane)
     return values
+
+
+def check_level(path: Path, level: int, expected: np.ndarray) -> None:
+    """Check the values (planes, channels, height, width) of a level, regions of it, and errors outside of it."""
+    with open_image(path) as reader:
+        height, width = reader.levels[level]
+        assert expected.shape == (reader.planes, reader.channels, height, width)
+        for region in (None, Region(0, 0, 1, 1), Region(1, 2, height - 1, width - 3), Region(height - 1, 0, 1, width)):
+            rows, columns = (slice(None), slice(None)) if region is None else region.slices
+            for plane in {0, reader.planes - 1}:
+                found = reader.read(region, plane, level)
+                assert found.dtype == reader.dtype
+                np.testing.assert_array_equal(found, expected[plane][:, rows, columns])
+        with pytest.raises(DataError, match=rf"expected a region inside {height} x {width} pixels"):
+            reader.read(Region(0, 0, height + 1, 1), 0, level)
+        for bad in (-1, len(reader.levels)):
+            with pytest.raises(DataError, match=rf"expected a level from 0 to {len(reader.levels) - 1}, got {bad}\."):
+                reader.read(None, 0, bad)
