@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastmunit.data.formats import is_scientific, readable_extensions
+from fastmunit.data.formats import readable_extensions
 from fastmunit.errors import DataError
 from fastmunit.files import printable, require_regular_file
+from fastmunit.image_files.open import is_image_file
 
 # Number of names listed in a message.
 _MAX_LISTED = 3
@@ -82,7 +83,7 @@ def find_images(folder: str | os.PathLike[str], also: frozenset[str] = frozenset
     extensions = readable_extensions() | also
     for path, problem in _entries(root):
         extension = os.path.splitext(path.name)[1].lower()  # noqa: PTH122 - many files
-        if problem is None and (extension in extensions or is_scientific(path)):
+        if problem is None and (extension in extensions or is_image_file(path)):
             paths.append(path)
         elif not (name := printable(os.path.relpath(path, root))).startswith(".") and "/." not in name:
             left_out.append(name if problem is None else f"{name} ({problem})")
@@ -101,7 +102,7 @@ def input_images(path: str | os.PathLike[str], also: frozenset[str] = frozenset(
     Raises:
         DataError: If `find_images` raises, or `path` does not exist or is not a regular file.
     """
-    if is_scientific(path):
+    if is_image_file(path):
         return FoundImages(Path(path).parent, [Path(path)], [])
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names that are too long
         return find_images(path, also)
@@ -136,7 +137,7 @@ def _entries(root: Path) -> Iterator[tuple[Path, str | None]]:
             ) from error
         for entry in entries:
             is_folder, is_link = entry.is_dir(follow_symlinks=False), _links_to_folder(entry)
-            if (is_folder or is_link) and not entry.name.startswith(".") and is_scientific(entry.path):
+            if (is_folder or is_link) and not entry.name.startswith(".") and is_image_file(entry.path):
                 yield Path(folder, entry.name), None
             elif is_folder:
                 folders.append(entry.path)

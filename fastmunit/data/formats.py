@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from PIL import Image
 
-from fastmunit.image_files.open import is_image_file, suffixes
+from fastmunit.image_files.open import suffixes
 
 # EPS needs Ghostscript, which runs the program in the file. Pillow identifies the others, but cannot decode them.
 _NOT_DECODED = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
@@ -25,14 +23,6 @@ def readable_extensions() -> frozenset[str]:
     """Return the extensions of `readable_formats`, in lower case and with the dot."""
     formats = {*readable_formats(), *_OPENED_AS_OTHERS}
     return frozenset(extension for extension, name in Image.registered_extensions().items() if name in formats)
-
-
-def is_scientific(path: str | os.PathLike[str]) -> bool:
-    """Return True if a file or folder has one of the formats in `image_files`; see `is_image_file`. It never raises."""
-    try:
-        return is_image_file(path)
-    except (OSError, ValueError):  # a name that is too long, or has a null byte
-        return False
 
 
 def without_extension(name: str) -> str:

@@ -7,9 +7,9 @@ import unicodedata
 from pathlib import Path
 
 from fastmunit.data.folders import require_folder
-from fastmunit.data.formats import is_scientific
 from fastmunit.errors import DataError
 from fastmunit.files import printable, require_regular_file
+from fastmunit.image_files.open import is_image_file
 
 
 def read_image_list(list_file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Path]:
@@ -54,7 +54,7 @@ def read_image_list(list_file: str | os.PathLike[str], folder: str | os.PathLike
         path = root / line
         try:
             path = names.existing(root, line)
-            if not is_scientific(path):  # the format of an image may be a folder
+            if not is_image_file(path):  # the format of an image may be a folder
                 require_regular_file(path, "image", DataError)
         except DataError as error:
             problems.append(f"line {number}: {error}")

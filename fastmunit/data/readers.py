@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmunit.data.formats import is_scientific
 from fastmunit.data.images import ImageHeader, check_bands, read_header
 from fastmunit.data.memory_limit import memory_excess
 from fastmunit.data.opening import ImageFile
 from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
 from fastmunit.files import printable
-from fastmunit.image_files.open import open_image
+from fastmunit.image_files.open import is_image_file, open_image
 from fastmunit.image_files.reader import ImageReader
 from fastmunit.region import Region
 
@@ -40,7 +39,7 @@ def has_reader(path: ImageFile, channels: int, values: PixelValues, max_pixels: 
     if not isinstance(path, str | os.PathLike):
         return False
     suffix = Path(path).suffix.lower()
-    if suffix == _PNG or not is_scientific(path):
+    if suffix == _PNG or not is_image_file(path):
         return False
     if suffix in _TIFF and values == PixelValues():
         try:
@@ -68,8 +67,7 @@ class DomainReader:
     """
 
     def __init__(self, path: str | os.PathLike[str], channels: int, values: PixelValues) -> None:
-        self._open = _opened(os.fspath(path), file_state(path), channels // values.slices)
-        self.reader = reader = self._open.reader
+        self.reader = reader = _opened(os.fspath(path), file_state(path), channels // values.slices)
         self._slices, self._name = values.slices, printable(path)
         count = channels // values.slices
         self._channels: list[int] | None = None
@@ -145,26 +143,14 @@ def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-class _Open:
-    """An open file, which is closed when neither the cache nor an image needs it."""
-
-    def __init__(self, reader: ImageReader) -> None:
-        self.reader = reader
-
-    def __del__(self) -> None:
-        self.reader.close()
-
-
 @functools.lru_cache(_OPEN_READERS)
-def _opened(path: str, _state: tuple[int, int], channels: int) -> _Open:
-    """Open a file once per process; a reader may be used after a fork and by threads.
+def _opened(path: str, _state: tuple[int, int], channels: int) -> ImageReader:
+    """Open a file once per process; a reader may be used after a fork and by threads, and is closed after the last use.
 
     Pages of a TIFF that does not describe them are channels, or else the slices of a volume.
     """
     reader = open_image(path)
     if reader.channels in (channels, 1) or Path(path).suffix.lower() not in _TIFF:
-        return _Open(reader)
+        return reader
     volume = open_image(path, "planes")
-    chosen, other = (volume, reader) if volume.channels == channels else (reader, volume)
-    other.close()
-    return _Open(chosen)
+    return volume if volume.channels == channels else reader

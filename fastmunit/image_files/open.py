@@ -119,14 +119,14 @@ def output_suffix(reader: ImageReader) -> str:
 
 def _kind(path: Path) -> type[ImageReader] | None:
     """Return the reader of a path, or None if there is none."""
-    if path.is_dir():
-        return _kind_of_folder(path)
-    if not path.name.lower().endswith(_SUFFIXES) or not path.is_file():
-        return None
     try:
+        if path.is_dir():
+            return _kind_of_folder(path)
+        if not path.name.lower().endswith(_SUFFIXES) or not path.is_file():
+            return None
         with path.open("rb") as file:
             start = file.read(29)
-    except OSError:
+    except (OSError, ValueError):  # also a name that is too long, or has a null byte
         return None
     if is_dicom(path):  # first, because the 128 bytes before its mark may be the header of a TIFF
         return DicomReader

@@ -11,13 +11,14 @@ from typing import NamedTuple
 from fastmunit import data
 from fastmunit.data.animation import animated_format
 from fastmunit.data.failures import Failure
-from fastmunit.data.formats import is_scientific, without_extension
+from fastmunit.data.formats import without_extension
 from fastmunit.data.readers import has_reader
 from fastmunit.data.transforms import resize_excess
 from fastmunit.data.validate import check_image
 from fastmunit.data.value_range import PixelValues
 from fastmunit.data.video import SUFFIXES, VideoInfo, check_video, is_video
 from fastmunit.errors import DataError, FastmunitError
+from fastmunit.image_files.open import is_image_file
 from fastmunit.translation.like_input import suffix_like
 
 
@@ -146,7 +147,7 @@ def _checked(item: Input, limits: Limits, target_channels: int, like_input: bool
     if is_video(item.path):
         return item._replace(video=limits.check_video(item.path, target_channels))
     scientific = has_reader(item.path, limits.channels, limits.values, limits.max_pixels)
-    if scientific if like_input is None else like_input and is_scientific(item.path):
+    if scientific if like_input is None else like_input and is_image_file(item.path):
         # It is read by region if it does not fit in memory.
         (limits._replace(pixel_bytes=0) if limits.size is None else limits).check(item.path)
         return item._replace(like=suffix_like(item.path))

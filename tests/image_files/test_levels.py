@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastmunit.errors import DataError
-from fastmunit.image_files.open import open_image
+from fastmunit.image_files.open import is_image_file, open_image
 from fastmunit.image_files.tiff_reader import TiffReader
 from fastmunit.region import Region
 from tests.image_files.images import check_level, pixels
@@ -205,3 +205,9 @@ def test_each_tile_is_decoded_once_per_row_of_regions(
                 reader.read(Region(top, left, min(size[0], side - top), min(size[1], side - left)))
     assert set(decoded) == set(range(256))
     assert set(decoded.values()) == {1}
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".tif", "a\0b.tif", "a\0b", "b" * 300])
+def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    assert not is_image_file(tmp_path / name)
+    assert not is_image_file(tmp_path / name / "image.tif")
