@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -79,7 +80,7 @@ def usable_cells(
     The crop in the middle of a cell decides. A pixel is background if all its channels differ from the background by at
     most `TOLERANCE` of the value range. `auto` is the low or the high end of the range, whichever more pixels of the
     file are near, if these are `MIN_SHARE` of them; otherwise nothing is background. Pixels without data are never
-    foreground.
+    foreground. The smallest level of a pyramid is read in which a crop has `_PROBES` rows and columns.
 
     Args:
         path: File of one of the formats in `image_files`.
@@ -141,12 +142,26 @@ def _spans(length: int, crop: int) -> list[Span]:
     return [Span(start, end - start) for start, end in itertools.pairwise(starts) if end > start]
 
 
+def _in_smallest_level(levels: Sequence[tuple[int, int]], region: Region) -> tuple[int, Region]:
+    """Return the smallest level in which a region has `_PROBES` rows and columns, and the region in its pixels."""
+    full_height, full_width = levels[0]
+    for level in range(len(levels) - 1, 0, -1):
+        height, width = levels[level]
+        rows, columns = round(region.height * height / full_height), round(region.width * width / full_width)
+        if min(rows, columns) >= _PROBES:
+            top = min(region.top * height // full_height, height - rows)
+            left = min(region.left * width // full_width, width - columns)
+            return level, Region(top, left, rows, columns)
+    return 0, region
+
+
 def _shares(
     source: DomainReader, region: Region, plane: int, values: PixelValues, rule: Rule
 ) -> tuple[float, float, float]:
     """Return the shares of pixels without data, near the low end (or the background), and near the high end."""
+    level, region = _in_smallest_level(source.reader.levels, region)
     steps = [max(1, size // _PROBES) for size in (region.height, region.width)]
-    pixels = source.reader.read(region, plane)[:, :: steps[0], :: steps[1]]
+    pixels = source.reader.read(region, plane, level)[:, :: steps[0], :: steps[1]]
     mapping = values.range_of(pixels.dtype, source.nodata, str(source.reader.path))
     missing = mapping.missing(pixels).all(axis=0)
     unit = mapping.to_unit(pixels).numpy()
@@ -155,7 +170,7 @@ def _shares(
         if rule.background == "none":
             return float(missing.mean()), 0.0, 0.0
     else:
-        level = mapping.to_unit(np.full((len(pixels), 1, 1), rule.background)).numpy()
-        ends = level, level
+        color = mapping.to_unit(np.full((len(pixels), 1, 1), rule.background)).numpy()
+        ends = color, color
     low, high = ((np.abs(unit - end) <= TOLERANCE).all(axis=0) & ~missing for end in ends)
     return float(missing.mean()), float(low.mean()), float(high.mean())
