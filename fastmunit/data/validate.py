@@ -38,9 +38,10 @@ _FLOAT_BYTES = 4
 
 
 class _Checked(NamedTuple):
-    """The (height, width) of each image after the resize, and the indices of images with more than 8 bits."""
+    """The (height, width) of each image after the resize, its pages, and the indices of those with more than 8 bits."""
 
     shapes: list[tuple[int, int]]
+    pages: list[int]
     deep: list[int]
 
 
@@ -62,8 +63,8 @@ def check(config: Config, given: GivenImages | None = None, any_size: bool = Tru
         DataError: If a folder, list or listed file is missing or empty; there are fewer training images than batch_size
             or fewer images than display_size; headers are damaged; images have another number of bands than input_dim,
             or after the resize are smaller than the crop or too large for memory; or images of pairs have no partner,
-            a partner of another size, or an odd width if they contain both. The message contains the number of such
-            files and the names of the first few.
+            a partner of another size or number of slices, or an odd width if they contain both. The message contains
+            the number of such files and the names of the first few.
     """
     if config.pairs != "unpaired" and config.size_a != config.size_b:
         raise ConfigError(
@@ -86,6 +87,7 @@ def check(config: Config, given: GivenImages | None = None, any_size: bool = Tru
         for part in PARTS:
             a, b = (by_domain[part, domain].paths for domain in DOMAINS)
             _check_sizes(a, checked[part, "a"].shapes, b, checked[part, "b"].shapes)
+            _check_slices(config, a, checked[part, "a"].pages, b, checked[part, "b"].pages)
     notes = _notes(by_domain.values()) + _values_notes(config, by_domain, checked)
     if not scientific:
         return notes
@@ -258,12 +260,14 @@ def _check_headers(config: Config, part: Part, domain: Domain, files: DomainFile
     train_crop = (config.crop_image_height, config.crop_image_width)
     crop = train_crop if part == "train" else test_crop(config, domain, any_size)
 
+    pages = [1] * len(files.paths)
     deep: list[int] = []
 
     def examine(numbered: tuple[int, Path]) -> tuple[str | None, str | None, tuple[int, int]]:
         index, path = numbered
         try:
             header = image_header(path, channels, values, config.max_pixels)
+            pages[index] = header.pages
             if header.deep:
                 deep.append(index)
             if files.half is not None and header.width % 2:
@@ -295,7 +299,7 @@ def _check_headers(config: Config, part: Part, domain: Domain, files: DomainFile
             f"(height x width) {rule}: {_first(small, ', ')}. Set new_size to at least {max(crop)}, lower "
             "crop_image_height and crop_image_width, or remove them."
         )
-    return _Checked([shape for _, _, shape in results], sorted(deep))
+    return _Checked([shape for _, _, shape in results], pages, sorted(deep))
 
 
 def _check_sizes(
@@ -305,6 +309,22 @@ def _check_sizes(
     problems = [differing_sizes(*pair) for pair in pairs if pair[1] != pair[3]]
     if problems:
         raise DataError(f"{len(problems)} of {len(a)} pairs differ in size. {_first(problems, ' ')}")
+
+
+def _check_slices(config: Config, a: Sequence[Path], pages_a: list[int], b: Sequence[Path], pages_b: list[int]) -> None:
+    problems = []
+    for path_a, count_a, path_b, count_b in zip(a, pages_a, b, pages_b, strict=True):
+        # The pages of files that Pillow reads are channels.
+        if count_a != count_b and all(
+            has_reader(path, channels, PixelValues.of(config, domain), config.max_pixels)
+            for path, channels, domain in ((path_a, config.input_dim_a, "a"), (path_b, config.input_dim_b, "b"))
+        ):
+            problems.append(
+                f"{printable(path_a)} has {count_a} slices and {printable(path_b)} has {count_b}: a pair needs the "
+                "same slices in both, so remove or add some."
+            )
+    if problems:
+        raise DataError(f"{len(problems)} of {len(a)} pairs differ in slices. {_first(problems, ' ')}")
 
 
 def _first(problems: Sequence[str], separator: str) -> str:

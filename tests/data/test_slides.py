@@ -280,6 +280,62 @@ def test_pairs_of_volumes_have_equal_crops(volumes: Path) -> None:
         data.check(settings)
 
 
+def test_pairs_of_volumes_have_equal_numbers_of_slices(volumes: Path) -> None:
+    np.save(volumes / "trainB" / "1.npy", volume(planes=4))
+    for changes in ({}, {"new_size": 42}):
+        settings = config(volumes, pairs="folders", input_dim_a=1, input_dim_b=1, **RANGES, **changes)
+        with pytest.raises(
+            DataError,
+            match=r"^1 of 2 pairs differ in slices\. .*A/1\.npy has 5 slices and .*B/1\.npy has 4: a pair needs the",
+        ):
+            data.check(settings)
+
+
+def pyramid(path: Path, image: np.ndarray, factors: tuple[int, ...]) -> None:
+    """Write an image (height, width) and levels that are means of factor x factor pixels."""
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    with tifffile.TiffWriter(path) as file:
+        for number, factor in enumerate((1, *factors)):
+            height, width = (side // factor for side in image.shape)
+            blocks = image[: height * factor, : width * factor].reshape(height, factor, width, factor)
+            options = {"tile": (32, 32), "compression": "zlib", "metadata": None, "photometric": "minisblack"}
+            file.write(blocks.mean((1, 3)).astype(image.dtype), subfiletype=int(number > 0), **options)
+
+
+@pytest.mark.parametrize(("crop", "level"), [(32, 0), (64, 1), (130, 2), (200, 2)])
+def test_usable_regions_are_found_in_a_small_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crop: int, level: int
+) -> None:
+    image = np.full((803, 605), 250, np.uint8)
+    image[100:500, 30:300] = 120
+    pyramid(tmp_path / "slide.tif", image, (2, 4, 8))
+    np.save(tmp_path / "slide.npy", image)
+    values = PixelValues(ValueRange(0, 255))
+    total = len(usable_cells(tmp_path / "slide.npy", 1, values, (crop, crop), Rule("none", 0.5)).cells)
+    levels: list[int] = []
+    read = ImageReader.read
+
+    def noted(self: ImageReader, region: Region | None = None, plane: int = 0, level: int = 0) -> np.ndarray:
+        levels.append(level)
+        return read(self, region, plane, level)
+
+    monkeypatch.setattr(ImageReader, "read", noted)
+    found = [
+        {
+            middle(cell, (crop, crop))
+            for cell in usable_cells(tmp_path / "slide.tif", 1, values, (crop, crop), rule).cells
+        }
+        for rule in (Rule("auto", 0.4), Rule("auto", 0.5), Rule("auto", 0.6))
+    ]
+    assert set(levels) == {level} and len(levels) == 3 * total
+    exact = usable_cells(tmp_path / "slide.npy", 1, values, (crop, crop), Rule("auto", 0.5))
+    assert 0 < len(exact.cells) < total
+    # Means of pixels at edges may move a share a little.
+    assert found[2] <= {middle(cell, (crop, crop)) for cell in exact.cells} <= found[0]
+    assert found[2] <= found[1] <= found[0]
+
+
 def test_pictures_and_slides_may_be_mixed_and_listed(slides: Path) -> None:
     Image.fromarray(slide(3)).save(slides / "trainA" / "2.png")
     (slides / "list.txt").write_text("2.png\n1.npy\n")
