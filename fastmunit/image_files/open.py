@@ -32,6 +32,7 @@ from fastmunit.image_files.zarr_writer import ZarrWriter
 
 _NPY_MAGIC = b"\x93NUMPY"
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ZIPPED = (".zarr", ".zarr.zip", ".ozx")
 # A folder is a DICOM series if one of this many of its entries is a DICOM file.
 _MAX_LOOKED_AT = 64
 _SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".npy", ".png", ".nii", ".nii.gz", ".dcm", ".zarr")
@@ -79,6 +80,10 @@ def open_image(path: str | os.PathLike[str], pages: Pages = "auto") -> ImageRead
     kind = _kind(source)
     if kind is None:
         require_regular_file(source, "image", DataError)
+        if source.name.lower().endswith(_ZIPPED):
+            raise DataError(
+                f"{printable(source)} is a Zarr image in one file, which is not read: unzip it to a folder."
+            )
         raise DataError(f"{printable(source)} has no known format: expected one of {', '.join(_SUFFIXES)}.")
     return kind(source, pages) if issubclass(kind, TiffReader | NiftiReader) else kind(source)
 

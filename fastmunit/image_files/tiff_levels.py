@@ -16,7 +16,7 @@ _ROUNDING = 1  # writers round the sizes of levels up or down
 
 
 class Place(NamedTuple):
-    """Where a page of a level is: a page of the file, or one of the SubIFDs of a page."""
+    """The place of a page of a level: a page of the file, or one of the SubIFDs of a page."""
 
     page: int
     level: int | None
