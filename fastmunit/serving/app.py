@@ -32,6 +32,7 @@ from fastmunit.serving.model import Model
 from fastmunit.serving.uploads import codes_of, picture, require_few_styles, takes_floats, values_of
 from fastmunit.serving.worker import Job, QueueFullError, Result, StoppedError, Worker
 from fastmunit.systems.translators import Translator
+from fastmunit.translation.domains import source_values, target_values
 
 _CODERS = 2
 """Threads that decode uploads and encode answers."""
@@ -170,6 +171,8 @@ def create_app(
         name: (_kind_of_styles(translator), translator.style_dim)
         for name, translator in model.translators.items()
         if {translator.channels, translator.target_channels} <= SHOWN_CHANNELS
+        and source_values(translator).are_bytes
+        and target_values(translator).are_bytes
     }
     if shown and page.is_dir():
         samples = model.samples
@@ -257,11 +260,13 @@ def _job(form: schemas.TranslateForm, image: bytes, reference: bytes | None, mod
     elif reference is not None:
         if not translator.takes_references:
             raise HTTPException(422, "reference: this model has no style encoder; send styles or codes.")
-        styles = picture(reference, "reference", translator.target_channels, form.size, limits)
+        channels, values = translator.target_channels, target_values(translator)
+        styles = picture(reference, "reference", channels, form.size, limits, values)
     else:
         styles = (form.styles or 1) if translator.style_dim else 1
         require_few_styles(styles, limits)
-    job = Job(direction, picture(image, "image", translator.channels, form.size, limits), styles, form.seed or 0)
+    source = picture(image, "image", translator.channels, form.size, limits, source_values(translator))
+    job = Job(direction, source, styles, form.seed or 0)
     if form.output == "png" and job.count > 1:
         raise HTTPException(422, "output: one PNG holds one style; use json for several.")
     return job

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import FastmunitError
 from fastmunit.page.samples import SampleFiles, sample_files
 from fastmunit.page.settings import SHOWN_CHANNELS
@@ -61,6 +62,8 @@ def load_model(
         FastmunitError: If the outputs have more channels than a PNG can store.
     """
     file, settings = find_checkpoint(checkpoint, config)
+    for domain in "ab":
+        PixelValues.of(settings, domain)  # refuses "auto" before there are requests
     system = registry.system_of(settings)
     directions, place = directions_of(file, settings), resolve_device(device)
     generators = system.load_generators(file, settings, place) if len(directions) > 1 else None

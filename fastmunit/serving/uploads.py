@@ -10,8 +10,10 @@ import torch
 from fastapi import HTTPException
 from torch import Tensor
 
-from fastmunit.data.images import read_header, read_image
+from fastmunit.data.images import read_header
 from fastmunit.data.opening import ImageBytes, PixelLimitError
+from fastmunit.data.pixels import read_pixels
+from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
 from fastmunit.serving.limits import Limits
 from fastmunit.systems.translators import Translator
@@ -24,7 +26,9 @@ _JPEG, _SCAN, _MAX_SCANS = b"\xff\xd8", b"\xff\xda", 100
 """The start of a JPEG, and of a scan in it. Each scan may visit all pixels, and takes only a few bytes of the file."""
 
 
-def picture(content: bytes, name: str, channels: int, size: int | None, limits: Limits) -> Tensor:
+def picture(
+    content: bytes, name: str, channels: int, size: int | None, limits: Limits, values: PixelValues | None = None
+) -> Tensor:
     """Decode an uploaded picture as an image (C, H, W) in [-1, 1].
 
     Args:
@@ -33,6 +37,7 @@ def picture(content: bytes, name: str, channels: int, size: int | None, limits: 
         channels: Channels of the result.
         size: Length to resize the shortest side to. None keeps it.
         limits: Limits to check first.
+        values: How pixels are read. With a value range, TIFFs are accepted too: they hold signed and float values.
 
     Raises:
         HTTPException: With status 413 if the picture is too large, and 422 if it cannot be read.
@@ -41,14 +46,15 @@ def picture(content: bytes, name: str, channels: int, size: int | None, limits: 
         raise HTTPException(422, f"{name} is empty: send a picture.")
     if content.startswith(_JPEG) and content.count(_SCAN) > _MAX_SCANS:
         raise HTTPException(422, f"{name} has more than {_MAX_SCANS} JPEG scans: save it again.")
-    formats = _FORMATS if channels in (1, 2, 3, 4) else (*_FORMATS, "TIFF")
+    plain = channels in (1, 2, 3, 4) and (values is None or values.range is None)
+    formats = _FORMATS if plain else (*_FORMATS, "TIFF")
     upload = ImageBytes(content, name, formats)
     try:
         header = read_header(upload, limits.upload_pixels)
         if 0 in header[:2]:
             raise HTTPException(422, f"{name} has no pixels: send a picture.")
         _require_few_pixels(name, header.height, header.width, size, limits.pixels)
-        return resized(read_image(upload, channels, limits.upload_pixels), size)
+        return resized(read_pixels(upload, channels, limits.upload_pixels, values), size)
     except PixelLimitError as error:
         raise HTTPException(
             413, f"{name} has more than {limits.upload_pixels:,} pixels: scale it down first."

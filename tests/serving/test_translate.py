@@ -70,6 +70,23 @@ def test_the_other_direction_and_a_size(client: TestClient, trainer: System) -> 
     np.testing.assert_array_equal(pixels_of(whole.content), levels_of(expected[0]))
 
 
+def test_uploads_have_the_value_range_of_the_training() -> None:
+    trainer = system("munit", "input_dim_a=1", "value_range_a=[-1000, 3000]", "value_range_b=[0, 200]")
+    stored = np.random.default_rng(0).integers(0, 3000, (24, 20))
+    files = {
+        "PNG": (encoded(Image.fromarray(stored.astype(np.uint16))), stored),
+        "TIFF": (encoded(Image.fromarray((stored - 1000).astype(np.float32)), "TIFF"), stored - 1000),
+    }
+    reference = upload(33, 18, seed=1)
+    with TestClient(create_app(model_of(trainer))) as client:
+        for file, pixels in files.values():
+            answer = client.post("/translate", files={"image": file, "reference": reference})
+            expected = fastmunit.translate(trainer, pixels, Image.open(io.BytesIO(reference)))
+            np.testing.assert_array_equal(pixels_of(answer.content), levels_of(expected[0]))
+        assert client.get("/page.json").status_code == 404, "the page has 8-bit values only"
+        assert client.get("/").url.path == "/docs"
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_formats_that_browsers_write(client: TestClient, file_format: str) -> None:
     answer = client.post("/translate", files={"image": upload(file_format=file_format)})
