@@ -143,6 +143,11 @@ class PixelValues:
         return ValueRange(*_RANGES[dtype.name], nodata=nodata)
 
     @property
+    def are_bytes(self) -> bool:
+        """True if an 8-bit picture with its values divided by 255 is an image of the domain."""
+        return self.slices == 1 and (self.range is None or self.range == ValueRange(*_RANGES["uint8"]))
+
+    @property
     def advice(self) -> str:
         """The words of a message that say how to give a range."""
         return f"set value_range{self.keys or '_a (value_range_b)'} to [low, high] or auto"

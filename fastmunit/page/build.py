@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastmunit.config import Config
+from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import FastmunitError
 from fastmunit.export.description import DESCRIPTION_FILE, Description, is_export, read_description
 from fastmunit.export.write import export, folder_beside
@@ -62,6 +63,7 @@ def build(
             f"the page shows gray and RGB images, but the model has {settings.channels('a2b')} channels: use "
             "`fastmunit translate`."
         )
+    require_bytes(settings)
     try:
         with folder_beside(output) as partial:
             page = partial / "page"
@@ -118,6 +120,21 @@ def _size(settings: Config, models: dict[str, Description]) -> tuple[int, int]:
         return side
 
     return usable(settings.crop_image_height), usable(settings.crop_image_width)
+
+
+def require_bytes(settings: Config) -> None:
+    """Check that 8-bit values, which a browser's pictures have, are those of the training in both domains.
+
+    Raises:
+        FastmunitError: If a domain has another value range, or its images are several slices.
+    """
+    for domain in "ab":
+        values = PixelValues.of(settings, domain)
+        if not values.are_bytes:
+            raise FastmunitError(
+                f"the page shows 8-bit pictures, but domain {domain.upper()} of the model has a value range "
+                f"(value_range_{domain}, window_{domain}) or slices: use `fastmunit translate`."
+            )
 
 
 def _require_free(output: Path) -> None:

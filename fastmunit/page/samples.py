@@ -14,6 +14,8 @@ from torchvision.transforms import functional
 from fastmunit import data
 from fastmunit.config import Config
 from fastmunit.data.images import encode_image
+from fastmunit.data.pixels import read_pixels
+from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
 from fastmunit.page.settings import Samples
 
@@ -58,7 +60,8 @@ def sample_files(config: Config, size: tuple[int, int]) -> SampleFiles:
             folders = {"a": root / "testA", "b": root / "testB"}
         files, colors = dict[str, list[str]](), dict[str, tuple[str, str]]()
         for domain, channels in zip("ab", config.channels("a2b"), strict=True):
-            pictures = _pictures(folders[domain], channels, size)
+            values = PixelValues.of(config, domain)
+            pictures = _pictures(folders[domain], channels, size, config.max_pixels, values)
             files[domain] = [f"{FOLDER}/{domain}{index}.png" for index in range(len(pictures))]
             for name, picture in zip(files[domain], pictures, strict=True):
                 contents[name] = encode_image(picture, "PNG", name)
@@ -81,7 +84,9 @@ def _test_folders(config: Config) -> dict[str, Path | None]:
     return folders
 
 
-def _pictures(folder: Path | None, channels: int, size: tuple[int, int]) -> list[Tensor]:
+def _pictures(
+    folder: Path | None, channels: int, size: tuple[int, int], max_pixels: int | None, values: PixelValues
+) -> list[Tensor]:
     """Return pictures spread evenly over a folder, without those that cannot be read."""
     if folder is None:
         return []
@@ -90,7 +95,8 @@ def _pictures(folder: Path | None, channels: int, size: tuple[int, int]) -> list
     count = min(_COUNT, len(paths))
     for index in range(count):
         try:
-            pictures.append(_fitted(data.read_image(paths[index * len(paths) // count], channels), size))
+            image = read_pixels(paths[index * len(paths) // count], channels, max_pixels, values)
+            pictures.append(_fitted(image, size))
         except DataError:
             continue
     return pictures

@@ -15,6 +15,7 @@ from fastmunit.errors import FastmunitError
 from fastmunit.export.description import Description, GraphFile, Input
 from fastmunit.page import engine_files
 from fastmunit.page.build import build
+from fastmunit.page.samples import sample_files
 from fastmunit.page.settings import STATIC, page_settings
 from fastmunit.runs import train
 from fastmunit.translation.styles import style_codes
@@ -129,6 +130,23 @@ def test_images_that_a_page_cannot_show(tmp_path: Path) -> None:
     (tmp_path / "gen_00000001.pt").write_bytes(b"")
     with pytest.raises(FastmunitError, match="channels: use `fastmunit translate`"):
         build(tmp_path / "gen_00000001.pt", tmp_path / "page")
+
+
+@pytest.mark.parametrize("change", [{"value_range_a": [0, 4095]}, {"window_b": [40, 400]}, {"slices": 3}])
+def test_models_of_other_values_than_those_of_browsers(tmp_path: Path, change: dict[str, Any]) -> None:
+    tiny_config(tmp_path, **change).save(tmp_path / "config.yaml")
+    (tmp_path / "gen_00000001.pt").write_bytes(b"")
+    with pytest.raises(FastmunitError, match=r"8-bit pictures, but domain [AB] of the model has"):
+        build(tmp_path / "gen_00000001.pt", tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+
+
+def test_samples_are_read_with_the_limits_of_the_run(tmp_path: Path) -> None:
+    config = tiny_config(make_images(tmp_path / "images", count=2), value_range_a=[0, 255])
+    files = sample_files(config, (32, 32)).samples.files
+    assert {domain: len(names) for domain, names in files.items()} == {"a": 2, "b": 2}
+    config.max_pixels = 100
+    assert sample_files(config, (32, 32)).samples.files == {"a": [], "b": []}
 
 
 def test_engines_that_are_refused(tmp_path: Path) -> None:
