@@ -6,8 +6,15 @@ from typing import Annotated, Optional
 
 import typer
 
-from fastmunit.cli.options import Device, MaxPixels
+from fastmunit.cli.options import ConfigName, Device, MaxPixels
 from fastmunit.cli.output import echo
+
+
+class Domain(str, Enum):
+    """A domain of a configuration."""
+
+    a = "a"
+    b = "b"
 
 
 class Architecture(str, Enum):
@@ -36,6 +43,10 @@ def train_classifier(
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.", metavar="N")] = 0,
     device: Device = "auto",
     max_pixels: MaxPixels = None,
+    config: ConfigName = None,
+    domain: Annotated[
+        Domain, typer.Option(help="Read images as this domain of --config, with its channels and value range.")
+    ] = Domain.b,
 ) -> None:
     """Train a small classifier of a domain's classes, for IS and CIS of `fastmunit evaluate`.
 
@@ -45,11 +56,15 @@ def train_classifier(
 
     photos/dogs/husky/… and photos/dogs/poodle/… are two classes. Two blocks of a tenth of the files of each class are
     held out. The accuracy on them is printed, saved, and reported with every score.
+
+    If the domain has a value range, give the config.yaml of the run with --config.
     """
     import sys
 
     from tqdm import tqdm
 
+    from fastmunit.config import Config
+    from fastmunit.data.value_range import PixelValues
     from fastmunit.files import require_writable
     from fastmunit.metrics import classifier_training
     from fastmunit.metrics.classifier import Architecture as Kind
@@ -58,6 +73,11 @@ def train_classifier(
     from fastmunit.runs import resolve_device
 
     require_writable(output)
+    channels, values = 3, None
+    if config is not None:
+        settings = Config.load(config)
+        channels, values = settings.channels("a2b")["ab".index(domain.value)], PixelValues.of(settings, domain.value)
+        max_pixels = max_pixels or settings.max_pixels
     place = resolve_device(device)
     chosen: Kind = "small" if architecture is Architecture.small else "alexnet"
     for note in classifier_training.labeled_images(data).notes:
@@ -78,6 +98,8 @@ def train_classifier(
                 seed=seed,
                 device=place,
                 max_pixels=max_pixels,
+                channels=channels,
+                values=values,
                 progress=show,
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastmunit.data.value_range import ValueRange
 from fastmunit.errors import CheckpointError
 from fastmunit.files import load_tensors, save_tensors
 from fastmunit.metrics.images import check_images
@@ -34,6 +36,7 @@ class Classifier(nn.Module):
         size: Side of the resized images in pixels.
         accuracy: Fraction of held-out images that it classifies correctly; None before training.
         held_out: Number of held-out images.
+        value_range: Range of stored values of the images that it was trained on. None is that of their type.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Classifier(nn.Module):
         self.size = size
         self.accuracy: float | None = None
         self.held_out = 0
+        self.value_range: ValueRange | None = None
         if architecture == "alexnet":
             whole = imagenet.untrained_features("alexnet") if backbone is None else backbone
             self.features, channels = nn.Sequential(*list(whole.children())[:12]).requires_grad_(True), 256
@@ -85,6 +89,7 @@ def save_classifier(model: Classifier, path: str | os.PathLike[str]) -> None:
         "size": model.size,
         "accuracy": model.accuracy,
         "held_out": model.held_out,
+        "value_range": None if model.value_range is None else asdict(model.value_range),
         "state": model.state_dict(),
     }
     save_tensors(content, path)
@@ -115,6 +120,11 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
         raise CheckpointError(f"{path} has no known architecture ({architecture!r}, size {size!r}): train it again.")
     with torch.random.fork_rng(devices=[]):
         model = Classifier(classes, architecture, size)
+    if (values := content.get("value_range")) is not None:  # absent in files of earlier versions
+        try:
+            model.value_range = ValueRange(**values)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} has a damaged value range ({error}): train it again.") from error
     try:
         model.load_state_dict(content["state"])
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:

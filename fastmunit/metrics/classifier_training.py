@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmunit.data.folders import find_images, require_folder
-from fastmunit.data.images import decode_image
+from fastmunit.data.pixels import read_planes
 from fastmunit.data.transforms import TestTransform
+from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
 from fastmunit.metrics.classifier import MIN_SIZE, Architecture, Classifier
 from fastmunit.nn.networks import imagenet
@@ -103,6 +105,8 @@ def train_classifier(
     seed: int = 0,
     device: str | torch.device = "cpu",
     max_pixels: int | None = None,
+    channels: int = 3,
+    values: PixelValues | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Classifier:
     """Train a classifier on a data set with one folder per class and measure its accuracy on held-out files.
@@ -121,14 +125,19 @@ def train_classifier(
         seed: Seed of weights, order and augmentation; the global random state is not touched.
         device: Device to train on.
         max_pixels: Limit on the pixels of an image; None is Pillow's limit.
+        channels: Channels that images are read with, 1 or 3. Gray is repeated for the classifier.
+        values: How pixels are read; see `read_planes`. It must be that of the domain whose outputs are classified.
         progress: Called with the completed fraction and a line of text.
 
     Raises:
-        DataError: If there are too few classes or images, an image is damaged, or the size is below 31.
+        DataError: If there are too few classes or images, an image is damaged, or the size is below 31,
+            or the number of channels is neither 1 nor 3.
         CheckpointError: If the weights of AlexNet are missing.
     """
     if size < MIN_SIZE:
         raise DataError(f"classifier size: expected at least {MIN_SIZE} pixels, got {size}.")
+    if channels not in (1, 3):
+        raise DataError(f"a classifier judges gray and RGB images, but the domain has {channels} channels.")
     data = labeled_images(folder)
     training, held_out = split_by_blocks(data)
     backbone = imagenet.features("alexnet", weights) if architecture == "alexnet" else None
@@ -136,7 +145,7 @@ def train_classifier(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         model = Classifier(data.classes, architecture, size, backbone).to(device)
-        images = _Images(data.paths, size, max_pixels)
+        images = _Images(data.paths, size, max_pixels, channels, values)
         labels = torch.tensor(data.labels)
         fine, new = _LR[architecture]
         optimizer = torch.optim.Adam(
@@ -163,6 +172,7 @@ def train_classifier(
         guesses = torch.cat([model.probabilities(images.batch(part).to(device)) for part in held.split(64)]).argmax(1)
         model.accuracy = float((guesses == labels[held]).double().mean())
         model.held_out = len(held_out)
+        model.value_range = None if values is None else values.range
     return model.cpu()
 
 
@@ -174,6 +184,8 @@ def accuracy_on(
     max_pixels: int | None = None,
     reasons: dict[Path, str] | None = None,
     each: Callable[..., Iterable[Any]] = map,
+    channels: int = 3,
+    values: PixelValues | None = None,
 ) -> tuple[float, int]:
     """Return the accuracy on another data set with one folder per class, and the number of images it was measured on.
 
@@ -184,6 +196,8 @@ def accuracy_on(
         max_pixels: Limit on the pixels of an image; None is Pillow's limit.
         reasons: Receives the reason per image that cannot be read and is left out. None raises for the first.
         each: Applies a function to each item of a list. `distributed.each` divides the images among processes.
+        channels: Channels that images are read with; see `train_classifier`.
+        values: How pixels are read; see `read_planes`.
 
     Raises:
         DataError: If the class folders are not the classes of the classifier, or no image can be read.
@@ -196,7 +210,7 @@ def accuracy_on(
         )
     order = {name: index for index, name in enumerate(model.classes)}
     chosen = random.Random(0).sample(range(len(data.paths)), min(limit, len(data.paths)))
-    images = _Images(data.paths, model.size, max_pixels)
+    images = _Images(data.paths, model.size, max_pixels, channels, values)
     if reasons is not None:
         problems = list(each(images.problem, chosen))
         reasons.update((data.paths[index], why) for index, why in zip(chosen, problems, strict=True) if why is not None)
@@ -226,9 +240,11 @@ def _listed(names: Sequence[str], limit: int = 4) -> str:
 class _Images:
     """Batches of image files, (N, 3, size, size) in [-1, 1]. Files are decoded once if all of them fit in the cache."""
 
-    def __init__(self, paths: Sequence[Path], size: int, max_pixels: int | None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], size: int, max_pixels: int | None, channels: int, values: PixelValues | None
+    ) -> None:
         self._paths = paths
-        self._max_pixels = max_pixels
+        self._read = partial(read_planes, channels=channels, max_pixels=max_pixels, values=values)
         self._transform = TestTransform(size, (size, size))
         self._use_cache = len(paths) * 3 * size * size <= _CACHE_BYTES
         self._cache: dict[int, Tensor] = {}
@@ -249,7 +265,7 @@ class _Images:
         levels = self._cache.get(index)
         if levels is None:
             path = self._paths[index]
-            image = self._transform(decode_image(path, 3, self._max_pixels), path)
+            image = self._transform(self._read(path), path).expand(3, -1, -1)
             levels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
             if self._use_cache:
                 self._cache[index] = levels

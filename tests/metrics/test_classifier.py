@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from fastmunit.config import Config
+from fastmunit.data.value_range import PixelValues, ValueRange
 from fastmunit.errors import CheckpointError, DataError
 from fastmunit.metrics.classifier import Classifier, load_classifier, save_classifier
 from fastmunit.metrics.classifier_training import accuracy_on, labeled_images, split_by_blocks, train_classifier
@@ -84,6 +86,28 @@ def test_saved_and_loaded(trained: Classifier, tmp_path: Path) -> None:
     images = torch.rand(4, 3, 48, 48) * 2 - 1
     assert torch.equal(loaded.probabilities(images), trained.probabilities(images))
     assert (loaded.classes, loaded.accuracy, loaded.held_out) == (trained.classes, trained.accuracy, trained.held_out)
+
+
+def test_values_are_read_as_in_the_training(tmp_path: Path) -> None:
+    """Without the range, 12-bit values in 16 bits would be the lowest sixteenth of what the networks compute."""
+    random = np.random.default_rng(0)
+    for name, level in (("bright", 2700), ("dark", 1300)):
+        (tmp_path / name).mkdir()
+        for k in range(10):
+            pixels = random.normal(level, 400, (36, 36)).clip(0, 4095).astype(np.uint16)
+            Image.fromarray(pixels).save(tmp_path / name / f"{k}.png")
+    values = PixelValues.of(Config.from_dict({"input_dim_b": 1, "value_range_b": [0, 4095]}), "b")
+    model = train_classifier(
+        tmp_path, size=32, epochs=12, batch_size=8, architecture="small", channels=1, values=values
+    )
+    expected = torch.stack([torch.full((3, 32, 32), 2 * level / 4095 - 1) for level in (2700, 1300)])
+    assert model.probabilities(expected).argmax(1).tolist() == [0, 1]
+    assert accuracy_on(model, tmp_path, channels=1, values=values) == (1, 20)
+    assert accuracy_on(model, tmp_path)[0] == 0.5
+    save_classifier(model, tmp_path / "c.pt")
+    assert load_classifier(tmp_path / "c.pt").value_range == values.range == ValueRange(0, 4095)
+    with pytest.raises(DataError, match="gray and RGB images, but the domain has 5 channels"):
+        train_classifier(tmp_path, size=32, architecture="small", channels=5)
 
 
 def test_accuracy_on_other_data(trained: Classifier, shapes: Path, tmp_path: Path) -> None:

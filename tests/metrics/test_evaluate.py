@@ -212,6 +212,12 @@ def test_neighbors_are_the_nearest(config: Config, monkeypatch: pytest.MonkeyPat
     assert "nearest of 5 of the 12 training images in" in sheet.caption
 
 
+def test_a_classifier_of_another_value_range(config: Config, classifier: Classifier) -> None:
+    settings = config.model_copy(update={"value_range_b": [0.0, 200.0]})
+    with pytest.raises(DataError, match=r"no value range, but domain B of .* \[0.0, 200.0\]: .*--domain b"):
+        evaluate(Same(), settings, [InceptionScores(classifier)], samples=2)
+
+
 def test_classes_of_the_test_images(config: Config, classifier: Classifier, tmp_path: Path) -> None:
     for part in ("testA", "testB"):
         for name in ("one", "two"):

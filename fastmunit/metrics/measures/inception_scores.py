@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastmunit.data.paths import Domain
+    from fastmunit.data.value_range import PixelValues, ValueRange
     from fastmunit.metrics.classifier import Classifier
     from fastmunit.metrics.load import Networks
     from fastmunit.metrics.sample import Sample
@@ -40,12 +41,15 @@ class InceptionScores(Measure):
         return cls(networks.classifier)
 
     def check(self) -> dict[str, str]:
-        """Measure the accuracy on the test images. Raise DataError if they have other classes than the classifier."""
+        """Measure the accuracy on the test images. Raise DataError if their classes or values are not its own."""
         from fastmunit import distributed
         from fastmunit.data.paths import domain_files
+        from fastmunit.data.value_range import PixelValues
         from fastmunit.metrics.classifier_training import accuracy_on
 
         source, target = self.task.domains
+        values = PixelValues.of(self.task.config, target)
+        self._require_range(values, target)
         classes, others = self._class_names(target), self._class_names(source)
         if classes and classes != others == set(self.classifier.classes):
             raise DataError(
@@ -62,6 +66,8 @@ class InceptionScores(Measure):
                 max_pixels=self.task.config.max_pixels,
                 reasons=self.task.readable.reasons,
                 each=distributed.each,
+                channels=3 if values.range is None else self.task.forward.target_channels,
+                values=values,
             )
             self.accuracy += f", {100 * accuracy:.1f} % on {count} test images"
         return {}
@@ -82,6 +88,15 @@ class InceptionScores(Measure):
             Score("IS (KL)", score.kl, "higher", {}, f"exp(KL) = {score.exponential:.4g}; {note}"),
         ]
 
+    def _require_range(self, values: PixelValues, domain: Domain) -> None:
+        """Check that the classifier saw the values that networks of a domain compute."""
+        if self.classifier.value_range != values.range:
+            raise DataError(
+                f"the classifier was trained on {_range_text(self.classifier.value_range)}, but domain "
+                f"{domain.upper()} of the model has {_range_text(values.range)}: train it with `fastmunit "
+                f"train-classifier --config RUN/config.yaml --domain {domain}`."
+            )
+
     def _class_names(self, domain: Domain) -> set[str]:
         """Return the class folders of a domain's test images; empty if they are not sorted into classes."""
         from fastmunit.data.paths import domain_files
@@ -92,3 +107,11 @@ class InceptionScores(Measure):
         folder = domain_files(self.task.config, "test", domain).source
         names = {path.name for path in class_folders(folder)} if folder.is_dir() else set()
         return names if len(names) >= 2 else set()
+
+
+def _range_text(values: ValueRange | None) -> str:
+    if values is None:
+        return "no value range"
+    return f"the value range [{values.low}, {values.high}]" + (
+        "" if values.nodata is None else f", nodata {values.nodata}"
+    )
