@@ -54,12 +54,13 @@ def serve(
     import uvicorn
 
     from fastmunit.serving.app import create_app
+    from fastmunit.serving.connections import timed_protocol
 
     # With a token, pages of other sites cannot send requests: they do not know it.
     hosts = {*_LOCAL_NAMES, _in_url(host)} if is_local(host) and token is None else None
     config = uvicorn.Config(
         create_app(model, limits, token=token, hosts=hosts),
-        http="h11",
+        http=timed_protocol(limits.timeout),
         ws="none",
         lifespan="on",
         log_level="warning",
