@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from fastmunit.model_folder.config_file import portable
 from fastmunit.systems.translators import Translator
 
 SUFFIXES = {"onnx": onnx.SUFFIX, "pt2": pt2.SUFFIX}
+_GRAPHS = ("encode_content", "encode_style", "decode", "translate")
 
 
 def export(
@@ -165,7 +166,7 @@ def _require_free(folder: Path, format: Format) -> None:
     """Check that the folder can be written and that no file of somebody else would be replaced."""
     require_writable(folder / DESCRIPTION_FILE)
     if folder.is_dir() and not is_export(folder):
-        taken = [f"{name}{SUFFIXES[format]}" for name in ("encode_content", "encode_style", "decode", "translate")]
+        taken = [f"{name}{SUFFIXES[format]}" for name in _GRAPHS]
         for name in taken:
             if (folder / name).exists():
                 raise FastmunitError(
@@ -188,14 +189,27 @@ def folder_beside(folder: Path) -> Iterator[Path]:
 
 
 def _move(partial: Path, folder: Path) -> None:
-    """Replace the files of an earlier export. The description is moved last, and removed first."""
+    """Replace the files of an earlier export. If that fails, they are put back.
+
+    The description is moved last, and removed first.
+    """
+    earlier = partial / "earlier"
+    names = [f"{name}{suffix}" for suffix in SUFFIXES.values() for name in _GRAPHS]
+    written = sorted((path.name for path in partial.iterdir()), key=lambda name: name == DESCRIPTION_FILE)
+    placed = list[str]()
     try:
         folder.mkdir(exist_ok=True)
-        (folder / DESCRIPTION_FILE).unlink(missing_ok=True)
-        for suffix in SUFFIXES.values():
-            for name in ("encode_content", "encode_style", "decode", "translate"):
-                (folder / f"{name}{suffix}").unlink(missing_ok=True)
-        for path in sorted(partial.iterdir(), key=lambda path: path.name == DESCRIPTION_FILE):
-            path.replace(folder / path.name)
+        earlier.mkdir()
+        for name in (DESCRIPTION_FILE, *names):
+            if (folder / name).exists():
+                (folder / name).replace(earlier / name)
+        for name in written:
+            (partial / name).replace(folder / name)
+            placed.append(name)
     except OSError as error:
+        with suppress(OSError):
+            for name in placed:
+                (folder / name).unlink()
+            for path in sorted(earlier.iterdir(), key=lambda path: path.name == DESCRIPTION_FILE):
+                path.replace(folder / path.name)
         raise FastmunitError(f"cannot write {printable(folder)}: {error.strerror}.") from error

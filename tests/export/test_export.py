@@ -196,6 +196,27 @@ def test_a_folder_keeps_files_of_others_and_replaces_an_export(tmp_path: Path) -
     assert fastmunit.translate(folder, image(), 2).shape == (2, 3, 30, 21)
 
 
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("moves", range(6))
+def test_a_move_that_fails_leaves_the_earlier_export(tmp_path: Path, moves: int) -> None:
+    """Three files are moved away, and three into place."""
+    export(configured(Tinted()), tmp_path / "model", precision="float32")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    replace, count = Path.replace, 0
+
+    def failing(path: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == moves + 1:
+            raise OSError(5, "Input/output error")
+        return replace(path, target)
+
+    with mock.patch.object(Path, "replace", failing), pytest.raises(FastmunitError, match="Input/output error"):
+        export(configured(Tinted(0.5)), tmp_path / "model", limit=10.0)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_a_file_that_is_not_from_an_export_is_kept(tmp_path: Path) -> None:
     (tmp_path / "decode.onnx").write_bytes(b"mine")
     with pytest.raises(FastmunitError, match=r"decode\.onnx exists and is not from"):
