@@ -58,7 +58,7 @@ def timed_protocol(seconds: float) -> type[H11Protocol]:
                 super().shutdown()
 
         def _abort_unless_less(self, earlier: int) -> None:
-            """Disconnect a client that has read nothing since there were `earlier` bytes to send."""
+            """Close the connection of a client that has read nothing since there were `earlier` bytes to send."""
             unsent = self._unsent()
             if unsent >= earlier:
                 self.transport.abort()
