@@ -112,9 +112,9 @@ def test_sizes_that_do_not_fit_in_memory(
 ) -> None:
     monkeypatch.setattr("fastmunit.data.memory_limit.total_memory", lambda: 8 * 10**9)
     translate = ("translate", "--checkpoint", trained, "--input", images / "testA", "--output", tmp_path / "out")
-    outcome = fastmunit(*translate, "--size", 30_000, "--device", "cpu")
+    outcome = fastmunit(*translate, "--size", 40_000, "--device", "cpu")
     assert outcome.status == 1
-    assert "0.png: 40x37 (height x width) resized to 32432x30000 would take" in outcome.err
+    assert "0.png: 40x37 (height x width) resized to 43243x40000 would take" in outcome.err
     train = ("train", "--config", config_file, "--output", tmp_path / "run", "--device", "cpu")
     outcome = fastmunit(*train, "--set", "new_size=30000")
     assert outcome.status == 1
