@@ -31,14 +31,15 @@ def needed(module: str, package: str) -> ModuleType:
     return sys.modules[module]
 
 
-def train(folder: Path, minutes: float, seed: int, changes: Mapping[str, Any]) -> Path:
+def train(folder: Path, minutes: float, seed: int, changes: Mapping[str, Any], recipe: str | Path = RECIPE) -> Path:
     """Train on the files in trainA and trainB of a folder, or train on after an earlier call. Return the run folder.
 
     Args:
         folder: Folder with the data, which gets the run folder `run`.
         minutes: Time of this training.
         seed: Seed of weights, crops and styles.
-        changes: Keys of the configuration that differ from scientific.yaml.
+        changes: Keys of the configuration that differ from the recipe, such as gen.dim.
+        recipe: A YAML file, or the name of a shipped configuration.
     """
     folders = {
         f"data_folder_{part}_{domain}": str(folder / f"train{domain.upper()}")
@@ -46,7 +47,7 @@ def train(folder: Path, minutes: float, seed: int, changes: Mapping[str, Any]) -
         for domain in "ab"
     }
     settings = {**changes, **folders, "seed": seed}
-    config = Config.load(RECIPE, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+    config = Config.load(recipe, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
     run = folder / "run"
     result = fastmunit.train(config, run, time_limit=60 * minutes, resume=True, callbacks=[ProgressBar(timed=True)])
     if result.interrupted:
