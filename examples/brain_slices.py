@@ -16,15 +16,8 @@ Comes out, in the folder --output:
 It prints whether the affines are equal, and the correlation with the template's gray matter inside the brain, over the
 slices between those of the training.
 
-nilearn's description of the template says "License: unknown". The notice of its authors, in the archive that nilearn
-took it from, is:
-
-    Copyright (C) 1993–2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill
-    University. Permission to use, copy, modify, and distribute this software and its documentation for any purpose and
-    without fee is hereby granted, provided that the above copyright notice appear in all copies. The authors and McGill
-    University make no representations about the suitability of this software for any purpose. It is provided "as is"
-    without express or implied warranty. The authors are not responsible for any data loss, equipment damage, property
-    loss, or injury to subjects or patients resulting from the use or misuse of this software package.
+nilearn's description of the template says "License: unknown". `NOTICE` is that of its authors, which is written
+next to the volumes as NOTICE.txt.
 """
 
 from __future__ import annotations
@@ -37,7 +30,18 @@ import typer
 
 from examples.scientific import correlation, gray, needed, save_panels, train, translate
 from fastmunit.errors import FastmunitError
+from fastmunit.files import write_text
 
+# prose: off
+NOTICE = """\
+Copyright (C) 1993–2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill
+University. Permission to use, copy, modify, and distribute this software and its documentation for any purpose and
+without fee is hereby granted, provided that the above copyright notice appear in all copies. The authors and McGill
+University make no representations about the suitability of this software for any purpose. It is provided "as is"
+without express or implied warranty. The authors are not responsible for any data loss, equipment damage, property
+loss, or injury to subjects or patients resulting from the use or misuse of this software package.
+"""
+# prose: on
 RESOLUTION = 2
 """Length of a voxel's edge in mm."""
 CHANGES = {
@@ -65,6 +69,8 @@ def save_volume(image: Any, path: Path) -> None:
 
 def write_volumes(t1: Any, gray_matter: Any, folder: Path) -> None:
     """Write both volumes, and their even slices for training, under one name because they are pairs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "NOTICE.txt", NOTICE)
     for image, name, domain in ((t1, "t1", "trainA"), (gray_matter, "gray_matter", "trainB")):
         save_volume(image, folder / f"{name}.nii.gz")
         save_volume(image.slicer[:, :, ::2], folder / domain / "brain.nii.gz")

@@ -130,7 +130,7 @@ def style_codes(translator: Translator, values: ValueRange, files: Sequence[Path
 
 
 def predicted_gains(codes: np.ndarray, gains: np.ndarray, new_codes: np.ndarray) -> np.ndarray:
-    """Predict the gains of new codes (M, style_dim) by least squares on codes (N, style_dim) with known gains (N,)."""
+    """Estimate the gains of new codes (M, style_dim) by least squares on codes (N, style_dim) with known gains (N,)."""
     weights = np.linalg.lstsq(np.column_stack([codes, np.ones(len(codes))]), gains, rcond=None)[0]
     return np.column_stack([new_codes, np.ones(len(new_codes))]) @ weights
 
