@@ -78,7 +78,7 @@ def write_scene(path: Path, bands: np.ndarray, nodata: str | None, east: float) 
     """Write bands (4, H, W) as a tiled GeoTIFF in UTM zone 32N, 10 m per pixel, whose left edge is at `east`."""
     tifffile = needed("tifffile", '"fastmunit[tiff]"')
     keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32632)
-    tags = [
+    tags: list[tuple[int, str, int, object, bool]] = [
         (33550, "d", 3, (10.0, 10.0, 0.0), True),
         (33922, "d", 6, (0.0, 0.0, 0.0, east, 5_300_000.0, 0.0), True),
         (34735, "H", len(keys), keys, True),
