@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fastmunit.errors import FastmunitError
+from fastmunit.config import Config
 from fastmunit.export import write
 from tests.cli.conftest import Command
 from tests.cli.test_translate import pixels
@@ -17,7 +18,9 @@ def test_export_and_translate(
     fastmunit: Command, trained: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A translator that converts quickly stands for the networks of the run."""
-    monkeypatch.setattr("fastmunit.translation.translate.load_translator", lambda *_args, **_options: Tinted())
+    tinted = Tinted()
+    tinted.config = Config.load("demo")
+    monkeypatch.setattr("fastmunit.translation.translate.load_translator", lambda *_args, **_options: tinted)
     outcome = fastmunit("export", trained, "--to", "onnx", "--output", tmp_path / "model")
     assert outcome.status == 0, outcome.err
     assert "decode.onnx: " in outcome.out

@@ -21,20 +21,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def image(height: int = 100, width: int = 140) -> torch.Tensor:
+def image(height: int = 200, width: int = 280) -> torch.Tensor:
     return picture(3, height, width, torch.float32)
 
 
 def test_command(fastmunit: Command, model: Path, tmp_path: Path) -> None:
     save_image(image(), tmp_path / "a.png")
     outputs = []
-    for name, options in (("whole", ()), ("small", ("--memory", "600kB"))):
+    for name, options in (("whole", ()), ("small", ("--memory", "1.2MB"))):
         outcome = fastmunit(
             "translate", "--checkpoint", model, "--input", tmp_path / "a.png", "--output", tmp_path / name,
             "--styles", 2, *options,
         )  # fmt: skip
         assert outcome.status == 0, outcome.err
-        assert ("140x100: out of core" in outcome.err) == (name == "small")
+        assert ("280x200: out of core" in outcome.err) == (name == "small")
         outputs.append(read_image(tmp_path / name / "a_style01.png", 3))
         assert not (tmp_path / name / ".scratch").exists()
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=2.1 / 255)

@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def image(height: int = 100, width: int = 140) -> Tensor:
+def image(height: int = 200, width: int = 280) -> Tensor:
     return picture(3, height, width, torch.float32)
 
 
@@ -31,7 +31,7 @@ def test_the_choice_by_memory(model: Path, tmp_path: Path) -> None:
     codes = styles_of(translator)
     whole = translator.translate(image(), codes)
     said: list[str] = []
-    for memory, words in (("600kB", "out of core"), ("1GB", "as a whole")):
+    for memory, words in (("1.2MB", "out of core"), ("1GB", "as a whole")):
         parts: list[float] = []
         resources = Resources(memory_of(memory), tmp_path / "scratch", say=said.append, progress=parts.append)
         result = translate_image(translator, image(), codes, resources=resources)
@@ -44,7 +44,7 @@ def test_the_choice_by_memory(model: Path, tmp_path: Path) -> None:
 
 def test_from_python(model: Path, tmp_path: Path) -> None:
     whole = package.translate(model, image(), 2)
-    small = package.translate(model, image(), 2, memory="600kB", scratch=tmp_path)
+    small = package.translate(model, image(), 2, memory="1.2MB", scratch=tmp_path)
     torch.testing.assert_close(small, whole, rtol=0, atol=1e-5)
     file = tmp_path / "look.safetensors"
     saved = package.translate(model, image(), 2, save_statistics=file)
