@@ -38,7 +38,7 @@ def test_sample(case):
     ],
 )
 @pytest.mark.parametrize(
-    ("statistics", "mode", "pad"), [("instance", "reflect", 1), ("layer", "reflect", 3), ("none", "replicate", 1)]
+    ("statistics", "mode", "pad"), [("instance", "reflect", 1), ("layer", "reflect", 2), ("none", "replicate", 1)]
 )
 def test_several_tiles(statistics, mode, pad, layout, shape, pixel_shuffle, dtype):
     case = replace(
@@ -63,13 +63,13 @@ def test_far_from_zero(size, statistics, layout):
 @both_layouts
 @pytest.mark.parametrize("statistics", ["instance", "layer"])
 def test_constant_maps(statistics, layout):
-    x = torch.full((2, 3, 8, 8), 3.25).contiguous(
+    x = torch.full((1, 2, 5, 4), 3.25).contiguous(
         memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format
     )
-    bias = torch.tensor([1.0, -2.0, 0.5])
+    bias = torch.tensor([1.0, -2.0])
     x.requires_grad_()
     padded, _ = functional.fused_norm(x, None, bias, statistics=statistics, pad=2, implementation="triton")
-    assert torch.equal(padded, bias.view(1, 3, 1, 1).expand(2, 3, 12, 12))
+    assert torch.equal(padded, bias.view(1, 2, 1, 1).expand(1, 2, 9, 8))
     (gradient,) = torch.autograd.grad(padded.sum() * 1e-3, x)
     assert torch.isfinite(gradient).all()
 
@@ -118,7 +118,7 @@ def test_gradients_of_coefficients_are_left_out(statistics):
     from fastmunit.kernels.fused_norm import fused_norm
     from fastmunit.kernels.fused_norm_backward import fused_norm_backward
 
-    n, c, h, w = shape = (2, 2, 9, 6)
+    n, c, h, w = shape = (1, 2, 5, 4)
     options = FusedNormOptions(statistics, "relu", pad=1)
     x, padded = make_map(shape, torch.float32), torch.empty(n, c, h + 2, w + 2)
     weight, bias = make_map((1, 1, 2, c), torch.float32)[0, 0].unbind()
