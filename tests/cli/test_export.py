@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fastmunit.errors import FastmunitError
 from fastmunit.config import Config
+from fastmunit.errors import FastmunitError
 from fastmunit.export import write
 from tests.cli.conftest import Command
 from tests.cli.test_translate import pixels
