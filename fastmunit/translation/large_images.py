@@ -20,7 +20,7 @@ from fastmunit.planning.available import bytes_of, free_memory
 from fastmunit.systems.translators import Translator
 
 Statistics = Literal["image", "local"] | Path
-"""What norms normalize with: statistics of the image, of each tile, or of another image, in a file."""
+"""The statistics that norms use: those of the image, of each tile, or of another image, from a file."""
 
 # Below this, a whole image takes less than any machine has, so that nothing is estimated.
 _SMALL = 1 << 20
@@ -33,7 +33,7 @@ class Resources:
     Attributes:
         memory: Bytes that it may take besides those that the process has, results left out. None is what is free.
         scratch: Folder for maps of images that do not fit in the memory. None is a temporary folder.
-        statistics: What norms normalize with.
+        statistics: The statistics that norms use.
         save_statistics: File to write the statistics of an image to.
         say: Called with a line that describes how an image is translated.
         progress: Called with the part of an image that is done, and how it is translated.

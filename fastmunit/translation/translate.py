@@ -112,7 +112,7 @@ def translate(
             bytes, or a text such as "8GB". None is what is free.
         scratch: Folder for maps on disk. An interrupted call leaves them there, and the same call resumes from them.
             None is a temporary folder.
-        statistics: What norms normalize with. "image" is the statistics of the image, as the model was trained.
+        statistics: The statistics that norms use. "image" is those of the image, as the model was trained.
             "local" translates tiles of 512 x 512 pixels with the statistics of each: another function, in which
             borders of tiles can be visible. A path is a file of `save_statistics`, for the same look of many images.
         save_statistics: File to write the statistics of the image to, for one image.
