@@ -55,15 +55,7 @@ class DicomWriter(ImageWriter):
             self._stored = np.dtype(np.uint16)
         same = self._stored == like.stored_dtype and channels == like.channels
         self._bits = like.stored_bits if same else self._stored.itemsize * 8
-        super().__init__(
-            path,
-            height=like.height,
-            width=like.width,
-            channels=channels,
-            dtype=dtype,
-            planes=like.planes,
-            channel_names=channel_names,
-        )
+        super().__init__(path, like, channels, dtype, channel_names)
 
     def _prepare(self) -> None:
         if self.channels not in (1, 3) or (self.channels == 3 and self.dtype not in (np.uint8, np.uint16)):

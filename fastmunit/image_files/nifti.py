@@ -198,15 +198,7 @@ class NiftiWriter(ImageWriter):
         self._stored = like.stored_dtype if rescaled else np.dtype(dtype)
         self._is_rescaled = rescaled
         self._colors = channels if channels in (3, 4) and like.channel_names and self._stored == np.uint8 else 1
-        super().__init__(
-            path,
-            height=like.height,
-            width=like.width,
-            channels=channels,
-            dtype=dtype,
-            planes=like.planes,
-            channel_names=channel_names,
-        )
+        super().__init__(path, like, channels, dtype, channel_names)
 
     def _prepare(self) -> None:
         nibabel = needed("nibabel", "nifti", "a NIfTI file")

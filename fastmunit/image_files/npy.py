@@ -70,15 +70,7 @@ class NpyWriter(ImageWriter):
         self._axes = like.axes
         if channels > 1 and "C" not in self._axes:
             self._axes = "CYX"
-        super().__init__(
-            path,
-            height=like.height,
-            width=like.width,
-            channels=channels,
-            dtype=dtype,
-            planes=like.planes,
-            channel_names=channel_names,
-        )
+        super().__init__(path, like, channels, dtype, channel_names)
 
     def _encode(self, pixels: Staging) -> None:
         sizes = {"Z": self.planes, "C": self.channels, "Y": self.height, "X": self.width}

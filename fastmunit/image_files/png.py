@@ -127,9 +127,7 @@ class PngWriter(ImageWriter):
             for kind, data in like.chunks
             if kind in _KEPT and (channels == like.channels or kind not in _COLOR_CHUNKS)
         ]
-        super().__init__(
-            path, height=like.height, width=like.width, channels=channels, dtype=dtype, channel_names=channel_names
-        )
+        super().__init__(path, like, channels, dtype, channel_names)
 
     def _prepare(self) -> None:
         if self.channels not in _COLOR_TYPES or self.dtype != np.uint16:

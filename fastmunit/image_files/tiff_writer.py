@@ -60,15 +60,7 @@ class TiffWriter(ImageWriter):
         if self._by_page:
             kept = per_plane > 1 and channels % self._like.samples == 0
             self._samples = self._like.samples if kept else 1
-        super().__init__(
-            path,
-            height=like.height,
-            width=like.width,
-            channels=channels,
-            dtype=dtype,
-            planes=like.planes,
-            channel_names=channel_names,
-        )
+        super().__init__(path, like, channels, dtype, channel_names)
 
     def _prepare(self) -> None:
         self._tifffile = needed("tifffile", "tiff", "a TIFF file")

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import printable
-from fastmunit.image_files.reader import require_inside
+from fastmunit.image_files.reader import ImageReader, require_inside
 from fastmunit.image_files.staging import Staging
 from fastmunit.region import Region
 
@@ -44,34 +44,38 @@ class ImageWriter(ABC):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        *,
-        height: int,
-        width: int,
+        like: ImageReader,
         channels: int,
         dtype: np.dtype,
-        planes: int = 1,
         channel_names: tuple[str, ...] = (),
     ) -> None:
         """Create the folder of the target, and reserve disk space for the pixels.
 
+        Args:
+            path: The file to write.
+            like: Image of the same height, width and number of planes.
+            channels: Number of channels.
+            dtype: Type of the values that `write` takes.
+            channel_names: One name per channel, or empty.
+
         Raises:
-            DataError: If a size is not positive, or values are not integers or floats.
+            DataError: If there are no channels, or values are not integers or floats.
             FastmunitError: If the disk has no room or the folder cannot be written.
         """
         self.path = Path(path)
-        self.height, self.width, self.channels, self.planes = height, width, channels, planes
+        self.height, self.width, self.channels, self.planes = like.height, like.width, channels, like.planes
         self.dtype, self.channel_names = np.dtype(dtype).newbyteorder("="), channel_names
         self.low, self.high = float("inf"), float("-inf")
-        self._missing = planes * height * width
+        self._missing = self.planes * self.height * self.width
         self._staging: Staging | None = None
-        if min(height, width, channels, planes) < 1:
-            raise DataError(f"{printable(self.path)}: expected an image of at least one pixel.")
+        if channels < 1:
+            raise DataError(f"{printable(self.path)}: expected at least one channel.")
         if self.dtype.kind not in "iuf" or self.dtype.itemsize > 8:
             raise DataError(f"{printable(self.path)}: expected values that are integers or floats, got {self.dtype}.")
         self._prepare()
         with self._storing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            shape = (planes, channels, height, width)
+            shape = (self.planes, channels, self.height, self.width)
             self._staging = Staging(self.path.parent.absolute(), shape, self.dtype)
 
     def _prepare(self) -> None:

@@ -37,15 +37,7 @@ class ZarrWriter(ImageWriter):
         self._axes = like.axes
         if self._adds_channels:
             self._axes = "".join(axis for axis in like.axes if axis not in "YX") + "CYX"
-        super().__init__(
-            path,
-            height=like.height,
-            width=like.width,
-            channels=channels,
-            dtype=dtype,
-            planes=like.planes,
-            channel_names=channel_names,
-        )
+        super().__init__(path, like, channels, dtype, channel_names)
 
     def _prepare(self) -> None:
         self._zarr = needed("zarr", "zarr", "a Zarr image")
