@@ -25,6 +25,7 @@ Channels = Annotated[int, Field(gt=0, le=8192)]
 Levels = Annotated[int, Field(gt=0, le=16)]
 Images = Annotated[int, Field(gt=0, le=65536)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _MAX_LISTED = 10
 
 
@@ -133,7 +134,7 @@ class Config(Section):
     beta1: float = Field(0.5, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     init: Literal["gaussian", "xavier", "kaiming", "orthogonal", "default"] = "kaiming"
-    lr: float = Field(0.0001, gt=0, allow_inf_nan=False, description="Learning rate of Adam.")
+    lr: LearningRate = Field(0.0001, description="Learning rate of Adam.")
     lr_policy: Literal["constant", "step", "linear"] | None = "step"
     step_size: Iterations = Field(
         100000,
@@ -247,6 +248,15 @@ class Config(Section):
     overlap_communication: bool = Field(
         False, description="Several processes: average gradients while backward still computes others."
     )
+    lr_dis: LearningRate | None = Field(
+        None, description="Learning rate of the discriminators' Adam. Not set: lr, for both."
+    )
+    lr_warmup: int = Field(
+        0, ge=0, le=10**12, description="Iterations in which the learning rates rise linearly from 0. 0: no warm-up."
+    )
+    ema_warmup: bool = Field(
+        False, description="In iteration t, use a decay of at most (1 + t) / (10 + t) instead of ema_decay."
+    )
     share_fakes: bool = Field(
         False, description="MUNIT, UNIT: draw styles or noise once per iteration instead of twice."
     )
@@ -258,6 +268,12 @@ class Config(Section):
     def _perceptual_loss_needs_rgb(self) -> Config:
         if self.vgg_w > 0 and (self.input_dim_a, self.input_dim_b) != (3, 3):
             raise ValueError("vgg_w > 0 needs input_dim_a = input_dim_b = 3: VGG-16 takes RGB; set vgg_w to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _warm_up_needs_an_average(self) -> Config:
+        if self.ema_warmup and self.ema_decay == 0:
+            raise ValueError("ema_warmup needs an ema_decay above 0: without it, there is no average")
         return self
 
     @model_validator(mode="after")
@@ -300,6 +316,10 @@ class Config(Section):
     def size_b(self) -> int | None:
         """Shorter side of the images of domain B after resizing, in pixels, or None to keep their size."""
         return self.new_size if self.new_size is not None else self.new_size_b
+
+    def learning_rate(self, half: str) -> float:
+        """Return the learning rate of a half of an iteration, "dis" or "gen", without its schedule."""
+        return self.lr_dis if half == "dis" and self.lr_dis is not None else self.lr
 
     def channels(self, direction: str) -> tuple[int, int]:
         """Return the numbers of image channels of the source and target domain of "a2b" or "b2a"."""

@@ -306,7 +306,9 @@ class Session:
         )
 
     def _advice(self) -> str:
-        hints = [f"a lower learning rate (--set lr={self.config.lr / 2:g})"]
+        rates = {"lr": self.config.lr, "lr_dis": self.config.lr_dis}
+        lower = " ".join(f"--set {key}={rate / 2:g}" for key, rate in rates.items() if rate is not None)
+        hints = [f"a lower learning rate ({lower})"]
         if self.config.precision != "float32":
             hints.append("--set precision=float32")
         if self.config.vgg_w > 0:

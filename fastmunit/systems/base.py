@@ -55,6 +55,9 @@ class System(Execution, Optimization, pretrained.Shareable):
             compiled).
         fused_adam: Run Adam as one op per optimizer instead of eight per parameter. The rounding differs.
 
+    Attributes:
+        steps_done: Number of steps that each half has finished. `resume` sets both to the number of iterations.
+
     Raises:
         ConfigError: If a value has the wrong type or range.
     """
@@ -76,15 +79,17 @@ class System(Execution, Optimization, pretrained.Shareable):
                     "to auto."
                 )
             self.stepper.streams.disable()
-        self.gen_opt = self.make_optimizer(self.generators().values())
-        self.dis_opt = self.make_optimizer(self.discriminators().values())
+        self.gen_opt = self.make_optimizer(self.generators().values(), self.config.learning_rate("gen"))
+        self.dis_opt = self.make_optimizer(self.discriminators().values(), self.config.learning_rate("dis"))
+        self.steps_done = dict.fromkeys(self.optimizers(), 0)
         self.initialize()
         self.make_schedulers(self.config)
         for module in self.modules():
             if isinstance(module, SpectralNorm):
                 module.compat = compat
         self.vgg = PerceptualLoss(self.config.vgg_model_path) if self.config.vgg_w > 0 else None
-        self.averages = GeneratorEMA(self.config.ema_decay) if self.config.ema_decay > 0 else None
+        decay = self.config.ema_decay
+        self.averages = GeneratorEMA(decay, warmup=self.config.ema_warmup) if decay > 0 else None
         self.choose_memory_format()
         if self.config.compile:
             self.compile_networks()
@@ -142,9 +147,13 @@ class System(Execution, Optimization, pretrained.Shareable):
         """Do what `run_halves` does, with cuDNN's search, and by replaying a CUDA graph if the system `replays`."""
         with self.algorithm_search.during(inputs):
             if self.replays:
-                return self._replay_halves(inputs, weights)
-            with self.stepper.streams.active(self.device):
-                return self.run_halves(inputs, weights)
+                results = self._replay_halves(inputs, weights)
+            else:
+                with self.stepper.streams.active(self.device):
+                    results = self.run_halves(inputs, weights)
+        for half in inputs:
+            self.steps_done[half] += 1
+        return results
 
     def run_halves(self, inputs: Inputs, weights: Weights) -> Results:
         """Step the optimizer of each half of `inputs`, set its loss_* attributes, and return losses and outputs."""
@@ -196,7 +205,7 @@ class System(Execution, Optimization, pretrained.Shareable):
         `step` calls it. A script that calls `dis_update` and `gen_update` itself calls it after them.
         """
         if self.averages is not None:
-            self.averages.update(self.generators())
+            self.averages.update(self.generators(), self.steps_done["gen"])
 
     def losses(self) -> dict[str, Loss]:
         """Return all loss_* attributes by name, as the last updates have set them."""

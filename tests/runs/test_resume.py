@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,6 +246,41 @@ def test_resume_is_bit_for_bit_with(images: Path, tmp_path: Path, changes: dict[
     train(tiny_config(images, max_iter=2, **changes), tmp_path / "run", device="cpu")
     train(tiny_config(images, max_iter=4, **changes), tmp_path / "run", resume=True, device="cpu")
     assert_same_checkpoint(tmp_path / "whole", tmp_path / "run", 4)
+
+
+def test_warm_ups_resume_bit_for_bit_and_rates_are_reported(images: Path, tmp_path: Path) -> None:
+    changes = {"lr_dis": 4e-4, "lr_warmup": 4, "ema_decay": 0.99, "ema_warmup": True}
+    config = tiny_config(images, max_iter=5, lr_policy="linear", **changes)
+    train(config, tmp_path / "whole", device="cpu")
+    recorder = Recorder({2: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    assert train(config, tmp_path / "run", device="cpu", callbacks=[recorder]).iterations == 3
+    train(config, tmp_path / "run", resume=True, device="cpu")
+    assert_same_checkpoint(tmp_path / "whole", tmp_path / "run", 5)
+    assert logged_losses(tmp_path / "whole") == logged_losses(tmp_path / "run")
+    rates = [1e-4 * factor for factor in (1 / 4, 2 / 4, 3 / 4, 2 / 3, 1 / 3)]  # warm-up 4, step_size 3
+    assert [float(row["lr"]) for row in logged_losses(tmp_path / "run")] == pytest.approx(rates, rel=1e-5)
+    report = re.sub(r"<[^>]*>|\s+", " ", RunFolder(tmp_path / "run").report.read_text(encoding="utf-8"))
+    assert re.search(rf"learning rate +{rates[-1]:.3g} .*learning rate of discriminators +{4 * rates[-1]:.3g} ", report)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "factor", "factor_dis"),
+    [
+        ({"lr_warmup": 8}, {}, 1 / 2, 1 / 2),  # step_size 3, gamma 0.5
+        ({"lr_warmup": 8}, {"lr_warmup": 8, "lr_dis": 3e-4}, 5 / 16, 15 / 16),
+        ({"lr_dis": 2e-4}, {"lr": 2e-4, "lr_dis": 1e-4}, 1, 1 / 2),
+        ({"lr_policy": "linear", "lr_warmup": 8}, {"lr_policy": "linear"}, 1 / 3, 1 / 3),
+    ],
+)
+def test_changed_rates_take_effect(
+    images: Path, tmp_path: Path, before: dict[str, Any], after: dict[str, Any], factor: float, factor_dis: float
+) -> None:
+    recorder = Recorder({3: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    config = tiny_config(images, max_iter=5, **before)
+    assert train(config, tmp_path / "run", device="cpu", callbacks=[recorder]).iterations == 4
+    trainer = train(tiny_config(images, max_iter=5, **after), tmp_path / "run", resume=True, device="cpu").trainer
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in (trainer.gen_opt, trainer.dis_opt)]
+    assert rates == pytest.approx([1e-4 * factor, 1e-4 * factor_dis])
 
 
 def test_tensorboard_shows_the_kept_grids(images: Path, tmp_path: Path) -> None:

@@ -407,6 +407,29 @@ def test_averages_follow_the_weights(tmp_path) -> None:  # type: ignore[no-untyp
     assert largest_difference(*(nn.ModuleDict(t.evaluation_generators()) for t in (other, trainer))) == 0.0
 
 
+@pytest.mark.parametrize("decay", [0.999, 0.2])
+def test_warm_up_of_averages_continues_after_a_resume(decay: float, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    overrides = (f"ema_decay={decay}", "ema_warmup=true")
+    trainer = trainer_of(*overrides)
+    expected: dict[str, Tensor] = {}
+    for iteration in range(1, 6):
+        trainer.step(*images(seed=iteration))
+        used = min(decay, (1 + iteration) / (10 + iteration))
+        for name, p in trainer.gen_a.named_parameters():
+            value = p.detach().double()
+            expected[name] = value if iteration == 1 else used * expected[name] + (1 - used) * value
+        averages = dict(trainer.evaluation_generators()["a"].named_parameters())
+        for name, value in expected.items():
+            torch.testing.assert_close(averages[name].double(), value, rtol=1e-5, atol=1e-7)
+        if iteration == 3:
+            trainer.save(tmp_path, iteration - 1)
+            trainer = trainer_of(*overrides)
+            assert trainer.resume(tmp_path) == 3
+            assert trainer.steps_done == {"dis": 3, "gen": 3}
+    with pytest.raises(ConfigError, match="ema_warmup needs an ema_decay above 0"):
+        trainer_of("ema_warmup=true")
+
+
 def test_sample_in_one_batch_is_the_same() -> None:
     trainer = trainer_of().double()
     x_a, x_b = (x.double() for x in images())

@@ -22,8 +22,11 @@ from fastmunit.runs.checkpoints.config_changes import differences, require_same_
 from fastmunit.runs.checkpoints.run_folder import RunFolder, remove
 from fastmunit.systems.base import System
 from fastmunit.systems.parts import public_checkpoint, weights
+from fastmunit.systems.parts.lr_schedule import warmup_factor
 
-_OPTIMIZER_KEYS = frozenset({"lr", "lr_policy", "step_size", "gamma", "beta1", "beta2", "weight_decay"})
+_OPTIMIZER_KEYS = frozenset(
+    {"lr", "lr_dis", "lr_policy", "lr_warmup", "step_size", "gamma", "beta1", "beta2", "weight_decay"}
+)
 
 
 def save(
@@ -95,7 +98,7 @@ def resume(
     require_same_networks(config, previous)
     iterations = trainer.resume(folder.checkpoints)
     changed = {change.key for change in differences(config, previous)}
-    _apply_optimizer_changes(trainer, config, previous, changed)
+    _apply_optimizer_changes(trainer, config, previous, changed, iterations)
     path = folder.state(iterations)
     if not path.is_file():
         note = (
@@ -224,18 +227,22 @@ def _foreign(folder: RunFolder) -> list[Path]:
     return [path for path in files if path not in ours and not path.name.startswith(".")]
 
 
-def _apply_optimizer_changes(trainer: System, config: Config, previous: Config, changed: set[str]) -> None:
+def _apply_optimizer_changes(
+    trainer: System, config: Config, previous: Config, changed: set[str], iterations: int
+) -> None:
     """Apply settings that the user changed: the optimizers' saved state has restored the old ones."""
-    for optimizer in trainer.optimizers().values():
+    for name, optimizer in trainer.optimizers().items():
+        lr, before = config.learning_rate(name), previous.learning_rate(name)
         for group in optimizer.param_groups:
-            if "lr" in changed:
-                group["lr"] *= config.lr / previous.lr
-                group["initial_lr"] = config.lr
+            if lr != before:
+                group["lr"] *= lr / before
+                group["initial_lr"] = lr
+            if previous.lr_warmup and not config.lr_warmup and config.lr_policy != "linear":
+                group["lr"] /= warmup_factor(iterations, previous.lr_warmup)
             if changed & {"beta1", "beta2"}:
                 group["betas"] = (config.beta1, config.beta2)
             if "weight_decay" in changed:
                 group["weight_decay"] = config.weight_decay
-    if "lr" in changed:
-        for scheduler in trainer.schedulers().values():
-            if scheduler is not None:
-                scheduler.base_lrs = [config.lr for _ in scheduler.base_lrs]
+        scheduler = trainer.schedulers()[name]
+        if scheduler is not None and lr != before:
+            scheduler.base_lrs = [lr for _ in scheduler.base_lrs]

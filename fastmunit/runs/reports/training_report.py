@@ -63,7 +63,7 @@ def render(
         refresh_seconds=REFRESH_SECONDS,
         fraction=min(1.0, status.fraction),
         problem=problem,
-        facts=_facts(status, state) | dict(facts),
+        facts=_facts(status, state, config) | dict(facts),
         results=results,
         grids=grids,
         rows=rows,
@@ -97,7 +97,7 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
-def _facts(status: Status, state: str) -> dict[str, str]:
+def _facts(status: Status, state: str, config: Config) -> dict[str, str]:
     limited_by_time = status.fraction > status.iterations / status.max_iter
     total = "" if limited_by_time else f" of {status.max_iter:,}"
     facts = {"iterations": f"{status.iterations:,}{total}", "training time": duration(status.seconds)}
@@ -107,6 +107,8 @@ def _facts(status: Status, state: str) -> dict[str, str]:
     if status.seconds_left is not None and state == "running":
         facts["time left"] = duration(status.seconds_left)
     facts["learning rate"] = f"{status.learning_rate:.3g}"
+    if config.lr_dis is not None:  # the schedules of both optimizers have the same factor
+        facts["learning rate of discriminators"] = f"{status.learning_rate * config.lr_dis / config.lr:.3g}"
     return facts
 
 

@@ -16,25 +16,31 @@ class GeneratorEMA:
     """average ← decay · average + (1 - decay) · weight, for every floating-point tensor in the networks' states.
 
     The averages start at the weights of the first update. Source: Yazici et al. 2019, "The unusual effectiveness of
-    averaging in GAN training".
+    averaging in GAN training". A warm-up lowers the decay of iteration t to at most (1 + t) / (10 + t), so that the
+    average forgets the initial weights early. Source: the argument num_updates of TensorFlow's
+    `tf.train.ExponentialMovingAverage`.
 
     Args:
         decay: Decay in (0, 1). 0.999 averages over about a thousand iterations.
+        warmup: Use the warm-up.
     """
 
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, decay: float, *, warmup: bool = False) -> None:
+        self.decay, self.warmup = decay, warmup
         self._averages: list[Tensor] | None = None
 
     @torch.no_grad()
-    def update(self, generators: Mapping[str, nn.Module]) -> None:
-        """Move the averages towards the weights of the generators, which are given by name."""
+    def update(self, generators: Mapping[str, nn.Module], iteration: int) -> None:
+        """Move the averages towards the weights of the generators, which are given by name, after an iteration."""
         weights = _tensors(generators)
         if self._averages is None:
             self._averages = [weight.clone() for weight in weights]
         else:
             self._averages = [average.to(weight) for average, weight in zip(self._averages, weights, strict=True)]
-            torch._foreach_lerp_(self._averages, weights, 1 - self.decay)
+            torch._foreach_lerp_(self._averages, weights, 1 - self._decay_in(iteration))
+
+    def _decay_in(self, iteration: int) -> float:
+        return min(self.decay, (1 + iteration) / (10 + iteration)) if self.warmup else self.decay
 
     def values(self, generators: Mapping[str, nn.Module]) -> dict[int, Tensor]:
         """Return the average of each parameter and buffer by its id(). Before the first update there are none."""

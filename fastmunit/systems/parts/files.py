@@ -94,4 +94,5 @@ def resume(system: System, checkpoint_dir: str | os.PathLike[str], config: Confi
     for name, state in moments.items():
         optimizers[name].load_state_dict(state)
     system.make_schedulers(config, iterations)
+    system.steps_done = dict.fromkeys(optimizers, iterations)
     return iterations

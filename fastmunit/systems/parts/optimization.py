@@ -31,13 +31,13 @@ class Optimization(SystemDefinition):
         """Return the learning rate schedules by the names of their optimizers."""
         return {name: getattr(self, f"{name}_scheduler") for name in self.optimizers()}
 
-    def make_optimizer(self, modules: Iterable[nn.Module]) -> torch.optim.Adam:
+    def make_optimizer(self, modules: Iterable[nn.Module], lr: float) -> torch.optim.Adam:
         """Return Adam over the trained parameters of `modules`, each once, in order, with coupled weight decay."""
         config = self.config
         parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
         return Adam(
             parameters.values(),
-            lr=config.lr,
+            lr=lr,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             fused=True if self.fused_adam else None,
@@ -46,7 +46,8 @@ class Optimization(SystemDefinition):
     def make_schedulers(self, config: Config, iterations: int = 0) -> None:
         """Create the schedules as they are after `iterations` iterations."""
         for name, optimizer in self.optimizers().items():
-            setattr(self, f"{name}_scheduler", make_scheduler(optimizer, config, iterations, self.compat))
+            scheduler = make_scheduler(optimizer, config, config.learning_rate(name), iterations, self.compat)
+            setattr(self, f"{name}_scheduler", scheduler)
 
     def update_learning_rate(self) -> None:
         """Step the schedules. Call it at the start of an iteration, as the public training script does."""
