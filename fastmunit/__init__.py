@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fastmunit.systems.cyclegan import CycleGAN
     from fastmunit.systems.munit import MUNIT
     from fastmunit.systems.unit import UNIT
+    from fastmunit.translation.augment import Augment
+    from fastmunit.translation.augmented_dataset import AugmentedDataset
     from fastmunit.translation.translate import load_generators, load_translator, translate
 
     __version__: str
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = [
     "MUNIT",
     "UNIT",
+    "Augment",
+    "AugmentedDataset",
     "BicycleGAN",
     "Callback",
     "Config",
@@ -46,6 +50,8 @@ _HOMES = {
     "CycleGAN": "fastmunit.systems.cyclegan",
     "BicycleGAN": "fastmunit.systems.bicyclegan",
     "Config": "fastmunit.config",
+    "Augment": "fastmunit.translation.augment",
+    "AugmentedDataset": "fastmunit.translation.augmented_dataset",
     "accelerate": "fastmunit.acceleration.install",
     "load_translator": "fastmunit.translation.translate",
     "translate": "fastmunit.translation.translate",

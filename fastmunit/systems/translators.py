@@ -91,6 +91,11 @@ class Translator(pretrained.Shareable):
         styles = draws["styles"] if draws else content.new_zeros(content.shape[0], 0, 1, 1)
         return self.decode(content, styles)
 
+    def run_each(self, images: Tensor, styles: Tensor) -> Tensor:
+        """Return outputs (N, C', H, W) of images (N, C, H, W) that need no padding, each with its own style code."""
+        pairs = zip(images.split(1), styles.split(1), strict=True)
+        return torch.cat([self.decode(self.encode(image), style) for image, style in pairs])
+
     def encode_style(self, images: Tensor) -> Tensor:
         """Return the style codes (N, style_dim, 1, 1) of images (N, C', H, W) of the target domain."""
         raise FastmunitError("this system has no style codes, so an image cannot serve as a reference.")
@@ -137,7 +142,7 @@ class Translator(pretrained.Shareable):
             FastmunitError: If the system has no style codes, or there is not enough memory.
         """
         with _memory_errors(image), self._autocast(precision):
-            return self.encode_style(self._padded(image)).float()
+            return self.encode_style(self._padded(image[None])).float()
 
     @torch.no_grad()
     def translate(
@@ -157,25 +162,51 @@ class Translator(pretrained.Shareable):
         Raises:
             FastmunitError: If the image does not have the model's channels, or there is not enough memory.
         """
-        if len(image) != self.channels:
-            raise FastmunitError(
-                f"the image has {len(image)} channels and the model takes {self.channels}: convert it, or use the "
-                "other direction."
-            )
+        self._require_channels(image)
         height, width = image.shape[1:]
         with _memory_errors(image), self._autocast(precision):
-            padded = self._padded(image)
+            padded = self._padded(image[None])
             batch = batch_size or max(1, _PIXELS_PER_BATCH // (padded.shape[-1] * padded.shape[-2]))
             content = self.encode(padded)
             outputs = [self.decode(content, part).float().cpu() for part in styles.split(batch)]
             return torch.cat([output[..., :height, :width] for output in outputs])
 
+    @torch.no_grad()
+    def translate_each(self, images: Tensor, styles: Tensor, *, precision: str | None = None) -> Tensor:
+        """Translate a batch of images, each with its own style code.
+
+        Args:
+            images: Images (N, C, H, W) of the source domain in [-1, 1], in any floating-point dtype.
+            styles: Style codes (N, style_dim, 1, 1).
+            precision: Precision of this call. None is the translator's own.
+
+        Returns:
+            Images (N, C', H, W) in [-1, 1], float32 on the device of the translator.
+
+        Raises:
+            FastmunitError: If the images do not have the model's channels, or there is not enough memory.
+            ValueError: If the numbers of images and style codes differ.
+        """
+        if len(images) != len(styles):
+            raise ValueError(f"expected a style code for each of {len(images)} images, got {len(styles)}")
+        self._require_channels(images[0])
+        height, width = images.shape[2:]
+        with _memory_errors(images[0]), self._autocast(precision):
+            return self.run_each(self._padded(images), styles)[..., :height, :width].float()
+
+    def _require_channels(self, image: Tensor) -> None:
+        if len(image) != self.channels:
+            raise FastmunitError(
+                f"the image has {len(image)} channels and the model takes {self.channels}: convert it, or use the "
+                "other direction."
+            )
+
     def _autocast(self, precision: str | None) -> AbstractContextManager[object]:
         chosen = self.precision if precision is None else precision
         return inference_autocast(self.device.type, None if chosen == "float32" else getattr(torch, chosen))
 
-    def _padded(self, image: Tensor) -> Tensor:
-        x = image[None].to(self.device, self.dtype)
+    def _padded(self, images: Tensor) -> Tensor:
+        x = images.to(self.device, self.dtype)
         for axis in (-1, -2):
             size = x.shape[axis]
             target = max(-(-size // self.multiple) * self.multiple, self.min_size)
@@ -214,6 +245,9 @@ class StyleTranslator(Translator):
 
     def decode(self, content: Tensor, styles: Tensor) -> Tensor:
         return self._target.decode(content, styles)
+
+    def run_each(self, images: Tensor, styles: Tensor) -> Tensor:
+        return self.decode(self.encode(images), styles)
 
     def encode_style(self, images: Tensor) -> Tensor:
         return self._target.enc_style(images)
@@ -258,6 +292,9 @@ class VAETranslator(Translator):
     def decode(self, content: Tensor, styles: Tensor) -> Tensor:
         images = self.render(content, self.draws(content, styles))
         return images if self.style_dim else images.expand(len(styles), -1, -1, -1)
+
+    def run_each(self, images: Tensor, styles: Tensor) -> Tensor:
+        return super().run_each(images, styles) if self.style_dim else self.render(self.encode(images), {})
 
     def draws(self, content: Tensor, styles: Tensor) -> dict[str, Tensor]:
         return {"noise": noise_of(styles, content)} if self.style_dim else {}
@@ -315,6 +352,9 @@ class LatentTranslator(Translator):
             with masks_from(mask_generator(style, self.device)):
                 outputs.append(self._translated(content, style))
         return torch.cat(outputs)
+
+    def run_each(self, images: Tensor, styles: Tensor) -> Tensor:
+        return super().run_each(images, styles) if self.dropout_rate else self._translated(images, styles)
 
     def draws(self, content: Tensor, styles: Tensor) -> dict[str, Tensor]:
         drawn = {"styles": styles} if self._latent_dim else {}
