@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from fastmunit.cli import inspection
 from fastmunit.cli.launch import as_one_command, start_processes
 from fastmunit.cli.options import ConfigName, Device, Devices, MaxPixels, Timeout
 from fastmunit.cli.output import echo
@@ -64,6 +65,14 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Classifier for IS and CIS, written by `fastmunit train-classifier`.", metavar="FILE"),
     ] = None,
+    inspect: Annotated[
+        bool,
+        typer.Option(
+            "--inspect",
+            help="Instead of measuring, show per image what may be invented: maps of cycle error, edge disagreement "
+            "and variation over styles. Needs no weights.",
+        ),
+    ] = False,
     inputs: Annotated[int, typer.Option(min=2, help="Number of test images.", metavar="N")] = 100,
     samples: Annotated[int, typer.Option(min=2, help="Outputs per input; diversity compares pairs.", metavar="N")] = 38,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random styles.", metavar="N")] = 0,
@@ -84,9 +93,12 @@ def evaluate(
 
     fastmunit evaluate --checkpoint runs/shoes --devices 4
 
+    fastmunit evaluate --checkpoint runs/shoes --inspect
+
     Writes evaluation.json and evaluation.html: values with confidence intervals, the most and least diverse inputs, the
     nearest real images. The defaults are the protocol of the papers: 19 pairs of outputs for each of 100 test images.
-    Images that cannot be read are left out and listed at the end.
+    Images that cannot be read are left out and listed at the end. With --inspect, it writes inspection.json and
+    inspection.html instead: all inputs, the worst first.
     """
     from fastmunit import distributed
     from fastmunit.data.failures import raise_failures, unreadable
@@ -96,6 +108,7 @@ def evaluate(
     from fastmunit.files import require_writable
     from fastmunit.metrics.evaluate import evaluate as run_evaluation
     from fastmunit.metrics.evaluate import require_possible
+    from fastmunit.metrics.inspection import inspect as run_inspection
     from fastmunit.metrics.load import load_measures
     from fastmunit.runs import resolve_device
     from fastmunit.systems import registry
@@ -112,14 +125,17 @@ def evaluate(
             settings.data_root, settings.data_module = str(data), None
         if max_pixels is not None:
             settings.max_pixels = max_pixels
+        if inspect:
+            _refuse_measures({"--metrics": metrics, "--weights": weights, "--classifier": classifier})
         chosen = _measure_names(metrics, classifier)
         run = checkpoint.parent if checkpoint.name == "checkpoints" else checkpoint
+        scores, page = (inspection.SCORES, inspection.PAGE) if inspect else (_SCORES, _PAGE)
         if output is None:
             if not checkpoint.is_dir():
-                raise FastmunitError("give --output: the folder to write evaluation.json and evaluation.html into.")
+                raise FastmunitError(f"give --output: the folder to write {scores} and {page} into.")
             output = run / "evaluation"
         if main:
-            require_writable(output / _SCORES, output / _PAGE)
+            require_writable(output / scores, output / page)
         images = given_images(settings)
         if main:
             for note in left_out(settings, ("test",)):
@@ -134,8 +150,12 @@ def evaluate(
             name: load_translator(file, settings, direction=name, device=place)
             for name in dict.fromkeys([*directions, *possible])
         }
-        measures = distributed.first_per_machine(
-            lambda: load_measures(chosen, weights=weights, classifier=classifier, device=place)
+        measures = (
+            []
+            if inspect
+            else distributed.first_per_machine(
+                lambda: load_measures(chosen, weights=weights, classifier=classifier, device=place)
+            )
         )
         tasks: dict[str, dict[str, Any]] = {
             name: {"direction": name, "backward": translators.get("b2a" if name == "a2b" else "a2b"), "images": images}
@@ -144,28 +164,44 @@ def evaluate(
         if len(directions) > 1:
             for name, options in tasks.items():
                 require_possible(translators[name], settings, measures, **options)
-        evaluations = []
+        results: list[Any] = []
         for name, options in tasks.items():
             options |= {"inputs": inputs, "samples": samples, "seed": seed}
             with _progress_bar(name, main) as progress:
-                evaluations.append(run_evaluation(translators[name], settings, measures, progress=progress, **options))
+                if inspect:
+                    results.append(run_inspection(translators[name], settings, progress=progress, **options))
+                else:
+                    results.append(run_evaluation(translators[name], settings, measures, progress=progress, **options))
         if main:
             facts: dict[str, str | int] = {
-                "checkpoint": str(file),
+                "checkpoint": str(file if checkpoint.exists() else checkpoint),  # or the name of a model
                 "system": settings.system,
-                "inputs": max(len(evaluation.per_input) for evaluation in evaluations),  # fewer for fewer images
+                "inputs": max(len(result.inputs if inspect else result.per_input) for result in results),
                 "outputs of each": samples,
                 "seed": seed,
             }
-            _write(output, f"Evaluation of {run.name}", facts, evaluations)
-            _print(evaluations)
-            if metrics is not None and metrics.strip() == "all" and classifier is None:
-                for name in names(with_classifier=True):
-                    if variants()[name][0].needs_classifier:
-                        echo(f"{name}: not measured, it needs --classifier.")
-            echo(f"Look at {output / _PAGE}; all scores are in {output / _SCORES}.")
-        failures = list(dict.fromkeys(failure for evaluation in evaluations for failure in evaluation.failures))
+            if inspect:
+                inspection.write(output, f"Inspection of {run.name}", facts, results)
+                inspection.show(results)
+            else:
+                _write(output, f"Evaluation of {run.name}", facts, results)
+                _print(results)
+                if metrics is not None and metrics.strip() == "all" and classifier is None:
+                    for name in names(with_classifier=True):
+                        if variants()[name][0].needs_classifier:
+                            echo(f"{name}: not measured, it needs --classifier.")
+            echo(f"Look at {output / page}; all scores are in {output / scores}.")
+        failures = list(dict.fromkeys(failure for result in results for failure in result.failures))
         raise_failures(failures, f"{unreadable(len(failures))}; the scores use the others")
+
+
+def _refuse_measures(given: Mapping[str, object]) -> None:
+    """Raise ConfigError for options that choose measures."""
+    from fastmunit.errors import ConfigError
+
+    for option, value in given.items():
+        if value is not None:
+            raise ConfigError(f"--inspect measures nothing: remove {option}, or evaluate in another call.")
 
 
 def _measure_names(metrics: str | None, classifier: Path | None) -> list[str] | None:

@@ -79,7 +79,7 @@ def evaluate(
 
     with distributed.Together():
         task = Task(forward, backward, config, direction, samples, seed, images)
-        active, skipped = _start(task, measures, inputs)
+        active, skipped = start(task, measures, inputs)
         real = RealImages(task)
         for number, measure in enumerate(active):
             report(0.15 * number / len(active), f"{measure.name} of real images")
@@ -108,10 +108,10 @@ def require_possible(
 ) -> None:
     """Raise the errors that `evaluate` would raise before it measures anything. Arguments: see `evaluate`."""
     with distributed.Together():
-        _start(Task(forward, backward, config, direction, 2, 0, images), measures, 2)
+        start(Task(forward, backward, config, direction, 2, 0, images), measures, 2)
 
 
-def _start(task: Task, measures: Sequence[Measure], inputs: int) -> tuple[list[Measure], dict[str, str]]:
+def start(task: Task, measures: Sequence[Measure], inputs: int) -> tuple[list[Measure], dict[str, str]]:
     """Choose the inputs and the measures that the model supports, the same in all processes.
 
     Returns:

@@ -71,6 +71,29 @@ def test_without_weights(fastmunit: Command, trained: Path, tmp_path: Path, monk
     assert not (tmp_path / "other").exists()
 
 
+def test_inspection(fastmunit: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(imagenet.WEIGHTS_VARIABLE, raising=False)
+    outcome = fastmunit(
+        "evaluate", "--checkpoint", trained, "--inspect", "--direction", "both", "-o", tmp_path / "out", *FAST
+    )
+    assert outcome.status == 0, outcome.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"inspection.json", "inspection.html"}
+    report = json.loads((tmp_path / "out/inspection.json").read_text())
+    assert (report["inputs"], report["outputs of each"], report["system"]) == (3, 2, "munit")
+    for part, direction in zip(report["inspections"], ("a2b", "b2a"), strict=True):
+        assert (part["direction"], part["skipped"]) == (direction, {})
+        assert [one["rank"] for one in part["inputs"]] == [1, 2, 3]
+        worst = part["inputs"][0]
+        assert worst["edges_added"] + worst["edges_lost"] == pytest.approx(worst["edge_disagreement"])
+        assert f"{direction}  1. {worst['file']}: cycle_error {worst['cycle_error']:.3g}, " in outcome.out
+    page = (tmp_path / "out/inspection.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2 * 3 * 6
+    for option, value in (("--metrics", "all"), ("--weights", tmp_path), ("--classifier", "c.pt")):
+        outcome = fastmunit("evaluate", "--checkpoint", trained, "--inspect", option, value, "-o", tmp_path / "other")
+        assert (outcome.status, f"--inspect measures nothing: remove {option}" in outcome.err) == (1, True)
+    assert not (tmp_path / "other").exists()
+
+
 def test_written_into_the_run_folder(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     for checkpoint in (run, run / "checkpoints"):

@@ -67,13 +67,14 @@ def edge_agreement(x: Tensor, y: Tensor) -> Tensor:
     for images in (x, y):
         check_images(images, "edge agreement", 8)
     check_same_shape(x, y, "edge agreement")
-    g, h = (_edges(images).flatten(1) for images in (x, y))
+    g, h = (edge_strengths(images).flatten(1) for images in (x, y))
     g, h = g - g.mean(dim=1, keepdim=True), h - h.mean(dim=1, keepdim=True)
     norms = g.norm(dim=1) * h.norm(dim=1)
     return ((g * h).sum(dim=1) / norms.clamp_min(1e-9)).where(norms > 1e-9, 0.0)
 
 
-def _edges(images: Tensor) -> Tensor:
+def edge_strengths(images: Tensor) -> Tensor:
+    """Return the blurred edge strengths g (N, 1, H, W) of images (N, 3, H, W); see `edge_agreement`."""
     import torch.nn.functional as F
 
     luminance = (images.float() * images.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)

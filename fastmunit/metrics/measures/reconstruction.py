@@ -34,13 +34,9 @@ class Reconstruction(Measure):
         return {}
 
     def observe(self, sample: Sample) -> tuple[float | None, float]:
-        from fastmunit.data.seeding import named_generator
-
         backward, x = self.task.backward, sample.image
         assert backward is not None
-        style = _style_of(backward, x) if backward.style_dim else None
-        if style is None:
-            style = backward.random_styles(1, named_generator("back", self.task.seed))
+        style = style_back(backward, x, self.task.seed)
         cycle = float(reconstruction_l1(x[None], backward.translate(sample.translated[0], style)))
         if not self.task.has_content_code:
             return None, cycle
@@ -77,9 +73,13 @@ def reconstruction_l1(x: Tensor, reconstruction: Tensor) -> Tensor:
     return (reconstruction.double() - x.double()).abs().flatten(1).mean(dim=1)
 
 
-def _style_of(translator: Translator, image: Tensor) -> Tensor | None:
-    """Return the style of an image; None if the system cannot extract it."""
-    try:
-        return translator.style_of(image)
-    except FastmunitError:
-        return None
+def style_back(backward: Translator, image: Tensor, seed: int) -> Tensor:
+    """Return the style code to translate an image back with: its own, or a random one if the system has no own ones."""
+    from fastmunit.data.seeding import named_generator
+
+    if backward.style_dim:
+        try:
+            return backward.style_of(image)
+        except FastmunitError:  # the system cannot extract it
+            pass
+    return backward.random_styles(1, named_generator("back", seed))
