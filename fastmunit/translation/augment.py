@@ -42,8 +42,8 @@ class Augment(v2.Transform):
     Args:
         model: A run folder or another checkpoint; see `fastmunit.load_translator`. Or a translator, which computes on
             its own device. The two domains must have the same number of channels.
-        styles: None draws styles from N(0, 1). A style file (.safetensors), or codes (S, style_dim, 1, 1), is a bank of
-            which each image gets one at random.
+        styles: None draws styles from N(0, 1). A style file (.safetensors), or codes (S, style_dim, 1, 1), is a bank:
+            each image gets one of them at random.
         p: Probability of translating an image. Others are returned as they are.
         seed: Seed of `at`.
         direction: "a2b" or "b2a"; see `fastmunit.load_translator`.

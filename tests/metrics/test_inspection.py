@@ -116,7 +116,9 @@ def test_what_a_model_lacks_is_left_out(config: Config) -> None:
     assert "back" not in result.pictures[0].images and "cycle_error" not in result.inputs[0].scores
     gray = config.model_copy(update={"input_dim_a": 1, "input_dim_b": 1})
     assert set(inspect(Same((1, 1)), gray, inputs=2, samples=2).skipped) == {"cycle", "variation"}
-    with pytest.raises(ConfigError, match=r"nothing is left to inspect .*does not translate back; its inputs have 5 ch"):
+    with pytest.raises(
+        ConfigError, match=r"nothing is left to inspect .*does not translate back; its inputs have 5 ch"
+    ):
         inspect(Same((5, 3)), config, inputs=2, samples=2)
 
 

@@ -14,7 +14,7 @@ _PALE = 0.55
 
 
 def heat_map(image: Tensor, values: Tensor, limit: float) -> Tensor:
-    """Color the pixels of an image by values. Zero shows the image, in pale gray.
+    """Draw values per pixel as colors over an image. Zero shows the image, in pale gray.
 
     Args:
         image: Image (C, H, W) in [-1, 1].
