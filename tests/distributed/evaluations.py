@@ -25,7 +25,7 @@ from fastmunit import distributed, load_translator
 from fastmunit.cli import main
 from fastmunit.config import Config
 from fastmunit.errors import FastmunitError, RankError
-from fastmunit.metrics import distances, diversity, real_images
+from fastmunit.metrics import distances, diversity, inspection, real_images
 from fastmunit.metrics.classifier import Classifier
 from fastmunit.metrics.evaluate import evaluate
 from fastmunit.metrics.features import FeatureNet
@@ -39,7 +39,7 @@ from fastmunit.metrics.measures.reconstruction import Reconstruction
 from fastmunit.systems import registry
 from tests.metrics.conftest import random_backbone
 from tests.metrics.test_lpips import random_heads
-from tests.metrics.translators import Same
+from tests.metrics.translators import Same, Tinted
 from tests.runs.tiny import tiny_config
 
 SIDE, COUNT = 32, 13
@@ -109,6 +109,15 @@ def few(folder: Path) -> dict[str, Any]:
     return plain(evaluate(Same(), config, measures, backward=Same(), inputs=2, samples=2))
 
 
+def inspected(folder: Path) -> dict[str, Any]:
+    """Inspect a model with styles and a way back."""
+    config = Config.load(folder / "run/config.yaml")
+    with patch.object(inspection, "DISPLAYED", 3):
+        result = inspection.inspect(Tinted(), config, backward=Tinted(), samples=3)
+    pictures = [(list(shown.images.values()), list(shown.maps.values())) for shown in result.pictures]
+    return {"report": result.to_dict(), "sheets": pictures}
+
+
 class Failing(Same):
     """A translator that fails in the second process."""
 
@@ -170,6 +179,7 @@ def killed(folder: Path) -> dict[str, Any]:
 TASKS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "everything": everything,
     "few": few,
+    "inspected": inspected,
     "failing": failing,
     "differing": differing,
     "without_images": without_images,

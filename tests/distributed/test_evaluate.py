@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict[str, dict[str, Any]]:
     """The results of one process."""
-    return {task: outcome(folder, task) for task in ("everything", "few", "command")}
+    return {task: outcome(folder, task) for task in ("everything", "few", "inspected", "command")}
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -67,6 +67,8 @@ def test_two_processes_have_the_results_of_one(folder: Path, alone: dict[str, di
     assert len(report["figures"]) == 9 and "% on 12 test images" in report["figures"][3]["note"]
     assert_same(folder, 2, "everything", alone["everything"])
     assert_same(folder, 2, "few", alone["few"])
+    assert_same(folder, 2, "inspected", alone["inspected"])
+    assert len(alone["inspected"]["report"]["inputs"]) == COUNT - 2 and len(alone["inspected"]["sheets"]) == 3
     first, second = (result["progress"] for result in outcomes(folder, 2, "everything"))
     assert (0.15, "input 1/5 (process 1 of 2)") in first and first[-1] == (1.0, "done")
     assert second == []
@@ -77,7 +79,7 @@ def test_two_processes_have_the_results_of_one(folder: Path, alone: dict[str, di
 def test_more_processes(world: int, folder: Path, alone: dict[str, dict[str, Any]]) -> None:
     """One of the tasks has fewer inputs than processes."""
     run(world, "-m", MODULE, str(folder), *TASKS)
-    for task in ("everything", "few"):
+    for task in ("everything", "few", "inspected"):
         assert_same(folder, world, task, alone[task])
 
 

@@ -241,7 +241,7 @@ def test_datasets_repeat_and_change_with_the_epoch(run_folder: Path) -> None:
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[2][0], first[2])
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_return_what_one_process_does(run_folder: Path, start: str) -> None:
     dataset = fastmunit.AugmentedDataset(Numbered(), fastmunit.Augment(run_folder, p=0.7, seed=4))
     loader = DataLoader(dataset, batch_size=2, num_workers=1, persistent_workers=True, multiprocessing_context=start)
