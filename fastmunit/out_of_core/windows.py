@@ -65,10 +65,8 @@ class Window(NamedTuple):
     def fill(self, tile: Tensor, mode: PadMode) -> Tensor:
         """Return the rectangle, from what was read in `region`."""
         rows, columns = self.rows, self.columns
-        if rows.before or rows.after:
-            tile = padded(tile, 2, rows.before, rows.after, mode)
-        if columns.before or columns.after:
-            tile = padded(tile, 3, columns.before, columns.after, mode)
+        if rows.before or rows.after or columns.before or columns.after:
+            tile = padded(tile, rows, columns, mode)
         return cropped(tile, rows.skip, columns.skip, self.height, self.width)
 
 
@@ -77,14 +75,22 @@ def window_of(x: Map, top: int, left: int, height: int, width: int, mode: PadMod
     return Window(axis_of(top, height, x.height, mode), axis_of(left, width, x.width, mode), height, width)
 
 
-def padded(tile: Tensor, dim: int, before: int, after: int, mode: PadMode) -> Tensor:
-    """Pad one dimension of a tile. In channels_last, this takes a fraction of the time of torch's padding."""
-    size = tile.shape[dim]
-    shape = list(tile.shape)
-    shape[dim] += before + after
-    y = torch.empty(shape, dtype=tile.dtype, device=tile.device, memory_format=torch.channels_last)
-    y.narrow(dim, before, size).copy_(tile)
-    first, last = y.narrow(dim, 0, before), y.narrow(dim, before + size, after)
+def padded(tile: Tensor, rows: Axis, columns: Axis, mode: PadMode) -> Tensor:
+    """Pad a tile at its sides. In channels_last, this takes a fraction of the time of torch's padding."""
+    height, width = tile.shape[2:]
+    size = (rows.before + height + rows.after, columns.before + width + columns.after)
+    y = torch.empty(*tile.shape[:2], *size, dtype=tile.dtype, device=tile.device, memory_format=torch.channels_last)
+    inner = y.narrow(2, rows.before, height)
+    inner.narrow(3, columns.before, width).copy_(tile)
+    _fill_sides(inner, 3, columns, width, mode)
+    _fill_sides(y, 2, rows, height, mode)
+    return y
+
+
+def _fill_sides(y: Tensor, dim: int, axis: Axis, size: int, mode: PadMode) -> None:
+    """Fill what is before and after the `size` pixels in the middle of a dimension."""
+    before, after = axis.before, axis.after
+    tile, first, last = y.narrow(dim, before, size), y.narrow(dim, 0, before), y.narrow(dim, before + size, after)
     if mode == "zero":
         first.zero_()
         last.zero_()
@@ -92,9 +98,8 @@ def padded(tile: Tensor, dim: int, before: int, after: int, mode: PadMode) -> Te
         first.copy_(tile.narrow(dim, 0, 1).expand_as(first))
         last.copy_(tile.narrow(dim, size - 1, 1).expand_as(last))
     else:
-        first.copy_(tile.narrow(dim, 1, before).flip(dim))
+        first.copy_(tile.narrow(dim, min(1, size - 1), before).flip(dim))
         last.copy_(tile.narrow(dim, size - 1 - after, after).flip(dim))
-    return y
 
 
 def cropped(tile: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
