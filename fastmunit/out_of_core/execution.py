@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,15 +11,18 @@ from torch import Tensor
 
 from fastmunit.out_of_core.drawn import Drawn
 from fastmunit.out_of_core.heap import return_freed_memory
-from fastmunit.out_of_core.journal import Journal
+from fastmunit.out_of_core.journal import Journal, Part
 from fastmunit.out_of_core.maps import Map
-from fastmunit.out_of_core.moments import moments_of, no_moments
+from fastmunit.out_of_core.moments import Moments, moments_of, no_moments
 from fastmunit.out_of_core.pixels import PixelSink
 from fastmunit.out_of_core.placement import Placement
 from fastmunit.out_of_core.schedule import Pass
 from fastmunit.out_of_core.storage import FileMap, MemoryMap, PlanarFile, file_name
 from fastmunit.out_of_core.tiling import tiles_of
 from fastmunit.region import Region
+
+_NOTE_SECONDS = 5.0
+"""Time between two notes of the finished tiles of a pass."""
 
 Storage = FileMap | PlanarFile | MemoryMap
 
@@ -126,7 +130,7 @@ class Execution:
         if step.reduction is not None:
             moments[step.name] = step.reduction.known()
         if on_disk or moments:
-            self._journal.finished(on_disk, moments)
+            self._journal.finished(step.name, on_disk, moments)
 
     def _draw(self, x: Drawn) -> Iterator[float]:
         storage, position = self._stored[x], 0
@@ -138,9 +142,10 @@ class Execution:
 
     def _compute(self, step: Pass, sinks: Sequence[PixelSink]) -> Iterator[float]:
         tiles = list(tiles_of(step.extent, *self._placement.tiles[step]))
-        moments = no_moments(step.target.channels)
         reduces = step.reduction is not None and step.reduction.moments is None
-        for number, region in enumerate(tiles):
+        first, moments = self._resumed(step, tiles)
+        can_resume, noted = self._can_resume(step), time.monotonic()
+        for number, region in enumerate(tiles[first:], first):
             tile = self._value(step, step.target, region, region)
             if reduces:
                 moments = moments.merged(moments_of(tile))
@@ -153,10 +158,29 @@ class Execution:
                 del pixels
             del tile
             return_freed_memory()
+            if can_resume and time.monotonic() - noted >= _NOTE_SECONDS:
+                noted = time.monotonic()
+                self._journal.progressed(step.name, Part(self._placement.tiles[step], number + 1, moments))
             yield (number + 1) / len(tiles)
         if reduces:
             assert step.reduction is not None
             step.reduction.moments = moments
+
+    def _can_resume(self, step: Pass) -> bool:
+        """Return True if finished tiles of a pass outlive the process. Outputs do not, before they are complete."""
+        return not step.sinks and not any(x in self._placement.in_memory for x in step.written)
+
+    def _resumed(self, step: Pass, tiles: Sequence[Region]) -> tuple[int, Moments]:
+        """Return the number of the first tile that must be computed, and the statistics of those before."""
+        nothing = 0, no_moments(step.target.channels)
+        part = self._journal.parts.get(step.name)
+        if part is None or part.tile != self._placement.tiles[step] or not self._can_resume(step):
+            return nothing
+        done = tiles[: part.count]
+        files = [storage for storage in map(self._stored.get, step.written) if isinstance(storage, FileMap)]
+        is_stored = all(storage.has(done[-1]) for storage in files)
+        is_measured = step.reduction is None or part.moments.count == sum(tile.height * tile.width for tile in done)
+        return (len(done), part.moments) if is_stored and is_measured else nothing
 
     def _value(self, step: Pass, x: Map, region: Region, tile: Region) -> Tensor:
         """Return the values of a map in a region, for a tile of the pass. They may be overwritten."""

@@ -7,7 +7,7 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 
@@ -18,8 +18,22 @@ from fastmunit.out_of_core.moments import Moments
 _FILE = "journal.jsonl"
 
 
+class Part(NamedTuple):
+    """The first tiles of a pass.
+
+    Attributes:
+        tile: Height and width of the tiles.
+        count: Number of tiles that are stored.
+        moments: Statistics of these tiles.
+    """
+
+    tile: tuple[int, int]
+    count: int
+    moments: Moments
+
+
 class Journal:
-    """A folder with stored maps, and a file that lists the finished ones and all statistics.
+    """A folder with stored maps, and a file that lists the finished ones, parts of others, and all statistics.
 
     Each line of the file is JSON. The first is the fingerprint of the translation. A line that was cut short is
     ignored. The folder is locked while it is open.
@@ -32,6 +46,7 @@ class Journal:
     Attributes:
         maps: Names of the stored maps.
         moments: Statistics by the name of their map.
+        parts: Finished tiles by the name of their pass, for passes that are not finished.
 
     Raises:
         FastmunitError: If the folder cannot be written, or another process uses it.
@@ -41,6 +56,7 @@ class Journal:
         self.folder = folder
         self.maps: set[str] = set()
         self.moments: dict[str, Moments] = {}
+        self.parts: dict[str, Part] = {}
         header = {"fingerprint": fingerprint, "boot": _boot()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -62,17 +78,22 @@ class Journal:
         with atomic_write(folder / _FILE, "w") as file:  # without a line that was cut short
             file.writelines(json.dumps(line) + "\n" for line in lines)
 
-    def finished(self, maps: list[str], moments: dict[str, Moments]) -> None:
-        """Note maps that are stored and statistics that are known."""
+    def finished(self, name: str, maps: list[str], moments: dict[str, Moments]) -> None:
+        """Note that a pass is finished, with the maps that it has stored and the statistics that are known."""
         self.maps |= set(maps)
         self.moments |= moments
-        statistics = {
-            name: {"count": value.count, "mean": value.mean.tolist(), "squares": value.squares.tolist()}
-            for name, value in moments.items()
-        }
+        self.parts.pop(name, None)
+        statistics = {name: _written(value) for name, value in moments.items()}
+        self._append({"pass": name, "maps": maps, "moments": statistics})
+
+    def progressed(self, name: str, part: Part) -> None:
+        """Note the first tiles of a pass."""
+        self._append({"pass": name, "tile": part.tile, "count": part.count, "part": _written(part.moments)})
+
+    def _append(self, line: dict[str, Any]) -> None:
         try:
             with (self.folder / _FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"maps": maps, "moments": statistics}) + "\n")
+                file.write(json.dumps(line) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -104,14 +125,26 @@ class Journal:
     def _load(self, lines: list[dict[str, Any]]) -> None:
         with suppress(KeyError, TypeError, ValueError):
             for line in lines:
-                for name, value in line["moments"].items():
-                    mean, squares = (torch.tensor(value[key], dtype=torch.float64) for key in ("mean", "squares"))
-                    self.moments[name] = Moments(int(value["count"]), mean, squares)
+                if "part" in line:
+                    height, width = line["tile"]
+                    self.parts[line["pass"]] = Part((height, width), int(line["count"]), _read(line["part"]))
+                    continue
+                self.moments |= {name: _read(value) for name, value in line["moments"].items()}
                 self.maps |= set(line["maps"])
+                self.parts.pop(line["pass"], None)
 
     def _clear(self) -> None:
         for path in self.folder.glob("*.map"):
             path.unlink(missing_ok=True)
+
+
+def _written(moments: Moments) -> dict[str, Any]:
+    return {"count": moments.count, "mean": moments.mean.tolist(), "squares": moments.squares.tolist()}
+
+
+def _read(values: dict[str, Any]) -> Moments:
+    mean, squares = (torch.tensor(values[key], dtype=torch.float64) for key in ("mean", "squares"))
+    return Moments(int(values["count"]), mean, squares)
 
 
 def _boot() -> str:

@@ -118,6 +118,11 @@ class FileMap:
         """Return True if the file has the size of the whole map."""
         return self.path.is_file() and self.path.stat().st_size == self._height * self._width * self._pixel
 
+    def has(self, region: Region) -> bool:
+        """Return True if the file reaches to the end of a region."""
+        end = ((region.bottom - 1) * self._width + region.right) * self._pixel
+        return self.path.is_file() and self.path.stat().st_size >= end
+
     def _open(self) -> int:
         if self._handle is None:
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
