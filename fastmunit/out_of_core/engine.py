@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import torch
 from torch import Tensor
 
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import digest, printable
+from fastmunit.out_of_core.choice import Choice, choose
+from fastmunit.out_of_core.disk import free_bytes
 from fastmunit.out_of_core.execution import Execution, OnProgress
 from fastmunit.out_of_core.journal import Journal
 from fastmunit.out_of_core.lowering import Lowering
 from fastmunit.out_of_core.maps import Map, Reduction
 from fastmunit.out_of_core.networks import Encoding, maps_of, style_key
 from fastmunit.out_of_core.pixels import ImageMap, PixelSink, PixelSource
-from fastmunit.out_of_core.placement import Placement, place
-from fastmunit.out_of_core.schedule import Pass, Schedule, reachable
+from fastmunit.out_of_core.schedule import reachable
 from fastmunit.out_of_core.statistics_file import read_statistics, write_statistics
+from fastmunit.out_of_core.time_estimate import estimated_seconds, in_words
 from fastmunit.out_of_core.whole import whole_bytes
 from fastmunit.region import Region
 from fastmunit.systems.parts.inference_autocast import inference_autocast
@@ -69,7 +70,7 @@ class OutOfCoreTranslation:
 
     Raises:
         FastmunitError: If the image does not have the model's channels, a layer cannot be computed region by region, or
-            not even small tiles fit in the memory.
+            disk or memory are too small.
     """
 
     def __init__(self, translator: Translator, source: PixelSource, styles: Tensor, settings: Settings) -> None:
@@ -89,15 +90,27 @@ class OutOfCoreTranslation:
         if settings.statistics is not None:
             self._work.use_statistics(settings.statistics)
         extent = Region(0, 0, source.height, source.width)
-        self.passes, self.placement = self._work.schedule([(outputs[key], extent) for key in self._keys])
+        self._choice = self._work.choose([(outputs[key], extent) for key in self._keys], [], self._keys)
+        self.passes, self.placement = self._choice.passes, self._choice.placement
 
     def describe(self) -> str:
-        """Return the passes, tiles, disk space and memory in words."""
-        plan = self.placement
-        return (
+        """Return the passes, tiles, disk space, memory and time in words. The time is measured, in a part of a second.
+
+        The time is that of the whole translation, even if a part of it has been done before.
+        """
+        plan, usual = self.placement, self._choice.usual
+        with self._work.computing():
+            seconds = estimated_seconds(self.passes, plan, self._work.folder, self._work.lowering.device)
+        text = (
             f"{len(self.passes)} passes in {plan.tile_count:,} tiles, {plan.disk_bytes / 1e6:,.1f} MB on disk, "
-            f"{plan.memory_bytes / 1e6:,.1f} MB of memory"
+            f"{plan.memory_bytes / 1e6:,.1f} MB of memory, {in_words(seconds)}"
         )
+        if usual is not None:
+            text += (
+                f"; it computes layers again instead of storing them, {plan.work / usual.work:.2f} times the work, as "
+                f"the disk has no {usual.disk_bytes / 1e6:,.1f} MB left"
+            )
+        return text
 
     def run(self, sinks: Sequence[PixelSink], progress: OnProgress = lambda _: None) -> None:
         """Translate the image.
@@ -109,7 +122,7 @@ class OutOfCoreTranslation:
         Raises:
             FastmunitError: If the disk is full or too small. The same call resumes the translation.
         """
-        self._work.run(self.passes, self.placement, sinks, progress, self._keys)
+        self._work.run(self._choice, sinks, progress)
         if self._settings.save_statistics is not None:
             self._work.save_statistics(self._settings.save_statistics)
 
@@ -157,21 +170,26 @@ def encode_style(
     work = _Work(translator, source, settings)
     with work.computing():
         encoding: Encoding = maps_of(translator, work.lowering).encoding(work.image())
-    passes, placement = work.schedule([], [encoding.reduction])
-    work.run(passes, placement, [], progress, ["style"])
+    work.run(work.choose([], [encoding.reduction], ["style"]), [], progress)
     with work.computing():
         mean = encoding.reduction.known().mean.to(translator.device, translator.dtype)
         return encoding.code(mean[None, :, None, None]).float()
 
 
 class _Work:
-    """The parts that translations and style codes have in common."""
+    """The parts that translations and style codes have in common.
+
+    Attributes:
+        lowering: What makes the maps.
+        folder: Folder for maps.
+    """
 
     def __init__(self, translator: Translator, source: PixelSource, settings: Settings) -> None:
         self._translator, self._source, self._settings = translator, source, settings
         precision = translator.precision if settings.precision is None else settings.precision
         self._low_precision = None if precision == "float32" else getattr(torch, precision)
         self.lowering = Lowering(self._low_precision or translator.dtype, translator.device)
+        self.folder, self._fingerprint = Path(gettempdir()), ""
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -212,38 +230,38 @@ class _Work:
         moments = {reduction.source.name: reduction.known() for reduction in self.lowering.reductions}
         write_statistics(path, self._weights(), moments)
 
-    def schedule(
-        self, outputs: Sequence[tuple[Map, Region]], reductions: Sequence[Reduction] = ()
-    ) -> tuple[list[Pass], Placement]:
-        """Return the passes, and where their maps are stored."""
-        passes = Schedule(outputs, reductions).passes
-        return passes, place(passes, self._settings.memory, self._settings.tile)
+    def choose(
+        self, outputs: Sequence[tuple[Map, Region]], reductions: Sequence[Reduction], options: Sequence[str]
+    ) -> Choice:
+        """Return the passes, and where their maps are stored.
 
-    def run(
-        self,
-        passes: Sequence[Pass],
-        placement: Placement,
-        sinks: Sequence[PixelSink],
-        progress: OnProgress,
-        options: Sequence[str],
-    ) -> None:
-        """Run the passes in a scratch folder, which is removed at the end."""
-        scratch, fingerprint = self._settings.scratch, ""
+        Args:
+            outputs: Maps to write to sinks, with the part of each that is written.
+            reductions: Further statistics to compute.
+            options: Texts that are different if anything changes that maps depend on, besides image and model.
+        """
+        scratch = self._settings.scratch
         if scratch is not None:  # only then can another process resume
-            fingerprint = self._fingerprint(options)
+            self._fingerprint = self._fingerprint_of(options)
+            self.folder = scratch / self._fingerprint[:16]
+        free = free_bytes(self.folder)
+        return choose(outputs, reductions, self._settings.memory, self._settings.tile, free, self.folder)
+
+    def run(self, choice: Choice, sinks: Sequence[PixelSink], progress: OnProgress) -> None:
+        """Run the passes in a scratch folder, which is removed at the end."""
+        scratch = self._settings.scratch
         with ExitStack() as stack:
-            folder = scratch / fingerprint[:16] if scratch else Path(stack.enter_context(TemporaryDirectory()))
-            journal = Journal(folder, fingerprint)
+            folder = self.folder if scratch else Path(stack.enter_context(TemporaryDirectory()))
+            journal = Journal(folder, self._fingerprint)
             stack.callback(journal.close)
-            require_space(folder, placement.disk_bytes)
             with self.computing():
-                Execution(passes, placement, journal, self._translator.device).run(sinks, progress)
+                Execution(choice.passes, choice.placement, journal, self._translator.device).run(sinks, progress)
             journal.remove()
             if scratch is not None:
                 with suppress(OSError):  # it is not empty
                     scratch.rmdir()
 
-    def _fingerprint(self, options: Sequence[str]) -> str:
+    def _fingerprint_of(self, options: Sequence[str]) -> str:
         """Return a text that is different if anything changes that the maps depend on."""
         translator = self._translator
         kind = f"{translator.device.type} {translator.dtype} {self._low_precision}"
@@ -260,18 +278,3 @@ class _Work:
                 sha.update(f"{name} {key} {tuple(value.shape)}".encode())
                 sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return sha.hexdigest()
-
-
-def require_space(folder: Path, needed: int) -> None:
-    """Check that a folder has space for maps.
-
-    Raises:
-        FastmunitError: If it has not.
-    """
-    there = sum(path.stat().st_size for path in folder.glob("*.map"))
-    free = shutil.disk_usage(folder).free + there
-    if needed > free:
-        raise FastmunitError(
-            f"the maps of this image need {needed / 1e9:,.1f} GB on disk, and {printable(folder)} has "
-            f"{free / 1e9:,.1f} GB left: give a --scratch folder on a larger disk, or more --memory."
-        )

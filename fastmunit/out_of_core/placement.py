@@ -9,7 +9,7 @@ from fastmunit.errors import FastmunitError
 from fastmunit.out_of_core.drawn import Drawn
 from fastmunit.out_of_core.maps import Map
 from fastmunit.out_of_core.schedule import Pass
-from fastmunit.out_of_core.tiling import peak_bytes, tile_size, tiles_of
+from fastmunit.out_of_core.tiling import peak_bytes, relative_work, tile_size, tiles_of
 
 _SHARE_OF_MAPS = 0.5
 """Part of the memory that maps may take; the rest is for tiles."""
@@ -31,6 +31,7 @@ class Placement:
         disk_bytes: The most bytes that are on disk at a time.
         tile_count: Number of tiles of all passes.
         memory_bytes: Bytes of memory at the peak, as estimated.
+        work: Values that are read and computed, with halos. A convolution counts more.
     """
 
     in_memory: frozenset[Map]
@@ -38,6 +39,7 @@ class Placement:
     disk_bytes: int
     tile_count: int
     memory_bytes: int
+    work: float
 
 
 def place(passes: Sequence[Pass], memory: int, tile: tuple[int, int] | None = None) -> Placement:
@@ -71,7 +73,8 @@ def place(passes: Sequence[Pass], memory: int, tile: tuple[int, int] | None = No
     on_disk = [(x, span) for x, span in lifetimes.items() if x not in in_memory]
     disk = max((sum(_bytes(x) for x, (a, b) in on_disk if a <= k <= b) for k in range(len(passes))), default=0)
     count = sum(len(list(tiles_of(step.extent, *size))) for step, size in tiles.items())
-    return Placement(frozenset(in_memory), tiles, disk, count, int(held + _MARGIN * peak))
+    work = sum(relative_work(step, *size) * step.extent.height * step.extent.width for step, size in tiles.items())
+    return Placement(frozenset(in_memory), tiles, disk, count, int(held + _MARGIN * peak), work)
 
 
 def _lifetimes(passes: Sequence[Pass]) -> dict[Map, tuple[int, int]]:

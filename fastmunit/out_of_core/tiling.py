@@ -35,7 +35,7 @@ def tile_size(step: Pass, memory: int) -> tuple[int, int] | None:
         width = _aligned(-(-step.extent.width // columns), step.extent.width)
         height = _highest(step, width, memory)
         if height:
-            work = _relative_work(step, height, width)
+            work = relative_work(step, height, width)
             if best is None or work < best[0]:
                 best = work, height, width
         if width <= _ALIGNMENT:
@@ -46,15 +46,19 @@ def tile_size(step: Pass, memory: int) -> tuple[int, int] | None:
 
 def peak_bytes(step: Pass, height: int, width: int) -> int:
     """Return the bytes of memory that a tile of this size takes at the peak of a pass."""
-    extent = step.extent
-    # A tile in the middle has halos on all sides.
-    top = extent.top + max(0, (extent.height - height) // 2)
-    left = extent.left + max(0, (extent.width - width) // 2)
-    region = Region(top, left, min(height, extent.height), min(width, extent.width))
+    region = middle_tile(step, height, width)
     size = step.target.bytes_of(region)
     # A stored tile that is not contiguous is copied; an output is converted to float32.
     copies = 4 * size // step.target.dtype.itemsize if step.sinks else size if step.stores else 0
     return max(_peak(step, step.target, region), size + copies)
+
+
+def middle_tile(step: Pass, height: int, width: int) -> Region:
+    """Return a tile in the middle of a pass, which has halos on all sides."""
+    extent = step.extent
+    top = extent.top + max(0, (extent.height - height) // 2)
+    left = extent.left + max(0, (extent.width - width) // 2)
+    return Region(top, left, min(height, extent.height), min(width, extent.width))
 
 
 def _peak(step: Pass, x: Map, region: Region) -> int:
@@ -86,11 +90,9 @@ def _aligned(size: int, limit: int) -> int:
     return min(limit, -(-size // _ALIGNMENT) * _ALIGNMENT)
 
 
-def _relative_work(step: Pass, height: int, width: int) -> float:
-    """Return the values that a tile reads and computes, per pixel of the tile."""
-    extent = step.extent
-    top, left = (extent.height - height) // 2, (extent.width - width) // 2
-    region = Region(extent.top + top, extent.left + left, height, width)
+def relative_work(step: Pass, height: int, width: int) -> float:
+    """Return the values that a tile reads and computes, per pixel of the tile. A convolution counts more."""
+    region = middle_tile(step, height, width)
 
     def work(x: Map, part: Region) -> float:
         pixels = part.height * part.width * x.channels
@@ -99,4 +101,4 @@ def _relative_work(step: Pass, height: int, width: int) -> float:
         needed = zip(x.inputs, x.needs(part), strict=True)
         return pixels * (1 + x.products / 16) + sum(work(source, inner) for source, inner in needed)
 
-    return work(step.target, region) / (height * width)
+    return work(step.target, region) / (region.height * region.width)

@@ -43,7 +43,7 @@ class Resources:
     scratch: Path | None = None
     statistics: Statistics = "image"
     save_statistics: Path | None = None
-    say: Callable[[str], object] = lambda _: None
+    say: Callable[[str], object] | None = None
     progress: Callable[[float], object] = lambda _: None
 
     def __post_init__(self) -> None:
@@ -143,7 +143,8 @@ def translate_by_region(
     """
     size = f"{source.width}x{source.height}"
     if resources.statistics == "local":
-        resources.say(f"{size}: in tiles with statistics of their own.")
+        if resources.say is not None:
+            resources.say(f"{size}: in tiles with statistics of their own.")
         translate_locally(translator, source, styles, sinks, precision, resources.progress)
         return True
     memory = _fitting(translator, source, precision, resources, pixel_bytes)
@@ -152,7 +153,8 @@ def translate_by_region(
     statistics = resources.statistics if isinstance(resources.statistics, Path) else None
     settings = Settings(memory, resources.scratch, precision, statistics, resources.save_statistics)
     work = OutOfCoreTranslation(translator, source, styles, settings)
-    resources.say(f"{size}: out of core, {work.describe()}.")
+    if resources.say is not None:
+        resources.say(f"{size}: out of core, {work.describe()}.")
     work.run(sinks, lambda done: resources.progress(done.fraction))
     return True
 
@@ -181,6 +183,6 @@ def _fitting(
         raise
     if needed > memory:
         return memory
-    if resources.memory is not None:
+    if resources.memory is not None and resources.say is not None:
         resources.say(f"{width}x{height}: as a whole, in about {needed / 1e6:,.1f} MB of memory.")
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastmunit.errors import FastmunitError
+from fastmunit.out_of_core import choice, execution
 from fastmunit.out_of_core.engine import OutOfCoreTranslation, Settings
 from fastmunit.out_of_core.execution import Progress
 from fastmunit.out_of_core.pixels import TensorSource
@@ -92,6 +92,27 @@ def test_a_finished_map_is_not_computed_again(tmp_path: Path) -> None:
     assert case.steps == [step for step in all_steps if step not in before or step == before[-1]]
 
 
+@pytest.mark.parametrize("name", ["munit", "unit with noise"])
+def test_finished_tiles_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(execution, "_NOTE_SECONDS", 0)
+    case = Case(tmp_path, name)
+    expected = case.run()
+    all_steps = case.steps
+    for tile in (3, len(all_steps) // 3, len(all_steps) // 2):
+        before = case.kill(tile)
+        assert torch.equal(case.run(), expected)
+        # The tile at which it was killed is stored, but not noted.
+        assert len(case.steps) <= len(all_steps) - len(before) + 1
+
+
+def test_tiles_of_another_size_start_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "_NOTE_SECONDS", 0)
+    case = Case(tmp_path)
+    expected = whole(case.translator, case.image, case.styles)
+    case.kill(5)
+    torch.testing.assert_close(case.run(tile=(24, 16)), expected, rtol=0, atol=1e-12)
+
+
 def test_changed_weights_start_again(tmp_path: Path) -> None:
     case = Case(tmp_path)
     case.kill(30)
@@ -146,18 +167,42 @@ def test_a_small_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     case.run(memory=10**9)
 
 
-def test_a_full_disk_is_named_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_that_do_not_fit_on_the_disk_are_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "CHEAP", 0)  # store every convolution of these small networks
     case = Case(tmp_path)
-    expected = case.run()
-    write, writes = os.pwrite, itertools.count()
+    settings = Settings(MEMORY, scratch=tmp_path, tile=(16, 24))
 
-    def full(*args: Any) -> int:
-        if next(writes) == 40:
+    def planned(free: int) -> OutOfCoreTranslation:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+        return OutOfCoreTranslation(case.translator, TensorSource(case.image), case.styles, settings)
+
+    usual = planned(10**9)
+    assert "again" not in usual.describe()
+    needed = usual.placement.disk_bytes
+    smaller = planned(needed - 1)
+    assert smaller.placement.disk_bytes < needed
+    assert smaller.placement.work > usual.placement.work
+    assert "computes layers again instead of storing them" in smaller.describe()
+    expected = whole(case.translator, case.image, case.styles)
+    torch.testing.assert_close(case.run(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.9])
+def test_a_full_disk_is_named_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: float) -> None:
+    case = Case(tmp_path)
+    write, written, room = os.pwrite, 0, float("inf")
+
+    def limited(handle: int, data: Any, position: int) -> int:
+        nonlocal written
+        if written + len(data) > room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(*args)
+        written += len(data)
+        return write(handle, data, position)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", full)
+        patch.setattr(os, "pwrite", limited)
+        expected = case.run()
+        written, room = 0, part * written
         with pytest.raises(FastmunitError, match=r"No space left on device.*run the same command again"):
             case.run()
     assert torch.equal(case.run(), expected)
