@@ -130,10 +130,11 @@ class FileMap:
 
     def _ranges(self, region: Region, values: Tensor) -> list[tuple[int, memoryview]]:
         """Return positions in the file and the memory of values (h, w, C) that belongs there."""
-        start = (region.top * self._width + region.left) * self._pixel
+        start, step = (region.top * self._width + region.left) * self._pixel, self._width * self._pixel
+        rows = values.flatten(1).view(torch.uint8).numpy()  # rows are contiguous, so this is a view
         if region.width == self._width and values.is_contiguous():
-            return [(start, _memory(values))]
-        return [(start + row * self._width * self._pixel, _memory(values[row])) for row in range(region.height)]
+            return [(start, rows.reshape(-1).data)]
+        return [(start + number * step, row.data) for number, row in enumerate(rows)]
 
 
 class PlanarFile:
@@ -184,10 +185,6 @@ class PlanarFile:
 def _part(values: Tensor, region: Region) -> Tensor:
     rows, columns = region.slices
     return values[:, :, rows, columns]
-
-
-def _memory(values: Tensor) -> memoryview:
-    return values.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _read(handle: int, part: memoryview, position: int) -> None:
