@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import tifffile
 import torch
 
 from fastmunit.data import read_image, save_image
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, Outcome
 from tests.out_of_core.models import picture, untrained
 
 
@@ -75,3 +78,35 @@ def test_a_slide_is_read_and_written_by_region(fastmunit: Command, model: Path, 
     assert results["whole"].shape == (150, 200, 3)
     assert np.abs(results["whole"] - results["small"]).max() <= 1
     assert np.abs(results["whole"] - results["local"]).max() <= 1  # one tile holds this image
+
+
+def test_a_full_disk(fastmunit: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 90 % of the bytes: the disk is named, no output is there, and the same command goes on."""
+    pixels = ((image(150, 200) + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+    tifffile.imwrite(tmp_path / "slide.tif", pixels, tile=(64, 64), photometric="rgb")
+    write, written, room = os.pwrite, 0, float("inf")
+
+    def limited(handle: int, data: Any, position: int) -> int:
+        nonlocal written
+        if written + len(data) > room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written += len(data)
+        return write(handle, data, position)
+
+    def run(output: Path) -> Outcome:
+        return fastmunit(
+            "translate", "--checkpoint", model, "--input", tmp_path / "slide.tif", "--output", output,
+            "--styles", 1, "--like-input", "--memory", "1MB",
+        )  # fmt: skip
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", limited)
+        assert run(tmp_path / "first").status == 0
+        written, room = 0, 0.9 * written
+        outcome = run(tmp_path / "out")
+        assert outcome.status == 1
+        assert "No space left on device" in " ".join(outcome.err.split())
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".scratch"]
+    assert run(tmp_path / "out").status == 0
+    results = [tifffile.imread(tmp_path / name / "slide_style00.tif") for name in ("first", "out")]
+    assert np.array_equal(*results)
