@@ -9,7 +9,7 @@ from pathlib import Path
 from fastmunit.errors import FastmunitError
 from fastmunit.files import printable
 from fastmunit.out_of_core.maps import Map, Reduction
-from fastmunit.out_of_core.placement import Placement, place
+from fastmunit.out_of_core.placement import Limits, Placement, place
 from fastmunit.out_of_core.schedule import CHEAP, Pass, Schedule
 from fastmunit.region import Region
 
@@ -32,8 +32,7 @@ class Choice:
 def choose(
     outputs: Sequence[tuple[Map, Region]],
     reductions: Sequence[Reduction],
-    memory: int,
-    tile: tuple[int, int] | None,
+    limits: Limits,
     free: int,
     folder: Path,
 ) -> Choice:
@@ -45,22 +44,21 @@ def choose(
     Args:
         outputs: Maps to write to sinks, with the part of each that is written.
         reductions: Further statistics to compute.
-        memory: Bytes of memory that may be taken.
-        tile: Height and width of all tiles, or None for those that fit in the memory.
+        limits: The memory.
         free: Bytes that are free on the disk.
         folder: The scratch folder, for the error.
 
     Raises:
         FastmunitError: If disk or memory are too small for all of them.
     """
-    usual = _placed(outputs, reductions, CHEAP, memory, tile)
+    usual = _placed(outputs, reductions, CHEAP, limits)
     if usual.placement.disk_bytes <= free:
         return usual
     smaller = []
     counts = sorted({x.products for step in usual.passes for x in step.written if x.products >= CHEAP})
     for count in counts:
         try:
-            smaller.append(_placed(outputs, reductions, count + 1, memory, tile))
+            smaller.append(_placed(outputs, reductions, count + 1, limits))
         except FastmunitError:  # larger halos do not fit in the memory
             continue
     fitting = [choice for choice in smaller if choice.placement.disk_bytes <= free]
@@ -79,8 +77,7 @@ def _placed(
     outputs: Sequence[tuple[Map, Region]],
     reductions: Sequence[Reduction],
     cheap: int,
-    memory: int,
-    tile: tuple[int, int] | None,
+    limits: Limits,
 ) -> Choice:
     passes = Schedule(outputs, reductions, cheap).passes
-    return Choice(passes, place(passes, memory, tile))
+    return Choice(passes, place(passes, limits))

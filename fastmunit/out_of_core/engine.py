@@ -22,6 +22,7 @@ from fastmunit.out_of_core.lowering import Lowering
 from fastmunit.out_of_core.maps import Map, Reduction
 from fastmunit.out_of_core.networks import Encoding, maps_of, style_key
 from fastmunit.out_of_core.pixels import ImageMap, PixelSink, PixelSource
+from fastmunit.out_of_core.placement import Limits
 from fastmunit.out_of_core.schedule import reachable
 from fastmunit.out_of_core.statistics_file import read_statistics, write_statistics
 from fastmunit.out_of_core.time_estimate import estimated_seconds, in_words
@@ -147,6 +148,7 @@ class _Size:
     channels: int
     height: int
     width: int
+    kept_bytes: int = 0
     identity: str = ""
 
     def read(self, region: Region) -> Tensor:
@@ -245,7 +247,8 @@ class _Work:
             self._fingerprint = self._fingerprint_of(options)
             self.folder = scratch / self._fingerprint[:16]
         free = free_bytes(self.folder)
-        return choose(outputs, reductions, self._settings.memory, self._settings.tile, free, self.folder)
+        limits = Limits(self._settings.memory, self._source.kept_bytes, self._settings.tile)
+        return choose(outputs, reductions, limits, free, self.folder)
 
     def run(self, choice: Choice, sinks: Sequence[PixelSink], progress: OnProgress) -> None:
         """Run the passes in a scratch folder, which is removed at the end."""

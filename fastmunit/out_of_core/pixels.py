@@ -20,11 +20,13 @@ class PixelSource(Protocol):
         channels: Number of channels.
         height: Number of rows.
         width: Number of columns.
+        kept_bytes: Bytes of memory that it takes to keep what it has read, at most.
     """
 
     channels: int
     height: int
     width: int
+    kept_bytes: int
 
     @property
     def identity(self) -> str:
@@ -51,6 +53,7 @@ class TensorSource:
     def __init__(self, image: Tensor) -> None:
         self._image = image
         self.channels, self.height, self.width = image.shape
+        self.kept_bytes = 0
 
     @cached_property
     def identity(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,21 @@ _MARGIN = 2.5
 gaps."""
 
 _SMALLEST_TILE = 16
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The memory of a translation.
+
+    Attributes:
+        memory: Bytes of memory that may be taken.
+        reserved: Bytes of these that are not for maps and tiles.
+        tile: Height and width of all tiles, instead of those that fit in the memory.
+    """
+
+    memory: int
+    reserved: int = 0
+    tile: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,31 +58,30 @@ class Placement:
     work: float
 
 
-def place(passes: Sequence[Pass], memory: int, tile: tuple[int, int] | None = None) -> Placement:
+def place(passes: Sequence[Pass], limits: Limits) -> Placement:
     """Return where the maps of a schedule are stored, and the sizes of tiles.
 
     Args:
         passes: The passes.
-        memory: Bytes of memory that may be taken.
-        tile: Height and width of all tiles, instead of those that fit in the memory.
+        limits: The memory.
 
     Raises:
         FastmunitError: If not even small tiles fit.
     """
     lifetimes = _lifetimes(passes)
-    in_memory, held = _in_memory(lifetimes, len(passes), int(memory * _SHARE_OF_MAPS))
-    free = int((memory - held) / _MARGIN)
+    share = max(0, int((limits.memory - limits.reserved) * _SHARE_OF_MAPS))
+    in_memory, held = _in_memory(lifetimes, len(passes), share)
+    held += limits.reserved
+    free = int((limits.memory - held) / _MARGIN)
     tiles, peak = {}, 0
     for step in passes:
         if isinstance(step.target, Drawn):
             continue
-        size = tile or tile_size(step, free)
+        size = limits.tile or tile_size(step, free)
         if size is None:
-            small = min(_SMALLEST_TILE, step.extent.height), min(_SMALLEST_TILE, step.extent.width)
-            needed = int(held + _MARGIN * peak_bytes(step, *small)) + 1
             raise FastmunitError(
-                f"{memory / 1e6:,.1f} MB of memory are too little for a tile of {step.name}, which takes "
-                f"{needed / 1e6:,.1f} MB: raise --memory."
+                f"{limits.memory / 1e6:,.1f} MB of memory are too little for a tile of {step.name}: raise --memory to "
+                f"{_enough(passes, limits) / 1e6:,.1f} MB."
             )
         tiles[step] = size
         peak = max(peak, peak_bytes(step, *size))
@@ -75,6 +90,17 @@ def place(passes: Sequence[Pass], memory: int, tile: tuple[int, int] | None = No
     count = sum(len(list(tiles_of(step.extent, *size))) for step, size in tiles.items())
     work = sum(relative_work(step, *size) * step.extent.height * step.extent.width for step, size in tiles.items())
     return Placement(frozenset(in_memory), tiles, disk, count, int(held + _MARGIN * peak), work)
+
+
+def _enough(passes: Sequence[Pass], limits: Limits) -> int:
+    """Return bytes of memory that the smallest tiles of all passes fit in, whatever maps are in memory."""
+    peak = 0
+    for step in passes:
+        if not isinstance(step.target, Drawn):
+            small = min(_SMALLEST_TILE, step.extent.height), min(_SMALLEST_TILE, step.extent.width)
+            peak = max(peak, peak_bytes(step, *small))
+    enough = limits.reserved + _MARGIN * peak / (1 - _SHARE_OF_MAPS)
+    return math.ceil(enough / 100_000 + 1) * 100_000  # as it is shown
 
 
 def _lifetimes(passes: Sequence[Pass]) -> dict[Map, tuple[int, int]]:

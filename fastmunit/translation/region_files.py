@@ -18,6 +18,9 @@ from fastmunit.region import Region
 
 _PREVIEW = 1024
 
+_MAX_DECODED = 1 << 26
+"""Bytes of the decoded parts that readers keep, `fastmunit.image_files.decoded_cache`."""
+
 Image = TypeVar("Image", Tensor, np.ndarray)
 
 
@@ -35,6 +38,8 @@ class FileSource:
         self.channels, self.height, self.width = channels, image.reader.height, image.reader.width
         self._image, self._values, self._plane = image, values, plane
         self._name = printable(image.reader.path)
+        stored = channels * self.height * self.width * image.reader.dtype.itemsize
+        self.kept_bytes = min(_MAX_DECODED, stored)
 
     @property
     def identity(self) -> str:

@@ -208,10 +208,17 @@ def test_a_full_disk_is_named_and_resumed(tmp_path: Path, monkeypatch: pytest.Mo
     assert torch.equal(case.run(), expected)
 
 
-def test_too_little_memory_is_refused(tmp_path: Path) -> None:
-    case = Case(tmp_path)
-    with pytest.raises(FastmunitError, match=r"too little for a tile of .*raise --memory"):
+@pytest.mark.parametrize("name", ["munit", "unit with noise", "bicyclegan, z everywhere"])
+def test_too_little_memory_is_refused(tmp_path: Path, name: str) -> None:
+    """The error names an amount of memory that is enough, but not much more."""
+    case = Case(tmp_path, name)
+    case.image = case.image[:1].expand(case.translator.channels, -1, -1)
+    with pytest.raises(FastmunitError, match=r"too little for a tile of .*: raise --memory to") as raised:
         case.run(memory=1000, tile=None)
+    enough = int(1e6 * float(str(raised.value).split()[-2]))
+    case.run(memory=enough, tile=None)
+    with pytest.raises(FastmunitError, match="too little"):
+        case.run(memory=(enough - 200_000) // 4, tile=None)
 
 
 def test_an_unwritable_scratch_folder(tmp_path: Path) -> None:
