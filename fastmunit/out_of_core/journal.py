@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 
 class Journal:
-    """A folder with stored maps, and a file that lists the finished ones, parts of others, and all statistics.
+    """A folder with stored maps, and a file that lists the finished ones, the finished tiles, and all statistics.
 
     Each line of the file is JSON. The first is the fingerprint of the translation. A line that was cut short is
     ignored. The folder is locked while it is open.

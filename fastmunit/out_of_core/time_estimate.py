@@ -30,7 +30,7 @@ _FILE_BYTES = 1 << 24
 def estimated_seconds(passes: Sequence[Pass], placement: Placement, folder: Path, device: torch.device) -> float:
     """Return about how many seconds the passes take.
 
-    One small tile of each pass is computed twice, from constant values in place of stored maps, and a file of 16 MiB is
+    One small tile of each pass is computed twice, from constant values instead of stored maps, and a file of 16 MiB is
     written to the disk and read again. Both are scaled to the whole image: arithmetic by the work of the tiles with
     their halos, files by the bytes that are written and read. How outputs are encoded is not included.
 

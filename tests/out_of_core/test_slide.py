@@ -93,5 +93,5 @@ def test_small(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads resident memory from Linux's /proc")
 def test_large(tmp_path: Path) -> None:
-    """100 megapixels in 2 GB of resident memory, of which Python and torch take about 0.75 GB."""
+    """100 megapixels in 2 GB of resident memory. Python and torch take about 0.75 GB of it."""
     assert check(10_000, "1.2GB", tmp_path)["peak_bytes"] <= 2e9
