@@ -67,8 +67,8 @@ def choose(
         return Choice(best.passes, best.placement, usual.placement)
     needed = min(choice.placement.disk_bytes for choice in (usual, *smaller))
     raise FastmunitError(
-        f"the maps of this image need {needed / 1e9:,.1f} GB on disk, even if as many as possible are computed again "
-        f"instead of being stored, and {printable(folder)} has {free / 1e9:,.1f} GB left: give a --scratch folder on a "
+        f"the maps of this image need {needed / 1e9:,.1f} GB on disk, even if layers are computed again instead "
+        f"of being stored, and {printable(folder)} has {free / 1e9:,.1f} GB left: give a --scratch folder on a "
         "larger disk, or more --memory."
     )
 

@@ -176,7 +176,7 @@ class Execution:
         part = self._journal.parts.get(step.name)
         if part is None or part.tile != self._placement.tiles[step] or not self._can_resume(step):
             return nothing
-        done = tiles[: part.count]
+        done = tiles[: part.stored]
         files = [storage for storage in map(self._stored.get, step.written) if isinstance(storage, FileMap)]
         is_stored = all(storage.has(done[-1]) for storage in files)
         is_measured = step.reduction is None or part.moments.count == sum(tile.height * tile.width for tile in done)

@@ -23,12 +23,12 @@ class Part(NamedTuple):
 
     Attributes:
         tile: Height and width of the tiles.
-        count: Number of tiles that are stored.
+        stored: Number of tiles that are stored.
         moments: Statistics of these tiles.
     """
 
     tile: tuple[int, int]
-    count: int
+    stored: int
     moments: Moments
 
 
@@ -88,7 +88,7 @@ class Journal:
 
     def progressed(self, name: str, part: Part) -> None:
         """Note the first tiles of a pass."""
-        self._append({"pass": name, "tile": part.tile, "count": part.count, "part": _written(part.moments)})
+        self._append({"pass": name, "tile": part.tile, "count": part.stored, "part": _written(part.moments)})
 
     def _append(self, line: dict[str, Any]) -> None:
         try:
