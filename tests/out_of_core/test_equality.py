@@ -48,13 +48,13 @@ def test_every_system_size_and_tile(name: str, dtype: torch.dtype) -> None:
             assert difference(name, size, tile, dtype, ON_DISK) <= TOLERANCE[dtype], (size, tile)
 
 
-@pytest.mark.parametrize("size", [(2, 1), (1, 40), (9, 2)])
+@pytest.mark.parametrize("size", [(3, 2), (1, 40), (9, 2)])
 def test_images_below_the_minimum_size(size: tuple[int, int]) -> None:
     assert difference("munit", size, (16, 16), torch.float64, 10**9) <= 1e-12
 
 
 def test_one_pixel() -> None:
-    """All maps are constant, so that norms divide rounding by almost nothing: there is no result to compare with."""
+    """All maps are constant, so that norms divide rounding errors by almost nothing: no two ways of computing agree."""
     translator = untrained("munit")
     result = translated(translator, picture(3, 1, 1), styles_of(translator), (16, 16))
     assert result.shape == (2, 3, 1, 1)
