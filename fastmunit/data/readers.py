@@ -27,8 +27,9 @@ _BAND_ROWS = 512
 def has_reader(path: ImageFile, channels: int, values: PixelValues, max_pixels: int | None = None) -> bool:
     """Return True if an image is read by `image_files`, and False if Pillow reads it.
 
-    Pillow reads PNGs, and TIFFs whose domain has no value range, channel names or slices, unless it cannot read them:
-    they have too many pixels, another number of bands, or an encoding that it does not know.
+    Pillow reads PNGs and ordinary pictures in TIFFs: one page in strips with at most 8 bits per sample. Without a value
+    range, channel names or slices, it also reads other TIFFs whose channels only it can convert: color to gray, or
+    transparent parts to white.
 
     Args:
         path: The file, or the folder of formats that are folders.
@@ -41,11 +42,35 @@ def has_reader(path: ImageFile, channels: int, values: PixelValues, max_pixels: 
     suffix = Path(path).suffix.lower()
     if suffix == _PNG or not is_image_file(path):
         return False
-    if suffix in _TIFF and values == PixelValues():
-        try:
-            check_bands(path, read_header(path, max_pixels), channels)
-        except DataError:
-            return True
+    if suffix not in _TIFF or values != PixelValues():
+        return True
+    try:
+        found = _opened(os.fspath(path), file_state(path), channels).channels
+    except DataError:
+        return True
+    return found == channels or (found, channels) == (1, 3) or not _pillow_converts(path, channels, max_pixels)
+
+
+def keeps_format(path: str | os.PathLike[str], channels: int, values: PixelValues, max_pixels: int | None) -> bool:
+    """Return True if outputs for an image are written in its own format unless something else is asked for.
+
+    These are the images that `has_reader` names, and 16-bit PNGs whose channels need no conversion.
+    """
+    if Path(path).suffix.lower() != _PNG:
+        return has_reader(path, channels, values, max_pixels)
+    if not is_image_file(path):
+        return False
+    try:
+        DomainReader(path, channels, values)
+    except DataError:
+        return False
+    return True
+
+
+def _pillow_converts(path: str | os.PathLike[str], channels: int, max_pixels: int | None) -> bool:
+    try:
+        check_bands(path, read_header(path, max_pixels), channels)
+    except DataError:
         return False
     return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,8 +140,8 @@ class SlideSource(FileSource):
 def domain_source(config: Config, part: Part, domain: Domain, crop: tuple[int, int]) -> tuple[FileSource, Half | None]:
     """Return the images of a domain: a `SlideSource` if a file is a slide or a volume, otherwise a `FileSource`.
 
-    Files are cut into regions unless they are resized (`new_size`) or halved. With `pairs: folders`, the regions of B
-    are those of their partners in A, which have the same sizes.
+    Files are cut into regions unless they are resized (`new_size`) or halved. With pairs, the regions of B are those of
+    their partners in A, which have the same sizes. If Pillow reads one image of a pair, both are read whole.
 
     Args:
         config: Configuration with the files and the rule by which regions are usable.
@@ -153,22 +154,25 @@ def domain_source(config: Config, part: Part, domain: Domain, crop: tuple[int, i
 
     Raises:
         ConfigError, DataError: If `domain_files` raises, a slide or volume cannot be used, no region of any file is
-            usable, or only one file of a pair is a slide or volume.
+            usable, or the partner of a picture is a volume.
     """
     files = domain_files(config, part, domain)
+    if config.pairs != "unpaired" and domain == "b":
+        a, _ = domain_source(config, part, "a", crop)
+        if not isinstance(a, SlideSource):
+            return FileSource(files.paths), files.half
+        partners = dict(zip(domain_files(config, part, "a").paths, files.paths, strict=True))
+        return a.with_paths([partners[Path(path)] for path in a.paths]), files.half
     channels = config.input_dim_a if domain == "a" else config.input_dim_b
     values = PixelValues.of(config, domain)
-    scientific = [has_reader(path, channels, values, config.max_pixels) for path in files.paths]
-    if config.pairs == "folders" and domain == "b":
-        a, _ = domain_source(config, part, "a", crop)
-        known = {item.path: item.cell is not None for item in a.items} if isinstance(a, SlideSource) else {}
-        for path_a, path_b, own in zip(a.paths, files.paths, scientific, strict=True):
-            if own != known.get(path_a, False):
-                raise DataError(
-                    f"{printable(path_a)} and {printable(path_b)} are a pair, but only one of them is a slide or "
-                    "volume: convert the other one."
-                )
-        return (a.with_paths(files.paths) if isinstance(a, SlideSource) else FileSource(files.paths)), files.half
+    scientific = _have_readers(config, domain, files.paths)
+    if config.pairs == "folders":
+        partners_of_a = domain_files(config, part, "b").paths
+        pairs = list(zip(files.paths, scientific, partners_of_a, _have_readers(config, "b", partners_of_a), strict=True))
+        for path_a, own, path_b, theirs in pairs:
+            if own != theirs:
+                _require_one_plane(config, path_a, path_b, "a" if own else "b")
+        scientific = [own and theirs for _, own, _, theirs in pairs]
     if not any(scientific):
         return FileSource(files.paths), files.half
     regions = crop if files.half is None and (config.size_a if domain == "a" else config.size_b) is None else None
@@ -186,6 +190,22 @@ def domain_source(config: Config, part: Part, domain: Domain, crop: tuple[int, i
         )
     stream = "ab".index(domain) if config.pairs == "unpaired" else 0
     return SlideSource(items, total, regions, config.seed, stream, random=part == "train"), files.half
+
+
+def _have_readers(config: Config, domain: Domain, paths: Sequence[Path]) -> list[bool]:
+    channels = config.input_dim_a if domain == "a" else config.input_dim_b
+    values = PixelValues.of(config, domain)
+    return [has_reader(path, channels, values, config.max_pixels) for path in paths]
+
+
+def _require_one_plane(config: Config, path_a: Path, path_b: Path, domain: Domain) -> None:
+    """Raise DataError if the image of a pair that `image_files` reads is a volume, and the other one is a picture."""
+    channels, path = (config.input_dim_a, path_a) if domain == "a" else (config.input_dim_b, path_b)
+    if DomainReader(path, channels, PixelValues.of(config, domain)).reader.planes > 1:
+        raise DataError(
+            f"{printable(path_a)} and {printable(path_b)} are a pair, but only one of them is a volume: convert the "
+            "other one."
+        )
 
 
 def _position(span: Span, generator: torch.Generator) -> int:

@@ -57,9 +57,8 @@ def suffixes() -> tuple[str, ...]:
 def is_image_file(path: str | os.PathLike[str]) -> bool:
     """Return True if a path has one of the formats, by its suffix and its content.
 
-    TIFFs of one page with 8 bits per sample, in strips and without georeference or OME-XML, are ordinary images, which
-    Pillow reads. So are PNGs with fewer than 16 bits. `open_image` opens such TIFFs, too. A path that cannot be read
-    has no format.
+    TIFFs that `is_ordinary` describes are left to Pillow, and so are PNGs with fewer than 16 bits. `open_image` opens
+    such TIFFs, too. A path that cannot be read has no format.
     """
     kind = _kind(Path(path))
     return kind is not None and not (kind is TiffReader and is_ordinary(Path(path)))

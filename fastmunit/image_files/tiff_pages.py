@@ -65,6 +65,10 @@ def page_table(description: str, pages: int, samples: int, rule: Pages) -> PageT
         leading = _shaped_axes(shaped, pages)
         if leading is not None:
             return _from_axes("shaped", *leading)
+        if shaped.get("truncated"):  # one page stands for a stack whose dimensions have no names
+            pages = math.prod(shaped["shape"][: -3 if samples > 1 else -2])
+            if pages > _MAX_PAGES:
+                raise DataError(f"its description has {pages:,} pages, more than {_MAX_PAGES:,}: split it.")
     if rule == "planes":
         return PageTable("plain", np.arange(pages)[:, None], (("Z", pages),))
     return PageTable("plain", np.arange(pages)[None])

@@ -135,10 +135,11 @@ class TiffStructure:
 
 
 def is_ordinary(path: Path) -> bool:
-    """Return True if a TIFF is an ordinary image, which Pillow reads without loss.
+    """Return True if a TIFF is an ordinary picture, which Pillow reads without loss.
 
-    Such a file is not BigTIFF, has pages in strips with at most 8 bits per sample, and no georeference, OME-XML or
-    description by ImageJ, which would give its pages a meaning. A file that is damaged is ordinary, too.
+    Such a file is not BigTIFF, and has one page in strips with at most 8 bits per sample, no georeference, and no
+    OME-XML or description by ImageJ or Aperio. Pages that a camera has turned (Orientation) may have more bits, because
+    Pillow turns them back. A file that is damaged is ordinary, too.
     """
     try:
         with path.open("rb") as file:
@@ -146,8 +147,11 @@ def is_ordinary(path: Path) -> bool:
             tags = structure.pages[0].tags
             bits = structure.integers(tags, 258) or (1,)
             description = structure.text(tags, 270).rstrip()
+            is_turned = structure.integer(tags, 274, 1) != 1
     except (DataError, OSError):
         return True
     described = description.endswith("OME>") or description.startswith(("ImageJ=", "Aperio"))
-    special = structure.big or described or any(code in tags for code in _NOT_ORDINARY)
-    return not special and max(bits) <= 8
+    described |= description.startswith('{"shape":') and '"truncated": true' in description  # a stack by tifffile
+    if structure.big or described or any(code in tags for code in _NOT_ORDINARY):
+        return False
+    return is_turned or (len(structure.pages) == 1 and max(bits) <= 8)

@@ -12,7 +12,7 @@ from fastmunit import data
 from fastmunit.data.animation import animated_format
 from fastmunit.data.failures import Failure
 from fastmunit.data.formats import without_extension
-from fastmunit.data.readers import has_reader
+from fastmunit.data.readers import has_reader, keeps_format
 from fastmunit.data.transforms import resize_excess
 from fastmunit.data.validate import check_image
 from fastmunit.data.value_range import PixelValues
@@ -126,7 +126,7 @@ def checked_inputs(
         limits: What to check.
         target_channels: Number of channels that the model returns.
         like_input: True writes outputs with the format and metadata of their images where `image_files` can, False
-            writes pictures. None does the first for slides and volumes: what Pillow does not read.
+            writes pictures. None does the first for those that `keeps_format` names.
         advance: Called after each of them.
 
     Returns:
@@ -146,13 +146,13 @@ def checked_inputs(
 def _checked(item: Input, limits: Limits, target_channels: int, like_input: bool | None) -> Input:
     if is_video(item.path):
         return item._replace(video=limits.check_video(item.path, target_channels))
-    scientific = has_reader(item.path, limits.channels, limits.values, limits.max_pixels)
-    if scientific if like_input is None else like_input and is_image_file(item.path):
+    image = item.path, limits.channels, limits.values, limits.max_pixels
+    if keeps_format(*image) if like_input is None else like_input and is_image_file(item.path):
         # It is read by region if it does not fit in memory.
         (limits._replace(pixel_bytes=0) if limits.size is None else limits).check(item.path)
         return item._replace(like=suffix_like(item.path))
     limits.check(item.path)
-    if scientific:
+    if has_reader(*image):
         return item
     return item._replace(form=animated_format(item.path, limits.max_pixels))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -117,10 +118,30 @@ def test_outputs_as_pictures_and_back(fastmunit: Command, run: Path, tmp_path: P
     result = fastmunit(*base, tmp_path / "deep.png", "--output", tmp_path / "out")
     assert result.status == 0, result.err
     assert {path.name for path in (tmp_path / "out").glob("*_*")} == {"flat_style00.npy", "deep_style00.png"}
-    assert Image.open(tmp_path / "out" / "deep_style00.png").mode == "L"
+    assert Image.open(tmp_path / "out" / "deep_style00.png").mode == "I;16"
     result = fastmunit(*base, tmp_path / "deep.png", "--output", tmp_path / "pictures", "--no-like-input")
     assert result.status == 0, result.err
     assert {path.name for path in (tmp_path / "pictures").glob("*_*")} == {"flat_style00.png", "deep_style00.png"}
+    assert Image.open(tmp_path / "pictures" / "deep_style00.png").mode == "L"
+
+
+def test_tiffs_are_written_as_they_came(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    gray = np.random.default_rng(0).integers(0, 65535, (37, 42), np.uint16)
+    tifffile.imwrite(tmp_path / "geo.tif", gray, extratags=[(33550, 12, 3, (2.0, 2.0, 0.0), True)])
+    tifffile.imwrite(tmp_path / "cells.ome.tif", gray, ome=True, metadata={"axes": "YX", "PhysicalSizeX": 0.5})
+    tifffile.imwrite(tmp_path / "photo.tif", (gray >> 8).astype(np.uint8), metadata=None)
+    command = ["translate", "--checkpoint", trained, "--styles", 1, "--output", tmp_path / "out"]
+    for name in ("geo.tif", "cells.ome.tif", "photo.tif"):
+        command += ["--input", tmp_path / name]
+    result = fastmunit(*command)
+    assert result.status == 0, result.err
+    with tifffile.TiffFile(tmp_path / "out" / "geo_style00.tif") as file:
+        assert file.pages.first.tags[33550].value == (2.0, 2.0, 0.0)
+        assert (file.asarray().shape, file.asarray().dtype) == ((37, 42, 3), np.uint16)
+    with tifffile.TiffFile(tmp_path / "out" / "cells_style00.ome.tif") as file:
+        assert file.is_ome and 'PhysicalSizeX="0.5"' in str(file.ome_metadata)
+        assert (file.asarray().shape, file.asarray().dtype) == ((37, 42, 3), np.uint16)
+    assert Image.open(tmp_path / "out" / "photo_style00.png").size == (42, 37)
 
 
 def test_a_size_does_not_fit_the_metadata(fastmunit: Command, run: Path, volumes: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -276,7 +277,7 @@ def test_pairs_of_volumes_have_equal_crops(volumes: Path) -> None:
         assert torch.equal(a, b)
     Image.new("L", (60, 50)).save(volumes / "trainB" / "1.png")
     (volumes / "trainB" / "1.npy").unlink()
-    with pytest.raises(DataError, match=r"1\.npy and .*1\.png are a pair, but only one of them is a slide or volume"):
+    with pytest.raises(DataError, match=r"1\.npy and .*1\.png are a pair, but only one of them is a volume"):
         data.check(settings)
 
 
@@ -408,13 +409,88 @@ def test_files_are_closed(tmp_path: Path) -> None:
         read_pixels(tmp_path / "99.npy", 1)
 
 
-def test_pillow_reads_what_it_has_always_read(tmp_path: Path) -> None:
+def test_pillow_reads_ordinary_pictures_as_always(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number, (shape, mode) in enumerate([((5, 7), "L"), ((5, 7, 3), "RGB"), ((5, 7, 4), "RGBA"), ((5, 7, 4), "CMYK")]):
+        path = tmp_path / f"{number}.tif"
+        Image.frombytes(mode, (7, 5), rng.bytes(int(np.prod(shape)))).save(path, compression="tiff_lzw")
+        for channels in (1, 3, 4 if len(mode) == 4 else 3):
+            assert not has_reader(path, channels, PixelValues())
+            assert torch.equal(read_pixels(path, channels), data.read_image(path, channels))
     values = np.arange(35, dtype=np.uint16).reshape(5, 7)
-    Image.fromarray(values).save(tmp_path / "a.tif")
     Image.fromarray(values).save(tmp_path / "a.png")
-    for name in ("a.tif", "a.png"):
-        assert not has_reader(tmp_path / name, 1, PixelValues())
-        assert torch.equal(read_pixels(tmp_path / name, 1), data.read_image(tmp_path / name, 1))
+    assert not has_reader(tmp_path / "a.png", 1, PixelValues())
+    turned = tmp_path / "turned.tif"
+    tifffile.imwrite(turned, values, extratags=[(274, 3, 1, 6, True)])
+    assert not has_reader(turned, 1, PixelValues())
+    assert read_pixels(turned, 1).shape == (1, 7, 5)
     np.save(tmp_path / "a.npy", values)
     assert has_reader(tmp_path / "a.npy", 1, PixelValues())
     assert torch.allclose(read_pixels(tmp_path / "a.npy", 1), data.read_image(tmp_path / "a.png", 1), atol=1e-6, rtol=0)
+
+
+_RNG = np.random.default_rng(1)
+_GRAY = _RNG.integers(0, 255, (48, 64), np.uint8)
+_RGB = _RNG.integers(0, 255, (48, 64, 3), np.uint8)
+_SCIENTIFIC: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+    "ome": (_GRAY, {"ome": True, "metadata": {"axes": "YX"}}),
+    "imagej": (_GRAY, {"imagej": True}),
+    "geo": (_RGB, {"photometric": "rgb", "extratags": [(33550, 12, 3, (2.0, 2.0, 0.0), True)]}),
+    "tiles": (_RGB, {"photometric": "rgb", "tile": (16, 16)}),
+    "pages": (_RNG.integers(0, 255, (3, 48, 64), np.uint8), {"photometric": "minisblack"}),
+    "deep": (_GRAY.astype(np.uint16) * 257, {}),
+    "deep_color": (_RGB.astype(np.uint16) * 257, {"photometric": "rgb"}),
+    "float": ((_GRAY / 255).astype(np.float32), {}),
+    "stack": (_RNG.integers(0, 255, (3, 48, 64), np.uint8), {"photometric": "minisblack", "truncate": True}),
+}
+
+
+@pytest.mark.parametrize("kind", _SCIENTIFIC)
+def test_other_tiffs_are_read_by_region(kind: str, tmp_path: Path) -> None:
+    pixels, options = _SCIENTIFIC[kind]
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, pixels, **options)
+    channels = 1 if pixels.ndim == 2 else 3
+    assert has_reader(path, channels, PixelValues())
+    assert has_reader(path, 3, PixelValues())  # gray is repeated
+    expected = np.moveaxis(np.atleast_3d(pixels), 2, 0) if pixels.shape[0] == 48 else pixels
+    scale = 1.0 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
+    np.testing.assert_allclose(read_pixels(path, channels), expected / scale * 2 - 1, atol=1e-6)
+
+
+def test_channels_that_only_pillow_converts(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, _RGB, photometric="rgb", tile=(16, 16))
+    assert not has_reader(path, 1, PixelValues())
+    assert torch.equal(read_pixels(path, 1), data.read_image(path, 1))
+    assert has_reader(path, 5, PixelValues())  # neither reads it
+    with pytest.raises(DataError, match=r"image\.tif has 3 channels but input_dim is 5"):
+        read_pixels(path, 5)
+
+
+def test_a_picture_and_a_slice_may_be_a_pair(tmp_path: Path) -> None:
+    for part in PARTS:
+        (tmp_path / part).mkdir()
+        for index in range(2):
+            if part.endswith("A"):
+                Image.fromarray(_RGB).save(tmp_path / part / f"{index}.jpg")
+            else:
+                tifffile.imwrite(tmp_path / part / f"{index}.tif", _GRAY.astype(np.uint16) * 257)
+    settings = config(tmp_path, pairs="folders", input_dim_b=1, flip=False)
+    data.check(settings)
+    a, b = training_datasets(settings)
+    whole = read_pixels(tmp_path / "trainB" / "0.tif", 1)[0].unfold(0, 32, 1).unfold(1, 40, 1)
+    place = (whole == b[0][0]).all(dim=(2, 3)).nonzero()
+    assert len(place) == 1 and len(a) == len(b) == 2
+    top, left = place[0].tolist()
+    assert torch.equal(a[0], data.read_image(tmp_path / "trainA" / "0.jpg", 3)[:, top : top + 32, left : left + 40])
+
+
+def test_pairs_stay_pairs_if_a_file_has_no_usable_region(tmp_path: Path) -> None:
+    for part in PARTS:
+        (tmp_path / part).mkdir()
+        for index in range(3):
+            pixels = slide(index) if part.endswith("B") or index != 1 else np.full((200, 333, 3), 250, np.uint8)
+            np.save(tmp_path / part / f"{index}.npy", pixels)
+    a, b = training_datasets(config(tmp_path, pairs="folders"))
+    assert [Path(path).name for path in a.paths] == [Path(path).name for path in b.paths] == ["0.npy", "2.npy"]
