@@ -47,7 +47,7 @@ LAYERS = {
     "serving": {"page", "translation", "runs", "data", "systems"} | LEAVES,
     "translation": {"export", "out_of_core", "runs", "planning", "data", "systems", "model_folder", "image_files"}
     | LEAVES,
-    "export": {"systems", "model_folder", "nn", "functional"} | LEAVES,
+    "export": {"data", "systems", "model_folder", "nn", "functional"} | LEAVES,
     "runs": {"data", "systems", "nn", "functional", "metrics", "model_folder"} | LEAVES,
     "model_folder": LEAVES,
     "metrics": {"data", "systems", "nn", "functional"} | LEAVES,

@@ -109,8 +109,8 @@ def translate(
         bool | None,
         typer.Option(
             "--like-input/--no-like-input",
-            help="Write outputs in the format and type of the input, with its metadata [for what Pillow does not read: "
-            "slides, volumes, arrays].",
+            help="Write outputs in the format and type of the input, with its metadata [for slides, volumes, arrays, "
+            "and images of more than 8 bits].",
         ),
     ] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Write videos without loss, as FFV1 in .mkv.")] = False,
@@ -165,6 +165,7 @@ def translate(
     _require_one_source_of_styles(styles, same_styles, reference, styles_file, interpolate)
     place = resolve_device(device)
     file, settings = find_checkpoint(checkpoint, config, exports=True)
+    PixelValues.require_numbers(settings)
     way = own_direction(file) or "a2b" if direction is None else direction.value
     source_channels, target_channels = settings.channels(way)
     limit = max_pixels or settings.max_pixels

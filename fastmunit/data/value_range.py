@@ -122,6 +122,12 @@ class PixelValues:
             found = ValueRange(low, high, nodata=nodata)
         return cls(found, tuple(getattr(config, f"channel_names{keys}") or ()), config.slices, keys)
 
+    @classmethod
+    def require_numbers(cls, config: Config) -> None:
+        """Raise ConfigError if a value range of a configuration is "auto"."""
+        for domain in "ab":
+            cls.of(config, domain)
+
     def range_of(self, dtype: np.dtype, nodata: float | None, name: str) -> ValueRange:
         """Return the range for stored values of a type.
 

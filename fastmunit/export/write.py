@@ -13,6 +13,7 @@ import torch
 
 import fastmunit
 from fastmunit.config import Config
+from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import FastmunitError
 from fastmunit.export import onnx, pt2
 from fastmunit.export.check import BLANK, BLANK_LIMIT, LIMIT, Run, checked_cases, largest_error
@@ -56,6 +57,7 @@ def export(
     Raises:
         FastmunitError: If a package is missing, the model cannot be exported, an error exceeds the limit, or a file
             cannot be written.
+        ConfigError: If a value range of the configuration is "auto".
     """
     if format == "pt2" and precision != "float32":
         raise FastmunitError(f"pt2 files have float32 weights, not {precision}: leave precision out, or choose onnx.")
@@ -153,6 +155,7 @@ def _exportable_config(translator: Translator) -> Config:
             f"expected a translator in float32 on the CPU, got {translator.dtype} on {translator.device}, precision "
             f'{translator.precision}: load it with fastmunit.load_translator(..., device="cpu").'
         )
+    PixelValues.require_numbers(translator.config)
     return translator.config
 
 

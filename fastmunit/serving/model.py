@@ -62,8 +62,7 @@ def load_model(
         FastmunitError: If the outputs have more channels than a PNG can store.
     """
     file, settings = find_checkpoint(checkpoint, config)
-    for domain in "ab":
-        PixelValues.of(settings, domain)  # refuses "auto" before there are requests
+    PixelValues.require_numbers(settings)  # before there are requests
     system = registry.system_of(settings)
     directions, place = directions_of(file, settings), resolve_device(device)
     generators = system.load_generators(file, settings, place) if len(directions) > 1 else None

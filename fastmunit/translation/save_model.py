@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from fastmunit.data.value_range import PixelValues
 from fastmunit.model_folder.about import About
 from fastmunit.model_folder.save import write_folder
 from fastmunit.model_folder.tensors import WeightType
@@ -42,9 +43,10 @@ def save_model(
         name: Name under which the card's example loads the model. None is the name of the folder.
 
     Raises:
-        FastmunitError: If the model cannot be loaded, or the folder cannot be written.
+        FastmunitError: If the model cannot be loaded, a value range is "auto", or the folder cannot be written.
     """
     file, settings = find_checkpoint(checkpoint, config)
+    PixelValues.require_numbers(settings)
     if direction is None and own_direction(file) is None:
         system = registry.system_of(settings)
         model = model_of_generators(system, system.load_generators(file, settings), settings)

@@ -53,6 +53,20 @@ def test_a_failed_check_is_status_1(
     assert outcome.err == "error: decode differs from PyTorch by 2.0e-01\n"
 
 
+@pytest.mark.parametrize("command", [("export", "--to", "onnx"), ("export", "--to", "folder"), ("translate",)])
+def test_a_range_without_numbers_is_refused_everywhere(
+    command: tuple[str, ...], fastmunit: Command, trained: Path, images: Path, tmp_path: Path
+) -> None:
+    Config.load(trained / "config.yaml", ["value_range_b=auto"]).save(tmp_path / "auto.yaml")
+    generators = next((trained / "checkpoints").glob("gen_*.pt"))
+    name, *rest = command
+    which = ("--checkpoint", generators, "--input", images / "testA/0.png") if name == "translate" else (generators,)
+    outcome = fastmunit(name, *which, *rest, "--config", tmp_path / "auto.yaml", "--output", tmp_path / "out")
+    assert outcome.status == 1
+    assert "value_range_b is auto, which training replaces by the numbers that it finds" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_folder(fastmunit: Command, trained: Path, images: Path, tmp_path: Path) -> None:
     outcome = fastmunit("export", trained, "--to", "folder", "--precision", "float16", "--output", tmp_path / "model")
     assert outcome.status == 0, outcome.err
