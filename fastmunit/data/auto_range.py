@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fastmunit.config import Config
-from fastmunit.data.datasets import ImageDataset, training_datasets
+from fastmunit.data.datasets import ImageDataset, index_regions, training_datasets
 from fastmunit.data.paths import DOMAINS
 from fastmunit.data.sources import GivenImages
 from fastmunit.data.value_range import ValueRange
@@ -19,7 +21,10 @@ _ONE_RANGE = (1, 3)
 
 
 def resolved(
-    config: Config, previous: Config | None = None, given: GivenImages | None = None
+    config: Config,
+    previous: Config | None = None,
+    given: GivenImages | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[Config, list[str]]:
     """Replace `auto` in value ranges by numbers: percentiles 0.1 and 99.9 of the training images.
 
@@ -30,6 +35,7 @@ def resolved(
         config: Configuration of a training run.
         previous: Configuration of the run that is resumed, whose numbers are used.
         given: Image sources to use instead of folders.
+        progress: Called while regions of slides and volumes are looked at; see `index_regions`.
 
     Returns:
         The configuration with numbers, and one line per range that was computed.
@@ -44,7 +50,10 @@ def resolved(
     if len(found) < len(keys):
         # Without ranges, background is not defined yet.
         whole: dict[str, object] = {f"background_{domain}": "none" for domain in DOMAINS}
-        datasets = training_datasets(config.model_copy(update=whole | dict.fromkeys(keys)), given)
+        without = config.model_copy(update=whole | dict.fromkeys(keys))
+        if given is None:
+            index_regions(without, progress, ("train",))
+        datasets = training_datasets(without, given)
         for domain, dataset in zip(DOMAINS, datasets, strict=True):
             key = f"value_range_{domain}"
             if key not in keys or key in found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastmunit.config import Config
-from fastmunit.data.paths import Domain, Half, Part
+from fastmunit.data.paths import DOMAINS, PARTS, Domain, Half, Part
 from fastmunit.data.pixels import Stored
 from fastmunit.data.seeding import named_generator
-from fastmunit.data.slides import FileSource, domain_source
+from fastmunit.data.slides import FileSource, domain_source, region_requests
 from fastmunit.data.sources import GivenImages, NamedSource
 from fastmunit.data.transforms import TestTransform, TrainTransform
+from fastmunit.data.usable_regions import index_together
 from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
 from fastmunit.files import printable
@@ -177,6 +178,34 @@ def test_crop(config: Config, domain: Domain, any_size: bool = True) -> tuple[in
     height, width = (config.crop_image_height, config.crop_image_width) if size is None else (size, size)
     multiple = 2**config.gen.n_downsample
     return max(height // multiple, 1) * multiple, max(width // multiple, 1) * multiple
+
+
+def index_regions(
+    config: Config, progress: Callable[[int, int], object], parts: Sequence[Part] = PARTS, any_size: bool = True
+) -> None:
+    """Find the usable regions of all slides and volumes, before datasets need them. See `index_together`.
+
+    Args:
+        config: Configuration with the files and the rules.
+        progress: Called with the number of regions that this process has looked at, and the number that it will.
+        parts: Parts of the data.
+        any_size: See `test_crop`.
+
+    Raises:
+        ConfigError, DataError: If `domain_files` raises, or a file cannot be used.
+    """
+    crop = (config.crop_image_height, config.crop_image_width)
+    requests = [
+        request
+        for part in parts
+        for domain in DOMAINS
+        if domain == "a" or config.pairs == "unpaired"
+        for request in region_requests(
+            config, part, domain, crop if part == "train" else test_crop(config, domain, any_size)
+        )
+        if request is not None
+    ]
+    index_together(requests, progress)
 
 
 def display_images(dataset: ImageDataset, count: int) -> Tensor:

@@ -18,7 +18,7 @@ from fastmunit.data.pixels import Stored, read_planes, read_stored
 from fastmunit.data.readers import DomainReader, has_reader
 from fastmunit.data.seeding import named_generator
 from fastmunit.data.sources import file_identity
-from fastmunit.data.usable_regions import Cell, Index, Rule, Span, middle, usable_cells
+from fastmunit.data.usable_regions import Cell, Request, Rule, Span, middle, usable_cells
 from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
 from fastmunit.files import printable
@@ -163,8 +163,35 @@ def domain_source(config: Config, part: Part, domain: Domain, crop: tuple[int, i
             return FileSource(files.paths), files.half
         partners = dict(zip(domain_files(config, part, "a").paths, files.paths, strict=True))
         return a.with_paths([partners[Path(path)] for path in a.paths]), files.half
-    channels = config.input_dim_a if domain == "a" else config.input_dim_b
-    values = PixelValues.of(config, domain)
+    requests = region_requests(config, part, domain, crop)
+    if not any(requests):
+        return FileSource(files.paths), files.half
+    items: list[Item] = []
+    total = 0
+    for path, request in zip(files.paths, requests, strict=True):
+        if request is None:
+            items.append(Item(path, None))
+            total += 1
+            continue
+        index = usable_cells(request)
+        items += [Item(path, cell) for cell in index.cells]
+        total += index.total
+    if not items:
+        raise DataError(
+            f"{printable(files.source)}: none of {total:,} regions of {len(files.paths):,} files has enough "
+            f"foreground: set background_{domain} to none, or lower min_foreground."
+        )
+    stream = "ab".index(domain) if config.pairs == "unpaired" else 0
+    regions = next(request.crop for request in requests if request is not None)
+    return SlideSource(items, total, regions, config.seed, stream, random=part == "train"), files.half
+
+
+def region_requests(config: Config, part: Part, domain: Domain, crop: tuple[int, int]) -> list[Request | None]:
+    """Return what to ask `usable_cells` for each file of a domain, or None for those that Pillow reads.
+
+    See `domain_source` for the arguments and errors. With pairs, domain A is the one to ask for.
+    """
+    files = domain_files(config, part, domain)
     scientific = _have_readers(config, domain, files.paths)
     if config.pairs == "folders":
         partners_of_a = domain_files(config, part, "b").paths
@@ -173,23 +200,13 @@ def domain_source(config: Config, part: Part, domain: Domain, crop: tuple[int, i
             if own != theirs:
                 _require_one_plane(config, path_a, path_b, "a" if own else "b")
         scientific = [own and theirs for _, own, _, theirs in pairs]
-    if not any(scientific):
-        return FileSource(files.paths), files.half
     regions = crop if files.half is None and (config.size_a if domain == "a" else config.size_b) is None else None
-    rule = Rule.of(config, domain)
-    items: list[Item] = []
-    total = 0
-    for path, own in zip(files.paths, scientific, strict=True):
-        index = usable_cells(path, channels, values, regions, rule) if own else Index((), 1)
-        items += [Item(path, cell) for cell in index.cells] if own else [Item(path, None)]
-        total += index.total
-    if not items:
-        raise DataError(
-            f"{printable(files.source)}: none of {total:,} regions of {len(files.paths):,} files has enough "
-            f"foreground: set background{values.keys} to none, or lower min_foreground."
-        )
-    stream = "ab".index(domain) if config.pairs == "unpaired" else 0
-    return SlideSource(items, total, regions, config.seed, stream, random=part == "train"), files.half
+    channels = config.input_dim_a if domain == "a" else config.input_dim_b
+    values, rule = PixelValues.of(config, domain), Rule.of(config, domain)
+    return [
+        Request(os.fspath(path), channels, values, regions, rule) if own else None
+        for path, own in zip(files.paths, scientific, strict=True)
+    ]
 
 
 def _have_readers(config: Config, domain: Domain, paths: Sequence[Path]) -> list[bool]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from fastmunit import distributed
 from fastmunit.config import Config
 from fastmunit.data.paths import Domain
 from fastmunit.data.readers import DomainReader, file_state
@@ -72,9 +72,32 @@ class Index:
     total: int
 
 
-def usable_cells(
-    path: str | os.PathLike[str], channels: int, values: PixelValues, crop: tuple[int, int] | None, rule: Rule
-) -> Index:
+class Request(NamedTuple):
+    """A file whose usable cells are looked for.
+
+    Attributes:
+        path: File of one of the formats in `image_files`.
+        channels: Channels of an image.
+        values: How pixels are read.
+        crop: (height, width) of a crop, or None for whole slices, which are one cell each.
+        rule: Which cells are usable.
+    """
+
+    path: str
+    channels: int
+    values: PixelValues
+    crop: tuple[int, int] | None
+    rule: Rule
+
+
+_Shares = tuple[float, float, float]
+_Work = list[tuple[Request, Cell]]
+
+# Data are checked and then loaded, and the files must be looked at once. A file that has changed is another one.
+_known: dict[tuple[Request, tuple[int, int]], Index] = {}
+
+
+def usable_cells(request: Request) -> Index:
     """Divide the crops of a file into cells of about the size of a crop, and return those with enough foreground.
 
     The crop in the middle of a cell decides. A pixel is background if all its channels differ from the background by at
@@ -82,17 +105,40 @@ def usable_cells(
     file are near, if these are `MIN_SHARE` of them; otherwise nothing is background. Pixels without data are never
     foreground. The smallest level of a pyramid is read in which a crop has `_PROBES` rows and columns.
 
-    Args:
-        path: File of one of the formats in `image_files`.
-        channels: Channels of an image.
-        values: How pixels are read.
-        crop: (height, width) of a crop, or None for whole slices, which are one cell each.
-        rule: Which cells are usable.
-
     Raises:
         DataError: If the file cannot be read, or is smaller than the crop.
     """
-    return _cells(os.fspath(path), file_state(path), channels, values, crop, rule)
+    _index([request], lambda work: [_shares(*item) for item in work])
+    return _known[_key(request)]
+
+
+def index_together(requests: Sequence[Request], progress: Callable[[int, int], object] = lambda done, total: None) -> None:
+    """Find the usable cells of files, which `usable_cells` then returns at once. The processes of a run share the work.
+
+    Args:
+        requests: The files. Those that are known are not read again.
+        progress: Called with the number of cells that this process has looked at, and the number that it will.
+
+    Raises:
+        DataError: If a file cannot be read, or is smaller than the crop.
+        ConfigError: If the processes do not see the same files.
+        RankError: If another process fails.
+    """
+
+    def shared(work: _Work) -> list[_Shares]:
+        distributed.require_same({"number of regions": len(work)})
+        total, done = len(distributed.block(len(work))), 0
+
+        def counted(item: tuple[Request, Cell]) -> _Shares:
+            nonlocal done
+            found = _shares(*item)
+            done += 1
+            progress(done, total)
+            return found
+
+        return distributed.each(counted, work)
+
+    _index(requests, shared)
 
 
 def middle(cell: Cell, crop: tuple[int, int]) -> Region:
@@ -101,28 +147,39 @@ def middle(cell: Cell, crop: tuple[int, int]) -> Region:
     return Region(top, left, *crop)
 
 
-# Data are checked and then loaded, and the files must be looked at once.
-@functools.lru_cache(maxsize=1024)
-def _cells(
-    path: str,
-    _state: tuple[int, int],
-    channels: int,
-    values: PixelValues,
-    crop: tuple[int, int] | None,
-    rule: Rule,
-) -> Index:
-    source = DomainReader(path, channels, values)
-    reader = source.reader
-    height, width = (reader.height, reader.width) if crop is None else crop
-    grid = [
+def _key(request: Request) -> tuple[Request, tuple[int, int]]:
+    return request, file_state(request.path)
+
+
+def _index(requests: Sequence[Request], shares_of: Callable[[_Work], list[_Shares]]) -> None:
+    """Add the usable cells of files to those that are known, after looking at all cells that must be looked at."""
+    grids = {key: _grid(key[0]) for key in map(_key, dict.fromkeys(requests)) if key not in _known}
+    read = {key for key in grids if _is_read(key[0])}
+    shares = iter(shares_of([(key[0], cell) for key, grid in grids.items() if key in read for cell in grid]))
+    for key, grid in grids.items():
+        found = np.array(list(itertools.islice(shares, len(grid)))) if key in read else None
+        usable = grid if found is None else _usable(grid, found, key[0].rule)
+        _known[key] = Index(tuple(usable), len(grid))
+
+
+def _grid(request: Request) -> list[Cell]:
+    reader = _source(request).reader
+    height, width = (reader.height, reader.width) if request.crop is None else request.crop
+    return [
         Cell(plane, rows, columns)
         for plane in range(reader.planes)
         for rows in _spans(reader.height, height)
         for columns in _spans(reader.width, width)
     ]
-    if rule.background == "none" and source.nodata is None and reader.dtype.kind != "f":
-        return Index(tuple(grid), len(grid))
-    shares = np.array([_shares(source, middle(cell, (height, width)), cell.plane, values, rule) for cell in grid])
+
+
+def _is_read(request: Request) -> bool:
+    """Return False if all cells are usable, whatever they hold."""
+    source = _source(request)
+    return request.rule.background != "none" or source.nodata is not None or source.reader.dtype.kind == "f"
+
+
+def _usable(grid: Sequence[Cell], shares: np.ndarray, rule: Rule) -> list[Cell]:
     if rule.background == "auto":
         totals = shares[:, 1:].mean(axis=0)
         near = 1 + int(np.argmax(totals))
@@ -130,8 +187,11 @@ def _cells(
     else:
         background = shares[:, 1]
     foreground = 1 - shares[:, 0] - background
-    usable = [cell for cell, share in zip(grid, foreground, strict=True) if share >= rule.min_foreground and share > 0]
-    return Index(tuple(usable), len(grid))
+    return [cell for cell, share in zip(grid, foreground, strict=True) if share >= rule.min_foreground and share > 0]
+
+
+def _source(request: Request) -> DomainReader:
+    return DomainReader(request.path, request.channels, request.values)
 
 
 def _spans(length: int, crop: int) -> list[Span]:
@@ -155,13 +215,13 @@ def _in_smallest_level(levels: Sequence[tuple[int, int]], region: Region) -> tup
     return 0, region
 
 
-def _shares(
-    source: DomainReader, region: Region, plane: int, values: PixelValues, rule: Rule
-) -> tuple[float, float, float]:
+def _shares(request: Request, cell: Cell) -> _Shares:
     """Return the shares of pixels without data, near the low end (or the background), and near the high end."""
+    source, values, rule = _source(request), request.values, request.rule
+    region = middle(cell, request.crop or (source.reader.height, source.reader.width))
     level, region = _in_smallest_level(source.reader.levels, region)
     steps = [max(1, size // _PROBES) for size in (region.height, region.width)]
-    pixels = source.reader.read(region, plane, level)[:, :: steps[0], :: steps[1]]
+    pixels = source.reader.read(region, cell.plane, level)[:, :: steps[0], :: steps[1]]
     mapping = values.range_of(pixels.dtype, source.nodata, str(source.reader.path))
     missing = mapping.missing(pixels).all(axis=0)
     unit = mapping.to_unit(pixels).numpy()

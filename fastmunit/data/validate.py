@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from fastmunit.config import Config
 from fastmunit.data.datasets import (
     ImageDataset,
     differing_sizes,
+    index_regions,
     odd_width,
     test_crop,
     test_datasets,
@@ -45,13 +46,19 @@ class _Checked(NamedTuple):
     deep: list[int]
 
 
-def check(config: Config, given: GivenImages | None = None, any_size: bool = True) -> list[str]:
+def check(
+    config: Config,
+    given: GivenImages | None = None,
+    any_size: bool = True,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> list[str]:
     """Check the data of a configuration. Only the headers of image files are read, and a few with more than 8 bits.
 
     Args:
         config: Configuration of a training run.
         given: Image sources to use instead of folders. Only the first image of each is read.
         any_size: See `test_crop`.
+        progress: Called while regions of slides and volumes are looked at; see `index_regions`.
 
     Returns:
         One line per folder with files that are left out (see `find_images`), and per domain whose values use only a
@@ -88,16 +95,17 @@ def check(config: Config, given: GivenImages | None = None, any_size: bool = Tru
             a, b = (by_domain[part, domain].paths for domain in DOMAINS)
             _check_sizes(a, checked[part, "a"].shapes, b, checked[part, "b"].shapes)
             _check_slices(config, a, checked[part, "a"].pages, b, checked[part, "b"].pages)
-    notes = _notes(by_domain.values()) + _values_notes(config, by_domain, checked)
+    notes = _notes(by_domain.values()) + _values_notes(config, by_domain, checked, progress)
     if not scientific:
         return notes
     try:
+        index_regions(config, progress, any_size=any_size)
         datasets = {"train": training_datasets(config), "test": test_datasets(config, any_size=any_size)}
     except DataError as error:  # values that use a small part of their range look like background
         raise DataError(" ".join([str(error), *notes])) from error
     for (part, domain), files in by_domain.items():
         notes += _region_notes(config, part, files, datasets[part]["ab".index(domain)])
-    return notes
+    return list(dict.fromkeys(notes))  # training and test data may be in one folder
 
 
 def check_image(
@@ -177,11 +185,13 @@ def _values_notes(
     config: Config,
     by_domain: Mapping[tuple[Part, Domain], DomainFiles],
     checked: Mapping[tuple[Part, Domain], _Checked],
+    progress: Callable[[int, int], object],
 ) -> list[str]:
     """Return notes about training images that use a part of their range, whether they are background or not."""
     if not any(checked["train", domain].deep for domain in DOMAINS):
         return []
     anywhere = config.model_copy(update={f"background_{domain}": "none" for domain in DOMAINS})
+    index_regions(anywhere, progress, ("train",))
     notes: list[str] = []
     for domain, dataset in zip(DOMAINS, training_datasets(anywhere), strict=True):
         files = by_domain["train", domain]

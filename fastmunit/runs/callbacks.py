@@ -53,6 +53,12 @@ class Callback:
     `fastmunit.translate` and a `Translator` leave the global generators alone.
     """
 
+    def indexing(self, done: int, total: int) -> None:
+        """Handle progress of the search for usable regions of slides: `done` of `total` regions are looked at.
+
+        With several processes, these are the regions of the first one.
+        """
+
     def verifying(self, done: int, total: int) -> None:
         """Handle progress of the verification before a run: `done` of `total` images are verified."""
 
@@ -123,5 +129,5 @@ def _forward(hook: str) -> Any:
     return call
 
 
-for _hook in ("verifying", "started", "logged", "sampled", "saved", "iteration", "message", "ended"):
+for _hook in ("indexing", "verifying", "started", "logged", "sampled", "saved", "iteration", "message", "ended"):
     setattr(Callbacks, _hook, _forward(_hook))

@@ -29,17 +29,24 @@ class ProgressBar(Callback):
         self._bar: tqdm | None = None
         self._last_line = time.monotonic()
 
+    def indexing(self, done: int, total: int) -> None:
+        """Show the number of regions that were looked at."""
+        self._count("looking for foreground", "region", done, total)
+
     def verifying(self, done: int, total: int) -> None:
         """Show the number of verified images."""
+        self._count("verifying images", "image", done, total)
+
+    def _count(self, what: str, unit: str, done: int, total: int) -> None:
         if self._terminal:
             if self._bar is None:
-                self._bar = tqdm(total=total, desc="verifying images", unit="image", dynamic_ncols=True)
+                self._bar = tqdm(total=total, desc=what, unit=unit, dynamic_ncols=True)
             self._bar.update(done - self._bar.n)
             if done == total:
                 self.finished()
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            print(f"verifying images: {done:,}/{total:,}", file=sys.stderr, flush=True)
+            print(f"{what}: {done:,}/{total:,}", file=sys.stderr, flush=True)
 
     def started(self, status: Status, trainer: System) -> None:
         """Open the bar."""

@@ -101,11 +101,11 @@ def train(
     if config.parallel_streams is True and place.type != "cuda":
         raise ConfigError(f"parallel_streams: true needs a CUDA GPU, not device {place}: set it to auto.")
     given = given_images(config, data)
-    config, range_notes = resolved(config, _previous_config(folder, config) if resume else None, given)
+    config, range_notes = resolved(config, _previous_config(folder, config) if resume else None, given, hooks.indexing)
     for note in range_notes:
         hooks.message(note)
     try:
-        notes = check_data(config, given, system.any_size)
+        notes = check_data(config, given, system.any_size, hooks.indexing)
     except DataError:
         if verify:  # it names all damaged images, and the check only the first few of one folder
             verify_data(config, hooks.verifying, given)

@@ -22,7 +22,7 @@ from fastmunit.data.datasets import training_datasets
 from fastmunit.data.pixels import read_pixels
 from fastmunit.data.readers import DomainReader, has_reader
 from fastmunit.data.slides import SlideSource
-from fastmunit.data.usable_regions import Rule, _spans, middle, usable_cells
+from fastmunit.data.usable_regions import Request, Rule, _spans, index_together, middle, usable_cells
 from fastmunit.data.value_range import PixelValues, ValueRange
 from fastmunit.errors import DataError
 from fastmunit.image_files.reader import ImageReader
@@ -132,7 +132,7 @@ VALUES = PixelValues(ValueRange(0, 200))
 def cells(path: Path, background: Any = "auto", min_foreground: float = 0.1, **changes: Any) -> set[tuple[int, int]]:
     """Return the row and column of each usable cell of a 49 x 49 image with crops of 10 x 10."""
     values = changes.get("values", VALUES)
-    index = usable_cells(path, 1, values, (10, 10), Rule(background, min_foreground))
+    index = usable_cells(Request(str(path), 1, values, (10, 10), Rule(background, min_foreground)))
     assert index.total == 16
     crops = [middle(cell, (10, 10)) for cell in index.cells]
     assert all(crop.top % 10 == crop.left % 10 == 5 for crop in crops)
@@ -313,7 +313,7 @@ def test_usable_regions_are_found_in_a_small_level(
     pyramid(tmp_path / "slide.tif", image, (2, 4, 8))
     np.save(tmp_path / "slide.npy", image)
     values = PixelValues(ValueRange(0, 255))
-    total = len(usable_cells(tmp_path / "slide.npy", 1, values, (crop, crop), Rule("none", 0.5)).cells)
+    total = len(usable_cells(Request(str(tmp_path / "slide.npy"), 1, values, (crop, crop), Rule("none", 0.5))).cells)
     levels: list[int] = []
     read = ImageReader.read
 
@@ -325,12 +325,12 @@ def test_usable_regions_are_found_in_a_small_level(
     found = [
         {
             middle(cell, (crop, crop))
-            for cell in usable_cells(tmp_path / "slide.tif", 1, values, (crop, crop), rule).cells
+            for cell in usable_cells(Request(str(tmp_path / "slide.tif"), 1, values, (crop, crop), rule)).cells
         }
         for rule in (Rule("auto", 0.4), Rule("auto", 0.5), Rule("auto", 0.6))
     ]
     assert set(levels) == {level} and len(levels) == 3 * total
-    exact = usable_cells(tmp_path / "slide.npy", 1, values, (crop, crop), Rule("auto", 0.5))
+    exact = usable_cells(Request(str(tmp_path / "slide.npy"), 1, values, (crop, crop), Rule("auto", 0.5)))
     assert 0 < len(exact.cells) < total
     # Means of pixels at edges may move a share a little.
     assert found[2] <= {middle(cell, (crop, crop)) for cell in exact.cells} <= found[0]
@@ -494,3 +494,32 @@ def test_pairs_stay_pairs_if_a_file_has_no_usable_region(tmp_path: Path) -> None
             np.save(tmp_path / part / f"{index}.npy", pixels)
     a, b = training_datasets(config(tmp_path, pairs="folders"))
     assert [Path(path).name for path in a.paths] == [Path(path).name for path in b.paths] == ["0.npy", "2.npy"]
+
+
+def test_notes_of_one_folder_for_both_parts_are_given_once(slides: Path) -> None:
+    folders = {f"data_folder_{part}_{domain}": str(slides / "trainA") for part in ("train", "test") for domain in "ab"}
+    notes = data.check(config(slides, data_root=None, new_size=None, crop_image_width=32, **folders))
+    assert len(notes) == len(set(notes))
+    assert any("regions are used" in note for note in notes)
+
+
+def test_regions_are_looked_at_once_with_progress(slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+    settings = config(slides, min_foreground=0.125)  # a rule that no other test has
+    data.check(settings, progress=lambda done, total: calls.append((done, total)))
+    total = 4 * 2 * (200 // 32) * (333 // 40)
+    assert calls == [(done, total) for done in range(1, total + 1)]
+    monkeypatch.setattr(ImageReader, "read", None)
+    data.check(settings, progress=lambda done, total: calls.append((done, total)))
+    training_datasets(settings)
+    assert len(calls) == total
+
+
+def test_many_files_are_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = []
+    for index in range(1030):
+        np.save(tmp_path / f"{index}.npy", np.full((4, 4), index % 251, np.uint8))
+        requests.append(Request(str(tmp_path / f"{index}.npy"), 1, PixelValues(), (4, 4), Rule("auto", 0.5)))
+    index_together(requests)
+    monkeypatch.setattr(ImageReader, "read", None)
+    assert [usable_cells(request).total for request in requests] == [1] * 1030
