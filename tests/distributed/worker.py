@@ -15,11 +15,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from fastmunit import data, distributed, functional
 from fastmunit.config import Config
+from fastmunit.data import usable_regions
+from fastmunit.data.usable_regions import Request, Rule, index_together, usable_cells
+from fastmunit.data.value_range import PixelValues
 from fastmunit.distributed import overlap
 from fastmunit.errors import CheckpointError, ConfigError, DataError, RankError, TrainingError
 from fastmunit.runs import RunFolder, train
@@ -78,7 +82,25 @@ def short(folder: Path) -> None:
     """Train the short cases and check each collective operation with two ranks."""
     systems(folder, SHORT)
     together()
+    shared_index(folder)
     (folder / f"together_{distributed.rank()}").touch()
+
+
+def shared_index(folder: Path) -> None:
+    """Check that the regions of slides are looked at once, half of them by each rank."""
+    path = folder / "slide.npy"
+    tissue = np.random.default_rng(0).integers(0, 200, (40, 30), np.uint8)
+    distributed.on_first(lambda: np.save(path, np.pad(tissue, 20, constant_values=255)))
+    requests = [Request(str(path), 1, PixelValues(), crop, Rule("auto", 0.5)) for crop in ((10, 10), (7, 9))]
+    calls: list[tuple[int, int]] = []
+    index_together(requests, lambda done, total: calls.append((done, total)))
+    total = 8 * 7 + (80 // 7) * (70 // 9)
+    mine = len(distributed.block(total))
+    assert mine < total and calls == [(done, mine) for done in range(1, mine + 1)]
+    found = [usable_cells(request) for request in requests]
+    usable_regions._known.clear()
+    assert found == [usable_cells(request) for request in requests]
+    assert [index.total for index in found] == [56, 77] and all(0 < len(index.cells) < index.total for index in found)
 
 
 def together() -> None:
