@@ -12,8 +12,9 @@ import torch
 from PIL import Image, ImageSequence
 from torch import Tensor
 
-from fastmunit.data.images import pillow_planes
+from fastmunit.data.images import normalize, pillow_planes
 from fastmunit.data.opening import opened
+from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
 from fastmunit.files import atomic_write, printable
 
@@ -75,6 +76,36 @@ def read_animation(path: str | os.PathLike[str], channels: int, max_pixels: int 
             durations.append(frame.info.get("duration", 0))
         loop = image.info.get("loop")
         return Animation(frames, durations, loop if isinstance(loop, int) else None, str(image.format))
+
+
+def require_frames(path: str | os.PathLike[str], values: PixelValues) -> None:
+    """Raise DataError if images of a domain are slices with neighbors, which frames are not."""
+    if values.slices > 1:
+        raise DataError(
+            f"{printable(path)} has frames, and the model takes {values.slices} neighboring slices of a volume: give a "
+            "volume, or still images."
+        )
+
+
+def frame_input(frame: Tensor, values: PixelValues, path: str | os.PathLike[str]) -> Tensor:
+    """Map a frame to [-1, 1] with the value range of its domain.
+
+    Args:
+        frame: Frame (C, H, W), uint8 or float32 in [0, 1].
+        values: How pixels are read.
+        path: The file, for messages.
+
+    Raises:
+        DataError: If the frame has more than 8 bits, and the range is another one than [0, 255].
+    """
+    if values.range is None or values.are_bytes:
+        return normalize(frame)
+    if frame.dtype != torch.uint8:
+        raise DataError(
+            f"{printable(path)} has frames of more than 8 bits, and value_range{values.keys} is for stored values: "
+            "convert it to 8 bits, or give its frames as images."
+        )
+    return values.range.to_network(frame)
 
 
 def frame_bytes(image: Tensor, path: str | os.PathLike[str]) -> Tensor:

@@ -161,7 +161,10 @@ class Translator(pretrained.Shareable):
 
         Raises:
             FastmunitError: If the image does not have the model's channels, or there is not enough memory.
+            ValueError: If there are no styles.
         """
+        if not len(styles):
+            raise ValueError(f"expected styles (S, style_dim, 1, 1) with S of at least 1, got {tuple(styles.shape)}")
         self._require_channels(image)
         height, width = image.shape[1:]
         with _memory_errors(image), self._autocast(precision):

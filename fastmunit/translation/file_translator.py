@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from fastmunit import data
-from fastmunit.data.animation import SUFFIXES, frame_bytes, read_animation, save_animation
+from fastmunit.data.animation import SUFFIXES, frame_bytes, frame_input, read_animation, save_animation
 from fastmunit.data.failures import Failure
-from fastmunit.data.images import normalize
 from fastmunit.data.pixels import read_pixels
 from fastmunit.data.video_writer import output_suffix
 from fastmunit.errors import DataError, FastmunitError
@@ -235,10 +234,11 @@ class FileTranslator:
     def _translate_animation(self, item: Input, codes: Tensor, targets: Sequence[Path]) -> tuple[Tensor, list[Tensor]]:
         """Translate each frame into the same styles, and write one animation per style."""
         animation = read_animation(item.path, self._translator.channels, self._rendering.max_pixels)
+        values = source_values(self._translator)
         first: tuple[Tensor, list[Tensor]] | None = None
         frames: list[list[Tensor]] = [[] for _ in targets]
         for frame in animation.frames:
-            image, outputs = self._outputs(normalize(frame), codes)
+            image, outputs = self._outputs(frame_input(frame, values, item.path), codes)
             first = first or (image, outputs)
             for output, of_style in zip(outputs, frames, strict=True):
                 of_style.append(frame_bytes(output, item.path))
@@ -260,6 +260,7 @@ class FileTranslator:
                     self._translator.channels,
                     partial(self._outputs, codes=codes[part]),
                     targets[part],
+                    values=source_values(self._translator),
                     max_pixels=options.max_pixels,
                     lossless=options.lossless,
                     advance=advance,

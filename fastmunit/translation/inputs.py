@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastmunit import data
-from fastmunit.data.animation import animated_format
+from fastmunit.data.animation import animated_format, require_frames
 from fastmunit.data.failures import Failure
 from fastmunit.data.formats import without_extension
 from fastmunit.data.readers import has_reader, keeps_format
@@ -145,6 +145,7 @@ def checked_inputs(
 
 def _checked(item: Input, limits: Limits, target_channels: int, like_input: bool | None) -> Input:
     if is_video(item.path):
+        require_frames(item.path, limits.values)
         return item._replace(video=limits.check_video(item.path, target_channels))
     image = item.path, limits.channels, limits.values, limits.max_pixels
     if keeps_format(*image) if like_input is None else like_input and is_image_file(item.path):
@@ -154,7 +155,10 @@ def _checked(item: Input, limits: Limits, target_channels: int, like_input: bool
     limits.check(item.path)
     if has_reader(*image):
         return item
-    return item._replace(form=animated_format(item.path, limits.max_pixels))
+    form = animated_format(item.path, limits.max_pixels)
+    if form is not None:
+        require_frames(item.path, limits.values)
+    return item._replace(form=form)
 
 
 def list_references(references: Sequence[Path]) -> tuple[list[Path], list[str]]:

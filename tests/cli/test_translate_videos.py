@@ -5,11 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from fastmunit.config import Config
 from fastmunit.data import video as reading
-from fastmunit.translation.inputs import Input, in_order_of_frames
+from fastmunit.data.animation import frame_input
+from fastmunit.data.value_range import PixelValues, ValueRange
+from fastmunit.errors import DataError
+from fastmunit.translation.inputs import Input, Limits, checked_inputs, in_order_of_frames
 from fastmunit.translation.translate import load_translator
 from fastmunit.translation.translate import translate as translate_in_python
 from tests.cli.conftest import Command
@@ -111,3 +117,40 @@ def test_the_order_of_frames() -> None:
     ordered = ["2/x9", "10/x2", "10/x10", "frame", "frame2", "frame02b", "frame10", "frame10a"]
     inputs = [Input(Path(name), name) for name in sorted(ordered)]
     assert [item.name for item in in_order_of_frames(inputs)] == ordered
+
+
+def test_frames_have_the_value_range_of_the_training(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    """A video and an animation give what their frames give as images."""
+    pytest.importorskip("av", reason="needs PyAV")
+    Config.load(trained / "config.yaml", ["value_range_a=[60, 150]"]).save(tmp_path / "range.yaml")
+    source = make_video(tmp_path / "clip.mkv", "ffv1", pixels="bgr0", size=(17, 21), times=(0, 1000))
+    frames = [Image.fromarray(frame) for _, frame in frames_of(source)]
+    frames[1].save(tmp_path / "still.png")
+    frames[0].save(tmp_path / "moving.png", save_all=True, append_images=[frames[1]], duration=100)
+    generators = next((trained / "checkpoints").glob("gen_*.pt"))
+    options = ("--styles", 1, "--same-styles", "--lossless", "--config", tmp_path / "range.yaml")
+    for name in ("clip.mkv", "still.png", "moving.png"):
+        translated(fastmunit, generators, tmp_path / "out", "-i", tmp_path / name, *options)
+    still = np.asarray(Image.open(tmp_path / "out/still_style00.png"))
+    translated(fastmunit, trained, tmp_path / "plain", "-i", tmp_path / "still.png", "--styles", 1, "--same-styles")
+    assert (np.asarray(Image.open(tmp_path / "plain/still_style00.png")) != still).any()
+    video = frames_of(tmp_path / "out/clip_style00.mkv")[1][1]
+    assert np.abs(video.astype(int) - still).max() <= 1
+    with Image.open(tmp_path / "out/moving_style00.png") as animation:
+        animation.seek(1)
+        assert np.abs(np.asarray(animation.convert("RGB")).astype(int) - still).max() <= 1
+
+
+def test_frames_that_a_range_or_slices_do_not_fit(tmp_path: Path) -> None:
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 200)]
+    frames[0].save(tmp_path / "moving.png", save_all=True, append_images=frames[1:], duration=100)
+    values = PixelValues(slices=3)
+    for path in (tmp_path / "moving.png", tmp_path / "clip.mp4"):
+        good, failures = checked_inputs([Input(path, "x")], Limits(3, None, 12, None, values), 3)
+        assert not good and "takes 3 neighboring slices of a volume" in failures[0].reason
+    deep = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 3)
+    assert frame_input(deep, PixelValues(ValueRange(0, 255)), "clip.mp4").flatten().tolist() == [-1, 0, 1]
+    with pytest.raises(DataError, match=r"clip\.mp4 has frames of more than 8 bits, and value_range_a is for stored"):
+        frame_input(deep, PixelValues(ValueRange(0, 100), keys="_a"), "clip.mp4")
+    shades = torch.tensor([0, 50, 100, 255], dtype=torch.uint8).view(1, 1, 4)
+    assert frame_input(shades, PixelValues(ValueRange(0, 100)), "clip.mp4").flatten().tolist() == [-1, 0, 1, 1]

@@ -155,7 +155,7 @@ def test_arguments_that_contradict_the_model(trainer: fastmunit.MUNIT, run_folde
         ({"styles": 0}, "styles is 0: use at least 1"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"styles": torch.zeros(2, 5, 1, 1)}, r"expected styles \(S, 8, 1, 1\), got \(2, 5, 1, 1\)"),
-        ({"styles": torch.zeros(0, 8, 1, 1)}, r"expected styles \(S, 8, 1, 1\), got \(0, 8, 1, 1\)"),
+        ({"styles": torch.zeros(0, 8, 1, 1)}, r"expected styles \(S, 8, 1, 1\), got \(0, "),
         ({"images": torch.zeros(0, 1, 32, 32)}, r"got \(0, 1, 32, 32\) in torch.float32"),
         ({"images": torch.zeros(1, 32, 32, dtype=torch.uint8)}, "in torch.uint8"),
         ({"images": []}, "images is an empty list"),
@@ -350,3 +350,11 @@ def test_precision_applies_to_the_call(run_folder: Path, image: torch.Tensor) ->
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(ask, range(40)))
     assert translator.precision == "bfloat16"
+
+
+def test_no_styles_are_named(trainer: fastmunit.MUNIT, image: torch.Tensor) -> None:
+    translator = trainer.evaluation_translator("a2b")
+    with pytest.raises(ValueError, match=r"with S of at least 1, got \(0, "):
+        translator.translate(image, torch.zeros(0, translator.style_dim, 1, 1))
+    with pytest.raises(ValueError, match=r"with S of at least 1, got \(0, "):
+        fastmunit.translate(translator, image, torch.zeros(0, translator.style_dim, 1, 1))
