@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastmunit.systems.translators import Translator
     from fastmunit.translation.file_translator import OutputStyles
     from fastmunit.translation.inputs import Input, Limits
+    from fastmunit.translation.large_images import Resources
 
 
 _style_option = partial(typer.Option, rich_help_panel="Style")
@@ -179,7 +180,9 @@ def translate(
         first_layer = settings.gen.dim * (4 if precision is Precision.float32 else 2)
     for path in references:
         values = PixelValues.of(settings, way[-1])
-        Limits(target_channels, size, 4 * target_channels + first_layer, limit, values).check(path)
+        # Without a new size, those that do not fit in the memory are encoded out of core.
+        pixel_bytes = 0 if size is None else 4 * target_channels + first_layer
+        Limits(target_channels, size, pixel_bytes, limit, values).check(path)
     values = PixelValues.of(settings, way[0])
     # Images whose maps do not fit in the memory are translated out of core.
     limits = Limits(source_channels, size, 4 * source_channels, limit, values)
@@ -193,7 +196,7 @@ def translate(
         option = "--styles" if styles_file is None else "--styles-file"
         raise FastmunitError(f"a {settings.system} model gives one output per image: leave {option} out.")
     if references or styles_file is not None:
-        output_styles = _given_styles(translator, references, styles_file, interpolate, size, limit)
+        output_styles = _given_styles(translator, references, styles_file, interpolate, size, limit, resources)
     else:
         count = styles or (10 if translator.style_dim else 1)
         output_styles = _random_styles(translator, count, seed, same_styles or frames)
@@ -260,24 +263,27 @@ def _given_styles(
     interpolate: int | None,
     size: int | None,
     max_pixels: int | None,
+    resources: "Resources",
 ) -> "OutputStyles":
     """Return the styles of references or of a file, or interpolate between two of them."""
     import torch
 
-    from fastmunit.data.pixels import read_pixels
     from fastmunit.errors import FastmunitError
-    from fastmunit.translation.domains import target_values
     from fastmunit.translation.file_translator import OutputStyles
     from fastmunit.translation.output_sheet import resized
+    from fastmunit.translation.references import encode_reference
     from fastmunit.translation.styles import interpolate as interpolate_codes
     from fastmunit.translation.styles import styles_from_file
 
-    channels, values = translator.target_channels, target_values(translator)
-    images = [resized(read_pixels(path, channels, max_pixels, values), size) for path in references]
+    prepare = None if size is None else partial(resized, size=size)
+    encoded = [
+        encode_reference(translator, path, resources, max_pixels=max_pixels, prepare=prepare) for path in references
+    ]
+    images = [image for _, image in encoded]
     if styles_file is not None:
         kind, (codes, names) = "style", styles_from_file(translator, styles_file)
     else:
-        kind, codes, names = "reference", torch.cat([translator.style_of(image) for image in images]), []
+        kind, codes, names = "reference", torch.cat([code for code, _ in encoded]), []
     if interpolate is None:
         return OutputStyles(kind, len(codes), codes, names, images)
     if len(codes) != 2 or not codes.is_floating_point():

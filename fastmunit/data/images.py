@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -191,11 +191,17 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
         DataError: If the tensor contains NaN, or the format cannot store its channels.
         FastmunitError: If the file cannot be written.
     """
+    save_levels(_levels(image, printable(path)), path)
+
+
+def save_levels(levels: np.ndarray, path: str | os.PathLike[str]) -> None:
+    """Save uint8 values (H, W, C) as an image like `save_image`, which raises the same errors."""
     target = Path(path)
     file_format = Image.registered_extensions().get(target.suffix.lower())
     if file_format is None:
         raise DataError(f"{printable(target)}: unknown image format {target.suffix!r}: use .png, .jpg or .tif.")
-    encoded = encode_image(image, file_format, printable(target), **({"quality": 95} if file_format == "JPEG" else {}))
+    options = {"quality": 95} if file_format == "JPEG" else {}
+    encoded = _encoded(levels, file_format, printable(target), options)
     with atomic_write(target) as file:
         file.write(encoded)
 
@@ -212,17 +218,26 @@ def encode_image(image: Tensor, file_format: str, name: str, **options: object) 
     Raises:
         DataError: If the tensor contains NaN, or the format cannot store its channels.
     """
+    return _encoded(_levels(image, name), file_format, name, options)
+
+
+def _levels(image: Tensor, name: str) -> np.ndarray:
+    """Return an image (C, H, W) in [-1, 1] as uint8 values (H, W, C)."""
     if image.ndim != 3 or image.shape[0] == 0:
         raise DataError(f"{name}: expected an image (C, H, W), got a tensor of shape {tuple(image.shape)}.")
     if bool(image.isnan().any()):
         raise DataError(f"{name}: the image contains NaN and was not saved: the network has diverged.")
     levels = image.detach().to("cpu", torch.float32).clamp(-1, 1).add(1).mul(_BYTE / 2).round().to(torch.uint8)
-    channels = levels.shape[0]
+    return levels.permute(1, 2, 0).numpy()
+
+
+def _encoded(levels: np.ndarray, file_format: str, name: str, options: Mapping[str, object]) -> bytes:
+    """Encode uint8 values (H, W, C)."""
+    channels = levels.shape[2]
     if channels in (1, 2, 3, 4):
-        pixels = levels[0] if channels == 1 else levels.permute(1, 2, 0)
-        picture = Image.fromarray(np.ascontiguousarray(pixels.numpy()))
+        picture = Image.fromarray(np.ascontiguousarray(levels[..., 0] if channels == 1 else levels))
     elif file_format == "TIFF":
-        picture, *rest = (Image.fromarray(plane.numpy()) for plane in levels)
+        picture, *rest = (Image.fromarray(np.ascontiguousarray(levels[..., band])) for band in range(channels))
         options = {**options, "save_all": True, "append_images": rest}
     else:
         raise DataError(f"{name}: {file_format} cannot store {channels} channels: use .tif.")

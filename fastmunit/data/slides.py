@@ -195,7 +195,9 @@ def region_requests(config: Config, part: Part, domain: Domain, crop: tuple[int,
     scientific = _have_readers(config, domain, files.paths)
     if config.pairs == "folders":
         partners_of_a = domain_files(config, part, "b").paths
-        pairs = list(zip(files.paths, scientific, partners_of_a, _have_readers(config, "b", partners_of_a), strict=True))
+        pairs = list(
+            zip(files.paths, scientific, partners_of_a, _have_readers(config, "b", partners_of_a), strict=True)
+        )
         for path_a, own, path_b, theirs in pairs:
             if own != theirs:
                 _require_one_plane(config, path_a, path_b, "a" if own else "b")

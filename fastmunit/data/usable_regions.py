@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -112,7 +111,9 @@ def usable_cells(request: Request) -> Index:
     return _known[_key(request)]
 
 
-def index_together(requests: Sequence[Request], progress: Callable[[int, int], object] = lambda done, total: None) -> None:
+def index_together(
+    requests: Sequence[Request], progress: Callable[[int, int], object] = lambda done, total: None
+) -> None:
     """Find the usable cells of files, which `usable_cells` then returns at once. The processes of a run share the work.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,21 +15,28 @@ from torch import Tensor
 from fastmunit import data
 from fastmunit.data.animation import SUFFIXES, frame_bytes, frame_input, read_animation, save_animation
 from fastmunit.data.failures import Failure
+from fastmunit.data.images import normalize
 from fastmunit.data.pixels import read_pixels
+from fastmunit.data.validate import image_header
+from fastmunit.data.value_range import PixelValues
 from fastmunit.data.video_writer import output_suffix
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import printable
 from fastmunit.memory import first_line, is_out_of_memory
 from fastmunit.out_of_core.pixels import PixelSink, PixelSource
+from fastmunit.planning.available import free_memory
 from fastmunit.systems.translators import Translator, value_mapping
 from fastmunit.translation.domains import source_values
 from fastmunit.translation.inputs import Input
 from fastmunit.translation.large_images import Resources, translate_by_region, translate_image
+from fastmunit.translation.large_pictures import CODEC_BYTES, PictureSink, PictureSource
 from fastmunit.translation.like_input import translate_like
 from fastmunit.translation.output_record import OutputRecord
 from fastmunit.translation.output_sheet import OutputSheet, resized
 from fastmunit.translation.videos import MAX_ENCODERS, translate_video
 
+# Below this, nothing is estimated, as any machine has the memory of a whole image.
+SMALL = 1 << 20
 _MAX_NAME_LENGTH = 30
 """Characters of a style's name that go into a file name."""
 
@@ -215,21 +223,91 @@ class FileTranslator:
         if item.form is not None:
             return self._translate_animation(item, codes, targets)
         if item.like is not None:
-            whole = self._rendering.stretch or self._rendering.size is not None
+            if self._is_whole():
+                self._require_memory(item.path, source_values(self._translator), len(codes))
             return translate_like(
                 item.path,
                 codes,
                 targets,
                 self._translator,
                 lambda x, s: self._outputs(x, s)[1],
-                None if whole else self._by_region,
+                None if self._is_whole() else self._by_region,
             )
-        values = source_values(self._translator)
-        image = read_pixels(item.path, self._translator.channels, self._rendering.max_pixels, values)
+        values, channels = source_values(self._translator), self._translator.channels
+        if self._is_whole():
+            self._require_memory(item.path, values, len(codes))
+        elif self._resources.memory is not None or self._is_large(item.path, values):
+            return self._translate_picture(item.path, values, codes, targets)
+        image = read_pixels(item.path, channels, self._rendering.max_pixels, values)
         image, outputs = self._outputs(image, codes)
         for output, path in zip(outputs, targets, strict=True):
             data.save_image(output, path)
         return image, outputs
+
+    def _is_whole(self) -> bool:
+        """Return True if an option needs whole images."""
+        return self._rendering.stretch or self._rendering.size is not None
+
+    def _is_large(self, path: Path, values: PixelValues) -> bool:
+        header = image_header(path, self._translator.channels, values, self._rendering.max_pixels)
+        return header.height * header.width >= SMALL
+
+    def _translate_picture(
+        self, path: Path, values: PixelValues, codes: Tensor, targets: Sequence[Path]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Translate a picture that may not fit in the memory with its maps, and write its outputs."""
+        translator, options = self._translator, self._rendering
+        source = PictureSource(path, translator.channels, values, options.max_pixels)
+        memory = self._resources.memory
+        if memory is None:
+            _ = source.planes  # so that it is not part of the memory that is free
+        else:
+            needed = CODEC_BYTES * source.height * source.width
+            if needed > memory:
+                raise _Untranslated(
+                    f"{printable(path)}: decoding {source.width}x{source.height} pixels takes about "
+                    f"{needed / 1e6:,.1f} MB of memory, more than {memory / 1e6:,.1f} MB: raise --memory, or convert "
+                    "it to a tiled TIFF, which is read by region."
+                )
+            memory = max(memory - source.resident_bytes, 1)
+        sinks = [
+            PictureSink(target, self._output, translator.target_channels, source.height, source.width)
+            for target in targets
+        ]
+        if self._by_region(source, codes, sinks, memory):
+            for sink in sinks:
+                sink.save()
+            return source.preview(), [sink.preview() for sink in sinks]
+        image = normalize(source.planes)
+        try:
+            outputs = list(translator.translate(image, codes, options.batch_size, precision=options.precision))
+        except FastmunitError as error:
+            raise _Untranslated(str(error)) from error
+        for output, target in zip(outputs, targets, strict=True):
+            data.save_image(output, target)
+        return image, outputs
+
+    def _require_memory(self, path: Path, values: PixelValues, styles: int) -> None:
+        """Check that an image and its outputs fit in the memory as a whole.
+
+        Raises:
+            _Untranslated: If they do not. The message names the option that needs them.
+        """
+        option = "--stretch" if self._rendering.stretch else "--size"
+        header = image_header(path, self._translator.channels, values, self._rendering.max_pixels)
+        size = header.height * header.width
+        memory = self._resources.memory
+        if memory is None and size >= SMALL:
+            with suppress(FastmunitError):  # the system does not tell
+                memory = free_memory(torch.device("cpu"))
+        outputs = styles * self._translator.target_channels if self._rendering.stretch else 0
+        needed = 8 * size * (self._translator.channels + outputs)
+        if memory is not None and needed > memory:
+            raise _Untranslated(
+                f"{printable(path)}: {option} needs the whole image of {header.width}x{header.height} pixels in "
+                f"memory, about {needed / 1e6:,.1f} MB of {memory / 1e6:,.1f} MB: leave {option} out, or "
+                "give more --memory."
+            )
 
     def _translate_animation(self, item: Input, codes: Tensor, targets: Sequence[Path]) -> tuple[Tensor, list[Tensor]]:
         """Translate each frame into the same styles, and write one animation per style."""
@@ -268,8 +346,14 @@ class FileTranslator:
             )
         return firsts[0][0], [output for _, outputs in firsts for output in outputs]
 
-    def _by_region(self, source: PixelSource, codes: Tensor, sinks: Sequence[PixelSink]) -> bool:
-        """Translate a source by region, if it is too large to be translated as a whole."""
+    def _by_region(
+        self, source: PixelSource, codes: Tensor, sinks: Sequence[PixelSink], memory: int | None = None
+    ) -> bool:
+        """Translate a source by region, if it is too large to be translated as a whole.
+
+        `memory` replaces that of the resources.
+        """
+        resources = self._resources if memory is None else replace(self._resources, memory=memory)
         # The image as it is stored and in float32, and each output in float32 and as it is written.
         pixel_bytes = 8 * (self._translator.channels + len(codes) * self._translator.target_channels)
         try:
@@ -279,7 +363,7 @@ class FileTranslator:
                 codes,
                 sinks,
                 self._rendering.precision,
-                self._resources,
+                resources,
                 pixel_bytes=pixel_bytes,
             )
         except FastmunitError as error:

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastmunit.data.values import ACCEPTED, IMAGE_TYPES, ImageLike, image_tensor
+from fastmunit.data.values import ACCEPTED, IMAGE_TYPES, ImageLike
 from fastmunit.errors import DataError
 from fastmunit.files import printable
 from fastmunit.systems.translators import Translator
-from fastmunit.translation.domains import target_values
+from fastmunit.translation.large_images import Resources
+from fastmunit.translation.references import encode_reference
 from fastmunit.translation.style_file import SUFFIX, Styles, as_codes, read_styles
 
 StylesLike = int | ImageLike | Sequence[ImageLike]
@@ -34,7 +35,12 @@ def styles_from_file(translator: Translator, path: str | os.PathLike[str]) -> St
 
 
 def style_codes(
-    translator: Translator, styles: object, seed: int, precision: str | None, max_pixels: int | None = None
+    translator: Translator,
+    styles: object,
+    seed: int,
+    precision: str | None,
+    max_pixels: int | None = None,
+    resources: Resources | None = None,
 ) -> Tensor:
     """Convert the argument `styles` of `fastmunit.translate` to style codes.
 
@@ -53,8 +59,8 @@ def style_codes(
     if isinstance(styles, list | tuple):
         if not styles:
             raise ValueError("styles is an empty list: give at least one reference")
-        return torch.cat([_code_of(translator, reference, precision, max_pixels) for reference in styles])
-    return _code_of(translator, styles, precision, max_pixels)
+        return torch.cat([_code_of(translator, reference, precision, max_pixels, resources) for reference in styles])
+    return _code_of(translator, styles, precision, max_pixels, resources)
 
 
 def interpolate(first: Tensor, second: Tensor, count: int) -> Tensor:
@@ -63,15 +69,19 @@ def interpolate(first: Tensor, second: Tensor, count: int) -> Tensor:
     return torch.lerp(first, second, weights)
 
 
-def _code_of(translator: Translator, reference: object, precision: str | None, max_pixels: int | None) -> Tensor:
+def _code_of(
+    translator: Translator,
+    reference: object,
+    precision: str | None,
+    max_pixels: int | None,
+    resources: Resources | None,
+) -> Tensor:
     if not isinstance(reference, IMAGE_TYPES):
         raise TypeError(
             f"styles: expected a number of styles, codes (S, style_dim, 1, 1), a {SUFFIX} file, or reference images "
             f"({ACCEPTED}, or a list of them), got {type(reference).__name__}."
         )
-    values = target_values(translator)
-    image = image_tensor(reference, translator.target_channels, "styles", max_pixels, values)
-    return translator.style_of(image, precision=precision)
+    return encode_reference(translator, reference, resources, precision, max_pixels)[0]
 
 
 def _example(translator: Translator) -> Tensor:

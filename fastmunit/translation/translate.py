@@ -146,7 +146,7 @@ def translate(
     translator, configured = _translator_of(model, config, direction, device)
     limit = configured if max_pixels is None else max_pixels
     inputs = _images(images, translator.channels, limit, source_values(translator))
-    codes = style_codes(translator, styles, seed, precision, limit)
+    codes = style_codes(translator, styles, seed, precision, limit, resources)
     if resources.save_statistics is not None and len(inputs) > 1:
         raise ValueError(f"save_statistics saves the statistics of one image, got {len(inputs)}: give one")
     outputs = [translate_image(translator, image, codes, batch_size, precision, resources) for image in inputs]

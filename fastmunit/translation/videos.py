@@ -23,7 +23,7 @@ def translate_video(
     outputs_of: Callable[[Tensor], tuple[Tensor, list[Tensor]]],
     targets: Sequence[Path],
     *,
-    values: PixelValues = PixelValues(),
+    values: PixelValues | None = None,
     max_pixels: int | None = None,
     lossless: bool = False,
     advance: Callable[[], object] = lambda: None,
@@ -37,7 +37,7 @@ def translate_video(
         channels: Number of channels of frames.
         outputs_of: Maps a frame (C, H, W) in [-1, 1] to an image and its outputs, one per target, all of the same size.
         targets: Files to write. They appear under their names when all are complete.
-        values: How pixels are read.
+        values: How pixels are read. None is without a value range.
         max_pixels: Maximum number of pixels per frame. None is Pillow's limit.
         lossless: Write FFV1, which keeps every value.
         advance: Called after each frame.
@@ -57,7 +57,7 @@ def translate_video(
                 for writer in writers:
                     writer.copy(item)
                 continue
-            image, outputs = outputs_of(frame_input(video.image(item, channels), values, path))
+            image, outputs = outputs_of(frame_input(video.image(item, channels), values or PixelValues(), path))
             if first is None:
                 first = image, outputs
                 height, width = outputs[0].shape[1:]

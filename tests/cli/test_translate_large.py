@@ -110,3 +110,37 @@ def test_a_full_disk(fastmunit: Command, model: Path, tmp_path: Path, monkeypatc
     assert run(tmp_path / "out").status == 0
     results = [tifffile.imread(tmp_path / name / "slide_style00.tif") for name in ("first", "out")]
     assert np.array_equal(*results)
+
+
+def test_pictures_are_written_by_region(fastmunit: Command, model: Path, tmp_path: Path) -> None:
+    save_image(image(), tmp_path / "a.png")
+    command = ("translate", "--checkpoint", model, "--input", tmp_path / "a.png", "--styles", 1)
+    for name, memory, words in (("out", "1.2MB", "280x200: out of core"), ("whole", "1GB", "280x200: as a whole")):
+        outcome = fastmunit(*command, "--output", tmp_path / name, "--memory", memory)
+        assert outcome.status == 0, outcome.err
+        assert outcome.err.count(words) == 1
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == [".fastmunit-outputs.jsonl", "a_style00.png", "sheet.png"]
+    found, whole = (read_image(tmp_path / name / "a_style00.png", 3) for name in ("out", "whole"))
+    torch.testing.assert_close(found, whole, rtol=0, atol=2.1 / 255)
+    for options, words in (
+        (("--memory", "300kB"), "a.png: decoding 280x200 pixels takes about 0.7 MB of memory, more than 0.3 MB"),
+        (("--memory", "1MB", "--size", 64), "--size needs the whole image of 280x200 pixels in memory, about 1.3 MB"),
+        (("--memory", "2MB", "--stretch"), "--stretch needs the whole image of 280x200 pixels in memory, about 2.7 MB"),
+    ):
+        outcome = fastmunit(*command, "--output", tmp_path / "none", *options)
+        assert (outcome.status, words in outcome.err) == (1, True), outcome.err
+    assert not list((tmp_path / "none").glob("*.png"))
+
+
+def test_slides_as_references(fastmunit: Command, model: Path, tmp_path: Path) -> None:
+    save_image(image(), tmp_path / "a.png")
+    pixels = ((image(480, 420) + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+    tifffile.imwrite(tmp_path / "slide.tif", pixels, tile=(64, 64), photometric="rgb")
+    command = ("translate", "--checkpoint", model, "--input", tmp_path / "a.png", "--reference", tmp_path / "slide.tif")
+    found = []
+    for name, options in (("whole", ()), ("small", ("--memory", "2.5MB"))):
+        outcome = fastmunit(*command, "--output", tmp_path / name, *options)
+        assert outcome.status == 0, outcome.err
+        found.append(read_image(tmp_path / name / "a_reference00.png", 3))
+    torch.testing.assert_close(*found, rtol=0, atol=2.1 / 255)

@@ -411,7 +411,9 @@ def test_files_are_closed(tmp_path: Path) -> None:
 
 def test_pillow_reads_ordinary_pictures_as_always(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for number, (shape, mode) in enumerate([((5, 7), "L"), ((5, 7, 3), "RGB"), ((5, 7, 4), "RGBA"), ((5, 7, 4), "CMYK")]):
+    for number, (shape, mode) in enumerate(
+        [((5, 7), "L"), ((5, 7, 3), "RGB"), ((5, 7, 4), "RGBA"), ((5, 7, 4), "CMYK")]
+    ):
         path = tmp_path / f"{number}.tif"
         Image.frombytes(mode, (7, 5), rng.bytes(int(np.prod(shape)))).save(path, compression="tiff_lzw")
         for channels in (1, 3, 4 if len(mode) == 4 else 3):

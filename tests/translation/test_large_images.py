@@ -6,13 +6,17 @@ import re
 from pathlib import Path
 
 import pytest
+import tifffile
 import torch
+from PIL import Image
 from torch import Tensor
 
 import fastmunit as package
+from fastmunit.data import read_image
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.out_of_core.engine import whole_image_bytes
 from fastmunit.translation.large_images import Resources, memory_of, translate_image
+from fastmunit.translation.references import encode_reference
 from tests.out_of_core.models import MODELS, picture, styles_of, untrained
 
 
@@ -84,3 +88,22 @@ def test_estimated_memory_grows_with_the_image(name: str) -> None:
     assert small > 256 * 256 * 4 * (translator.channels + 4)
     larger = whole_image_bytes(translator, 1024, 1024)
     assert larger - large == pytest.approx(4 * (large - small), rel=0.02)
+
+
+def test_references_are_encoded_out_of_core(model: Path, tmp_path: Path) -> None:
+    """Of a slide, only regions are read. The code is that of the whole image."""
+    translator = package.load_translator(model)
+    reference = image(480, 420)
+    pixels = ((reference + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    tifffile.imwrite(tmp_path / "slide.tif", pixels, tile=(64, 64), photometric="rgb")
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    expected = translator.style_of(read_image(tmp_path / "picture.png", 3))
+    for path, memory in (("slide.tif", 2_500_000), ("picture.png", 2_500_000), ("slide.tif", None)):
+        said: list[str] = []
+        resources = Resources(memory, tmp_path / "scratch", say=said.append)
+        code, shown = encode_reference(translator, tmp_path / path, resources)
+        torch.testing.assert_close(code, expected, rtol=0, atol=1e-5)
+        assert said == ([] if memory is None else ["reference of 420x480: style out of core."])
+        assert shown.shape == (3, 480, 420)
+    outputs = [package.translate(model, image(), tmp_path / "slide.tif", memory=m) for m in ("2.5MB", None)]
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-4)
