@@ -10,8 +10,10 @@ from typing import Any
 
 from fastmunit.errors import DataError
 from fastmunit.image_files.packages import needed
+from fastmunit.image_files.zarr_chunks import ChunkBound, chunk_bound
 
 METADATA_NAMES = ("zarr.json", ".zgroup", ".zarray")
+_ALL_METADATA_NAMES = (*METADATA_NAMES, ".zattrs", ".zmetadata")
 _MAX_METADATA_BYTES = 1 << 24
 _MAX_CHUNK_BYTES = 1 << 30
 # Codecs that decode bytes and nothing else. Others are refused by name: numcodecs' "pickle", for one, runs code.
@@ -38,6 +40,8 @@ def opened(path: Path) -> Any:
 def require_safe(array: Any) -> None:
     """Check the codecs of an array, and the size of its chunks, before a chunk is read.
 
+    From then on, chunks that would be larger after decompression than the array declares are refused.
+
     Raises:
         DataError: If a codec is not known to be safe, or chunks are too large.
     """
@@ -56,6 +60,7 @@ def require_safe(array: Any) -> None:
             f"its chunks {array.chunks} have {size:,} bytes, more than {_MAX_CHUNK_BYTES:,}: write it in "
             "smaller chunks."
         )
+    array.store_path.store.bounds[array.store_path.path] = chunk_bound(array)
 
 
 def _is_array(path: Path) -> bool:
@@ -92,14 +97,38 @@ def _checked_store(zarr: Any, path: Path) -> Any:
     root = path.resolve()
 
     class CheckedStore(zarr.storage.WrapperStore):
-        async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
-            return await super().get(_checked(root, key), *arguments, **options)
+        bounds: dict[str, ChunkBound]
+
+        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+            data = await super().get(_checked(root, key), prototype, byte_range)
+            self._require_bound(key, data, byte_range)
+            return data
 
         async def get_partial_values(self, prototype: Any, key_ranges: Iterable[tuple[str, Any]]) -> Any:
-            checked = [(_checked(root, key), span) for key, span in key_ranges]
-            return await super().get_partial_values(prototype, checked)
+            spans = [(_checked(root, key), span) for key, span in key_ranges]
+            parts = await super().get_partial_values(prototype, spans)
+            for (key, span), data in zip(spans, parts, strict=True):
+                self._require_bound(key, data, span)
+            return parts
 
-    return CheckedStore(zarr.storage.LocalStore(root, read_only=True))
+        def _require_bound(self, key: str, data: Any, byte_range: Any) -> None:
+            bound = self.bounds.get(max((path for path in self.bounds if _is_below(key, path)), key=len, default=""))
+            is_metadata = key.rsplit("/", 1)[-1] in _ALL_METADATA_NAMES
+            if (
+                bound is not None
+                and data is not None
+                and not is_metadata
+                and bound.in_shards == (byte_range is not None)
+            ):
+                bound.check(data, key)
+
+    store = CheckedStore(zarr.storage.LocalStore(root, read_only=True))
+    store.bounds = {}
+    return store
+
+
+def _is_below(key: str, path: str) -> bool:
+    return not path or key.startswith(f"{path}/")
 
 
 def _checked(root: Path, key: str) -> str:
@@ -113,7 +142,7 @@ def _checked(root: Path, key: str) -> str:
         raise DataError(f"its part {key!r} is outside of its folder: replace the link by the file.")
     if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
         raise DataError(f"its part {key!r} is not a regular file: copy the image again.")
-    limit = _MAX_METADATA_BYTES if key.rsplit("/", 1)[-1] in (*METADATA_NAMES, ".zattrs") else None
+    limit = _MAX_METADATA_BYTES if key.rsplit("/", 1)[-1] in _ALL_METADATA_NAMES else None
     if limit is not None and state.st_size > limit:
         raise DataError(f"its part {key!r} has more than {limit:,} bytes: it is damaged.")
     return key

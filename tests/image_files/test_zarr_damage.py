@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import pytest
 
 from fastmunit.errors import DataError
 from fastmunit.image_files.open import is_image_file, open_image
+from fastmunit.region import Region
 from tests.image_files.fuzz import damaged
 from tests.image_files.images import check_reading, pixels
 from tests.image_files.test_zarr import write_ome
 
 zarr = pytest.importorskip("zarr", minversion="3")
+crc32c = pytest.importorskip("google_crc32c")
+numcodecs = pytest.importorskip("numcodecs")
 
 
 def write(path: Path, version: int, **options: Any) -> np.ndarray:
@@ -78,6 +82,48 @@ def test_chunks_of_another_size_are_named(tmp_path: Path, name: str) -> None:
             shutil.copy(tmp_path / "other.zarr" / place, tmp_path / "image.zarr" / place)
     with open_image(tmp_path / "image.zarr") as reader, pytest.raises(DataError, match=r"image\.zarr"):
         reader.read()
+
+
+def _compressors(version: int) -> dict[str, Any]:
+    if version == 2:
+        names = {"zstd": {}, "blosc": {}, "lz4": {}, "gzip": {"level": 1}, "zlib": {}, "bz2": {}}
+        return {name: numcodecs.get_codec({"id": name, **options}) for name, options in names.items()}
+    return {"zstd": zarr.codecs.ZstdCodec(), "blosc": zarr.codecs.BloscCodec(), "gzip": zarr.codecs.GzipCodec()}
+
+
+@pytest.mark.parametrize(("version", "codec"), [(v, name) for v in (2, 3) for name in _compressors(v)])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_bombs_are_refused_before_they_are_decompressed(
+    tmp_path: Path, version: int, codec: str, sharded: bool
+) -> None:
+    if sharded and version == 2:
+        pytest.skip("version 2 has no shards")
+    for path, size in ((tmp_path / "image.zarr", 16), (tmp_path / "bomb.zarr", 128)):
+        shards = {"shards": (256, 256)} if sharded else {}
+        array = zarr.create_array(
+            path, shape=(256, 256), chunks=(size, size), dtype="uint8", zarr_format=version,
+            compressors=_compressors(version)[codec], **shards,
+        )  # fmt: skip
+        array[:128, :128] = 1
+    place = "c/0/0" if version == 3 else "0.0"
+    if sharded:  # the first chunk of the shard becomes the bomb: the index is at its end
+        bomb = (tmp_path / "bomb.zarr" / place).read_bytes()
+        shard = bytearray((tmp_path / "image.zarr" / place).read_bytes())
+        index = len(shard) - 4 - 16 * 16 * 16
+        offset, length = struct.unpack_from("<QQ", bomb, len(bomb) - 4 - 16 * 4)
+        chunk = bomb[offset : offset + length]
+        struct.pack_into("<QQ", shard, index, index, len(chunk))
+        table = shard[index:-4]
+        table_sum = crc32c.value(bytes(table)).to_bytes(4, "little")
+        (tmp_path / "image.zarr" / place).write_bytes(shard[:index] + chunk + table + table_sum)
+    else:
+        shutil.copy(tmp_path / "bomb.zarr" / place, tmp_path / "image.zarr" / place)
+    with open_image(tmp_path / "image.zarr") as reader:
+        assert (reader.read(Region(16, 16, 16, 16)) == 1).all()
+        with pytest.raises(DataError, match=r"bytes or more after decompression, where its metadata say at most 3,072"):
+            reader.read(Region(0, 0, 16, 16))
+    with open_image(tmp_path / "bomb.zarr") as reader:  # a large chunk that is declared is none
+        assert (reader.read(Region(0, 0, 16, 16)) == 1).all()
 
 
 @pytest.mark.parametrize("separator", [".", "/"])
