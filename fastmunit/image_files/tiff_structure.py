@@ -12,8 +12,11 @@ from fastmunit.errors import DataError
 _MAX_PAGES = 1 << 16
 _MAX_TAGS = 4096
 _SUBIFDS = 330
-# Tiles, levels of a pyramid, georeference, and GDAL's metadata and value of missing data.
-_NOT_ORDINARY = (322, _SUBIFDS, 33550, 33922, 34264, 34735, 42112, 42113)
+_PARTS = (322, _SUBIFDS)  # tiles, and levels of a pyramid
+# Georeference, and GDAL's metadata and value of missing data.
+_GEOREFERENCE = (33550, 33922, 34264, 34735, 42112, 42113)
+_PALETTE = 3
+_CONVERTED = (0, 8, 9, 10)  # MinIsWhite and Lab, which Pillow converts
 # Type code -> size in bytes, and the format of its values for the integer types.
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
@@ -138,8 +141,9 @@ def is_ordinary(path: Path) -> bool:
     """Return True if a TIFF is an ordinary picture, which Pillow reads without loss.
 
     Such a file is not BigTIFF, and has one page in strips with at most 8 bits per sample, no georeference, and no
-    OME-XML or description by ImageJ or Aperio. Pages that a camera has turned (Orientation) may have more bits, because
-    Pillow turns them back. A file that is damaged is ordinary, too.
+    OME-XML or description by ImageJ or Aperio. Palettes, fewer than 8 bits, and colors that Pillow converts (Lab,
+    MinIsWhite) may be in tiles. Pages that a camera has turned (Orientation) may have more bits, because Pillow turns
+    them back. A file that is damaged is ordinary, too.
     """
     try:
         with path.open("rb") as file:
@@ -148,10 +152,15 @@ def is_ordinary(path: Path) -> bool:
             bits = structure.integers(tags, 258) or (1,)
             description = structure.text(tags, 270).rstrip()
             is_turned = structure.integer(tags, 274, 1) != 1
+            colors = structure.integer(tags, 262, 1)
     except (DataError, OSError):
         return True
     described = description.endswith("OME>") or description.startswith(("ImageJ=", "Aperio"))
     described |= description.startswith('{"shape":') and '"truncated": true' in description  # a stack by tifffile
-    if structure.big or described or any(code in tags for code in _NOT_ORDINARY):
+    if colors == _PALETTE or max(bits) < 8:
+        return not structure.big
+    if structure.big or described or any(code in tags for code in _GEOREFERENCE):
         return False
-    return is_turned or (len(structure.pages) == 1 and max(bits) <= 8)
+    if colors in _CONVERTED and max(bits) == 8:
+        return True
+    return not any(code in tags for code in _PARTS) and (is_turned or (len(structure.pages) == 1 and max(bits) == 8))

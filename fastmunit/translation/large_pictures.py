@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,6 +19,7 @@ from fastmunit.data.validate import image_header
 from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import FastmunitError
 from fastmunit.files import printable
+from fastmunit.image_files.staging import reserve
 from fastmunit.region import Region
 from fastmunit.translation.region_files import preview_step
 
@@ -91,9 +91,7 @@ class PictureSink:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=self._folder) as file:
-                file.truncate(size)
-                if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
-                    os.posix_fallocate(file.fileno(), 0, size)
+                reserve(file.fileno(), size)  # a full disk is an error now, not a crash later
                 return np.memmap(file, np.uint8, "r+", shape=self._shape)
         except OSError as error:
             raise FastmunitError(

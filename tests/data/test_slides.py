@@ -525,3 +525,17 @@ def test_many_files_are_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.
     index_together(requests)
     monkeypatch.setattr(ImageReader, "read", None)
     assert [usable_cells(request).total for request in requests] == [1] * 1030
+
+
+def test_palettes_bits_and_lab_are_read_by_pillow(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    palette = _RNG.integers(0, 65535, (3, 256), np.uint16)
+    tifffile.imwrite(path, _GRAY, photometric="palette", colormap=palette, tile=(16, 16))
+    assert not has_reader(path, 3, PixelValues())
+    expected = ((palette >> 8).astype(np.float32) / 255 * 2 - 1)[:, _GRAY]
+    np.testing.assert_allclose(read_pixels(path, 3), expected, atol=1e-6)
+    tifffile.imwrite(path, _GRAY > 99, photometric="minisblack", tile=(16, 16))
+    assert not has_reader(path, 1, PixelValues())
+    np.testing.assert_array_equal(read_pixels(path, 1)[0], np.where(_GRAY > 99, 1, -1))
+    tifffile.imwrite(path, _GRAY, photometric="miniswhite", tile=(16, 16))
+    np.testing.assert_allclose(read_pixels(path, 1)[0], (255 - _GRAY) / 255 * 2 - 1, atol=1e-6)

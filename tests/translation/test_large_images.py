@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -15,7 +17,9 @@ import fastmunit as package
 from fastmunit.data import read_image
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.out_of_core.engine import whole_image_bytes
+from fastmunit.region import Region
 from fastmunit.translation.large_images import Resources, memory_of, translate_image
+from fastmunit.translation.large_pictures import PictureSink
 from fastmunit.translation.references import encode_reference
 from tests.out_of_core.models import MODELS, picture, styles_of, untrained
 
@@ -59,6 +63,23 @@ def test_from_python(model: Path, tmp_path: Path) -> None:
     assert float((fixed[1] - package.translate(model, image(40, 40), 2)).abs().max()) > 1e-3
     local = package.translate(model, image(), 2, statistics="local")
     torch.testing.assert_close(local, whole)  # one tile holds this image
+
+
+def test_a_full_disk_leaves_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("posix_fallocate", "fsync"):  # before the first tile, and when the picture is written
+        sink = PictureSink(tmp_path / "a.png", tmp_path, 3, 20, 30)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            with pytest.raises(FastmunitError, match=r"cannot write .*a\.png: No space left on device"):
+                sink.write(image(20, 30)[None], Region(0, 0, 20, 30))
+                sink.save()
+        assert list(tmp_path.iterdir()) == []
+    sink.save()
+    torch.testing.assert_close(read_image(tmp_path / "a.png", 3), image(20, 30), rtol=0, atol=1.1 / 255)
+    torch.testing.assert_close(sink.preview(), image(20, 30), rtol=0, atol=1.1 / 255)
 
 
 def test_wrong_arguments(model: Path, tmp_path: Path) -> None:
