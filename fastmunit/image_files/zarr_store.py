@@ -113,13 +113,9 @@ def _checked_store(zarr: Any, path: Path) -> Any:
 
         def _require_bound(self, key: str, data: Any, byte_range: Any) -> None:
             bound = self.bounds.get(max((path for path in self.bounds if _is_below(key, path)), key=len, default=""))
-            is_metadata = key.rsplit("/", 1)[-1] in _ALL_METADATA_NAMES
-            if (
-                bound is not None
-                and data is not None
-                and not is_metadata
-                and bound.in_shards == (byte_range is not None)
-            ):
+            if bound is None or data is None or key.rsplit("/", 1)[-1] in _ALL_METADATA_NAMES:
+                return
+            if bound.in_shards == (byte_range is not None):
                 bound.check(data, key)
 
     store = CheckedStore(zarr.storage.LocalStore(root, read_only=True))

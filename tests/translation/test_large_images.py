@@ -69,14 +69,18 @@ def test_a_full_disk_leaves_no_picture(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for name in ("posix_fallocate", "fsync"):  # before the first tile, and when the picture is written
-        sink = PictureSink(tmp_path / "a.png", tmp_path, 3, 20, 30)
-        with monkeypatch.context() as patch:
-            patch.setattr(os, name, full)
-            with pytest.raises(FastmunitError, match=r"cannot write .*a\.png: No space left on device"):
-                sink.write(image(20, 30)[None], Region(0, 0, 20, 30))
-                sink.save()
-        assert list(tmp_path.iterdir()) == []
+    words = r"cannot write .*a\.png: No space left on device"
+    sink, whole = PictureSink(tmp_path / "a.png", tmp_path, 3, 20, 30), Region(0, 0, 20, 30)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(FastmunitError, match=words):
+            sink.write(image(20, 30)[None], whole)
+    sink.write(image(20, 30)[None], whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(FastmunitError, match=words):
+            sink.save()
+    assert list(tmp_path.iterdir()) == []
     sink.save()
     torch.testing.assert_close(read_image(tmp_path / "a.png", 3), image(20, 30), rtol=0, atol=1.1 / 255)
     torch.testing.assert_close(sink.preview(), image(20, 30), rtol=0, atol=1.1 / 255)
