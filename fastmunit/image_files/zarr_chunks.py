@@ -19,7 +19,7 @@ _HEADER_BYTES = 18
 
 
 class ChunkBound(NamedTuple):
-    """What is known of the stored chunks of an array.
+    """The outermost codec of the stored chunks of an array, and the size that they may have.
 
     Attributes:
         codec: Name of the outermost codec.
