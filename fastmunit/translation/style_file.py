@@ -99,7 +99,7 @@ def as_codes(codes: Tensor, style_dim: int, example: Tensor, name: str) -> Tenso
         ValueError: If the shape is not the model's, or only one of codes and example is of integers.
     """
     if codes.dim() != 4 or not len(codes) or tuple(codes.shape[1:]) != (style_dim, 1, 1):
-        raise ValueError(f"expected {name} (S, {style_dim}, 1, 1) with S of at least 1, got {tuple(codes.shape)}")
+        raise ValueError(f"expected {name} (S, {style_dim}, 1, 1), got {tuple(codes.shape)}")
     if codes.is_complex() or codes.dtype == torch.bool or codes.is_floating_point() != example.is_floating_point():
         kind = "floating point numbers" if example.is_floating_point() else "integers"
         raise ValueError(f"expected {name} as {kind}, got {codes.dtype}")
