@@ -7,7 +7,8 @@ from collections import OrderedDict
 
 import numpy as np
 
-_MAX_BYTES = 1 << 26
+MAX_BYTES = 1 << 26
+"""Bytes of the arrays that a cache keeps."""
 
 
 class DecodedCache:
@@ -29,9 +30,9 @@ class DecodedCache:
     def put(self, key: tuple[int, ...], array: np.ndarray) -> None:
         """Store an array, unless it is larger than the whole cache."""
         with self._lock:
-            if key in self._arrays or array.nbytes > _MAX_BYTES:
+            if key in self._arrays or array.nbytes > MAX_BYTES:
                 return
             self._arrays[key] = array
             self._bytes += array.nbytes
-            while self._bytes > _MAX_BYTES:
+            while self._bytes > MAX_BYTES:
                 self._bytes -= self._arrays.popitem(last=False)[1].nbytes

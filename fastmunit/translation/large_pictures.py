@@ -49,6 +49,7 @@ class PictureSource:
         self._path, self._values, self._max_pixels = path, values, max_pixels
         item = 1 if values.range is None and not header.deep else 4
         self.resident_bytes = channels * item * header.height * header.width
+        self.kept_bytes = 0  # the caller counts resident_bytes, also for a translation as a whole
 
     @cached_property
     def planes(self) -> Tensor:

@@ -83,6 +83,7 @@ def _encoded_by_region(
         raise
     if needed <= memory:
         return None
-    resources.say(f"reference of {source.width}x{source.height}: style out of core.")
+    if resources.say is not None:
+        resources.say(f"reference of {source.width}x{source.height}: style out of core.")
     settings = Settings(memory, resources.scratch, precision)
     return encode_style(translator, source, settings, lambda done: resources.progress(done.fraction))

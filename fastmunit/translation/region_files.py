@@ -13,13 +13,11 @@ from fastmunit.data.pixels import Stored
 from fastmunit.data.readers import DomainReader, file_state
 from fastmunit.data.value_range import PixelValues, ValueRange
 from fastmunit.files import printable
+from fastmunit.image_files.decoded_cache import MAX_BYTES
 from fastmunit.image_files.writer import ImageWriter
 from fastmunit.region import Region
 
 _PREVIEW = 1024
-
-_MAX_DECODED = 1 << 26
-"""Bytes of the decoded parts that readers keep, `fastmunit.image_files.decoded_cache`."""
 
 Image = TypeVar("Image", Tensor, np.ndarray)
 
@@ -39,7 +37,7 @@ class FileSource:
         self._image, self._values, self._plane = image, values, plane
         self._name = printable(image.reader.path)
         stored = channels * self.height * self.width * image.reader.dtype.itemsize
-        self.kept_bytes = min(_MAX_DECODED, stored)
+        self.kept_bytes = min(MAX_BYTES, stored)
 
     @property
     def identity(self) -> str:
