@@ -68,6 +68,12 @@ def _pair(value: Any) -> list[float] | None:
     return numbers if all(math.isfinite(number) for number in numbers) else None
 
 
+def _different(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError("expected each value once")
+    return values
+
+
 def _names(value: Any) -> Any:
     """Return None or a list of different texts."""
     if value is None:
@@ -83,6 +89,7 @@ def _names(value: Any) -> Any:
 RangeKey: TypeAlias = Annotated[Literal["auto"] | list[float] | list[list[float]] | None, BeforeValidator(_value_range)]
 WindowKey: TypeAlias = Annotated[list[float] | None, BeforeValidator(_window)]
 NumberKey: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+PoliciesKey: TypeAlias = Annotated[list[Literal["color", "translation", "cutout"]], AfterValidator(_different)]
 NamesKey: TypeAlias = Annotated[list[str] | None, BeforeValidator(_names)]
 
 
@@ -257,6 +264,23 @@ class Config(Section):
     ema_warmup: bool = Field(
         False, description="In iteration t, use a decay of at most (1 + t) / (10 + t) instead of ema_decay."
     )
+    dis_augment: PoliciesKey = Field(
+        default_factory=list,
+        description="Augmentation of the images that discriminators see, real and fake: any of color, translation, "
+        "cutout.",
+    )
+    dis_augment_target: float | None = Field(
+        None,
+        gt=-1,
+        lt=1,
+        description="Augment with a probability that keeps the mean sign of the discriminators' outputs for real "
+        "images at this value, such as 0.6. Not set: augment every image.",
+    )
+    dis_augment_ramp: Iterations = Field(
+        20000, description="Images in which the probability of dis_augment_target can rise from 0 to 1."
+    )
+    r1_w: Weight = Field(0, description="Weight of the R1 penalty: the discriminators' squared gradient, halved.")
+    r1_iter: Iterations = Field(16, description="Iterations between R1 penalties, each multiplied by this number.")
     share_fakes: bool = Field(
         False, description="MUNIT, UNIT: draw styles or noise once per iteration instead of twice."
     )
@@ -274,6 +298,17 @@ class Config(Section):
     def _warm_up_needs_an_average(self) -> Config:
         if self.ema_warmup and self.ema_decay == 0:
             raise ValueError("ema_warmup needs an ema_decay above 0: without it, there is no average")
+        return self
+
+    @model_validator(mode="after")
+    def _regularization_fits_the_discriminators(self) -> Config:
+        if self.dis_augment_target is not None and not self.dis_augment:
+            raise ValueError("dis_augment_target needs dis_augment: name what to augment by, such as [color, cutout]")
+        if self.r1_w > 0 and self.dis.norm == "bn":
+            raise ValueError(
+                "r1_w > 0 needs dis.norm none, in, ln or sn: with bn, an output depends on the whole batch, and not on "
+                "the image whose gradient is penalized"
+            )
         return self
 
     @model_validator(mode="after")

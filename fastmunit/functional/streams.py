@@ -209,6 +209,12 @@ def used_by_all(tensors: Sequence[Tensor]) -> None:
         _record(tensors, stream)
 
 
+def used_here(tensors: Sequence[Tensor]) -> None:
+    """Record for the caching allocator that the current stream uses what another one may have allocated."""
+    if place() is not None:
+        _record(tensors, torch.cuda.current_stream())
+
+
 def _record(values: Any, stream: torch.cuda.Stream) -> None:
     """Keep the memory of all tensors from being reused before `stream` has done what it has been given so far."""
     if isinstance(values, Tensor):

@@ -27,7 +27,8 @@ from fastmunit.systems.parts.execution import Execution
 from fastmunit.systems.parts.hyperparameters import Hyperparameters, as_config, read_weights
 from fastmunit.systems.parts.optimization import Optimization
 from fastmunit.systems.parts.perceptual import PerceptualLoss
-from fastmunit.systems.parts.stepper import Stepper, Weights
+from fastmunit.systems.parts.regularization import Regularization
+from fastmunit.systems.parts.stepper import LossFunction, Stepper, Weights
 from fastmunit.systems.translators import Translator
 
 if TYPE_CHECKING:
@@ -93,6 +94,10 @@ class System(Execution, Optimization, pretrained.Shareable):
         self.choose_memory_format()
         if self.config.compile:
             self.compile_networks()
+        self.regularization: Regularization | None = None
+        if self.config.dis_augment or self.config.r1_w > 0:
+            self.regularization = Regularization(self.config, list(self.discriminators()))
+            self.term_names = (*self.term_names, *self.regularization.term_names)
         # The public script logs every attribute that has "loss" in its name.
         self._scales: dict[str, list[Tensor]] = {}
         for name in self.term_names:
@@ -100,7 +105,11 @@ class System(Execution, Optimization, pretrained.Shareable):
 
     def resume_state(self) -> dict[str, Any]:
         """Return tensors and plain values that exact resume needs besides networks, optimizers and schedules."""
-        return {"scalers": self.stepper.state()}
+        state: dict[str, Any] = {"scalers": self.stepper.state()}
+        if self.regularization is not None:
+            state |= self.regularization.state()
+            state["latest"] = {name: float(getattr(self, f"loss_{name}")) for name in self._kept_terms()}
+        return state
 
     def load_resume_state(self, state: Mapping[str, Any]) -> list[str]:
         """Restore `resume_state` and return sentences about the parts that could not be restored.
@@ -108,8 +117,13 @@ class System(Execution, Optimization, pretrained.Shareable):
         Raises:
             CheckpointError: If a part of the state is missing or has the wrong type.
         """
+        latest = resume_checks.numbers(state.get("latest", {}))
+        notes = [] if self.regularization is None else self.regularization.load_state(state)
         self.stepper.load_state(resume_checks.part(state, "scalers", Mapping), self.optimizers())
-        return []
+        for name in self._kept_terms():
+            if name in latest:
+                setattr(self, f"loss_{name}", torch.tensor(latest[name], device=self.device))
+        return notes
 
     # Training.
 
@@ -145,6 +159,8 @@ class System(Execution, Optimization, pretrained.Shareable):
 
     def run(self, inputs: Inputs, weights: Weights) -> Results:
         """Do what `run_halves` does, with cuDNN's search, and by replaying a CUDA graph if the system `replays`."""
+        if self.regularization is not None:
+            inputs = {half: self.regularization.draw(tensors) for half, tensors in inputs.items()}
         with self.algorithm_search.during(inputs):
             if self.replays:
                 results = self._replay_halves(inputs, weights)
@@ -159,21 +175,40 @@ class System(Execution, Optimization, pretrained.Shareable):
         """Step the optimizer of each half of `inputs`, set its loss_* attributes, and return losses and outputs."""
         losses: dict[str, Tensor] = {}
         outputs: tuple[Tensor, ...] = ()
-        terms = {"dis": self.discriminator_terms, "gen": self.generator_terms}
         cache = None if functional.exact_order() else IterationCache()
         for half, tensors in inputs.items():
-            loss = self.stepper.descend(half, self.optimizers()[half], terms[half], tensors, weights, cache)
+            loss = self.stepper.descend(half, self.optimizers()[half], self._terms(half), tensors, weights, cache)
+            if self.regularization is not None and half == "dis":
+                loss = self.regularization.adapt(loss, len(tensors[0]) * distributed.world_size())
             losses |= {f"{half}_{name}": value for name, value in (*loss.terms.items(), ("total", loss.total))}
             outputs += loss.outputs
         self._publish(inputs, losses)
         return Results(losses, outputs)
 
+    def _terms(self, half: str) -> LossFunction:
+        """Return what computes the loss of a half."""
+        terms = self.discriminator_terms if half == "dis" else self.generator_terms
+        if self.regularization is None:
+            return terms
+        return partial(self.regularization.terms, half, terms, self.discriminators(), self._penalizes())
+
+    def _penalizes(self) -> bool:
+        """Return True if the next step of the discriminators has the R1 penalty."""
+        return self.regularization is not None and self.regularization.penalizes(self.steps_done["dis"])
+
+    def _kept_terms(self) -> list[str]:
+        """Return the names of terms that not every iteration computes, and whose latest values are kept."""
+        return [] if self.regularization is None else self.regularization.penalty_names
+
     def _replay_halves(self, inputs: Inputs, weights: Weights) -> Results:
         """Do what `run_halves` does by replaying a CUDA graph."""
         key = (tuple(weights.values()), self.training, functional.default_implementation())
         optimizers = [self.optimizers()[half] for half in inputs]
-        origin = self.shared_forward(*inputs.values()) if len(inputs) == 1 else None
-        results = self.stepper.graphs.run(partial(self.run_halves, weights=weights), inputs, optimizers, key, origin)
+        own = inputs.values() if self.regularization is None else map(self.regularization.own, inputs.values())
+        origin = self.shared_forward(*own) if len(inputs) == 1 else None
+        body = partial(self.run_halves, weights=weights)
+        eagerly = "dis" in inputs and self._penalizes()  # the R1 penalty of a few iterations needs no graph
+        results = self.stepper.graphs.run(body, inputs, optimizers, key, origin, eagerly)
         self._publish(inputs, results.losses)
         return results
 
@@ -181,9 +216,10 @@ class System(Execution, Optimization, pretrained.Shareable):
         """Set the loss_* attributes of `halves`. Terms that are not in `losses` are switched off."""
         if unknown := {name.partition("/")[0] for name in losses} - set(self.term_names):
             raise ValueError(f"{type(self).__name__}: add {', '.join(sorted(unknown))} to term_names.")
+        kept = self._kept_terms()
         for name in self.term_names:
             if name.partition("_")[0] in halves:
-                setattr(self, f"loss_{name}", losses.get(name, 0))
+                setattr(self, f"loss_{name}", losses.get(name, getattr(self, f"loss_{name}") if name in kept else 0))
                 scales = [loss for scale, loss in losses.items() if scale.startswith(f"{name}/")]
                 if scales:
                     self._scales[f"loss_{name}"] = scales

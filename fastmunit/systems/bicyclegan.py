@@ -25,6 +25,7 @@ from fastmunit.systems.generator_options import (
     make_generator,
 )
 from fastmunit.systems.parts.cuda_graph import Inputs
+from fastmunit.systems.parts.discriminator_view import Images
 from fastmunit.systems.parts.losses import discriminator_adversarial, generator_adversarial, widen
 from fastmunit.systems.parts.parameter_count import Estimate, translation_networks
 from fastmunit.systems.parts.stepper import Weights
@@ -265,11 +266,9 @@ class BicycleGAN(System):
     def _dis(self, name: str) -> PatchDiscriminator:
         return cast(PatchDiscriminator, self.dis_encoded if name == "encoded" else self.dis_random)
 
-    def _visible(self, image: Tensor, source: Tensor) -> Tensor:
-        """Return a discriminator's input for an image: with its source if the discriminator is conditional."""
-        if not self.options.conditional_dis:
-            return image
-        return torch.cat([source.to(image.dtype), image], dim=1)
+    def _visible(self, image: Tensor, source: Tensor) -> Images:
+        """Return what a discriminator sees of an image: its source, too, if the discriminator is conditional."""
+        return (source.to(image.dtype), image) if self.options.conditional_dis else image
 
     def _translate(self, x_a: Tensor, codes: Sequence[Tensor]) -> list[Tensor]:
         """Translate x_a with each code, in one batch off the reference path, because all norms are of single samples.

@@ -45,7 +45,7 @@ class SystemDefinition(nn.Module, ABC):
     paired: ClassVar[bool] = False
     """True if x_a[i] and x_b[i] must belong together."""
     directions: ClassVar[tuple[str, ...]] = ("a2b", "b2a")
-    term_names: ClassVar[tuple[str, ...]]
+    term_names: tuple[str, ...]
     """Names of the losses without "loss_", in order: "gen_" or "dis_", then the name of a term or "total".
 
     Scripts for the public trainer log every attribute that has "loss" in its name, so this name must not have it.

@@ -22,6 +22,8 @@ _TITLES = {
     "gen_recon_c": "Content code reconstruction (L1)",
     "gen_cycrecon_x": "Cycle reconstruction (L1)",
     "gen_vgg": "Perceptual (VGG)",
+    "dis_r1": "R1 penalty",
+    "dis_augment": "Probability of augmentation",
 }
 
 

@@ -61,6 +61,7 @@ class CapturedHalves:
         optimizers: Iterable[torch.optim.Optimizer],
         key: Hashable = None,
         origin: Origin | None = None,
+        eagerly: bool = False,
     ) -> Results:
         """Run the halves in `inputs`. Arguments and errors are those of `CapturedIteration.run`.
 
@@ -70,10 +71,11 @@ class CapturedHalves:
             optimizers: The torch optimizers that `body` steps.
             key: Everything else that the launches depend on.
             origin: What the forward pass depends on that both halves begin with, if only one of them is run.
+            eagerly: Run them without a graph.
         """
         iteration = self._iterations[tuple(inputs)]
         handover, self._handover = self._handover, None
-        after, eagerly = None, False
+        after = None
         if origin is not None and "gen" in inputs and handover is not None and handover.origin.same(origin):
             if handover.captured is None:
                 eagerly = True  # the other half is about to be captured; until then, a ForwardCache has its maps

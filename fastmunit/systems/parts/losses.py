@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastmunit.functional.gan_loss import GANTarget, map_loss
 from fastmunit.nn.networks.discriminators import MultiScale
+from fastmunit.systems.parts.discriminator_view import Images, joined, record_real, seen_by
 
 
 class Adversarial(NamedTuple):
@@ -41,17 +42,26 @@ class Adversarial(NamedTuple):
         return torch.stack(scales).sum(), scales
 
 
-def discriminator_adversarial(dis: MultiScale, fake: Tensor, real: Tensor) -> Adversarial:
-    """Return a discriminator's loss on fake and on real images, without a factor 1/2; see `discriminator_loss`."""
-    together = dis.forward_together(fake, real)
+def discriminator_adversarial(dis: MultiScale, fake: Images, real: Images) -> Adversarial:
+    """Return a discriminator's loss on fake and on real images, without a factor 1/2; see `discriminator_loss`.
+
+    The images are augmented if the active view says so. A conditional discriminator gets them after those that it is
+    conditioned on.
+    """
+    reals = seen_by(dis, real)
+    seen_fake, seen_real = joined(seen_by(dis, fake)), joined(reals)
+    together = dis.forward_together(seen_fake, seen_real)
     if together is not None:
+        record_real(dis, reals, together)
         return Adversarial([[(output, "fake_real")] for output in together], dis.gan_type)
-    return _compared(dis(fake), dis(real), dis.gan_type)
+    of_fake, of_real = dis(seen_fake), dis(seen_real)
+    record_real(dis, reals, of_real)
+    return _compared(of_fake, of_real, dis.gan_type)
 
 
-def generator_adversarial(dis: MultiScale, fake: Tensor) -> Adversarial:
-    """Return a generator's loss on its images; see `generator_loss`."""
-    return Adversarial([[(output, "generator")] for output in dis(fake)], dis.gan_type)
+def generator_adversarial(dis: MultiScale, fake: Images) -> Adversarial:
+    """Return a generator's loss on its images; see `generator_loss` and `discriminator_adversarial`."""
+    return Adversarial([[(output, "generator")] for output in dis(joined(seen_by(dis, fake)))], dis.gan_type)
 
 
 def discriminator_loss(fake: Sequence[Tensor], real: Sequence[Tensor], gan_type: str) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 from torch import Tensor
 
 from fastmunit.errors import CheckpointError
@@ -54,6 +55,20 @@ def tensor(state: Any, key: str, shape: Sequence[int]) -> Tensor:
     return value
 
 
+def values(state: Any, key: str, shape: Sequence[int]) -> Tensor:
+    """Return `state[key]`, which must be a tensor of this shape of finite floating-point numbers.
+
+    Raises:
+        CheckpointError: If it is not.
+    """
+    value: Tensor = part(state, key, Tensor)
+    if not is_plain(value) or not value.is_floating_point() or value.shape != torch.Size(shape):
+        raise _damaged(f"{key} is not a floating-point tensor of shape {tuple(shape)}")
+    if not value.isfinite().all():
+        raise _damaged(f"{key} is NaN or infinite")
+    return value
+
+
 def images(state: Any, key: str, channels: int) -> list[Tensor]:
     """Return `state[key]`, which must be a list of images (channels, H, W).
 
@@ -66,6 +81,18 @@ def images(state: Any, key: str, channels: int) -> list[Tensor]:
         if not plain or image.dim() != 3 or image.shape[0] != channels:
             raise _damaged(f"{key} holds something other than images of shape ({channels}, H, W)")
     return loaded
+
+
+def numbers(state: Any) -> dict[str, float]:
+    """Return a mapping of names to finite numbers.
+
+    Raises:
+        CheckpointError: If it is not one.
+    """
+    try:
+        return TypeAdapter(dict[str, FiniteFloat]).validate_python(state, strict=True)
+    except ValidationError as error:
+        raise _damaged(explain(error)) from error
 
 
 def scaler(state: Any, name: str, known: Collection[str]) -> dict[str, Any]:
