@@ -19,6 +19,13 @@ _SMALL: dict[str, Any] = {
 }
 _UNET = {"generator": "unet", "num_downs": 6}  # the minimum for a dropout layer; needs images of 64 pixels
 _BICYCLE = {"num_downs": 5, "encoder_blocks": 3, "encoder_dim": 4}
+_SMALL_DATA = {
+    "dis_augment": ["color", "translation", "cutout"],
+    "dis_augment_target": -0.9,
+    "dis_augment_ramp": 100,
+    "r1_w": 5,
+    "r1_iter": 2,
+}
 _LARGER = {"crop_image_height": 64, "crop_image_width": 64}
 
 
@@ -39,12 +46,14 @@ CASES = {
     "unit": _case("unit", recon_x_cyc_w=1),
     "unit, share_fakes": _case("unit", share_fakes=True, ema_decay=0.9),
     "unit, micro-batches": _case("unit", micro_batches=2, recon_x_cyc_w=1),
+    "munit, small data": _case("munit", **_SMALL_DATA, dis={"norm": "ln"}, micro_batches=2),
     "cyclegan": _case("cyclegan", options={"pool_size": 6}),
     "cyclegan, micro-batches": _case("cyclegan", options={"pool_size": 6, "identity": 0}, micro_batches=2),
     "cyclegan, noise and dropout": _case(
         "cyclegan", options={**_UNET, "noise_dim": 3, "dropout": 0.5, "pool_size": 0}, **_LARGER
     ),
     "bicyclegan": _case("bicyclegan", pairs="folders", options=_BICYCLE),
+    "bicyclegan, small data": _case("bicyclegan", pairs="folders", options=_BICYCLE, **_SMALL_DATA),
     "bicyclegan, cvae": _case("bicyclegan", pairs="folders", options={**_BICYCLE, "variant": "cvae"}, micro_batches=2),
     "bicyclegan, clr": _case("bicyclegan", pairs="folders", options={**_BICYCLE, "variant": "clr"}),
     "pix2pix_noise": _case(

@@ -117,6 +117,15 @@ def test_a_system_with_one_generator_uses_the_streams_of_scales_and_weight_gradi
     assert [nodes[stream, "_ConvolutionBackward"] > 0 for stream in emulated.streams] == [True, True, False, False]
 
 
+@pytest.mark.parametrize(("recipe", "overrides"), [("demo", AUTOENCODERS), ("demo_cyclegan", TRANSLATORS), BICYCLEGAN])
+def test_augmented_and_penalized_discriminators_have_no_races(
+    recipe: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_data = ["dis_augment=[color, translation, cutout]", "dis_augment_target=0.5", "r1_w=1", "r1_iter=2"]
+    trainer, _ = compare_with_one_stream(recipe, [*overrides, *small_data], monkeypatch)
+    assert all(float(loss) > 0 for name, loss in trainer.losses().items() if "r1" in name)
+
+
 def test_common_weights_would_be_a_race(monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = [*AUTOENCODERS, "options.share_latent_blocks=1"]
     trainer = trainer_of("demo_unit", [*overrides, "precision=bfloat16"])
