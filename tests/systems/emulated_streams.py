@@ -123,7 +123,7 @@ class EmulatedStreams(TorchDispatchMode):
     def _enter(self, node: Any, gradients: Any) -> None:
         self._sums.clear()
         stream = self._stream_of(node)
-        stream.clock |= self._ready[node]
+        stream.clock |= self._ready.get(node, Counter())  # without gradients there is nothing to wait for
         self.nodes[stream, node.name()] += 1
 
     def _leave(self, node: Any, results: Any, gradients: Any) -> None:
