@@ -27,6 +27,7 @@ Images = Annotated[int, Field(gt=0, le=65536)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _MAX_LISTED = 10
+_POLICIES = ("color", "translation", "cutout")
 
 
 def _factory_name(text: str) -> str:
@@ -68,10 +69,12 @@ def _pair(value: Any) -> list[float] | None:
     return numbers if all(math.isfinite(number) for number in numbers) else None
 
 
-def _different(values: list[Any]) -> list[Any]:
-    if len(set(values)) < len(values):
-        raise ValueError("expected each value once")
-    return values
+def _policies(value: Any) -> list[str]:
+    """Return a list of different names of policies of augmentation, in the order in which they are applied."""
+    texts = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    if not texts or len(set(value)) < len(value) or not set(value) <= set(_POLICIES):
+        raise ValueError(f"expected a list of {', '.join(_POLICIES)}, each at most once")
+    return [policy for policy in _POLICIES if policy in value]
 
 
 def _names(value: Any) -> Any:
@@ -89,7 +92,7 @@ def _names(value: Any) -> Any:
 RangeKey: TypeAlias = Annotated[Literal["auto"] | list[float] | list[list[float]] | None, BeforeValidator(_value_range)]
 WindowKey: TypeAlias = Annotated[list[float] | None, BeforeValidator(_window)]
 NumberKey: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
-PoliciesKey: TypeAlias = Annotated[list[Literal["color", "translation", "cutout"]], AfterValidator(_different)]
+PoliciesKey: TypeAlias = Annotated[list[str], BeforeValidator(_policies)]
 NamesKey: TypeAlias = Annotated[list[str] | None, BeforeValidator(_names)]
 
 

@@ -238,8 +238,9 @@ def test_all_paths_of_a_configuration_become_absolute() -> None:
         {"precision": "bfloat16"},
         {"dis": {"dim": 4, "n_layer": 2, "num_scales": 1, "norm": "sn"}},
         {"dis": {"dim": 4, "n_layer": 2, "num_scales": 1, "norm": "bn"}},
+        {"dis_augment": ["color", "cutout"], "dis_augment_target": -0.5, "r1_w": 1, "r1_iter": 3},
     ],
-    ids=["bfloat16", "sn", "bn"],
+    ids=["bfloat16", "sn", "bn", "small data"],
 )
 def test_resume_is_bit_for_bit_with(images: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     train(tiny_config(images, max_iter=4, **changes), tmp_path / "whole", device="cpu")

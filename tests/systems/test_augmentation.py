@@ -157,9 +157,10 @@ def test_pixels_without_a_value_spread_no_further_than_the_colors() -> None:
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"dis_augment": ["colour"]}, "dis_augment.*'color', 'translation' or 'cutout'"),
-        ({"dis_augment": ["color", "color"]}, "dis_augment.*each value once"),
-        ({"dis_augment": "color"}, "dis_augment"),
+        ({"dis_augment": ["colors"]}, "dis_augment.*a list of color, translation, cutout"),
+        ({"dis_augment": ["color", "color"]}, "dis_augment.*each at most once"),
+        ({"dis_augment": "color"}, "dis_augment.*a list of color"),
+        ({"dis_augment": [["color"]]}, "dis_augment.*a list of color"),
         ({"dis_augment_target": 0.6}, "dis_augment_target needs dis_augment"),
         ({"dis_augment": ["color"], "dis_augment_target": 1}, "dis_augment_target"),
         ({"dis_augment_ramp": 0}, "dis_augment_ramp"),
@@ -173,6 +174,12 @@ def test_pixels_without_a_value_spread_no_further_than_the_colors() -> None:
 def test_wrong_keys_are_refused(values: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         Config.from_dict(values)
+
+
+def test_the_order_of_policies_has_no_meaning() -> None:
+    assert Config.load("demo", ["dis_augment=[cutout, color]"]).dis_augment == ["color", "cutout"]
+    assert Config.from_dict({"dis_augment": ("translation",)}).dis_augment == ["translation"]
+    assert Config().dis_augment == []
 
 
 @pytest.mark.parametrize(("gan_type", "threshold"), [("lsgan", 0.5), ("nsgan", 0), ("hinge", 0)])

@@ -1,4 +1,4 @@
-"""What discriminators see in a half of an iteration: augmented images, and a record of the real ones."""
+"""The view that discriminators have of images in a half of an iteration: augmented, with a record of the real ones."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from fastmunit.systems.parts.terms import Losses
 
 
 class Regularization(nn.Module):
-    """What a configuration adds to the training of discriminators: dis_augment, dis_augment_target, r1_w.
+    """The regularization of discriminators by a configuration: dis_augment, dis_augment_target and r1_w.
 
     Discriminators see real and fake images through `discriminator_view`. Image i of a batch is augmented with the same
     numbers whether it is real or fake, and each discriminator has numbers of its own; they are new in each half of an
