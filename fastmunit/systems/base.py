@@ -117,9 +117,10 @@ class System(Execution, Optimization, pretrained.Shareable):
         Raises:
             CheckpointError: If a part of the state is missing or has the wrong type.
         """
+        scalers = resume_checks.part(state, "scalers", Mapping)
         latest = resume_checks.numbers(state.get("latest", {}))
         notes = [] if self.regularization is None else self.regularization.load_state(state)
-        self.stepper.load_state(resume_checks.part(state, "scalers", Mapping), self.optimizers())
+        self.stepper.load_state(scalers, self.optimizers())
         for name in self._kept_terms():
             if name in latest:
                 setattr(self, f"loss_{name}", torch.tensor(latest[name], device=self.device))

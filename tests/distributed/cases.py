@@ -46,7 +46,7 @@ CASES = {
     "unit": _case("unit", recon_x_cyc_w=1),
     "unit, share_fakes": _case("unit", share_fakes=True, ema_decay=0.9),
     "unit, micro-batches": _case("unit", micro_batches=2, recon_x_cyc_w=1),
-    "munit, small data": _case("munit", **_SMALL_DATA, dis={"norm": "ln"}, micro_batches=2),
+    "munit, small data": _case("munit", **_SMALL_DATA, dis={"norm": "ln"}, micro_batches=2, overlap_communication=True),
     "cyclegan": _case("cyclegan", options={"pool_size": 6}),
     "cyclegan, micro-batches": _case("cyclegan", options={"pool_size": 6, "identity": 0}, micro_batches=2),
     "cyclegan, noise and dropout": _case(

@@ -116,6 +116,9 @@ def test_domains_share_a_chart() -> None:
     assert groups["Total"] == {"dis": "loss_dis_total", "gen": "loss_gen_total"}
     assert groups["Adversarial, discriminator"] == {"a": "loss_dis_a", "b": "loss_dis_b"}
     assert groups["Image reconstruction (L1)"] == {"a": "loss_gen_recon_x_a"}
+    groups = loss_groups(["loss_dis_r1_a", "loss_dis_r1_b", "loss_dis_augment_encoded"])
+    assert groups["R1 penalty"] == {"a": "loss_dis_r1_a", "b": "loss_dis_r1_b"}
+    assert groups["Probability of augmentation"] == {"encoded": "loss_dis_augment_encoded"}
 
 
 @given(

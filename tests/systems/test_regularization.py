@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,8 @@ def test_the_penalty_is_of_augmented_images() -> None:
     torch.manual_seed(3)
     trainer.draw(x_a, x_b)
     numbers = torch.rand(2, 2, 7)
-    expected = float(r1_penalty(dis, [augment(x_a, ["color", "translation", "cutout"], numbers[:, 0])]))
+    seen = augment(x_a, ["color", "translation", "cutout"], numbers[:, 0])
+    expected = float(r1_penalty(dis, [seen]).detach())
     torch.manual_seed(3)
     trainer.dis_update(x_a, x_b)
     assert float(trainer.loss_dis_r1_a) == pytest.approx(expected, rel=1e-9)
@@ -275,7 +277,7 @@ def test_replayed_iterations_are_the_same_training(name: str, monkeypatch: pytes
     """Probabilities move inside of graphs, and iterations with a penalty run between replays."""
     monkeypatch.setattr(cuda_graph, "_WARM_UP", 1)
     graphs = emulate(monkeypatch)
-    overrides = [*ADAPTIVE, "r1_w=5", "r1_iter=4", "cuda_graph=true", "ema_decay=0.9", "ema_warmup=true"]
+    overrides = [*ADAPTIVE, "r1_w=5", "r1_iter=3", "cuda_graph=true", "ema_decay=0.9", "ema_warmup=true"]
     replaying, eager = trainer_of(name, *overrides), trainer_of(name, *overrides)
     found = []
     for trainer in (replaying, eager):
@@ -295,6 +297,26 @@ def test_replayed_iterations_are_the_same_training(name: str, monkeypatch: pytes
     assert len({losses[next(key for key in losses if "augment" in key)] for losses in found}) > 1
     assert sum(graph.replays for graph in graphs) > 3
     assert_same_weights(replaying, eager)
+
+
+def test_an_augmented_iteration_reads_no_value() -> None:
+    """On the meta device there are no values, so reading one is an error."""
+    trainer = trainer_of("munit", *ADAPTIVE).to("meta")
+    trainer.step(*(x.to("meta") for x in images(trainer, 0)))
+    with pytest.raises(RuntimeError):
+        float(trainer.losses()["loss_dis_augment_a"])
+
+
+def test_copies_train_alike() -> None:
+    trainer = trainer_of("munit", *ADAPTIVE, *PENALIZED)
+    trainer.step(*images(trainer, 0))
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(trainer)))
+    for each in (trainer, copied):
+        torch.manual_seed(3)
+        for iteration in range(1, 5):
+            each.step(*images(each, iteration))
+    assert values(copied) == values(trainer)
+    assert_same_weights(copied, trainer)
 
 
 def test_a_system_whose_discriminators_are_not_seen_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -310,7 +310,16 @@ class Replayed:
     def __init__(self) -> None:
         self.keys: list[Any] = []
 
-    def run(self, body: Callable[[Inputs], Results], inputs: Inputs, optimizers: Any, key: Any, origin: Any) -> Results:
+    def run(
+        self,
+        body: Callable[[Inputs], Results],
+        inputs: Inputs,
+        optimizers: Any,
+        key: Any,
+        origin: Any,
+        eagerly: bool,
+    ) -> Results:
+        assert not eagerly
         self.keys.append(key)
         losses, outputs = body(replaced(inputs, [tensor.clone() for tensor in distinct(inputs)]))
         assert {"dis_total", "gen_total"} <= set(losses)
