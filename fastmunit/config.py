@@ -89,11 +89,17 @@ def _names(value: Any) -> Any:
     return list(value)
 
 
+def _measure_names(value: Any) -> Any:
+    """Return None or a list of different texts. A text is split at commas, as the option --metrics is."""
+    return _names([name.strip() for name in value.split(",")] if isinstance(value, str) else value)
+
+
 RangeKey: TypeAlias = Annotated[Literal["auto"] | list[float] | list[list[float]] | None, BeforeValidator(_value_range)]
 WindowKey: TypeAlias = Annotated[list[float] | None, BeforeValidator(_window)]
 NumberKey: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 PoliciesKey: TypeAlias = Annotated[list[str], BeforeValidator(_policies)]
 NamesKey: TypeAlias = Annotated[list[str] | None, BeforeValidator(_names)]
+MeasuresKey: TypeAlias = Annotated[list[str] | None, BeforeValidator(_measure_names)]
 
 
 class GeneratorConfig(Section):
@@ -222,6 +228,21 @@ class Config(Section):
         0.1, ge=0, le=1, description="Share of a region's pixels that must not be background or without data."
     )
 
+    eval_iter: Iterations | None = Field(None, description="Iterations between evaluations. Not set: none.")
+    eval_metrics: MeasuresKey = Field(
+        None,
+        description="Measures of `fastmunit evaluate`; the first decides which checkpoint is the best. Not set: KID "
+        "and LPIPS diversity, if their weights are on this machine.",
+    )
+    eval_direction: Literal["a2b", "b2a"] = Field("a2b", description="Direction that is evaluated.")
+    eval_inputs: int = Field(50, ge=2, le=65536, description="Test images that an evaluation translates.")
+    eval_samples: int = Field(4, ge=2, le=65536, description="Outputs per test image, with fixed styles.")
+    eval_patience: Annotated[int, Field(gt=0, le=10**6)] | None = Field(
+        None,
+        description="End the training after this many evaluations in which no measure improves beyond its interval. "
+        "Not set: never.",
+    )
+
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, style codes, image order and augmentation.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Precision of convolutions and matrix products."
@@ -318,6 +339,12 @@ class Config(Section):
     def _one_resize_rule(self) -> Config:
         if self.new_size is not None and (self.new_size_a is not None or self.new_size_b is not None):
             raise ValueError("give either new_size or new_size_a and new_size_b, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _patience_needs_evaluations(self) -> Config:
+        if self.eval_patience is not None and self.eval_iter is None:
+            raise ValueError("eval_patience counts evaluations, and there are none: set eval_iter, or unset it")
         return self
 
     @model_validator(mode="after")

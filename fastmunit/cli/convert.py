@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fastmunit.cli.options import ConfigName, OutputFolder
+from fastmunit.cli.options import ConfigName, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo, shell_line
 
 
@@ -22,10 +22,11 @@ def convert(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Convert this gen_*.pt, or the newest of a run folder, to latest_net_G*.pth and latest_net_D*.pth.",
+            help="Convert this gen_*.pt, or one of a run folder, to latest_net_G*.pth and latest_net_D*.pth.",
             metavar="FILE|FOLDER",
         ),
     ] = None,
+    which: Which = WhichCheckpoint.newest,
     config: ConfigName = None,
     epoch: Annotated[
         str, typer.Option(help="Read or write the public files of this epoch: latest, or a number.", metavar="EPOCH")
@@ -59,6 +60,8 @@ def convert(
         raise typer.BadParameter("give --public to read public files, or --checkpoint to write them")
     if public is not None and config is not None:
         raise typer.BadParameter("it is for --checkpoint: public files are recognized", param_hint="--config")
+    if public is not None and which is not WhichCheckpoint.newest:
+        raise typer.BadParameter("it is for --checkpoint: public files are of one checkpoint", param_hint="--which")
     if checkpoint is not None and dropout is not None:
         raise typer.BadParameter("it is for --public", param_hint="--dropout")
     if public is not None:
@@ -77,5 +80,7 @@ def convert(
     elif checkpoint is not None:
         from fastmunit.conversion.write_public import write_public
 
-        for written in write_public(checkpoint, output, config, epoch=epoch, generators_only=generators_only):
+        for written in write_public(
+            checkpoint, output, config, which=which.value, epoch=epoch, generators_only=generators_only
+        ):
             echo(f"Wrote {written.path}: {written.options}")

@@ -10,7 +10,7 @@ import typer
 
 from fastmunit.cli import inspection
 from fastmunit.cli.launch import as_one_command, start_processes
-from fastmunit.cli.options import ConfigName, Device, Devices, MaxPixels, Timeout
+from fastmunit.cli.options import ConfigName, Device, Devices, MaxPixels, Timeout, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
 from fastmunit.metrics.measure import check_names, name_pattern, names, registered, variants
 
@@ -37,6 +37,7 @@ def evaluate(
             metavar="FILE|FOLDER|NAME",
         ),
     ],
+    which: Which = WhichCheckpoint.newest,
     data: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder with testA and testB (default: the data of the run).", metavar="FOLDER"),
@@ -120,7 +121,7 @@ def evaluate(
     place = distributed.setup(timeout, device) if distributed.launched() else resolve_device(device)
     main = distributed.rank() == 0
     with as_one_command():
-        file, settings = find_checkpoint(checkpoint, config, exports=True)
+        file, settings = find_checkpoint(checkpoint, config, exports=True, which=which.value)
         if data is not None:
             settings.data_root, settings.data_module = str(data), None
         if max_pixels is not None:

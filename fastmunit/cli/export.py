@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fastmunit.cli.options import ConfigName, Direction, OutputFolder
+from fastmunit.cli.options import ConfigName, Direction, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
 
 
@@ -43,6 +43,7 @@ def export(
             "folder no int8."
         ),
     ] = StoredPrecision.float32,
+    which: Which = WhichCheckpoint.newest,
     config: ConfigName = None,
 ) -> None:
     """Write a trained model as files that run without PyTorch, or as a model folder that is easy to share.
@@ -59,12 +60,13 @@ def export(
     with float32 weights, nothing is written. A model folder has model.safetensors, config.json and a card, README.md.
     """
     if to is Target.folder:
-        _write_folder(run, output, config, direction, precision)
+        _write_folder(run, output, config, which, direction, precision)
         return
     from fastmunit.export.write import export as write
     from fastmunit.translation.translate import load_translator
 
-    translator = load_translator(run, config, direction=None if direction is None else direction.value, device="cpu")
+    way = None if direction is None else direction.value
+    translator = load_translator(run, config, direction=way, device="cpu", which=which.value)
     description = write(translator, output, format=to.value, precision=precision.value)
     for graph in description.graphs.values():
         size = (output / graph.file).stat().st_size / 1000
@@ -74,7 +76,12 @@ def export(
 
 
 def _write_folder(
-    run: Path, output: Path, config: str | None, direction: Direction | None, precision: StoredPrecision
+    run: Path,
+    output: Path,
+    config: str | None,
+    which: WhichCheckpoint,
+    direction: Direction | None,
+    precision: StoredPrecision,
 ) -> None:
     from fastmunit.translation.save_model import save_model
 
@@ -84,6 +91,7 @@ def _write_folder(
         run,
         output,
         config=config,
+        which=which.value,
         direction=None if direction is None else direction.value,
         dtype="float16" if precision is StoredPrecision.float16 else None,
     )

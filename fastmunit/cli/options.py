@@ -20,6 +20,19 @@ class Direction(str, Enum):
     b2a = "b2a"
 
 
+class WhichCheckpoint(str, Enum):
+    """Which checkpoint of a run folder to use."""
+
+    newest = "newest"
+    best = "best"
+
+
+Which = Annotated[
+    WhichCheckpoint,
+    typer.Option(
+        "--which", help="Use the newest checkpoint of a run folder, or the best one by its evaluations (eval_iter)."
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

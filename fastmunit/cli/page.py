@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from fastmunit.cli.options import ConfigName, OutputFolder
+from fastmunit.cli.options import ConfigName, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo, shell_line
 
 
 def page(
     run: Annotated[Path, typer.Argument(help="Run folder, a gen_*.pt, a model, or an export to ONNX.", metavar="RUN")],
     output: OutputFolder,
+    which: Which = WhichCheckpoint.newest,
     engine: Annotated[
         Path | None,
         typer.Option(help="Take onnxruntime-web from this folder [downloaded with npm].", metavar="FOLDER"),
@@ -33,7 +34,7 @@ def page(
     """
     from fastmunit.page.build import build
 
-    written = build(run, output, config=config, engine=engine, title=title)
+    written = build(run, output, config=config, engine=engine, title=title, which=which.value)
     echo(f"Wrote {output} ({written.size / 1e6:,.1f} MB, {' and '.join(written.directions)}). Open it with:")
     echo(f"  {shell_line(['python', '-m', 'http.server', '--directory', str(output), '--bind', '127.0.0.1'])}")
     echo("and http://localhost:8000 in a browser.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastmunit.cli.options import ConfigName, Device
+from fastmunit.cli.options import ConfigName, Device, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
 from fastmunit.cli.translate import Precision
 
@@ -19,10 +19,9 @@ _limit = partial(typer.Option, rich_help_panel="Limits", metavar="N")
 def serve(
     checkpoint: Annotated[
         Path,
-        typer.Argument(
-            help="Serve this gen_*.pt, the newest of a run folder, or a model.", metavar="RUN", show_default=False
-        ),
+        typer.Argument(help="Serve this gen_*.pt, one of a run folder, or a model.", metavar="RUN", show_default=False),
     ],
+    which: Which = WhichCheckpoint.newest,
     config: ConfigName = None,
     host: Annotated[
         str, typer.Option(help="Listen on this address; 0.0.0.0 is reachable from other machines.", metavar="ADDRESS")
@@ -81,7 +80,7 @@ def serve(
     if not (os.environ.get(_TOKEN, "unset") if token is None else token).strip():
         raise FastmunitError(f"the token is empty: set {_TOKEN} to a secret, or unset it.")
     limits = Limits(max_upload_mb * 2**20, max_upload_pixels, max_pixels, max_styles, queue, timeout)
-    model = load_model(checkpoint, config, device=device, precision=precision.value, samples=samples)
+    model = load_model(checkpoint, config, device=device, precision=precision.value, samples=samples, which=which.value)
     if token is None and not is_local(host):
         echo("Everybody who can reach this address may use the model; --token restricts it.", err=True)
     run(model, limits, host, port, token, lambda address: echo(f"Serving {model.name} at {address}; Ctrl-C stops."))

@@ -93,7 +93,8 @@ def train(
         _recipe_option(min=0, max=10**7, help="Save a checkpoint and stop after this time.", metavar="MINUTES"),
     ] = None,
     keep: Annotated[
-        int | None, typer.Option(min=1, help="Keep only the newest N checkpoints (all by default).", metavar="N")
+        int | None,
+        typer.Option(min=1, help="Keep only the newest N checkpoints and the best one (all by default).", metavar="N"),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Decode every image before starting, and name all damaged ones at once.")
@@ -161,6 +162,8 @@ def train(
 
     from fastmunit.runs import ProgressBar, RunFolder
     from fastmunit.runs import train as run_training
+    from fastmunit.runs.checkpoints.best import read_best
+    from fastmunit.runs.evaluations import NO_IMPROVEMENT
     from fastmunit.runs.reports.training_report import duration
 
     settings = _configuration(RunFolder(output), config, system, resume, overrides or ())
@@ -188,8 +191,18 @@ def train(
     distributed.shutdown()
     if not main:
         return
+    best = read_best(result.folder)
+    if best is not None:
+        echo(f"Best checkpoint: iteration {best.iteration:,}, {best.score} {best.value:.4g}. Use it with --which best.")
     if result.ended == "finished":
         echo(f"Finished: {result.iterations:,} iterations in {duration(result.seconds)}.")
+        echo(f"Report: {result.folder.report}")
+        return
+    if result.ended == NO_IMPROVEMENT:
+        echo(
+            f"Stopped after iteration {result.iterations:,}: no measure has improved beyond its interval in "
+            f"{settings.eval_patience} evaluations. To go on, resume with a larger eval_patience."
+        )
         echo(f"Report: {result.folder.report}")
         return
     command = ["fastmunit", "train", "--output", str(output), "--resume"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastmunit.cli.options import ConfigName, Device, Direction, MaxPixels, OutputFolder
+from fastmunit.cli.options import ConfigName, Device, Direction, MaxPixels, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
 from fastmunit.cli.resources import Memory, SaveStatistics, Scratch, StatisticsOption, percentage, resources_of
 
@@ -36,7 +36,7 @@ def translate(
     checkpoint: Annotated[
         Path,
         typer.Option(
-            help="Load this gen_*.pt (ours or the public trainer's), the newest of a run folder, this model folder or "
+            help="Load this gen_*.pt (ours or the public trainer's), one of a run folder, this model folder or "
             "export, or the model of this name: a packaged one, or OWNER/NAME on the Hugging Face Hub.",
             metavar="FILE|FOLDER|NAME",
         ),
@@ -55,6 +55,7 @@ def translate(
         Direction | None,
         typer.Option(help="Translate images of domain A to B (a2b), or back (b2a) [a2b, or what the model has]."),
     ] = None,
+    which: Which = WhichCheckpoint.newest,
     config: ConfigName = None,
     styles: Annotated[
         int | None,
@@ -165,7 +166,7 @@ def translate(
     resources = resources_of(memory, scratch or output / ".scratch", statistics, save_statistics)
     _require_one_source_of_styles(styles, same_styles, reference, styles_file, interpolate)
     place = resolve_device(device)
-    file, settings = find_checkpoint(checkpoint, config, exports=True)
+    file, settings = find_checkpoint(checkpoint, config, exports=True, which=which.value)
     PixelValues.require_numbers(settings)
     way = own_direction(file) or "a2b" if direction is None else direction.value
     source_channels, target_channels = settings.channels(way)

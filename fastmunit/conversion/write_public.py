@@ -20,6 +20,7 @@ from fastmunit.errors import CheckpointError, FastmunitError
 from fastmunit.files import printable, require_writable, staged_tensors
 from fastmunit.nn.layers.init import without_values
 from fastmunit.nn.networks.discriminators import PatchDiscriminator
+from fastmunit.runs.checkpoints.checkpoint import Which
 from fastmunit.systems import registry
 from fastmunit.systems.parts import public_checkpoint, weights
 from fastmunit.translation.translate import ConfigLike, find_checkpoint
@@ -47,6 +48,7 @@ def write_public(
     output: str | os.PathLike[str],
     config: ConfigLike | None = None,
     *,
+    which: Which = "newest",
     epoch: str = names.EPOCH,
     generators_only: bool = False,
 ) -> list[Written]:
@@ -59,6 +61,7 @@ def write_public(
         checkpoint: A run folder, or a gen_*.pt or ema_*.pt.
         output: Folder to write latest_net_G_A.pth etc. into.
         config: Configuration of a file that has no config.yaml next to it.
+        which: Which checkpoint of a run folder: "newest", or "best", which its evaluations have found (best.json).
         epoch: Beginning of the files' names: "latest", or a number of epochs.
         generators_only: Leave the discriminators out.
 
@@ -67,7 +70,7 @@ def write_public(
             message names the properties that differ.
         FastmunitError: If one of the files exists already or cannot be written.
     """
-    file, settings = find_checkpoint(checkpoint, config)
+    file, settings = find_checkpoint(checkpoint, config, which=which)
     _require_public_system(settings)
     generators = _generators(settings)
     dis_file = None if generators_only else _discriminators_of(file)

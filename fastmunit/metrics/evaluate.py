@@ -84,7 +84,7 @@ def evaluate(
         for number, measure in enumerate(active):
             report(0.15 * number / len(active), f"{measure.name} of real images")
             measure.prepare(real)
-        observed = _observe(task, active, report)
+        observed = observe_inputs(task, active, report)
         scores: list[Score] = []
         for number, measure in enumerate(active):
             report(0.8 + 0.17 * number / len(active), f"{measure.name} and its interval")
@@ -148,7 +148,7 @@ def _in_report_order(measures: Sequence[Measure]) -> list[Measure]:
     return [measure for group in groups.values() for measure in group]
 
 
-def _observe(task: Task, measures: Sequence[Measure], report: Progress) -> list[list[Any]]:
+def observe_inputs(task: Task, measures: Sequence[Measure], report: Progress) -> list[list[Any]]:
     """Return what each measure observes, per input. A process computes its block of the inputs."""
     mine = distributed.block(len(task.inputs))
     process = f" (process {distributed.rank() + 1} of {distributed.world_size()})" if distributed.is_active() else ""

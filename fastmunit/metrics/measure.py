@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fastmunit.metrics.results import Score
     from fastmunit.metrics.sample import Sample
     from fastmunit.metrics.task import Task
+    from fastmunit.nn.networks.imagenet import Backbone
 
 _M = TypeVar("_M", bound="type[Measure]")
 _registered: list[type[Measure]] = []
@@ -70,6 +71,11 @@ class Measure(ABC):
             options: One value per option.
         """
         return cls()
+
+    @classmethod
+    def backbones(cls, **options: str) -> tuple[Backbone, ...]:
+        """Return the ImageNet networks whose weights `load` needs, given one value per option."""
+        return ()
 
     def check(self) -> dict[str, str]:
         """Refuse what cannot be measured, before any other work.

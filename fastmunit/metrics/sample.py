@@ -34,7 +34,7 @@ class Sample:
 
     def __init__(self, task: Task, place: int) -> None:
         self.task, self._place = task, place
-        self.image = task.sources[task.inputs[place]]
+        self.image = task.image(place)
         self.translated = task.outputs(task.inputs[place], self.image)
         self.input = rgb(self.image[None])[0].to(task.forward.device)
         self.outputs = rgb(self.translated).to(task.forward.device)

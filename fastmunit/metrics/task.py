@@ -57,6 +57,7 @@ class Task:
         self.readable = ReadableImages()
         self.inputs: list[int] = []
         self._samples: dict[int, Sample] = {}
+        self._images: dict[int, Tensor] = {}
 
     def choose_inputs(self, max_count: int) -> None:
         """Set `inputs`. Raise DataError if there are too few images, or the outputs are not RGB or gray."""
@@ -71,6 +72,20 @@ class Task:
             raise DataError(
                 f"measures need RGB or gray images, but the outputs have {self.forward.target_channels} channels."
             )
+
+    def keep_inputs(self) -> None:
+        """Read the inputs once and keep them, for repeated evaluations."""
+        self._images = {index: self.sources[index] for index in self.inputs}
+
+    def replace_model(self, forward: Translator, backward: Translator | None) -> None:
+        """Evaluate translators of other weights from now on."""
+        self.forward, self.backward = forward, backward
+        self._samples.clear()
+
+    def image(self, place: int) -> Tensor:
+        """Return the input (C, H, W) at a place in `inputs`."""
+        index = self.inputs[place]
+        return self._images[index] if index in self._images else self.sources[index]
 
     @property
     def domains(self) -> tuple[Domain, Domain]:

@@ -16,7 +16,7 @@ from fastmunit.files import printable, require_writable, write_text
 from fastmunit.page.engine_files import copy_engine
 from fastmunit.page.samples import sample_files
 from fastmunit.page.settings import MODELS, SETTINGS_FILE, SHOWN_CHANNELS, STATIC, page_settings
-from fastmunit.translation.translate import directions_of, find_checkpoint, load_translator
+from fastmunit.translation.translate import Which, directions_of, find_checkpoint, load_translator
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def build(
     config: str | None = None,
     engine: Path | None = None,
     title: str | None = None,
+    which: Which = "newest",
 ) -> Page:
     """Write a page that translates drawings with a trained model in the visitor's browser.
 
@@ -49,6 +50,7 @@ def build(
         config: Configuration of a gen_*.pt that has no config.yaml next to it.
         engine: Folder with onnxruntime-web. None downloads it with npm.
         title: Title of the page.
+        which: Which checkpoint of a run folder: "newest", or "best", which its evaluations have found (best.json).
 
     Raises:
         FastmunitError: If the model cannot be used or exported, the engine is missing, or a file cannot be written.
@@ -57,7 +59,7 @@ def build(
     if is_export(run):
         file, settings = run / DESCRIPTION_FILE, read_description(run).settings()
     else:
-        file, settings = find_checkpoint(run, config)
+        file, settings = find_checkpoint(run, config, which=which)
     if not set(settings.channels("a2b")) <= SHOWN_CHANNELS:
         raise FastmunitError(
             f"the page shows gray and RGB images, but the model has {settings.channels('a2b')} channels: use "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fastmunit.runs.reports.evaluation_log import EvaluationRecord
     from fastmunit.runs.result import TrainingResult
     from fastmunit.systems.base import System
 
@@ -77,6 +78,15 @@ class Callback:
             kept: True every `image_save_iter` iterations, when the grids are also saved under the iteration's number.
         """
 
+    def evaluated(self, status: Status, evaluation: EvaluationRecord, best: bool) -> None:
+        """Handle an evaluation, every `eval_iter` iterations.
+
+        Args:
+            status: Progress of the run.
+            evaluation: The scores with their intervals.
+            best: True if it is the best so far; its checkpoint is saved next.
+        """
+
     def saved(self, iterations: int, checkpoints: Path) -> None:
         """Handle a new checkpoint of that many iterations in the folder `checkpoints`."""
 
@@ -129,5 +139,5 @@ def _forward(hook: str) -> Any:
     return call
 
 
-for _hook in ("indexing", "verifying", "started", "logged", "sampled", "saved", "iteration", "message", "ended"):
+for _hook in ("indexing", "verifying", "started", "logged", "sampled", "evaluated", "saved", "iteration", "message", "ended"):
     setattr(Callbacks, _hook, _forward(_hook))

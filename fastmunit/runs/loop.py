@@ -19,8 +19,11 @@ from fastmunit.data.sources import GivenImages
 from fastmunit.errors import DataError, FastmunitError, RankError, TrainingError
 from fastmunit.runs.callbacks import Callback, Callbacks, Status
 from fastmunit.runs.checkpoints import checkpoint, config_changes, resume_state
+from fastmunit.runs.checkpoints.best import Best, write_best
 from fastmunit.runs.checkpoints.run_folder import RunFolder, with_absolute_paths
 from fastmunit.runs.device import describe_device
+from fastmunit.runs.evaluations import NO_IMPROVEMENT, Evaluations
+from fastmunit.runs.evaluator import Evaluator
 from fastmunit.runs.failures import explained
 from fastmunit.runs.pace import Pace
 from fastmunit.runs.ranks import FAILED, Ranks
@@ -53,9 +56,11 @@ class Session:
         started: float,
         time_limit: float | None,
         given: GivenImages | None,
+        evaluator: Evaluator | None,
     ) -> None:
         self.config, self.folder, self.trainer, self.device = config, folder, trainer, device
         self.ranks, self.keep, self.callbacks, self.given = ranks, keep, callbacks, given
+        self.evaluator = evaluator
         self.pace = Pace(config, started, time_limit)
         self.iterations = 0
         self.saved_at: int | None = None
@@ -85,10 +90,12 @@ class Session:
         distributed.on_first(self._load_displays)
         if resume_at is not None:
             self._resume(previous)
+        self.evaluations = Evaluations(self.folder, self.evaluator, resume_at)
         self.ranks.require_same_weights(self.trainer, self.iterations)
         if self.ranks.main:
             checkpoint.discard_uncommitted(self.folder, -1 if resume_at is None else resume_at)
             self.folder.remove_partial_files()
+            self.evaluations.restore()
         if initialized:  # otherwise a resume before the first checkpoint would start from random weights
             self._save()
         if self.ranks.main:
@@ -130,6 +137,7 @@ class Session:
             self.trainer.rows,
             self.iterations,
             tensorboard.available,
+            self.evaluations,
             self.callbacks.message,
         )
         self.callbacks = Callbacks([self.reporter, tensorboard, self.callbacks])
@@ -170,7 +178,12 @@ class Session:
 
     def _loop(self, stop: StopSignal, batches: Background[Batch]) -> str:
         """Train until the run ends, and return why it ended."""
+        if self.saved_at == self.iterations and self.evaluations.is_due(self.iterations):
+            self._evaluate()  # a signal or the time limit has ended the session before, or the weights are given
         while self.iterations < self.config.max_iter:
+            if self.evaluations.is_over:
+                self._save_unless_saved()
+                return NO_IMPROVEMENT
             batch, ended = self._next_batch(batches, stop)
             if batch is not None:
                 ended = self._iterate(batch, stop)
@@ -179,7 +192,7 @@ class Session:
         return "finished"
 
     def _iterate(self, batch: Batch, stop: StopSignal) -> str | None:
-        """Train on a batch, then log, draw samples and save where due; return why the run ends, or None."""
+        """Train on a batch, then log, draw samples, evaluate and save where due; return why the run ends, or None."""
         distributed.doing(f"iteration {self.iterations + 1}, computing")
         x_a, x_b = (x.to(self.device, non_blocking=True) for x in batch)
         self.trainer.step(x_a, x_b)
@@ -191,15 +204,18 @@ class Session:
         log = self._is_due(self.config.log_iter)
         save = self._is_due(self.config.snapshot_save_iter) or ended is not None
         keep = self._is_due(self.config.image_save_iter)
+        evaluate = ended in (None, "finished") and self.evaluations.is_due(self.iterations)
         # Except on the CPU, reading a loss waits for the device to finish.
-        if log or save or self.device.type == "cpu":
+        if log or save or evaluate or self.device.type == "cpu":
             self._read_losses()
         status = self._status(ended=ended is not None)
         if log:
             self.callbacks.logged(status)
         if keep or self._is_due(self.config.image_display_iter):
             self._draw_samples(status, keep)
-        if save:
+        if evaluate:
+            self._evaluate()
+        if save and self.saved_at != self.iterations:
             self._save()
         self.callbacks.iteration(status, self.trainer)
         return ended
@@ -278,6 +294,21 @@ class Session:
             for direction, grid in sample_grids(self.trainer, x_a, x_b, self.config.seed).items()
         }
         self.callbacks.sampled(status, grids, keep)
+
+    def _evaluate(self) -> None:
+        """Measure the translations. If they are the best so far, save a checkpoint and name it in best.json."""
+        distributed.doing(f"iteration {self.iterations}, evaluating")
+        best = self.evaluations.add(self.trainer, self.iterations, self.pace.seconds)
+        self.callbacks.evaluated(self._status(), self.evaluations.records[-1], best is not None)
+        if best is not None:
+            if self.saved_at != self.iterations:
+                self._save()
+            distributed.on_first(lambda: self._name_best(best))
+
+    def _name_best(self, best: Best) -> None:
+        write_best(self.folder, best)
+        if self.keep is not None:
+            checkpoint.prune(self.folder, self.iterations, self.keep)
 
     def _save(self) -> None:
         distributed.doing(f"iteration {self.iterations}, saving")

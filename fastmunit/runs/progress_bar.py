@@ -8,6 +8,7 @@ import time
 from tqdm import tqdm
 
 from fastmunit.runs.callbacks import Callback, Status
+from fastmunit.runs.reports.evaluation_log import EvaluationRecord
 from fastmunit.runs.reports.training_report import duration
 from fastmunit.systems.base import System
 
@@ -68,6 +69,10 @@ class ProgressBar(Callback):
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             print(f"{self._position(status)} {_details(status)}", file=sys.stderr, flush=True)
+
+    def evaluated(self, status: Status, evaluation: EvaluationRecord, best: bool) -> None:
+        """Print the scores above the bar."""
+        self.message(f"Iteration {status.iterations:,}: {evaluation}{' (best so far)' if best else ''}")
 
     def message(self, text: str) -> None:
         """Print a message above the bar."""

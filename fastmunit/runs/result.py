@@ -19,7 +19,8 @@ class TrainingResult:
         iterations: Iterations done, including those before a resume.
         seconds: Training time, including that before a resume.
         iterations_per_second: Mean speed since the start or resume.
-        ended: "finished" (max_iter), "time" (the time limit) or the name of the signal that stopped the run.
+        ended: "finished" (max_iter), "time" (the time limit), "no improvement" (eval_patience) or the name of the
+            signal that stopped the run.
         folder: The run folder.
         trainer: The trained system.
         reporter: Writer of the report; None in processes other than the first.
@@ -38,7 +39,7 @@ class TrainingResult:
     @property
     def interrupted(self) -> bool:
         """True if a signal stopped the run."""
-        return self.ended not in ("finished", "time")
+        return self.ended.startswith("SIG")
 
     def add_to_report(self, picture: Picture) -> None:
         """Show a picture at the top of the run's report."""

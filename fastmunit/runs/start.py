@@ -20,6 +20,7 @@ from fastmunit.runs.callbacks import Callback, Callbacks
 from fastmunit.runs.checkpoints import checkpoint
 from fastmunit.runs.checkpoints.run_folder import RunFolder
 from fastmunit.runs.device import resolve_device
+from fastmunit.runs.evaluator import Evaluator
 from fastmunit.runs.failures import explained
 from fastmunit.runs.loop import Session
 from fastmunit.runs.ranks import Ranks
@@ -49,7 +50,7 @@ def train(
     Each iteration is a call of `System.step`. SIGINT, SIGTERM and the time limit end the training with a checkpoint,
     after the current iteration or while it waits for images that do not arrive. A resumed run computes the same weights
     as an uninterrupted one (bit for bit on the CPU with the same number of threads, and on a GPU with deterministic
-    algorithms).
+    algorithms). With `eval_iter`, evaluations during the training change nothing in it; see docs/evaluation.md.
 
     If torchrun has started several processes, they train together: each computes its share of every batch, and only the
     first one writes files and calls callbacks. A process that torchrun has restarted resumes.
@@ -65,7 +66,7 @@ def train(
         resume: If True, continue the run in `output`. A run without a checkpoint starts from the beginning.
         device: Device name; see `resolve_device`.
         time_limit: Seconds after which the run ends, counted from this call; None for no limit.
-        keep: Number of checkpoints to keep; None keeps all.
+        keep: Number of checkpoints to keep besides the best one; None keeps all.
         allow_in_output: Names that may exist in a new run's folder.
         verify: If True, decode every image before the training. Otherwise only their headers are read.
         init: Trained generators for a new run: a gen_*.pt or ema_*.pt file, or the state dict of a whole trainer.
@@ -119,6 +120,7 @@ def train(
         trainer = system(config)
         checkpoint.load_initial_weights(trainer, init, init_dis)
         trainer = trainer.to(place)
+        evaluator = None if config.eval_iter is None else Evaluator(config, trainer, given, hooks.message)
         distributed.on_first(lambda: _create(folder))
         with folder.lock() if ranks.main else nullcontext():
             previous = _previous_config(folder, config) if resume else config
@@ -129,7 +131,7 @@ def train(
                     f"{folder.root} has a checkpoint of iteration {resume_at:,} to resume, and initial weights are for "
                     "a new run: leave out --init and --init-dis, or give another --output."
                 )
-            session = Session(config, folder, trainer, place, ranks, keep, hooks, started, time_limit, given)
+            session = Session(config, folder, trainer, place, ranks, keep, hooks, started, time_limit, given, evaluator)
             session.prepare(previous, resume_at, initialized)
             return session.run()
 

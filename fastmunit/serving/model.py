@@ -13,6 +13,7 @@ from fastmunit.errors import FastmunitError
 from fastmunit.page.samples import SampleFiles, sample_files
 from fastmunit.page.settings import SHOWN_CHANNELS
 from fastmunit.runs import resolve_device
+from fastmunit.runs.checkpoints.checkpoint import Which
 from fastmunit.systems import registry
 from fastmunit.systems.translators import Translator
 from fastmunit.translation.translate import ConfigLike, Precision, directions_of, find_checkpoint
@@ -46,6 +47,7 @@ def load_model(
     device: str | torch.device = "auto",
     precision: Precision = "float32",
     samples: bool = False,
+    which: Which = "newest",
 ) -> Model:
     """Load a trained model with all directions of its system, which share the networks.
 
@@ -55,13 +57,14 @@ def load_model(
         device: Device to compute on; see `fastmunit.runs.resolve_device`.
         precision: Precision of convolutions and matrix products.
         samples: Load pictures of the run's test set for the page, too; see `sample_files`.
+        which: Which checkpoint of a run folder: "newest", or "best", which its evaluations have found (best.json).
 
     Raises:
         CheckpointError: If the file is missing or damaged, or does not fit the configuration.
         ConfigError: If the configuration cannot be used.
         FastmunitError: If the outputs have more channels than a PNG can store.
     """
-    file, settings = find_checkpoint(checkpoint, config)
+    file, settings = find_checkpoint(checkpoint, config, which=which)
     PixelValues.require_numbers(settings)  # before there are requests
     system = registry.system_of(settings)
     directions, place = directions_of(file, settings), resolve_device(device)

@@ -8,6 +8,7 @@ from fastmunit.data.value_range import PixelValues
 from fastmunit.model_folder.about import About
 from fastmunit.model_folder.save import write_folder
 from fastmunit.model_folder.tensors import WeightType
+from fastmunit.runs.checkpoints.checkpoint import Which
 from fastmunit.systems import registry
 from fastmunit.systems.parts.pretrained import model_of_generators, model_of_translator
 from fastmunit.translation.translate import (
@@ -24,6 +25,7 @@ def save_model(
     folder: str | os.PathLike[str],
     *,
     config: ConfigLike | None = None,
+    which: Which = "newest",
     direction: str | None = None,
     about: About | None = None,
     dtype: WeightType | None = None,
@@ -37,6 +39,7 @@ def save_model(
         checkpoint: A run folder, a gen_*.pt or ema_*.pt, or a model folder.
         folder: New or empty folder, or an earlier model folder, which is replaced.
         config: Configuration of a file that has no config.yaml next to it; see `load_translator`.
+        which: Which checkpoint of a run folder: "newest", or "best", which its evaluations have found (best.json).
         direction: "a2b" or "b2a". None keeps the generators of both.
         about: Facts for the card, which replace those of the run one by one.
         dtype: Type to store the weights in. None keeps theirs.
@@ -45,7 +48,7 @@ def save_model(
     Raises:
         FastmunitError: If the model cannot be loaded, a value range is "auto", or the folder cannot be written.
     """
-    file, settings = find_checkpoint(checkpoint, config)
+    file, settings = find_checkpoint(checkpoint, config, which=which)
     PixelValues.require_numbers(settings)
     if direction is None and own_direction(file) is None:
         system = registry.system_of(settings)

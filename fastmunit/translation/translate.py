@@ -22,7 +22,7 @@ from fastmunit.model_folder import tensors
 from fastmunit.model_folder.about import About
 from fastmunit.model_folder.load import find, find_folder, is_model_folder
 from fastmunit.runs import RunFolder, resolve_device
-from fastmunit.runs.checkpoints.checkpoint import generators as newest_generators
+from fastmunit.runs.checkpoints.checkpoint import Which, generators
 from fastmunit.runs.provenance import about_checkpoint
 from fastmunit.systems import registry
 from fastmunit.systems.base import System
@@ -46,6 +46,7 @@ class _Options(TypedDict, total=False):
     device: str
     batch_size: int | None
     config: ConfigLike | None
+    which: Which
     max_pixels: int | None
     memory: int | str | None
     scratch: str | os.PathLike[str] | None
@@ -75,6 +76,7 @@ def translate(
     device: str = "auto",
     batch_size: int | None = None,
     config: ConfigLike | None = None,
+    which: Which = "newest",
     max_pixels: int | None = None,
     memory: int | str | None = None,
     scratch: str | os.PathLike[str] | None = None,
@@ -106,6 +108,7 @@ def translate(
         batch_size: Number of styles decoded at once. None chooses it by the size of the image.
         config: Configuration of a gen_*.pt that has no config.yaml next to it: a `Config`, a YAML file or a shipped
             name.
+        which: Which checkpoint of a run folder: "newest", or "best", which its evaluations have found (best.json).
         max_pixels: Refuse image files with more pixels. None uses the limit in the configuration of `model`; without
             one, and for translators, Pillow's limit.
         memory: What the call may take besides the memory that the process has already, results left out: a number of
@@ -143,7 +146,7 @@ def translate(
         statistics_of(statistics),
         None if save_statistics is None else Path(save_statistics),
     )
-    translator, configured = _translator_of(model, config, direction, device)
+    translator, configured = _translator_of(model, config, which, direction, device)
     limit = configured if max_pixels is None else max_pixels
     inputs = _images(images, translator.channels, limit, source_values(translator))
     codes = style_codes(translator, styles, seed, precision, limit, resources)
@@ -161,6 +164,7 @@ def load_translator(
     *,
     direction: str | None = None,
     device: str | torch.device = "auto",
+    which: Which = "newest",
 ) -> Translator:
     """Load a trained model for translating in one direction.
 
@@ -172,12 +176,14 @@ def load_translator(
         direction: "a2b" or "b2a". None is "a2b", or the direction of a translator's folder or an export.
         device: Device to compute on; see `fastmunit.runs.resolve_device`. Exports run on a CPU, or on a GPU if
             onnxruntime can use it.
+        which: Which checkpoint of a run folder: "newest", or "best", which its evaluations have found (best.json).
 
     Raises:
-        CheckpointError: If the file is missing, truncated or of another kind, or does not fit the configuration.
+        CheckpointError: If the file is missing, truncated or of another kind, or does not fit the configuration, or the
+            run has no best checkpoint.
         ConfigError: If the configuration cannot be used, or its system does not translate in that direction.
     """
-    file, settings = find_checkpoint(checkpoint, config, exports=True)
+    file, settings = find_checkpoint(checkpoint, config, exports=True, which=which)
     if file.name == DESCRIPTION_FILE:
         return _load_export(file.parent, direction, device)
     translator = registry.system_of(settings).load_translator(file, settings, direction, resolve_device(device))
@@ -189,6 +195,8 @@ def load_generators(
     checkpoint: str | os.PathLike[str],
     config: ConfigLike | None = None,
     device: str | torch.device = "cpu",
+    *,
+    which: Which = "newest",
 ) -> tuple[torch.nn.Module, ...]:
     """Load the generators of a trained model in eval mode, for MUNIT and UNIT (gen_a, gen_b).
 
@@ -198,17 +206,23 @@ def load_generators(
         checkpoint: A run folder, a gen_*.pt or ema_*.pt, or the folder or name of a model; see `load_translator`.
         config: Configuration of a file that has no config.yaml next to it: a `Config`, a YAML file or a shipped name.
         device: Device to load the networks on; see `fastmunit.runs.resolve_device`.
+        which: Which checkpoint of a run folder: "newest", or "best", which its evaluations have found (best.json).
 
     Raises:
-        CheckpointError: If the file is missing, truncated or of another kind, or does not fit the configuration.
+        CheckpointError: If the file is missing, truncated or of another kind, or does not fit the configuration, or the
+            run has no best checkpoint.
         ConfigError: If the configuration cannot be used.
     """
-    file, settings = find_checkpoint(checkpoint, config)
+    file, settings = find_checkpoint(checkpoint, config, which=which)
     return tuple(registry.system_of(settings).load_generators(file, settings, resolve_device(device)).values())
 
 
 def find_checkpoint(
-    checkpoint: str | os.PathLike[str], config: ConfigLike | None = None, *, exports: bool = False
+    checkpoint: str | os.PathLike[str],
+    config: ConfigLike | None = None,
+    *,
+    exports: bool = False,
+    which: Which = "newest",
 ) -> tuple[Path, Config]:
     """Return the gen_*.pt, ema_*.pt or model.safetensors of a checkpoint, and its configuration.
 
@@ -218,12 +232,19 @@ def find_checkpoint(
         config: The configuration. None looks for a config.yaml next to the file and in the folder above. A model folder
             has its own, which only a `Config` replaces.
         exports: Return the export.json of a folder that `fastmunit export` has written, too.
+        which: Which checkpoint of a run folder: "newest", or "best", which its evaluations have found (best.json).
 
     Raises:
-        CheckpointError: If there is no such file, or no configuration for it, or it cannot be downloaded.
-        ConfigError: If `config` cannot be used.
+        CheckpointError: If there is no such file, or no configuration for it, or it cannot be downloaded, or the run
+            has no best checkpoint.
+        ConfigError: If `config` or `which` cannot be used.
     """
+    if which not in get_args(Which):
+        raise ConfigError(f"which is {which!r}: use {' or '.join(get_args(Which))}.")
     file = find(checkpoint)
+    is_run = file.is_dir() and not is_model_folder(file) and not is_export(file)
+    if which == "best" and not is_run:
+        raise ConfigError(f"{file} is not a run folder, so it has no best checkpoint: leave `which` out.")
     if file.name == tensors.NAME or is_model_folder(file):
         folder = find_folder(file)
         if config is not None and not isinstance(config, Config):
@@ -238,10 +259,10 @@ def find_checkpoint(
         description = read_description(folder_of_export)
         return folder_of_export / DESCRIPTION_FILE, description.settings() if config is None else config
     if file.is_dir():
-        newest = newest_generators(RunFolder(file.parent if file.name == "checkpoints" else file))
-        if newest is None:
+        chosen = generators(RunFolder(file.parent if file.name == "checkpoints" else file), which)
+        if chosen is None:
             raise CheckpointError(f"{file} holds no checkpoint: give a run folder or a gen_*.pt.")
-        file = newest
+        file = chosen
     if config is not None:
         return file, config if isinstance(config, Config) else Config.load(config)
     for candidate in (file.parent.parent / "config.yaml", file.parent / "config.yaml"):
@@ -279,11 +300,11 @@ def _load_export(folder: Path, direction: str | None, device: str | torch.device
 
 
 def _translator_of(
-    model: object, config: ConfigLike | None, direction: str | None, device: str
+    model: object, config: ConfigLike | None, which: Which, direction: str | None, device: str
 ) -> tuple[Translator, int | None]:
     """Return a translator, and the pixel limit in the configuration of the model."""
     if isinstance(model, str | os.PathLike):
-        file, settings = find_checkpoint(model, config, exports=True)
+        file, settings = find_checkpoint(model, config, exports=True, which=which)
         return load_translator(file, settings, direction=direction, device=device), settings.max_pixels
     if isinstance(model, System):
         translator, max_pixels = model.evaluation_translator(direction or "a2b"), model.config.max_pixels
@@ -299,6 +320,8 @@ def _translator_of(
             f"direction is {direction!r}, but the translator is for {translator.direction}: leave direction out, or "
             "load another translator"
         )
+    if which != "newest":
+        raise ValueError(f"which is {which!r}, but the model is not a run folder: leave which out")
     if config is not None:
         raise ValueError("config is for a run folder or a gen_*.pt, but the model has its own: leave config out")
     if device != "auto" and not _is_on(translator.device, resolve_device(device)):

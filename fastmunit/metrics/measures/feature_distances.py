@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastmunit.metrics.load import Networks
     from fastmunit.metrics.real_images import RealImages
     from fastmunit.metrics.sample import Sample
+    from fastmunit.nn.networks.imagenet import Backbone
 
 _FEATURE_NAMES = {"alexnet": "AlexNet", "vgg16": "VGG16"}
 
@@ -33,6 +34,10 @@ class FeatureDistance(Measure):
     def __init__(self, network: FeatureNet) -> None:
         self.name = f"{self.prefix}-{network.name}".lower()
         self.feature_net = network
+
+    @classmethod
+    def backbones(cls, **options: str) -> tuple[Backbone, ...]:
+        return ("alexnet",) if options["network"] == "alexnet" else ("vgg16",)
 
     @classmethod
     def load(cls, networks: Networks, **options: str) -> Self:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fastmunit.metrics.lpips import LPIPS
     from fastmunit.metrics.real_images import RealImages
     from fastmunit.metrics.sample import Sample
+    from fastmunit.nn.networks.imagenet import Backbone
 
 
 @register
@@ -29,6 +30,10 @@ class LPIPSDiversity(Measure):
     def __init__(self, distance: LPIPS) -> None:
         self.name = distance.name.lower()
         self.distance = distance
+
+    @classmethod
+    def backbones(cls, **options: str) -> tuple[Backbone, ...]:
+        return ("alexnet",) if options["net"] == "alex" else ("vgg16",)
 
     @classmethod
     def load(cls, networks: Networks, **options: str) -> LPIPSDiversity:

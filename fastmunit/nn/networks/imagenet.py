@@ -68,6 +68,15 @@ def convolution_weights(name: Backbone, folder: str | os.PathLike[str] | None = 
     return picked
 
 
+def at_hand(name: Backbone) -> bool:
+    """Return True if `convolution_weights` without a folder would find the weights on this machine.
+
+    They are in the folder that FASTMUNIT_WEIGHTS names, or torchvision has downloaded them before.
+    """
+    folder = os.environ.get(WEIGHTS_VARIABLE)
+    return (bool(folder) and bool(_files(name, str(folder)))) or _cached(name).is_file()
+
+
 def _is_dense(value: Tensor) -> bool:
     """Return True if a tensor has floating-point numbers in memory."""
     strided = value.layout is torch.strided and not value.is_nested
@@ -108,10 +117,9 @@ def untrained_features(name: Backbone) -> nn.Sequential:
 
 
 def _read(name: Backbone, folder: str | os.PathLike[str] | None) -> tuple[Any, str]:
-    pattern = f"{name}_features*.pth"
     named = folder if folder is not None else os.environ.get(WEIGHTS_VARIABLE) or None
     if named is not None:
-        files = sorted(Path(named).glob(pattern))
+        files = _files(name, named)
         if files:
             return load_tensors(files[0]), str(files[0])
         if folder is not None:
@@ -123,12 +131,23 @@ def _read(name: Backbone, folder: str | os.PathLike[str] | None) -> tuple[Any, s
     return _download(name)
 
 
-def _download(name: Backbone) -> tuple[Any, str]:
+def _files(name: Backbone, folder: str | os.PathLike[str]) -> list[Path]:
+    return sorted(Path(folder).glob(f"{name}_features*.pth"))
+
+
+def _torchvision_weights(name: Backbone) -> Any:
     import torchvision
 
-    known = _KNOWN[name]
-    weights = getattr(torchvision.models, known.enum).IMAGENET1K_V1
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    return getattr(torchvision.models, _KNOWN[name].enum).IMAGENET1K_V1
+
+
+def _cached(name: Backbone) -> Path:
+    """Return the path of torchvision's download."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(_torchvision_weights(name).url).name
+
+
+def _download(name: Backbone) -> tuple[Any, str]:
+    known, weights, cached = _KNOWN[name], _torchvision_weights(name), _cached(name)
     if not cached.is_file():
         print(
             f"Downloading torchvision's {known.title} weights from {weights.url} into {cached.parent}. To avoid the "

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,11 +18,15 @@ from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, TrainingError
 from fastmunit.files import load_tensors, printable
 from fastmunit.runs.checkpoints import resume_state
+from fastmunit.runs.checkpoints.best import read_best
 from fastmunit.runs.checkpoints.config_changes import differences, require_same_networks
 from fastmunit.runs.checkpoints.run_folder import RunFolder, remove
 from fastmunit.systems.base import System
 from fastmunit.systems.parts import public_checkpoint, weights
 from fastmunit.systems.parts.lr_schedule import warmup_factor
+
+Which = Literal["newest", "best"]
+"""Which checkpoint of a run to use."""
 
 _OPTIMIZER_KEYS = frozenset(
     {"lr", "lr_dis", "lr_policy", "lr_warmup", "step_size", "gamma", "beta1", "beta2", "weight_decay"}
@@ -47,7 +51,7 @@ def save(
         iterations: Iterations done; the number in the file names.
         seconds: Training time so far.
         images: `resume_state.fingerprint` of the training images.
-        keep: Number of checkpoints to keep; None keeps all, as the public trainer does.
+        keep: Number of checkpoints to keep besides the best one; None keeps all, as the public trainer does.
 
     Raises:
         TrainingError: If a weight is NaN or infinite; nothing is written.
@@ -62,9 +66,11 @@ def save(
 
 
 def prune(folder: RunFolder, committed: int, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints up to `committed`, the one that optimizer.pt belongs to."""
+    """Remove all but the best and the newest `keep` checkpoints up to `committed`, which optimizer.pt belongs to."""
+    best = read_best(folder)
     for number in [n for n in public_checkpoint.numbers(folder.checkpoints, "gen") if n <= committed][:-keep]:
-        _remove(folder, number)
+        if best is None or number != best.iteration:
+            _remove(folder, number)
 
 
 def discard_uncommitted(folder: RunFolder, committed: int) -> None:
@@ -182,30 +188,55 @@ def training_seconds(folder: RunFolder, iterations: int) -> float:
     return float(seconds)
 
 
-def generators(folder: RunFolder) -> Path | None:
-    """Return the file to translate with: ema_*.pt, else gen_*.pt, of the newest checkpoint, preferably a complete one.
+def generators(folder: RunFolder, which: Which = "newest") -> Path | None:
+    """Return the file to translate with: ema_*.pt, else gen_*.pt, of a checkpoint; None if there is no checkpoint.
+
+    Args:
+        folder: The run folder.
+        which: "newest" is the newest checkpoint, preferably a complete one, and "best" that which best.json names.
 
     Raises:
-        CheckpointError: If the checkpoint has averages and their file is missing.
+        CheckpointError: If the checkpoint has averages and their file is missing, or there is no best checkpoint.
     """
+    number = _newest(folder) if which == "newest" else _best(folder)
+    if number is None:
+        return None
+    averaged = public_checkpoint.checkpoint_path(folder.checkpoints, "ema", number)
+    if averaged.is_file():
+        return averaged
+    last = public_checkpoint.checkpoint_path(folder.checkpoints, "gen", number)
+    if public_checkpoint.belongs(folder.checkpoints, number, "ema"):
+        raise CheckpointError(
+            f"{printable(averaged)} is missing, but this run translates with averaged weights: put it back, or give "
+            f"{last.name} itself as the checkpoint."
+        )
+    return last
+
+
+def _newest(folder: RunFolder) -> int | None:
     try:
         newest = resumable(folder)
     except CheckpointError:  # translation needs no optimizer.pt and no dis_*.pt
         newest = None
     if newest is None:
         newest = max(public_checkpoint.numbers(folder.checkpoints, "gen"), default=None)
-    if newest is None:
-        return None
-    averaged = public_checkpoint.checkpoint_path(folder.checkpoints, "ema", newest)
-    if averaged.is_file():
-        return averaged
-    last = public_checkpoint.checkpoint_path(folder.checkpoints, "gen", newest)
-    if public_checkpoint.belongs(folder.checkpoints, newest, "ema"):
+    return newest
+
+
+def _best(folder: RunFolder) -> int:
+    best = read_best(folder)
+    if best is None:
         raise CheckpointError(
-            f"{printable(averaged)} is missing, but this run translates with averaged weights: put it back, or give "
-            f"{last.name} itself as the checkpoint."
+            f"{printable(folder.best)} does not exist: a run has a best checkpoint if it evaluates its translations "
+            "(eval_iter). Use the newest one."
         )
-    return last
+    if best.iteration not in public_checkpoint.numbers(folder.checkpoints, "gen"):
+        missing = public_checkpoint.checkpoint_path(folder.checkpoints, "gen", best.iteration)
+        raise CheckpointError(
+            f"{printable(missing)} is missing, and {folder.best.name} names it as the best: put it back, or use the "
+            "newest checkpoint."
+        )
+    return best.iteration
 
 
 def _remove(folder: RunFolder, number: int) -> None:

@@ -19,6 +19,12 @@ _NEUTRAL_KEYS = frozenset(
         "image_display_iter",
         "snapshot_save_iter",
         "max_pixels",
+        "eval_iter",
+        "eval_metrics",
+        "eval_direction",
+        "eval_inputs",
+        "eval_samples",
+        "eval_patience",
     }
 )
 

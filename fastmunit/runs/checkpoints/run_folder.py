@@ -29,6 +29,8 @@ class RunFolder:
         self.images = self.root / "images"
         self.logs = self.root / "logs"
         self.losses = self.logs / "losses.csv"
+        self.evaluations = self.logs / "evaluations.jsonl"
+        self.best = self.checkpoints / "best.json"
         self.report = self.root / "report.html"
 
     @property

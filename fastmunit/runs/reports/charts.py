@@ -1,4 +1,4 @@
-"""Geometry of the loss curves, which the `chart` macro of the templates draws as SVG."""
+"""Geometry of curves over iterations, which the `chart` macro of the templates draws as SVG."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: its name in the legend and one value per x, None where there is none."""
+    """One curve: its name in the legend, one value per x, and the ends of its interval; None where there is none."""
 
     name: str
     values: Sequence[float | None]
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Curve:
         name: Name in the legend.
         points: SVG coordinates.
         last: Last value; NaN if there is none.
+        band: SVG coordinates of the outline of the interval; empty if there is none.
     """
 
     name: str
     points: list[Point]
     last: float
+    band: list[Point]
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def line_chart(title: str, x: Sequence[int], series: Sequence[Series]) -> Chart 
     The y axis starts at 0 and ends above the bulk of the values (1.5 times the 98th percentile), so that a spike at
     the start does not flatten the rest.
     """
-    values = sorted(v for s in series for v in s.values if v is not None)
+    values = sorted(v for s in series for v in (*s.values, *s.low, *s.high) if v is not None)
     if not x or not values:
         return None
     bulk = max(0.0, min(values[-1], 1.5 * values[math.ceil(0.98 * len(values)) - 1]))
@@ -85,7 +89,14 @@ def line_chart(title: str, x: Sequence[int], series: Sequence[Series]) -> Chart 
     def curves() -> Iterator[Curve]:
         for s in series:
             known = [(i, v) for i, v in zip(x, s.values, strict=True) if v is not None]
-            yield Curve(s.name, [place(i, v) for i, v in known], known[-1][1] if known else math.nan)
+            intervals = [
+                (i, low, high)
+                for i, low, high in zip(x, s.low, s.high, strict=False)
+                if low is not None and high is not None
+            ]
+            upper = [place(i, high) for i, _, high in intervals]
+            lower = [place(i, low) for i, low, _ in reversed(intervals)]
+            yield Curve(s.name, [place(i, v) for i, v in known], known[-1][1] if known else math.nan, [*upper, *lower])
 
     levels = [low + k * step for k in range(round((high - low) / step) + 1)]
     x_step = max(1, round(_nice_step(last / 5)))
@@ -99,7 +110,15 @@ def line_chart(title: str, x: Sequence[int], series: Sequence[Series]) -> Chart 
             "left": Chart.left,
             "span": span,
             "last": last,
-            "series": [{"name": s.name, "values": [_rounded(v) for v in s.values]} for s in series],
+            "series": [
+                {
+                    "name": s.name,
+                    "values": [_rounded(v) for v in s.values],
+                    "low": [_rounded(v) for v in s.low],
+                    "high": [_rounded(v) for v in s.high],
+                }
+                for s in series
+            ],
         },
     )
 

@@ -15,7 +15,9 @@ from fastmunit.config import Config
 from fastmunit.files import printable, write_text
 from fastmunit.runs.callbacks import Callback, Status
 from fastmunit.runs.checkpoints.run_folder import RunFolder, remove
+from fastmunit.runs.evaluations import Evaluations
 from fastmunit.runs.reports import image_grid, training_report
+from fastmunit.runs.reports.evaluation_log import EvaluationRecord
 from fastmunit.runs.reports.html import Picture
 from fastmunit.runs.reports.loss_log import LossLog
 from fastmunit.systems.base import System
@@ -38,6 +40,7 @@ class Reporter(Callback):
         rows: Contents of the rows of a sample grid.
         resume_at: Iterations done already. Later entries in the logs are dropped.
         tensorboard: True if the run has TensorBoard logs.
+        evaluations: Evaluations of the run.
         notify: Function that takes sentences for the user.
 
     Attributes:
@@ -52,11 +55,12 @@ class Reporter(Callback):
         rows: Sequence[str],
         resume_at: int,
         tensorboard: bool,
+        evaluations: Evaluations,
         notify: Callable[[str], None],
     ) -> None:
         self.results: list[Picture] = []
         self._folder, self._config, self._facts, self._rows = folder, config, dict(facts), rows
-        self._tensorboard, self._notify = tensorboard, notify
+        self._tensorboard, self._evaluations, self._notify = tensorboard, evaluations, notify
         self._losses = LossLog(folder.losses, resume_at)
         self._grids: list[Picture] = []
         self._earlier_grids: dict[Path, Picture] = {}  # encoded once, not for every report
@@ -80,6 +84,12 @@ class Reporter(Callback):
         if not self._folder.logs.is_dir():
             self._notify(f"{printable(self._folder.logs)} was removed while training: logging continues in a new one.")
         self._losses.append(status.iterations, status.seconds, status.learning_rate, status.losses)
+        if time.monotonic() - self._written >= _SECONDS_BETWEEN_REPORTS:
+            self._write(status, "running")
+
+    def evaluated(self, status: Status, evaluation: EvaluationRecord, best: bool) -> None:
+        """Write the report from time to time."""
+        self._folder.require_present()
         if time.monotonic() - self._written >= _SECONDS_BETWEEN_REPORTS:
             self._write(status, "running")
 
@@ -117,6 +127,8 @@ class Reporter(Callback):
             status=status,
             config=self._config,
             curves=self._losses.curves,
+            evaluations=self._evaluations.records,
+            best=self._evaluations.best,
             facts=self._facts,
             commands=self._commands(state),
             results=self.results,
@@ -169,6 +181,7 @@ class Reporter(Callback):
             commands["Continue the training"] = f"fastmunit train --output {root} --resume"
         commands["Translate images of domain A"] = (
             f"fastmunit translate --checkpoint {root} --input FOLDER --output translated --direction a2b"
+            f"{' --which best' if self._evaluations.best is not None else ''}"
         )
         if set(self._config.channels("a2b")) <= {1, 3}:
             commands["Draw on a web page that runs this model in the browser"] = (

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastmunit.errors import TrainingError
 from fastmunit.files import printable
 from fastmunit.runs.callbacks import Callback, Status
+from fastmunit.runs.reports.evaluation_log import EvaluationRecord
 
 
 class TensorBoardLogger(Callback):
@@ -57,6 +58,13 @@ class TensorBoardLogger(Callback):
         """Log the losses."""
         if self.available:
             summaries = [self._summaries.scalar(name, value) for name, value in status.losses.items()]
+            self._write([{"step": status.iterations, "summary": summary} for summary in summaries])
+
+    def evaluated(self, status: Status, evaluation: EvaluationRecord, best: bool) -> None:
+        """Log the scores and the ends of their intervals."""
+        if self.available:
+            scalars = evaluation.scalars().items()
+            summaries = [self._summaries.scalar(name, value) for name, value in scalars]
             self._write([{"step": status.iterations, "summary": summary} for summary in summaries])
 
     def sampled(self, status: Status, grids: Mapping[str, Tensor], kept: bool) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fastmunit.config import Config
 from fastmunit.runs.callbacks import Status
+from fastmunit.runs.checkpoints.best import Best
 from fastmunit.runs.reports import html
 from fastmunit.runs.reports.charts import Chart, Series, line_chart
 from fastmunit.runs.reports.curves import Curves
+from fastmunit.runs.reports.evaluation_log import EvaluationRecord
 from fastmunit.runs.reports.html import Picture
 
 REFRESH_SECONDS = 30
@@ -41,6 +43,8 @@ def render(
     rows: Sequence[str] = (),
     earlier: Sequence[Picture] = (),
     problem: str | None = None,
+    evaluations: Sequence[EvaluationRecord] = (),
+    best: Best | None = None,
 ) -> str:
     """Render the page as HTML that needs no other file and no network.
 
@@ -57,6 +61,8 @@ def render(
         rows: Contents of the rows of a sample grid.
         earlier: Earlier sample grids, oldest first.
         problem: Reason why the run failed.
+        evaluations: Evaluations during the training. Only those that can be compared with the last one are drawn.
+        best: The best checkpoint.
     """
     return html.render(
         "report.html.j2",
@@ -71,6 +77,8 @@ def render(
         rows=rows,
         earlier=earlier,
         charts=list(_charts(curves)),
+        evaluation_charts=list(_evaluation_charts(evaluations)),
+        best=best,
         commands=commands,
         config=config,
         settings=list(_settings(config)),
@@ -121,6 +129,27 @@ def _charts(curves: Curves) -> Iterator[Chart]:
             chart = line_chart(title, curves.iterations, series)
             if chart is not None:
                 yield chart
+
+
+def _evaluation_charts(evaluations: Sequence[EvaluationRecord]) -> Iterator[Chart]:
+    """Yield a chart per score: its curve with the interval, and the last values to compare with."""
+    last = evaluations[-1] if evaluations else None
+    if last is None:
+        return
+    drawn = [record for record in evaluations if record.conditions == last.conditions]
+    for figure in last.figures:
+        found = [{each.name: each for each in record.figures}.get(figure.name) for record in drawn]
+        series = Series(
+            figure.name,
+            [None if each is None else each.value for each in found],
+            [None if each is None else each.low for each in found],
+            [None if each is None else each.high for each in found],
+        )
+        references = [Series(name, [value] * len(drawn)) for name, value in figure.references.items()]
+        arrow = {"higher": " ↑", "lower": " ↓"}.get(figure.better, "")
+        chart = line_chart(figure.name + arrow, [record.iteration for record in drawn], [series, *references])
+        if chart is not None:
+            yield chart
 
 
 def _settings(config: Config) -> Iterator[tuple[str, object]]:

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from fastmunit.errors import FastmunitError
 from fastmunit.runs.callbacks import Callback, Status
+from fastmunit.runs.reports.evaluation_log import EvaluationRecord
 from fastmunit.runs.reports.image_grid import to_pil
 from fastmunit.systems.base import System
 
 
 class WandbLogger(Callback):
-    """A callback that logs losses and kept sample grids to Weights & Biases.
+    """A callback that logs losses, evaluations and kept sample grids to Weights & Biases.
 
     Args:
         init: Arguments of `wandb.init`, for example `project` and `name`.
@@ -40,6 +41,10 @@ class WandbLogger(Callback):
     def logged(self, status: Status) -> None:
         """Log the losses and the learning rate."""
         self._run.log({**status.losses, "lr": status.learning_rate}, step=status.iterations)
+
+    def evaluated(self, status: Status, evaluation: EvaluationRecord, best: bool) -> None:
+        """Log the scores and the ends of their intervals."""
+        self._run.log(evaluation.scalars(), step=status.iterations)
 
     def sampled(self, status: Status, grids: Mapping[str, Tensor], kept: bool) -> None:
         """Log the grids that are kept."""

@@ -17,7 +17,11 @@ for (const figure of document.querySelectorAll('.chart')) {
     cursor.setAttribute('x1', at);
     cursor.setAttribute('x2', at);
     cursor.setAttribute('visibility', 'visible');
-    const rows = chart.series.map(series => series.name + '  ' + series.values[nearest]);
+    const rows = chart.series.map(series => {
+      const ends = [series.low[nearest], series.high[nearest]];
+      const known = ends.every(end => end !== undefined && end !== null);
+      return series.name + '  ' + series.values[nearest] + (known ? ` [${ends[0]}, ${ends[1]}]` : '');
+    });
     tip.textContent = ['iteration ' + chart.x[nearest], ...rows].join('\n');
     tip.hidden = false;
     const left = at / scale + svg.offsetLeft + 14;
