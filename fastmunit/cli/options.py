@@ -21,7 +21,7 @@ class Direction(str, Enum):
 
 
 class WhichCheckpoint(str, Enum):
-    """Which checkpoint of a run folder to use."""
+    """The checkpoint of a run folder to use."""
 
     newest = "newest"
     best = "best"

@@ -141,7 +141,7 @@ def train(
     [bold]Contents of --output[/bold]
 
     report.html (sample grids and loss curves, updated during training), checkpoints/ (files that the public trainer
-    can also read), images/, logs/ (TensorBoard, losses.csv), config.yaml.
+    can also read), images/, logs/ (TensorBoard, losses.csv, evaluations.jsonl), config.yaml.
 
     Ctrl-C finishes the iteration, saves a checkpoint, and prints the command that resumes. Run folders of the public
     trainer can be resumed too.

@@ -65,7 +65,7 @@ class Evaluations:
                 remove(self._folder.best)
 
     def is_due(self, iteration: int) -> bool:
-        """Return True if an iteration is to be evaluated and has not been."""
+        """Return True if an iteration is one of those that are evaluated and has no record yet."""
         evaluated = any(record.iteration == iteration for record in self.records[-1:])
         return self._evaluator is not None and self._evaluator.is_due(iteration) and not evaluated
 

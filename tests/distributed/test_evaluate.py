@@ -12,6 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from fastmunit import load_translator
+from fastmunit.config import Config
+from fastmunit.metrics.evaluate import evaluate
+from fastmunit.metrics.measures.reconstruction import Reconstruction
+from fastmunit.runs import RunFolder
+from fastmunit.runs.checkpoints.best import read_best
+from fastmunit.runs.reports.evaluation_log import read_records
 from tests.distributed.evaluations import COUNT, DAMAGED, KILLED, TASKS, outcome, outcomes, prepare
 from tests.distributed.launch import ROOT, outputs, run, start
 
@@ -135,3 +142,19 @@ def test_devices(folder: Path, alone: dict[str, dict[str, Any]], tmp_path: Path)
     assert ended.stderr.count("2 images could not be read; the scores use the others") == 1
     assert ended.stdout.count("a2b  edge agreement") == 1
     assert (tmp_path / "evaluation.json").read_bytes() == (folder / "command_1/evaluation.json").read_bytes()
+
+
+def test_evaluations_of_a_training(of_two_processes: Path) -> None:
+    """The records of two processes are what one process measures at their checkpoints."""
+    folder = RunFolder(of_two_processes / "evaluated/run")
+    config = Config.load(folder.config)
+    records = read_records(folder.evaluations)
+    assert [record.iteration for record in records] == [1, 2, 3]
+    for record in records:
+        file = folder.checkpoints / f"gen_{record.iteration:08d}.pt"
+        forward, backward = (load_translator(file, direction=direction, device="cpu") for direction in ("a2b", "b2a"))
+        result = evaluate(forward, config, [Reconstruction()], backward=backward, inputs=5, samples=2)
+        assert [figure.value for figure in record.figures] == [score.estimate.value for score in result.scores]
+    best = read_best(folder)
+    assert best is not None
+    assert best.value == min(record.figures[0].value for record in records)

@@ -32,6 +32,7 @@ from fastmunit.runs.ranks import Ranks
 from fastmunit.systems import registry
 from fastmunit.systems.base import System
 from tests.distributed.cases import BATCH, CASES, ITERATIONS, SHORT
+from tests.runs.tiny import make_images, tiny_config
 
 
 def trained(name: str, dtype: torch.dtype = torch.float64) -> System:
@@ -83,6 +84,7 @@ def short(folder: Path) -> None:
     systems(folder, SHORT)
     together()
     shared_index(folder)
+    evaluated(folder / "evaluated")
     (folder / f"together_{distributed.rank()}").touch()
 
 
@@ -186,6 +188,17 @@ def scaled_gradients_are_skipped_together(rank: int) -> None:
     scaler.step(optimizer)
     scaler.update()
     assert weight.tolist() == [1.0, 1.0] and scaler.get_scale() == 2.0
+
+
+def evaluated(folder: Path) -> None:
+    """Train with evaluations, and resume."""
+    if distributed.rank() == 0:
+        make_images(folder / "images", count=10)
+    distributed.barrier()
+    evaluations = {"eval_iter": 1, "eval_metrics": ["reconstruction"], "eval_inputs": 5, "eval_samples": 2}
+    for last in (2, 3):
+        config = tiny_config(folder / "images", max_iter=last, snapshot_save_iter=1, **evaluations)
+        train(config, folder / "run", device="cpu", resume=last == 3)
 
 
 def resumed(folder: Path, run: str, first: str, last: str) -> None:

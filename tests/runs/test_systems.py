@@ -11,7 +11,8 @@ import torch
 
 from fastmunit import data, functional, translate
 from fastmunit.config import Config
-from fastmunit.runs import train
+from fastmunit.runs import RunFolder, train
+from fastmunit.runs.reports.evaluation_log import read_records
 from fastmunit.systems import registry
 
 SMALL = ["gen.dim=4", "gen.mlp_dim=8", "dis.dim=4", "batch_size=2", "display_size=2", "num_workers=0"]
@@ -52,13 +53,16 @@ def weights(folder: Path, iterations: int) -> dict[str, torch.Tensor]:
 def test_trains_resumes_bit_for_bit_and_translates(
     name: str, demo_data: Callable[[str], Path], tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU, iterations after the third one are replayed, also after a resume."""
+    """On a GPU, iterations after the third one are replayed, also after a resume. Evaluations change nothing."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     straight = train(recipe(name, demo_data, f"max_iter={STEPS}"), tmp_path / "straight", device=device)
     assert all(float(loss) == float(loss) for loss in straight.trainer.losses().values())
     assert straight.trainer.replays == (device == "cuda")
-    train(recipe(name, demo_data, f"max_iter={STOP}"), tmp_path / "stopped", device=device)
-    train(recipe(name, demo_data, f"max_iter={STEPS}"), tmp_path / "stopped", device=device, resume=True)
+    evaluations = ("eval_iter=4", "eval_metrics=edge-agreement,reconstruction", "eval_inputs=2", "eval_samples=2")
+    for last in (STOP, STEPS):
+        config = recipe(name, demo_data, f"max_iter={last}", *evaluations)
+        train(config, tmp_path / "stopped", device=device, resume=last == STEPS)
+    assert [record.iteration for record in read_records(RunFolder(tmp_path / "stopped").evaluations)] == [4, 8]
     expected = weights(tmp_path / "straight", STEPS)
     for key, value in weights(tmp_path / "stopped", STEPS).items():
         assert torch.equal(value, expected[key]), key
