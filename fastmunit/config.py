@@ -342,12 +342,6 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _patience_needs_evaluations(self) -> Config:
-        if self.eval_patience is not None and self.eval_iter is None:
-            raise ValueError("eval_patience counts evaluations, and there are none: set eval_iter, or unset it")
-        return self
-
-    @model_validator(mode="after")
     def _values_fit_the_channels(self) -> Config:
         if self.slices % 2 == 0:
             raise ValueError(f"slices = {self.slices}: expected an odd number, the slice itself and its neighbors")

@@ -101,6 +101,8 @@ def train(
         raise ConfigError(f"cuda_graph: true needs a CUDA GPU, not device {place}: set cuda_graph to false.")
     if config.parallel_streams is True and place.type != "cuda":
         raise ConfigError(f"parallel_streams: true needs a CUDA GPU, not device {place}: set it to auto.")
+    if config.eval_patience is not None and config.eval_iter is None:
+        raise ConfigError("eval_patience counts evaluations, and there are none: set eval_iter, or unset it.")
     given = given_images(config, data)
     config, range_notes = resolved(config, _previous_config(folder, config) if resume else None, given, hooks.indexing)
     for note in range_notes:

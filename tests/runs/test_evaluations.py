@@ -22,7 +22,7 @@ from fastmunit.files import save_tensors
 from fastmunit.metrics.evaluate import evaluate
 from fastmunit.metrics.load import load_measures
 from fastmunit.nn.networks import imagenet
-from fastmunit.runs import RunFolder, TrainingResult, train
+from fastmunit.runs import RunFolder, TrainingResult, evaluator, train
 from fastmunit.runs.checkpoints.best import read_best
 from fastmunit.runs.evaluations import NO_IMPROVEMENT
 from fastmunit.runs.evaluator import Evaluator, without_improvement
@@ -49,8 +49,8 @@ def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluated(images: Path, **changes: Any) -> Config:
-    values = {"eval_iter": 2, "eval_metrics": METRICS, "eval_inputs": 10, "eval_samples": 2, "ema_decay": 0.5}
-    return tiny_config(images, **{**values, **changes})
+    evaluations = {"eval_iter": 2, "eval_metrics": METRICS, "eval_inputs": 10, "eval_samples": 2}
+    return tiny_config(images, **{"display_size": 1, "ema_decay": 0.5, **evaluations, **changes})
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:
@@ -90,9 +90,8 @@ def test_a_training_is_not_disturbed(images: Path, straight: Path, tmp_path: Pat
     assert read_best(RunFolder(tmp_path / "without")) is None
 
 
-@pytest.mark.parametrize("stop", [3, 4])
-def test_a_stopped_run_has_the_same_curves(images: Path, straight: Path, tmp_path: Path, stop: int) -> None:
-    train(evaluated(images, max_iter=stop), tmp_path / "run", device="cpu")
+def test_a_stopped_run_has_the_same_curves(images: Path, straight: Path, tmp_path: Path) -> None:
+    train(evaluated(images, max_iter=3), tmp_path / "run", device="cpu")
     torch.manual_seed(999)
     train(evaluated(images), tmp_path / "run", resume=True, device="cpu")
     assert_same_checkpoint(straight, tmp_path / "run", 7)
@@ -290,24 +289,42 @@ def test_without_weights_the_run_says_what_it_leaves_out(images: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("no_download")
-@pytest.mark.parametrize(
-    ("backbone", "names"),
-    [("alexnet", ["KID-AlexNet", "LPIPS-alex-v0.1 diversity"]), ("vgg16", ["KID-VGG16", "LPIPS-vgg-v0.1 diversity"])],
-)
-def test_default_measures_are_those_whose_weights_are_at_hand(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: imagenet.Backbone, names: list[str]
-) -> None:
+def test_default_measures_with_weights(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("lpips", reason="the heads of LPIPS are in the package lpips")
-    save_tensors(random_backbone(backbone).state_dict(), tmp_path / f"{backbone}_features.pth")
+    save_tensors(random_backbone("alexnet").state_dict(), tmp_path / "alexnet_features.pth")
     monkeypatch.setenv(imagenet.WEIGHTS_VARIABLE, str(tmp_path))
     monkeypatch.setattr("fastmunit.metrics.measures.lpips_diversity.LPIPSDiversity.prepare", _no_references)
     config = evaluated(images, eval_metrics=None, max_iter=2)
     train(config, tmp_path / "run", device="cpu")
     (record,) = curves(tmp_path / "run")
-    assert [figure["name"] for figure in record["figures"]] == names
+    assert [figure["name"] for figure in record["figures"]] == ["KID-AlexNet", "LPIPS-alex-v0.1 diversity"]
     assert all(math.isfinite(figure["value"]) and figure["low"] < figure["high"] for figure in record["figures"])
     best = read_best(RunFolder(tmp_path / "run"))
-    assert best is not None and best.score == names[0]
+    assert best is not None and best.measure == "kid-alexnet"
+
+
+@pytest.mark.usefixtures("no_download")
+@pytest.mark.parametrize(
+    ("at_hand", "names"),
+    [
+        (("alexnet",), ["kid-alexnet", "lpips-alex-v0.1"]),
+        (("vgg16",), ["kid-vgg16", "lpips-vgg-v0.1"]),
+        (("vgg16", "alexnet"), ["kid-alexnet", "lpips-alex-v0.1"]),
+    ],
+)
+def test_default_measures_are_those_whose_weights_are_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_hand: tuple[str, ...], names: list[str]
+) -> None:
+    for name in at_hand:
+        (tmp_path / f"{name}_features_fp16.pth").touch()
+    monkeypatch.setenv(imagenet.WEIGHTS_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(evaluator, "load_measures", lambda chosen, device: list(chosen))
+    messages: list[str] = []
+    cpu = torch.device("cpu")
+    assert evaluator._default_measures(True, cpu, messages.append) == names  # type: ignore[comparison-overlap]
+    assert messages == []
+    assert evaluator._default_measures(False, cpu, messages.append) == names[:1]  # type: ignore[comparison-overlap]
+    assert messages == ["Evaluations leave out LPIPS diversity: the model gives one output per input."]
 
 
 def _no_references(measure: Any, real: Any) -> None:
@@ -327,6 +344,7 @@ def _no_references(measure: Any, real: Any) -> None:
         ({"eval_metrics": ["content-code", "edge-agreement"], "system": "cyclegan"}, ConfigError,
          "content-code, the first, decides .* has no content code .*: name another one first"),
         ({"eval_metrics": ["content-code"], "system": "cyclegan"}, ConfigError, "nothing is left to measure"),
+        ({"eval_iter": None, "eval_patience": 1}, ConfigError, "eval_patience counts evaluations"),
         ({"eval_inputs": 9, "eval_patience": 1}, ConfigError, "eval_patience needs intervals, .* got 9 input and 10"),
     ],
 )  # fmt: skip
@@ -343,13 +361,8 @@ def test_a_single_test_image_is_refused_at_the_start(images: Path, tmp_path: Pat
     for path in sorted((root / "testB").iterdir())[1:]:
         path.unlink()
     with pytest.raises(DataError, match="at least 2 target test images, got 1"):
-        train(evaluated(root, display_size=1), tmp_path / "run", device="cpu")
+        train(evaluated(root), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
-
-
-def test_patience_without_evaluations_is_refused(images: Path) -> None:
-    with pytest.raises(ConfigError, match="eval_patience counts evaluations"):
-        tiny_config(images, eval_patience=3)
 
 
 def test_measures_are_a_list_or_a_text(images: Path) -> None:
