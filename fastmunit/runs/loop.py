@@ -296,9 +296,16 @@ class Session:
         self.callbacks.sampled(status, grids, keep)
 
     def _evaluate(self) -> None:
-        """Measure the translations. If they are the best so far, save a checkpoint and name it in best.json."""
+        """Measure the translations. If they are the best so far, save a checkpoint and name it in best.json.
+
+        Raises:
+            TrainingError: If the translations are not finite.
+        """
         distributed.doing(f"iteration {self.iterations}, evaluating")
-        best = self.evaluations.add(self.trainer, self.iterations, self.pace.seconds)
+        try:
+            best = self.evaluations.add(self.trainer, self.iterations, self.pace.seconds)
+        except DataError as error:  # the images were read and measured before the training
+            raise TrainingError(f"iteration {self.iterations}: {error} {self._advice()}") from error
         self.callbacks.evaluated(self._status(), self.evaluations.records[-1], best is not None)
         if best is not None:
             if self.saved_at != self.iterations:

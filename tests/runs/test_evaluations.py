@@ -17,7 +17,7 @@ import torch
 
 from fastmunit import load_translator, translate
 from fastmunit.config import Config
-from fastmunit.errors import CheckpointError, ConfigError, DataError, FastmunitError
+from fastmunit.errors import CheckpointError, ConfigError, DataError, FastmunitError, TrainingError
 from fastmunit.files import save_tensors
 from fastmunit.metrics.evaluate import evaluate
 from fastmunit.metrics.load import load_measures
@@ -29,6 +29,7 @@ from fastmunit.runs.evaluator import Evaluator, without_improvement
 from fastmunit.runs.reports.evaluation_log import EvaluationRecord, Figure, read_records
 from fastmunit.systems.base import System
 from fastmunit.systems.parts import public_checkpoint
+from fastmunit.systems.translators import Translator
 from tests.metrics.conftest import random_backbone
 from tests.runs.tiny import Recorder, assert_same_checkpoint, make_images, tiny_config
 
@@ -387,6 +388,21 @@ def test_a_removed_image_does_not_end_a_training(images: Path, tmp_path: Path) -
     gone = Recorder({1: lambda: shutil.rmtree(root / "testA")})
     result = train(evaluated(root, max_iter=2), tmp_path / "run", device="cpu", callbacks=[gone])
     assert result.ended == "finished" and iterations(tmp_path / "run") == [2]
+
+
+def test_translations_with_nan_end_a_training(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Averages can be NaN while the losses, which come from the weights themselves, are not yet."""
+    translator = System.evaluation_translator
+
+    def diverged(self: System, direction: str) -> Translator:
+        made = translator(self, direction)
+        if any(bool(loss) for loss in self.losses().values()):
+            made.decode = lambda content, styles: content.new_full((len(styles), 3, 36, 36), math.nan)  # type: ignore[method-assign]
+        return made
+
+    monkeypatch.setattr(System, "evaluation_translator", diverged)
+    with pytest.raises(TrainingError, match=r"iteration 4: .*NaN.* checkpoint of iteration 3 .* lower learning rate"):
+        train(evaluated(images, eval_iter=4, snapshot_save_iter=3), tmp_path / "run", device="cpu")
 
 
 def test_damaged_files_are_named(images: Path, straight: Path, tmp_path: Path) -> None:

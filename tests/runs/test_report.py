@@ -139,6 +139,25 @@ def test_charts_stay_inside_their_box(values: list[float | None], step: int) -> 
         assert chart.top <= y <= chart.bottom
 
 
+@given(
+    points=st.lists(
+        st.tuples(*[st.none() | st.floats(-1e30, 1e30, allow_subnormal=False)] * 3), min_size=1, max_size=20
+    )
+)
+def test_intervals_stay_inside_the_box(points: list[tuple[float | None, float | None, float | None]]) -> None:
+    values, low, high = zip(*points, strict=True)
+    chart = line_chart("score", list(range(1, len(points) + 1)), [Series("a", values, low, high)])
+    known = [ends for ends in zip(low, high, strict=True) if None not in ends]
+    if chart is None:
+        assert all(number is None for point in points for number in point)
+        return
+    (curve,) = chart.curves
+    assert len(curve.band) == 2 * len(known)
+    assert [x for x, _ in curve.band] == [x for x, _ in reversed(curve.band)], "there and back"
+    for x, y in curve.band:
+        assert chart.left <= x <= chart.right and chart.top <= y <= chart.bottom
+
+
 def test_curves_are_drawn() -> None:
     text = page()
     lines = re.findall(r'polyline class="line\d" points="([^"]*)"', text)

@@ -12,8 +12,10 @@ import pytest
 
 import fastmunit
 from fastmunit import Callback
+from fastmunit.config import Config
 from fastmunit.errors import FastmunitError
-from fastmunit.runs import Status, WandbLogger
+from fastmunit.runs import EvaluationRecord, Status, WandbLogger
+from fastmunit.runs.reports.evaluation_log import Figure
 from tests.runs.tiny import assert_same_checkpoint, tiny_config
 
 
@@ -57,6 +59,21 @@ def test_losses_and_kept_grids_are_logged(images: Path, uninterrupted: Path, tmp
     assert all(grid[0] == "image" for grid in grids.values())
     assert run.exit_code == 0
     assert_same_checkpoint(uninterrupted, tmp_path / "run", 7)
+
+
+def test_evaluations_are_logged(runs: list[Run]) -> None:
+    figures = [
+        Figure(measure="kid-alexnet", name="KID-AlexNet", value=2.0, low=1.5, high=2.5, better="lower"),
+        Figure(measure="reconstruction", name="cycle L1 A → B", value=0.5, low=None, high=None, better="lower"),
+    ]
+    record = EvaluationRecord(
+        iteration=4, seconds=1, duration=1, direction="a2b", inputs=9, samples=2, conditions="", figures=figures
+    )
+    logger = WandbLogger()
+    logger.started(Status(0, 9, 0.0), SimpleNamespace(config=Config()))  # type: ignore[arg-type]
+    logger.evaluated(Status(4, 9, 1.0), record, best=True)
+    kid = {"evaluation/KID-AlexNet": 2.0, "evaluation/KID-AlexNet/low": 1.5, "evaluation/KID-AlexNet/high": 2.5}
+    assert runs[0].logs == [(4, {**kid, "evaluation/cycle_L1_A_B": 0.5})]
 
 
 def test_a_failed_run_is_marked(images: Path, tmp_path: Path, runs: list[Run]) -> None:
