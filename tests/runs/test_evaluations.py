@@ -164,6 +164,7 @@ def test_the_best_checkpoint_is_saved_and_kept(images: Path, tmp_path: Path, mon
         assert torch.equal(translate(folder.checkpoints, image, 2, which=which), expected)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_worse_checkpoint_replaces_a_best_one_that_is_gone(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +182,7 @@ def test_a_worse_checkpoint_replaces_a_best_one_that_is_gone(
     assert saved(folder.root) == [2, 4] and iterations(folder.root) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_values_of_other_conditions_are_not_compared(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +248,7 @@ def _record(iteration: int, figures: list[Figure]) -> EvaluationRecord:
     return EvaluationRecord(**values, conditions="", figures=figures)
 
 
+@pytest.mark.slow
 def test_a_signal_delays_an_evaluation_until_the_resume(images: Path, straight: Path, tmp_path: Path) -> None:
     recorder = Recorder({3: lambda: os.kill(os.getpid(), signal.SIGTERM)})
     result = train(evaluated(images), tmp_path / "run", device="cpu", callbacks=[recorder])
@@ -255,6 +258,7 @@ def test_a_signal_delays_an_evaluation_until_the_resume(images: Path, straight: 
     assert_same_checkpoint(straight, tmp_path / "run", 7)
 
 
+@pytest.mark.slow
 def test_given_weights_are_evaluated_first(images: Path, straight: Path, tmp_path: Path) -> None:
     init = straight / "checkpoints/ema_00000004.pt"
     train(evaluated(images, max_iter=2), tmp_path / "run", device="cpu", init=init)
