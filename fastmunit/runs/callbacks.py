@@ -139,5 +139,17 @@ def _forward(hook: str) -> Any:
     return call
 
 
-for _hook in ("indexing", "verifying", "started", "logged", "sampled", "evaluated", "saved", "iteration", "message", "ended"):
+_HOOKS = (
+    "indexing",
+    "verifying",
+    "started",
+    "logged",
+    "sampled",
+    "evaluated",
+    "saved",
+    "iteration",
+    "message",
+    "ended",
+)
+for _hook in _HOOKS:
     setattr(Callbacks, _hook, _forward(_hook))
