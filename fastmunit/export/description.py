@@ -80,6 +80,7 @@ class Description(_Strict):
         style_dim: Length of a style code; 0 if there is one output per image.
         styles: Style codes are drawn from N(0, 1) ("normal"), are seeds of noise ("seed"), or do not exist ("none").
         dropout_rate: Masks are 0 with this probability, otherwise 1 / (1 - dropout_rate).
+        model_digest: `Translator.digest` of the model, which style files name. Empty in exports of earlier versions.
         precision: Type of the stored weights. Graphs compute in float32.
         checked: Sizes (height, width) and numbers of images or styles with which errors were measured.
         graphs: Files by the names of their graphs: "encode_content", "encode_style" and "decode", or "translate".
@@ -97,6 +98,7 @@ class Description(_Strict):
     style_dim: int = Field(ge=0)
     styles: Literal["normal", "seed", "none"]
     dropout_rate: float = Field(ge=0, lt=1)
+    model_digest: str = ""
     precision: Precision
     checked: tuple[tuple[int, int, int], ...]
     graphs: dict[str, GraphFile]

@@ -42,6 +42,10 @@ class ExportedTranslator(Translator):
             name: _RUNNERS[about.format](folder / graph.file, device) for name, graph in about.graphs.items()
         }
 
+    def digest(self) -> str:
+        """Return the digest of the model that was exported. Empty if an earlier version has exported it."""
+        return self.description.model_digest
+
     def random_styles(self, count: int, generator: torch.Generator) -> Tensor:
         if self.description.styles == "seed":
             return random_seeds(count, generator)

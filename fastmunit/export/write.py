@@ -75,6 +75,7 @@ def export(
         style_dim=translator.style_dim,
         styles=_kind_of_styles(translator),
         dropout_rate=translator.dropout_rate,
+        model_digest=translator.digest(),
         precision=precision,
         checked=cases,
         graphs={},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from fastmunit.nn.networks.autoencoders import AdaINGen, VAEGen, min_size
 from fastmunit.nn.networks.latent_encoder import LatentEncoder
 from fastmunit.systems.parts import pretrained
 from fastmunit.systems.parts.inference_autocast import inference_autocast
+from fastmunit.systems.style_distributions import StyleDistribution
 
 _PIXELS_PER_BATCH = 1 << 20
 
@@ -46,10 +48,12 @@ class Translator(pretrained.Shareable):
         config: Configuration of the system that has built the translator.
         about: Facts about the model, for `save_pretrained`.
         precision: Default precision of convolutions and matrix products: "float32", "bfloat16" or "float16".
+        style_distribution: What `random_styles` draws from. None is N(0, I).
     """
 
     direction: str | None = None
     config: Config | None = None
+    style_distribution: StyleDistribution | None = None
 
     takes_references: bool = False
     """True if `encode_style` computes the style code of an image of the target domain."""
@@ -104,6 +108,19 @@ class Translator(pretrained.Shareable):
         """Return the networks that this direction needs, by name in gen_*.pt: "b", or "a.enc" for a part of "a"."""
         raise FastmunitError(f"{type(self).__name__} does not define networks, so it cannot be saved or exported.")
 
+    def digest(self) -> str:
+        """Return a SHA-256 of the weights in float32, by which files of style codes know their model.
+
+        A model has the same digest in every kind of file that stores its weights exactly. An export has that of the
+        model it was made from.
+        """
+        digest = hashlib.sha256()
+        for network, module in self.networks().items():
+            for key, value in module.state_dict().items():
+                digest.update(f"{network}.{key}".encode())
+                digest.update(value.detach().float().cpu().contiguous().numpy())
+        return digest.hexdigest()
+
     @classmethod
     def from_pretrained(
         cls, name: str | os.PathLike[str], *, direction: str | None = None, device: str | torch.device = "cpu"
@@ -127,7 +144,9 @@ class Translator(pretrained.Shareable):
         return pretrained.model_of_translator(self)
 
     def random_styles(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw style codes from N(0, 1), (count, style_dim, 1, 1), with a CPU generator."""
+        """Draw style codes (count, style_dim, 1, 1) from `style_distribution`, or N(0, I), with a CPU generator."""
+        if self.style_distribution is not None:
+            return self.style_distribution.sample(count, generator).to(self.device, self.dtype)
         return torch.randn(count, self.style_dim, 1, 1, generator=generator).to(self.device, self.dtype)
 
     @torch.no_grad()
@@ -142,7 +161,7 @@ class Translator(pretrained.Shareable):
             FastmunitError: If the system has no style codes, or there is not enough memory.
         """
         with _memory_errors(image), self._autocast(precision):
-            return self.encode_style(self._padded(image[None])).float()
+            return self.encode_style(self.padded(image[None])).float()
 
     @torch.no_grad()
     def translate(
@@ -168,7 +187,7 @@ class Translator(pretrained.Shareable):
         self._require_channels(image)
         height, width = image.shape[1:]
         with _memory_errors(image), self._autocast(precision):
-            padded = self._padded(image[None])
+            padded = self.padded(image[None])
             batch = batch_size or max(1, _PIXELS_PER_BATCH // (padded.shape[-1] * padded.shape[-2]))
             content = self.encode(padded)
             outputs = [self.decode(content, part).float().cpu() for part in styles.split(batch)]
@@ -195,7 +214,7 @@ class Translator(pretrained.Shareable):
         self._require_channels(images[0])
         height, width = images.shape[2:]
         with _memory_errors(images[0]), self._autocast(precision):
-            return self.run_each(self._padded(images), styles)[..., :height, :width].float()
+            return self.run_each(self.padded(images), styles)[..., :height, :width].float()
 
     def _require_channels(self, image: Tensor) -> None:
         if len(image) != self.channels:
@@ -208,7 +227,8 @@ class Translator(pretrained.Shareable):
         chosen = self.precision if precision is None else precision
         return inference_autocast(self.device.type, None if chosen == "float32" else getattr(torch, chosen))
 
-    def _padded(self, images: Tensor) -> Tensor:
+    def padded(self, images: Tensor) -> Tensor:
+        """Return images (N, C, H, W) on the device of the networks, padded to a size (N, C, H', W') that they support."""
         x = images.to(self.device, self.dtype)
         for axis in (-1, -2):
             size = x.shape[axis]

@@ -1,12 +1,13 @@
-"""Style files: safetensors files with a tensor `styles` (S, style_dim, 1, 1) and names in the metadata."""
+"""Style files: safetensors files with a tensor `styles` (S, style_dim, 1, 1), and names and the model as metadata."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,16 +16,55 @@ from torch import Tensor
 
 from fastmunit.errors import DataError
 from fastmunit.files import atomic_write, printable, require_regular_file
+from fastmunit.systems.translators import Translator
 
 SUFFIX = ".safetensors"
-_KEY, _NAMES = "styles", "names"
+_KEY, _NAMES, _MODEL = "styles", "names", "model"
 
 
-class Styles(NamedTuple):
-    """Style codes (S, style_dim, 1, 1) and one name per code, or no names."""
+@dataclass(frozen=True)
+class StyleModel:
+    """The model whose style encoder has computed style codes.
+
+    Attributes:
+        name: Name of the run folder, model or file, for messages.
+        direction: "a2b" or "b2a".
+        digest: `Translator.digest`.
+    """
+
+    name: str
+    direction: str
+    digest: str
+
+    @classmethod
+    def of(cls, translator: Translator, name: str = "") -> StyleModel:
+        """Describe a translator. Without a name, it has the title of the model, or the name of its system."""
+        title = translator.about.title if translator.about is not None else ""
+        system = "a model" if translator.config is None else f"a {translator.config.system} model"
+        return cls(name or title or system, translator.direction or "a2b", translator.digest())
+
+    def __str__(self) -> str:
+        """Return the name, the direction and the first digits of the digest."""
+        return f"{self.name} ({self.direction}, weights {self.digest[:8]})"
+
+
+@dataclass(frozen=True)
+class Styles:
+    """The content of a style file.
+
+    Attributes:
+        codes: Style codes (S, style_dim, 1, 1).
+        names: One name per code, or no names.
+        model: The model that they belong to. None if the file does not say.
+    """
 
     codes: Tensor
-    names: list[str]
+    names: Sequence[str] = ()
+    model: StyleModel | None = None
+
+    def label(self, index: int) -> str:
+        """Return the name of a style, or its number."""
+        return self.names[index] if self.names else f"style {index}"
 
 
 def read_styles(path: str | os.PathLike[str]) -> Styles:
@@ -54,16 +94,19 @@ def read_styles(path: str | os.PathLike[str]) -> Styles:
         )
     if codes.is_floating_point() and not bool(codes.float().isfinite().all()):
         raise DataError(f"styles file {printable(path)}: {_KEY!r} has infinite or NaN values.")
-    return Styles(codes, _names(metadata.get(_NAMES), len(codes), path))
+    return Styles(codes, _names(metadata.get(_NAMES), len(codes), path), _model(metadata.get(_MODEL), path))
 
 
-def write_styles(path: str | os.PathLike[str], codes: Tensor, names: Sequence[str] = ()) -> None:
+def write_styles(
+    path: str | os.PathLike[str], codes: Tensor, names: Sequence[str] = (), model: StyleModel | None = None
+) -> None:
     """Write a style file atomically.
 
     Args:
         path: The file, usually with the suffix .safetensors.
         codes: Style codes (S, style_dim, 1, 1).
         names: One name per code, or none.
+        model: The model that the codes belong to. Other models refuse the file. None leaves it open.
 
     Raises:
         ValueError: If the codes have another shape, or the numbers of codes and names differ.
@@ -73,23 +116,60 @@ def write_styles(path: str | os.PathLike[str], codes: Tensor, names: Sequence[st
         raise ValueError(f"expected codes (S, style_dim, 1, 1), got {tuple(codes.shape)}")
     if names and len(names) != len(codes):
         raise ValueError(f"expected {len(codes)} names, one per code, got {len(names)}")
-    metadata = {_NAMES: json.dumps(list(names), ensure_ascii=False)} if names else None
+    metadata = {_NAMES: json.dumps(list(names))} if names else {}
+    if model is not None:
+        metadata[_MODEL] = json.dumps(asdict(model))
     with atomic_write(Path(path)) as file:
         file.write(save({_KEY: codes.detach().cpu().contiguous()}, metadata))
+
+
+def require_same_model(styles: Styles, translator: Translator, path: str | os.PathLike[str]) -> None:
+    """Check that a style file does not name another model than a translator.
+
+    A file without a model, and an export of an earlier version, which does not know its model, are not refused.
+
+    Raises:
+        DataError: If it does.
+    """
+    if styles.model is None:
+        return
+    digest = translator.digest()
+    if digest and digest != styles.model.digest:
+        here = StyleModel.of(translator)
+        raise DataError(
+            f"styles file {printable(path)} was made with {styles.model}, and style codes mean something else to "
+            f"{here}: make the file again with this model (`fastmunit styles`)."
+        )
 
 
 def _names(text: str | None, count: int, path: str | os.PathLike[str]) -> list[str]:
     if text is None:
         return []
-    try:
-        names = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"styles file {printable(path)}: {_NAMES!r} in its metadata is not a JSON list.") from error
+    names = _json(text, _NAMES, "list", path)
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
         raise DataError(
             f"styles file {printable(path)}: {_NAMES!r} in its metadata must be a JSON list of {count} strings."
         )
     return names
+
+
+def _model(text: str | None, path: str | os.PathLike[str]) -> StyleModel | None:
+    if text is None:
+        return None
+    content = _json(text, _MODEL, "object", path)
+    keys = [field.name for field in fields(StyleModel)]
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), str) for key in keys):
+        raise DataError(
+            f"styles file {printable(path)}: {_MODEL!r} in its metadata must be a JSON object with {', '.join(keys)}."
+        )
+    return StyleModel(**{key: content[key] for key in keys})
+
+
+def _json(text: str, key: str, kind: str, path: str | os.PathLike[str]) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"styles file {printable(path)}: {key!r} in its metadata is not a JSON {kind}.") from error
 
 
 def as_codes(codes: Tensor, style_dim: int, example: Tensor, name: str) -> Tensor:

@@ -1,9 +1,10 @@
-"""Style codes from random numbers, reference images, style files and interpolation."""
+"""Style codes from random numbers, reference images and style files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from fastmunit.files import printable
 from fastmunit.systems.translators import Translator
 from fastmunit.translation.large_images import Resources
 from fastmunit.translation.references import encode_reference
-from fastmunit.translation.style_file import SUFFIX, Styles, as_codes, read_styles
+from fastmunit.translation.style_file import SUFFIX, Styles, as_codes, read_styles, require_same_model
 
 StylesLike = int | ImageLike | Sequence[ImageLike]
 
@@ -24,14 +25,15 @@ def styles_from_file(translator: Translator, path: str | os.PathLike[str]) -> St
     """Read a style file for a model.
 
     Raises:
-        DataError: If the file cannot be used, or its codes do not fit the model.
+        DataError: If the file cannot be used, or belongs to another model.
     """
     styles = read_styles(path)
+    require_same_model(styles, translator, path)
     try:
         codes = as_codes(styles.codes, translator.style_dim, _example(translator), "styles")
     except ValueError as error:
         raise DataError(f"styles file {printable(path)} belongs to another model: {error}.") from error
-    return Styles(codes, styles.names)
+    return replace(styles, codes=codes)
 
 
 def style_codes(
@@ -61,12 +63,6 @@ def style_codes(
             raise ValueError("styles is an empty list: give at least one reference")
         return torch.cat([_code_of(translator, reference, precision, max_pixels, resources) for reference in styles])
     return _code_of(translator, styles, precision, max_pixels, resources)
-
-
-def interpolate(first: Tensor, second: Tensor, count: int) -> Tensor:
-    """Interpolate between two codes (1, style_dim, 1, 1). Return `count` codes, both ends included."""
-    weights = torch.linspace(0, 1, count, dtype=first.dtype, device=first.device).view(-1, 1, 1, 1)
-    return torch.lerp(first, second, weights)
 
 
 def _code_of(

@@ -96,5 +96,5 @@ def translated(
 def whole(translator: Translator, image: Tensor, styles: Tensor) -> Tensor:
     """Translate as a whole, in the dtype of the model: (S, C', H, W)."""
     height, width = image.shape[1:]
-    content = translator.encode(translator._padded(image[None]))
+    content = translator.encode(translator.padded(image[None]))
     return torch.cat([translator.decode(content, style) for style in styles.split(1)])[..., :height, :width]

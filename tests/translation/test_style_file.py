@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from fastmunit.errors import DataError, FastmunitError
-from fastmunit.translation.style_file import read_styles, write_styles
+from fastmunit.translation.style_file import StyleModel, read_styles, write_styles
 
 CODES = torch.randn(3, 4, 1, 1, generator=torch.Generator().manual_seed(0))
 
@@ -18,9 +18,17 @@ CODES = torch.randn(3, 4, 1, 1, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("names", [["a", "b/c", "…"], []])
 def test_codes_and_names_are_read_as_written(tmp_path: Path, names: list[str]) -> None:
     write_styles(tmp_path / "s.safetensors", CODES, names)
-    codes, found = read_styles(tmp_path / "s.safetensors")
-    assert torch.equal(codes, CODES)
-    assert found == names
+    found = read_styles(tmp_path / "s.safetensors")
+    assert torch.equal(found.codes, CODES)
+    assert (found.names, found.model) == (names, None)
+    assert found.label(1) == (names[1] if names else "style 1")
+
+
+def test_the_model_is_read_as_written(tmp_path: Path) -> None:
+    model = StyleModel("früit\udcff", "b2a", "ab" * 32)
+    write_styles(tmp_path / "s.safetensors", CODES, model=model)
+    assert read_styles(tmp_path / "s.safetensors").model == model
+    assert str(StyleModel("fruit", "a2b", "0123456789")) == "fruit (a2b, weights 01234567)"
 
 
 def test_wrong_arguments_write_nothing(tmp_path: Path) -> None:
@@ -44,6 +52,10 @@ def test_wrong_arguments_write_nothing(tmp_path: Path) -> None:
         ({"styles": CODES}, {"names": "[" * 100_000}, "is not a JSON list"),
         ({"styles": CODES}, {"names": json.dumps(["a"])}, "must be a JSON list of 3 strings"),
         ({"styles": CODES}, {"names": json.dumps(["a", "b", 3])}, "must be a JSON list of 3 strings"),
+        ({"styles": CODES}, {"model": "fruit"}, "'model' in its metadata is not a JSON object"),
+        ({"styles": CODES}, {"model": "[]"}, "must be a JSON object with name, direction, digest"),
+        ({"styles": CODES}, {"model": json.dumps({"name": "fruit", "direction": "a2b"})}, "must be a JSON object"),
+        ({"styles": CODES}, {"model": json.dumps({"name": "", "direction": "a2b", "digest": 1})}, "must be a JSON"),
     ],
 )
 def test_wrong_files_are_named(
