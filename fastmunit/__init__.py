@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastmunit import data, distributed, functional, info
+    from fastmunit import data, distributed, functional, info, styles
     from fastmunit.acceleration.install import accelerate
     from fastmunit.config import Config
     from fastmunit.runs.callbacks import Callback
@@ -39,11 +39,12 @@ __all__ = [
     "info",
     "load_generators",
     "load_translator",
+    "styles",
     "train",
     "translate",
 ]
 
-_MODULES = ("data", "distributed", "functional", "info")
+_MODULES = ("data", "distributed", "functional", "info", "styles")
 _HOMES = {
     "MUNIT": "fastmunit.systems.munit",
     "UNIT": "fastmunit.systems.unit",

@@ -27,6 +27,7 @@ LAYERS = {
     "__main__": {"cli"},
     "cli": {
         "translation",
+        "styles",
         "conversion",
         "export",
         "page",
@@ -54,6 +55,7 @@ LAYERS = {
     "data": {"image_files"} | LEAVES,
     # Arrays of numpy and no torch, so that it serves scripts that only convert files.
     "image_files": {"errors", "files", "region"},
+    "styles": {"translation", "runs", "metrics", "data", "image_files", "systems"} | LEAVES,
     "systems": {"nn", "functional", "model_folder"} | LEAVES,
     "acceleration": {"nn", "functional"} | LEAVES,
     "nn": {"functional"} | LEAVES,

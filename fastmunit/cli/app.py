@@ -15,6 +15,7 @@ from fastmunit.cli.info import info
 from fastmunit.cli.output import echo
 from fastmunit.cli.page import page
 from fastmunit.cli.serve import serve
+from fastmunit.cli.styles import styles
 from fastmunit.cli.train import train
 from fastmunit.cli.train_classifier import train_classifier
 from fastmunit.cli.translate import translate
@@ -47,3 +48,4 @@ def _add_global_options(
 
 for _command in (train, translate, export, page, serve, evaluate, train_classifier, convert, demo, configs, info):
     app.command(cls=Command)(reported(with_usable_values(_command)))
+app.add_typer(styles, name="styles")

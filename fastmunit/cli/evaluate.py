@@ -12,6 +12,7 @@ from fastmunit.cli import inspection
 from fastmunit.cli.launch import as_one_command, start_processes
 from fastmunit.cli.options import ConfigName, Device, Devices, MaxPixels, Timeout, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
+from fastmunit.cli.style_options import StyleDistributionOption, use_style_distribution
 from fastmunit.metrics.measure import check_names, name_pattern, names, registered, variants
 
 if TYPE_CHECKING:
@@ -77,6 +78,16 @@ def evaluate(
     inputs: Annotated[int, typer.Option(min=2, help="Number of test images.", metavar="N")] = 100,
     samples: Annotated[int, typer.Option(min=2, help="Outputs per input; diversity compares pairs.", metavar="N")] = 38,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random styles.", metavar="N")] = 0,
+    styles_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Draw the styles of outputs from those of this file, as `fastmunit styles` writes it: at least as "
+            "many as there are samples.",
+            metavar="FILE",
+            rich_help_panel="Style",
+        ),
+    ] = None,
+    style_distribution: StyleDistributionOption = "normal",
     device: Device = "auto",
     max_pixels: MaxPixels = None,
     devices: Devices = None,
@@ -112,12 +123,15 @@ def evaluate(
     from fastmunit.metrics.inspection import inspect as run_inspection
     from fastmunit.metrics.load import load_measures
     from fastmunit.runs import resolve_device
+    from fastmunit.styles.sampling import draw_from_file
     from fastmunit.systems import registry
     from fastmunit.translation.translate import find_checkpoint, load_translator, own_direction
 
     if devices is not None and not distributed.launched():
         start_processes(devices)
         return
+    if styles_file is not None and style_distribution != "normal":
+        raise FastmunitError("give either --styles-file or --style-distribution: both decide the styles.")
     place = distributed.setup(timeout, device) if distributed.launched() else resolve_device(device)
     main = distributed.rank() == 0
     with as_one_command():
@@ -158,6 +172,11 @@ def evaluate(
                 lambda: load_measures(chosen, weights=weights, classifier=classifier, device=place)
             )
         )
+        for name in directions:
+            if styles_file is not None:
+                draw_from_file(translators[name], styles_file, samples)
+            else:
+                use_style_distribution(translators[name], style_distribution, settings)
         tasks: dict[str, dict[str, Any]] = {
             name: {"direction": name, "backward": translators.get("b2a" if name == "a2b" else "a2b"), "images": images}
             for name in directions
@@ -181,6 +200,8 @@ def evaluate(
                 "outputs of each": samples,
                 "seed": seed,
             }
+            if styles_file is not None or style_distribution != "normal":
+                facts["styles"] = f"from {styles_file or style_distribution}"
             if inspect:
                 inspection.write(output, f"Inspection of {run.name}", facts, results)
                 inspection.show(results)

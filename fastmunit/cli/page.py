@@ -18,6 +18,12 @@ def page(
         typer.Option(help="Take onnxruntime-web from this folder [downloaded with npm].", metavar="FOLDER"),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Set the title of the page.", metavar="TEXT")] = None,
+    styles_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Begin with the styles of this file, as `fastmunit styles` writes it [random styles].", metavar="FILE"
+        ),
+    ] = None,
     config: ConfigName = None,
 ) -> None:
     """Write a web page on which anyone can draw and see the model translate it.
@@ -34,7 +40,7 @@ def page(
     """
     from fastmunit.page.build import build
 
-    written = build(run, output, config=config, engine=engine, title=title, which=which.value)
+    written = build(run, output, config=config, engine=engine, title=title, which=which.value, styles=styles_file)
     echo(f"Wrote {output} ({written.size / 1e6:,.1f} MB, {' and '.join(written.directions)}). Open it with:")
     echo(f"  {shell_line(['python', '-m', 'http.server', '--directory', str(output), '--bind', '127.0.0.1'])}")
     echo("and http://localhost:8000 in a browser.")

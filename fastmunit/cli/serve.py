@@ -9,6 +9,7 @@ import typer
 
 from fastmunit.cli.options import ConfigName, Device, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
+from fastmunit.cli.style_options import StyleDistributionOption, use_style_distributions
 from fastmunit.cli.translate import Precision
 
 _TOKEN = "FASTMUNIT_TOKEN"
@@ -41,6 +42,15 @@ def serve(
     samples: Annotated[
         bool, typer.Option(help="Show pictures of the run's test set on the page, or fruits if it is gone.")
     ] = True,
+    styles_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Begin the page with the styles of this file, as `fastmunit styles` writes it, and answer "
+            "/styles/named with them.",
+            metavar="FILE",
+        ),
+    ] = None,
+    style_distribution: StyleDistributionOption = "normal",
     device: Device = "auto",
     precision: Annotated[
         Precision, typer.Option(help="Compute convolutions and matrix products in this precision.")
@@ -80,7 +90,16 @@ def serve(
     if not (os.environ.get(_TOKEN, "unset") if token is None else token).strip():
         raise FastmunitError(f"the token is empty: set {_TOKEN} to a secret, or unset it.")
     limits = Limits(max_upload_mb * 2**20, max_upload_pixels, max_pixels, max_styles, queue, timeout)
-    model = load_model(checkpoint, config, device=device, precision=precision.value, samples=samples, which=which.value)
+    model = load_model(
+        checkpoint,
+        config,
+        device=device,
+        precision=precision.value,
+        samples=samples,
+        which=which.value,
+        styles_file=styles_file,
+    )
+    use_style_distributions(model.translators, style_distribution)
     if token is None and not is_local(host):
         echo("Everybody who can reach this address may use the model; --token restricts it.", err=True)
     run(model, limits, host, port, token, lambda address: echo(f"Serving {model.name} at {address}; Ctrl-C stops."))

@@ -12,6 +12,7 @@ import typer
 from fastmunit.cli.options import ConfigName, Device, Direction, MaxPixels, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
 from fastmunit.cli.resources import Memory, SaveStatistics, Scratch, StatisticsOption, percentage, resources_of
+from fastmunit.cli.style_options import Interpolation, StyleDistributionOption, use_style_distribution
 
 if TYPE_CHECKING:
     from fastmunit.config import Config
@@ -85,8 +86,8 @@ def translate(
     styles_file: Annotated[
         Path | None,
         _style_option(
-            help="Use the style codes of this safetensors file: a tensor `styles` (S, style_dim, 1, 1). Names in the "
-            "metadata, a JSON list under `names`, become part of output names.",
+            help="Use the style codes of this safetensors file, as `fastmunit styles` writes it: a tensor `styles` "
+            "(S, style_dim, 1, 1). Names in the metadata, a JSON list under `names`, become part of output names.",
             metavar="FILE",
         ),
     ] = None,
@@ -99,6 +100,10 @@ def translate(
             metavar="N",
         ),
     ] = None,
+    interpolation: Annotated[
+        Interpolation, _style_option(help="Interpolate along a straight line, or along an arc around 0.")
+    ] = Interpolation.linear,
+    style_distribution: StyleDistributionOption = "normal",
     size: Annotated[
         int | None,
         typer.Option(min=1, help="Resize the shortest side to this first (kept by default).", metavar="PIXELS"),
@@ -142,6 +147,8 @@ def translate(
 
     fastmunit translate --checkpoint runs/shoes --input a.png --output out --reference two_boots/ --interpolate 8
 
+    fastmunit translate --checkpoint runs/shoes --input drawings/ --output out --style-distribution encoded
+
     fastmunit translate --checkpoint runs/stains --input slide.png --output out --memory 8GB
 
     Writes NAME_style00.png, … (NAME_reference00.png, … with --reference, NAME_interpolated00.png, … with --interpolate)
@@ -164,7 +171,9 @@ def translate(
     from fastmunit.translation.translate import find_checkpoint, load_translator, own_direction
 
     resources = resources_of(memory, scratch or output / ".scratch", statistics, save_statistics)
-    _require_one_source_of_styles(styles, same_styles, reference, styles_file, interpolate)
+    _require_one_source_of_styles(
+        styles, same_styles or style_distribution != "normal", reference, styles_file, interpolate
+    )
     place = resolve_device(device)
     file, settings = find_checkpoint(checkpoint, config, exports=True, which=which.value)
     PixelValues.require_numbers(settings)
@@ -193,11 +202,14 @@ def translate(
         raise_failures(failures, _left_out(len(failures), len(listed)))
     translator = load_translator(file, settings, direction=way, device=device)
     translator.precision = precision.value
+    use_style_distribution(translator, style_distribution, settings)
     if not translator.style_dim and ((styles or 1) > 1 or styles_file is not None):
         option = "--styles" if styles_file is None else "--styles-file"
         raise FastmunitError(f"a {settings.system} model gives one output per image: leave {option} out.")
     if references or styles_file is not None:
-        output_styles = _given_styles(translator, references, styles_file, interpolate, size, limit, resources)
+        output_styles = _given_styles(
+            translator, references, styles_file, interpolate, interpolation, size, limit, resources
+        )
     else:
         count = styles or (10 if translator.style_dim else 1)
         output_styles = _random_styles(translator, count, seed, same_styles or frames)
@@ -228,7 +240,7 @@ def translate(
 
 def _require_one_source_of_styles(
     styles: int | None,
-    same_styles: bool,
+    drawn: bool,
     reference: list[Path] | None,
     styles_file: Path | None,
     interpolate: int | None,
@@ -237,9 +249,11 @@ def _require_one_source_of_styles(
 
     if styles_file is not None and reference:
         raise FastmunitError("give either --reference or --styles-file: both decide the style.")
-    if (reference or styles_file is not None) and (styles is not None or same_styles):
+    if (reference or styles_file is not None) and (styles is not None or drawn):
         given = "--reference" if reference else "--styles-file"
-        raise FastmunitError(f"give either {given} or --styles and --same-styles: {given} decides the style.")
+        raise FastmunitError(
+            f"give either {given} or --styles, --same-styles and --style-distribution: {given} decides the style."
+        )
     if interpolate is not None and not reference and styles_file is None:
         raise FastmunitError("--interpolate needs two styles: give two --reference, or --styles-file.")
 
@@ -262,6 +276,7 @@ def _given_styles(
     references: list[Path],
     styles_file: Path | None,
     interpolate: int | None,
+    interpolation: Interpolation,
     size: int | None,
     max_pixels: int | None,
     resources: "Resources",
@@ -271,9 +286,9 @@ def _given_styles(
 
     from fastmunit.errors import FastmunitError
     from fastmunit.translation.file_translator import OutputStyles
+    from fastmunit.translation.interpolation import interpolate as interpolate_codes
     from fastmunit.translation.output_sheet import resized
     from fastmunit.translation.references import encode_reference
-    from fastmunit.translation.styles import interpolate as interpolate_codes
     from fastmunit.translation.styles import styles_from_file
 
     prepare = None if size is None else partial(resized, size=size)
@@ -282,14 +297,18 @@ def _given_styles(
     ]
     images = [image for _, image in encoded]
     if styles_file is not None:
-        kind, (codes, names) = "style", styles_from_file(translator, styles_file)
+        styles = styles_from_file(translator, styles_file)
+        kind, codes, names = "style", styles.codes, styles.names
     else:
         kind, codes, names = "reference", torch.cat([code for code, _ in encoded]), []
     if interpolate is None:
         return OutputStyles(kind, len(codes), codes, names, images)
     if len(codes) != 2 or not codes.is_floating_point():
         raise FastmunitError(f"--interpolate needs two styles, got {len(codes)}: give two of them.")
-    codes = interpolate_codes(codes[:1], codes[1:], interpolate)
+    try:
+        codes = interpolate_codes(codes[:1], codes[1:], interpolate, interpolation.value)
+    except ValueError as error:
+        raise FastmunitError(f"{error}.") from error
     return OutputStyles("interpolated", interpolate, codes, (), images)
 
 

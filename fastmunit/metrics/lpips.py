@@ -108,7 +108,7 @@ class LPIPS(nn.Module):
         for index, module in enumerate(self.backbone[: _STAGES[self.net][-1] + 1]):
             x = module(x)
             if index in _STAGES[self.net]:
-                norm = x.square().sum(dim=1, keepdim=True).sqrt()
+                norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # its gradient at 0 is 0, that of sqrt is NaN
                 stages.append(x / (norm + _EPS))
         return stages
 

@@ -15,7 +15,9 @@ from fastmunit.export.write import export, folder_beside
 from fastmunit.files import printable, require_writable, write_text
 from fastmunit.page.engine_files import copy_engine
 from fastmunit.page.samples import sample_files
-from fastmunit.page.settings import MODELS, SETTINGS_FILE, SHOWN_CHANNELS, STATIC, page_settings
+from fastmunit.page.settings import MODELS, SETTINGS_FILE, SHOWN_CHANNELS, STATIC, ShownStyles, page_settings
+from fastmunit.systems.translators import Translator
+from fastmunit.translation.styles import styles_by_direction
 from fastmunit.translation.translate import Which, directions_of, find_checkpoint, load_translator
 
 
@@ -40,6 +42,7 @@ def build(
     engine: Path | None = None,
     title: str | None = None,
     which: Which = "newest",
+    styles: Path | None = None,
 ) -> Page:
     """Write a page that translates drawings with a trained model in the visitor's browser.
 
@@ -51,6 +54,7 @@ def build(
         engine: Folder with onnxruntime-web. None downloads it with npm.
         title: Title of the page.
         which: Which checkpoint of a run folder: "newest", or "best", which its evaluations have found (best.json).
+        styles: Style file whose styles the wall begins with, in the direction that the file names.
 
     Raises:
         FastmunitError: If the model cannot be used or exported, the engine is missing, or a file cannot be written.
@@ -70,7 +74,7 @@ def build(
         with folder_beside(output) as partial:
             page = partial / "page"
             page.mkdir()
-            _write(page, file, settings, engine, title)
+            _write(page, file, settings, engine, title, styles)
             if output.exists():
                 output.rename(partial / "earlier")
             page.rename(output)
@@ -81,8 +85,11 @@ def build(
     return Page(directions, total)
 
 
-def _write(page: Path, file: Path, settings: Config, engine: Path | None, title: str | None) -> None:
+def _write(
+    page: Path, file: Path, settings: Config, engine: Path | None, title: str | None, styles: Path | None
+) -> None:
     """Write the files of a page into an empty folder."""
+    given = {} if styles is None else styles_by_direction(styles, _translators(file, settings))
     copy_engine(page / "engine", engine)
     models = _write_models(page, file, settings)
     size = _size(settings, models)
@@ -90,7 +97,7 @@ def _write(page: Path, file: Path, settings: Config, engine: Path | None, title:
     samples.write(page)
     for source in STATIC.iterdir():
         shutil.copyfile(source, page / source.name)
-    directions = {name: (model.styles, model.style_dim) for name, model in models.items()}
+    directions = {name: ShownStyles(model.styles, model.style_dim, given.get(name)) for name, model in models.items()}
     values = page_settings(settings.system, size, directions, title=title, samples=samples.samples)
     write_text(page / SETTINGS_FILE, json.dumps(values, indent=1) + "\n")
 
@@ -106,11 +113,17 @@ def _write_models(page: Path, file: Path, settings: Config) -> dict[str, Descrip
         for name in (DESCRIPTION_FILE, *(graph.file for graph in description.graphs.values())):
             shutil.copyfile(file.parent / name, target / name)
         return {description.direction: description}
-    models = {}
-    for direction in directions_of(file, settings):
-        translator = load_translator(file, settings, direction=direction, device="cpu")
-        models[direction] = export(translator, page / MODELS / direction)
-    return models
+    translators = _translators(file, settings)
+    return {name: export(translator, page / MODELS / name) for name, translator in translators.items()}
+
+
+def _translators(file: Path, settings: Config) -> dict[str, Translator]:
+    """Load the translator of each direction."""
+    if file.name == DESCRIPTION_FILE:
+        translator = load_translator(file.parent, device="cpu")
+        return {translator.direction or "a2b": translator}
+    directions = directions_of(file, settings)
+    return {name: load_translator(file, settings, direction=name, device="cpu") for name in directions}
 
 
 def _size(settings: Config, models: dict[str, Description]) -> tuple[int, int]:

@@ -10,6 +10,9 @@ from typing import Any, Literal
 import torch
 
 import fastmunit
+from fastmunit.systems.style_distributions import FittedNormal
+from fastmunit.systems.translators import Translator
+from fastmunit.translation.style_file import Styles
 
 SETTINGS_FILE = "page.json"
 STATIC = Path(__file__).parent / "static"
@@ -22,6 +25,47 @@ _SEED = 0
 _COLORS = ("#ffffff", "#000000")
 
 Kind = Literal["normal", "seed", "none"]
+
+
+@dataclass(frozen=True)
+class ShownStyles:
+    """The styles of one direction.
+
+    Attributes:
+        kind: Styles are numbers ("normal"), seeds of noise ("seed"), or do not exist ("none").
+        length: Length of a style code.
+        given: Style codes to begin with, with their names. None begins with random ones.
+        distribution: Distribution of random styles. None is N(0, I).
+    """
+
+    kind: Kind
+    length: int
+    given: Styles | None = None
+    distribution: FittedNormal | None = None
+
+    @classmethod
+    def of(cls, translator: Translator, given: Styles | None = None) -> ShownStyles:
+        """Describe the styles of a translator."""
+        if not translator.style_dim:
+            return cls("none", 0)
+        is_float = translator.random_styles(1, torch.Generator().manual_seed(_SEED)).is_floating_point()
+        distribution = translator.style_distribution
+        normal = distribution if isinstance(distribution, FittedNormal) else None
+        return cls("normal" if is_float else "seed", translator.style_dim, given, normal)
+
+    @property
+    def codes(self) -> list[list[float]]:
+        """The first styles: given ones, those that `fastmunit.translate` draws, or zeros if it draws seeds of noise."""
+        if self.kind == "none":
+            return []
+        if self.given is not None:
+            return self.given.codes.flatten(1).tolist()
+        if self.kind == "seed":
+            return [[0.0] * self.length] * _STYLES
+        generator = torch.Generator().manual_seed(_SEED)
+        if self.distribution is not None:
+            return self.distribution.sample(_STYLES, generator).flatten(1).tolist()
+        return torch.randn(_STYLES, self.length, generator=generator).tolist()
 
 
 @dataclass(frozen=True)
@@ -42,7 +86,7 @@ class Samples:
 def page_settings(
     system: str,
     size: tuple[int, int],
-    directions: Mapping[str, tuple[Kind, int]],
+    directions: Mapping[str, ShownStyles],
     *,
     title: str | None = None,
     samples: Samples | None = None,
@@ -53,7 +97,7 @@ def page_settings(
     Args:
         system: System of the model.
         size: Height and width of drawings.
-        directions: Kind and length of the style codes of each direction.
+        directions: Styles of each direction.
         title: Title of the page.
         samples: Sample pictures.
         engine: Where the model runs.
@@ -69,16 +113,15 @@ def page_settings(
             {"name": name, "folder": f"{MODELS}/{name}", "colors": samples.colors.get(name[0], _COLORS)}
             for name in directions
         ],
-        "styles": {name: _first_styles(*kind_and_length) for name, kind_and_length in directions.items()},
+        "styles": {name: styles.codes for name, styles in directions.items()},
+        "style_names": {
+            name: list(styles.given.names) for name, styles in directions.items() if styles.given is not None
+        },
+        "distributions": {
+            name: {"mean": styles.distribution.mean.tolist(), "factor": styles.distribution.factor.tolist()}
+            for name, styles in directions.items()
+            if styles.distribution is not None
+        },
         "samples": {domain: samples.files.get(domain, []) for domain in "ab"},
         "data_license": samples.has_license,
     }
-
-
-def _first_styles(kind: Kind, length: int) -> list[list[float]]:
-    """Return the style codes that `fastmunit.translate` draws, or codes of zeros if it draws seeds of noise."""
-    if kind == "none":
-        return []
-    if kind == "seed":
-        return [[0.0] * length] * _STYLES
-    return torch.randn(_STYLES, length, generator=torch.Generator().manual_seed(_SEED)).tolist()

@@ -23,7 +23,7 @@ import fastmunit
 from fastmunit.data.images import encode_image
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.page.samples import FOLDER
-from fastmunit.page.settings import SETTINGS_FILE, SHOWN_CHANNELS, STATIC, Kind, page_settings
+from fastmunit.page.settings import SETTINGS_FILE, SHOWN_CHANNELS, STATIC, ShownStyles, page_settings
 from fastmunit.serving import schemas
 from fastmunit.serving.docs_page import docs_page
 from fastmunit.serving.gate import Gate
@@ -133,6 +133,16 @@ def create_app(
         codes = translator.random_styles(count if translator.style_dim else 1, torch.Generator().manual_seed(seed))
         return schemas.Styles(direction=chosen, seed=seed, styles=values_of(codes))
 
+    @app.get("/styles/named")
+    async def named_styles(direction: schemas.Direction | None = None) -> schemas.NamedStyles:
+        """Return the styles of the file that the server was started with. Without one, there are none."""
+        chosen, _ = _chosen(model, direction)
+        given = model.styles.get(chosen)
+        if given is None:
+            return schemas.NamedStyles(direction=chosen, names=[], styles=[])
+        names = [given.label(index) for index in range(len(given.codes))]
+        return schemas.NamedStyles(direction=chosen, names=names, styles=values_of(given.codes))
+
     @app.post("/translate", response_class=Response, responses={200: _ANSWER})
     async def translate(
         request: Request, form: Annotated[schemas.TranslateForm, Form(media_type="multipart/form-data")]
@@ -168,7 +178,7 @@ def create_app(
         return HTMLResponse(docs_page(app.openapi()))
 
     shown = {
-        name: (_kind_of_styles(translator), translator.style_dim)
+        name: ShownStyles.of(translator, model.styles.get(name))
         for name, translator in model.translators.items()
         if {translator.channels, translator.target_channels} <= SHOWN_CHANNELS
         and source_values(translator).are_bytes
@@ -230,12 +240,6 @@ def _chosen(model: Model, direction: schemas.Direction | None) -> tuple[schemas.
     if chosen not in model.translators:
         raise HTTPException(422, f"direction: this model translates {' and '.join(model.translators)} only.")
     return chosen, model.translators[chosen]
-
-
-def _kind_of_styles(translator: Translator) -> Kind:
-    if not translator.style_dim:
-        return "none"
-    return "normal" if takes_floats(translator) else "seed"
 
 
 def _info(translator: Translator) -> schemas.DirectionInfo:

@@ -16,6 +16,8 @@ from fastmunit.runs import resolve_device
 from fastmunit.runs.checkpoints.checkpoint import Which
 from fastmunit.systems import registry
 from fastmunit.systems.translators import Translator
+from fastmunit.translation.style_file import Styles
+from fastmunit.translation.styles import styles_by_direction
 from fastmunit.translation.translate import ConfigLike, Precision, directions_of, find_checkpoint
 
 _MAX_PNG_CHANNELS = 4
@@ -31,6 +33,7 @@ class Model:
         translators: Translator of each direction, the default direction first.
         trained_size: Height and width of the images that the model was trained on.
         samples: Sample pictures for the page.
+        styles: Styles of a style file by their direction.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Model:
     translators: Mapping[str, Translator]
     trained_size: tuple[int, int]
     samples: SampleFiles = field(default_factory=SampleFiles)
+    styles: Mapping[str, Styles] = field(default_factory=dict)
 
 
 def load_model(
@@ -48,6 +52,7 @@ def load_model(
     precision: Precision = "float32",
     samples: bool = False,
     which: Which = "newest",
+    styles_file: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Load a trained model with all directions of its system, which share the networks.
 
@@ -58,10 +63,12 @@ def load_model(
         precision: Precision of convolutions and matrix products.
         samples: Load pictures of the run's test set for the page, too; see `sample_files`.
         which: Which checkpoint of a run folder: "newest", or "best", which its evaluations have found (best.json).
+        styles_file: Style file whose styles the page begins with, and `/styles/named` returns.
 
     Raises:
         CheckpointError: If the file is missing or damaged, or does not fit the configuration.
         ConfigError: If the configuration cannot be used.
+        DataError: If the style file cannot be used or belongs to another model.
         FastmunitError: If the outputs have more channels than a PNG can store.
     """
     file, settings = find_checkpoint(checkpoint, config, which=which)
@@ -91,4 +98,5 @@ def load_model(
     size = settings.crop_image_height, settings.crop_image_width
     shown = samples and set(settings.channels("a2b")) <= SHOWN_CHANNELS
     pictures = sample_files(settings, size) if shown else SampleFiles()
-    return Model(name, system.name, translators, size, pictures)
+    styles = {} if styles_file is None else styles_by_direction(styles_file, translators)
+    return Model(name, system.name, translators, size, pictures, styles)

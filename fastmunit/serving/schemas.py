@@ -72,6 +72,14 @@ class Styles(BaseModel):
     styles: Annotated[list[list[StyleValue]], Field(description="Values of each style, for `codes`.")]
 
 
+class NamedStyles(BaseModel):
+    """Styles of a file."""
+
+    direction: Direction
+    names: Annotated[list[str], Field(description="Name of each style, or its number.")]
+    styles: Annotated[list[list[StyleValue]], Field(description="Values of each style, for `codes`.")]
+
+
 class DirectionInfo(BaseModel):
     """One direction of the model."""
 

@@ -228,7 +228,7 @@ class Translator(pretrained.Shareable):
         return inference_autocast(self.device.type, None if chosen == "float32" else getattr(torch, chosen))
 
     def padded(self, images: Tensor) -> Tensor:
-        """Return images (N, C, H, W) on the device of the networks, padded to a size (N, C, H', W') that they support."""
+        """Return images (N, C, H, W) on the device of the networks, padded to a size that they support."""
         x = images.to(self.device, self.dtype)
         for axis in (-1, -2):
             size = x.shape[axis]

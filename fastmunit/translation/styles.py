@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,29 @@ def styles_from_file(translator: Translator, path: str | os.PathLike[str]) -> St
     except ValueError as error:
         raise DataError(f"styles file {printable(path)} belongs to another model: {error}.") from error
     return replace(styles, codes=codes)
+
+
+def styles_by_direction(path: str | os.PathLike[str], translators: Mapping[str, Translator]) -> dict[str, Styles]:
+    """Read a style file for the direction that it names, or the first one if it names none.
+
+    Args:
+        path: The file.
+        translators: Translator of each direction of a model.
+
+    Returns:
+        The styles by their direction, one entry.
+
+    Raises:
+        DataError: If the file cannot be used, or belongs to another model or to a direction that is not there.
+    """
+    model = read_styles(path).model
+    direction = next(iter(translators)) if model is None else model.direction
+    if direction not in translators:
+        raise DataError(
+            f"styles file {printable(path)} is for {direction}, and this model translates "
+            f"{' and '.join(translators)} only: give a file of that direction."
+        )
+    return {direction: styles_from_file(translators[direction], path)}
 
 
 def style_codes(

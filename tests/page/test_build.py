@@ -16,7 +16,7 @@ from fastmunit.export.description import Description, GraphFile, Input
 from fastmunit.page import engine_files
 from fastmunit.page.build import build
 from fastmunit.page.samples import sample_files
-from fastmunit.page.settings import STATIC, page_settings
+from fastmunit.page.settings import STATIC, ShownStyles, page_settings
 from fastmunit.runs import train
 from fastmunit.translation.styles import style_codes
 from fastmunit.translation.translate import load_translator
@@ -177,7 +177,7 @@ def test_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_of_systems_without_codes() -> None:
-    settings = page_settings("unit", (64, 64), {"a2b": ("none", 0), "b2a": ("seed", 1)})
+    settings = page_settings("unit", (64, 64), {"a2b": ShownStyles("none", 0), "b2a": ShownStyles("seed", 1)})
     assert settings["styles"] == {"a2b": [], "b2a": [[0.0]] * 12}
     assert settings["samples"] == {"a": [], "b": []}
 

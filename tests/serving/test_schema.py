@@ -68,7 +68,12 @@ def check(api: Any, method: str, path: str, expected: set[int], examples: int, *
     assert expected <= {*statuses}
 
 
-OPERATIONS = [("GET", "/health", {200}), ("GET", "/styles", {200, 422}), ("POST", "/translate", {200, 422})]
+OPERATIONS = [
+    ("GET", "/health", {200}),
+    ("GET", "/styles", {200, 422}),
+    ("GET", "/styles/named", {200, 422}),
+    ("POST", "/translate", {200, 422}),
+]
 
 
 @pytest.mark.parametrize(("method", "path", "expected"), OPERATIONS)

@@ -158,7 +158,7 @@ def test_nothing_is_fetched_from_other_hosts(client: TestClient) -> None:
     assert client.get("/redoc").status_code == 404
     schema = client.get("/openapi.json")
     assert "http://" not in schema.text and "https://" not in schema.text
-    assert set(schema.json()["paths"]) == {"/health", "/styles", "/translate"}
+    assert set(schema.json()["paths"]) == {"/health", "/styles", "/styles/named", "/translate"}
     docs = client.get("/docs")
     assert not re.search(r"//|<script|<link|<img|url\(|@import", docs.text)
     for text in (

@@ -82,7 +82,8 @@ class Page {
     $("more-styles").addEventListener("click", () => {
       if (!this.ready) return;
       const count = this.settings.styles[this.direction].length;
-      this.showStyles(Array.from({ length: count }, () => randomStyle(this.about.styleDim)));
+      const distribution = this.settings.distributions[this.direction];
+      this.showStyles(Array.from({ length: count }, () => randomStyle(this.about.styleDim, distribution)));
     });
     $("blend-start").addEventListener("click", () => this.setChoosesSecond(!this.choosesSecond));
     $("blend-amount").addEventListener("input", () => this.applyBlend());
@@ -133,7 +134,8 @@ class Page {
     this.makeSliders(hasCodes ? about.styleDim : 0);
     this.version++;
     this.ready = true;
-    this.showStyles(settings.styles[direction].map((code, index) => ({ code, seed: index })));
+    const names = settings.style_names[direction] ?? [];
+    this.showStyles(settings.styles[direction].map((code, index) => ({ code, seed: index, name: names[index] })));
   }
 
   async load(direction) {
@@ -171,7 +173,7 @@ class Page {
 
   showStyles(styles) {
     this.setChoosesSecond(false);
-    styles.forEach((style, index) => (style.name = `Style ${index + 1}`));
+    styles.forEach((style, index) => (style.name ??= `Style ${index + 1}`));
     this.wall.show(styles.length && this.about.kind !== "none" ? styles : []);
     this.choose(styles[0] ?? { code: [], seed: 0 });
   }

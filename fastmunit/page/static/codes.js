@@ -32,9 +32,18 @@ export function filled(input, size, style, dropoutRate) {
   return Float32Array.from({ length: size }, () => (random() < dropoutRate ? 0 : kept));
 }
 
-/** Return a random style with a code of `length` numbers, and a seed for noise and dropout. */
-export function randomStyle(length, random = Math.random) {
-  return { code: Array.from(normal(length, random)), seed: Math.floor(random() * 2 ** 32) };
+/**
+ * Return a random style with a code of `length` numbers, and a seed for noise and dropout. With a distribution, the code
+ * is mean + factor · z instead of z from N(0, I).
+ */
+export function randomStyle(length, distribution = null, random = Math.random) {
+  const drawn = Array.from(normal(length, random));
+  const code = distribution ? moved(drawn, distribution) : drawn;
+  return { code, seed: Math.floor(random() * 2 ** 32) };
+}
+
+function moved(drawn, { mean, factor }) {
+  return mean.map((value, row) => factor[row].reduce((sum, weight, column) => sum + weight * drawn[column], value));
 }
 
 /** Return the style between two: the first at weight 0, the second at weight 1. */
