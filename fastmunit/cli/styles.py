@@ -580,7 +580,7 @@ def _count(number: int) -> str:
 def _report(failures: "Sequence[Failure]") -> None:
     from fastmunit.data.failures import raise_failures, unreadable
 
-    raise_failures(failures, f"{unreadable(len(failures))} and were left out")
+    raise_failures(failures, f"{unreadable(len(failures))}; the others were used")
 
 
 for _command in (extract, mean, bank, nearest, interpolate, directions, invert, distribution):

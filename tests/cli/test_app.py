@@ -18,6 +18,7 @@ from tests.cli.conftest import Command
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["train", "translate", "export", "serve", "evaluate", "train-classifier", "demo", "configs", "info"]
+STYLES = ["extract", "mean", "bank", "nearest", "interpolate", "directions", "invert", "distribution"]
 
 
 def test_help_lists_the_commands(fastmunit: Command) -> None:
@@ -33,6 +34,14 @@ def test_help_of_each_command(fastmunit: Command, command: str) -> None:
     if command not in ("configs", "info"):
         assert "Example" in outcome.out
         assert f"fastmunit {command}" in outcome.out.split("Options")[0]
+
+
+def test_help_of_the_commands_about_styles(fastmunit: Command) -> None:
+    assert all(command in fastmunit("styles", "-h").out for command in STYLES)
+    for command in STYLES:
+        outcome = fastmunit("styles", command, "-h")
+        assert outcome.status == 0
+        assert f"fastmunit styles {command}" in outcome.out.split("Options")[0]
 
 
 @pytest.mark.parametrize("system", registry.names())

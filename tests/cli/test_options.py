@@ -18,7 +18,18 @@ from fastmunit.config import Config
 from tests.cli.conftest import Command
 
 ROOT = Path(__file__).parents[2]
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def commands_of(group: Any, prefix: str = "") -> dict[str, Any]:
+    """Return all commands by name, those of a group such as "styles extract" as well."""
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        nested = hasattr(command, "commands")
+        found |= commands_of(command, f"{prefix}{name} ") if nested else {prefix + name: command}
+    return found
+
+
+COMMANDS: dict[str, Any] = commands_of(typer.main.get_command(app))
 PARAMETERS = [
     (name, parameter) for name, command in COMMANDS.items() for parameter in command.params if parameter.name != "help"
 ]
@@ -52,7 +63,40 @@ PATHS = [
     ("page", "RUN", ("--output", "out")),
     ("page", "--output", ("run",)),
     ("page", "--engine", ("run", "--output", "out")),
+    ("page", "--styles-file", ("run", "--output", "out")),
     ("serve", "RUN", ()),
+    ("serve", "--styles-file", ("run",)),
+    ("evaluate", "--styles-file", ("--checkpoint", "run")),
+    ("styles extract", "RUN", ("-i", "a.png", "--output", "out")),
+    ("styles extract", "--input", ("run", "--output", "out")),
+    ("styles extract", "--output", ("run", "-i", "a.png")),
+    ("styles mean", "RUN", ("-i", "a.png", "--output", "out")),
+    ("styles mean", "--input", ("run", "--output", "out")),
+    ("styles mean", "--output", ("run", "-i", "a.png")),
+    ("styles bank", "RUN", ("-i", "a.png", "--output", "out")),
+    ("styles bank", "--input", ("run", "--output", "out")),
+    ("styles bank", "--content", ("run", "-i", "a.png", "--output", "out")),
+    ("styles bank", "--output", ("run", "-i", "a.png")),
+    ("styles nearest", "RUN", ("b.png", "-i", "a.png")),
+    ("styles nearest", "PHOTO", ("-i", "a.png", "--", "run")),
+    ("styles nearest", "--input", ("run", "b.png")),
+    ("styles nearest", "--output", ("run", "b.png", "-i", "a.png")),
+    ("styles interpolate", "RUN", ("-i", "a.png", "--content", "c.png", "--output", "out")),
+    ("styles interpolate", "--input", ("run", "--content", "c.png", "--output", "out")),
+    ("styles interpolate", "--content", ("run", "-i", "a.png", "--output", "out")),
+    ("styles interpolate", "--output", ("run", "-i", "a.png", "--content", "c.png")),
+    ("styles directions", "RUN", ("-i", "a.png", "--content", "c.png", "--output", "out")),
+    ("styles directions", "--input", ("run", "--content", "c.png", "--output", "out")),
+    ("styles directions", "--content", ("run", "-i", "a.png", "--output", "out")),
+    ("styles directions", "--output", ("run", "-i", "a.png", "--content", "c.png")),
+    ("styles invert", "RUN", ("b.png", "--output", "out")),
+    ("styles invert", "PHOTO", ("--output", "out", "--", "run")),
+    ("styles invert", "--content", ("run", "b.png", "--output", "out")),
+    ("styles invert", "--weights", ("run", "b.png", "--output", "out")),
+    ("styles invert", "--output", ("run", "b.png")),
+    ("styles distribution", "RUN", ("--output", "out")),
+    ("styles distribution", "--input", ("run", "--output", "out")),
+    ("styles distribution", "--output", ("run",)),
     ("demo", "--output", ()),
 ]
 CONFIGS = [
@@ -64,6 +108,14 @@ CONFIGS = [
     ("page", "--config", ("gen.pt", "--output", "out")),
     ("serve", "--config", ("gen.pt",)),
     ("demo", "--config", ()),
+    ("styles extract", "--config", ("gen.pt", "-i", "a.png", "--output", "out")),
+    ("styles mean", "--config", ("gen.pt", "-i", "a.png", "--output", "out")),
+    ("styles bank", "--config", ("gen.pt", "-i", "a.png", "--output", "out")),
+    ("styles nearest", "--config", ("gen.pt", "b.png", "-i", "a.png")),
+    ("styles interpolate", "--config", ("gen.pt", "-i", "a.png", "--content", "c.png", "--output", "out")),
+    ("styles directions", "--config", ("gen.pt", "-i", "a.png", "--content", "c.png", "--output", "out")),
+    ("styles invert", "--config", ("gen.pt", "b.png", "--output", "out")),
+    ("styles distribution", "--config", ("gen.pt", "--output", "out")),
 ]
 
 
@@ -91,7 +143,9 @@ def test_every_command_and_path_is_covered() -> None:
 def test_options_are_lists_or_given_once(fastmunit: Command, command: str, parameter: Any) -> None:
     for option in parameter.opts:
         once = [option] if parameter.is_flag else [option, "1"]
-        outcome = fastmunit(command, *once, *([parameter.opts[0]] if parameter.is_flag else [f"{parameter.opts[0]}=1"]))
+        outcome = fastmunit(
+            *command.split(), *once, *([parameter.opts[0]] if parameter.is_flag else [f"{parameter.opts[0]}=1"])
+        )
         assert outcome.status == 2
         assert ("given 2 times: give it once" in outcome.err) is not parameter.multiple
         assert parameter.multiple or parameter.opts[0] in outcome.err
@@ -120,7 +174,7 @@ def test_values_that_are_not_paths(fastmunit: Command, command: str, option: str
         ("ü" * 128, "a name of 256 bytes"),
         ("a/" * 2048 + "b", "the path has 4,097 bytes"),
     ):
-        outcome = fastmunit(command, *given(option, value), *others)
+        outcome = fastmunit(*command.split(), *given(option, value), *others)
         assert outcome.status in (1, 2), outcome
         text = " ".join(outcome.err.replace("│", " ").split())
         assert reason in text
@@ -143,7 +197,7 @@ def test_odd_names(fastmunit: Command, command: str, option: str, others: tuple[
         "/dev/null/x",
     ):
         more = ("--system", "none") if command == "demo" else ()
-        outcome = fastmunit(command, *given(option, value), *others, *more)
+        outcome = fastmunit(*command.split(), *given(option, value), *others, *more)
         assert outcome.status in (1, 2)
         assert outcome.err.startswith("error: ")
         outcome.err.encode()
@@ -163,7 +217,7 @@ def test_odd_names(fastmunit: Command, command: str, option: str, others: tuple[
     ],
 )
 def test_numbers_that_torch_cannot_take(fastmunit: Command, command: str, option: str, others: tuple[str, ...]) -> None:
-    outcome = fastmunit(command, option, 10**22, *others)
+    outcome = fastmunit(*command.split(), option, 10**22, *others)
     assert outcome.status == 2
     assert option in outcome.err
     assert "number is too large" in outcome.err

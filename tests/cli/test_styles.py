@@ -1,0 +1,318 @@
+"""The commands about styles, end to end on the packaged model and on tiny runs of other systems."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fastmunit as package
+from fastmunit.runs import train
+from fastmunit.styles import StyleModel, read_styles, write_styles
+from fastmunit.styles.distribution import MIN_CODES
+from tests.cli.conftest import Command, Outcome
+from tests.runs.tiny import make_images, tiny_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Styles = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of flat colors with noise, and of different sizes."""
+    folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for index in range(MIN_CODES):
+        noise = random.normal(0, 20, (30 + index % 3, 33, 3))
+        pixels = (random.integers(0, 256, 3) + noise).clip(0, 255).astype(np.uint8)
+        place = folder / ("more" if index % 2 else ".")
+        place.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{index:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("drawing") / "drawing.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (31, 40, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def styles(fastmunit: Command) -> Styles:
+    def run(command: str, *arguments: object, model: object = "fruit") -> Outcome:
+        return fastmunit("styles", command, model, *arguments, "--device", "cpu")
+
+    return run
+
+
+@pytest.fixture
+def codes(styles: Styles, photos: Path, tmp_path: Path) -> Path:
+    outcome = styles("extract", "-i", photos, "-o", tmp_path / "codes.safetensors")
+    assert outcome.status == 0, outcome.err
+    return tmp_path / "codes.safetensors"
+
+
+def test_extracted_codes_are_those_of_the_encoder(codes: Path, photos: Path) -> None:
+    found, translator = read_styles(codes), package.load_translator("fruit", device="cpu")
+    assert found.model == StyleModel("fruit", "a2b", translator.digest())
+    assert len(found.names) == MIN_CODES
+    for code, name in zip(found.codes, found.names, strict=True):
+        expected = translator.style_of(package.data.read_image(photos / f"{name}.png", 3))
+        assert torch.equal(code, expected[0])
+
+
+def test_the_commands_take_a_folder_or_its_styles_file(
+    styles: Styles, codes: Path, photos: Path, drawing: Path, tmp_path: Path
+) -> None:
+    for source in (photos, codes):
+        out = tmp_path / source.stem
+        outcome = styles("mean", "-i", source, "-o", out / "mean.safetensors", "--name", "scanner 3")
+        assert outcome.status == 0, outcome.err
+        outcome = styles("bank", "-i", source, "-o", out / "bank", "--count", 3, "--content", drawing)
+        assert outcome.status == 0, outcome.err
+        outcome = styles("directions", "-i", source, "-o", out / "dirs", "--count", 2, "--content", drawing)
+        assert outcome.status == 0, outcome.err
+        outcome = styles("distribution", "-i", source, "-o", out / "check")
+        assert outcome.status == 0, outcome.err
+    of_images, of_file = tmp_path / photos.stem, tmp_path / codes.stem
+    mean = read_styles(of_images / "mean.safetensors")
+    torch.testing.assert_close(mean.codes, read_styles(codes).codes.mean(0, keepdim=True))
+    assert list(mean.names) == ["scanner 3"]
+    report = json.loads((of_images / "bank/bank.json").read_text())
+    assert sum(each["size"] for each in report) == MIN_CODES
+    assert sorted(name for each in report for name in each["images"]) == sorted(read_styles(codes).names)
+    assert all(each["medoid"] in each["images"] for each in report)
+    for name in ("bank/bank.safetensors", "dirs/direction01.safetensors", "check/styles.safetensors"):
+        first, second = read_styles(of_images / name), read_styles(of_file / name)
+        assert torch.equal(first.codes, second.codes)
+        assert list(first.names) == list(second.names)
+    written = {path.name for path in (of_images / "dirs").iterdir()}
+    assert {"direction00.jpg", "direction01.jpg", "sheet.jpg", "directions.json"} < written
+    figures = json.loads((of_images / "check/distribution.json").read_text())
+    assert (figures["model"], figures["direction"], figures["count"]) == ("fruit", "a2b", MIN_CODES)
+    assert (of_images / "check/distribution.html").read_text().count("<svg") == 9
+    with_medoids = Image.open(of_images / "bank/sheet.jpg").height
+    assert with_medoids > Image.open(of_file / "bank/sheet.jpg").height
+
+
+def test_neighbors(styles: Styles, codes: Path, photos: Path, tmp_path: Path) -> None:
+    outcome = styles("nearest", photos / "04.png", "-i", photos, "--count", 3, "-o", tmp_path / "near.jpg")
+    assert outcome.status == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert lines[0].split() == ["0.0000", "04"]
+    assert len(lines) == 4
+    assert Image.open(tmp_path / "near.jpg").format == "JPEG"
+    again = styles("nearest", photos / "04.png", "-i", codes, "--count", 3)
+    assert again.out.splitlines() == lines[:3]
+    refused = styles("nearest", photos / "04.png", "-i", codes, "-o", tmp_path / "no.jpg")
+    assert (refused.status, "a styles file has no pictures to show" in refused.err) == (1, True)
+
+
+def test_interpolation_frames_are_translations_of_the_codes(
+    styles: Styles, photos: Path, drawing: Path, tmp_path: Path
+) -> None:
+    ends = ["-i", photos / "00.png", "-i", photos / "02.png"]
+    outcome = styles("interpolate", *ends, "--content", drawing, "-o", tmp_path / "out", "--count", 4)
+    assert outcome.status == 0, outcome.err
+    found = read_styles(tmp_path / "out/styles.safetensors")
+    assert list(found.names) == ["0.00", "0.33", "0.67", "1.00"]
+    expected = package.translate("fruit", drawing, tmp_path / "out/styles.safetensors", device="cpu")
+    for index, image in enumerate(expected):
+        frame = package.data.read_image(tmp_path / f"out/drawing_{index:03d}.png", 3)
+        assert (frame - image).abs().max() <= 1.01 / 127.5
+    line = styles(
+        "interpolate", *ends, "--content", drawing, "-o", tmp_path / "line", "--count", 3, "--interpolation", "linear"
+    )
+    assert line.status == 0
+    middle = read_styles(tmp_path / "line/styles.safetensors").codes[1]
+    torch.testing.assert_close(middle, found.codes[[0, 3]].mean(0))
+    one = styles("interpolate", "-i", photos / "00.png", "--content", drawing, "-o", tmp_path / "no")
+    assert (one.status, "an interpolation needs two styles, got 1" in one.err) == (1, True)
+
+
+def test_inversion(
+    styles: Styles, photos: Path, drawing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTMUNIT_WEIGHTS", raising=False)
+    outcome = styles("invert", photos / "00.png", "-o", tmp_path / "out", "--steps", 3, "--starts", 2)
+    assert outcome.status == 0, outcome.err
+    assert "LPIPS is left out: give its weights" in outcome.err
+    before, after = (float(word) for word in outcome.out.split() if word.startswith("0."))
+    assert after <= before
+    assert list(read_styles(tmp_path / "out/styles.safetensors").names) == ["00"]
+    outcome = styles("invert", photos / "00.png", "-o", tmp_path / "of", "--content", drawing, "--steps", 1)
+    assert outcome.status == 0, outcome.err
+    (tmp_path / "weights").mkdir()
+    outcome = styles("invert", photos / "00.png", "-o", tmp_path / "no", "--weights", tmp_path / "weights")
+    assert (outcome.status, "has no such file" in outcome.err) == (1, True)
+
+
+def test_translate_takes_the_files(
+    fastmunit: Command, styles: Styles, codes: Path, drawing: Path, tmp_path: Path
+) -> None:
+    base = ["translate", "--checkpoint", "fruit", "-i", drawing, "--device", "cpu"]
+    outcome = fastmunit(*base, "-o", tmp_path / "fitted", "--styles", 2, "--style-distribution", codes)
+    assert outcome.status == 0, outcome.err
+    normal = fastmunit(*base, "-o", tmp_path / "normal", "--styles", 2)
+    assert normal.status == 0
+    for name in ("drawing_style00.png", "drawing_style01.png"):
+        assert (tmp_path / "fitted" / name).read_bytes() != (tmp_path / "normal" / name).read_bytes()
+    both = fastmunit(*base, "-o", tmp_path / "no", "--styles-file", codes, "--style-distribution", codes)
+    assert (both.status, "--styles-file decides the style" in both.err) == (1, True)
+    untrained = fastmunit(*base, "-o", tmp_path / "no", "--style-distribution", "encoded")
+    assert (untrained.status, "the training images of the model are not at hand" in untrained.err) == (1, True)
+    assert styles("mean", "-i", codes, "-o", tmp_path / "one.safetensors").status == 0
+    one = fastmunit(*base, "-o", tmp_path / "no", "--style-distribution", tmp_path / "one.safetensors")
+    assert (one.status, "has one style: expected at least 2 style codes" in one.err) == (1, True)
+    assert not (tmp_path / "no").exists()
+
+
+def test_files_of_another_model_are_refused(
+    fastmunit: Command, styles: Styles, codes: Path, photos: Path, drawing: Path, trained: Path, tmp_path: Path
+) -> None:
+    message = "was made with fruit (a2b, weights "
+    for outcome in (
+        styles("mean", "-i", codes, "-o", tmp_path / "no", model=trained),
+        styles("directions", "-i", codes, "--content", drawing, "-o", tmp_path / "no", "--direction", "b2a"),
+        fastmunit("translate", "--checkpoint", trained, "-i", drawing, "-o", tmp_path / "no", "--styles-file", codes),
+        fastmunit("page", trained, "-o", tmp_path / "no", "--styles-file", codes),
+        fastmunit(
+            "evaluate",
+            "--checkpoint",
+            trained,
+            "-o",
+            tmp_path / "no",
+            "--styles-file",
+            codes,
+            "--metrics",
+            "edge-agreement",
+        ),
+    ):
+        assert outcome.status == 1
+        assert message in outcome.err, outcome.err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_model_folder_and_its_run_take_the_same_files(
+    styles: Styles, trained: Path, images: Path, tmp_path: Path
+) -> None:
+    package.load_translator(trained, device="cpu").save_pretrained(tmp_path / "folder")
+    assert styles("extract", "-i", images / "testB", "-o", tmp_path / "s.safetensors", model=trained).status == 0
+    outcome = styles("mean", "-i", tmp_path / "s.safetensors", "-o", tmp_path / "m", model=tmp_path / "folder")
+    assert outcome.status == 0, outcome.err
+
+
+def test_styles_of_the_training_images(
+    fastmunit: Command, styles: Styles, trained: Path, drawing: Path, tmp_path: Path
+) -> None:
+    """The tiny run has five training images: enough to sample from, too few for tests."""
+    base = ["translate", "--checkpoint", trained, "-i", drawing, "--device", "cpu"]
+    outcome = fastmunit(*base, "-o", tmp_path / "out", "--styles", 2, "--style-distribution", "encoded")
+    assert outcome.status == 0, outcome.err
+    outcome = styles("distribution", "-o", tmp_path / "no", model=trained)
+    assert (outcome.status, f"needs at least {MIN_CODES} styles, got 5" in outcome.err) == (1, True)
+
+
+@pytest.mark.parametrize("system", ["cyclegan", "unit"])
+def test_systems_without_style_codes(
+    styles: Styles, fastmunit: Command, system: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    images = make_images(tmp_path_factory.mktemp("images"))
+    run = tmp_path / "run"
+    train(tiny_config(images, system=system, max_iter=1), run, device="cpu")
+    outcome = styles("extract", "-i", images / "testB", "-o", tmp_path / "no", model=run)
+    assert outcome.status == 1
+    assert f"this {system} model has no style encoder" in outcome.err
+    outcome = fastmunit(
+        "translate",
+        "--checkpoint",
+        run,
+        "-i",
+        images / "testA",
+        "-o",
+        tmp_path / "no",
+        "--style-distribution",
+        "encoded",
+    )
+    assert (outcome.status, "gives one output per image" in outcome.err) == (1, True)
+
+
+def test_bad_input(styles: Styles, codes: Path, photos: Path, drawing: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(codes.read_bytes()[:-3])
+    one = photos / "00.png"
+    out = tmp_path / "no"
+    for arguments, message in (
+        (("extract", "-i", empty, "-o", out), "contains no images"),
+        (("extract", "-i", tmp_path / "none", "-o", out), "does not exist"),
+        (("extract", "-i", codes, "-i", photos, "-o", out), "--input takes one styles file, or images and folders"),
+        (("mean", "-i", damaged, "-o", out), "is damaged or not a safetensors file"),
+        (("bank", "-i", photos, "-o", out, "--count", MIN_CODES + 1), f"different ones, got {MIN_CODES}"),
+        (("directions", "-i", one, "--content", drawing, "-o", out), "at least 2 images, got 1"),
+        (("directions", "-i", photos, "--content", empty, "-o", out), "contains no images"),
+        (("distribution", "-i", one, "-o", out), "at least 20 styles, got 1"),
+        (("nearest", drawing.with_name("none.png"), "-i", photos), "does not exist"),
+        (("extract", "-i", photos, "-o", tmp_path), "it is a folder"),
+    ):
+        outcome = styles(*arguments)  # type: ignore[arg-type]
+        assert outcome.status == 1, arguments
+        assert message in outcome.err, outcome.err
+        assert not out.exists()
+
+
+def test_images_that_cannot_be_read_are_left_out_and_named(styles: Styles, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.copy(photos / "00.png", folder)
+    (folder / "broken.png").write_bytes((photos / "00.png").read_bytes()[:50])
+    outcome = styles("extract", "-i", folder, "-o", tmp_path / "s.safetensors")
+    assert outcome.status == 1
+    assert "1 image could not be read; the others were used" in outcome.err
+    assert "broken.png" in outcome.err
+    assert list(read_styles(tmp_path / "s.safetensors").names) == ["00"]
+    (folder / "00.png").unlink()
+    outcome = styles("extract", "-i", folder, "-o", tmp_path / "t.safetensors")
+    assert (outcome.status, "no image could be encoded" in outcome.err) == (1, True)
+    assert not (tmp_path / "t.safetensors").exists()
+
+
+def test_evaluate_draws_from_a_file(
+    fastmunit: Command, styles: Styles, trained: Path, images: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "s.safetensors"
+    assert styles("extract", "-i", images / "trainB", "-o", file, model=trained).status == 0
+    base = ["evaluate", "--checkpoint", trained, "--metrics", "edge-agreement", "--inputs", 2, "--device", "cpu"]
+    scores = {}
+    for name, options in {
+        "normal": (),
+        "file": ("--styles-file", file),
+        "fitted": ("--style-distribution", file),
+        "encoded": ("--style-distribution", "encoded"),
+    }.items():
+        outcome = fastmunit(*base, "--samples", 4, "-o", tmp_path / name, *options)
+        assert outcome.status == 0, outcome.err
+        report = json.loads((tmp_path / name / "evaluation.json").read_text())
+        scores[name] = report["evaluations"][0]["figures"][0]["value"]
+        assert ("styles" in report) == bool(options)
+    assert len(set(scores.values())) >= 3
+    outcome = fastmunit(*base, "--samples", 6, "-o", tmp_path / "no", "--styles-file", file)
+    assert (outcome.status, "has 5 styles, and 6 different ones are needed" in outcome.err) == (1, True)
+    outcome = fastmunit(*base, "-o", tmp_path / "no", "--styles-file", file, "--style-distribution", "encoded")
+    assert (outcome.status, "give either --styles-file or --style-distribution" in outcome.err) == (1, True)
+
+
+def test_a_file_without_a_model_is_taken(styles: Styles, tmp_path: Path) -> None:
+    write_styles(tmp_path / "own.safetensors", torch.randn(3, 8, 1, 1))
+    assert styles("mean", "-i", tmp_path / "own.safetensors", "-o", tmp_path / "mean.safetensors").status == 0
+    write_styles(tmp_path / "wide.safetensors", torch.randn(3, 9, 1, 1))
+    outcome = styles("mean", "-i", tmp_path / "wide.safetensors", "-o", tmp_path / "no")
+    assert (outcome.status, "expected styles (S, 8, 1, 1), got (3, 9, 1, 1)" in outcome.err) == (1, True)
