@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fastmunit.errors import FastmunitError
@@ -18,6 +19,7 @@ from fastmunit.page.build import build
 from fastmunit.page.samples import sample_files
 from fastmunit.page.settings import STATIC, ShownStyles, page_settings
 from fastmunit.runs import train
+from fastmunit.translation.style_file import StyleModel, write_styles
 from fastmunit.translation.styles import style_codes
 from fastmunit.translation.translate import load_translator
 from tests.cli.conftest import Command, fastmunit  # noqa: F401 - a fixture
@@ -189,3 +191,19 @@ def test_the_command(fastmunit: Command, run: Path, engine: Path, tmp_path: Path
     outcome = fastmunit("page", run, "--output", tmp_path / "again", "--engine", tmp_path)
     assert (outcome.status, "--engine FOLDER" in outcome.err) == (1, True)
     assert not (tmp_path / "again").exists()
+
+
+def test_the_styles_of_a_file_come_first(run: Path, engine: Path, tmp_path: Path) -> None:
+    translator = load_translator(run, direction="b2a", device="cpu")
+    codes = translator.random_styles(3, torch.Generator().manual_seed(1))
+    write_styles(tmp_path / "s.safetensors", codes, ["a", "b", "c"], StyleModel.of(translator))
+    build(run, tmp_path / "page", engine=engine, styles=tmp_path / "s.safetensors")
+    settings = json.loads((tmp_path / "page/page.json").read_text())
+    assert settings["style_names"] == {"b2a": ["a", "b", "c"]}
+    np.testing.assert_allclose(settings["styles"]["b2a"], codes.flatten(1))
+    assert len(settings["styles"]["a2b"]) == 12
+    assert settings["distributions"] == {}
+    write_styles(tmp_path / "s.safetensors", codes, [], StyleModel("other", "b2a", "0" * 64))
+    with pytest.raises(FastmunitError, match="was made with other \\(b2a"):
+        build(run, tmp_path / "no", engine=engine, styles=tmp_path / "s.safetensors")
+    assert not (tmp_path / "no").exists()

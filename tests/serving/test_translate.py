@@ -7,6 +7,7 @@ import io
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ import fastmunit
 from fastmunit.serving.app import create_app
 from fastmunit.serving.model import Model
 from fastmunit.systems.base import System
+from fastmunit.systems.style_distributions import FittedNormal
+from fastmunit.translation.style_file import Styles
 from tests.serving.conftest import encoded, levels_of, model_of, pixels_of, system, upload
 
 
@@ -193,3 +196,41 @@ def test_the_page_uses_the_server(client: TestClient, model: Model) -> None:
     assert (settings["engine"], settings["size"]) == ("server", [64, 64])
     expected = model.translators["a2b"].random_styles(12, torch.Generator().manual_seed(0))
     np.testing.assert_allclose(settings["styles"]["a2b"], expected.flatten(1))
+
+
+def test_a_styles_file(model: Model) -> None:
+    translator = model.translators["b2a"]
+    codes = torch.randn(2, 8, 1, 1, generator=torch.Generator().manual_seed(1))
+    given = replace(model, styles={"b2a": Styles(codes, ["red", "blue"])})
+    with TestClient(create_app(given)) as client:
+        found = client.get("/styles/named", params={"direction": "b2a"}).json()
+        assert (found["direction"], found["names"]) == ("b2a", ["red", "blue"])
+        assert torch.equal(torch.tensor(found["styles"])[..., None, None], codes)
+        answer = client.post(
+            "/translate", files={"image": upload()}, data={"codes": json.dumps(found["styles"][1:]), "direction": "b2a"}
+        )
+        expected = fastmunit.translate(translator, Image.open(io.BytesIO(upload())), codes[1:])
+        assert (pixels_of(answer.content) == levels_of(expected[0])).all()
+        assert client.get("/styles/named").json() == {"direction": "a2b", "names": [], "styles": []}
+        settings = client.get("/page.json").json()
+        assert settings["style_names"] == {"b2a": ["red", "blue"]}
+        np.testing.assert_allclose(settings["styles"]["b2a"], codes.flatten(1))
+        assert len(settings["styles"]["a2b"]) == 12
+
+
+def test_another_distribution_of_styles(trainer: System) -> None:
+    model = model_of(trainer)
+    fitted = FittedNormal(torch.randn(30, 8, 1, 1, generator=torch.Generator().manual_seed(1)) * 0.1 + 2)
+    model.translators["a2b"].style_distribution = fitted
+    with TestClient(create_app(model)) as client:
+        expected = fitted.sample(3, torch.Generator().manual_seed(4)).flatten(1)
+        found = client.get("/styles", params={"count": 3, "seed": 4}).json()["styles"]
+        np.testing.assert_allclose(found, expected)
+        answer = client.post("/translate", files={"image": upload()}, data={"styles": 3, "seed": 4}).json()
+        assert [each["style"] for each in answer["images"]] == found
+        settings = client.get("/page.json").json()
+        assert set(settings["distributions"]) == {"a2b"}
+        np.testing.assert_allclose(settings["distributions"]["a2b"]["factor"], fitted.factor)
+        np.testing.assert_allclose(
+            settings["styles"]["a2b"], fitted.sample(12, torch.Generator().manual_seed(0)).flatten(1)
+        )
