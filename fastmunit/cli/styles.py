@@ -185,7 +185,7 @@ def bank(
     rows = ([medoids] if medoids else []) + [list(translator.translate(image, result.codes)) for image in contents]
     if rows:
         labels = ["medoid"] * bool(medoids) + [""] * len(contents)
-        save(labeled_sheet(rows, [f"{number} images" for number in result.sizes], labels), output / _SHEET)
+        save(labeled_sheet(rows, [f"n = {number}" for number in result.sizes], labels), output / _SHEET)
     written = f", {output / _SHEET}" if rows else ""
     echo(
         f"Wrote {output / _BANK}{written} and {output / 'bank.json'}: {_count(count)} for {len(result.labels)} images."
@@ -342,7 +342,7 @@ def directions(
     found = _encode(translator, run, input, size, max_pixels)
     result = principal_directions(found.styles.codes, count)
     offsets = [reach * (2 * step / (steps - 1) - 1) for step in range(steps)]
-    places = [f"{offset:+.2g} sd" if offset else "mean" for offset in offsets]
+    places = [f"{offset:+.3g} sd" if offset else "mean" for offset in offsets]
     firsts = []
     for index in range(len(result.shares)):
         codes = result.steps(index, steps, reach)

@@ -113,6 +113,9 @@ def check_distribution(codes: Tensor, seed: int = 0) -> DistributionCheck:
     (Székely and Rizzo, Journal of Statistical Planning and Inference 143, 2013; for the standardized codes: Journal of
     Multivariate Analysis 93, 2005), with p values from simulated samples.
 
+    All p values hold for independent codes. Those of several photos of the same object are not, which makes the p
+    values too small.
+
     Args:
         codes: Style codes (S, style_dim, 1, 1), at least `MIN_CODES` of them.
         seed: Seed of the simulated samples.
