@@ -182,7 +182,7 @@ def bank(
     ]
     write_text(output / "bank.json", json.dumps(report, indent=1) + "\n")
     medoids = [read_target(translator, found.paths[k], size, max_pixels) for k in result.medoids] if found.paths else []
-    rows = ([medoids] if medoids else []) + [list(translator.translate(image, result.codes)) for image in contents]
+    rows = ([medoids] if medoids else []) + [_translations(translator, image, result.codes) for image in contents]
     if rows:
         labels = ["medoid"] * bool(medoids) + [""] * len(contents)
         save(labeled_sheet(rows, [f"n = {number}" for number in result.sizes], labels), output / _SHEET)
@@ -293,7 +293,7 @@ def interpolate(
     rows = []
     suffix = ".png" if translator.target_channels <= 4 else ".tif"
     for name, image in named:
-        rows.append(list(translator.translate(image, codes)))
+        rows.append(_translations(translator, image, codes))
         for index, frame in enumerate(rows[-1]):
             data.save_image(frame, output / f"{name}_{index:03d}{suffix}")
     save(labeled_sheet(rows, places), output / _SHEET)
@@ -346,7 +346,7 @@ def directions(
     firsts = []
     for index in range(len(result.shares)):
         codes = result.steps(index, steps, reach)
-        rows = [list(translator.translate(image, codes.to(translator.device))) for image in contents]
+        rows = [_translations(translator, image, codes) for image in contents]
         firsts.append(rows[0])
         save(labeled_sheet(rows, places), output / f"direction{index:02d}.jpg")
         write_styles(output / f"direction{index:02d}.safetensors", codes, places, found.styles.model)
@@ -552,6 +552,10 @@ def _named_contents(
 
     listed, _ = list_inputs(paths)
     return [(item.name, read_source(translator, item.path, size, max_pixels)) for item in listed[:_MAX_CONTENTS]]
+
+
+def _translations(translator: "Translator", image: "Tensor", codes: "Tensor") -> "list[Tensor]":
+    return list(translator.translate(image, codes.to(translator.device, translator.dtype)))
 
 
 def _lpips(weights: Path | None, translator: "Translator") -> Any:

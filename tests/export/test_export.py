@@ -120,6 +120,7 @@ def test_an_export_translates_like_the_model(noisy: tuple[Translator, Path]) -> 
     assert [given.name for given in description.graphs["translate"].inputs] == ["images", "styles", "mask_0"]
     assert translator.config is not None
     assert description.settings().gen == translator.config.gen
+    assert exported.digest() == translator.digest() != ""
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1.0, 0.3])
