@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 
 import fastmunit as package
+from fastmunit.cli.style_options import use_style_distributions
 from fastmunit.runs import train
+from fastmunit.serving.model import load_model
 from fastmunit.styles import StyleModel, read_styles, write_styles
 from fastmunit.styles.distribution import MIN_CODES
+from fastmunit.systems.bicyclegan import BicycleGAN
 from tests.cli.conftest import Command, Outcome
 from tests.runs.tiny import make_images, tiny_config
 
@@ -316,3 +319,34 @@ def test_a_file_without_a_model_is_taken(styles: Styles, tmp_path: Path) -> None
     write_styles(tmp_path / "wide.safetensors", torch.randn(3, 9, 1, 1))
     outcome = styles("mean", "-i", tmp_path / "wide.safetensors", "-o", tmp_path / "no")
     assert (outcome.status, "expected styles (S, 8, 1, 1), got (3, 9, 1, 1)" in outcome.err) == (1, True)
+
+
+def test_a_served_model_draws_as_the_option_says(styles: Styles, trained: Path, images: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    outcome = styles("extract", "-i", images / "trainA", "-o", file, "--direction", "b2a", model=trained)
+    assert outcome.status == 0, outcome.err
+    model = load_model(trained, device="cpu", styles_file=file)
+    assert {direction: len(given.codes) for direction, given in model.styles.items()} == {"b2a": 5}
+    for choice, expected in (("normal", []), (str(file), ["b2a"]), ("encoded", ["a2b", "b2a"])):
+        translators = load_model(trained, device="cpu").translators
+        use_style_distributions(translators, choice)
+        assert [name for name, each in translators.items() if each.style_distribution is not None] == expected
+
+
+def test_inversion_without_content_codes(
+    styles: Styles, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """BicycleGAN takes the content from the image that belongs to the photo."""
+    images, run = make_images(tmp_path_factory.mktemp("images"), height=64, width=64), tmp_path / "run"
+    changes = {"new_size": 64, "crop_image_height": 64, "crop_image_width": 64, "pairs": "folders"}
+    options = {"num_downs": 5, "encoder_dim": 4}
+    trainer = BicycleGAN(tiny_config(images, system="bicyclegan", options=options, **changes))
+    trainer.save(tmp_path / "run/checkpoints", 0)
+    trainer.config.save(run / "config.yaml")
+    photo = images / "testB/0.png"
+    outcome = styles("invert", photo, "-o", tmp_path / "no", model=run)
+    assert (outcome.status, "this system has no content codes" in outcome.err) == (1, True)
+    content = ["--content", images / "testA/0.png"]
+    outcome = styles("invert", photo, "-o", tmp_path / "out", *content, "--steps", 2, model=run)
+    assert outcome.status == 0, outcome.err
+    assert read_styles(tmp_path / "out/styles.safetensors").codes.shape[0] == 1
