@@ -8,7 +8,7 @@ import typer
 
 from fastmunit.cli.command import Command, with_usable_values
 from fastmunit.cli.errors import reported
-from fastmunit.cli.options import ConfigName, Device, Direction, MaxPixels, OutputFolder
+from fastmunit.cli.options import ConfigName, Device, Direction, MaxPixels, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
 from fastmunit.cli.style_options import Interpolation, encoding_bar
 
@@ -73,6 +73,7 @@ def extract(
     output: OutputFile,
     direction: Way = None,
     config: ConfigName = None,
+    which: Which = WhichCheckpoint.newest,
     size: Size = None,
     device: Device = "auto",
     max_pixels: MaxPixels = None,
@@ -92,7 +93,7 @@ def extract(
     from fastmunit.translation.style_file import write_styles
 
     require_writable(output)
-    translator, _ = _load(run, config, direction, device)
+    translator, _ = _load(run, config, which, direction, device)
     found = _encode(translator, run, input, size, max_pixels)
     write_styles(output, found.styles.codes, found.styles.names, found.styles.model)
     echo(f"Wrote {output}: {_count(len(found.styles.codes))} of {translator.style_dim} numbers each.")
@@ -108,6 +109,7 @@ def mean(
     ] = None,
     direction: Way = None,
     config: ConfigName = None,
+    which: Which = WhichCheckpoint.newest,
     size: Size = None,
     device: Device = "auto",
     max_pixels: MaxPixels = None,
@@ -124,7 +126,7 @@ def mean(
     from fastmunit.translation.style_file import write_styles
 
     require_writable(output)
-    translator, _ = _load(run, config, direction, device)
+    translator, _ = _load(run, config, which, direction, device)
     found = _encode(translator, run, input, size, max_pixels)
     codes = found.styles.codes
     write_styles(output, codes.mean(0, keepdim=True), [name or printable(input[0].resolve().stem)], found.styles.model)
@@ -141,6 +143,7 @@ def bank(
     content: Contents = [],  # noqa: B006 - typer copies it
     direction: Way = None,
     config: ConfigName = None,
+    which: Which = WhichCheckpoint.newest,
     size: Size = None,
     seed: Annotated[int, _seed(max=2**32 - 1)] = 0,
     device: Device = "auto",
@@ -166,7 +169,7 @@ def bank(
     from fastmunit.translation.style_file import write_styles
 
     require_writable(output / _BANK, output / _SHEET)
-    translator, _ = _load(run, config, direction, device)
+    translator, _ = _load(run, config, which, direction, device)
     contents = _contents(translator, content, size, max_pixels)
     found = _encode(translator, run, input, size, max_pixels)
     result = make_bank(found.styles.codes, count, seed)
@@ -206,6 +209,7 @@ def nearest(
     ] = None,
     direction: Way = None,
     config: ConfigName = None,
+    which: Which = WhichCheckpoint.newest,
     size: Size = None,
     device: Device = "auto",
     max_pixels: MaxPixels = None,
@@ -229,7 +233,7 @@ def nearest(
 
     if output is not None:
         require_writable(output)
-    translator, _ = _load(run, config, direction, device)
+    translator, _ = _load(run, config, which, direction, device)
     image = read_target(translator, photo, size, max_pixels)
     found = _encode(translator, run, input, size, max_pixels)
     if output is not None and not found.paths:
@@ -255,6 +259,7 @@ def interpolate(
     ] = Interpolation.spherical,
     direction: Way = None,
     config: ConfigName = None,
+    which: Which = WhichCheckpoint.newest,
     size: Size = None,
     device: Device = "auto",
     max_pixels: MaxPixels = None,
@@ -277,7 +282,7 @@ def interpolate(
     from fastmunit.translation.style_file import write_styles
 
     require_writable(output / _STYLES, output / _SHEET)
-    translator, _ = _load(run, config, direction, device)
+    translator, _ = _load(run, config, which, direction, device)
     named = _named_contents(translator, content, size, max_pixels)
     found = _encode(translator, run, input, size, max_pixels)
     if len(found.styles.codes) != 2:
@@ -314,6 +319,7 @@ def directions(
     ] = 3.0,
     direction: Way = None,
     config: ConfigName = None,
+    which: Which = WhichCheckpoint.newest,
     size: Size = None,
     device: Device = "auto",
     max_pixels: MaxPixels = None,
@@ -337,7 +343,7 @@ def directions(
     from fastmunit.translation.style_file import write_styles
 
     require_writable(output / _SHEET)
-    translator, _ = _load(run, config, direction, device)
+    translator, _ = _load(run, config, which, direction, device)
     contents = _contents(translator, content, size, max_pixels)
     found = _encode(translator, run, input, size, max_pixels)
     result = principal_directions(found.styles.codes, count)
@@ -389,6 +395,7 @@ def invert(
     ] = None,
     direction: Way = None,
     config: ConfigName = None,
+    which: Which = WhichCheckpoint.newest,
     size: Size = None,
     seed: Annotated[int, _seed(max=2**63 - 1)] = 0,
     device: Device = "auto",
@@ -411,17 +418,16 @@ def invert(
     from fastmunit.styles.inversion import own_content, require_content_codes
     from fastmunit.styles.sheets import labeled_sheet
     from fastmunit.translation.style_file import StyleModel, write_styles
-    from fastmunit.translation.translate import load_translator
 
     require_writable(output / _STYLES, output / _SHEET)
-    translator, _ = _load(run, config, direction, device)
+    translator, _ = _load(run, config, which, direction, device)
     image = read_target(translator, photo, size, max_pixels)
     if content is not None:
         code = translator.encode(translator.padded(read_source(translator, content, size, max_pixels)[None]))
     else:
         require_content_codes(translator)
         other = "b2a" if translator.direction == "a2b" else "a2b"
-        code = own_content(load_translator(run, config, direction=other, device=device), image)
+        code = own_content(_load(run, config, which, Direction(other), device)[0], image)
     measure = _lpips(weights, translator)
     with encoding_bar("inverting") as advance:
         result = invert_photo(
@@ -452,6 +458,7 @@ def distribution(
     ] = None,
     direction: Way = None,
     config: ConfigName = None,
+    which: Which = WhichCheckpoint.newest,
     size: Size = None,
     seed: Annotated[int, _seed(max=2**63 - 1)] = 0,
     device: Device = "auto",
@@ -478,7 +485,7 @@ def distribution(
     from fastmunit.translation.style_file import write_styles
 
     require_writable(output / _PAGE, output / _FIGURES, output / _STYLES)
-    translator, settings = _load(run, config, direction, device)
+    translator, settings = _load(run, config, which, direction, device)
     failures: Sequence[Failure] = ()
     if input:
         found = _encode(translator, run, input, size, max_pixels)
@@ -499,12 +506,14 @@ def distribution(
     _report(failures)
 
 
-def _load(run: Path, config: str | None, direction: Direction | None, device: str) -> "tuple[Translator, Config]":
+def _load(
+    run: Path, config: str | None, which: WhichCheckpoint, direction: Direction | None, device: str
+) -> "tuple[Translator, Config]":
     """Load a model that has a style encoder, and its configuration."""
     from fastmunit.styles.extract import require_style_encoder
     from fastmunit.translation.translate import find_checkpoint, load_translator, own_direction
 
-    file, settings = find_checkpoint(run, config, exports=True)
+    file, settings = find_checkpoint(run, config, exports=True, which=which.value)
     way = own_direction(file) or "a2b" if direction is None else direction.value
     translator = load_translator(file, settings, direction=way, device=device)
     require_style_encoder(translator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from fastmunit.systems.translators import Translator
 from fastmunit.translation.domains import source_values, target_values
 from fastmunit.translation.inputs import Input, list_inputs
 from fastmunit.translation.output_sheet import resized
+from fastmunit.translation.references import encode_reference
 from fastmunit.translation.style_file import StyleModel, Styles
 
 MAX_TRAINING_IMAGES = 1000
@@ -71,11 +73,13 @@ def extract(
     require_style_encoder(translator)
     sources = [images] if isinstance(images, str | os.PathLike) else list(images)
     inputs, notes = list_inputs([Path(source) for source in sources])
+    prepare = None if size is None else partial(resized, size=size)
+    limit = _limit(translator, max_pixels)
     codes, used, failures = list[Tensor](), list[Input](), list[Failure]()
     for number, item in enumerate(inputs, start=1):
         try:
-            image = read_target(translator, item.path, size, max_pixels)
-            codes.append(_finite(translator.style_of(image).cpu(), item.path))
+            code, _ = encode_reference(translator, item.path, max_pixels=limit, prepare=prepare)
+            codes.append(_finite(code.cpu(), item.path))
             used.append(item)
         except FastmunitError as error:  # the file cannot be used, or memory is short for this image
             failures.append(Failure(item.path, str(error)))
