@@ -65,7 +65,7 @@ HELD_OUT = 6
 CALIBRATION, RESULTS = "calibration.json", "results"
 
 CHANGES: dict[str, Callable[[int], dict[str, Any]]] = {
-    "ema": lambda iterations: {"ema_decay": 0.995},
+    "ema": lambda iterations: {"ema_decay": 0.995, "ema_warmup": True},
     "share_fakes": lambda iterations: {"share_fakes": True},
     "decay": lambda iterations: {"lr_policy": "linear", "step_size": max(1, iterations // 2)},
 }
