@@ -11,7 +11,14 @@ SHAPES = sorted({(m.channels, m.height, m.width) for m in munit_maps() if m.stat
 cases = pytest.mark.parametrize(
     ("shape", "dtype", "layout"),
     [
-        pytest.param((batch, *shape), dtype, layout, id=f"{(batch, *shape)}-{layout}-{name_of(dtype)}")
+        pytest.param(
+            (batch, *shape),
+            dtype,
+            layout,
+            id=f"{(batch, *shape)}-{layout}-{name_of(dtype)}",
+            # As a check, one image suffices: the op treats those of a batch alike.
+            marks=[pytest.mark.slow] if batch > 1 else [],
+        )
         for dtype in (torch.float32, torch.bfloat16)
         for layout in ("nchw", "channels_last")
         for batch in BATCHES
