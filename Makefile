@@ -17,8 +17,11 @@ help:  ## Show the targets
 demo: $(VENV)/.fastmunit  ## Train MUNIT on the built-in photos for MINUTES (default 5) and write runs/demo/report.html
 	$(BIN)/fastmunit demo --minutes $(MINUTES) --output runs/demo
 
+# Workers take neighboring tests, which share fixtures, until they have none left. Bytecode is kept, since many tests start
+# programs, each of which would compile the package again.
 test: $(VENV)/.fastmunit-test  ## Run the tests and run every benchmark once as a check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests bench -m "not slow and not browser" -n $(PROCESSES)
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest tests bench -m "not slow and not browser" \
+	    -n $(PROCESSES) --dist worksteal
 
 test-slow: $(VENV)/.fastmunit-test  ## Run the long tests
 	$(BIN)/python -m pytest tests bench -m slow

@@ -27,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
     if torch.cuda.is_available():
         return
     for item in items:

@@ -48,6 +48,7 @@ def cases():
             yield pytest.param(source, arch, marks=pytest.mark.slow if slow else [], id=f"{source.stem}-{arch}")
 
 
+@pytest.mark.first
 @needs_nvcc
 @pytest.mark.parametrize(("source", "arch"), list(cases()))
 def test_kernels_are_within_their_budget(source, arch, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 HERE = Path(__file__).parent / "in_simulator"
 pytestmark = [
+    pytest.mark.first,
     pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
     pytest.mark.skipif(
         find_spec("ttsem") is None,
