@@ -79,7 +79,8 @@ def test_gradients_are_the_same_under_inductor() -> None:
     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
     wrt = [*inputs, pooled.weight]
     expected = torch.autograd.grad(forms(*inputs), wrt)
-    found = torch.autograd.grad(torch.compile(forms, fullgraph=True)(*inputs), wrt)
+    plainest = {"compile_threads": 1, "cpp.vec_isa_ok": False}  # compiles much faster, with the same strides
+    found = torch.autograd.grad(torch.compile(forms, fullgraph=True, options=plainest)(*inputs), wrt)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
