@@ -14,8 +14,9 @@ BLOCKS = ((256, 128, 64), (128, 64, 128))
 KERNEL_SIZE = 5
 
 
-def compare_forward_backward(compare, unshuffled, block, batch, layout, dtype):
+def compare_forward_backward(compare, shrink, unshuffled, block, batch, layout, dtype):
     channels, outputs, size = block
+    size //= shrink
     fan_in = channels * KERNEL_SIZE**2
     inputs = (
         make_map((batch, channels, size, size), dtype, layout, seed=0),
@@ -76,11 +77,11 @@ cases = pytest.mark.parametrize(
 
 
 @cases
-def bench_forward_backward(compare, block, batch, layout, dtype):
-    compare_forward_backward(compare, False, block, batch, layout, dtype)
+def bench_forward_backward(compare, shrink, block, batch, layout, dtype):
+    compare_forward_backward(compare, shrink, False, block, batch, layout, dtype)
 
 
 @cases
-def bench_unshuffled_forward_backward(compare, block, batch, layout, dtype):
+def bench_unshuffled_forward_backward(compare, shrink, block, batch, layout, dtype):
     """Time the form that the networks call: fused_norm applies the pixel shuffle when it writes."""
-    compare_forward_backward(compare, True, block, batch, layout, dtype)
+    compare_forward_backward(compare, shrink, True, block, batch, layout, dtype)

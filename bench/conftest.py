@@ -36,6 +36,12 @@ def compare(benchmark, request):
 
 
 @pytest.fixture
+def shrink(request) -> int:
+    """Return the number to divide sides of maps by. A convolution is checked on small maps unless it is timed."""
+    return 1 if request.config.getoption("--benchmark") else 4
+
+
+@pytest.fixture
 def count(benchmark, request):
     """Return a function that records `Count`s; nothing is timed."""
 
