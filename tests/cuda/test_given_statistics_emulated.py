@@ -9,6 +9,7 @@ import torch
 from fastmunit.testing import assert_same_nonfinite
 from tests.cuda.fused_norm_cases import DEVICES, EmulatedCase, inputs_of, plain_case, sample
 from tests.cuda.fused_norm_requests import forward, forward_with_statistics
+from tests.cuda.planted import planted_include
 from tests.ops.fused_norm_cases import eager
 from tests.ops.given_statistics_cases import check_with_statistics, given_statistics, tile_of, with_statistics
 
@@ -92,7 +93,8 @@ def test_addresses_and_arithmetic(layout, statistics):
 
 @both_layouts
 def test_races(layout):
-    check(plain_case((1, 8, 6, 6), layout, device="small clusters", schedule="shuffled"), sanitize="thread")
+    case = plain_case((1, 8, 6, 6), layout, device="small clusters", schedule="shuffled")
+    check(case, sanitize="thread", include=planted_include())  # see test_sanitizers.py
 
 
 @both_layouts

@@ -1,4 +1,8 @@
-"""The emulated kernels under the sanitizers: out-of-bounds and misaligned accesses, overflows, and races."""
+"""The emulated kernels under the sanitizers: out-of-bounds and misaligned accesses, overflows, and races.
+
+For races, those of fused_norm are the float32 copies of planted.py without a selected bug: these contain each statement
+of the kernels, and test_bugs_in_kernels.py needs them too. Compiling the kernels for races takes long.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -11,6 +15,7 @@ from tests.cuda import instance_norm_stats_requests as instance_norm_stats
 from tests.cuda import weighted_l1_requests as weighted_l1
 from tests.cuda.fused_norm_cases import check as check_fused_norm
 from tests.cuda.fused_norm_cases import plain_case
+from tests.cuda.planted import planted_include
 from tests.ops.gan_loss_cases import make_maps
 
 
@@ -27,8 +32,9 @@ def check_maps(gan_type, dtypes, shapes=gan_loss.SHAPES, **options):
 def fused_norm(shape, layout="nchw", **changes):
     case = plain_case(shape, layout, activation="relu", **changes)
 
-    def check(schedule="forward", **options):
-        check_fused_norm(replace(case, schedule=schedule), **options)
+    def check(sanitize, schedule="forward"):
+        include = planted_include() if sanitize == "thread" else None
+        check_fused_norm(replace(case, schedule=schedule), sanitize=sanitize, include=include)
 
     return check
 
