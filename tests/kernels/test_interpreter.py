@@ -11,15 +11,24 @@ FILES = sorted((Path(__file__).parent / "in_interpreter").glob("test_*.py"))
 LONGEST = "test_fused_norm"
 
 
-@pytest.mark.parametrize("longest", [True, False], ids=[LONGEST, "others"])
-def test_in_interpreter(longest):
+@pytest.mark.first
+@pytest.mark.parametrize(
+    ("longest", "marked"),
+    [
+        pytest.param(True, "not slow", id=LONGEST),
+        pytest.param(False, "not slow", id="others"),
+        pytest.param(True, "slow", id=f"{LONGEST}, slow", marks=pytest.mark.slow),
+        pytest.param(False, "slow", id="others, slow", marks=pytest.mark.slow),
+    ],
+)
+def test_in_interpreter(longest, marked):
     pytest.importorskip("triton", reason="Triton is not installed")
     pytest.importorskip("fastmunit.kernels", reason="the Triton kernels are not installed")
     environment = {
         **os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"
     }  # fmt: skip
     files = [file for file in FILES if (file.stem == LONGEST) == longest]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", marked, *files]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
     assert " passed" in run.stdout

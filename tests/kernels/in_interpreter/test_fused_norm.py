@@ -29,23 +29,27 @@ def test_sample(case):
     check(case, inputs(case), triton)
 
 
-@pytest.mark.parametrize(
-    ("layout", "shape", "pixel_shuffle", "dtype"),
-    [
+def cases_of_several_tiles():
+    """Yield all layouts with all statistics. Each of them, each dtype and each mode is in a case that is not slow."""
+    layouts = (
         ("nchw", (1, 1, 90, 70), False, torch.float32),
         ("channels_last", (1, 33, 5, 18), False, torch.bfloat16),
         ("channels_last", (1, 6, 6, 34), True, torch.float16),
-    ],
-)
-@pytest.mark.parametrize(
-    ("statistics", "mode", "pad"), [("instance", "reflect", 1), ("layer", "reflect", 2), ("none", "replicate", 1)]
-)
-def test_several_tiles(statistics, mode, pad, layout, shape, pixel_shuffle, dtype):
-    case = replace(
-        SIMPLE, shape=shape, layout=layout, statistics=statistics, pad=pad, pad_mode=mode, dtype=dtype,
-        pixel_shuffle=pixel_shuffle,
-        residual="channels_last", coefficients=(1, 1), activation="leaky_relu", gradient_layout="transposed",
-    )  # fmt: skip
+    )
+    modes = (("instance", "reflect", 1), ("layer", "reflect", 2), ("none", "replicate", 1))
+    fast = {(0, "instance"), (1, "instance"), (0, "layer"), (2, "layer"), (1, "none")}
+    for k, (layout, shape, pixel_shuffle, dtype) in enumerate(layouts):
+        for statistics, mode, pad in modes:
+            case = replace(
+                SIMPLE, shape=shape, layout=layout, statistics=statistics, pad=pad, pad_mode=mode, dtype=dtype,
+                pixel_shuffle=pixel_shuffle, residual="channels_last", coefficients=(1, 1), activation="leaky_relu",
+                gradient_layout="transposed",
+            )  # fmt: skip
+            yield pytest.param(case, marks=[] if (k, statistics) in fast else pytest.mark.slow, id=case.id())
+
+
+@pytest.mark.parametrize("case", list(cases_of_several_tiles()))
+def test_several_tiles(case):
     check(case, inputs(case), triton)
 
 
@@ -74,14 +78,15 @@ def test_constant_maps(statistics, layout):
     assert torch.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @each_statistics
 @pytest.mark.parametrize(("layout", "activation"), [("nchw", "relu"), ("channels_last", "leaky_relu")])
-def test_nonfinite_values_spread_as_in_the_reference(value, statistics, layout, activation):
-    x = make_map((2, 1, 9, 7), torch.float32, layout)
-    x[1, 0, 4, 3] = value
+def test_nonfinite_values_spread_as_in_the_reference(statistics, layout, activation):
+    """No statistic covers two samples: the first stays finite, the others get NaN and infinity."""
+    x = make_map((3, 1, 9, 7), torch.float32, layout)
+    x[1, 0, 4, 3], x[2, 0, 4, 3] = float("nan"), float("inf")
     options = {"statistics": statistics, "activation": activation, "pad": 1}
     ours = triton(x, **options)[0]
+    assert ours[0].isfinite().all()
     torch.testing.assert_close(ours, eager(x, **options)[0], rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
@@ -202,7 +207,7 @@ def test_compiles_whole():
 @pytest.mark.parametrize("statistics", ["instance", "layer"])
 def test_given_statistics(statistics, layout):
     """A map of several tiles, a map that would be whole in one program, and a single pixel."""
-    for shape, pixel_shuffle, pad_mode in (((1, 2, 90, 70), True, "reflect"), ((2, 3, 5, 7), False, "reflect"),
+    for shape, pixel_shuffle, pad_mode in (((1, 1, 90, 70), True, "reflect"), ((2, 3, 5, 7), False, "reflect"),
                                            ((2, 1, 1, 1), False, "replicate")):  # fmt: skip
         case = replace(
             SIMPLE, shape=shape, layout=layout, statistics=statistics, pixel_shuffle=pixel_shuffle, residual="interior",
@@ -231,6 +236,17 @@ def test_kernels_refuse_to_be_differentiated_with_given_statistics():
         triton(x, statistics="instance", **given)
 
 
-@pytest.mark.parametrize("case", all_cases(FEW_POISONS)[1::3], ids=Case.id)
-def test_infinities_and_nan(case):
-    check_non_finite(case, all_poisons(case, FEW_POISONS), triton)
+def cases_of_poisons():
+    """Yield each statistic in both layouts, with all poisons. Those that are not slow have a poison in one layout."""
+    few = {"nchw": FEW_POISONS[::2], "channels_last": [FEW_POISONS[0], *FEW_POISONS[1::2]]}
+    assert {*few["nchw"], *few["channels_last"]} == {*FEW_POISONS}
+    for layout, poisons in few.items():
+        for marks, places in ([], poisons), (pytest.mark.slow, FEW_POISONS):
+            for case in all_cases(places)[1::3]:
+                if case.layout == layout:
+                    yield pytest.param(case, places, marks=marks, id=case.id())
+
+
+@pytest.mark.parametrize(("case", "poisons"), list(cases_of_poisons()))
+def test_infinities_and_nan(case, poisons):
+    check_non_finite(case, all_poisons(case, poisons), triton)
