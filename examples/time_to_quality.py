@@ -72,7 +72,6 @@ CHANGES: dict[str, Callable[[int], dict[str, Any]]] = {
 """The changes of the recipe, as keys of the configuration for a training of so many iterations."""
 
 
-@register("munit_plain")
 class PlainMUNIT(MUNIT):
     """MUNIT whose iterations compute what the public trainer does, in plain PyTorch."""
 
@@ -104,6 +103,7 @@ def arm_config(arm: str, iterations: int) -> Config:
     config = Config.load("demo")
     config.max_iter = iterations
     if arm == "plain":
+        register("munit_plain")(PlainMUNIT)
         config.system = "munit_plain"
     elif has_fast_bfloat16(torch.device("cpu")):  # as `fastmunit demo` chooses
         config.precision = "bfloat16"

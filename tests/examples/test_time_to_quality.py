@@ -16,9 +16,15 @@ from fastmunit import Config, data
 from fastmunit.errors import FastmunitError
 from fastmunit.metrics.confidence import Estimate
 from fastmunit.runs.callbacks import Status
+from fastmunit.systems import registry
 from fastmunit.systems.munit import MUNIT
 from fastmunit.systems.translators import Translator
 from fastmunit.testing.reference_step import reference_step
+
+
+@pytest.fixture(autouse=True)
+def registered_only_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_systems", dict(registry._systems))
 
 
 @pytest.fixture(scope="module")
