@@ -56,16 +56,16 @@ def resources_of(memory: str | None, scratch: Path, statistics: str, save_statis
     """
     from fastmunit.errors import FastmunitError
     from fastmunit.files import require_writable
-    from fastmunit.translation.large_images import Resources, memory_of, statistics_of
+    from fastmunit.translation.large_images import Resources, memory_of, save_statistics_of, statistics_of
 
     if save_statistics is not None:
         require_writable(save_statistics)
     try:
-        return Resources(memory_of(memory), scratch, statistics_of(statistics), save_statistics)
+        return Resources(memory_of(memory), scratch, statistics_of(statistics), save_statistics_of(save_statistics))
     except ValueError as error:
         if isinstance(error, FastmunitError):
             raise
-        raise FastmunitError(f"--{error}.") from None
+        raise FastmunitError(f"--{str(error).replace('save_statistics', 'save-statistics')}.") from None
 
 
 def percentage(bar: Any) -> Callable[[float], object]:

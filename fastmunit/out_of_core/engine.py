@@ -223,7 +223,8 @@ class _Work:
             if moments is None or len(moments.mean) != reduction.source.channels:
                 raise DataError(
                     f"statistics file {printable(path)} has no statistics of {reduction.source.name}: it was saved "
-                    "with other styles. Use the styles that it was saved with."
+                    "with other styles. Use those that it was saved with: the same seed and number of random styles, "
+                    "and --same-styles for several images."
                 )
             reduction.moments = moments
 

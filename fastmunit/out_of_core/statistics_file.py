@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fastmunit.errors import DataError
+from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import atomic_write, printable, require_regular_file
 from fastmunit.out_of_core.moments import Moments
 
@@ -69,6 +69,22 @@ def read_statistics(path: str | os.PathLike[str]) -> Statistics:
             "written."
         )
     return Statistics(metadata.get("weights", ""), _moments(path, tensors))
+
+
+def require_replaceable(path: str | os.PathLike[str]) -> None:
+    """Check that a path is free or holds a statistics file, before a statistics file is written there.
+
+    Raises:
+        FastmunitError: If another file would be lost.
+    """
+    if not Path(path).exists():
+        return
+    try:
+        read_statistics(path)
+    except DataError as error:
+        raise FastmunitError(
+            f"{printable(path)} exists and is not a statistics file: choose another path to save statistics."
+        ) from error
 
 
 def _moments(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> dict[str, Moments]:

@@ -168,6 +168,9 @@ class FileTranslator:
                 raise FastmunitError(
                     f"{printable(path)} is an input and would be overwritten: choose another --output."
                 )
+        saved = self._resources.save_statistics
+        if saved is not None and saved.resolve() in {path.resolve() for path in (*targets, self.sheet)}:
+            raise FastmunitError(f"{printable(saved)} is an output, too: choose another --save-statistics.")
         for path, times in Counter([*targets, self.sheet]).most_common(1):
             if times > 1:
                 raise FastmunitError(

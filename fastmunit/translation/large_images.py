@@ -15,7 +15,7 @@ from fastmunit.errors import FastmunitError
 from fastmunit.out_of_core.engine import OutOfCoreTranslation, Settings, whole_image_bytes
 from fastmunit.out_of_core.local import translate_locally
 from fastmunit.out_of_core.pixels import PixelSink, PixelSource, TensorSink, TensorSource
-from fastmunit.out_of_core.statistics_file import read_statistics
+from fastmunit.out_of_core.statistics_file import read_statistics, require_replaceable
 from fastmunit.planning.available import bytes_of, free_memory
 from fastmunit.systems.translators import Translator
 
@@ -81,6 +81,18 @@ def statistics_of(value: str | os.PathLike[str]) -> Statistics:
     if value == "local":
         return "local"
     read_statistics(value)
+    return Path(value)
+
+
+def save_statistics_of(value: str | os.PathLike[str] | None) -> Path | None:
+    """Return an argument `save_statistics`: a path, or None.
+
+    Raises:
+        FastmunitError: If there is a file that is not a statistics file.
+    """
+    if value is None:
+        return None
+    require_replaceable(value)
     return Path(value)
 
 

@@ -28,7 +28,7 @@ from fastmunit.systems import registry
 from fastmunit.systems.base import System
 from fastmunit.systems.translators import Translator
 from fastmunit.translation.domains import source_values
-from fastmunit.translation.large_images import Resources, memory_of, statistics_of, translate_image
+from fastmunit.translation.large_images import Resources, memory_of, save_statistics_of, statistics_of, translate_image
 from fastmunit.translation.styles import StylesLike, style_codes
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def translate(
         memory_of(memory),
         None if scratch is None else Path(scratch),
         statistics_of(statistics),
-        None if save_statistics is None else Path(save_statistics),
+        save_statistics_of(save_statistics),
     )
     translator, configured = _translator_of(model, config, which, direction, device)
     limit = configured if max_pixels is None else max_pixels

@@ -53,14 +53,36 @@ def test_command_with_statistics(fastmunit: Command, model: Path, tmp_path: Path
     for options, words in (
         (("--statistics", "globally"), "globally does not exist"),
         (("--memory", "lots"), "expected a size such as 8GB"),
-        (("--statistics", "local", "--save-statistics", file), "leave statistics out"),
-        (("--statistics", file, "--seed", 9), "saved with other styles"),
+        (
+            ("--statistics", "local", "--save-statistics", file),
+            "error: --save-statistics is for statistics of the image",
+        ),
+        (("--statistics", file, "--seed", 9), "the same seed and number of random styles"),
         (("--save-statistics", file, "--input", tmp_path), "of one image, got 4"),
     ):
         save_image(image(), tmp_path / "b.png")
         outcome = fastmunit(*command, "--output", tmp_path / "out", *options)
         assert outcome.status == 1
         assert words in " ".join(outcome.err.split())
+
+
+def test_saved_statistics_replace_no_other_file(fastmunit: Command, model: Path, tmp_path: Path) -> None:
+    save_image(image(), tmp_path / "a.png")
+    (tmp_path / "notes.txt").write_text("mine")
+    command = ("translate", "--checkpoint", model, "--input", tmp_path / "a.png", "--styles", 1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name, words in (
+        ("a.png", "a.png exists and is not a statistics file: choose another path to save statistics."),
+        ("notes.txt", "notes.txt exists and is not a statistics file"),
+        ("out/sheet.png", "is an output, too: choose another --save-statistics"),
+        ("out/a_style00.png", "is an output, too"),
+    ):
+        outcome = fastmunit(*command, "--output", tmp_path / "out", "--save-statistics", tmp_path / name)
+        assert (outcome.status, words in " ".join(outcome.err.split())) == (1, True), outcome.err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    for _ in range(2):  # the second call replaces the file of the first one
+        outcome = fastmunit(*command, "--output", tmp_path / "out", "--save-statistics", tmp_path / "look.safetensors")
+        assert outcome.status == 0, outcome.err
 
 
 def test_a_slide_is_read_and_written_by_region(fastmunit: Command, model: Path, tmp_path: Path) -> None:
