@@ -13,7 +13,7 @@ from fastmunit import distributed
 from fastmunit.config import Config
 from fastmunit.data.paths import Domain
 from fastmunit.data.readers import DomainReader, file_state
-from fastmunit.data.value_range import PixelValues
+from fastmunit.data.value_range import PixelValues, ValueRange
 from fastmunit.region import Region
 
 TOLERANCE = 0.1
@@ -223,13 +223,14 @@ def _shares(request: Request, cell: Cell) -> _Shares:
     level, region = _in_smallest_level(source.reader.levels, region)
     steps = [max(1, size // _PROBES) for size in (region.height, region.width)]
     pixels = source.reader.read(region, cell.plane, level)[:, :: steps[0], :: steps[1]]
+    if rule.background == "none":  # needs no value range, which `auto` has not found yet
+        missing = ValueRange(0.0, 1.0, nodata=source.nodata).missing(pixels).all(axis=0)
+        return float(missing.mean()), 0.0, 0.0
     mapping = values.range_of(pixels.dtype, source.nodata, str(source.reader.path))
     missing = mapping.missing(pixels).all(axis=0)
     unit = mapping.to_unit(pixels).numpy()
     if isinstance(rule.background, str):
         ends = np.zeros((1, 1, 1), np.float32), np.ones((1, 1, 1), np.float32)
-        if rule.background == "none":
-            return float(missing.mean()), 0.0, 0.0
     else:
         color = mapping.to_unit(np.full((len(pixels), 1, 1), rule.background)).numpy()
         ends = color, color

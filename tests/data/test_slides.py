@@ -265,6 +265,27 @@ def test_signed_values_need_a_range_that_may_be_computed(volumes: Path) -> None:
     assert data.check(found) == []
 
 
+def test_auto_for_signed_values_with_pixels_without_data(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    for part in ("trainA", "trainB", "testA", "testB"):
+        scene = np.random.default_rng(0).integers(-50, 3000, (2, 70, 90), np.int16)
+        scene[:, :40] = -9999
+        (tmp_path / part).mkdir()
+        tifffile.imwrite(
+            tmp_path / part / "scene.tif", scene, photometric="minisblack", extratags=[(42113, "s", 0, "-9999", True)]
+        )
+    settings = config(tmp_path, input_dim_a=2, input_dim_b=2, value_range_a="auto", value_range_b="auto")
+    found, _ = auto_range.resolved(settings)
+    for low, high in found.value_range_a:  # type: ignore[union-attr, misc]
+        assert -50 <= low < 0 < 2900 < high <= 3000  # type: ignore[operator]
+    assert data.check(found) == [
+        f"{tmp_path / part}: 2 of 4 regions are used; the others have less than 10% foreground "
+        f"(background_{part[-1].lower()}, min_foreground)."
+        for part in ("trainA", "trainB", "testA", "testB")
+    ]
+
+
 def test_pairs_of_volumes_have_equal_crops(volumes: Path) -> None:
     for part in ("trainB", "testB"):
         for index in range(2):
