@@ -106,6 +106,7 @@ def _read_alone(path: ImageFile, channels: int, values: PixelValues) -> Stored:
     source = DomainReader(path, channels, values)
     if source.reader.planes > 1:
         raise DataError(
-            f"{name_of(path)} has {source.reader.planes} slices, where one image is expected: give a slice as an array."
+            f"{name_of(path)} has {source.reader.planes} slices, where one image is expected: give one of them, as "
+            "an array or in a file of its own."
         )
     return Stored(source.read_whole(), source.nodata)

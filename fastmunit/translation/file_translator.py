@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,6 +32,7 @@ from fastmunit.translation.large_pictures import CODEC_BYTES, PictureSink, Pictu
 from fastmunit.translation.like_input import translate_like
 from fastmunit.translation.output_record import OutputRecord
 from fastmunit.translation.output_sheet import OutputSheet, resized
+from fastmunit.translation.region_files import FileSource
 from fastmunit.translation.videos import MAX_ENCODERS, translate_video
 
 # Below this, nothing is estimated, as any machine has the memory of a whole image.
@@ -221,6 +221,8 @@ class FileTranslator:
         self, item: Input, codes: Tensor, targets: Sequence[Path], advance: Callable[[], object]
     ) -> tuple[Tensor, list[Tensor]]:
         """Translate an image and write its outputs. Return both, or the first frames of an animation or a video."""
+        if self._resources.save_statistics is not None:
+            self._require_one_image(item)
         if item.video is not None:
             return self._translate_video(item, codes, targets, advance)
         if item.form is not None:
@@ -234,7 +236,8 @@ class FileTranslator:
                 targets,
                 self._translator,
                 lambda x, s: self._outputs(x, s)[1],
-                None if self._is_whole() else self._by_region,
+                None if self._is_whole() else self._slice_by_region,
+                self._resources.progress,
             )
         values, channels = source_values(self._translator), self._translator.channels
         if self._is_whole():
@@ -246,6 +249,18 @@ class FileTranslator:
         for output, path in zip(outputs, targets, strict=True):
             data.save_image(output, path)
         return image, outputs
+
+    def _require_one_image(self, item: Input) -> None:
+        """Raise _Untranslated if an input has several images, of which only one has the statistics of a file."""
+        kind = "a video" if item.video is not None else "an animation" if item.form is not None else None
+        if item.like is not None:
+            values, channels = source_values(self._translator), self._translator.channels
+            slices = image_header(item.path, channels, values, self._rendering.max_pixels).pages
+            kind = f"a volume of {slices:,} slices" if slices > 1 else None
+        if kind is not None:
+            raise _Untranslated(
+                f"{printable(item.path)} is {kind}, and --save-statistics saves the statistics of one image: give one."
+            )
 
     def _is_whole(self) -> bool:
         """Return True if an option needs whole images."""
@@ -277,7 +292,7 @@ class FileTranslator:
             PictureSink(target, self._output, translator.target_channels, source.height, source.width)
             for target in targets
         ]
-        if self._by_region(source, codes, sinks, memory):
+        if self._by_region(source, codes, sinks, replace(self._resources, memory=memory)):
             for sink in sinks:
                 sink.save()
             return source.preview(), [sink.preview() for sink in sinks]
@@ -318,8 +333,9 @@ class FileTranslator:
         values = source_values(self._translator)
         first: tuple[Tensor, list[Tensor]] | None = None
         frames: list[list[Tensor]] = [[] for _ in targets]
+        translate = self._frame_outputs(codes)
         for frame in animation.frames:
-            image, outputs = self._outputs(frame_input(frame, values, item.path), codes)
+            image, outputs = translate(frame_input(frame, values, item.path))
             first = first or (image, outputs)
             for output, of_style in zip(outputs, frames, strict=True):
                 of_style.append(frame_bytes(output, item.path))
@@ -339,7 +355,7 @@ class FileTranslator:
                 translate_video(
                     item.path,
                     self._translator.channels,
-                    partial(self._outputs, codes=codes[part]),
+                    self._frame_outputs(codes[part]),
                     targets[part],
                     values=source_values(self._translator),
                     max_pixels=options.max_pixels,
@@ -349,14 +365,19 @@ class FileTranslator:
             )
         return firsts[0][0], [output for _, outputs in firsts for output in outputs]
 
-    def _by_region(
-        self, source: PixelSource, codes: Tensor, sinks: Sequence[PixelSink], memory: int | None = None
-    ) -> bool:
-        """Translate a source by region, if it is too large to be translated as a whole.
+    def _slice_by_region(self, source: FileSource, codes: Tensor, sinks: Sequence[PixelSink]) -> bool:
+        """Translate a slice by region as `_by_region` does, and say how for the first slice only."""
+        whole, count = self._resources, source.planes
+        say = whole.say if source.plane == 0 else None
+        resources = replace(
+            whole,
+            say=None if say is None else lambda line: say(_of_each(line, count)),
+            progress=lambda done: whole.progress((source.plane + done) / count),
+        )
+        return self._by_region(source, codes, sinks, resources)
 
-        `memory` replaces that of the resources.
-        """
-        resources = self._resources if memory is None else replace(self._resources, memory=memory)
+    def _by_region(self, source: PixelSource, codes: Tensor, sinks: Sequence[PixelSink], resources: Resources) -> bool:
+        """Translate a source by region, if it is too large to be translated as a whole."""
         # The image as it is stored and in float32, and each output in float32 and as it is written.
         pixel_bytes = 8 * (self._translator.channels + len(codes) * self._translator.target_channels)
         try:
@@ -372,16 +393,33 @@ class FileTranslator:
         except FastmunitError as error:
             raise _Untranslated(str(error)) from error
 
-    def _outputs(self, image: Tensor, codes: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _frame_outputs(self, codes: Tensor) -> Callable[[Tensor], tuple[Tensor, list[Tensor]]]:
+        """Return a function that translates a frame as `_outputs` does, and says how for the first frame only."""
+        resources = self._resources
+
+        def outputs(frame: Tensor) -> tuple[Tensor, list[Tensor]]:
+            nonlocal resources
+            found = self._outputs(frame, codes, resources)
+            resources = replace(resources, say=None)
+            return found
+
+        return outputs
+
+    def _outputs(self, image: Tensor, codes: Tensor, resources: Resources | None = None) -> tuple[Tensor, list[Tensor]]:
         options = self._rendering
         image = resized(image, options.size)
         try:
             results = translate_image(
-                self._translator, image, codes, options.batch_size, options.precision, self._resources
+                self._translator, image, codes, options.batch_size, options.precision, resources or self._resources
             )
         except FastmunitError as error:  # for example too little memory for this image
             raise _Untranslated(str(error)) from error
         return image, [self._map(result) for result in results]
+
+
+def _of_each(line: str, slices: int) -> str:
+    """Return a line about an image as one about each slice of a volume."""
+    return line if slices == 1 else f"{line.removesuffix('.')}, for each of {slices:,} slices."
 
 
 class _Untranslated(Exception):

@@ -43,6 +43,7 @@ def translate_like(
     translator: Translator,
     translate: Translate,
     by_region: ByRegion | None = None,
+    progress: Callable[[float], object] = lambda _: None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Translate every slice of an image file with the same styles, into files with its format and metadata.
 
@@ -56,6 +57,7 @@ def translate_like(
         translator: The model.
         translate: Function that translates one slice.
         by_region: Function that translates one slice by region if it should be, or None.
+        progress: Called with the part of the slices that is done, after each of them.
 
     Returns:
         The middle slice (C, H, W) and its outputs (C', H, W), in [-1, 1].
@@ -84,6 +86,7 @@ def translate_like(
             if by_region is not None and by_region(region_source, codes, sinks):
                 if plane == reader.planes // 2:
                     preview = center(region_source.preview(), given.slices), [sink.preview for sink in sinks]
+                progress((plane + 1) / reader.planes)
                 continue
             pixels = Stored(source.read_whole(plane), source.nodata)
             image = normalize(pixels.to_unit(given, printable(path)))
@@ -98,6 +101,7 @@ def translate_like(
                 sink.write(output[None], Region(0, 0, reader.height, reader.width))
             if plane == reader.planes // 2:
                 preview = center(image, given.slices), middle
+            progress((plane + 1) / reader.planes)
     assert preview is not None
     return preview
 

@@ -30,11 +30,16 @@ class FileSource:
         channels: Channels of an image.
         values: How pixels are read.
         plane: Index of the slice.
+
+    Attributes:
+        plane: Index of the slice.
+        planes: Number of slices of the file.
     """
 
     def __init__(self, image: DomainReader, channels: int, values: PixelValues, plane: int) -> None:
         self.channels, self.height, self.width = channels, image.reader.height, image.reader.width
-        self._image, self._values, self._plane = image, values, plane
+        self.plane, self.planes = plane, image.reader.planes
+        self._image, self._values = image, values
         self._name = printable(image.reader.path)
         stored = channels * self.height * self.width * image.reader.dtype.itemsize
         self.kept_bytes = min(MAX_BYTES, stored)
@@ -43,11 +48,11 @@ class FileSource:
     def identity(self) -> str:
         """The file, its size and time of the last change, and the slice."""
         path = self._image.reader.path
-        return f"{path.resolve()} {file_state(path)} {self._plane} {self._values}"
+        return f"{path.resolve()} {file_state(path)} {self.plane} {self._values}"
 
     def read(self, region: Region) -> Tensor:
         """Return the values (1, C, h, w) in a region, in [-1, 1]."""
-        pixels = Stored(self._image.read(region, self._plane), self._image.nodata)
+        pixels = Stored(self._image.read(region, self.plane), self._image.nodata)
         return normalize(pixels.to_unit(self._values, self._name))[None]
 
     def preview(self) -> Tensor:

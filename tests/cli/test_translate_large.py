@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 
 from fastmunit.data import read_image, save_image
 from tests.cli.conftest import Command, Outcome
@@ -166,3 +167,22 @@ def test_slides_as_references(fastmunit: Command, model: Path, tmp_path: Path) -
         assert outcome.status == 0, outcome.err
         found.append(read_image(tmp_path / name / "a_reference00.png", 3))
     torch.testing.assert_close(*found, rtol=0, atol=2.1 / 255)
+
+
+def test_several_images_in_a_file(fastmunit: Command, model: Path, tmp_path: Path) -> None:
+    """How they are translated is said once, and statistics are those of one image."""
+    pixels = ((image(60, 80) + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+    np.save(tmp_path / "volume.npy", np.stack([pixels] * 3))
+    frames = [Image.fromarray(pixels), Image.fromarray(pixels[::-1])]
+    frames[0].save(tmp_path / "moving.png", save_all=True, append_images=frames[1:], duration=40)
+    command = ("translate", "--checkpoint", model, "--output", tmp_path / "out", "--styles", 1)
+    for name, words, kind in (
+        ("volume.npy", "for each of 3 slices.", "a volume of 3 slices"),
+        ("moving.png", "80x60: out of core", "an animation"),
+    ):
+        outcome = fastmunit(*command, "--input", tmp_path / name, "--memory", "1MB")
+        assert outcome.status == 0, outcome.err
+        assert (outcome.err.count("80x60: out of core"), outcome.err.count(words)) == (1, 1)
+        outcome = fastmunit(*command, "--input", tmp_path / name, "--save-statistics", tmp_path / "look.safetensors")
+        assert (outcome.status, f"{name} is {kind}, and --save-statistics saves" in outcome.err) == (1, True)
+    assert not (tmp_path / "look.safetensors").exists()
