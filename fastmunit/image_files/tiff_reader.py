@@ -269,10 +269,10 @@ class TiffReader(ImageReader):
             tifffile.TIFF.DECOMPRESSORS[page.compression]
             if page.predictor != 1:
                 tifffile.TIFF.UNPREDICTORS[page.predictor]
-        except KeyError as error:
+        except (KeyError, ImportError) as error:  # ImportError: without imagecodecs, a module of a later Python is used
             raise DataError(
                 f'its compression {name} needs a decoder of the package imagecodecs: pip install "fastmunit[tiff]". '
-                f"tifffile says: {str(error)[1:-1]}"
+                f"tifffile says: {error.args[0]}"
             ) from error
 
     def _describe(self, page: Any, table: PageTable, description: str) -> None:

@@ -143,7 +143,8 @@ def is_ordinary(path: Path) -> bool:
     Such a file is not BigTIFF, and has one page in strips with at most 8 bits per sample, no georeference, and no
     OME-XML or description by ImageJ or Aperio. Palettes, fewer than 8 bits, and colors that Pillow converts (Lab,
     MinIsWhite) may be in tiles. Pages that a camera has turned (Orientation) may have more bits, because Pillow turns
-    them back. A file that is damaged is ordinary, too.
+    them back. A file whose directories are damaged is not ordinary: Pillow would read the pages and tags that are left,
+    such as the first channel of a truncated stack.
     """
     try:
         with path.open("rb") as file:
@@ -153,7 +154,9 @@ def is_ordinary(path: Path) -> bool:
             description = structure.text(tags, 270).rstrip()
             is_turned = structure.integer(tags, 274, 1) != 1
             colors = structure.integer(tags, 262, 1)
-    except (DataError, OSError):
+    except DataError:
+        return False
+    except OSError:
         return True
     described = description.endswith("OME>") or description.startswith(("ImageJ=", "Aperio"))
     described |= description.startswith('{"shape":') and '"truncated": true' in description  # a stack by tifffile

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastmunit.data.pixels import read_pixels
 from fastmunit.errors import DataError
-from fastmunit.image_files.open import open_image
+from fastmunit.image_files.open import is_image_file, open_image
 from tests.image_files.images import pixels
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +101,20 @@ def test_truncated_pages(tmp_path: Path) -> None:
         path.write_bytes(data[: len(data) * 9 // 10])
         with pytest.raises(DataError, match=r"image.tif.*truncated"), open_image(path) as reader:
             reader.read()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_truncated_stacks_are_not_pictures(tmp_path: Path, share: float) -> None:
+    """Pillow would read the first page, without the description: one channel of three."""
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    path = tmp_path / "cells.ome.tif"
+    tifffile.imwrite(path, pixels(3, dtype="uint8"), photometric="minisblack", metadata={"axes": "CYX"}, tile=(16, 16))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    assert is_image_file(path)
+    with pytest.raises(DataError, match=r"cells\.ome\.tif: .*truncated or damaged; copy it again"):
+        read_pixels(path, 3)
 
 
 def read_damaged(seed: int, count: int, folder: Path) -> int:
