@@ -143,7 +143,11 @@ class Normalization:
 
     def known(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return mean and rstd as arguments of `functional.fused_norm`."""
-        mean, rstd = self.reduction.known().normalization(self.kind, self.eps)
+        moments = self.reduction.known()
+        mean, rstd = moments.normalization(self.kind, self.eps)
+        if self.kind == "instance" and moments.is_constant(self.reduction.source.dtype):
+            # Tiles of several sizes round differently, and norms of a blank image would amplify that to visible tiles.
+            rstd = torch.zeros_like(rstd)
         return mean.to(device), rstd.to(device)
 
 

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from fastmunit import functional
 
+# Differences that rounding leaves between the sums of a convolution, in units of the type's epsilon.
+_ROUNDING = 16
+
 NormKind = Literal["instance", "layer"]
 
 
@@ -39,6 +42,13 @@ class Moments:
         mean = self.mean + delta * (other.count / count)
         squares = self.squares + other.squares + delta.square() * (self.count * other.count / count)
         return Moments(count, mean, squares)
+
+    def is_constant(self, dtype: torch.dtype) -> bool:
+        """Return True if all channels are constant up to the rounding of a type, which low precision never is."""
+        if dtype.itemsize < 4:
+            return False
+        noise = _ROUNDING * torch.finfo(dtype).eps * self.mean.abs().max()
+        return bool((self.squares <= self.count * noise.square()).all())
 
     def normalization(self, kind: NormKind, eps: float) -> tuple[Tensor, Tensor]:
         """Return (mean, rstd) in float64, (1, C) each, or (1,) for "layer".

@@ -251,7 +251,7 @@ class FileTranslator:
         return image, outputs
 
     def _require_one_image(self, item: Input) -> None:
-        """Raise _Untranslated if an input has several images, of which only one has the statistics of a file."""
+        """Raise _Untranslated if an input has several images: a statistics file has those of one."""
         kind = "a video" if item.video is not None else "an animation" if item.form is not None else None
         if item.like is not None:
             values, channels = source_values(self._translator), self._translator.channels

@@ -170,7 +170,7 @@ def test_slides_as_references(fastmunit: Command, model: Path, tmp_path: Path) -
 
 
 def test_several_images_in_a_file(fastmunit: Command, model: Path, tmp_path: Path) -> None:
-    """How they are translated is said once, and statistics are those of one image."""
+    """One line says how they are translated, and statistics are those of one image."""
     pixels = ((image(60, 80) + 1) * 127.5).byte().permute(1, 2, 0).numpy()
     np.save(tmp_path / "volume.npy", np.stack([pixels] * 3))
     frames = [Image.fromarray(pixels), Image.fromarray(pixels[::-1])]

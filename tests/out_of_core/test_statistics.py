@@ -9,14 +9,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import fastmunit as package
 from fastmunit.errors import DataError
 from fastmunit.out_of_core import local
 from fastmunit.out_of_core.engine import OutOfCoreTranslation, Settings
-from fastmunit.out_of_core.moments import moments_of, no_moments
+from fastmunit.out_of_core.moments import Moments, moments_of, no_moments
 from fastmunit.out_of_core.pixels import TensorSource
 from fastmunit.out_of_core.statistics_file import read_statistics
 from fastmunit.systems.translators import Translator
-from tests.out_of_core.models import canvases, picture, styles_of, untrained, whole
+from tests.out_of_core.models import canvases, picture, styles_of, translated, untrained, whole
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -47,6 +48,34 @@ def test_moments_of_constant_and_single_pixels() -> None:
     assert both.count == 4
     assert both.mean.tolist() == [6, 6]
     assert both.squares.tolist() == [12, 12]
+
+
+def test_blank_images_have_no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions of tiles round differently, and norms amplify that: without `is_constant`, tiles are visible."""
+    for translator in (package.load_translator("fruit", device="cpu"), untrained("cyclegan", torch.float64)):
+        image = torch.full((3, 90, 110), 0.3, dtype=translator.dtype)
+        styles = styles_of(translator, 1)
+
+        def contrast(translator: Translator = translator, image: Tensor = image, styles: Tensor = styles) -> float:
+            output = translated(translator, image, styles, (16, 16))
+            return float((output.amax((2, 3)) - output.amin((2, 3))).max())
+
+        assert contrast() < 1e-5
+        with monkeypatch.context() as patch:
+            patch.setattr(Moments, "is_constant", lambda *_: False)
+            assert contrast() > 0.1
+
+
+def test_what_is_constant() -> None:
+    x = torch.randn(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    for noise, expected in ((1e-7, True), (1e-4, False)):
+        moments = moments_of(5 + noise * x)
+        assert moments.is_constant(torch.float32) == expected
+        assert not moments.is_constant(torch.bfloat16)
+    assert not moments_of(5 + 1e-7 * x.double()).is_constant(torch.float64)
+    mixed = torch.full((1, 3, 20, 20), 5.0)
+    mixed[:, 2] += x[:, 2]
+    assert not moments_of(mixed).is_constant(torch.float32)
 
 
 class Case:
