@@ -67,6 +67,7 @@ CALIBRATION, RESULTS = "calibration.json", "results"
 CHANGES: dict[str, Callable[[int], dict[str, Any]]] = {
     "ema": lambda iterations: {"ema_decay": 0.995, "ema_warmup": True},
     "share_fakes": lambda iterations: {"share_fakes": True},
+    "lr": lambda iterations: {"lr": 0.002},
     "decay": lambda iterations: {"lr_policy": "linear", "step_size": max(1, iterations // 2)},
 }
 """The changes of the recipe, as keys of the configuration for a training of so many iterations."""
