@@ -111,7 +111,7 @@ class Augment(v2.Transform):
         counts = {len(image) if isinstance(image, Tensor) and image.dim() == 4 else 1 for image in flat_inputs}
         if len(counts) > 1:
             raise ValueError(f"expected as many images in each batch of a sample, got {sorted(counts)}")
-        generators = [named_generator("augment", self.seed, *key) for key in self._keys(max(counts, default=0))]
+        generators = [named_generator("augment", self.seed, *key) for key in self._keys(max(counts))] if counts else []
         chosen = [n for n, generator in enumerate(generators) if float(torch.rand((), generator=generator)) < self.p]
         if not chosen:
             return {"chosen": [], "styles": None}
@@ -140,7 +140,7 @@ class Augment(v2.Transform):
         if self._place is None:
             return [(key,) for key in torch.randint(2**62, (count,)).tolist()]
         indices, epoch = self._place
-        if count not in (0, len(indices)):
+        if count != len(indices):
             raise ValueError(f"expected an index for each of {count} images, got {len(indices)}: give one per image")
         return [(index, epoch) for index in indices]
 

@@ -207,6 +207,16 @@ def test_mistakes_are_named(run_folder: Path) -> None:
     assert augment(torch.zeros(0, 3, 8, 8)).shape == (0, 3, 8, 8)
 
 
+def test_samples_without_images_pass_through() -> None:
+    augment = fastmunit.Augment(Painted(), p=1)
+    sample = {"caption": "a pear", "label": 1}
+    assert augment(sample) == sample
+    assert augment.at(3)(sample) == sample
+    assert augment.at([])(torch.zeros(0, 3, 8, 8)).shape == (0, 3, 8, 8)
+    with pytest.raises(ValueError, match="an index for each of 0 images, got 1"):
+        augment.at(3)(torch.zeros(0, 3, 8, 8))
+
+
 def test_models_with_a_value_range() -> None:
     translator = Painted((1, 1))
     translator.config = Config.from_dict({"value_range_a": [0, 4095], "value_range_b": [0, 4095]})
