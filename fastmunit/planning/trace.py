@@ -64,6 +64,7 @@ class TracedTraining:
                 "vgg_w": 0.0,
                 "compile": False,
                 "cuda_graph": False,
+                "r1_iter": 1,  # the iteration with the peak is one with the penalty
                 "precision": "float32" if config.precision == "float32" else "bfloat16",
             },
             deep=True,

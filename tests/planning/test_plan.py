@@ -81,6 +81,13 @@ def test_more_images_take_more_and_options_that_save_memory_take_less(estimator:
         assert estimator.use(settings).total < two.total
 
 
+def test_peaks_include_the_r1_penalty() -> None:
+    settings = Settings(2, 1, "auto", False)
+    without, with_penalty = (TracedTraining(tiny(r1_w=w), workspace.on_cpu).iteration(settings) for w in (0, 1))
+    assert with_penalty.parts[SAVED] > without.parts[SAVED]
+    assert sum(with_penalty.parts.values()) > sum(without.parts.values())
+
+
 class Formula:
     """A stand-in for `Estimator`: a kilobyte for the weights, and one for each image that is computed at once."""
 
