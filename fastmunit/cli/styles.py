@@ -29,6 +29,8 @@ styles = typer.Typer(
     epilog="Start with [bold]fastmunit styles extract[/bold]; docs/styles.md shows each command with what it writes.",
 )
 
+_MAX_CONTENTS = 8
+
 Run = Annotated[
     Path,
     typer.Argument(help="Use this gen_*.pt, the newest of a run folder, or this model.", metavar="RUN"),
@@ -47,7 +49,8 @@ Contents = Annotated[
     list[Path],
     typer.Option(
         "--content",
-        help="Translate this image of the source domain, or those in this folder, for the sheet; repeat for more.",
+        help="Translate this image of the source domain, or those in this folder; repeat for more. Only the first "
+        f"{_MAX_CONTENTS} are used.",
         metavar="IMAGE|FOLDER",
     ),
 ]
@@ -64,7 +67,6 @@ _seed = partial(typer.Option, min=0, help="Set the seed.", metavar="N")
 
 _STYLES, _BANK, _SHEET = "styles.safetensors", "bank.safetensors", "sheet.jpg"
 _PAGE, _FIGURES = "distribution.html", "distribution.json"
-_MAX_CONTENTS = 8
 
 
 def extract(
@@ -555,11 +557,15 @@ def _contents(translator: "Translator", paths: list[Path], size: int | None, max
 def _named_contents(
     translator: "Translator", paths: list[Path], size: int | None, max_pixels: int | None
 ) -> "list[tuple[str, Tensor]]":
-    """Read images of the source domain: the first of many, as sheets are small."""
+    """Read images of the source domain: the first of many, as sheets are small. Say so if others are left out."""
     from fastmunit.styles.extract import read_source
     from fastmunit.translation.inputs import list_inputs
 
-    listed, _ = list_inputs(paths)
+    listed, notes = list_inputs(paths)
+    if len(listed) > _MAX_CONTENTS:
+        notes.append(f"--content: the first {_MAX_CONTENTS} of {len(listed):,} images are used.")
+    for note in notes:
+        echo(note, err=True)
     return [(item.name, read_source(translator, item.path, size, max_pixels)) for item in listed[:_MAX_CONTENTS]]
 
 

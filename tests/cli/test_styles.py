@@ -136,6 +136,9 @@ def test_interpolation_frames_are_translations_of_the_codes(
     assert line.status == 0
     middle = read_styles(tmp_path / "line/styles.safetensors").codes[1]
     torch.testing.assert_close(middle, found.codes[[0, 3]].mean(0))
+    many = styles("interpolate", *ends, "--content", photos, "-o", tmp_path / "many", "--count", 2)
+    assert (many.status, f"the first 8 of {MIN_CODES} images are used" in many.err) == (0, True)
+    assert len(list((tmp_path / "many").glob("*.png"))) == 8 * 2
     one = styles("interpolate", "-i", photos / "00.png", "--content", drawing, "-o", tmp_path / "no")
     assert (one.status, "an interpolation needs two styles, got 1" in one.err) == (1, True)
 
