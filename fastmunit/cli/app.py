@@ -15,7 +15,7 @@ from fastmunit.cli.info import info
 from fastmunit.cli.output import echo
 from fastmunit.cli.page import page
 from fastmunit.cli.serve import serve
-from fastmunit.cli.styles import styles
+from fastmunit.cli.styles.app import styles
 from fastmunit.cli.train import train
 from fastmunit.cli.train_classifier import train_classifier
 from fastmunit.cli.translate import translate

@@ -1,0 +1,1 @@
+"""The commands `fastmunit styles ...`, one file each."""

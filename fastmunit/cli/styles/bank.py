@@ -1,0 +1,71 @@
+"""The command `fastmunit styles bank`."""
+
+from typing import Annotated
+
+import typer
+
+from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder, Which, WhichCheckpoint
+from fastmunit.cli.output import echo
+from fastmunit.cli.styles.inputs import counted, encode, load, read_contents, report_failures, translations
+from fastmunit.cli.styles.parameters import BANK, SHEET, Contents, Inputs, Run, Size, Way, seed_option
+
+
+def bank(
+    run: Run,
+    input: Inputs,
+    output: OutputFolder,
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="Set the number of styles.", metavar="N")] = 8,
+    content: Contents = [],  # noqa: B006 - typer copies it
+    direction: Way = None,
+    config: ConfigName = None,
+    which: Which = WhichCheckpoint.newest,
+    size: Size = None,
+    seed: Annotated[int, seed_option(max=2**32 - 1)] = 0,
+    device: Device = "auto",
+    max_pixels: MaxPixels = None,
+) -> None:
+    """Choose a few styles that stand for those of many images, by k-means.
+
+    [bold]Example[/bold]
+
+    fastmunit styles bank runs/shoes --input shoes/ --output bank --count 8 --content drawing.png
+
+    Writes bank.safetensors with the center of each cluster, the largest first, named after its medoid, the image next
+    to the center; bank.json with the images of each cluster; and sheet.jpg with the medoids and --content in each
+    style.
+    """
+    import json
+
+    from fastmunit.files import require_writable, write_text
+    from fastmunit.runs.reports.image_grid import save
+    from fastmunit.styles.bank import make_bank
+    from fastmunit.styles.extract import read_target
+    from fastmunit.styles.sheets import labeled_sheet
+    from fastmunit.translation.style_file import write_styles
+
+    require_writable(output / BANK, output / SHEET)
+    translator, _ = load(run, config, which, direction, device)
+    images = read_contents(translator, content, size, max_pixels)
+    found = encode(translator, run, input, size, max_pixels)
+    result = make_bank(found.styles.codes, count, seed)
+    names = [found.styles.label(medoid) for medoid in result.medoids]
+    members = [
+        [found.styles.label(index) for index in (result.labels == cluster).nonzero().flatten().tolist()]
+        for cluster in range(count)
+    ]
+    write_styles(output / BANK, result.codes, names, found.styles.model)
+    report = [
+        {"medoid": name, "size": size, "images": images}
+        for name, size, images in zip(names, result.sizes, members, strict=True)
+    ]
+    write_text(output / "bank.json", json.dumps(report, indent=1) + "\n")
+    medoids = [read_target(translator, found.paths[k], size, max_pixels) for k in result.medoids] if found.paths else []
+    rows = ([medoids] if medoids else []) + [translations(translator, image, result.codes) for image in images]
+    if rows:
+        labels = ["medoid"] * bool(medoids) + [""] * len(images)
+        save(labeled_sheet(rows, [f"n = {number}" for number in result.sizes], labels), output / SHEET)
+    written = f", {output / SHEET}" if rows else ""
+    echo(
+        f"Wrote {output / BANK}{written} and {output / 'bank.json'}: {counted(count)} for {len(result.labels)} images."
+    )
+    report_failures(found.failures)

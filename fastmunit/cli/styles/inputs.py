@@ -1,0 +1,121 @@
+"""What commands about styles load and read, and what they say about it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastmunit.cli.options import Direction, WhichCheckpoint
+from fastmunit.cli.output import echo
+from fastmunit.cli.style_options import encoding_bar
+from fastmunit.cli.styles.parameters import MAX_CONTENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from fastmunit.config import Config
+    from fastmunit.data.failures import Failure
+    from fastmunit.styles.extract import ExtractedStyles
+    from fastmunit.systems.translators import Translator
+
+
+def load(
+    run: Path, config: str | None, which: WhichCheckpoint, direction: Direction | None, device: str
+) -> "tuple[Translator, Config]":
+    """Load a model that has a style encoder, and its configuration."""
+    from fastmunit.styles.extract import require_style_encoder
+    from fastmunit.translation.translate import find_checkpoint, load_translator, own_direction
+
+    file, settings = find_checkpoint(run, config, exports=True, which=which.value)
+    way = own_direction(file) or "a2b" if direction is None else direction.value
+    translator = load_translator(file, settings, direction=way, device=device)
+    require_style_encoder(translator)
+    return translator, settings
+
+
+def model_name(run: Path) -> str:
+    """Return the name of a model for style files."""
+    from fastmunit.files import printable
+
+    return printable(run.resolve().name if run.exists() else run)
+
+
+def encode(
+    translator: "Translator", run: Path, inputs: list[Path], size: int | None, max_pixels: int | None
+) -> "ExtractedStyles":
+    """Return the styles of images, or of a styles file, which has no paths."""
+    from fastmunit.errors import FastmunitError
+    from fastmunit.styles.extract import ExtractedStyles
+    from fastmunit.styles.extract import extract as extract_styles
+    from fastmunit.translation.style_file import SUFFIX
+    from fastmunit.translation.styles import styles_from_file
+
+    if any(path.suffix.lower() == SUFFIX for path in inputs):
+        if len(inputs) > 1:
+            raise FastmunitError("--input takes one styles file, or images and folders: give one of the two.")
+        return ExtractedStyles(styles_from_file(translator, inputs[0]), [])
+    with encoding_bar() as advance:
+        found = extract_styles(
+            translator, inputs, size=size, max_pixels=max_pixels, name=model_name(run), advance=advance
+        )
+    for note in found.notes:
+        echo(note, err=True)
+    return found
+
+
+def read_contents(
+    translator: "Translator", paths: list[Path], size: int | None, max_pixels: int | None
+) -> "list[Tensor]":
+    """Read images of the source domain; see `named_contents`. Without paths there are none."""
+    return [image for _, image in named_contents(translator, paths, size, max_pixels)] if paths else []
+
+
+def named_contents(
+    translator: "Translator", paths: list[Path], size: int | None, max_pixels: int | None
+) -> "list[tuple[str, Tensor]]":
+    """Read images of the source domain: the first of many, as sheets are small. Say so if others are left out."""
+    from fastmunit.styles.extract import read_source
+    from fastmunit.translation.inputs import list_inputs
+
+    listed, notes = list_inputs(paths)
+    if len(listed) > MAX_CONTENTS:
+        notes.append(f"--content: the first {MAX_CONTENTS} of {len(listed):,} images are used.")
+    for note in notes:
+        echo(note, err=True)
+    return [(item.name, read_source(translator, item.path, size, max_pixels)) for item in listed[:MAX_CONTENTS]]
+
+
+def translations(translator: "Translator", image: "Tensor", codes: "Tensor") -> "list[Tensor]":
+    """Translate an image (C, H, W) into styles (S, style_dim, 1, 1)."""
+    return list(translator.translate(image, codes.to(translator.device, translator.dtype)))
+
+
+def lpips(weights: Path | None, translator: "Translator") -> Any:
+    """Return LPIPS if its weights are at hand; nothing is downloaded. Say so if it is left out."""
+    import os
+
+    from fastmunit.metrics.lpips import LPIPS
+    from fastmunit.nn.networks.imagenet import WEIGHTS_VARIABLE
+
+    if translator.target_channels not in (1, 3):
+        echo(
+            f"LPIPS is left out: it is for gray and RGB images, not for {translator.target_channels} channels.",
+            err=True,
+        )
+        return None
+    if weights is None and not os.environ.get(WEIGHTS_VARIABLE):
+        echo(f"LPIPS is left out: give its weights with --weights, or set {WEIGHTS_VARIABLE}.", err=True)
+        return None
+    return LPIPS(weights=weights or os.environ[WEIGHTS_VARIABLE]).to(translator.device)
+
+
+def counted(number: int) -> str:
+    """Return a number of styles in words."""
+    return "1 style" if number == 1 else f"{number:,} styles"
+
+
+def report_failures(failures: "Sequence[Failure]") -> None:
+    """Raise an error that names images that were left out, if there are any."""
+    from fastmunit.data.failures import raise_failures, unreadable
+
+    raise_failures(failures, f"{unreadable(len(failures))}; the others were used")
