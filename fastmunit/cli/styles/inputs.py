@@ -1,4 +1,4 @@
-"""What commands about styles load and read, and what they say about it."""
+"""Models and images of the commands about styles, and the messages that these share."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
