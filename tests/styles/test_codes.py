@@ -18,7 +18,7 @@ def normal(count: int, dims: int, seed: int = 0) -> Tensor:
 
 
 def test_a_bank_is_the_best_partition() -> None:
-    """Of all partitions of eight codes into three clusters, k-means must find the one with the smallest inertia."""
+    """k-means must reach the minimum inertia over all partitions of eight codes into three clusters."""
     codes = normal(8, 2)
     found = make_bank(codes, 3)
     values = codes.flatten(1).double().numpy()

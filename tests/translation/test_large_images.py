@@ -116,7 +116,7 @@ def test_estimated_memory_grows_with_the_image(name: str) -> None:
 
 
 def test_references_are_encoded_out_of_core(model: Path, tmp_path: Path) -> None:
-    """Of a slide, only regions are read. The code is that of the whole image."""
+    """The code equals that of the whole image, for a slide that is read by region and for a picture."""
     translator = package.load_translator(model)
     reference = image(480, 420)
     pixels = ((reference + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()

@@ -26,7 +26,7 @@ from fastmunit.systems.parts import public_checkpoint, weights
 from fastmunit.systems.parts.lr_schedule import warmup_factor
 
 Which = Literal["newest", "best"]
-"""Which checkpoint of a run to use."""
+"""The choices of a checkpoint of a run."""
 
 _OPTIMIZER_KEYS = frozenset(
     {"lr", "lr_dis", "lr_policy", "lr_warmup", "step_size", "gamma", "beta1", "beta2", "weight_decay"}
