@@ -1,7 +1,7 @@
-"""Draw the chart of docs/benchmarks.md and write its table: `python -m bench.chart [--times FILE]`.
+"""Draw the chart of docs/project/benchmarks.md and write its table: `python -m bench.chart [--times FILE]`.
 
-docs/benchmarks.json has all figures. Competitors without a time were not measured, and the chart says so. `--times`
-first replaces the times of the CPU by those of a run:
+docs/project/benchmarks.json has all figures. Competitors without a time were not measured, and the chart says so.
+`--times` first replaces the times of the CPU by those of a run:
 
     python -m pytest bench --benchmark -k step_time --benchmark-json times.json
     python -m bench.chart --times times.json
@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs/project"
 FIGURES, CHART, TEXT = DOCS / "benchmarks.json", DOCS / "benchmarks.svg", DOCS / "benchmarks.md"
 BEGIN, END = "<!-- The table is written by `python -m bench.chart`. -->\n", "<!-- End of the table. -->\n"
 BASELINE = "reference_step float32"

@@ -28,7 +28,7 @@ class Fitted:
 
     Attributes:
         call_us: Microseconds of a measured call that moves no bytes: events, graph and launch. Fitted to the copies in
-            docs/benchmarks.md, whose times all fit the line call_us + bytes / bandwidth.
+            docs/project/benchmarks.md, whose times all fit the line call_us + bytes / bandwidth.
         bandwidth_share: The share of the peak memory bandwidth that these copies reach: 2.3 of 3.35 TB/s.
         instructions_per_cycle: Instructions per cycle of a busy scheduler. Fitted to the eight measured calls.
         round_trip_us: Time from a load to its value if the level-two cache has to evict. Fitted to the same calls.

@@ -3,7 +3,7 @@
 - A convolution is one kernel, and one more that adds the bias, as torch calls cuDNN. Its backward is one per gradient
   that it computes. Kernels that cuDNN adds by itself, for conversions of layouts and sums of split reductions, do not
   count: which ones it needs depends on the algorithm that it finds. This is why a profile shows more kernels
-  (docs/benchmarks.md).
+  (docs/project/benchmarks.md).
 - fused_norm and its backward are as many as their launchers start for the map (csrc/fused_norm/plan.h on the emulator).
 - An op on lists of tensors follows the chunks of torch's multi_tensor_apply, or is one kernel per tensor where its
   fast path does not apply.

@@ -23,7 +23,7 @@ _UNION, _CHANNEL_SUMS = 0.4, 1.5
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured call of instance norm + relu + pad 1, as in docs/benchmarks.md.
+    """A measured call of instance norm + relu + pad 1, as in docs/project/benchmarks.md.
 
     Attributes:
         shape: Channels and side of the map, batch 1.

@@ -20,7 +20,7 @@ from fastmunit.config import Config
 from fastmunit.systems import registry
 
 STEP_SECONDS = 20.2e-3
-"""Seconds per replayed MUNIT step at 256x256, batch 1, bfloat16, measured on an H100 (docs/benchmarks.md)."""
+"""Seconds per replayed MUNIT step at 256x256, batch 1, bfloat16, measured on an H100 (docs/project/benchmarks.md)."""
 ALL_REDUCES = 2  # per iteration: one per optimizer
 WORLDS = (2, 4, 8)
 

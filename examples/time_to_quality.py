@@ -19,8 +19,8 @@ else to do. So a busy machine changes neither the result nor its minutes.
 
 `run` writes quality/results/ARM_SEED.json, and continues where it stopped. `--images N` trains on the first N images of
 each domain only. `--split validation` holds out the last sixth of each turn of the turntable from the training images,
-and measures on them: choose settings with it, so that the test images stay unseen. docs/evaluation.md says where to get
-ImageNet weights.
+and measures on them: choose settings with it, so that the test images stay unseen. docs/how_to/evaluation.md says where
+to get ImageNet weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Print the table of docs/export.md: how far exported models are from PyTorch, by system and size.
+"""Print the table of docs/how_to/export.md: how far exported models are from PyTorch, by system and size.
 
     python tools/export_errors.py demo demo_unit runs/demo --sizes 64 128 256 512
 

@@ -2,7 +2,7 @@
 
     python -m tools.gpu_budget    # compile the CUDA sources; print the use of each kernel and everything over budget
     python -m tools.gpu_budget --arch 90 --source csrc/weighted_l1/weighted_l1.cu
-    python -m tools.gpu_budget --markdown    # print the table of docs/gpu.md
+    python -m tools.gpu_budget --markdown    # print the table of docs/project/gpu.md
 
 Resources are registers, spills, occupancy and the width of memory accesses. The budget is tests/cuda/budget.yaml;
 tests/cuda/test_budget.py enforces it.
@@ -365,7 +365,7 @@ def markdown_name(budget: Budget) -> str:
 
 
 def markdown(kernels: dict[str, dict[int, list[Kernel]]], budgets: dict[str, list[Budget]]) -> str:
-    """Return the table of docs/gpu.md. Each cell has the values of all architectures."""
+    """Return the table of docs/project/gpu.md. Each cell has the values of all architectures."""
     lines = [
         "| kernel | threads | registers | occupancy | accesses of 128 bits | narrower |",
         "|---|---|---|---|---|---|",
@@ -386,7 +386,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, nargs="*", default=[])
     parser.add_argument("--arch", type=int, nargs="*", default=[80, 90, 100])
-    parser.add_argument("--markdown", action="store_true", help="print the table of docs/gpu.md instead of all kernels")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/project/gpu.md")
     arguments = parser.parse_args()
     budgets, calls = read_budget(), read_calls()
     sources = arguments.source or [path for path in SOURCES if path.stem in budgets]

@@ -1,4 +1,4 @@
-"""Measurements on a GPU within a few minutes: `python -m bench.on_gpu`; see docs/gpu.md."""
+"""Measurements on a GPU within a few minutes: `python -m bench.on_gpu`; see docs/project/gpu.md."""
 
 import time
 

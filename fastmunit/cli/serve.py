@@ -77,8 +77,8 @@ def serve(
 
     FASTMUNIT_TOKEN=secret fastmunit serve runs/shoes --host 0.0.0.0 --port 80
 
-    Ctrl-C, or SIGTERM, ends the server after the requests that have arrived. docs/serving.md describes all requests,
-    and so does /openapi.json.
+    Ctrl-C, or SIGTERM, ends the server after the requests that have arrived. docs/how_to/serving.md describes all
+    requests, and so does /openapi.json.
     """
     from fastmunit.errors import FastmunitError
     from fastmunit.serving.limits import Limits

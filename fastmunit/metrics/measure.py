@@ -35,12 +35,12 @@ class Measure(ABC):
     input, and `scores`, in this order. `check`, `prepare` and `scores` run in every process. `observe` runs in one
     process per input, so it must not rely on earlier calls; its results are sent to all processes.
 
-    The class attributes describe the measure in the registry, `--help` and docs/evaluation.md.
+    The class attributes describe the measure in the registry, `--help` and docs/how_to/evaluation.md.
 
     Attributes:
         name: Name for `--metrics`. A class with options has their values in braces: "fd-{network}".
         options: Possible values per option; the first of each are the default.
-        title: Name in docs/evaluation.md.
+        title: Name in docs/how_to/evaluation.md.
         summary: Definition in one phrase.
         reference: Value to compare with; "–" if there is none.
         default: True to measure it, with its default options, if no measure is named.
@@ -156,7 +156,7 @@ def name_pattern(measure: type[Measure]) -> str:
 
 
 def documentation() -> str:
-    """Return the table of all measures in docs/evaluation.md."""
+    """Return the table of all measures in docs/how_to/evaluation.md."""
     rows = ["| measure | `--metrics` | definition | compare with |", "|---|---|---|---|"]
     for measure in registered():
         rows.append(f"| {measure.title} | `{name_pattern(measure)}` | {measure.summary} | {measure.reference} |")

@@ -50,7 +50,7 @@ def train(
     Each iteration is a call of `System.step`. SIGINT, SIGTERM and the time limit end the training with a checkpoint,
     after the current iteration or while it waits for images that do not arrive. A resumed run computes the same weights
     as an uninterrupted one (bit for bit on the CPU with the same number of threads, and on a GPU with deterministic
-    algorithms). With `eval_iter`, evaluations during the training change nothing in it; see docs/evaluation.md.
+    algorithms). With `eval_iter`, evaluations during the training change nothing in it; see docs/how_to/evaluation.md.
 
     If torchrun has started several processes, they train together: each computes its share of every batch, and only the
     first one writes files and calls callbacks. A process that torchrun has restarted resumes.

@@ -1,4 +1,4 @@
-"""bench.census: its totals, and its table in docs/benchmarks.md."""
+"""bench.census: its totals, and its table in docs/project/benchmarks.md."""
 
 import json
 import sys
@@ -44,9 +44,9 @@ def test_only_some_systems_have_a_reference_step():
 
 @pytest.mark.slow
 def test_the_documented_table_is_up_to_date(monkeypatch, capsys):
-    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/project/benchmarks.md").read_text()
     monkeypatch.setattr(sys, "argv", ["census", "--system", *registry.names()])
     census.main()
     table = capsys.readouterr().out.split("\n\n")[1]
     for row in table.splitlines():
-        assert row in text, "docs/benchmarks.md is not up to date: python -m bench.census\n" + table
+        assert row in text, "docs/project/benchmarks.md is not up to date: python -m bench.census\n" + table

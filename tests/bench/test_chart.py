@@ -1,4 +1,4 @@
-"""bench.chart: the chart and the table of docs/benchmarks.md are what the script makes from docs/benchmarks.json."""
+"""bench.chart: the chart and the table of docs/project/benchmarks.md are what the script makes from benchmarks.json."""
 
 import copy
 import json

@@ -79,9 +79,9 @@ def test_a_step_is_the_sum_of_its_ops():
 
 @pytest.mark.slow
 def test_the_documented_table_is_up_to_date(monkeypatch, capsys):
-    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/project/benchmarks.md").read_text()
     monkeypatch.setattr(sys, "argv", ["predict_step"])
     predict_step.main()
     title, table = capsys.readouterr().out.strip().split("\n\n")
     assert title.endswith("predicted, not measured")
-    assert table in text, "docs/benchmarks.md is not up to date: python -m bench.predict_step\n" + table
+    assert table in text, "docs/project/benchmarks.md is not up to date: python -m bench.predict_step\n" + table

@@ -49,7 +49,7 @@ def test_every_registered_system_is_in_help_and_docs(fastmunit: Command, system:
     for command in ("train", "demo"):
         option = fastmunit(command, "--help").out.rpartition("--system")[2].partition("--")[0]
         assert re.search(rf"\b{system}[,.]", option)
-    assert f"| `{system}`" in (ROOT / "docs/systems.md").read_text(encoding="utf-8")
+    assert f"| `{system}`" in (ROOT / "docs/concepts/systems.md").read_text(encoding="utf-8")
     assert registry.system_named(system).name == system
 
 

@@ -62,13 +62,13 @@ def test_kernels_are_within_their_budget(source, arch, tmp_path):
     broken += [line for call in read_calls().get(source.stem, []) for line in call.broken_by(kernels)]
     assert not broken, "\n".join(broken)
     # The documented figures are those of one compiler version.
-    text = (ROOT / "docs" / "gpu.md").read_text()
+    text = (ROOT / "docs/project/gpu.md").read_text()
     if f"nvcc {nvcc_release()}" in text:
         for budget in budgets:
             cells = documented(text, budget)
             assert [cell.split(" / ")[ARCHITECTURES.index(arch)] for cell in cells] == markdown_cells(
                 kernels, budget
-            ), "docs/gpu.md is not up to date: run python -m tools.gpu_budget --markdown"
+            ), "docs/project/gpu.md is not up to date: run python -m tools.gpu_budget --markdown"
     if arch == count_instructions.ARCH and source in count_instructions.SOURCES:
         assert not out_of_date(kernels), "run python -m tools.count_instructions > bench/kernel_counts.yaml"
 
@@ -105,14 +105,14 @@ def test_stale_instruction_counts_are_found():
 
 
 def documented(text, budget):
-    """Return the cells of a row of the table in docs/gpu.md, after the number of threads."""
+    """Return the cells of a row of the table in docs/project/gpu.md, after the number of threads."""
     rows = [line for line in text.splitlines() if line.startswith(f"| {markdown_name(budget)} |")]
-    assert len(rows) == 1, f"docs/gpu.md has {len(rows)} rows for {budget.kernel}"
+    assert len(rows) == 1, f"docs/project/gpu.md has {len(rows)} rows for {budget.kernel}"
     return rows[0].removeprefix(f"| {markdown_name(budget)} |").strip(" |").split(" | ")[1:]
 
 
 def test_each_budget_is_documented():
-    text = (ROOT / "docs" / "gpu.md").read_text()
+    text = (ROOT / "docs/project/gpu.md").read_text()
     assert re.search(r"nvcc \d+\.\d+", text)
     for budgets in read_budget().values():
         for budget in budgets:

@@ -1,4 +1,4 @@
-"""bench.predict: its inputs from the emulator and the kernel counts, and its table in docs/benchmarks.md."""
+"""bench.predict: its inputs from the emulator and the kernel counts, and its table in docs/project/benchmarks.md."""
 
 import sys
 from dataclasses import replace
@@ -94,11 +94,11 @@ def test_the_compiled_time_is_the_measured_one():
 
 
 def test_the_documented_table_is_up_to_date(monkeypatch, capsys):
-    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/project/benchmarks.md").read_text()
     monkeypatch.setattr(sys, "argv", ["predict", "--gpu", "H100"])
     predict.main()
     title, *lines = capsys.readouterr().out.strip().splitlines()
     assert title == "H100, predicted, not measured"
     table = "\n".join(lines).strip()
     assert table.count("\n") > 10
-    assert table in text, "docs/benchmarks.md is not up to date: python -m bench.predict --gpu H100\n" + table
+    assert table in text, "docs/project/benchmarks.md is not up to date: python -m bench.predict --gpu H100\n" + table

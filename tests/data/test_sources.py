@@ -114,8 +114,8 @@ def test_an_array_on_disk_is_a_source(tmp_path: Path) -> None:
 
 @pytest.fixture
 def archive() -> type:
-    """Return the source class of docs/data.md."""
-    text = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    """Return the source class of docs/how_to/data.md."""
+    text = (Path(__file__).parents[2] / "docs/how_to/data.md").read_text(encoding="utf-8")
     (example,) = (block for block in re.findall(r"(?s)```python\n(.*?)```", text) if "class Archive" in block)
     found: dict[str, Any] = {}
     exec(example, found)

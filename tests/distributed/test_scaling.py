@@ -1,4 +1,4 @@
-"""The tables of docs/several_gpus.md are those of bench.scaling, whose model is that of a ring all-reduce."""
+"""The tables of docs/how_to/several_gpus.md are those of bench.scaling, whose model is that of a ring all-reduce."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from fastmunit import MUNIT, Config
 
 
 def test_documented_tables_are_current() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "several_gpus.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/how_to/several_gpus.md").read_text()
     assert scaling.bytes_table() in page
     assert scaling.scaling_table() in page
 

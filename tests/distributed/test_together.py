@@ -132,7 +132,7 @@ def test_overlap_follows_what_is_trained() -> None:
 
 def test_help_names_the_default_timeout() -> None:
     assert f"[{distributed.DEFAULT_TIMEOUT:g}]" in get_args(options.Timeout)[1].help
-    page = (Path(__file__).parents[2] / "docs" / "several_gpus.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs/how_to/several_gpus.md").read_text(encoding="utf-8")
     assert f"`--timeout` seconds ({distributed.DEFAULT_TIMEOUT:g} by default)" in page
 
 

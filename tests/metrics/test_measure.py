@@ -18,12 +18,12 @@ from fastmunit.metrics.load import load_measures
 from fastmunit.runs.reports.evaluation_report import render
 from tests.metrics.translators import Same, Tinted
 
-DOCUMENT = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs/how_to/evaluation.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Write the example of docs/evaluation.md as a module of a user, whose measure is forgotten after the test."""
+    """Write the example of docs/how_to/evaluation.md as a user's module, whose measure is forgotten after the test."""
     monkeypatch.setattr(measure, "_registered", measure.registered())
     (tmp_path / "brightness.py").write_text(re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)[0])
     monkeypatch.syspath_prepend(tmp_path)
@@ -50,7 +50,7 @@ def test_a_measure_of_a_users_module_is_evaluated_reported_and_documented(config
 
 def test_the_documentation_lists_the_registered_measures() -> None:
     assert measure.documentation() in DOCUMENT, (
-        "docs/evaluation.md has another table: replace it by what "
+        "docs/how_to/evaluation.md has another table: replace it by what "
         '`python -c "from fastmunit.metrics.measure import documentation; print(documentation())"` prints'
     )
 

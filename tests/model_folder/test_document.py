@@ -1,4 +1,4 @@
-"""The example of docs/model_folder.md runs as written."""
+"""The example of docs/how_to/model_folder.md runs as written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from fastmunit.data import save_image
 from tests.model_folder.small import picture, small_system
 
-DOCUMENT = Path(__file__).parents[2] / "docs/model_folder.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/how_to/model_folder.md"
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_documented_examples_run(
     images: Path, tmp_path: Path, runs: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "callbacks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs/how_to/callbacks.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     for number, example in enumerate(re.findall(r"(?s)```python\n(.*?)```", page)):
         config = tiny_config(images, max_iter=2, log_iter=2)

@@ -1,4 +1,4 @@
-"""The example of docs/adding_a_system.md as a user's own module, and the errors of incomplete systems."""
+"""The example of docs/project/adding_a_system.md as a user's own module, and the errors of incomplete systems."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastmunit.systems import registry
 from fastmunit.systems.base import System
 from tests.runs.tiny import assert_same_checkpoint, make_images
 
-DOCUMENT = (Path(__file__).parents[2] / "docs/adding_a_system.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs/project/adding_a_system.md").read_text(encoding="utf-8")
 SMALL = ["gen.dim=4", "gen.n_res=1", "dis.dim=4", "batch_size=2", "display_size=2", "new_size=36", "max_iter=5"]
 SMALL += ["crop_image_height=32", "crop_image_width=32", "micro_batches=2", "checkpointing=true", "ema_decay=0.5"]
 

@@ -17,7 +17,7 @@ styles = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Compute the style codes of images, and use them: banks, neighbors, directions, inversion, distribution.",
-    epilog="Start with [bold]fastmunit styles extract[/bold]; docs/styles.md shows each command with what it writes.",
+    epilog="Start with [bold]fastmunit styles extract[/bold]; docs/how_to/styles.md shows what each command writes.",
 )
 
 for _command in (extract, mean, bank, nearest, interpolate, directions, invert, distribution):
