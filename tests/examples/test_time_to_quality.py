@@ -113,14 +113,40 @@ def test_results_of_other_settings_are_kept(tmp_path: Path, run: Callable[..., R
     assert result(tmp_path, "plain") == before
 
 
-def test_the_table_has_medians_and_ranges(tmp_path: Path, run: Callable[..., Result]) -> None:
+@pytest.fixture
+def three_seeds(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     for seed, kid in enumerate((3.0, 1.0, 2.0)):
-        point = {"iterations": 7, "minutes": 0.5, "kid": {"value": kid}, "diversity": {"value": kid / 10}}
-        content = {"arm": "defaults", "points": [point]}
+        points = [
+            {"iterations": int(14 * m), "minutes": m, "kid": {"value": kid / m}, "diversity": {"value": kid * m / 10}}
+            for m in (0.5, 1.0)
+        ]
+        content = {"arm": "defaults", "points": points}
         (tmp_path / "results" / f"defaults_{seed}.json").write_text(json.dumps(content))
+
+
+def test_the_table_has_medians_and_ranges(run: Callable[..., Result], three_seeds: None) -> None:
     lines = run("table").output.splitlines()
-    assert lines[-1] == "| defaults | 0.5 | 7 | 2.00 (1.00 … 3.00) | 0.200 (0.100 … 0.300) |"
+    assert lines[-2:] == [
+        "| defaults | 0.5 | 7 | 4.00 (2.00 … 6.00) | 0.100 (0.050 … 0.150) |",
+        "| defaults | 1.0 | 14 | 2.00 (1.00 … 3.00) | 0.200 (0.100 … 0.300) |",
+    ]
+
+
+def test_the_chart_has_a_line_per_arm(tmp_path: Path, run: Callable[..., Result], three_seeds: None) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
+    drawn = []
+    for name in ("one.svg", "two.svg"):
+        done = run("chart", "--file", str(tmp_path / name))
+        assert done.exit_code == 0, done.output
+        drawn.append((tmp_path / name).read_text())
+    assert drawn[0] == drawn[1]  # so that a chart that is drawn again shows no difference in git
+    assert all(f">{text}<" in drawn[0] for text in ("defaults", "KID-VGG16", "LPIPS diversity", "minutes of training"))
+    assert "NaN" not in drawn[0]
+    kid, diversity = pyplot.gcf().axes
+    assert kid.lines[0].get_xydata().tolist() == [[0.5, 4.0], [1.0, 2.0]]
+    assert diversity.lines[0].get_xydata().tolist() == [[0.5, 0.1], [1.0, 0.2]]
+    pyplot.close("all")
 
 
 def test_a_missing_calibration_or_result_is_named(tmp_path: Path, run: Callable[..., Result]) -> None:
