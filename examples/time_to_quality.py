@@ -7,7 +7,9 @@ minute: KID of VGG-16 features and LPIPS diversity of translations of held-out d
   public trainer in plain PyTorch;
 - defaults: the configuration `demo`, as `fastmunit train` runs it;
 - recipe: the same with all changes of `CHANGES`;
-- the name of one change: the defaults with this change alone.
+- the name of one change: the defaults with this change alone;
+- augment: the recipe with augmented images for the discriminators, for small data;
+- unit, cyclegan, cyclegan_noise, bicyclegan, pix2pix_noise: the demo configurations of the other systems.
 
 Minutes are iterations times the seconds per iteration of the arm, which `calibrate` measures on a machine with nothing
 else to do. So a busy machine changes neither the result nor its minutes.
@@ -68,9 +70,13 @@ CHANGES: dict[str, Callable[[int], dict[str, Any]]] = {
     "ema": lambda iterations: {"ema_decay": 0.995, "ema_warmup": True},
     "share_fakes": lambda iterations: {"share_fakes": True},
     "lr": lambda iterations: {"lr": 0.002},
+    "warmup": lambda iterations: {"lr_warmup": iterations // 10},
     "decay": lambda iterations: {"lr_policy": "linear", "step_size": max(1, iterations // 2)},
 }
 """The changes of the recipe, as keys of the configuration for a training of so many iterations."""
+AUGMENTATION = ["color", "translation", "cutout"]
+SYSTEMS = ("unit", "cyclegan", "cyclegan_noise", "bicyclegan", "pix2pix_noise")
+"""The arms that train with the demo configurations of these names."""
 
 
 class PlainMUNIT(MUNIT):
@@ -90,7 +96,7 @@ class Split(str, Enum):
 
 def arm_names() -> list[str]:
     """Return the names of all arms."""
-    return ["plain", "defaults", "recipe", *CHANGES]
+    return ["plain", "defaults", "recipe", *CHANGES, "augment", *SYSTEMS]
 
 
 def arm_config(arm: str, iterations: int) -> Config:
@@ -101,7 +107,7 @@ def arm_config(arm: str, iterations: int) -> Config:
     """
     if arm not in arm_names():
         raise FastmunitError(f"arm {arm!r} is none of {', '.join(arm_names())}.")
-    config = Config.load("demo")
+    config = Config.load(f"demo_{arm}" if arm in SYSTEMS else "demo")
     config.max_iter = iterations
     if arm == "plain":
         register("munit_plain")(PlainMUNIT)
@@ -109,10 +115,17 @@ def arm_config(arm: str, iterations: int) -> Config:
     elif has_fast_bfloat16(torch.device("cpu")):  # as `fastmunit demo` chooses
         config.precision = "bfloat16"
     for name, changes in CHANGES.items():
-        if arm in (name, "recipe"):
+        if arm in (name, "recipe", "augment"):
             for key, value in changes(iterations).items():
                 setattr(config, key, value)
+    if arm == "augment":
+        config.dis_augment = AUGMENTATION
     return config
+
+
+def unpack(output: Path, pairs: str) -> Path:
+    """Unpack the demo data for a value of the key `pairs`, and return their folder. The test images are the same."""
+    return data.unpack_demo(output / "data") if pairs == "unpaired" else data.unpack_paired_demo(output / "pairs")
 
 
 def images(root: Path, split: Split, count: int | None) -> dict[str, list[Path]]:
@@ -218,12 +231,11 @@ Arms = Annotated[str, typer.Option(help="Arms, separated by commas.", metavar="N
 @app.command()
 def calibrate(output: Output, arms: Arms = "plain,defaults,recipe", rounds: int = 3, seconds: float = 15.0) -> None:
     """Measure the seconds per iteration of arms in turn, with nothing else running."""
-    root = data.unpack_demo(output / "data")
     times: dict[str, list[float]] = {arm: [] for arm in arms.split(",")}
     for _ in range(rounds):
         for arm, measured in times.items():
             config = arm_config(arm, 10**6)
-            config.data_root = str(root)
+            config.data_root = str(unpack(output, config.pairs))
             folder = output / "calibration"
             shutil.rmtree(folder, ignore_errors=True)
             # Sample grids and checkpoints are not part of an iteration's time.
@@ -253,9 +265,8 @@ def run(
     if not file.exists():
         raise FastmunitError(f"{file} is missing: run `calibrate` first, with nothing else running.")
     calibration = json.loads(file.read_text())
-    root = data.unpack_demo(output / "data")
-    given = images(root, split, images_per_domain)
-    measures = Measures(given["testA"], given["testB"], weights)
+    held_out = images(unpack(output, "unpaired"), split, None)
+    measures = Measures(held_out["testA"], held_out["testB"], weights)
     for seed in range(seeds):
         for arm in arms.split(","):
             if arm not in calibration:
@@ -281,7 +292,7 @@ def run(
             fastmunit.train(
                 config,
                 folder.root,
-                data=given,
+                data=images(unpack(output, config.pairs), split, images_per_domain),
                 device="cpu",
                 keep=1,
                 resume=folder.config.exists(),

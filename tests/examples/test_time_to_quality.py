@@ -34,7 +34,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny(config: Config) -> Config:
     config.gen.dim, config.gen.mlp_dim, config.gen.n_res, config.dis.dim = 2, 4, 1, 2
-    config.batch_size = config.display_size = 1
+    config.batch_size, config.display_size = 2, 1
     config.precision = "float32"
     return config
 
@@ -86,6 +86,15 @@ def test_arms_are_measured_every_interval_and_not_again(tmp_path: Path, run: Cal
     assert Counting.count == 4
     assert run("run", *SHORT).exit_code == 0
     assert Counting.count == 4
+
+
+def test_other_systems_train_on_the_same_photos(tmp_path: Path, run: Callable[..., Result]) -> None:
+    done = run("run", "--arms", "unit,bicyclegan", "--seeds", "1", "--minutes", "2", "--interval", "2")
+    assert done.exit_code == 0, done.output
+    for arm, folder in (("unit", "data"), ("bicyclegan", "pairs")):
+        assert [point["iterations"] for point in result(tmp_path, arm)["points"]] == [2]
+        config = Config.load(tmp_path / "runs" / arm / "0" / "config.yaml")
+        assert config.system == arm and (tmp_path / folder / "trainA").is_dir()
 
 
 def test_a_killed_run_continues(tmp_path: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +170,7 @@ def test_calibration_measures_every_arm(tmp_path: Path, run: Callable[..., Resul
     assert done.exit_code == 0, done.output
     times = json.loads((tmp_path / example.CALIBRATION).read_text())
     assert set(times) == {"plain", "defaults", "recipe"}
-    assert 0 < times["plain"] < 5 and 0 < times["defaults"] < 5 and times["recipe"] == 5.0
+    assert times["plain"] > 0 and times["defaults"] > 0 and times["recipe"] == 5.0
 
 
 def test_validation_images_are_the_ends_of_turns(demo: Path) -> None:
@@ -196,6 +205,8 @@ def test_each_change_is_an_arm_and_the_recipe_has_all() -> None:
         assert alone[name]
     assert set.union(*alone.values()) == changed
     assert sum(map(len, alone.values())) == len(changed)
+    augmented = example.arm_config("augment", 100).to_dict()
+    assert {key for key in defaults if recipe[key] != augmented[key]} == {"dis_augment"}
     with pytest.raises(FastmunitError, match="none of plain, defaults, recipe"):
         example.arm_config("best", 100)
 
