@@ -159,12 +159,11 @@ def bench_step_peak_memory(count):
 
 @pytest.mark.slow
 def bench_step_batch(step_times):
-    trainers = {
-        "batch 1": (trainer_of("bfloat16"), images(1)),
-        "batch 4, a quarter": (trainer_of("bfloat16"), images(4)),
-    }
-    calls = {name: lambda trainer=trainer, x=x: our_step(trainer, *x) for name, (trainer, x) in trainers.items()}
-    step_times(StepTimes("iteration in bfloat16, time per image", calls, "batch 1", {"batch 4, a quarter": 0.25}))
+    trainer = trainer_of("bfloat16")
+    batches = {f"batch {size}": images(size) for size in (1, 2, 4, 8)}
+    calls = {name: lambda batch=batch: our_step(trainer, *batch) for name, batch in batches.items()}
+    share = {name: 1 / len(x_a) for name, (x_a, _) in batches.items()}
+    step_times(StepTimes("iteration in bfloat16, time per image", calls, "batch 1", share))
 
 
 STYLES = 10
