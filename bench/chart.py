@@ -133,7 +133,7 @@ def section(figures: Mapping[str, Any], chart: str) -> str:
     """Return what the text has about a chart: the picture, its table and its sources."""
     content = figures["charts"][chart]
     if not panels_of(content):
-        return f"{content['title']} has not been measured yet: {content['panels'][0]['command']}.\n"
+        return f"{content['title']}: not measured yet ({content['panels'][0]['command']}).\n"
     picture = f"![{content['title']}]({CHARTS.name}/{chart}.svg)\n"
     return "\n".join([picture, table(content), sources(figures, chart)])
 
