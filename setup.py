@@ -17,7 +17,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from email.parser import HeaderParser
 from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -107,4 +109,12 @@ def extensions() -> list[Extension]:
     return []
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": CMakeBuild})
+def version() -> str | None:
+    """Return None where setuptools-scm determines the version; else that of an sdist, or "0.0" in a checkout."""
+    if find_spec("setuptools_scm") is not None:
+        return None
+    metadata = ROOT / "PKG-INFO"
+    return HeaderParser().parsestr(metadata.read_text("utf-8"))["Version"] if metadata.is_file() else "0.0"
+
+
+setup(version=version(), ext_modules=extensions(), cmdclass={"build_ext": CMakeBuild})

@@ -95,8 +95,10 @@ def report() -> str:
     """
     import torch
 
+    from fastmunit import __version__
+
     lines = [
-        f"fastmunit          {_version_of('fastmunit')}",
+        f"fastmunit          {__version__}",
         f"torch              {torch.__version__}, {torch.get_num_threads()} threads",
         f"torchvision        {_version_of('torchvision')}",
         f"triton             {_version_of('triton')}",
