@@ -5,10 +5,11 @@ VENV ?= $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 MINUTES ?= 5
 PROCESSES ?= 2
+WHEEL_TESTS ?=
 
 SOURCES := pyproject.toml setup.py CMakeLists.txt tools/build_backend.py $(shell find csrc -type f)
 
-.PHONY: demo test test-slow test-browser test-distributed bench lint format clean
+.PHONY: demo test test-slow test-browser test-distributed bench lint format wheel constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -46,10 +47,18 @@ format: $(VENV)/.fastmunit-dev  ## Rewrite the Python files in the project's sty
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# WHEEL_TESTS=tests runs all tests instead of a quick part.
+wheel: $(VENV)/.fastmunit-release  ## Build sdist and wheels in dist/, check them, and test an installed wheel
+	$(BIN)/python tools/release/build.py
+	$(BIN)/python tools/release/try_wheel.py $(WHEEL_TESTS)
+
+constraints: wheel  ## Record the versions that the wheel was tested with in tests/constraints.txt
+	cp dist/constraints.txt tests/constraints.txt
+
 clean:  ## Remove what building and testing left; runs/ and .venv stay
 	rm -rf build dist *.egg-info fastmunit/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
-	rm -f $(VENV)/.fastmunit $(VENV)/.fastmunit-test $(VENV)/.fastmunit-dev
+	rm -f $(VENV)/.fastmunit $(VENV)/.fastmunit-test $(VENV)/.fastmunit-dev $(VENV)/.fastmunit-release
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -68,4 +77,8 @@ $(VENV)/.fastmunit-test: $(VENV)/.fastmunit
 
 $(VENV)/.fastmunit-dev: $(VENV)/.fastmunit-test
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+$(VENV)/.fastmunit-release: $(VENV)/.fastmunit
+	$(BIN)/python -m pip install --quiet -e ".[release]"
 	@touch $@

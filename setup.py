@@ -11,7 +11,6 @@ Environment variables:
 """
 
 import os
-import re
 import runpy
 import shutil
 import subprocess
@@ -28,7 +27,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from native_compiler import compiles, find_compiler  # noqa: E402 - pip adds no folder to the path
+from native_compiler import compiles, find_compiler, find_nvcc  # noqa: E402 - pip adds no folder to the path
 
 
 def find_torch() -> Path:
@@ -37,28 +36,6 @@ def find_torch() -> Path:
     if spec is None or spec.origin is None:
         raise SystemExit("fastmunit: torch was not found; install it first, or let pip build with isolation")
     return Path(spec.origin).parent
-
-
-def find_nvcc() -> Path | None:
-    """Return the path of the CUDA toolkit's nvcc, or None if there is none or FASTMUNIT_CUDA=0."""
-    setting = os.environ.get("FASTMUNIT_CUDA", "")
-    if setting == "0":
-        return None
-    folders = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
-    if wrapper := shutil.which("nvcc"):
-        # The nvcc on PATH may be a script or a link. nvcc itself reports the folder of its toolkit.
-        command = [wrapper, "--dryrun", "-x", "cu", "/dev/null"]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        if match := re.search(r"^#\$ TOP=(.*)$", run.stderr, re.MULTILINE):
-            folders.append(match[1].strip())
-    folders.append("/usr/local/cuda")
-    for folder in filter(None, folders):
-        nvcc = Path(folder) / "bin" / "nvcc"
-        if nvcc.is_file():
-            return nvcc.resolve()
-    if setting == "1":
-        raise SystemExit("fastmunit: FASTMUNIT_CUDA=1, but no CUDA toolkit was found; set CUDA_HOME to its folder")
-    return None
 
 
 class CMakeBuild(build_ext):

@@ -1,0 +1,135 @@
+"""Install a wheel from dist/ into a new virtual environment outside of the checkout, and run the tests against it.
+
+Usage: python tools/release/try_wheel.py [--wheel FILE] [--keep] [TEST ...]
+
+The tests are those of the sdist, next to neither fastmunit/ nor kernels/, so they can only import the installed
+package. What the environment contains is written to dist/: the packages that the wheel requires as a CycloneDX bill
+of materials, and, after the tests have passed, the versions of these and of the tests' requirements as constraints
+for pip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DIST = ROOT / "dist"
+QUICK = (
+    "tests/test_info.py",
+    "tests/test_functional.py",
+    "tests/ops",
+    "tests/nn",
+    "tests/systems/test_munit.py",
+    "tests/systems/test_golden.py",
+    "tests/model_folder",
+    "tests/translation",
+    "tests/cli/test_app.py",
+)
+"""Tests of what depends on packaging: the compiled ops, files that come with the package, commands, and one system."""
+
+OF_THE_CHECKOUT = ("tests/packaging", "tests/test_imports.py", "tests/test_prose.py")
+"""Tests that read the sources of the package or git."""
+
+HEAD = """\
+# Versions with which the tests of fastmunit {version} passed: Python {python}, {system}, {date}.
+# `make test` does not use them, because it tests the newest releases, and because other versions of Python need other
+# ones. To get exactly these:
+#     PIP_CONSTRAINT=tests/constraints.txt make test
+# `make constraints` writes this file.
+"""
+
+
+class Environment:
+    """A virtual environment that has no pip of its own, so what it contains is what was asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        run(sys.executable, "-m", "venv", "--without-pip", folder)
+        self.python = folder / "bin" / "python"
+
+    def pip(self, *arguments: str | Path) -> tuple[str | Path, ...]:
+        """Return a pip command for this environment."""
+        return (sys.executable, "-m", "pip", "--python", self.python, *arguments)
+
+
+def run(*command: str | Path, folder: Path = ROOT) -> None:
+    """Run a command without this checkout on Python's path, print its time, and end this program if it fails."""
+    print("+", *command, flush=True)
+    start = time.monotonic()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    status = subprocess.run(command, cwd=folder, env={**environment, "OMP_NUM_THREADS": "1"}, check=False).returncode
+    print(f"  status {status} after {time.monotonic() - start:.0f} s", flush=True)
+    if status:
+        raise SystemExit(1)
+
+
+def unpack_tests(sdist: Path, folder: Path) -> Path:
+    """Unpack the sdist without the package, and return its folder."""
+    shutil.unpack_archive(sdist, folder)
+    (tests,) = folder.iterdir()
+    for name in ("fastmunit", "fastmunit.egg-info", "kernels"):
+        shutil.rmtree(tests / name)
+    return tests
+
+
+def only(pattern: str) -> Path:
+    """Return the one file in dist/ that matches a pattern."""
+    found = sorted(DIST.glob(pattern))
+    if len(found) != 1:
+        raise SystemExit(f"expected one file {DIST / pattern}, got {len(found)}; run make wheel")
+    return found[0]
+
+
+def write_constraints(environment: Environment, version: str) -> None:
+    """Write the versions of all packages of the environment to dist/constraints.txt."""
+    frozen = environment.pip("freeze", "--exclude", "fastmunit")
+    pins = subprocess.run(frozen, capture_output=True, text=True, check=True).stdout
+    head = HEAD.format(
+        version=version,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        date=time.strftime("%Y-%m-%d", time.gmtime()),
+    )
+    (DIST / "constraints.txt").write_text(head + pins, encoding="utf-8")
+
+
+def main() -> None:
+    """Run the program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tests", nargs="*", help="arguments of pytest; `tests` runs all (default: a quick part)")
+    parser.add_argument("--wheel", type=Path, help="default: the one in dist/")
+    parser.add_argument("--keep", action="store_true", help="keep the environment and the tests")
+    arguments = parser.parse_args()
+    sdist = only("*.tar.gz")
+    wheel = (arguments.wheel or only("*.whl")).resolve()
+    version = wheel.name.split("-")[1]
+    folder = Path(tempfile.mkdtemp(prefix="fastmunit-wheel-"))
+    try:
+        environment = Environment(folder / "venv")
+        run(*environment.pip("install", "--quiet", wheel))
+        materials = DIST / f"fastmunit-{version}.cdx.json"
+        run(sys.executable, "-m", "cyclonedx_py", "environment", "--output-file", materials, environment.python)
+        run(*environment.pip("install", "--quiet", f"{wheel}[test]"))
+        tests = unpack_tests(sdist, folder / "tests")
+        run(folder / "venv/bin/fastmunit", "info", folder=tests)
+        plugin = ("-p", "tools.release.installed_only", "-p", "no:cacheprovider")
+        ignored = [f"--ignore={name}" for name in OF_THE_CHECKOUT]
+        pytest = (environment.python, "-m", "pytest", *plugin, *ignored, "-m", "not slow and not browser")
+        run(*pytest, "-n", "2", "--dist", "worksteal", *(arguments.tests or QUICK), folder=tests)
+        write_constraints(environment, version)
+    finally:
+        if arguments.keep:
+            print(f"kept {folder}")
+        else:
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
