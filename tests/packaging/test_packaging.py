@@ -9,27 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.packaging.checkout import ROOT, copy_of_checkout
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     tomllib = pytest.importorskip("tomli")  # a dependency of pytest
 
-ROOT = Path(__file__).parents[2]
-IGNORED = shutil.ignore_patterns(
-    ".git", "build", "_C.*", "__pycache__", "*.egg-info", ".*cache", ".hypothesis", ".venv*"
-)
-
 
 @pytest.fixture(scope="module")
 def project():
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
-
-
-def copy_of_checkout(folder):
-    def ignore(path, names):
-        return IGNORED(path, names) | ({"runs"} if Path(path) == ROOT else set())  # run folders, not the package
-
-    return Path(shutil.copytree(ROOT, folder / "checkout", ignore=ignore))
 
 
 def test_all_packages_are_listed(project):

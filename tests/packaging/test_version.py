@@ -93,6 +93,7 @@ def test_copy_without_git(files: Path, tmp_path: Path) -> None:
     if shutil.which("git") is not None:
         git(tmp_path, "init", "--quiet")  # that of a project which contains a copy of this one
     assert version_of(files) == "0.0"
+    assert version_of(files, SETUPTOOLS_SCM_PRETEND_VERSION_FOR_FASTMUNIT="1.2.3") == "1.2.3"
 
 
 def test_without_setuptools_scm(files: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ Usage: python tools/release/build.py
 
 dist/ gets the sdist and a wheel for CPUs, dist/cuda/ a wheel that also has CUDA kernels, if nvcc is found: the
 environment variables FASTMUNIT_CUDA and FASTMUNIT_CUDA_ARCHS work as in an installation. Both are built from the
-sdist, against the torch of this environment, and have the same name. auditwheel replaces the tag linux by the oldest
+sdist, for the Python and against the torch of this environment, and have the same name. Wheels of the same version for
+other Pythons stay in dist/. auditwheel replaces the tag linux by the oldest
 manylinux tag whose system libraries suffice.
 """
 
@@ -35,11 +36,14 @@ def run(*command: str | Path, **environment: str) -> None:
         raise SystemExit(f"{' '.join(map(str, command))} ended with status {status}")
 
 
-def build_sdist() -> Path:
-    """Build the sdist and return its path."""
-    run(sys.executable, "-m", "build", "--sdist", "--outdir", DIST, ROOT)
-    (sdist,) = DIST.glob("*.tar.gz")
-    return sdist
+def build_sdist(temporary: Path) -> Path:
+    """Build the sdist and return its path in dist/, from which files of other versions are removed."""
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", temporary, ROOT)
+    (sdist,) = temporary.glob("*.tar.gz")
+    if not (DIST / sdist.name).exists():
+        shutil.rmtree(DIST, ignore_errors=True)
+        DIST.mkdir()
+    return Path(shutil.move(sdist, DIST / sdist.name))
 
 
 def unpack(sdist: Path, folder: Path) -> Path:
@@ -53,27 +57,25 @@ def build_wheel(sources: Path, folder: Path, **environment: str) -> Path:
     """Build a wheel, give it the platform tag that it supports, and return its path."""
     with tempfile.TemporaryDirectory() as temporary:
         run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", temporary, sources, **environment)
-        (built,) = Path(temporary).glob("*.whl")
-        folder.mkdir(parents=True, exist_ok=True)
-        if built.stem.endswith("-any"):
-            return Path(shutil.copy(built, folder))
-        auditwheel = (sys.executable, "-m", "auditwheel")
-        run(*auditwheel, "show", built)
-        excluded = [f"--exclude={pattern}" for pattern in OF_TORCH]
-        run(*auditwheel, "repair", "--strip", *excluded, "--wheel-dir", folder, built)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+        (wheel,) = Path(temporary).glob("*.whl")
+        if not wheel.stem.endswith("-any"):
+            auditwheel = (sys.executable, "-m", "auditwheel")
+            run(*auditwheel, "show", wheel)
+            excluded = [f"--exclude={pattern}" for pattern in OF_TORCH]
+            run(*auditwheel, "repair", "--strip", *excluded, "--wheel-dir", Path(temporary) / "repaired", wheel)
+            (wheel,) = Path(temporary).glob("repaired/*.whl")
+        folder.mkdir(exist_ok=True)
+        return Path(shutil.move(wheel, folder / wheel.name))
 
 
 def main() -> None:
     """Run the program."""
     if sys.argv[1:]:
         raise SystemExit(__doc__)
-    shutil.rmtree(DIST, ignore_errors=True)
-    sdist = build_sdist()
     notes = []
     with tempfile.TemporaryDirectory(prefix="fastmunit-build-") as temporary:
-        sources = unpack(sdist, Path(temporary))
+        sdist = build_sdist(Path(temporary))
+        sources = unpack(sdist, Path(temporary) / "sources")
         wheels = [build_wheel(sources, DIST, FASTMUNIT_CUDA="0")]
         if not compiles():
             notes.append("The wheel has no compiled module: there is no C++ compiler, or FASTMUNIT_BUILD is 0.")

@@ -1,34 +1,41 @@
 """Time `pip install` of the sdist in dist/ with and without a compiler, and of the wheel, and record the seconds.
 
-Usage: python tools/release/time_install.py
+Usage: python tools/release/time_install.py [--folder FOLDER]
 
-The first installation, of the wheel with all it requires, is into an empty virtual environment; what pip has in its
-cache is not downloaded again. The others follow in the same environment, without the requirements.
-docs/project/install_times.json gets the result.
+The first installation, of the wheel with all it requires, is into an empty virtual environment. The others follow in
+it, without the requirements. pip's cache is not used. docs/project/install_times.json and releasing.md get the result.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import importlib.metadata
 import json
 import os
 import platform
+import re
+import resource
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from try_wheel import ROOT, Environment, only
+from try_wheel import ROOT, Environment, built_wheel, only
 
 RECORD = ROOT / "docs" / "project" / "install_times.json"
+PAGE = ROOT / "docs" / "project" / "releasing.md"
 
 
-def seconds(command: tuple[str | Path, ...], environment: Mapping[str, str]) -> float:
-    """Run a command and return how long it took."""
-    start = time.monotonic()
+def seconds(command: tuple[str | Path, ...], environment: Mapping[str, str]) -> tuple[float, float]:
+    """Run a command and return how long it took, and how much time of processors it used: others hardly change that."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     subprocess.run(command, env={**os.environ, **environment}, check=True)
-    return round(time.monotonic() - start, 1)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return round(time.monotonic() - start, 1), round(used, 1)
 
 
 def processor() -> str:
@@ -38,39 +45,62 @@ def processor() -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} cores"
 
 
+def section(record: Mapping[str, Any]) -> str:
+    """Return the part of docs/project/releasing.md about a record."""
+    low, high = record["load average"]
+    lines = [
+        f"Measured on {record['date']} ({record['processor']}, Python {record['python']}, pip {record['pip']},",
+        f"torch {record['torch']}), without pip's cache. The load average was {low} to {high}: the more other programs",
+        "run, the more the time of the clock exceeds that of an idle machine. The time of processors changes little.",
+        "",
+        "| installed | seconds | seconds of processors |",
+        "|---|---|---|",
+    ]
+    for name, took in record["installations"].items():
+        lines.append(f"| {name} | {took['seconds']:.0f} | {took['processor seconds']:.0f} |")
+    return "\n".join(["", *lines, "", ""])
+
+
 def main() -> None:
     """Run the program."""
-    if sys.argv[1:]:
-        raise SystemExit(__doc__)
-    sdist, wheel = only("*.tar.gz"), only("*.whl")
-    load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="fastmunit-install-") as temporary:
-        environment = Environment(Path(temporary) / "venv")
-        empty = Path(temporary) / "bin"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="keep the environment here, in a folder that does not exist")
+    given = parser.parse_args().folder
+    sdist, wheel = only("*.tar.gz"), built_wheel()
+    loads, times = [os.getloadavg()[0]], {}
+    with contextlib.ExitStack() as stack:
+        folder = given or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastmunit-install-")))
+        environment = Environment(folder / "venv")
+        empty = folder / "bin"
         empty.mkdir()
-        times = {"wheel and all requirements": seconds(environment.pip("install", "--quiet", wheel), {})}
-        again = environment.pip("install", "--quiet", "--no-deps", "--force-reinstall", "--no-cache-dir")
-        no_compiler = {"PATH": str(empty), "CXX": ""}
-        for name, file, variables in (
-            ("wheel", wheel, {}),
-            ("sdist, with a compiler, without CUDA", sdist, {"FASTMUNIT_CUDA": "0"}),
-            ("sdist, FASTMUNIT_BUILD=0", sdist, {"FASTMUNIT_BUILD": "0"}),
-            ("sdist, no compiler on PATH", sdist, no_compiler),
+        new = environment.pip("install", "--quiet", "--no-cache-dir")
+        again = (*new, "--no-deps", "--force-reinstall")
+        for name, command, variables in (
+            ("wheel and all that it requires", (*new, wheel), {}),
+            ("wheel", (*again, wheel), {}),
+            ("sdist, `FASTMUNIT_BUILD=0`", (*again, sdist), {"FASTMUNIT_BUILD": "0"}),
+            ("sdist, no compiler on PATH", (*again, sdist), {"PATH": str(empty), "CXX": ""}),
+            ("sdist, compiled without CUDA", (*again, sdist), {"FASTMUNIT_CUDA": "0"}),
         ):
-            times[name] = seconds((*again, file), variables)
-            print(f"{times[name]:7.1f} s  {name}", flush=True)
+            wall, used = seconds(command, variables)
+            times[name] = {"seconds": wall, "processor seconds": used}
+            loads.append(os.getloadavg()[0])
+            print(f"{wall:7.1f} s, {used:7.1f} s of processors: {name}", flush=True)
         listed = subprocess.run(environment.pip("list", "--format=json"), capture_output=True, text=True, check=True)
     versions = {package["name"]: package["version"] for package in json.loads(listed.stdout)}
     record = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "processor": processor(),
-        "load average": [round(load, 1), round(os.getloadavg()[0], 1)],
+        "load average": [round(min(loads), 1), round(max(loads), 1)],
         "python": platform.python_version(),
+        "pip": importlib.metadata.version("pip"),
         "torch": versions["torch"],
         "fastmunit": versions["fastmunit"],
-        "seconds": times,
+        "installations": times,
     }
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    pattern = re.compile(r"(?<=^<!-- times -->\n).*(?=^<!-- end of times -->$)", re.DOTALL | re.MULTILINE)
+    PAGE.write_text(pattern.sub(lambda _: section(record), PAGE.read_text("utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Install a wheel from dist/ into a new virtual environment outside of the checkout, and run the tests against it.
 
-Usage: python tools/release/try_wheel.py [--wheel FILE] [--keep] [TEST ...]
+Usage: python tools/release/try_wheel.py [--wheel FILE] [--folder FOLDER] [TEST ...]
 
 The tests are those of the sdist, next to neither fastmunit/ nor kernels/, so they can only import the installed
 package. What the environment contains is written to dist/: the packages that the wheel requires as a CycloneDX bill
@@ -11,6 +11,7 @@ for pip.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import shutil
@@ -48,11 +49,13 @@ HEAD = """\
 
 
 class Environment:
-    """A virtual environment that has no pip of its own, so what it contains is what was asked for."""
+    """A virtual environment that has no pip of its own, so it contains what was asked for and nothing else."""
 
     def __init__(self, folder: Path) -> None:
-        run(sys.executable, "-m", "venv", "--without-pip", folder)
         self.python = folder / "bin" / "python"
+        self.kept = self.python.exists()
+        if not self.kept:
+            run(sys.executable, "-m", "venv", "--without-pip", folder)
 
     def pip(self, *arguments: str | Path) -> tuple[str | Path, ...]:
         """Return a pip command for this environment."""
@@ -72,6 +75,7 @@ def run(*command: str | Path, folder: Path = ROOT) -> None:
 
 def unpack_tests(sdist: Path, folder: Path) -> Path:
     """Unpack the sdist without the package, and return its folder."""
+    shutil.rmtree(folder, ignore_errors=True)
     shutil.unpack_archive(sdist, folder)
     (tests,) = folder.iterdir()
     for name in ("fastmunit", "fastmunit.egg-info", "kernels"):
@@ -79,12 +83,17 @@ def unpack_tests(sdist: Path, folder: Path) -> Path:
     return tests
 
 
-def only(pattern: str) -> Path:
-    """Return the one file in dist/ that matches a pattern."""
-    found = sorted(DIST.glob(pattern))
+def only(*patterns: str) -> Path:
+    """Return the one file in dist/ that matches one of the patterns."""
+    found = [path for pattern in patterns for path in DIST.glob(pattern)]
     if len(found) != 1:
-        raise SystemExit(f"expected one file {DIST / pattern}, got {len(found)}; run make wheel")
+        raise SystemExit(f"expected one file in {DIST} like {' or '.join(patterns)}, got {len(found)}; run make wheel")
     return found[0]
+
+
+def built_wheel() -> Path:
+    """Return the wheel in dist/ for this Python."""
+    return only(f"*-cp{sys.version_info.major}{sys.version_info.minor}-*.whl", "*-py3-none-any.whl")
 
 
 def write_constraints(environment: Environment, version: str) -> None:
@@ -104,18 +113,21 @@ def main() -> None:
     """Run the program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="*", help="arguments of pytest; `tests` runs all (default: a quick part)")
-    parser.add_argument("--wheel", type=Path, help="default: the one in dist/")
-    parser.add_argument("--keep", action="store_true", help="keep the environment and the tests")
+    parser.add_argument("--wheel", type=Path, help="default: the one in dist/ for this Python")
+    parser.add_argument("--folder", type=Path, help="keep the environment here, or use one that was kept")
     arguments = parser.parse_args()
     sdist = only("*.tar.gz")
-    wheel = (arguments.wheel or only("*.whl")).resolve()
+    wheel = (arguments.wheel or built_wheel()).resolve()
     version = wheel.name.split("-")[1]
-    folder = Path(tempfile.mkdtemp(prefix="fastmunit-wheel-"))
-    try:
+    with contextlib.ExitStack() as stack:
+        folder = arguments.folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="fastmunit-wheel-"))
+        folder = Path(folder).resolve()
         environment = Environment(folder / "venv")
+        run(*environment.pip("install", "--quiet", "--no-deps", "--force-reinstall", wheel))
         run(*environment.pip("install", "--quiet", wheel))
-        materials = DIST / f"fastmunit-{version}.cdx.json"
-        run(sys.executable, "-m", "cyclonedx_py", "environment", "--output-file", materials, environment.python)
+        if not environment.kept:
+            materials = DIST / f"{wheel.stem}.cdx.json"
+            run(sys.executable, "-m", "cyclonedx_py", "environment", "--output-file", materials, environment.python)
         run(*environment.pip("install", "--quiet", f"{wheel}[test]"))
         tests = unpack_tests(sdist, folder / "tests")
         run(folder / "venv/bin/fastmunit", "info", folder=tests)
@@ -124,11 +136,6 @@ def main() -> None:
         pytest = (environment.python, "-m", "pytest", *plugin, *ignored, "-m", "not slow and not browser")
         run(*pytest, "-n", "2", "--dist", "worksteal", *(arguments.tests or QUICK), folder=tests)
         write_constraints(environment, version)
-    finally:
-        if arguments.keep:
-            print(f"kept {folder}")
-        else:
-            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
