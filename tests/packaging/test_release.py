@@ -1,15 +1,21 @@
 """The tools of a release: contents of sdists and wheels, and the commands of docs/project/releasing.md."""
 
 import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests.packaging.checkout import ROOT, copy_of_checkout
 from tools.release.contents import REQUIRED, check_sdist, check_wheel
 
-ROOT = Path(__file__).parents[2]
 SOURCES = {*REQUIRED, "fastmunit/__init__.py"} - {"fastmunit/kernels/__init__.py"} | {"kernels/__init__.py"}
 TRACKED = {*SOURCES, "tests/test_one.py", ".gitignore", ".ci/run"}
 MODULE = "fastmunit/_C.cpython-311-x86_64-linux-gnu.so"
@@ -70,3 +76,74 @@ def test_faults_of_a_wheel_are_named(
 ) -> None:
     found = check_wheel(make_wheel(tmp_path, name, added, left_out, version), make_sdist(tmp_path, SOURCES))
     assert any(line.startswith(message) for line in found), found
+
+
+def commands_of(document: str) -> list[str]:
+    blocks = re.findall(r"^ *```\n(.*?)^ *```$", document, re.DOTALL | re.MULTILINE)
+    return [line.strip() for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.slow
+def test_commands_of_the_checklist(tmp_path: Path) -> None:
+    """Run the commands of docs/project/releasing.md in a copy; make runs dry, and nothing is published or installed."""
+    pytest.importorskip("setuptools_scm", reason="setuptools-scm is not installed")
+    pytest.importorskip("build", reason="build is not installed")
+    for program in ("git", "make"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    checkout = copy_of_checkout(tmp_path)
+    commands = commands_of((checkout / "docs/project/releasing.md").read_text("utf-8"))
+    author = {
+        "GIT_AUTHOR_NAME": "a",
+        "GIT_COMMITTER_NAME": "a",
+        "EMAIL": "a@example.org",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+    }
+    environment = {
+        **os.environ,
+        **author,
+        "PAGER": "cat",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=checkout, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    run("git init --quiet --initial-branch main && git add . && git commit --quiet --message first")
+    run(f"git init --quiet --bare {tmp_path / 'public'} && git remote add origin {tmp_path / 'public'}")
+    assert run(commands[0]) == ""
+    for command in commands[1:]:
+        command = command.replace("X.Y.Z", "9.0.0")
+        if command.startswith("make "):
+            run(command.replace("make ", "make --dry-run "))
+            if command == "make constraints":
+                (checkout / "tests/constraints.txt").write_text("written by it\n")
+        elif command.startswith(("git ", "python tools/release/")):
+            run(command)
+            if command.startswith("git tag "):
+                run("FASTMUNIT_BUILD=0 python -m build --no-isolation --outdir dist .")
+                run("python tools/release/contents.py dist/*.tar.gz dist/*.whl")
+                assert sorted(path.name for path in (checkout / "dist").iterdir()) == [
+                    "fastmunit-9.0.0-py3-none-any.whl",
+                    "fastmunit-9.0.0.tar.gz",
+                ]
+        else:  # these need the package index
+            assert re.match(r"python -m (twine upload dist/|venv /tmp/)|/tmp/released/bin/", command), command
+    pushed = subprocess.run(
+        ["git", "tag"], cwd=tmp_path / "public", env=environment, capture_output=True, text=True, check=True
+    )
+    assert pushed.stdout == "v9.0.0\n"
+
+
+def test_install_times_of_the_page_are_those_of_the_record() -> None:
+    record = json.loads((ROOT / "docs/project/install_times.json").read_text("utf-8"))
+    code = "import json, sys, time_install; print(time_install.section(json.load(sys.stdin)))"
+    tools = {**os.environ, "PYTHONPATH": str(ROOT / "tools/release")}
+    run = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(record), env=tools, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() in (ROOT / "docs/project/releasing.md").read_text("utf-8")
