@@ -15,7 +15,7 @@ def pytest_sessionstart() -> None:
 
     installed = Path(sysconfig.get_path("platlib")).resolve()
     for module in (fastmunit, fastmunit.kernels, extension):
-        if module is not None and not Path(module.__file__).resolve().is_relative_to(installed):
+        if module is not None and not Path(str(module.__file__)).resolve().is_relative_to(installed):
             pytest.exit(f"expected {module.__name__} in {installed}, got {module.__file__}", returncode=1)
     compiled = "Root-Is-Purelib: false" in (distribution("fastmunit").read_text("WHEEL") or "")
     if compiled != (extension is not None):

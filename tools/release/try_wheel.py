@@ -123,12 +123,14 @@ def main() -> None:
         folder = arguments.folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="fastmunit-wheel-"))
         folder = Path(folder).resolve()
         environment = Environment(folder / "venv")
-        run(*environment.pip("install", "--quiet", "--no-deps", "--force-reinstall", wheel))
-        run(*environment.pip("install", "--quiet", wheel))
+        # By name, since pip records the path of a file, and the bill of materials would contain it.
+        install = environment.pip("install", "--quiet", "--find-links", wheel.parent)
+        run(*install, "--no-index", "--no-deps", "--force-reinstall", f"fastmunit=={version}")
+        run(*install, f"fastmunit=={version}")
         if not environment.kept:
             materials = DIST / f"{wheel.stem}.cdx.json"
             run(sys.executable, "-m", "cyclonedx_py", "environment", "--output-file", materials, environment.python)
-        run(*environment.pip("install", "--quiet", f"{wheel}[test]"))
+        run(*install, f"fastmunit[test]=={version}")
         tests = unpack_tests(sdist, folder / "tests")
         run(folder / "venv/bin/fastmunit", "info", folder=tests)
         plugin = ("-p", "tools.release.installed_only", "-p", "no:cacheprovider")
