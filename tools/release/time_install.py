@@ -3,7 +3,8 @@
 Usage: python tools/release/time_install.py [--folder FOLDER]
 
 The first installation, of the wheel with all it requires, is into an empty virtual environment. The others follow in
-it, without the requirements. pip's cache is not used. docs/project/install_times.json and releasing.md get the result.
+it, without the requirements. An environment that was kept in FOLDER has them already. pip's cache is not used.
+docs/project/install_times.json and releasing.md get the result.
 """
 
 from __future__ import annotations
@@ -64,19 +65,19 @@ def section(record: Mapping[str, Any]) -> str:
 def main() -> None:
     """Run the program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="keep the environment here, in a folder that does not exist")
+    parser.add_argument("--folder", type=Path, help="keep the environment here, or use one that was kept")
     given = parser.parse_args().folder
     sdist, wheel = only("*.tar.gz"), built_wheel()
     loads, times = [os.getloadavg()[0]], {}
     with contextlib.ExitStack() as stack:
-        folder = given or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastmunit-install-")))
+        folder = Path(given or stack.enter_context(tempfile.TemporaryDirectory(prefix="fastmunit-install-"))).resolve()
         environment = Environment(folder / "venv")
         empty = folder / "bin"
-        empty.mkdir()
+        empty.mkdir(exist_ok=True)
         new = environment.pip("install", "--quiet", "--no-cache-dir")
         again = (*new, "--no-deps", "--force-reinstall")
         for name, command, variables in (
-            ("wheel and all that it requires", (*new, wheel), {}),
+            *([] if environment.kept else [("wheel and all that it requires", (*new, wheel), {})]),
             ("wheel", (*again, wheel), {}),
             ("sdist, `FASTMUNIT_BUILD=0`", (*again, sdist), {"FASTMUNIT_BUILD": "0"}),
             ("sdist, no compiler on PATH", (*again, sdist), {"PATH": str(empty), "CXX": ""}),
