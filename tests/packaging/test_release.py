@@ -79,7 +79,7 @@ def test_faults_of_a_wheel_are_named(
 
 
 def commands_of(document: str) -> list[str]:
-    blocks = re.findall(r"^ *```\n(.*?)^ *```$", document, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```$", document, re.DOTALL | re.MULTILINE)
     return [line.strip() for block in blocks for line in block.splitlines()]
 
 
