@@ -53,6 +53,7 @@ def section(record: Mapping[str, Any]) -> str:
         f"Measured on {record['date']} ({record['processor']}, Python {record['python']}, pip {record['pip']},",
         f"torch {record['torch']}), without pip's cache. The load average was {low} to {high}: the more other programs",
         "run, the more the time of the clock exceeds that of an idle machine. The time of processors changes little.",
+        "Unless a row says otherwise, torch and the other requirements were installed before.",
         "",
         "| installed | seconds | seconds of processors |",
         "|---|---|---|",
