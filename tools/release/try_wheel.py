@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +41,8 @@ OF_THE_CHECKOUT = ("tests/packaging", "tests/test_imports.py", "tests/test_prose
 """Tests that read the sources of the package or git."""
 
 HEAD = """\
-# Versions with which the tests of fastmunit {version} passed: Python {python}, {system}, {date}.
+# Versions with which an installed wheel of fastmunit {version} passed tests: Python {python}, {system}, {date},
+# {tests}.
 # `make test` does not use them, because it tests the newest releases, and because other versions of Python need other
 # ones. To get exactly these:
 #     PIP_CONSTRAINT=tests/constraints.txt make test
@@ -96,7 +98,7 @@ def built_wheel() -> Path:
     return only(f"*-cp{sys.version_info.major}{sys.version_info.minor}-*.whl", "*-py3-none-any.whl")
 
 
-def write_constraints(environment: Environment, version: str) -> None:
+def write_constraints(environment: Environment, version: str, tests: Sequence[str]) -> None:
     """Write the versions of all packages of the environment to dist/constraints.txt."""
     frozen = environment.pip("freeze", "--exclude", "fastmunit")
     pins = subprocess.run(frozen, capture_output=True, text=True, check=True).stdout
@@ -105,6 +107,7 @@ def write_constraints(environment: Environment, version: str) -> None:
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         date=time.strftime("%Y-%m-%d", time.gmtime()),
+        tests=" ".join(tests),
     )
     (DIST / "constraints.txt").write_text(head + pins, encoding="utf-8")
 
@@ -116,6 +119,7 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, help="default: the one in dist/ for this Python")
     parser.add_argument("--folder", type=Path, help="keep the environment here, or use one that was kept")
     arguments = parser.parse_args()
+    chosen = arguments.tests or QUICK
     sdist = only("*.tar.gz")
     wheel = (arguments.wheel or built_wheel()).resolve()
     version = wheel.name.split("-")[1]
@@ -136,8 +140,8 @@ def main() -> None:
         plugin = ("-p", "tools.release.installed_only", "-p", "no:cacheprovider")
         ignored = [f"--ignore={name}" for name in OF_THE_CHECKOUT]
         pytest = (environment.python, "-m", "pytest", *plugin, *ignored, "-m", "not slow and not browser")
-        run(*pytest, "-n", "2", "--dist", "worksteal", *(arguments.tests or QUICK), folder=tests)
-        write_constraints(environment, version)
+        run(*pytest, "-n", "2", "--dist", "worksteal", *chosen, folder=tests)
+        write_constraints(environment, version, chosen)
 
 
 if __name__ == "__main__":
