@@ -202,7 +202,9 @@ def _rounded(value: float) -> float:
 
 
 def main() -> None:
-    """Write the charts and the text."""
+    """Write the charts, the text and the headlines of the README."""
+    from bench import headlines
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=Path, help="JSON of pytest-benchmark")
     parser.add_argument("--machine", help="key of the machine that ran it")
@@ -214,6 +216,7 @@ def main() -> None:
     for chart in drawn(figures):
         (CHARTS / f"{chart}.svg").write_text(svg(figures, chart))
     TEXT.write_text(with_sections(TEXT.read_text(), figures))
+    headlines.README.write_text(headlines.with_headlines(headlines.README.read_text(), figures))
 
 
 if __name__ == "__main__":
