@@ -44,10 +44,12 @@ class Step:
 
 
 def blocks_of(page: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield the first line, the language and the code of each block of a page."""
+    """Yield the first line, the language and the code of each block of a page. Directives of the site are no code."""
     text = page.read_text(encoding="utf-8")
     for match in _FENCE.finditer(text):
         indent, language, code = match.groups()
+        if language.startswith("{") and language != "{code-block}":
+            continue
         yield text.count("\n", 0, match.start()) + 2, language, re.sub(f"(?m)^{indent}", "", code)
 
 

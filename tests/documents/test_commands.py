@@ -23,9 +23,7 @@ import pytest
 import yaml
 
 from fastmunit.cli import main
-from fastmunit.metrics import measure
 from fastmunit.nn.networks import imagenet
-from fastmunit.systems import registry
 from tests.documents import world
 from tests.documents.blocks import OTHER, PAGES, ROOT, SHELL, Step, blocks_of, steps_of
 from tests.runs.conftest import one_thread  # noqa: F401 - a fixture
@@ -37,7 +35,8 @@ SERVERS = set(_lists["servers"])
 PACKAGES = _lists["packages"]
 NOT_RUN = {line: reason for reason, lines in _lists["not run"].items() for line in lines}
 
-_OUTPUT = re.compile(r"""(?:(?:--output|-o) |fastmunit\.train\(\s*config,\s*")([\w/.-]+)""")
+_RUN = re.compile(r"""(?:fastmunit train .*--output |fastmunit\.train\(\s*config,\s*")([\w/.-]+)""")
+"""The run folder that a command or a Python block trains in."""
 
 
 def listed(step: Step, lines: set[str] | dict[str, str]) -> bool:
@@ -67,13 +66,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    for program in ("bench", "examples"):
+        (tmp_path / program).symlink_to(ROOT / program)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(imagenet.WEIGHTS_VARIABLE, str(tmp_path / "weights"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     programs = [str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
     monkeypatch.setenv("PATH", os.pathsep.join(programs))
-    monkeypatch.setattr(registry, "_systems", dict(registry._systems))
-    monkeypatch.setattr(measure, "_registered", measure.registered())
     return tmp_path
 
 
@@ -84,7 +83,9 @@ def test_commands_run_as_written(page: str, slow: bool, folder: Path, prepared: 
     names = world.names(folder)
     with contextlib.ExitStack() as servers:
         for step in to_run(page, slow):
-            _make_room(step, folder)
+            runs = [] if "resume" in step.text else [folder / run for run in _RUN.findall(step.text)]
+            for path in runs:
+                shutil.rmtree(path, ignore_errors=True)  # an earlier command may have trained there
             try:
                 if listed(step, SERVERS):
                     servers.enter_context(running(step))
@@ -92,14 +93,15 @@ def test_commands_run_as_written(page: str, slow: bool, folder: Path, prepared: 
                     run(step, names)
             except (Exception, SystemExit) as error:
                 pytest.fail(f"{step.page}:{step.line}: {step.text}\n{type(error).__name__}: {error}")
-            shutil.copytree(prepared, folder, dirs_exist_ok=True)
+            for path in runs:
+                if (prepared / path.relative_to(folder)).exists():
+                    shutil.rmtree(path, ignore_errors=True)
+            shutil.copytree(prepared, folder, copy_function=_copy_missing, dirs_exist_ok=True)
 
 
-def _make_room(step: Step, folder: Path) -> None:
-    """Remove what an earlier command has written to the output of a new training."""
-    for output in _OUTPUT.findall(step.text):
-        if "resume" not in step.text and (folder / output).is_dir():
-            shutil.rmtree(folder / output)
+def _copy_missing(source: str, target: str) -> None:
+    if not Path(target).exists():
+        shutil.copy(source, target)
 
 
 def run(step: Step, names: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastmunit import Augment
+import fastmunit
 from fastmunit.config import Config
 from fastmunit.runs import RunFolder
 from fastmunit.runs.checkpoints.best import Best, write_best
@@ -61,17 +61,21 @@ def build(root: Path) -> None:
 def names(root: Path) -> dict[str, Any]:
     """Return what readers have in their own programs when they use a Python block."""
     image = torch.zeros(1, 3, 64, 64)
-    photos = [(np.zeros((64, 64, 3), np.uint8), 0)]
+    photos = [(Image.new("RGB", (64, 64)), 0)]
     return {
         "__name__": "__main__",
         "batches": [(image, image)],
-        "augment": Augment(root / "runs/day2night"),
+        "augment": fastmunit.Augment(root / "runs/day2night"),
         "config": Config.load(root / "edges2shoes"),
         "content": image,
+        "device": "cpu",
         "epoch": 0,
+        "fastmunit": fastmunit,
         "image": image,
+        "indexed_loader": [(image, torch.zeros(1), torch.zeros(1, dtype=torch.int64))],
         "loader": [(image, image)],
         "style": torch.zeros(1, 8, 1, 1),
+        "numpy": np,
         "output": image[0],
         "photos": photos,
     }
