@@ -87,8 +87,9 @@ def _images(root: Path) -> None:
     images = datasets / "edges2shoes/trainA"
     for copy in ("datasets/shoes", "datasets/horse2zebra", "datasets/edges2shoes_pairs", "boots"):
         shutil.copytree(datasets / "edges2shoes", root / copy)
-    for folder in ("drawings", "shoes", "frames", "photos/varieties/apple", "photos/varieties/pear"):
+    for folder in ("drawings", "shoes", "frames"):
         shutil.copytree(images, root / folder)
+    make_images(root / "photos/varieties", count=10)  # four classes
     for name in ("drawing.png", "boot.jpg", "horse.jpg"):
         Image.open(images / "0.png").save(root / name)
     with zipfile.ZipFile(root / "edges.zip", "w") as archive:
@@ -99,7 +100,7 @@ def _images(root: Path) -> None:
     if find_spec("tifffile"):
         import tifffile
 
-        tifffile.imwrite(root / "slide.svs", np.full((256, 256, 3), 99, np.uint8), tile=(128, 128), photometric="rgb")
+        tifffile.imwrite(root / "slide.svs", np.full((600, 600, 3), 99, np.uint8), tile=(128, 128), photometric="rgb")
     np.save(root / "edges.npy", np.zeros((3, 64, 64, 3), np.uint8))
 
 
