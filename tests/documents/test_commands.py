@@ -33,10 +33,15 @@ _lists = yaml.safe_load((Path(__file__).parent / "commands.yaml").read_text(enco
 SLOW = set(_lists["slow"])
 SERVERS = set(_lists["servers"])
 PACKAGES = _lists["packages"]
+PROGRAMS = _lists["programs"]
 NOT_RUN = {line: reason for reason, lines in _lists["not run"].items() for line in lines}
 
 _RUN = re.compile(r"""(?:fastmunit train .*--output |fastmunit\.train\(\s*config,\s*")([\w/.-]+)""")
 """The run folder that a command or a Python block trains in."""
+
+
+def is_run(step: Step) -> bool:
+    return not listed(step, NOT_RUN) and not (step.language == "bash" and step.words[0] in PROGRAMS)
 
 
 def listed(step: Step, lines: set[str] | dict[str, str]) -> bool:
@@ -45,7 +50,7 @@ def listed(step: Step, lines: set[str] | dict[str, str]) -> bool:
 
 def to_run(page: str, slow: bool) -> list[Step]:
     """Return what is run of a page; without `slow`, the slow steps are left out."""
-    return [step for step in STEPS[page] if not listed(step, NOT_RUN) and (slow or not listed(step, SLOW))]
+    return [step for step in STEPS[page] if is_run(step) and (slow or not listed(step, SLOW))]
 
 
 CASES = [pytest.param(page, False, id=page) for page in STEPS if to_run(page, False)]
@@ -154,6 +159,8 @@ def test_the_lists_name_what_is_in_the_documents() -> None:
     lines = {line for steps in STEPS.values() for step in steps for line in step.lines}
     for line in [*SLOW, *SERVERS, *NOT_RUN]:
         assert line in lines, f"commands.yaml lists a command that no page has: {line}"
+    programs = {step.words[0] for steps in STEPS.values() for step in steps if step.language == "bash"}
+    assert programs >= PROGRAMS.keys()
     assert STEPS.keys() >= PACKAGES.keys()
     assert not NOT_RUN.keys() & (SLOW | SERVERS)
 
