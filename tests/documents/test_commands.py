@@ -33,6 +33,7 @@ _lists = yaml.safe_load((Path(__file__).parent / "commands.yaml").read_text(enco
 SLOW = set(_lists["slow"])
 SERVERS = set(_lists["servers"])
 PACKAGES = _lists["packages"]
+OTHER_PAGES = _lists["pages"]
 PROGRAMS = _lists["programs"]
 NOT_RUN = {line: reason for reason, lines in _lists["not run"].items() for line in lines}
 
@@ -41,7 +42,8 @@ _RUN = re.compile(r"""(?:fastmunit train .*--output |fastmunit\.train\(\s*config
 
 
 def is_run(step: Step) -> bool:
-    return not listed(step, NOT_RUN) and not (step.language == "bash" and step.words[0] in PROGRAMS)
+    program = step.words[0] if step.language == "bash" else None
+    return step.page not in OTHER_PAGES and program not in PROGRAMS and not listed(step, NOT_RUN)
 
 
 def listed(step: Step, lines: set[str] | dict[str, str]) -> bool:
@@ -147,6 +149,8 @@ def running(step: Step) -> Iterator[None]:
 def test_every_block_names_its_language() -> None:
     known = {*SHELL, *OTHER, "python"}
     for page in PAGES:
+        if page.relative_to(ROOT).as_posix() in OTHER_PAGES:
+            continue
         for line, language, code in blocks_of(page):
             where = f"{page.relative_to(ROOT)}:{line}"
             assert language in known, f"{where}: expected one of {sorted(known)} after the backquotes, got {language!r}"
@@ -161,7 +165,7 @@ def test_the_lists_name_what_is_in_the_documents() -> None:
         assert line in lines, f"commands.yaml lists a command that no page has: {line}"
     programs = {step.words[0] for steps in STEPS.values() for step in steps if step.language == "bash"}
     assert programs >= PROGRAMS.keys()
-    assert STEPS.keys() >= PACKAGES.keys()
+    assert STEPS.keys() >= PACKAGES.keys() | OTHER_PAGES.keys()
     assert not NOT_RUN.keys() & (SLOW | SERVERS)
 
 
