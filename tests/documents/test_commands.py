@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -95,6 +96,7 @@ def test_commands_run_as_written(page: str, slow: bool, folder: Path, prepared: 
                 shutil.rmtree(path, ignore_errors=True)  # an earlier command may have trained there
             try:
                 if listed(step, SERVERS):
+                    servers.close()
                     servers.enter_context(running(step))
                 else:
                     run(step, names)
@@ -129,21 +131,21 @@ def run(step: Step, names: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def running(step: Step) -> Iterator[None]:
-    """Run a server until the end of the page, when Ctrl-C must stop it."""
+    """Run a server until the next one or the end of the page, when Ctrl-C must stop it."""
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", 8000)) == 0:
             pytest.skip("another program uses port 8000")
     server = subprocess.Popen(step.words)
     try:
-        for _ in range(600):
+        for _ in range(3000):
             with contextlib.suppress(OSError), urllib.request.urlopen("http://127.0.0.1:8000/"):
                 break
             assert server.poll() is None, f"it ended with {server.returncode}"
             time.sleep(0.1)
         yield
     finally:
-        server.send_signal(2)
-        server.wait(60)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) in (0, -signal.SIGINT)
 
 
 def test_every_block_names_its_language() -> None:
