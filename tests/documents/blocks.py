@@ -14,6 +14,8 @@ SHELL = ("bash", "console")
 OTHER = {"text", "yaml", "cpp", "javascript"}
 """Languages of blocks that are not run."""
 
+_COMMAND = re.compile(r"""(?:'[^']*'|"[^"]*"|\S#|[^'"#])*""")
+"""A command up to the comment after it."""
 _FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 
@@ -78,17 +80,5 @@ def _commands(language: str, code: str) -> Iterator[tuple[int, str]]:
             line = line.removeprefix("$ ")
         while line.endswith("\\"):
             line = line[:-1].rstrip() + " " + next(lines)[1].strip()
-        if words := _without_comment(line):
-            yield offset, words
-
-
-def _without_comment(line: str) -> str:
-    """Return a command without the comment after it."""
-    lexer = shlex.shlex(line, posix=False, punctuation_chars=True)
-    lexer.whitespace_split, lexer.commenters = True, ""
-    words = []
-    for word in lexer:
-        if word.startswith("#"):
-            break
-        words.append(word)
-    return " ".join(words)
+        if command := _COMMAND.match(line)[0].strip():  # type: ignore[index]  # it matches any line
+            yield offset, command
