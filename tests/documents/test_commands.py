@@ -145,6 +145,8 @@ def running(step: Step) -> Iterator[None]:
                 break
             assert server.poll() is None, f"it ended with {server.returncode}"
             time.sleep(0.1)
+        else:
+            pytest.fail("it does not answer at port 8000")
         yield
     finally:
         server.send_signal(signal.SIGINT)
