@@ -103,27 +103,29 @@ MeasuresKey: TypeAlias = Annotated[list[str] | None, BeforeValidator(_measure_na
 
 
 class GeneratorConfig(Section):
-    """The sizes of a generator (`gen:`), see appendix B of the MUNIT paper. `dim`: Channels of the first layer."""
+    """The sizes of a generator (`gen:`), see appendix B of the MUNIT paper."""
 
-    dim: Channels = 64
-    mlp_dim: Channels = 256
-    style_dim: Channels = 8
-    activ: Activation = "relu"
-    n_downsample: int = Field(default=2, ge=0, le=16)
-    n_res: int = Field(default=4, ge=0, le=1000)
-    pad_type: Padding = "reflect"
+    dim: Channels = Field(64, description="Channels of the first layer.")
+    mlp_dim: Channels = Field(256, description="Channels of the MLP that maps a style code to AdaIN parameters.")
+    style_dim: Channels = Field(8, description="Length of a style code.")
+    activ: Activation = Field("relu", description="Activation function.")
+    n_downsample: int = Field(2, ge=0, le=16, description="Stride-2 convolutions of the content encoder.")
+    n_res: int = Field(4, ge=0, le=1000, description="Residual blocks of the content encoder, and of the decoder.")
+    pad_type: Padding = Field("reflect", description="Padding of convolutions.")
 
 
 class DiscriminatorConfig(Section):
-    """The sizes of a multi-scale discriminator (`dis:`). `n_layer`: Number of stride-2 convolutions per scale."""
+    """The sizes of a multi-scale discriminator (`dis:`)."""
 
-    dim: Channels = 64
-    norm: Literal["none", "bn", "in", "ln", "sn"] = "none"
-    activ: Activation = "lrelu"
-    n_layer: Levels = 4
-    gan_type: Literal["lsgan", "nsgan", "hinge"] = "lsgan"
-    num_scales: Levels = 3
-    pad_type: Padding = "reflect"
+    dim: Channels = Field(64, description="Channels of the first layer.")
+    norm: Literal["none", "bn", "in", "ln", "sn"] = Field(
+        "none", description="Normalization: batch, instance or layer normalization, spectral normalization, or none."
+    )
+    activ: Activation = Field("lrelu", description="Activation function.")
+    n_layer: Levels = Field(4, description="Stride-2 convolutions per scale.")
+    gan_type: Literal["lsgan", "nsgan", "hinge"] = Field("lsgan", description="Adversarial loss.")
+    num_scales: Levels = Field(3, description="Scales, each with half the resolution of the one before.")
+    pad_type: Padding = Field("reflect", description="Padding of convolutions.")
 
 
 class Config(Section):
@@ -147,11 +149,17 @@ class Config(Section):
     max_iter: Iterations = Field(1000000, description="Iterations of the whole training.")
     batch_size: Images = Field(1, description="Images of each domain per iteration.")
     weight_decay: Weight = Field(0.0001, description="Weight of the L2 penalty that Adam adds to the gradients.")
-    beta1: float = Field(0.5, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    init: Literal["gaussian", "xavier", "kaiming", "orthogonal", "default"] = "kaiming"
+    beta1: float = Field(0.5, ge=0, lt=1, description="Decay of Adam's average of gradients.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Decay of Adam's average of squared gradients.")
+    init: Literal["gaussian", "xavier", "kaiming", "orthogonal", "default"] = Field(
+        "kaiming", description="Initial weights. Discriminators of MUNIT and UNIT always start from gaussian."
+    )
     lr: LearningRate = Field(0.0001, description="Learning rate of Adam.")
-    lr_policy: Literal["constant", "step", "linear"] | None = "step"
+    lr_policy: Literal["constant", "step", "linear"] | None = Field(
+        "step",
+        description="How the learning rate changes. step: times gamma every step_size iterations. linear: to 0 at "
+        "max_iter.",
+    )
     step_size: Iterations = Field(
         100000,
         description="Iterations between learning rate drops. linear: iterations before the decay to 0 at max_iter.",
@@ -175,20 +183,28 @@ class Config(Section):
     input_dim_b: Channels = Field(3, description="Image channels of domain B.")
     num_workers: int = Field(8, ge=0, le=1024, description="Worker processes that load images.")
     new_size: Pixels | None = Field(None, description="Shorter side of images after resizing, in pixels.")
-    new_size_a: Pixels | None = None
-    new_size_b: Pixels | None = None
+    new_size_a: Pixels | None = Field(None, description="new_size of domain A.")
+    new_size_b: Pixels | None = Field(None, description="new_size of domain B.")
     crop_image_height: Pixels = Field(256, description="Height of training crops, in pixels.")
     crop_image_width: Pixels = Field(256, description="Width of training crops, in pixels.")
     flip: bool = Field(True, description="Mirror half of the training images.")
     data_root: PathText | None = Field(None, description="Folder that contains trainA, trainB, testA and testB.")
-    data_folder_train_a: PathText | None = None
-    data_list_train_a: PathText | None = None
-    data_folder_test_a: PathText | None = None
-    data_list_test_a: PathText | None = None
-    data_folder_train_b: PathText | None = None
-    data_list_train_b: PathText | None = None
-    data_folder_test_b: PathText | None = None
-    data_list_test_b: PathText | None = None
+    data_folder_train_a: PathText | None = Field(None, description="Folder of the training images of domain A.")
+    data_list_train_a: PathText | None = Field(
+        None, description="File that lists training images of domain A, one path per line."
+    )
+    data_folder_test_a: PathText | None = Field(None, description="Folder of the test images of domain A.")
+    data_list_test_a: PathText | None = Field(
+        None, description="File that lists test images of domain A, one path per line."
+    )
+    data_folder_train_b: PathText | None = Field(None, description="Folder of the training images of domain B.")
+    data_list_train_b: PathText | None = Field(
+        None, description="File that lists training images of domain B, one path per line."
+    )
+    data_folder_test_b: PathText | None = Field(None, description="Folder of the test images of domain B.")
+    data_list_test_b: PathText | None = Field(
+        None, description="File that lists test images of domain B, one path per line."
+    )
     data_module: Annotated[str, AfterValidator(_factory_name)] | None = Field(
         None,
         description="package.module:factory that returns the images, instead of folders and lists. Its code is run.",
@@ -207,23 +223,23 @@ class Config(Section):
         description="Stored values that become -1 and 1: [low, high], or one such pair per channel. auto: percentiles "
         "of the training images. Not set: the range of the type.",
     )
-    value_range_b: RangeKey = None
+    value_range_b: RangeKey = Field(None, description="value_range_a for domain B.")
     window_a: WindowKey = Field(
         None,
         description="[center, width]: another way to write value_range_a: [center - width / 2, center + width / 2].",
     )
-    window_b: WindowKey = None
+    window_b: WindowKey = Field(None, description="window_a for domain B.")
     nodata_a: NumberKey | None = Field(None, description="Stored value of pixels without data, besides NaN.")
-    nodata_b: NumberKey | None = None
+    nodata_b: NumberKey | None = Field(None, description="nodata_a for domain B.")
     channel_names_a: NamesKey = Field(None, description="Channels to read by name from files that name them.")
-    channel_names_b: NamesKey = None
+    channel_names_b: NamesKey = Field(None, description="channel_names_a for domain B.")
     slices: int = Field(1, ge=1, le=255, description="Neighboring slices of a volume that form one image: 1, 3, 5, ...")
     background_a: Literal["auto", "none"] | NumberKey = Field(
         "auto",
         description="Stored value of the background of slides and volumes, whose regions are not trained on. auto: the "
         "low or the high end of the value range. none: train on all regions.",
     )
-    background_b: Literal["auto", "none"] | NumberKey = "auto"
+    background_b: Literal["auto", "none"] | NumberKey = Field("auto", description="background_a for domain B.")
     min_foreground: float = Field(
         0.1, ge=0, le=1, description="Share of a region's pixels that must not be background or without data."
     )

@@ -37,9 +37,12 @@ from fastmunit.systems.translators import LatentTranslator
 class BicycleGANOptions(GeneratorOptions):
     """Keys of BicycleGAN alone."""
 
-    generator: Literal["resnet", "unet"] = "unet"
-    inject: Injection = "all"
-    variant: Literal["bicycle", "cvae", "clr", "pix2pix_noise"] = "bicycle"
+    generator: Literal["resnet", "unet"] = Field("unet", description="architecture of the generators")
+    inject: Injection = Field("all", description="layers that the code enters: the first, or all that downsample")
+    variant: Literal["bicycle", "cvae", "clr", "pix2pix_noise"] = Field(
+        "bicycle",
+        description="losses: cVAE-GAN (cvae), cLR-GAN (clr), both (bicycle), or those of pix2pix with noise",
+    )
     gan_random_w: float = Field(1, ge=0, description="weight of the GAN loss of translations with random codes")
     conditional_dis: bool = Field(False, description="give the discriminators the input together with the output")
     same_dis: bool = Field(False, description="one discriminator for encoded and random codes")

@@ -21,7 +21,7 @@ FREE_GENERATOR_OPTIONS = frozenset({"dropout", "dropout_at_test", "init_gain"})
 class GeneratorOptions(SystemOptions):
     """Options of the generators; `gen.dim` of the configuration is the channel count of their first layer."""
 
-    generator: Literal["resnet", "unet"] = "resnet"
+    generator: Literal["resnet", "unet"] = Field("resnet", description="architecture of the generators")
     num_downs: int = Field(
         default=8, ge=2, le=16, description="U-Net: stride-2 convolutions; crops are multiples of 2^this"
     )
