@@ -9,7 +9,7 @@ WHEEL_TESTS ?=
 
 SOURCES := pyproject.toml setup.py CMakeLists.txt tools/build_backend.py $(shell find csrc -type f)
 
-.PHONY: demo test test-slow test-browser test-distributed bench lint format wheel constraints clean
+.PHONY: demo test test-slow test-browser test-distributed docs bench lint format wheel constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -33,6 +33,10 @@ test-browser: $(VENV)/.fastmunit-test  ## Draw on the page in Chromium; skipped 
 
 test-distributed: $(VENV)/.fastmunit-test  ## Kill, stop and cut off processes of trainings; about ten minutes
 	$(BIN)/python -m pytest tests/distributed
+
+docs: $(VENV)/.fastmunit-docs  ## Build the documentation into build/docs, without warnings, and run its examples
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going --quiet -b html docs build/docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going --quiet -b doctest -D nb_execution_mode=off docs build/docs_examples
 
 bench: $(VENV)/.fastmunit-test  ## Time the fused ops; run it with nothing else running
 	$(BIN)/python -m pytest bench --benchmark
@@ -58,7 +62,7 @@ constraints: wheel  ## Record the versions that the wheel was tested with in tes
 clean:  ## Remove what building and testing left; runs/ and .venv stay
 	rm -rf build dist *.egg-info fastmunit/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
-	rm -f $(VENV)/.fastmunit $(VENV)/.fastmunit-test $(VENV)/.fastmunit-dev $(VENV)/.fastmunit-release
+	rm -f $(VENV)/.fastmunit $(VENV)/.fastmunit-test $(VENV)/.fastmunit-dev $(VENV)/.fastmunit-docs $(VENV)/.fastmunit-release
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -81,4 +85,8 @@ $(VENV)/.fastmunit-dev: $(VENV)/.fastmunit-test
 
 $(VENV)/.fastmunit-release: $(VENV)/.fastmunit
 	$(BIN)/python -m pip install --quiet -e ".[release]"
+	@touch $@
+
+$(VENV)/.fastmunit-docs: $(VENV)/.fastmunit
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	@touch $@

@@ -1,0 +1,114 @@
+"""Links for names in docstrings: `Config` in backticks becomes a link, and types of other packages link to their sites.
+
+The addresses follow from the names, so a build needs no inventory from the network.
+"""
+
+import builtins
+import re
+import sys
+from typing import Any
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxRole
+
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(\(\))?")
+_MARKUP = re.compile(r"[|*]|(?<=\w)_(?!\w)")
+_ATTRIBUTES = ("attribute", "data", "property")
+_DOCUMENT = re.compile(r"(?<!`)\bdocs/([\w/]+)\.md\b")
+_PYTHON = "https://docs.python.org/3/library/"
+_TORCH = "https://docs.pytorch.org/docs/stable/"
+_TORCH_PAGES = {
+    "Tensor": "tensors.html",
+    "dtype": "tensor_attributes.html",
+    "device": "tensor_attributes.html",
+    "layout": "tensor_attributes.html",
+    "memory_format": "tensor_attributes.html",
+    "utils.data.Dataset": "data.html",
+}
+_PYTHON_PAGES = {
+    "abc.ABC": "abc.html",
+    "enum.Enum": "enum.html",
+    "os.PathLike": "os.html",
+    "pathlib.Path": "pathlib.html",
+}
+
+
+class Name(SphinxRole):
+    """Text in single backticks: code, and a link if it names an object that the site documents."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Return a literal, inside a reference that may stay unresolved if the text can be a name."""
+        literal = nodes.literal(self.rawtext, self.text, classes=["name"])
+        if not _NAME.fullmatch(self.text) or not self._may_be_documented():
+            return [literal], []
+        reference = pending_xref("", literal, refdomain="py", reftype="obj", reftarget=self.text.removesuffix("()"))
+        reference.attributes.update(refexplicit=False, refwarn=False, optional=True, refdoc=self.env.docname)
+        reference.attributes.update({key: self.env.ref_context.get(key) for key in ("py:module", "py:class")})
+        return [reference], []
+
+    def _may_be_documented(self) -> bool:
+        """Leave words such as `data` alone, which are arguments more often than modules."""
+        module = sys.modules.get(self.env.ref_context.get("py:module") or "")
+        return not isinstance(getattr(module, self.text, None), type(sys)) if "." not in self.text else True
+
+
+def address(name: str) -> str | None:
+    """Return where the object of another package is documented, or None."""
+    name = {"Tensor": "torch.Tensor", "nn.Module": "torch.nn.Module", "Module": "torch.nn.Module"}.get(name, name)
+    package, _, rest = name.partition(".")
+    if not rest and hasattr(builtins, name):
+        value = getattr(builtins, name)
+        is_error = isinstance(value, type) and issubclass(value, BaseException)
+        page = "exceptions" if is_error else "stdtypes" if isinstance(value, type) else "functions"
+        return f"{_PYTHON}{'constants' if name == 'None' else page}.html#{name}"
+    if package == "torch":
+        return _TORCH + f"{_TORCH_PAGES.get(rest, f'generated/{name}.html')}#{name}"
+    if package in ("numpy", "np"):
+        return f"https://numpy.org/doc/stable/reference/generated/numpy.{rest}.html"
+    if package == "torchvision":
+        return "https://docs.pytorch.org/vision/stable/transforms.html"
+    if package == "PIL":
+        return "https://pillow.readthedocs.io/en/stable/reference/Image.html"
+    if package in sys.stdlib_module_names and rest:
+        return f"{_PYTHON}{_PYTHON_PAGES.get(name, name.rpartition('.')[0] + '.html')}#{name}"
+    return None
+
+
+def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Node) -> nodes.Node | None:
+    if node.get("refdomain") != "py":
+        return None
+    target = node["reftarget"]
+    uri = address(target)
+    if uri:
+        return nodes.reference("", "", content, internal=False, refuri=uri)
+    return content if node.get("optional") else None
+
+
+def _as_rest(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Escape what reStructuredText would take as markup in plain text, such as |x| and gen_, and link documents."""
+    if what in _ATTRIBUTES:
+        lines[:] = [line.replace(": ", "\1") for line in lines]
+    is_code = False
+    for index, line in enumerate(lines):
+        is_code = line.lstrip().startswith(">>>") or (is_code and bool(line.strip()))
+        if not is_code:
+            parts = line.split("`")
+            parts[::2] = [_MARKUP.sub(r"\\\g<0>", _DOCUMENT.sub("\0\\1\0", part)) for part in parts[::2]]
+            lines[index] = re.sub("\0(.*?)\0", r":doc:`/\1`", "`".join(parts))
+
+
+def _restore_colons(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Put back the colons that napoleon would take as the end of a type."""
+    lines[:] = [line.replace("\1", ": ") for line in lines]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the role, the addresses and the links to documents."""
+    app.add_role("name", Name())
+    app.connect("missing-reference", _resolve)
+    app.connect("autodoc-process-docstring", _as_rest, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", _restore_colons, priority=600)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

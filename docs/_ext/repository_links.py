@@ -1,0 +1,26 @@
+"""Links to files of the repository that are not part of the site, which become the paths of these files."""
+
+import os
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+_LINK = re.compile(r"\[[^\]]+\]\(((?:\.\./)+[^)#\s]+)(?:#[^)\s]*)?\)")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Replace the links when a page is read."""
+    app.connect("source-read", _replace)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _replace(app: Sphinx, name: str, source: list[str]) -> None:
+    folder = (Path(app.srcdir) / name).parent
+    root = Path(app.srcdir).parent
+
+    def path_or_link(match: re.Match[str]) -> str:
+        target = Path(os.path.normpath(folder / match[1]))
+        return match[0] if target.is_relative_to(app.srcdir) else f"`{target.relative_to(root)}`"
+
+    source[0] = _LINK.sub(path_or_link, source[0])
