@@ -418,6 +418,11 @@ class Config(Section):
 
         Raises:
             ConfigError: If the file is missing or not YAML, or a key or value is wrong.
+
+        Example:
+            >>> config = fastmunit.Config.load("edges2shoes", ["lr=0.0002", "gen.dim=32"])
+            >>> config.lr, config.gen.dim, config.crop_image_height
+            (0.0002, 32, 256)
         """
         name = str(name_or_path)
         try:

@@ -13,6 +13,12 @@ class Region(NamedTuple):
         left: First column.
         height: Number of rows.
         width: Number of columns.
+
+    Example:
+        >>> from fastmunit.region import Region
+        >>> region = Region(top=2, left=0, height=3, width=8)
+        >>> region.bottom, region.slices
+        (5, (slice(2, 5, None), slice(0, 8, None)))
     """
 
     top: int

@@ -51,6 +51,12 @@ def accelerate(module: object) -> Report:
 
     Raises:
         TypeError: If `module` contains no module.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.InstanceNorm2d(8), torch.nn.ReLU())
+        >>> report = fastmunit.accelerate(network)
+        >>> len(report.replaced) > 0, report.left
+        (True, [])
     """
     replaced: list[Entry] = []
     left: list[Entry] = []

@@ -27,6 +27,11 @@ class ValueRange:
         low: Low end, one number or one per channel. If an image has a multiple of them, they repeat (slices).
         high: High end.
         nodata: Value without data, if there is one besides NaN.
+
+    Example:
+        >>> values = fastmunit.data.ValueRange(0, 4095)
+        >>> values.low, values.high
+        (0, 4095)
     """
 
     low: float | tuple[float, ...]

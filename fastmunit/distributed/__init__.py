@@ -4,6 +4,8 @@ The weights are those of one process, up to rounding. A script calls `setup` fir
 system then averages gradients and losses over the processes by itself; `share` selects a process's images from a batch.
 Without torchrun nothing changes.
 
+Example::
+
     import fastmunit
 
     device = fastmunit.distributed.setup()

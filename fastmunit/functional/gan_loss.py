@@ -57,6 +57,12 @@ def gan_loss(
             or a target is unknown, or if a batch for "fake_real" is odd.
         TypeError: If outputs or targets is not a sequence of maps or names, or if a map has another dtype.
         ImplementationError: If the named implementation cannot run here.
+
+    Example:
+        >>> fake, real = torch.tensor([0.5]), torch.tensor([1.0])
+        >>> values, total = fastmunit.functional.gan_loss([fake, real], ["fake", "real"], [1, 1], "lsgan")
+        >>> values.tolist(), total.item()
+        ([0.25, 0.0], 0.25)
     """
     _check(outputs, targets, weights, gan_type)
     chosen = choose("gan_loss", implementation, outputs[0], *outputs[1:])

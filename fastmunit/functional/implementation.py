@@ -36,6 +36,12 @@ def use_implementation(implementation: Implementation) -> Iterator[None]:
 
     Raises:
         ValueError: If `implementation` has another value.
+
+    Example:
+        >>> with fastmunit.functional.use_implementation("reference"):
+        ...     mean, _ = fastmunit.functional.instance_norm_stats(torch.ones(1, 1, 2, 2))
+        >>> mean
+        tensor([[1.]])
     """
     _check_name(implementation)
     global _traced_default

@@ -36,6 +36,12 @@ def instance_norm_stats(x: Tensor, eps: float = 1e-5, implementation: Implementa
         ValueError: If x is not (N, C, H, W) or has no pixel.
         TypeError: If x has another dtype.
         ImplementationError: If the named implementation cannot run here.
+
+    Example:
+        >>> x = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]])
+        >>> mean, rstd = fastmunit.functional.instance_norm_stats(x, eps=0.0)
+        >>> mean.item(), round(rstd.item(), 4)
+        (4.0, 0.4472)
     """
     check_map("instance_norm_stats", x)
     chosen = choose("instance_norm_stats", implementation, x)

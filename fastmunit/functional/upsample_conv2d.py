@@ -61,6 +61,12 @@ def upsample_conv2d(
     Raises:
         ValueError: If a shape or pad_mode is invalid, or if the upsampled map is too small for reflect padding.
         TypeError: If x has another dtype, or if weight or bias does not have the dtype of x.
+
+    Example:
+        >>> x, weight = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 5, 5)
+        >>> y = fastmunit.functional.upsample_conv2d(x, weight)
+        >>> y.shape, y[0, 0, 0, 0].item()
+        (torch.Size([1, 3, 8, 8]), 50.0)
     """
     _check(x, weight, bias, pad_mode)
     if choose_upsample_conv2d(implementation, x) == "reference":

@@ -40,6 +40,11 @@ def weighted_l1(
             pair differ.
         TypeError: If inputs or targets is a tensor instead of a sequence, or if a tensor has another dtype.
         ImplementationError: If the named implementation cannot run here.
+
+    Example:
+        >>> values, total = fastmunit.functional.weighted_l1([torch.ones(2)], [torch.zeros(2)], [10])
+        >>> values.tolist(), total.item()
+        ([1.0], 10.0)
     """
     _check(inputs, targets, weights)
     chosen = choose("weighted_l1", implementation, inputs[0], *inputs, *targets)

@@ -88,6 +88,11 @@ def kernel_distance(real: Tensor, outputs: Tensor) -> float:
 
     Raises:
         DataError: If a set has fewer than two vectors, the dimensions differ, or a value is NaN.
+
+    Example:
+        >>> from fastmunit.metrics.distances import kernel_distance
+        >>> kernel_distance(torch.zeros(2, 4), torch.zeros(3, 4))
+        0.0
     """
     x, y = _checked(real, outputs, "the kernel distance")
     kernels = (_kernel(x, x), _kernel(y, y), _kernel(x, y))

@@ -89,12 +89,13 @@ class BicycleGAN(System):
     encoder; recon_s_w · recon_s trains the generator alone; loss_gen_total is their sum. Then the discriminators learn,
     each by `discriminator_loss`, not halved: loss_dis_total = loss_dis_encoded + loss_dis_random.
 
-    options.variant:
-        bicycle: All of the above.
-        cvae: The conditional VAE-GAN alone, on whole batches.
-        clr: The conditional latent regressor GAN alone. recon_s trains the encoder too, because nothing else would.
-        pix2pix_noise: No encoder. gan_w · adv_random + recon_x_w · mean |x_ab_random - x_b| on whole batches, with half
-            the discriminator loss: pix2pix with a latent vector, the baseline of the paper.
+    Values of options.variant:
+
+    - bicycle: All of the above.
+    - cvae: The conditional VAE-GAN alone, on whole batches.
+    - clr: The conditional latent regressor GAN alone. recon_s trains the encoder too, because nothing else would.
+    - pix2pix_noise: No encoder. gan_w · adv_random + recon_x_w · mean |x_ab_random - x_b| on whole batches, with half
+      the discriminator loss: pix2pix with a latent vector, the baseline of the paper.
 
     Source: Zhu et al., "Toward Multimodal Image-to-Image Translation", NIPS 2017, sections 3 and 4.
 

@@ -34,6 +34,11 @@ def interpolate(first: Tensor, second: Tensor, count: int, method: Interpolation
     Raises:
         ValueError: If the method is unknown, a code of a spherical interpolation is zero, or the two are opposite, so
             that no shortest arc exists.
+
+    Example:
+        >>> a, b = torch.zeros(1, 8, 1, 1), torch.ones(1, 8, 1, 1)
+        >>> fastmunit.styles.interpolate(a, b, 3)[:, 0].flatten()
+        tensor([0.0000, 0.5000, 1.0000])
     """
     if method not in METHODS:
         raise ValueError(f"expected interpolation linear or spherical, got {method}")

@@ -128,6 +128,11 @@ def translate(
         FastmunitError: If the model or an image cannot be used, or memory runs out.
         TypeError: If an argument has a type that is not listed here.
         ValueError: If an argument has a wrong value or shape, or contradicts `model`.
+
+    Example:
+        >>> drawing = torch.ones(3, 64, 64)  # white
+        >>> fastmunit.translate("fruit", drawing, styles=2).shape
+        torch.Size([2, 3, 64, 64])
     """
     if direction not in (None, "a2b", "b2a"):
         raise ValueError(f"direction is {direction!r}: use a2b or b2a")
