@@ -6,6 +6,8 @@ The addresses follow from the names, so a build needs no inventory from the netw
 import builtins
 import re
 import sys
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from docutils import nodes
@@ -15,7 +17,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxRole
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(\(\))?")
-_MARKUP = re.compile(r"[|*]|(?<=\w)_(?!\w)")
+_MARKUP = re.compile(r"(\*\*[^*\s][^*]*\*\*)|[|*]|(?<=\w)_(?!\w)")
 _ATTRIBUTES = ("attribute", "data", "property")
 _DOCUMENT = re.compile(r"(?<!`)\bdocs/([\w/]+)\.md\b")
 _PYTHON = "https://docs.python.org/3/library/"
@@ -95,14 +97,39 @@ def _as_rest(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: l
     for index, line in enumerate(lines):
         is_code = line.lstrip().startswith(">>>") or (is_code and bool(line.strip()))
         if not is_code:
-            parts = line.split("`")
-            parts[::2] = [_MARKUP.sub(r"\\\g<0>", _DOCUMENT.sub("\0\\1\0", part)) for part in parts[::2]]
-            lines[index] = re.sub("\0(.*?)\0", r":doc:`/\1`", "`".join(parts))
+            cells = line.split("|") if line.startswith("|") else [line]
+            lines[index] = "|".join(map(_escaped, cells))
+    lines[:] = _with_tables(lines)
+
+
+def _escaped(text: str) -> str:
+    """Return a line without markup except for **bold text** and `names`."""
+    parts = text.split("`")
+    parts[::2] = [
+        _MARKUP.sub(lambda match: match[1] or f"\\{match[0]}", _DOCUMENT.sub("\0\\1\0", part)) for part in parts[::2]
+    ]
+    return re.sub("\0(.*?)\0", r":doc:`/\1`", "`".join(parts))
 
 
 def _restore_colons(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Put back the colons that napoleon would take as the end of a type."""
     lines[:] = [line.replace("\1", ": ") for line in lines]
+
+
+def _with_tables(lines: list[str]) -> Iterator[str]:
+    """Yield the lines of a docstring with its Markdown tables as lists that reStructuredText draws as tables."""
+    for is_table, rows in groupby(lines, lambda line: line.startswith("|")):
+        if is_table:
+            yield from (".. list-table::", "   :header-rows: 1", "")
+        for row in rows:
+            if not is_table:
+                yield row
+            elif not row.startswith("|--"):
+                first, *others = [cell.strip() for cell in row.strip("|").split("|")]
+                yield f"   * - {first}"
+                yield from (f"     - {cell}" for cell in others)
+        if is_table:
+            yield ""
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -1,0 +1,85 @@
+"""The documentation site leaves out no page, no public name, no command and no key. `make docs` builds it."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+import fastmunit
+from fastmunit.cli.app import app
+from fastmunit.config import Config
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = {path.relative_to(DOCS).with_suffix("").as_posix(): path for path in DOCS.rglob("*.md")}
+TUTORIALS = {path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.glob("tutorials/*.py")}
+API = "\n".join(path.read_text(encoding="utf-8") for path in (DOCS / "reference/api").glob("*.md"))
+MODULES = ["data", "distributed", "functional", "info", "runs", "styles", "testing"]
+
+
+@pytest.fixture
+def extensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(DOCS / "_ext"), *sys.path])
+
+
+def entries(page: str) -> list[str]:
+    """Return the pages that the tables of contents of a page name."""
+    blocks = re.findall(r"```\{toctree\}\n(.*?)```", PAGES[page].read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [(Path(page).parent / line).as_posix() for line in lines if line and not line.startswith(":")]
+
+
+def test_every_page_can_be_reached() -> None:
+    reached, ahead = set[str](), ["index"]
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        ahead += [entry for entry in entries(page) if entry not in reached] if page in PAGES else []
+    assert reached == {*PAGES, *TUTORIALS}
+
+
+def test_every_public_name_is_on_a_page_of_the_api() -> None:
+    for name in set(fastmunit.__all__) - {"__version__"}:
+        assert re.search(rf"::? fastmunit\.{name}\b", API), f"no page of docs/reference/api has fastmunit.{name}"
+    for name in MODULES:
+        assert f".. automodule:: fastmunit.{name}\n" in API
+        for public in importlib.import_module(f"fastmunit.{name}").__all__:
+            assert hasattr(importlib.import_module(f"fastmunit.{name}"), public)
+
+
+def test_names_on_pages_of_the_api_exist() -> None:
+    for kind, name in re.findall(r"\.\. auto(module|class|function):: ([\w.]+)", API):
+        if kind == "module":
+            importlib.import_module(name)
+        else:
+            module, _, attribute = name.rpartition(".")
+            assert callable(getattr(importlib.import_module(module), attribute)), name
+
+
+def test_every_command_and_option_is_described(extensions: None) -> None:
+    from command_texts import commands_text
+
+    text = commands_text()
+    for name, command in typer.main.get_command(app).commands.items():
+        section = text.split(f"\n## fastmunit {name}\n", 1)[1].split("\n## ")[0]
+        for parameter in command.params:
+            is_argument = parameter.param_type_name == "argument"
+            shown = parameter.metavar if is_argument and parameter.metavar else max(parameter.opts, key=len)
+            assert re.search(rf"\{{option\}}.*{re.escape(shown)}\b", section, re.IGNORECASE), (name, shown)
+        for part in getattr(command, "commands", ()):
+            assert f"\n### fastmunit {name} {part}\n" in section
+
+
+def test_every_key_is_described(extensions: None) -> None:
+    from key_texts import keys_text
+
+    text = keys_text()
+    assert text.startswith("## ")
+    for key in set(Config.model_fields) - {"gen", "dis"}:
+        assert f"{{confval}} {key}\n" in text
+    for key in ("gen.dim", "dis.num_scales", "cyclegan.options.pool_size", "bicyclegan.options.dropout"):
+        assert f"{{confval}} {key}\n" in text
+    assert "{confval} batch_size\n:type: whole number, more than 0, at most 65536\n:default: `1`\n" in text
+    assert "{confval} lr_policy\n:type: `constant`, `step` or `linear`\n" in text
