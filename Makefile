@@ -36,7 +36,7 @@ test-distributed: $(VENV)/.fastmunit-test  ## Kill, stop and cut off processes o
 
 docs: $(VENV)/.fastmunit-docs  ## Build the documentation into build/docs, without warnings, and run its examples
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going --quiet -b html docs build/docs
-	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going --quiet -b doctest -D nb_execution_mode=off docs build/docs_examples
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going --quiet -b doctest -d build/docs/.doctrees docs build/docs_examples
 
 bench: $(VENV)/.fastmunit-test  ## Time the fused ops; run it with nothing else running
 	$(BIN)/python -m pytest bench --benchmark

@@ -26,7 +26,7 @@ extensions = [
     "names",
     "repository_links",
 ]
-exclude_patterns = ["_ext", "conf.py"]
+exclude_patterns = ["_ext", "conf.py", "tutorials/*.ipynb"]
 smartquotes = False
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "fieldlist", "html_image"]

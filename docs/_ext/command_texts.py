@@ -9,6 +9,7 @@ import typer
 _MARKUP = re.compile(r"\[/?bold\]")
 _NOTES = re.compile(r"  \[([^\[\]]*)\]$")
 _RANGE = re.compile(r"([\d.-]+)<=x<=([\d.-]+)")
+_LARGE = 10**9  # limits that no user meets
 _CODE = re.compile(r"(?<!\w)--[a-z][\w-]*|(?<!\w)[\w/]*\*[\w.*]*|\b[A-Za-z]+_\w+\b(\.\w+)?")
 _DOCUMENT = re.compile(r"\bdocs/([\w/]+)\.md\b")
 _EXAMPLE = ("fastmunit ", "FASTMUNIT_", "torchrun ", "curl ")
@@ -22,15 +23,18 @@ def commands_text() -> str:
 
 
 def _lines(command: Any, name: str) -> Iterator[str]:
-    yield f"{'#' * (name.count(' ') + 1)} {name}\n"
-    yield _help_text(command.help or "")
+    if " " in name:
+        yield f"{'#' * (name.count(' ') + 1)} {name}\n"
+        yield _help_text(command.help or "")
     yield f"\n```{{program}} {name}\n```\n"
     context = typer.Context(command)
     panels: dict[str | None, list[str]] = {None: []}
     for parameter in command.params:
         record = None if "completion" in parameter.opts[0] else parameter.get_help_record(context)
         if record:
-            panels.setdefault(getattr(parameter, "rich_help_panel", None), []).append(_parameter_text(*record))
+            names, text = record
+            names = names.split()[0] if parameter.param_type_name == "argument" else names
+            panels.setdefault(getattr(parameter, "rich_help_panel", None), []).append(_parameter_text(names, text))
     for panel, texts in panels.items():
         yield from ([f"**{panel}**\n"] if panel else []) + texts
     for part, subcommand in getattr(command, "commands", {}).items():
@@ -57,10 +61,11 @@ def _parameter_text(names: str, text: str) -> str:
         low, high = _RANGE.fullmatch(note).groups() if _RANGE.fullmatch(note) else (None, None)
         if value:
             words.append(f"{label.capitalize()}: `{value}`.")
-        elif low and high:
+        elif low and high and float(high) < _LARGE:
             words.append(f"From {low} to {high}.")
         else:
-            words.append(f"At least {note.removeprefix('x>=')}." if note.startswith("x>=") else f"{note.capitalize()}.")
+            least = low or (note.removeprefix("x>=") if note.startswith("x>=") else None)
+            words.append(f"At least {least}." if least else f"{note.capitalize()}.")
     return f"````{{option}} {re.sub(r'[<>]', '', names)}\n{' '.join(words)}\n````\n"
 
 

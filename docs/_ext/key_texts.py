@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+_LARGE = 10**9  # limits that no user meets
 _GROUPS = {
     "system": "The system",
     "image_save_iter": "Logs, sample grids and checkpoints",
@@ -80,6 +81,6 @@ def type_text(schema: Mapping[str, Any]) -> str:
             ("maximum", "at most"),
             ("exclusiveMaximum", "less than"),
         )
-        if limit in schema
+        if limit in schema and schema[limit] < _LARGE
     ]
     return ", ".join([words.get(schema["type"], schema["type"]), *limits])

@@ -132,9 +132,15 @@ def _with_tables(lines: list[str]) -> Iterator[str]:
             yield ""
 
 
+def _is_left_out(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the fields of named tuples without text: the Attributes of the class describe them."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the role, the addresses and the links to documents."""
     app.add_role("name", Name())
+    app.connect("autodoc-skip-member", _is_left_out)
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-process-docstring", _as_rest, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _restore_colons, priority=600)
