@@ -1,4 +1,7 @@
-"""Links to files of the repository that are not part of the site, which become the paths of these files."""
+"""Links to files of the repository that are not part of the site.
+
+They become links to the reference if they name a class or function, otherwise the paths of these files.
+"""
 
 import os
 import re
@@ -6,7 +9,8 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-_LINK = re.compile(r"\[[^\]]+\]\(((?:\.\./)+[^)#\s]+)(?:#[^)\s]*)?\)")
+_LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#\s]+)(?:#[^)\s]*)?\)")
+_NAME = re.compile(r"`[A-Za-z_]\w*(\.\w+)*`")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -20,7 +24,12 @@ def _replace(app: Sphinx, name: str, source: list[str]) -> None:
     root = Path(app.srcdir).parent
 
     def path_or_link(match: re.Match[str]) -> str:
-        target = Path(os.path.normpath(folder / match[1]))
-        return match[0] if target.is_relative_to(app.srcdir) else f"`{target.relative_to(root)}`"
+        target = Path(os.path.normpath(folder / match[2]))
+        if target.is_relative_to(app.srcdir):
+            return match[0]
+        path = target.relative_to(root)
+        if path.suffix == ".py" and _NAME.fullmatch(match[1]):
+            return f"{{py:obj}}`{match[1].strip('`')} <{'.'.join(path.with_suffix('').parts)}.{match[1].strip('`')}>`"
+        return f"`{path}`"
 
     source[0] = _LINK.sub(path_or_link, source[0])
