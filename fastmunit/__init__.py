@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastmunit.systems.unit import UNIT
     from fastmunit.translation.augment import Augment
     from fastmunit.translation.augmented_dataset import AugmentedDataset
+    from fastmunit.translation.contact_sheet import contact_sheet
     from fastmunit.translation.translate import load_generators, load_translator, translate
 
     __version__: str
@@ -33,6 +34,7 @@ __all__ = [
     "CycleGAN",
     "__version__",
     "accelerate",
+    "contact_sheet",
     "data",
     "distributed",
     "functional",
@@ -54,6 +56,7 @@ _HOMES = {
     "Augment": "fastmunit.translation.augment",
     "AugmentedDataset": "fastmunit.translation.augmented_dataset",
     "accelerate": "fastmunit.acceleration.install",
+    "contact_sheet": "fastmunit.translation.contact_sheet",
     "load_translator": "fastmunit.translation.translate",
     "translate": "fastmunit.translation.translate",
     "load_generators": "fastmunit.translation.translate",

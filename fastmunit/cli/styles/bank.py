@@ -40,7 +40,7 @@ def bank(
     from fastmunit.runs.reports.image_grid import save
     from fastmunit.styles.bank import make_bank
     from fastmunit.styles.extract import read_target
-    from fastmunit.styles.sheets import labeled_sheet
+    from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.style_file import write_styles
 
     require_writable(output / BANK, output / SHEET)

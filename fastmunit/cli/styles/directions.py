@@ -44,7 +44,7 @@ def directions(
     from fastmunit.files import require_writable, write_text
     from fastmunit.runs.reports.image_grid import save
     from fastmunit.styles.directions import principal_directions
-    from fastmunit.styles.sheets import labeled_sheet
+    from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.style_file import write_styles
 
     require_writable(output / SHEET)

@@ -40,7 +40,7 @@ def interpolate(
     from fastmunit.errors import FastmunitError
     from fastmunit.files import require_writable
     from fastmunit.runs.reports.image_grid import save
-    from fastmunit.styles.sheets import labeled_sheet
+    from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.interpolation import interpolate as interpolate_codes
     from fastmunit.translation.style_file import write_styles
 

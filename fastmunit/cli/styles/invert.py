@@ -62,7 +62,7 @@ def invert(
     from fastmunit.styles.extract import read_source, read_target
     from fastmunit.styles.inversion import invert as invert_photo
     from fastmunit.styles.inversion import own_content, require_content_codes
-    from fastmunit.styles.sheets import labeled_sheet
+    from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.style_file import StyleModel, write_styles
 
     require_writable(output / STYLES, output / SHEET)

@@ -44,7 +44,7 @@ def nearest(
     from fastmunit.runs.reports.image_grid import save
     from fastmunit.styles.extract import read_target
     from fastmunit.styles.nearest import nearest as nearest_codes
-    from fastmunit.styles.sheets import labeled_sheet
+    from fastmunit.translation.contact_sheet import labeled_sheet
 
     if output is not None:
         require_writable(output)
