@@ -15,18 +15,23 @@ from fastmunit.runs.reports.image_grid import grid, to_pil
 
 _GAP, _FONT, _MARGIN = 2, 13, 8
 _GROUND, _INK = 255, (40, 44, 52)
+_EMPTY = torch.ones(3, 1, 1)
 MAX_CELL = 192
 """Longest side of a picture in a `labeled_sheet`, in pixels."""
 
 
 def contact_sheet(
-    rows: Sequence[Iterable[ImageLike]], columns: Sequence[str] = (), names: Sequence[str] = (), *, side: int = 128
+    rows: Sequence[Iterable[ImageLike | None]],
+    columns: Sequence[str] = (),
+    names: Sequence[str] = (),
+    *,
+    side: int = 128,
 ) -> Image.Image:
     """Lay out images and translations in one picture, to look at in a notebook or to save.
 
     Args:
         rows: The images of each row, in the forms that `fastmunit.translate` takes; a tensor (N, C, H, W) is a row of
-            N images. Rows may have different lengths.
+            N images. None leaves a cell empty, and rows may have different lengths.
         columns: Labels above the columns, or none. One that is wider than its column is cut off.
         names: Labels to the left of the rows, or none.
         side: Longest side of every image in the picture, in pixels.
@@ -38,8 +43,10 @@ def contact_sheet(
     """
     if side < 1:
         raise ValueError(f"side is {side}: use at least 1")
-    cells = [[_with_side(image_tensor(image, 3, "rows"), side) for image in row] for row in rows]
-    if not any(cells):
+    cells = [
+        [_EMPTY if image is None else _with_side(image_tensor(image, 3, "rows"), side) for image in row] for row in rows
+    ]
+    if all(cell is _EMPTY for row in cells for cell in row):
         raise ValueError("rows has no images: give at least one")
     return _labeled(cells, columns, names)
 

@@ -16,7 +16,7 @@ def test_images_of_all_kinds_are_at_their_place_with_one_side(tmp_path: Path) ->
     green = np.zeros((40, 20, 3), np.uint8)
     green[..., 1] = 255
     blue = torch.stack([-torch.ones(8, 8), -torch.ones(8, 8), torch.ones(8, 8)])
-    sheet = np.array(fastmunit.contact_sheet([[path, green], torch.stack([blue, blue, blue])], side=32))
+    sheet = np.array(fastmunit.contact_sheet([[path, green], [blue, None, blue]], side=32))
     step = 34  # a side and a gap
     assert sheet.shape == (2 * step + 2, 3 * step + 2, 3)
     middles = {place: tuple(sheet[2 + place[0] * step + 16, 2 + place[1] * step + 16]) for place in np.ndindex(2, 3)}
@@ -24,7 +24,10 @@ def test_images_of_all_kinds_are_at_their_place_with_one_side(tmp_path: Path) ->
     assert tuple(sheet[2 + 16, 2 + step + 8]) == (0, 255, 0)  # half as wide as high, so the cell is white on the right
     assert tuple(sheet[2 + 16, 2 + step + 24]) == (255, 255, 255)
     assert middles[0, 2] == (255, 255, 255)
-    assert middles[1, 0] == middles[1, 1] == middles[1, 2] == (0, 0, 255)
+    assert middles[1, 0] == middles[1, 2] == (0, 0, 255)
+    assert middles[1, 1] == (255, 255, 255)
+    batch = fastmunit.contact_sheet([torch.stack([blue, -blue])], side=32)
+    assert batch.getpixel((18, 18)) == (0, 0, 255) and batch.getpixel((step + 18, 18)) == (255, 255, 0)
 
 
 def test_labels_take_room_above_and_to_the_left() -> None:
@@ -41,7 +44,7 @@ def test_labels_take_room_above_and_to_the_left() -> None:
 
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="rows has no images"):
-        fastmunit.contact_sheet([[], []])
+        fastmunit.contact_sheet([[None], []])
     with pytest.raises(ValueError, match="side is 0"):
         fastmunit.contact_sheet([[torch.zeros(3, 4, 4)]], side=0)
     with pytest.raises(TypeError, match="rows: expected a path"):

@@ -1,0 +1,230 @@
+# %% [markdown]
+# # Train on a folder
+#
+# At the end of this page you will have trained a MUNIT on a folder of images, watched it learn, stopped it, resumed
+# it, and translated with it. The training lasts half a minute on a CPU, so that the page stays quick to run. That is
+# enough to see learning begin, not enough for good pictures; the last section says what to expect from longer
+# trainings.
+
+# %%
+import csv
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+import fastmunit
+from fastmunit import data
+
+temporary = tempfile.TemporaryDirectory()  # give a folder of your own to keep the run
+folder = Path(temporary.name)
+
+# %% [markdown]
+# ## The folder
+#
+# A data set is a folder with four others. `trainA` and `trainB` hold the training images of the two domains. They are
+# not pairs, and their numbers may differ. `testA` and `testB` hold images that are kept apart, to look at and to
+# measure with. Names and formats of the files do not matter, and subfolders are searched.
+#
+# The package has such a data set. For your own, put images into these four folders and let `images` be their parent.
+
+# %%
+images = data.unpack_demo(folder / "fruit_images")
+for name in ("trainA", "trainB", "testA", "testB"):
+    print(f"{name}  {len(data.list_images(images / name)):4} images")
+
+train_a, train_b = (data.list_images(images / name) for name in ("trainA", "trainB"))
+fastmunit.contact_sheet([train_a[::120], train_b[::120]], names=["trainA", "trainB"], side=80)
+
+# %% [markdown]
+# ## The configuration
+#
+# A configuration is a YAML file with the keys of the public MUNIT trainer and some more. Several come with the package
+# (`fastmunit configs` lists them), and `Config.load` takes changes of single keys, as `fastmunit train --set` does.
+# `demo` is sized for 64 × 64 pixels and minutes on a CPU. For images of 256 × 256 pixels and a GPU, start from
+# `edges2shoes`.
+
+# %%
+config = fastmunit.Config.load(
+    "demo",
+    [
+        f"data_root={images}",
+        "image_display_iter=5",  # iterations between sample pictures
+        "log_iter=2",  # iterations between logged losses
+        "eval_iter=25",  # iterations between evaluations
+        "eval_metrics=reconstruction,edge-agreement",  # measures that need no weights of other networks
+        "eval_inputs=10",
+        "eval_samples=2",
+    ],
+)
+print(f"system {config.system}, {config.new_size} pixels, batches of {config.batch_size}, learning rate {config.lr}")
+print(f"style codes of {config.gen.style_dim} numbers")
+
+# %% [markdown]
+# A mistake in a key, a value, or the data is an error before the training starts. It names what is wrong:
+
+# %%
+try:
+    fastmunit.Config.load("demo", ["batchsize=8"])
+except fastmunit.errors.ConfigError as error:
+    print(error)
+
+# %% [markdown]
+# ## Train
+#
+# `train` needs the configuration and a folder to write into. It ends after `max_iter` iterations, at the time limit,
+# or with Ctrl-C, each time with a checkpoint. To follow it, we give it a *callback*: an object with methods that the
+# training calls. This one translates the same three drawings from time to time, with the same style. You rarely need
+# one, because the report and TensorBoard logs are written anyway.
+
+
+# %%
+class Watch(fastmunit.Callback):
+    """Translate some images every few iterations."""
+
+    def __init__(self, paths: list[Path], every: int) -> None:
+        self.paths, self.every = paths, every
+        self.seen: dict[int, list] = {}
+
+    def iteration(self, status: fastmunit.runs.Status, trainer: fastmunit.MUNIT) -> None:
+        """Translate the images with one style."""
+        if status.iterations % self.every == 0 or status.iterations == 1:
+            self.seen[status.iterations] = [image[0] for image in fastmunit.translate(trainer, self.paths, styles=1)]
+
+
+drawings = data.list_images(images / "testA")
+watch = Watch([drawings[12], drawings[63], drawings[72]], every=5)
+run = folder / "run"
+result = fastmunit.train(config, run, callbacks=[watch], time_limit=20)
+print(f"{result.iterations} iterations, ended by: {result.ended}")
+
+# %% [markdown]
+# Every column is a moment of the training, and every row a drawing:
+
+# %%
+
+
+def film(seen: dict[int, list], count: int = 8):
+    """Show up to `count` evenly spaced moments."""
+    moments = sorted(seen)
+    chosen = sorted({moments[k * (len(moments) - 1) // (count - 1)] for k in range(count)})
+    rows = [[path, *(seen[moment][k] for moment in chosen)] for k, path in enumerate(watch.paths)]
+    return fastmunit.contact_sheet(rows, ["drawing", *(f"{moment:,}" for moment in chosen)], side=72)
+
+
+film(watch.seen)
+
+# %% [markdown]
+# The networks start from random numbers, so the first column is noise. The background turns white first, because
+# every photo has it; then outlines are filled; then colors become those of fruit. Details come last.
+#
+# ## The losses
+#
+# `logs/losses.csv` has the losses, the same that `report.html` and TensorBoard draw.
+
+# %%
+
+
+def losses(name: str) -> tuple[list[int], list[float]]:
+    """Return the iterations and the values of a loss."""
+    with (run / "logs" / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [int(row["iteration"]) for row in rows], [float(row[name]) for row in rows]
+
+
+def draw_losses() -> None:
+    """Draw four losses, and save the picture."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), sharex=True)
+    left.plot(*losses("loss_gen_recon_x_b"), label="image reconstruction")
+    left.plot(*losses("loss_gen_recon_c_a"), label="content code reconstruction")
+    right.plot(*losses("loss_gen_adv_b"), label="adversarial, generator")
+    right.plot(*losses("loss_dis_b"), label="adversarial, discriminator")
+    for axes in (left, right):
+        axes.set_xlabel("iteration")
+        axes.set_ylim(0, None)
+        axes.legend()
+    figure.tight_layout()
+    figure.savefig(folder / "losses.png")
+
+
+draw_losses()
+
+# %% [markdown]
+# The two kinds of losses must be read differently.
+#
+# - **Reconstruction** (left) measures a distance, so lower is better. An image that is encoded and decoded in its own
+#   domain must come out as it was. If this does not fall, something is wrong with the data or the learning rate.
+# - **Adversarial** losses (right) are the two sides of a game: discriminators learn to tell photos from outputs, and
+#   generators learn to pass. When one side gets better, the loss of the other rises, so neither says how good the
+#   pictures are. What to look for is balance. A discriminator loss that stays at 0 means that the generators get no
+#   useful signal any more; with little data, [augmentation](../how_to/small_data.md) helps.
+#
+# ## The run folder
+
+# %%
+for path in sorted(run.rglob("*")):
+    if path.is_file() and not path.name.startswith((".", "events")):
+        print(f"{path.relative_to(run)!s:<38} {path.stat().st_size / 1000:9,.1f} kB")
+
+# %% [markdown]
+# `report.html` is the page to open in a browser while a training runs: progress, sample pictures in both directions,
+# losses, evaluations, and the commands for the next step. `checkpoints/gen_*.pt` are the generators, and can be loaded
+# by the public trainer as well. `state_*.pt` has everything that an exact resume needs besides the weights.
+#
+# One line per evaluation is in `logs/evaluations.jsonl`. Edge agreement is the correlation between the edges of an
+# input and those of its outputs, so it says how much of the drawing the translation has kept:
+
+# %%
+for line in (run / "logs" / "evaluations.jsonl").read_text().splitlines():
+    record = fastmunit.runs.EvaluationRecord.model_validate_json(line)
+    print(f"iteration {record.iteration:4}  {record}")
+
+# %% [markdown]
+# ## Resume
+#
+# A run that has ended or was killed continues from its last checkpoint, with the same numbers that an uninterrupted
+# run would have had: weights, optimizers, random states and the order of the images are all restored.
+
+# %%
+before = result.iterations
+result = fastmunit.train(config, run, resume=True, callbacks=[watch], time_limit=10)
+print(f"{before} + {result.iterations - before} = {result.iterations} iterations")
+
+draw_losses()
+film(watch.seen)
+
+# %% [markdown]
+# ## Translate with the run
+#
+# The run folder can be used wherever the name of a model can. Here it is next to `fruit`, the model that comes with the
+# package, which has the same configuration with a smaller style network and was trained for half an hour:
+
+# %%
+drawing = drawings[72]
+mine = fastmunit.translate(run, drawing, styles=6)
+fruit = fastmunit.translate("fruit", drawing, styles=6)
+
+fastmunit.contact_sheet([[drawing, *mine], [drawing, *fruit]], names=[f"{result.iterations} iterations", "fruit"], side=80)
+
+# %% [markdown]
+# ## Your own training
+#
+# - **Time.** The configuration `demo` gives recognizable fruit after five minutes on two CPU cores, and gets better for
+#   hours. Trainings of the paper, at 256 × 256 pixels, take hundreds of thousands of iterations, which is what GPUs are
+#   for. [The benchmarks](../project/benchmarks.md) say how long an iteration takes.
+# - **Images.** A thousand per domain is a good start, and a few hundred need [some keys](../how_to/small_data.md).
+#   More important than their number is that both domains show the same kinds of things: what only one of them has
+#   must be invented.
+# - **Memory.** `fastmunit train --plan` says what a configuration needs, before you have any images:
+#   [memory](../how_to/memory.md).
+# - **Other images**: gray, 16 bits, many channels, slides and volumes: [data](../how_to/data.md).
+#
+# On the command line, this page is
+#
+# ```bash
+# fastmunit train --config demo --data fruit_images --output runs/fruit
+# fastmunit train --output runs/fruit --resume
+# fastmunit translate --checkpoint runs/fruit --input drawing.png --output out --styles 6
+# ```
+#
+# Next: [what the style codes are good for](styles.py), and [whether a model is better than another](evaluate.py).
