@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
+DOCUMENTS = sorted(
+    path for pattern in ("*.md", "docs/**/*.md", "docs/tutorials/*.py", "tests/**/*.md") for path in ROOT.glob(pattern)
+)
 SOURCES = [
     path
     for folder in ("bench", "csrc", "docs", "examples", "fastmunit", "kernels", "tests", "tools")

@@ -95,30 +95,28 @@ fastmunit.contact_sheet(rows, ["query", "nearest", *(f"{k}." for k in range(2, 7
 #
 # ## Blend
 #
-# A weighted mean of codes is a code. Put a style in each corner of a square, and fill the square with blends:
+# A weighted mean of codes is a code. Put a style in each corner of a square, interpolate along the top and along the
+# bottom, and then between the two:
 
 # %%
 corners = torch.cat([styles.extract(translator, photos[k]).styles.codes for k in (8, 6, 63, 37)])
-steps = torch.linspace(0, 1, 5)
-grid = [
-    sum(weight * corner for weight, corner in zip(((1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x), corners))
-    for y in steps
-    for x in steps
-]
-outputs = fastmunit.translate(translator, drawings[72], styles=torch.stack(grid))
+top = styles.interpolate(corners[:1], corners[1:2], count=5)
+bottom = styles.interpolate(corners[2:3], corners[3:], count=5)
+blends = torch.lerp(top, bottom, torch.linspace(0, 1, 5).view(5, 1, 1, 1, 1))  # (rows, columns, style_dim, 1, 1)
+outputs = fastmunit.translate(translator, drawings[72], styles=blends.flatten(0, 1))
 
 left, right = [photos[8], None, None, None, photos[63]], [photos[6], None, None, None, photos[37]]
 rows = [[left[k], *outputs[5 * k : 5 * k + 5], right[k]] for k in range(5)]
 fastmunit.contact_sheet(rows, ["reference", *[""] * 5, "reference"], side=88)
 
 # %% [markdown]
-# The mean of *all* codes of a folder is the look of that folder: of one scanner, one stain, one season. Translating into
-# it removes differences that have nothing to do with what you study.
+# The mean of *all* codes of a folder is the look of that folder: of one scanner, one stain, one season. Translating
+# into it removes differences that have nothing to do with what you study.
 #
 # ## Directions
 #
-# Which changes of a look are there? `principal_directions` finds the directions in which the cloud is longest. `steps`
-# walks along one of them, from three standard deviations on one side of the mean to three on the other.
+# In what way do looks differ? `principal_directions` finds the directions in which the cloud of codes is longest.
+# `steps` walks along one of them, from three standard deviations on one side of the mean to three on the other.
 
 # %%
 directions = styles.principal_directions(codes)
@@ -135,29 +133,24 @@ fastmunit.contact_sheet(rows, ["-3 sd", "-2", "-1", "mean", "+1", "+2", "+3 sd"]
 #
 # ## Random styles that look like photos
 #
-# The cloud of the codes is drawn here on its first two directions, in the units of the codes. The dots are the photos,
-# and the circles are where random styles come from: the normal distribution N(0, I).
+# Random styles come from the normal distribution N(0, I), which has a standard deviation of 1 in every direction. Here
+# is what photos have:
 
 # %%
-centered = (codes - directions.mean).flatten(1).double()
-first, second = (centered @ directions.vectors[k].flatten() for k in (0, 1))
-origin = [float((-directions.mean * directions.vectors[k]).sum()) for k in (0, 1)]
-
-figure, axes = plt.subplots(figsize=(6, 4.5))
-axes.scatter(first, second, s=8, alpha=0.6, label="photos")
-for radius in (1, 2):
-    axes.add_patch(plt.Circle(origin, radius, fill=False, linestyle="--", label="N(0, I), 1 and 2 sd" if radius == 1 else None))
-axes.set_xlabel("direction 1")
-axes.set_ylabel("direction 2")
-axes.set_aspect("equal")
+figure, axes = plt.subplots(figsize=(6, 3))
+axes.bar(range(1, 9), directions.deviations, label="codes of photos")
+axes.axhline(1, color="black", linestyle="--", label="random styles, N(0, I)")
+axes.set_xlabel("direction")
+axes.set_ylabel("standard deviation")
 axes.legend()
 figure.tight_layout()
-figure.savefig(folder / "cloud.png")
+figure.savefig(folder / "deviations.png")
 
 # %% [markdown]
-# The photos fill only a part of the circles, and not the middle of it. The loss of MUNIT never compares the codes of
-# photos with N(0, I), so this is normal, and it is the reason for the odd colors of random styles. The remedy is to
-# draw from a distribution that has the mean and the covariance of the real codes:
+# In the first direction, photos vary as much as random styles. In the last ones, they hardly vary at all, so a random
+# style is far from every photo there, and its colors are odd. The losses of MUNIT never compare the codes of photos
+# with N(0, I), so this is usual. The remedy is to draw from a normal distribution that has the mean and the covariance
+# of the real codes:
 
 # %%
 check = styles.check_distribution(codes)
@@ -171,8 +164,8 @@ fastmunit.contact_sheet([normal, fitted], names=["from N(0, I)", "fitted"], side
 
 # %% [markdown]
 # The gradients from one bright color to another are gone, and what remains are looks of fruit. The price is some of the
-# variety. On the command line, it is
-# `--style-distribution photos.safetensors`, with a file that `fastmunit styles extract` has written.
+# variety. On the command line, it is `--style-distribution photos.safetensors`, with a file that
+# `fastmunit styles extract` has written.
 #
 # ## Where to go from here
 #

@@ -204,7 +204,9 @@ drawing = drawings[72]
 mine = fastmunit.translate(run, drawing, styles=6)
 fruit = fastmunit.translate("fruit", drawing, styles=6)
 
-fastmunit.contact_sheet([[drawing, *mine], [drawing, *fruit]], names=[f"{result.iterations} iterations", "fruit"], side=80)
+fastmunit.contact_sheet(
+    [[drawing, *mine], [drawing, *fruit]], names=[f"{result.iterations} iterations", "fruit"], side=80
+)
 
 # %% [markdown]
 # ## Your own training
