@@ -3,14 +3,13 @@
 #
 # At the end of this page you will have measured two models on the same images, know how far the figures can be trusted,
 # and be able to say whether the difference between the models is real. One is `fruit`, which comes with the package.
-# The other one we train for ten seconds, so that we know in advance which is better.
+# The other one we train for eight seconds, so that we know in advance which is better.
 #
 # There is no single figure for "good". A translation should look like an image of the other domain, keep the content
 # of its input, and be one of many different ones. A model can do well in one of these and fail in another: the one
 # that returns its input unchanged keeps the content perfectly. So measure several things, and look at pictures.
 
 # %%
-import math
 import tempfile
 from pathlib import Path
 
@@ -33,7 +32,7 @@ images = data.unpack_demo(folder / "fruit_images")
 
 # %%
 config = fastmunit.Config.load("demo", [f"data_root={images}"])
-fastmunit.train(config, folder / "beginner", time_limit=10)
+fastmunit.train(config, folder / "beginner", time_limit=8)
 models = {"fruit": "fruit", "beginner": folder / "beginner"}
 
 drawings = data.list_images(images / "testA")[2:80:13]
@@ -95,7 +94,7 @@ def draw(axes: plt.Axes, places: list[float], estimates: list[Estimate], **style
 
 
 figure, axes = plt.subplots(figsize=(6, 3))
-axes.plot([k + 1 for k in range(40)], agreements, ".", color="lightgray", label="one drawing")
+axes.plot([k + 1 for k in range(40)], agreements, ".", color="0.6", label="one drawing")
 draw(axes, list(counts), estimates, label="mean and 95 % interval")
 axes.set_xlabel("drawings")
 axes.set_ylabel("edge agreement")
@@ -104,14 +103,15 @@ figure.tight_layout()
 figure.savefig(folder / "counts.png")
 
 widths = [estimate.high - estimate.low for estimate in estimates]
-print("Width:", ", ".join(f"{width:.3f} of {count}" for width, count in zip(widths, counts, strict=True)))
-print(f"Four times as many drawings: {widths[0] / widths[3]:.1f} times as narrow, and √4 = {math.sqrt(4):.0f} expected")
+print("Width:", ", ".join(f"{width:.3f} with {count}" for width, count in zip(widths, counts, strict=True)))
 
 # %% [markdown]
-# Half the width takes four times as many images. Note what the interval does *not* say. It is not the range of single
-# drawings, the gray dots, which is much wider. It knows only the variation between inputs: a second training with
-# another seed would give another model, which can differ by more. And it cannot know whether your test images are like
-# the images that you will use the model for.
+# As a rule, half the width takes four times as many images. Note what an interval does *not* say:
+#
+# - It is not the range of single drawings, the gray dots, which is much wider.
+# - It knows only the variation between inputs. A second training with another seed would give another model, which
+#   can differ by more.
+# - It cannot know whether your test images are like the images that you will use the model for.
 #
 # More outputs per drawing (`samples`) hardly help, because outputs of the same drawing are alike. The intervals treat
 # the *drawings* as independent, not the outputs. With fewer than ten inputs, there is no interval at all: it would be
@@ -142,7 +142,7 @@ for ours, theirs in zip(results["fruit"].scores, results["beginner"].scores, str
 #
 # ## What to compare a value with
 #
-# Is an edge agreement of 0.7 a lot? A figure needs something to hold it against. Evaluations therefore measure
+# Is this edge agreement high? A figure needs something to hold it against. Evaluations therefore measure
 # references, such as outputs of *other* drawings, which share the kind of object but not its content:
 
 # %%
@@ -152,8 +152,8 @@ for name, reference in score.references.items():
     print(f"  {name}: {reference}")
 
 # %% [markdown]
-# All fruits are round, so even wrong pairs agree a little. The distance between the two values is what the model
-# keeps of the drawing at hand.
+# All fruits are round, so even wrong pairs agree to some extent. The distance between the two values is what the model
+# keeps of the drawing at hand. Real photos and their drawings would be another reference, if you have pairs.
 #
 # ## Look at the worst
 #
