@@ -12,9 +12,13 @@ import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from PIL import Image
+from torch import Tensor
 
 import fastmunit
 from fastmunit import data
+from fastmunit.errors import ConfigError
+from fastmunit.runs import EvaluationRecord, Status
 
 temporary = tempfile.TemporaryDirectory()  # give a folder of your own to keep the run
 folder = Path(temporary.name)
@@ -66,7 +70,7 @@ print(f"style codes of {config.gen.style_dim} numbers")
 # %%
 try:
     fastmunit.Config.load("demo", ["batchsize=8"])
-except fastmunit.errors.ConfigError as error:
+except ConfigError as error:
     print(error)
 
 # %% [markdown]
@@ -84,9 +88,9 @@ class Watch(fastmunit.Callback):
 
     def __init__(self, paths: list[Path], every: int) -> None:
         self.paths, self.every = paths, every
-        self.seen: dict[int, list] = {}
+        self.seen: dict[int, list[Tensor]] = {}
 
-    def iteration(self, status: fastmunit.runs.Status, trainer: fastmunit.MUNIT) -> None:
+    def iteration(self, status: Status, trainer: fastmunit.MUNIT) -> None:
         """Translate the images with one style."""
         if status.iterations % self.every == 0 or status.iterations == 1:
             self.seen[status.iterations] = [image[0] for image in fastmunit.translate(trainer, self.paths, styles=1)]
@@ -104,7 +108,7 @@ print(f"{result.iterations} iterations, ended by: {result.ended}")
 # %%
 
 
-def film(seen: dict[int, list], count: int = 8):
+def film(seen: dict[int, list[Tensor]], count: int = 8) -> Image.Image:
     """Show up to `count` evenly spaced moments."""
     moments = sorted(seen)
     chosen = sorted({moments[k * (len(moments) - 1) // (count - 1)] for k in range(count)})
@@ -177,7 +181,7 @@ for path in sorted(run.rglob("*")):
 
 # %%
 for line in (run / "logs" / "evaluations.jsonl").read_text().splitlines():
-    record = fastmunit.runs.EvaluationRecord.model_validate_json(line)
+    record = EvaluationRecord.model_validate_json(line)
     print(f"iteration {record.iteration:4}  {record}")
 
 # %% [markdown]
