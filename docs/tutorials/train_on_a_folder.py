@@ -55,7 +55,7 @@ config = fastmunit.Config.load(
         f"data_root={images}",
         "image_display_iter=5",  # iterations between sample pictures
         "log_iter=1",  # iterations between logged losses
-        "eval_iter=25",  # iterations between evaluations
+        "eval_iter=20",  # iterations between evaluations
         "eval_metrics=reconstruction,edge-agreement",  # measures that need no weights of other networks
         "eval_inputs=10",
         "eval_samples=2",
@@ -78,13 +78,13 @@ except ConfigError as error:
 #
 # `train` needs the configuration and a folder to write into. It ends after `max_iter` iterations, at the time limit,
 # or with Ctrl-C, each time with a checkpoint. To follow it, we give it a *callback*: an object with methods that the
-# training calls. This one translates the same three drawings from time to time, with the same style. You rarely need
-# one, because the report and TensorBoard logs are written anyway.
+# training calls. This one translates the same three drawings from time to time, with the same style, and prints the
+# evaluations. You rarely need one, because the report and TensorBoard logs are written anyway.
 
 
 # %%
 class Watch(fastmunit.Callback):
-    """Translate some images every few iterations."""
+    """Translate some images every few iterations, and print the evaluations."""
 
     def __init__(self, paths: list[Path], every: int) -> None:
         self.paths, self.every = paths, every
@@ -94,6 +94,10 @@ class Watch(fastmunit.Callback):
         """Translate the images with one style."""
         if status.iterations % self.every == 0 or status.iterations == 1:
             self.seen[status.iterations] = [image[0] for image in fastmunit.translate(trainer, self.paths, styles=1)]
+
+    def evaluated(self, status: Status, evaluation: EvaluationRecord, best: bool) -> None:
+        """Print the scores of the test images."""
+        print(f"iteration {evaluation.iteration:3}: {evaluation}")
 
 
 drawings = data.list_images(images / "testA")
@@ -176,15 +180,11 @@ for path in sorted(run.rglob("*")):
 # losses, evaluations, and the commands for the next step. `checkpoints/gen_*.pt` are the generators, and can be loaded
 # by the public trainer as well. `state_*.pt` has everything that an exact resume needs besides the weights.
 #
-# One line per evaluation is in `logs/evaluations.jsonl`. Edge agreement is the correlation between the edges of an
-# input and those of its outputs, so it says how much of the drawing the translation has kept:
-
-# %%
-for line in (run / "logs" / "evaluations.jsonl").read_text().splitlines():
-    record = EvaluationRecord.model_validate_json(line)
-    print(f"iteration {record.iteration:4}  {record}")
-
-# %% [markdown]
+# The evaluations that the callback has printed are one line each in `logs/evaluations.jsonl`, and curves in the report.
+# Reconstruction and cycle are differences, so lower is better. Edge agreement is the correlation between the edges of
+# an input and those of its outputs, which says how much of the drawing a translation has kept. The brackets are 95 %
+# intervals; [the tutorial about evaluation](evaluate.py) explains them.
+#
 # ## Resume
 #
 # A run that has ended or was killed continues from its last checkpoint, with the same numbers that an uninterrupted
