@@ -105,27 +105,32 @@ MeasuresKey: TypeAlias = Annotated[list[str] | None, BeforeValidator(_measure_na
 class GeneratorConfig(Section):
     """The sizes of a generator (`gen:`), see appendix B of the MUNIT paper."""
 
-    dim: Channels = Field(64, description="Channels of the first layer.")
-    mlp_dim: Channels = Field(256, description="Channels of the MLP that maps a style code to AdaIN parameters.")
-    style_dim: Channels = Field(8, description="Length of a style code.")
-    activ: Activation = Field("relu", description="Activation function.")
-    n_downsample: int = Field(2, ge=0, le=16, description="Stride-2 convolutions of the content encoder.")
-    n_res: int = Field(4, ge=0, le=1000, description="Residual blocks of the content encoder, and of the decoder.")
-    pad_type: Padding = Field("reflect", description="Padding of convolutions.")
+    dim: Channels = Field(default=64, description="Channels of the first layer.")
+    mlp_dim: Channels = Field(
+        default=256, description="Channels of the MLP that maps a style code to AdaIN parameters."
+    )
+    style_dim: Channels = Field(default=8, description="Length of a style code.")
+    activ: Activation = Field(default="relu", description="Activation function.")
+    n_downsample: int = Field(default=2, ge=0, le=16, description="Stride-2 convolutions of the content encoder.")
+    n_res: int = Field(
+        default=4, ge=0, le=1000, description="Residual blocks of the content encoder, and of the decoder."
+    )
+    pad_type: Padding = Field(default="reflect", description="Padding of convolutions.")
 
 
 class DiscriminatorConfig(Section):
     """The sizes of a multi-scale discriminator (`dis:`)."""
 
-    dim: Channels = Field(64, description="Channels of the first layer.")
+    dim: Channels = Field(default=64, description="Channels of the first layer.")
     norm: Literal["none", "bn", "in", "ln", "sn"] = Field(
-        "none", description="Normalization: batch, instance or layer normalization, spectral normalization, or none."
+        default="none",
+        description="Normalization: batch, instance or layer normalization, spectral normalization, or none.",
     )
-    activ: Activation = Field("lrelu", description="Activation function.")
-    n_layer: Levels = Field(4, description="Stride-2 convolutions per scale.")
-    gan_type: Literal["lsgan", "nsgan", "hinge"] = Field("lsgan", description="Adversarial loss.")
-    num_scales: Levels = Field(3, description="Scales, each with half the resolution of the one before.")
-    pad_type: Padding = Field("reflect", description="Padding of convolutions.")
+    activ: Activation = Field(default="lrelu", description="Activation function.")
+    n_layer: Levels = Field(default=4, description="Stride-2 convolutions per scale.")
+    gan_type: Literal["lsgan", "nsgan", "hinge"] = Field(default="lsgan", description="Adversarial loss.")
+    num_scales: Levels = Field(default=3, description="Scales, each with half the resolution of the one before.")
+    pad_type: Padding = Field(default="reflect", description="Padding of convolutions.")
 
 
 class Config(Section):
