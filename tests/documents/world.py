@@ -36,7 +36,7 @@ CONFIGURATIONS = {
     "demo_cyclegan_noise": "demo_cyclegan_noise",
 }
 """Names of files, and what they are small versions of."""
-SMALL = ["new_size=64", "crop_image_height=64", "crop_image_width=64", "batch_size=2", "display_size=2", "max_iter=2"]
+SMALL = ["new_size=64", "crop_image_height=64", "crop_image_width=64", "batch_size=2", "display_size=1", "max_iter=2"]
 SMALL += ["gen.dim=4", "gen.n_res=1", "gen.mlp_dim=8", "dis.dim=4", "dis.n_layer=2", "dis.num_scales=1"]
 SMALL += ["num_workers=0"]
 
