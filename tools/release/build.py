@@ -29,9 +29,10 @@ OF_TORCH = ("libtorch*.so", "libc10*.so")
 
 
 def run(*command: str | Path, **environment: str) -> None:
-    """Run a command, and end this program if it fails."""
+    """Run a command, which finds the programs of this environment, and end this program if it fails."""
     print("+", *command, flush=True)
-    status = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False).returncode
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    status = subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path, **environment}, check=False).returncode
     if status:
         raise SystemExit(f"{' '.join(map(str, command))} ended with status {status}")
 
