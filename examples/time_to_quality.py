@@ -301,11 +301,16 @@ def run(
 
 
 @app.command()
-def table(output: Output) -> None:
+def table(
+    output: Output, at: Annotated[str | None, typer.Option(help="Minutes of the rows, separated by commas.")] = None
+) -> None:
     """Print the median over the seeds of each arm, and the smallest and largest value."""
+    chosen = None if at is None else {float(minutes) for minutes in at.split(",")}
     print("| arm | minutes | iterations | KID-VGG16 | LPIPS diversity |\n|---|---|---|---|---|")
     for arm, runs in results(output).items():
         for points in zip(*(run["points"] for run in runs), strict=False):
+            if chosen is not None and round(points[0]["minutes"], 1) not in chosen:
+                continue
             kid, diversity = _summary(points, "kid"), _summary(points, "diversity")
             cells = [
                 arm,
@@ -336,6 +341,8 @@ def chart(output: Output, file: Annotated[Path, typer.Option(help="SVG file to w
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_formatter("{x:g}")
     axes[0].legend(frameon=False)
     with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastmunit"}):
         figure.savefig(file, metadata={"Date": None})

@@ -21,6 +21,8 @@ from fastmunit.systems.munit import MUNIT
 from fastmunit.systems.translators import Translator
 from fastmunit.testing.reference_step import reference_step
 
+RECORDED = Path(__file__).parents[2] / "docs/project/time_to_quality"
+
 
 @pytest.fixture(autouse=True)
 def registered_only_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +142,7 @@ def test_the_table_has_medians_and_ranges(run: Callable[..., Result], three_seed
         "| defaults | 0.5 | 7 | 4.00 (2.00 … 6.00) | 0.100 (0.050 … 0.150) |",
         "| defaults | 1.0 | 14 | 2.00 (1.00 … 3.00) | 0.200 (0.100 … 0.300) |",
     ]
+    assert run("table", "--at", "1,5").output.splitlines()[2:] == lines[-1:]
 
 
 def test_the_chart_has_a_line_per_arm(tmp_path: Path, run: Callable[..., Result], three_seeds: None) -> None:
@@ -224,3 +227,13 @@ def test_the_plain_arm_computes_the_reference_step() -> None:
     ours, plain, reference = trainers
     assert torch.equal(plain, reference)
     assert not torch.equal(plain, ours)
+
+
+def test_the_page_has_the_recorded_results() -> None:
+    page = (RECORDED.parent / "time_to_quality.md").read_text()
+    done = CliRunner().invoke(example.app, ["table", "--output", str(RECORDED), "--at", "1.5,3,5"])
+    assert done.exit_code == 0, done.output
+    assert done.output in page
+    for arm, runs in example.results(RECORDED).items():
+        assert len(runs) == 3, arm
+        assert {result["split"] for result in runs} == {"test"}
