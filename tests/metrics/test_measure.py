@@ -25,7 +25,8 @@ DOCUMENT = (Path(__file__).parents[2] / "docs/how_to/evaluation.md").read_text(e
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Write the example of docs/how_to/evaluation.md as a user's module, whose measure is forgotten after the test."""
     monkeypatch.setattr(measure, "_registered", measure.registered())
-    (tmp_path / "brightness.py").write_text(re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)[0])
+    blocks = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    (tmp_path / "brightness.py").write_text(next(block for block in blocks if "@register" in block))
     monkeypatch.syspath_prepend(tmp_path)
     return "brightness"
 

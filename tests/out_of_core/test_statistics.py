@@ -13,7 +13,7 @@ import fastmunit as package
 from fastmunit.errors import DataError
 from fastmunit.out_of_core import local
 from fastmunit.out_of_core.engine import OutOfCoreTranslation, Settings
-from fastmunit.out_of_core.moments import Moments, moments_of, no_moments
+from fastmunit.out_of_core.moments import moments_of, no_moments
 from fastmunit.out_of_core.pixels import TensorSource
 from fastmunit.out_of_core.statistics_file import read_statistics
 from fastmunit.systems.translators import Translator
@@ -50,20 +50,12 @@ def test_moments_of_constant_and_single_pixels() -> None:
     assert both.squares.tolist() == [12, 12]
 
 
-def test_blank_images_have_no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convolutions of tiles round differently, and norms amplify that: without `is_constant`, tiles are visible."""
+def test_blank_images_have_no_tiles() -> None:
+    """On some processors, convolutions of tiles round differently, and norms amplify that unless `is_constant`."""
     for translator in (package.load_translator("fruit", device="cpu"), untrained("cyclegan", torch.float64)):
         image = torch.full((3, 90, 110), 0.3, dtype=translator.dtype)
-        styles = styles_of(translator, 1)
-
-        def contrast(translator: Translator = translator, image: Tensor = image, styles: Tensor = styles) -> float:
-            output = translated(translator, image, styles, (16, 16))
-            return float((output.amax((2, 3)) - output.amin((2, 3))).max())
-
-        assert contrast() < 1e-5
-        with monkeypatch.context() as patch:
-            patch.setattr(Moments, "is_constant", lambda *_: False)
-            assert contrast() > 0.1
+        output = translated(translator, image, styles_of(translator, 1), (16, 16))
+        assert (output.amax((2, 3)) - output.amin((2, 3))).max() < 1e-5
 
 
 def test_what_is_constant() -> None:
