@@ -13,8 +13,8 @@ import pytest
 
 import fastmunit
 from fastmunit import info
+from tests.packaging.checkout import IGNORED, ROOT
 
-ROOT = Path(__file__).parents[2]
 NEEDED = ("pyproject.toml", "setup.py", "README.md", "LICENSE", ".gitattributes", ".git_archival.txt", "tools")
 
 
@@ -51,7 +51,10 @@ def files(tmp_path: Path) -> Path:
     folder = tmp_path / "files"
     folder.mkdir()
     for name in NEEDED:
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=IGNORED)
+        else:
+            shutil.copy(ROOT / name, folder / name)
     return folder
 
 
@@ -84,8 +87,7 @@ def test_shallow_clone_and_archive(checkout: Path, tmp_path: Path) -> None:
     assert version_of(tmp_path / "archive") == "0.1.0"
     git(checkout, "tag", "--delete", "v0.1.0")
     git(tmp_path, "clone", "--quiet", "--depth", "1", checkout.as_uri(), "shallow")
-    # On a busy machine, the clone has been reported as changed, which adds the date; why is not known.
-    assert re.fullmatch(r"0\.1\.dev1\+g[0-9a-f]+(\.d\d{8})?", version_of(tmp_path / "shallow"))
+    assert re.fullmatch(r"0\.1\.dev1\+g[0-9a-f]+", version_of(tmp_path / "shallow"))
 
 
 def test_copy_without_git(files: Path, tmp_path: Path) -> None:
