@@ -7,7 +7,7 @@ minute: KID of VGG-16 features and LPIPS diversity of translations of held-out d
   public trainer in plain PyTorch;
 - defaults: the configuration `demo`, as `fastmunit train` runs it;
 - recipe: the same with all changes of `CHANGES`;
-- the name of one change: the defaults with this change alone;
+- without_lr and the like: the recipe without one of its changes;
 - augment: the recipe with augmented images for the discriminators, for small data;
 - unit, cyclegan, cyclegan_noise, bicyclegan, pix2pix_noise: the demo configurations of the other systems.
 
@@ -96,7 +96,7 @@ class Split(str, Enum):
 
 def arm_names() -> list[str]:
     """Return the names of all arms."""
-    return ["plain", "defaults", "recipe", *CHANGES, "augment", *SYSTEMS]
+    return ["plain", "defaults", "recipe", *(f"without_{name}" for name in CHANGES), "augment", *SYSTEMS]
 
 
 def arm_config(arm: str, iterations: int) -> Config:
@@ -114,10 +114,11 @@ def arm_config(arm: str, iterations: int) -> Config:
         config.system = "munit_plain"
     elif has_fast_bfloat16(torch.device("cpu")):  # as `fastmunit demo` chooses
         config.precision = "bfloat16"
-    for name, changes in CHANGES.items():
-        if arm in (name, "recipe", "augment"):
-            for key, value in changes(iterations).items():
-                setattr(config, key, value)
+    if arm in ("recipe", "augment") or arm.startswith("without_"):
+        for name, changes in CHANGES.items():
+            if arm != f"without_{name}":
+                for key, value in changes(iterations).items():
+                    setattr(config, key, value)
     if arm == "augment":
         config.dis_augment = AUGMENTATION
     return config

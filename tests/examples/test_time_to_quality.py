@@ -199,17 +199,17 @@ def test_the_first_images_are_chosen(demo: Path) -> None:
     assert chosen["testB"] == whole["testB"]
 
 
-def test_each_change_is_an_arm_and_the_recipe_has_all() -> None:
+def test_each_change_is_left_out_by_an_arm() -> None:
     defaults = example.arm_config("defaults", 100).to_dict()
     recipe = example.arm_config("recipe", 100).to_dict()
     changed = {key for key in defaults if defaults[key] != recipe[key]}
-    alone = {}
+    left_out = {}
     for name in example.CHANGES:
-        arm = example.arm_config(name, 100).to_dict()
-        alone[name] = {key for key in defaults if defaults[key] != arm[key]}
-        assert alone[name]
-    assert set.union(*alone.values()) == changed
-    assert sum(map(len, alone.values())) == len(changed)
+        arm = example.arm_config(f"without_{name}", 100).to_dict()
+        left_out[name] = {key for key in defaults if recipe[key] != arm[key]}
+        assert left_out[name] and all(arm[key] == defaults[key] for key in left_out[name])
+    assert set.union(*left_out.values()) == changed
+    assert sum(map(len, left_out.values())) == len(changed)
     augmented = example.arm_config("augment", 100).to_dict()
     assert {key for key in defaults if recipe[key] != augmented[key]} == {"dis_augment"}
     with pytest.raises(FastmunitError, match="none of plain, defaults, recipe"):
