@@ -67,26 +67,27 @@ clean:  ## Remove what building and testing left; runs/ and .venv stay
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch first: the build then uses it instead of fetching a second one for its isolated environment.
+# torch first: the build then uses it instead of fetching a second one for its isolated environment. The other targets
+# name the installed package, so that they add the requirements of an extra without compiling again.
 $(VENV)/.fastmunit: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet "torch>=2.10" torchvision
 	$(BIN)/python -m pip install --quiet -e .
 	@touch $@
 
 $(VENV)/.fastmunit-test: $(VENV)/.fastmunit
-	$(BIN)/python -m pip install --quiet -e ".[test]"
+	$(BIN)/python -m pip install --quiet "fastmunit[test]"
 	-$(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 11))" && $(BIN)/python -m pip install --quiet --no-deps \
 	    --ignore-requires-python "ttsem==0.1.0"  # asks for 3.12, runs on 3.11
 	@touch $@
 
 $(VENV)/.fastmunit-dev: $(VENV)/.fastmunit-test
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet "fastmunit[dev]"
 	@touch $@
 
 $(VENV)/.fastmunit-release: $(VENV)/.fastmunit
-	$(BIN)/python -m pip install --quiet -e ".[release]"
+	$(BIN)/python -m pip install --quiet "fastmunit[release]"
 	@touch $@
 
 $(VENV)/.fastmunit-docs: $(VENV)/.fastmunit
-	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/python -m pip install --quiet "fastmunit[docs]"
 	@touch $@
