@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from fastmunit.distributed.heartbeat import Heartbeat
+from fastmunit.distributed.leaving import leave_at_exit
 from fastmunit.errors import ConfigError, RankError
 from fastmunit.memory import first_line
 
@@ -72,6 +73,8 @@ def setup(timeout: float | None = None, device: str = "auto") -> torch.device:
         else:
             backend, limit = "gloo", wait
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
+        if backend == "gloo":  # NCCL may wait for a process that has failed
+            leave_at_exit()
         if world > 1:
             _start_heartbeat(rank, world, wait, _start)
     except (RuntimeError, ValueError) as error:  # ValueError: the processes disagree on their number
