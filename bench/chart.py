@@ -202,8 +202,8 @@ def _rounded(value: float) -> float:
 
 
 def main() -> None:
-    """Write the charts, the text and the headlines of the README."""
-    from bench import headlines
+    """Write the charts, the text, the headlines of the README and the durations of trainings."""
+    from bench import durations, headlines
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=Path, help="JSON of pytest-benchmark")
@@ -217,6 +217,7 @@ def main() -> None:
         (CHARTS / f"{chart}.svg").write_text(svg(figures, chart))
     TEXT.write_text(with_sections(TEXT.read_text(), figures))
     headlines.README.write_text(headlines.with_headlines(headlines.README.read_text(), figures))
+    durations.PAGE.write_text(durations.with_durations(durations.PAGE.read_text(), figures))
 
 
 if __name__ == "__main__":

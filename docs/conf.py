@@ -54,7 +54,7 @@ toc_object_entries_show_parents = "hide"
 doctest_global_setup = "import torch\n\nimport fastmunit"
 
 html_theme = "furo"
-html_title = f"fastmunit {release}"
+html_title = "fastmunit " + release.partition("+")[0]  # without the commit, which has no place to break
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
 html_copy_source = False

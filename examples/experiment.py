@@ -56,8 +56,16 @@ class Results:
         write_text(self.path(arm, seed), json.dumps(content, indent=1) + "\n")
 
 
-def train_run(config: Config, folder: Path, device: str, callbacks: Sequence[Callback] = ()) -> Path:
+def train_run(
+    config: Config,
+    folder: Path,
+    device: str,
+    callbacks: Sequence[Callback] = (),
+    data: Mapping[str, Sequence[Path]] | None = None,
+) -> Path:
     """Train to `config.max_iter`, continuing an earlier training in the run folder. Return the run folder.
+
+    Without `data`, images are those of the folders that the configuration names.
 
     Raises:
         typer.Exit: If a signal stopped the training; the status is that of Ctrl-C in a shell.
@@ -65,7 +73,7 @@ def train_run(config: Config, folder: Path, device: str, callbacks: Sequence[Cal
     run = RunFolder(folder)
     resume = run.config.is_file()
     bar = ProgressBar()
-    result = train(config, run.root, resume=resume, device=device, keep=1, callbacks=[bar, *callbacks])
+    result = train(config, run.root, data=data, resume=resume, device=device, keep=1, callbacks=[bar, *callbacks])
     if result.interrupted:
         print("Stopped; run the same command to continue.")
         raise typer.Exit(130)

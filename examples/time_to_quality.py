@@ -42,6 +42,7 @@ import typer
 from torch import Tensor
 
 import fastmunit
+from examples.experiment import train_run
 from fastmunit import Config, data
 from fastmunit.errors import FastmunitError
 from fastmunit.files import write_text
@@ -50,7 +51,6 @@ from fastmunit.metrics.distances import kernel_estimate
 from fastmunit.metrics.diversity import pair_distances
 from fastmunit.metrics.features import FeatureNet, features_of
 from fastmunit.metrics.lpips import LPIPS
-from fastmunit.runs import ProgressBar, RunFolder
 from fastmunit.runs.callbacks import Callback, Status
 from fastmunit.runs.device import has_fast_bfloat16
 from fastmunit.systems.base import System
@@ -289,32 +289,27 @@ def run(
             if measuring.done:
                 continue
             print(f"{arm}, seed {seed}: {config.max_iter:,} iterations", flush=True)
-            folder = RunFolder(output / "runs" / arm / str(seed))
-            fastmunit.train(
-                config,
-                folder.root,
-                data=images(unpack(output, config.pairs), split, images_per_domain),
-                device="cpu",
-                keep=1,
-                resume=folder.config.exists(),
-                callbacks=[ProgressBar(timed=False), measuring],
-            )
+            chosen = images(unpack(output, config.pairs), split, images_per_domain)
+            train_run(config, output / "runs" / arm / str(seed), "cpu", [measuring], chosen)
 
 
 @app.command()
 def table(
-    output: Output, at: Annotated[str | None, typer.Option(help="Minutes of the rows, separated by commas.")] = None
+    output: Output,
+    arms: Arms | None = None,
+    at: Annotated[str | None, typer.Option(help="Minutes of the rows, separated by commas.")] = None,
 ) -> None:
-    """Print the median over the seeds of each arm, and the smallest and largest value."""
+    """Print the median over the seeds of each arm, and the smallest and largest value; of one seed, its interval."""
     chosen = None if at is None else {float(minutes) for minutes in at.split(",")}
-    print("| arm | minutes | iterations | KID-VGG16 | LPIPS diversity |\n|---|---|---|---|---|")
-    for arm, runs in results(output).items():
+    print("| arm | seeds | minutes | iterations | KID-VGG16 | LPIPS diversity |\n|---|---|---|---|---|---|")
+    for arm, runs in results(output, arms).items():
         for points in zip(*(run["points"] for run in runs), strict=False):
             if chosen is not None and round(points[0]["minutes"], 1) not in chosen:
                 continue
             kid, diversity = _summary(points, "kid"), _summary(points, "diversity")
             cells = [
                 arm,
+                f"{len(runs)}",
                 f"{points[0]['minutes']:.1f}",
                 f"{points[0]['iterations']:,}",
                 f"{kid[1]:.2f} ({kid[0]:.2f} … {kid[2]:.2f})",
@@ -324,15 +319,19 @@ def table(
 
 
 @app.command()
-def chart(output: Output, file: Annotated[Path, typer.Option(help="SVG file to write.", metavar="FILE")]) -> None:
-    """Draw KID and diversity over minutes: the median over the seeds, and the range from smallest to largest."""
+def chart(
+    output: Output,
+    file: Annotated[Path, typer.Option(help="SVG file to write.", metavar="FILE")],
+    arms: Arms | None = None,
+) -> None:
+    """Draw KID and diversity over minutes: the values of `table`, as lines and bands."""
     try:
         from matplotlib import pyplot
     except ImportError as error:
         raise FastmunitError('the chart needs matplotlib: pip install "fastmunit[examples]".') from error
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axis, name, label in zip(axes, ("kid", "diversity"), ("KID-VGG16", "LPIPS diversity"), strict=True):
-        for arm, runs in results(output).items():
+        for arm, runs in results(output, arms).items():
             together = list(zip(*(run["points"] for run in runs), strict=False))
             minutes = [points[0]["minutes"] for points in together]
             low, median, high = zip(*(_summary(points, name) for points in together), strict=True)
@@ -349,8 +348,12 @@ def chart(output: Output, file: Annotated[Path, typer.Option(help="SVG file to w
         figure.savefig(file, metadata={"Date": None})
 
 
-def results(output: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the results of each arm, one per seed, in the order of `arm_names`.
+def results(output: Path, arms: str | None = None) -> dict[str, list[dict[str, Any]]]:
+    """Return the results of each arm, one per seed.
+
+    Args:
+        output: Folder of the experiment.
+        arms: Names, separated by commas. None is all arms that have results, in the order of `arm_names`.
 
     Raises:
         FastmunitError: If there are none.
@@ -359,14 +362,23 @@ def results(output: Path) -> dict[str, list[dict[str, Any]]]:
     for file in sorted((output / RESULTS).glob("*.json")):
         result = json.loads(file.read_text())
         found[result["arm"]].append(result)
-    if not found:
-        raise FastmunitError(f"{output / RESULTS} has no results: use `run` first.")
-    return {arm: found[arm] for arm in arm_names() if arm in found}
+    wanted = [arm for arm in arm_names() if arm in found] if arms is None else arms.split(",")
+    missing = [arm for arm in wanted if arm not in found]
+    if missing or not wanted:
+        raise FastmunitError(
+            f"{output / RESULTS} has no results of {', '.join(missing) or 'any arm'}: use `run` first."
+        )
+    return {arm: found[arm] for arm in wanted}
 
 
 def _summary(points: Sequence[dict[str, Any]], name: str) -> tuple[float, float, float]:
-    """Return the smallest value of one measure over the seeds, the median, and the largest."""
+    """Return the smallest value of one measure over the seeds, the median, and the largest.
+
+    With one seed, they are the ends of its interval, and its value.
+    """
     values = [point[name]["value"] for point in points]
+    if len(points) == 1:
+        return points[0][name]["low"], values[0], points[0][name]["high"]
     return min(values), statistics.median(values), max(values)
 
 

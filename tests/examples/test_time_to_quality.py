@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,21 @@ def test_a_killed_run_continues(tmp_path: Path, run: Callable[..., Result], monk
     assert [point["iterations"] for point in result(tmp_path, "plain")["points"]] == [2, 4]
 
 
+def test_a_signal_ends_the_experiment(
+    tmp_path: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = example.Measuring.iteration
+
+    def stop(self: example.Measuring, status: Status, trainer: Any) -> None:
+        measure(self, status, trainer)
+        if status.iterations == 1:  # a second signal would end the process at once
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(example.Measuring, "iteration", stop)
+    assert run("run", *SHORT).exit_code == 130
+    assert not (tmp_path / "runs" / "recipe").exists()
+
+
 def test_results_of_other_settings_are_kept(tmp_path: Path, run: Callable[..., Result]) -> None:
     assert run("run", *SHORT).exit_code == 0
     before = result(tmp_path, "plain")
@@ -141,10 +157,17 @@ def three_seeds(tmp_path: Path) -> None:
 def test_the_table_has_medians_and_ranges(run: Callable[..., Result], three_seeds: None) -> None:
     lines = run("table").output.splitlines()
     assert lines[-2:] == [
-        "| defaults | 0.5 | 7 | 4.00 (2.00 … 6.00) | 0.100 (0.050 … 0.150) |",
-        "| defaults | 1.0 | 14 | 2.00 (1.00 … 3.00) | 0.200 (0.100 … 0.300) |",
+        "| defaults | 3 | 0.5 | 7 | 4.00 (2.00 … 6.00) | 0.100 (0.050 … 0.150) |",
+        "| defaults | 3 | 1.0 | 14 | 2.00 (1.00 … 3.00) | 0.200 (0.100 … 0.300) |",
     ]
     assert run("table", "--at", "1,5").output.splitlines()[2:] == lines[-1:]
+    assert "has no results of plain: use `run` first" in str(run("table", "--arms", "defaults,plain").exception)
+
+
+def test_the_table_has_the_interval_of_a_single_seed(tmp_path: Path, run: Callable[..., Result]) -> None:
+    assert run("run", *SHORT).exit_code == 0
+    lines = run("table", "--arms", "recipe", "--at", "2").output.splitlines()
+    assert lines[2:] == ["| recipe | 1 | 2.0 | 2 | 2.67 (1.00 … 9.00) | 0.100 (0.050 … 0.200) |"]
 
 
 def test_the_chart_has_a_line_per_arm(tmp_path: Path, run: Callable[..., Result], three_seeds: None) -> None:
