@@ -8,7 +8,7 @@ minute: KID of VGG-16 features and LPIPS diversity of translations of held-out d
 - defaults: the configuration `demo`, as `fastmunit train` runs it;
 - recipe: the same with all changes of `CHANGES`;
 - without_lr and the like: the recipe without one of its changes;
-- augment: the recipe with augmented images for the discriminators, for small data;
+- augment, translation: the recipe with augmented images for the discriminators, by all policies or one, for small data;
 - unit, cyclegan, cyclegan_noise, bicyclegan, pix2pix_noise: the demo configurations of the other systems.
 
 Minutes are iterations times the seconds per iteration of the arm, which `calibrate` measures on a machine with nothing
@@ -74,7 +74,8 @@ CHANGES: dict[str, Callable[[int], dict[str, Any]]] = {
     "decay": lambda iterations: {"lr_policy": "linear", "step_size": max(1, iterations // 2)},
 }
 """The changes of the recipe, as keys of the configuration for a training of so many iterations."""
-AUGMENTATION = ["color", "translation", "cutout"]
+AUGMENTATION = {"augment": ["color", "translation", "cutout"], "translation": ["translation"]}
+"""Arms of the recipe with augmentation, and their policies."""
 SYSTEMS = ("unit", "cyclegan", "cyclegan_noise", "bicyclegan", "pix2pix_noise")
 """The arms that train with the demo configurations of these names."""
 
@@ -96,7 +97,7 @@ class Split(str, Enum):
 
 def arm_names() -> list[str]:
     """Return the names of all arms."""
-    return ["plain", "defaults", "recipe", *(f"without_{name}" for name in CHANGES), "augment", *SYSTEMS]
+    return ["plain", "defaults", "recipe", *(f"without_{name}" for name in CHANGES), *AUGMENTATION, *SYSTEMS]
 
 
 def arm_config(arm: str, iterations: int) -> Config:
@@ -114,13 +115,12 @@ def arm_config(arm: str, iterations: int) -> Config:
         config.system = "munit_plain"
     elif has_fast_bfloat16(torch.device("cpu")):  # as `fastmunit demo` chooses
         config.precision = "bfloat16"
-    if arm in ("recipe", "augment") or arm.startswith("without_"):
+    if arm in ("recipe", *AUGMENTATION) or arm.startswith("without_"):
         for name, changes in CHANGES.items():
             if arm != f"without_{name}":
                 for key, value in changes(iterations).items():
                     setattr(config, key, value)
-    if arm == "augment":
-        config.dis_augment = AUGMENTATION
+    config.dis_augment = AUGMENTATION.get(arm, [])
     return config
 
 
