@@ -1,4 +1,4 @@
-"""The README's figures are what `bench.chart` writes, and its badges say what pyproject.toml says."""
+"""Figures of the README and of the guides are what `bench.chart` writes, and badges say what pyproject.toml says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import json
 import re
 
-from bench import chart, headlines
+from bench import chart, durations, headlines
 from tests.documents.blocks import ROOT
 
 README = headlines.README.read_text(encoding="utf-8")
@@ -15,6 +15,19 @@ FIGURES = json.loads(chart.FIGURES.read_text(encoding="utf-8"))
 
 def test_headlines_are_up_to_date() -> None:
     assert headlines.with_headlines(README, FIGURES) == README, "run python -m bench.chart"
+
+
+def test_durations_are_up_to_date() -> None:
+    page = durations.PAGE.read_text(encoding="utf-8")
+    assert durations.with_durations(page, FIGURES) == page, "run python -m bench.chart"
+
+
+def test_durations_are_iterations_times_a_step() -> None:
+    figures = copy.deepcopy(FIGURES)
+    for panel in figures["charts"]["step_time"]["panels"]:
+        panel["values"]["bfloat16"] = {"ms": 36, "s": 0.036}[panel["unit"]]
+    *_, line = durations.table(figures).splitlines()
+    assert line.endswith("| 6 min 0 s | 1 h 0 min | 10 h 0 min |")
 
 
 def test_what_has_no_figure_was_not_measured() -> None:
