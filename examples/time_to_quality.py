@@ -327,6 +327,7 @@ def chart(
     """Draw KID and diversity over minutes: the values of `table`, as lines and bands."""
     try:
         from matplotlib import pyplot
+        from matplotlib.ticker import LogLocator, NullLocator
     except ImportError as error:
         raise FastmunitError('the chart needs matplotlib: pip install "fastmunit[examples]".') from error
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
@@ -341,8 +342,9 @@ def chart(
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0].yaxis.set_major_formatter("{x:g}")
-    axes[0].yaxis.set_minor_formatter("{x:g}")
+    axes[0].yaxis.set_minor_locator(NullLocator())
     axes[0].legend(frameon=False)
     with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastmunit"}):
         figure.savefig(file, metadata={"Date": None})

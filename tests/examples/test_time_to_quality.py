@@ -259,8 +259,9 @@ def test_the_plain_arm_computes_the_reference_step() -> None:
 @pytest.mark.parametrize(
     "folder, page, options",
     [
-        (".", "project/time_to_quality.md", ["--arms", "plain,defaults,recipe", "--at", "1.5,3,5"]),
+        (".", "project/time_to_quality.md", ["--arms", "plain,defaults,recipe,without_lr", "--at", "1.5,3,5"]),
         ("ablation", "project/time_to_quality.md", ["--at", "1.5"]),
+        ("small_data", "how_to/small_data.md", []),
     ],
 )
 def test_pages_have_the_recorded_results(folder: str, page: str, options: list[str]) -> None:
