@@ -257,7 +257,7 @@ def test_the_plain_arm_computes_the_reference_step() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder, page, options",
+    ("folder", "page", "options"),
     [
         (".", "project/time_to_quality.md", ["--arms", "plain,defaults,recipe,without_lr", "--at", "1.5,3,5"]),
         ("ablation", "project/time_to_quality.md", ["--at", "1.5"]),
