@@ -5,7 +5,7 @@ minute: KID of VGG-16 features and LPIPS diversity of translations of held-out d
 
 - plain: every iteration is `fastmunit.testing.reference_step`, in float32: the computations of the
   public trainer in plain PyTorch;
-- defaults: the configuration `demo`, as `fastmunit train` runs it;
+- defaults: the configuration `demo`, in bfloat16 where the processor is fast at it, as `fastmunit demo` runs it;
 - recipe: the same with all changes of `CHANGES`;
 - without_lr and the like: the recipe without one of its changes;
 - augment, translation: the recipe with augmented images for the discriminators, by all policies or one, for small data;

@@ -81,6 +81,17 @@ def _device_lines() -> list[str]:
     return lines
 
 
+def _bfloat16_line() -> str:
+    """Return the line about matrix instructions for bfloat16, without which `precision: bfloat16` is slow."""
+    import torch
+
+    from fastmunit.runs.device import has_fast_bfloat16
+
+    places = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    found = [f"{place} {'yes' if has_fast_bfloat16(torch.device(place)) else 'no'}" for place in places]
+    return f"fast in bfloat16   {', '.join(found)}"
+
+
 def _model_line() -> str:
     from fastmunit.model_folder.load import packaged
 
@@ -91,7 +102,8 @@ def report() -> str:
     """Return the text that `python -m fastmunit.info` prints.
 
     It lists versions, the build options of the native extension, the implementation that "auto" selects on each device
-    and why others are unavailable, the CUDA devices, and the packaged models. The CUDA driver is queried for them.
+    and why others are unavailable, the CUDA devices, where bfloat16 is fast, and the packaged models. The CUDA driver
+    is queried for them.
     """
     import torch
 
@@ -105,6 +117,7 @@ def report() -> str:
         *_build_lines(),
         *_implementation_lines(),
         *_device_lines(),
+        _bfloat16_line(),
         _model_line(),
     ]
     return "\n".join(lines)

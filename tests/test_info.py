@@ -8,6 +8,7 @@ import torch
 
 from fastmunit import info
 from fastmunit.ops.availability import automatic, extension
+from fastmunit.runs.device import has_fast_bfloat16
 
 
 def test_report_lists_what_runs():
@@ -22,6 +23,7 @@ def test_report_lists_what_runs():
         assert f"in use: {config['simd_in_use']}" in report
     if not torch.cuda.is_available():
         assert "CUDA devices       none" in report
+    assert f"fast in bfloat16   cpu {'yes' if has_fast_bfloat16(torch.device('cpu')) else 'no'}" in report
     of_float64 = automatic("cuda", "fused_norm", float64=True)
     assert ("fused_norm of float64" in report) == (of_float64 != automatic("cuda"))
 

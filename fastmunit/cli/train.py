@@ -132,7 +132,7 @@ def train(
 
     fastmunit train --output runs/shoes --resume
 
-    fastmunit train --config edges2shoes --data datasets/edges2shoes --output runs/shoes --devices 4
+    fastmunit train --config edges2shoes --data datasets/edges2shoes --output runs/shoes --devices 4 --set batch_size=4
 
     fastmunit train --config edges2shoes --data boots --output runs/boots --init runs/shoes/checkpoints/gen_01000000.pt
 

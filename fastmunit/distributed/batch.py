@@ -43,7 +43,7 @@ def require_divisible(count: int, parts: int = 1, processes: int | None = None) 
     if count % unit == 0:
         return
     nearest = [size for size in (count // unit * unit, (count // unit + 1) * unit) if size > 0]
-    divided = f"{processes} processes" + (f", each in {parts} parts," if parts > 1 else "")
+    divided = f"{processes} process{'es' if processes > 1 else ''}" + (f" with {parts} parts each" if parts > 1 else "")
     raise ConfigError(
         f"batch_size {count} counts the images of all processes and does not divide equally by {divided}: set it to "
         f"{' or '.join(map(str, nearest))}."

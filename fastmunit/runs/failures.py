@@ -12,8 +12,9 @@ from fastmunit.errors import TrainingError
 from fastmunit.memory import first_line, is_out_of_memory
 
 _LESS_MEMORY = (
-    "Lower batch_size, or crop_image_height and crop_image_width (and new_size); or keep them and set micro_batches=2 "
-    "or more (the same step in parts) or checkpointing=true (the same step, slower), each with --set KEY=VALUE."
+    "Lower batch_size, or crop_image_height and crop_image_width (and new_size); or keep them and set "
+    "checkpointing=true (the same step, slower) or, if batch_size is 2 or more, micro_batches=2 or more (the same step "
+    "in parts), each with --set KEY=VALUE."
 )
 
 
