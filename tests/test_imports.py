@@ -75,7 +75,7 @@ LAYERS = {
     "files": {"errors"},
     "memory": {"errors"},
     "distributed": {"errors", "memory"},
-    "info": {"ops", "model_folder", "errors"},
+    "info": {"ops", "model_folder", "runs", "errors"},
 }
 
 

@@ -117,6 +117,8 @@ def opened_video(path: str | os.PathLike[str], max_pixels: int | None = None) ->
         pass
     # Decoders allocate for larger sizes than those of pictures.
     bounded = {"max_pixels": str(int(min(4 * limit + 2**20, 2**31 - 1)))}
+    # PyAV 19 has no choice of what happens to metadata that are not UTF-8.
+    lenient: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     with Path(path).open("rb") as file:
         with _reading(path):
             container = av.open(
@@ -124,7 +126,7 @@ def opened_video(path: str | os.PathLike[str], max_pixels: int | None = None) ->
                 "r",
                 options=bounded,
                 container_options={"format_whitelist": _DEMUXERS},
-                metadata_errors="replace",
+                **lenient,
                 buffer_size=1 << 20,
                 io_open=_no_other_file,
             )
