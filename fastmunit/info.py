@@ -87,7 +87,8 @@ def _bfloat16_line() -> str:
 
     from fastmunit.runs.device import has_fast_bfloat16
 
-    places = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    places = ["cpu", *(f"cuda:{index}" for index in range(count))]
     found = [f"{place} {'yes' if has_fast_bfloat16(torch.device(place)) else 'no'}" for place in places]
     return f"fast in bfloat16   {', '.join(found)}"
 
