@@ -70,7 +70,11 @@ def _pair(value: Any) -> list[float] | None:
 
 
 def _policies(value: Any) -> list[str]:
-    """Return a list of different names of policies of augmentation, in the order in which they are applied."""
+    """Return a list of different names of policies of augmentation, in the order in which they are applied.
+
+    A text is split at commas, as that of `eval_metrics` is.
+    """
+    value = _split(value)
     texts = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
     if not texts or len(set(value)) < len(value) or not set(value) <= set(_POLICIES):
         raise ValueError(f"expected a list of {', '.join(_POLICIES)}, each at most once")
@@ -91,7 +95,11 @@ def _names(value: Any) -> Any:
 
 def _measure_names(value: Any) -> Any:
     """Return None or a list of different texts. A text is split at commas, as the option --metrics is."""
-    return _names([name.strip() for name in value.split(",")] if isinstance(value, str) else value)
+    return _names(_split(value))
+
+
+def _split(value: Any) -> Any:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
 RangeKey: TypeAlias = Annotated[Literal["auto"] | list[float] | list[list[float]] | None, BeforeValidator(_value_range)]

@@ -155,9 +155,11 @@ def _remove_previous_demo(output: Path, minutes: float, seed: int) -> None:
 
     folder = RunFolder(output)
     if (output / _MARKER).is_file():
+        earlier = [folder.checkpoints, folder.images, folder.logs, folder.config, folder.report]
+        earlier += [output / "samples.png", folder.evaluation]
         with folder.lock():
-            earlier = (folder.checkpoints, folder.images, folder.logs, folder.config, folder.report)
-            for path in (*earlier, output / "samples.png"):
+            folder.require_unused((*_ALLOWED, *(path.name for path in earlier)))
+            for path in earlier:
                 remove(path)
     else:
         folder.require_unused()

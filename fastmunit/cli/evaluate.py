@@ -122,7 +122,7 @@ def evaluate(
     from fastmunit.metrics.evaluate import require_possible
     from fastmunit.metrics.inspection import inspect as run_inspection
     from fastmunit.metrics.load import load_measures
-    from fastmunit.runs import resolve_device
+    from fastmunit.runs import RunFolder, resolve_device
     from fastmunit.styles.sampling import draw_from_file
     from fastmunit.systems import registry
     from fastmunit.translation.translate import find_checkpoint, load_translator, own_direction
@@ -148,7 +148,7 @@ def evaluate(
         if output is None:
             if not checkpoint.is_dir():
                 raise FastmunitError(f"give --output: the folder to write {scores} and {page} into.")
-            output = run / "evaluation"
+            output = RunFolder(run).evaluation
         if main:
             require_writable(output / scores, output / page)
         images = given_images(settings)

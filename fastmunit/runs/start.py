@@ -122,6 +122,8 @@ def train(
         trainer = system(config)
         checkpoint.load_initial_weights(trainer, init, init_dis)
         trainer = trainer.to(place)
+        if config.eval_metrics is not None and config.eval_iter is None:
+            hooks.message("eval_metrics is set, but eval_iter is not: this run has no evaluations.")
         evaluator = None if config.eval_iter is None else Evaluator(config, trainer, given, hooks.message)
         distributed.on_first(lambda: _create(folder))
         with folder.lock() if ranks.main else nullcontext():

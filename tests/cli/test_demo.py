@@ -49,10 +49,19 @@ def test_demo_writes_a_report_and_samples_and_can_run_again(fastmunit: Command, 
     assert json.loads((folder / "demo.json").read_text())["made_by"] == "fastmunit demo"
     assert newest(folder) == 4
     (folder / "checkpoints/gen_00000099.pt").write_bytes(b"of an earlier demo")
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation/evaluation.json").write_text("of an earlier demo")
     outcome = fastmunit("demo", "--output", folder, "--device", "cpu", "--seed", 1)
     assert outcome.status == 0, outcome.err
     assert Config.load(folder / "config.yaml").seed == 1
     assert not (folder / "checkpoints/gen_00000099.pt").exists()
+    assert not (folder / "evaluation").exists()
+    (folder / "mine.txt").write_text("mine")
+    names = sorted(path.name for path in folder.rglob("*"))
+    outcome = fastmunit("demo", "--output", folder, "--device", "cpu")
+    assert outcome.status == 1
+    assert "is not empty (mine.txt)" in outcome.err
+    assert sorted(path.name for path in folder.rglob("*")) == names
 
 
 def test_a_configuration_already_chooses_the_system(fastmunit: Command, tmp_path: Path) -> None:

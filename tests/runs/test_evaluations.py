@@ -279,6 +279,12 @@ def no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(imagenet.WEIGHTS_VARIABLE, raising=False)
 
 
+def test_measures_without_an_interval_are_named(images: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    train(evaluated(images, eval_iter=None, max_iter=1), tmp_path / "run", device="cpu", callbacks=[recorder])
+    assert "eval_metrics is set, but eval_iter is not: this run has no evaluations." in recorder.messages
+
+
 @pytest.mark.usefixtures("no_download")
 def test_without_weights_the_run_says_what_it_leaves_out(images: Path, tmp_path: Path) -> None:
     recorder = Recorder()

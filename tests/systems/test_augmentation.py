@@ -159,7 +159,10 @@ def test_pixels_without_a_value_spread_no_further_than_the_colors() -> None:
     [
         ({"dis_augment": ["colors"]}, "dis_augment.*a list of color, translation, cutout"),
         ({"dis_augment": ["color", "color"]}, "dis_augment.*each at most once"),
-        ({"dis_augment": "color"}, "dis_augment.*a list of color"),
+        ({"dis_augment": "colors"}, "dis_augment.*a list of color"),
+        ({"dis_augment": "color,color"}, "dis_augment.*each at most once"),
+        ({"dis_augment": ""}, "dis_augment.*a list of color"),
+        ({"dis_augment": 1}, "dis_augment.*a list of color"),
         ({"dis_augment": [["color"]]}, "dis_augment.*a list of color"),
         ({"dis_augment_target": 0.6}, "dis_augment_target needs dis_augment"),
         ({"dis_augment": ["color"], "dis_augment_target": 1}, "dis_augment_target"),
@@ -179,6 +182,8 @@ def test_wrong_keys_are_refused(values: dict[str, object], problem: str) -> None
 def test_the_order_of_policies_has_no_meaning() -> None:
     assert Config.load("demo", ["dis_augment=[cutout, color]"]).dis_augment == ["color", "cutout"]
     assert Config.from_dict({"dis_augment": ("translation",)}).dis_augment == ["translation"]
+    assert Config.load("demo", ["dis_augment=color"]).dis_augment == ["color"]
+    assert Config.load("demo", ["dis_augment=cutout,color"]).dis_augment == ["color", "cutout"]
     assert Config().dis_augment == []
 
 

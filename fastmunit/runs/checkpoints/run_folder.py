@@ -32,6 +32,7 @@ class RunFolder:
         self.evaluations = self.logs / "evaluations.jsonl"
         self.best = self.checkpoints / "best.json"
         self.report = self.root / "report.html"
+        self.evaluation = self.root / "evaluation"
 
     @property
     def page(self) -> Path:
