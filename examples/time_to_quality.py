@@ -9,6 +9,7 @@ minute: KID of VGG-16 features and LPIPS diversity of translations of held-out d
 - recipe: the same with all changes of `CHANGES`;
 - without_lr and the like: the recipe without one of its changes;
 - augment, translation: the recipe with augmented images for the discriminators, by all policies or one, for small data;
+- adaptive: the same by all policies with an adaptive probability; r1: the recipe with the R1 penalty;
 - unit, cyclegan, cyclegan_noise, bicyclegan, pix2pix_noise: the demo configurations of the other systems.
 
 Minutes are iterations times the seconds per iteration of the arm, which `calibrate` measures on a machine with nothing
@@ -74,8 +75,14 @@ CHANGES: dict[str, Callable[[int], dict[str, Any]]] = {
     "decay": lambda iterations: {"lr_policy": "linear", "step_size": max(1, iterations // 2)},
 }
 """The changes of the recipe, as keys of the configuration for a training of so many iterations."""
-AUGMENTATION = {"augment": ["color", "translation", "cutout"], "translation": ["translation"]}
-"""Arms of the recipe with augmentation, and their policies."""
+_POLICIES = ["color", "translation", "cutout"]
+SMALL_DATA: dict[str, dict[str, Any]] = {
+    "augment": {"dis_augment": _POLICIES},
+    "translation": {"dis_augment": ["translation"]},
+    "adaptive": {"dis_augment": _POLICIES, "dis_augment_target": 0.1, "dis_augment_ramp": 5000},
+    "r1": {"r1_w": 10},
+}
+"""Arms of the recipe with a key against discriminators that overfit."""
 SYSTEMS = ("unit", "cyclegan", "cyclegan_noise", "bicyclegan", "pix2pix_noise")
 """The arms that train with the demo configurations of these names."""
 
@@ -97,7 +104,7 @@ class Split(str, Enum):
 
 def arm_names() -> list[str]:
     """Return the names of all arms."""
-    return ["plain", "defaults", "recipe", *(f"without_{name}" for name in CHANGES), *AUGMENTATION, *SYSTEMS]
+    return ["plain", "defaults", "recipe", *(f"without_{name}" for name in CHANGES), *SMALL_DATA, *SYSTEMS]
 
 
 def arm_config(arm: str, iterations: int) -> Config:
@@ -115,12 +122,13 @@ def arm_config(arm: str, iterations: int) -> Config:
         config.system = "munit_plain"
     elif has_fast_bfloat16(torch.device("cpu")):  # as `fastmunit demo` chooses
         config.precision = "bfloat16"
-    if arm in ("recipe", *AUGMENTATION) or arm.startswith("without_"):
+    if arm in ("recipe", *SMALL_DATA) or arm.startswith("without_"):
         for name, changes in CHANGES.items():
             if arm != f"without_{name}":
                 for key, value in changes(iterations).items():
                     setattr(config, key, value)
-    config.dis_augment = AUGMENTATION.get(arm, [])
+    for key, value in SMALL_DATA.get(arm, {}).items():
+        setattr(config, key, value)
     return config
 
 

@@ -233,10 +233,9 @@ def test_each_change_is_left_out_by_an_arm() -> None:
         assert left_out[name] and all(arm[key] == defaults[key] for key in left_out[name])
     assert set.union(*left_out.values()) == changed
     assert sum(map(len, left_out.values())) == len(changed)
-    for name, policies in example.AUGMENTATION.items():
-        augmented = example.arm_config(name, 100).to_dict()
-        assert {key for key in defaults if recipe[key] != augmented[key]} == {"dis_augment"}
-        assert augmented["dis_augment"] == policies
+    for name, changes in example.SMALL_DATA.items():
+        arm = example.arm_config(name, 100).to_dict()
+        assert {key: arm[key] for key in defaults if recipe[key] != arm[key]} == changes
     with pytest.raises(FastmunitError, match="none of plain, defaults, recipe"):
         example.arm_config("best", 100)
 
