@@ -129,23 +129,31 @@ def bench_step_rest(count):
 
 TRAINING = """
 import sys
-import torch
-from fastmunit.config import Config
-from fastmunit.systems.munit import MUNIT
-from fastmunit.testing.reference_step import reference_step
-precision, plain = sys.argv[1], sys.argv[2] == "plain"
-trainer = MUNIT(Config.load("edges2shoes", [f"precision={precision}"]), fused_adam=not plain)
-x_a, x_b = (torch.rand(1, 3, 256, 256) * 2 - 1 for _ in range(2))
+from bench.steps import compile_as_a_user_would, images, our_step, plain_step, trainer_of
+precision, form = sys.argv[1:]
+trainer = trainer_of(precision, fused_adam=form == "ours")
+if form == "compiled":
+    compile_as_a_user_would(trainer, dynamic=False)
+batch = images()
 for _ in range(2):
-    reference_step(trainer, x_a, x_b) if plain else trainer.step(x_a, x_b)
+    our_step(trainer, *batch) if form == "ours" else plain_step(trainer, *batch)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak.split()[1]) * 1024)
 """
+ROOT = Path(__file__).parents[1]
+TRAININGS = (
+    ("reference_step", "bfloat16", "plain"),
+    ("reference_step with torch.compile", "bfloat16", "compiled"),
+    ("fastmunit", "float32", "ours"),
+    ("fastmunit", "bfloat16", "ours"),
+)
 
 
 def peak_memory(precision, form):
-    """Return the peak resident bytes of a process that trains for two iterations."""
-    run = subprocess.run([sys.executable, "-c", TRAINING, precision, form], capture_output=True, text=True, check=True)
+    """Return the peak resident bytes of a process that trains for two iterations, with compilation if it compiles."""
+    run = subprocess.run(
+        [sys.executable, "-c", TRAINING, precision, form], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return int(run.stdout)
 
 
@@ -153,8 +161,13 @@ def peak_memory(precision, form):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc")
 def bench_step_peak_memory(count):
     plain = peak_memory("float32", "plain")
-    name = "peak resident bytes of training in {}; eager in float32"
-    count(*(Count(name.format(form), peak_memory(form, "ours"), plain) for form in ("float32", "bfloat16")))
+    name = "peak resident bytes of training, {} in {}; eager in float32"
+    count(
+        *(
+            Count(name.format(code, precision), peak_memory(precision, form), plain)
+            for code, precision, form in TRAININGS
+        )
+    )
 
 
 @pytest.mark.slow
