@@ -86,20 +86,7 @@ def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: no
     uri = address(target)
     if uri:
         return nodes.reference("", "", content, internal=False, refuri=uri)
-    if node.get("optional"):
-        return content
-    return _with_file(content, target) if node["reftype"] == "obj" else None
-
-
-def _with_file(content: nodes.Node, target: str) -> nodes.Node | None:
-    """Return a name that has no entry in the reference, followed by the file that has it."""
-    parts = target.split(".")
-    modules = (".".join(parts[:length]) for length in range(len(parts) - 1, 0, -1))
-    module = next((name for name in modules if name in sys.modules), None)
-    if module is None or not module.startswith("fastmunit."):
-        return None
-    path = nodes.literal("", f"{module.replace('.', '/')}.py")
-    return nodes.inline("", "", content, nodes.Text(" in "), path)
+    return content if node.get("optional") else None
 
 
 def _as_rest(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
