@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.utils.data
 import typer
 
 import fastmunit
@@ -84,6 +86,39 @@ def test_every_key_is_described(extensions: None) -> None:
         assert f"{{confval}} {key}\n" in text
     assert "{confval} batch_size\n:type: whole number, more than 0, at most 65536\n:default: `1`\n" in text
     assert "{confval} lr_policy\n:type: `constant`, `step` or `linear`\n" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("torch._C.Generator", "generated/torch.Generator.html#torch.Generator"),
+        ("torch.nn.modules.module.Module", "generated/torch.nn.Module.html#torch.nn.Module"),
+        ("torch.utils.data.dataset.Dataset", "data.html#torch.utils.data.Dataset"),
+        ("torch.channels_last", "tensor_attributes.html#torch.memory_format"),
+        ("torch.contiguous_format", "tensor_attributes.html#torch.memory_format"),
+        ("torch.nn.functional.pixel_shuffle", "generated/torch.nn.functional.pixel_shuffle.html#{name}"),
+        ("Tensor", "tensors.html#torch.Tensor"),
+    ],
+)
+def test_addresses_of_torch_have_public_names(extensions: None, name: str, page: str) -> None:
+    pytest.importorskip("sphinx", reason="the site needs Sphinx")
+    from names import address
+
+    assert address(name) == "https://docs.pytorch.org/docs/stable/" + page.format(name=name)
+
+
+def test_no_address_of_torch_has_an_internal_module(extensions: None) -> None:
+    """Hints of types name classes by the modules that define them."""
+    pytest.importorskip("sphinx", reason="the site needs Sphinx")
+    from internal_links import _INTERNAL
+    from names import address
+
+    for module in (torch, torch.nn, torch.utils.data):
+        for cls in {value for value in vars(module).values() if isinstance(value, type)}:
+            name = f"{cls.__module__}.{cls.__qualname__}"
+            if cls.__module__.startswith("torch.") and getattr(module, cls.__name__, None) is cls:
+                assert not _INTERNAL.search(address(name) or ""), name
+    assert address("numpy._typing._dtype_like._DTypeDict") is None
 
 
 def built(folder: Path) -> str:
