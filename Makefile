@@ -47,9 +47,10 @@ lint: $(VENV)/.fastmunit-dev  ## Check style, types and plain English
 	$(BIN)/mypy
 	$(BIN)/python tools/check_prose.py
 
-format: $(VENV)/.fastmunit-dev  ## Rewrite the Python files in the project's style
+format: $(VENV)/.fastmunit-dev  ## Rewrite the Python files in the project's style, and the lines in links to code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python -m tools.link_code
 
 # WHEEL_TESTS=tests runs all tests instead of a quick part.
 wheel: $(VENV)/.fastmunit-release  ## Build sdist and wheels in dist/, check them, and test an installed wheel

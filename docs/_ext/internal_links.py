@@ -1,5 +1,10 @@
-"""Check of the built pages: links and pictures of the site lead to a file of it, and anchors exist."""
+"""Check of the built pages: links and pictures of the site lead to a file of it, and anchors exist.
 
+Links to other sites are not followed. But they must not name an internal module, such as torch._C.Generator, which no
+site documents.
+"""
+
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -7,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
+_INTERNAL = re.compile(r"\._[A-Za-z]|/torch\.nn\.modules\.|\.dataset\.")
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +33,7 @@ class Page(HTMLParser):
 
 
 def broken_links(folder: Path) -> list[tuple[Path, str]]:
-    """Return each page of a built site with its links that lead nowhere. Links to other sites are not checked."""
+    """Return each page of a built site with its links that lead nowhere."""
     pages = {path.resolve(): Page(path) for path in folder.rglob("*.html") if "_static" not in path.parts}
     broken = []
     for path, page in sorted(pages.items()):
@@ -36,6 +42,8 @@ def broken_links(folder: Path) -> list[tuple[Path, str]]:
         for link in sorted(page.links):
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
+                if _INTERNAL.search(link):
+                    broken.append((path, link))
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             known = pages[target].anchors if target in pages else None

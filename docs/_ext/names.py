@@ -20,6 +20,8 @@ _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(\(\))?")
 _MARKUP = re.compile(r"(\*\*[^*\s][^*]*\*\*)|[|*]|(?<=\w)_(?!\w)")
 _ATTRIBUTES = ("attribute", "data", "property")
 _DOCUMENT = re.compile(r"(?<!`)\bdocs/([\w/]+)\.md\b")
+_VERSION = 1
+"""Raise it when the links of pages change: the next build reads all pages again."""
 _PYTHON = "https://docs.python.org/3/library/"
 _TORCH = "https://docs.pytorch.org/docs/stable/"
 _TORCH_PAGES = {
@@ -28,8 +30,12 @@ _TORCH_PAGES = {
     "device": "tensor_attributes.html",
     "layout": "tensor_attributes.html",
     "memory_format": "tensor_attributes.html",
+    "channels_last": "tensor_attributes.html#torch.memory_format",
+    "contiguous_format": "tensor_attributes.html#torch.memory_format",
+    "random.fork_rng": "random.html",
     "utils.data.Dataset": "data.html",
 }
+"""Pages of objects that have no page of their own, with an anchor if it is not their name."""
 _PYTHON_PAGES = {
     "abc.ABC": "abc.html",
     "enum.Enum": "enum.html",
@@ -66,8 +72,12 @@ def address(name: str) -> str | None:
         is_error = isinstance(value, type) and issubclass(value, BaseException)
         page = "exceptions" if is_error else "stdtypes" if isinstance(value, type) else "functions"
         return f"{_PYTHON}{'constants' if name == 'None' else page}.html#{name}"
+    name = _public_name(name) if package == "torch" else name
+    if "._" in name:  # a private object has no page
+        return None
     if package == "torch":
-        return _TORCH + f"{_TORCH_PAGES.get(rest, f'generated/{name}.html')}#{name}"
+        page = _TORCH_PAGES.get(name.removeprefix("torch."), f"generated/{name}.html")
+        return _TORCH + (page if "#" in page else f"{page}#{name}")
     if package in ("numpy", "np"):
         return f"https://numpy.org/doc/stable/reference/generated/numpy.{rest}.html"
     if package == "torchvision":
@@ -79,6 +89,17 @@ def address(name: str) -> str | None:
     return None
 
 
+def _public_name(name: str) -> str:
+    """Return the shortest name of a class, such as torch.Generator for torch._C.Generator, which has no page."""
+    module, _, last = name.rpartition(".")
+    value = getattr(sys.modules.get(module), last, None)
+    if not isinstance(value, type):
+        return name
+    parts = module.split(".")
+    packages = [".".join(parts[: length + 1]) for length in range(len(parts))]
+    return next(f"{package}.{last}" for package in packages if getattr(sys.modules[package], last, None) is value)
+
+
 def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Node) -> nodes.Node | None:
     if node.get("refdomain") != "py":
         return None
@@ -86,20 +107,7 @@ def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: no
     uri = address(target)
     if uri:
         return nodes.reference("", "", content, internal=False, refuri=uri)
-    if node.get("optional"):
-        return content
-    return _with_file(content, target) if node["reftype"] == "obj" else None
-
-
-def _with_file(content: nodes.Node, target: str) -> nodes.Node | None:
-    """Return a name that has no entry in the reference, followed by the file that has it."""
-    parts = target.split(".")
-    modules = (".".join(parts[:length]) for length in range(len(parts) - 1, 0, -1))
-    module = next((name for name in modules if name in sys.modules), None)
-    if module is None or not module.startswith("fastmunit."):
-        return None
-    path = nodes.literal("", f"{module.replace('.', '/')}.py")
-    return nodes.inline("", "", content, nodes.Text(" in "), path)
+    return content if node.get("optional") else None
 
 
 def _as_rest(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -150,11 +158,11 @@ def _is_left_out(app: Sphinx, what: str, name: str, obj: Any, skip: bool, option
     return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> dict[str, int]:
     """Register the role, the addresses and the links to documents."""
     app.add_role("name", Name())
     app.connect("autodoc-skip-member", _is_left_out)
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-process-docstring", _as_rest, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _restore_colons, priority=600)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": _VERSION}

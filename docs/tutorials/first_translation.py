@@ -104,7 +104,7 @@ sheet
 # %% [markdown]
 # The top row has the references. Each column takes over the color and the way the light falls, and ignores the shape
 # of the reference. Details such as speckles or a brown spot get lost, because this model has only eight numbers to
-# describe a look, and was trained at 64 × 64 pixels for half an hour on a CPU.
+# describe a look, and was trained at 64 × 64 pixels for 4,565 iterations only.
 #
 # Translating a reference again computes its style code again. To keep a code, *extract* it: it is a small tensor that
 # you can save, average, or change.
