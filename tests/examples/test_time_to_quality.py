@@ -261,10 +261,11 @@ def test_the_plain_arm_computes_the_reference_step() -> None:
         (".", "project/time_to_quality.md", ["--arms", "plain,defaults,recipe,without_lr", "--at", "1.5,3,5"]),
         ("ablation", "project/time_to_quality.md", ["--at", "1.5"]),
         ("small_data", "how_to/small_data.md", []),
+        ("small_data_400", "how_to/small_data.md", []),
         (
             ".",
             "how_to/choosing.md",
-            ["--arms", "defaults,unit,cyclegan,cyclegan_noise,bicyclegan", "--at", "1,3,5"],
+            ["--arms", "defaults,unit,cyclegan,cyclegan_noise,bicyclegan,pix2pix_noise", "--at", "1,3,5"],
         ),
     ],
 )
