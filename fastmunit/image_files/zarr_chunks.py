@@ -1,48 +1,64 @@
-"""The size that an encoded chunk of a Zarr array has after decompression, before it is decompressed."""
+"""The size that a stored chunk of a Zarr array has after decompression, before it is decompressed."""
 
 from __future__ import annotations
 
 import bz2
+import gzip
+import io
 import lzma
-import math
 import zlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
 
 from fastmunit.errors import DataError
+from fastmunit.image_files.packages import needed
+from fastmunit.image_files.zarr_shards import ShardFormat
+from fastmunit.image_files.zstd_frames import frame_sizes
 
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_SHARDS = "sharding_indexed"
-# Filters may store values with other types, of at most 8 bytes, and checksums take a few bytes.
-_VALUE_BYTES, _EXTRA_BYTES = 8, 1024
-_HEADER_BYTES = 18
+_BLOSC_HEADER_BYTES = 16
+_STEP_BYTES = 1 << 18
+# No compressor makes its input much larger; headers and checksums take a few bytes.
+_MAX_STORED_FACTOR, _EXTRA_BYTES = 2, 1 << 16
 
 
-class ChunkBound(NamedTuple):
-    """The outermost codec of the stored chunks of an array, and the size that they may have.
+class ChunkFormat(NamedTuple):
+    """The format of the stored chunks of an array.
 
     Attributes:
-        codec: Name of the outermost codec.
+        codec: Name of their compressor, or empty if they have none.
+        options: Options of the compressor from the metadata.
+        checksum_bytes: Length of the checksums after the compressed data.
         size: Maximum size of a decompressed chunk in bytes.
-        in_shards: True if chunks are parts of files.
+        shard: The format of the shards that have the chunks, or None if each chunk is a file.
     """
 
     codec: str
+    options: Mapping[str, Any]
+    checksum_bytes: int
     size: int
-    in_shards: bool
+    shard: ShardFormat | None
 
-    def check(self, data: Any, key: str) -> None:
-        """Check a chunk, as zarr's buffer.
+    @property
+    def stored_size(self) -> int:
+        """The maximum size of a chunk as it is stored, in bytes."""
+        return _MAX_STORED_FACTOR * self.size + _EXTRA_BYTES
+
+    def check(self, data: bytes, key: str) -> None:
+        """Check a chunk as it is stored.
+
+        Args:
+            data: The bytes of the chunk.
+            key: Its name, for the message.
 
         Raises:
-            DataError: If it would be larger after decompression than the metadata allow.
+            DataError: If it is damaged, or would be larger after decompression than the metadata allow.
         """
-        if self.codec in ("zstd", "blosc", "lz4"):
-            size = _size_in_header(self.codec, data[:_HEADER_BYTES].to_bytes())
-        elif self.codec in _DECOMPRESSORS:
-            size = _size_up_to(self.codec, data.to_bytes(), self.size)
-        else:
-            return
+        if len(data) < self.checksum_bytes:
+            raise DataError(f"its part {key!r} has a chunk that is cut off.")
+        measure = _SIZES.get(self.codec, _size_of_files)
+        size = measure(self, data[: len(data) - self.checksum_bytes], key)
         if size > self.size:
             raise DataError(
                 f"its part {key!r} has {size:,} bytes or more after decompression, where its metadata say at most "
@@ -50,52 +66,91 @@ class ChunkBound(NamedTuple):
             )
 
 
-def chunk_bound(array: Any) -> ChunkBound:
-    """Return what the metadata of a zarr array say about its stored chunks."""
-    metadata = array.metadata.to_dict()
-    shape = getattr(array, "shards", None) or array.chunks
-    if "compressor" in metadata:
-        codec, in_shards = _name(metadata["compressor"]), False
-    else:
-        last = list(metadata["codecs"])[-1]
-        codec, in_shards = _name(last), _name(last) == _SHARDS
-        if in_shards:
-            codec, shape = _name(list(last["configuration"]["codecs"])[-1]), array.chunks
-    return ChunkBound(codec, math.prod(shape) * _VALUE_BYTES + _EXTRA_BYTES, in_shards)
+def _damaged(codec: str, key: str) -> DataError:
+    return DataError(f"its part {key!r} has a chunk that {codec} cannot read: it is damaged or cut off.")
 
 
-def _name(codec: Any) -> str:
-    found = codec.get("name", codec.get("id")) if isinstance(codec, Mapping) else codec
-    return str(found).removeprefix("numcodecs.")
+def _size_in_blosc(chunk: ChunkFormat, data: bytes, key: str) -> int:
+    size = int.from_bytes(data[4:8], "little", signed=True)
+    # Blosc reads as many bytes as its header says.
+    if len(data) < _BLOSC_HEADER_BYTES or size < 0 or int.from_bytes(data[12:16], "little") > len(data):
+        raise _damaged("blosc", key)
+    return size
 
 
-def _size_in_header(codec: str, data: bytes) -> int:
-    """Return the size that the header of a chunk states, or 0 if it states none."""
-    if codec == "blosc":
-        return int.from_bytes(data[4:8], "little")
-    if codec == "lz4":
-        return int.from_bytes(data[:4], "little")
-    # RFC 8878, section 3.1.1.1
-    if len(data) < 6 or data[:4] != _ZSTD_MAGIC:
-        return 0
-    descriptor = data[4]
-    single_segment = bool(descriptor & 0x20)
-    start = 5 + (not single_segment) + (0, 1, 2, 4)[descriptor & 3]
-    width = (1 if single_segment else 0, 2, 4, 8)[descriptor >> 6]
-    return int.from_bytes(data[start : start + width], "little") + (256 if width == 2 else 0)
+def _size_in_lz4(chunk: ChunkFormat, data: bytes, key: str) -> int:
+    size = int.from_bytes(data[:4], "little", signed=True)
+    if len(data) < 4 or size < 0:
+        raise _damaged("lz4", key)
+    return size
 
 
-def _size_up_to(codec: str, data: bytes, limit: int) -> int:
-    """Return the size of a chunk after decompression, or a larger number than `limit` if it is above that."""
+def _size_in_zstd(chunk: ChunkFormat, data: bytes, key: str) -> int:
+    """Return the size that zstd frames state, or what their blocks can have if one of them states none.
+
+    Without a stated size, numcodecs decodes all frames as one stream, and finds a false size of another frame too late.
+    """
     try:
-        return len(_DECOMPRESSORS[codec]().decompress(data, limit + 1))
-    except (zlib.error, OSError, EOFError, lzma.LZMAError):
-        return 0  # reading it names the damage
+        sizes = frame_sizes(data)
+    except DataError as error:
+        raise _damaged("zstd", key) from error
+    if sizes.stated is not None:
+        return sizes.stated
+    if sizes.bound > chunk.size and _fits(data, chunk.size):
+        return chunk.size
+    return sizes.bound
 
 
-_DECOMPRESSORS: dict[str, Any] = {
-    "gzip": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
-    "zlib": zlib.decompressobj,
-    "bz2": bz2.BZ2Decompressor,
-    "lzma": lzma.LZMADecompressor,
+def _fits(data: bytes, size: int) -> bool:
+    """Check by decompression whether zstd frames have at most `size` bytes. They never take more memory.
+
+    Encoders may write blocks that are a lot smaller than the largest ones, which `frame_sizes` assumes.
+    """
+    zstd = needed("numcodecs.zstd", "zarr", "a Zarr image")
+    try:
+        zstd.decompress(data, np.empty(size, np.uint8))
+    except RuntimeError as error:
+        # This is how numcodecs says that they are smaller. Everything else is refused.
+        return "expected to decompress" in str(error)
+    return True
+
+
+def _size_in_zlib(chunk: ChunkFormat, data: bytes, key: str) -> int:
+    try:
+        return len(zlib.decompressobj().decompress(data, chunk.size + 1))
+    except zlib.error as error:
+        raise _damaged("zlib", key) from error
+
+
+def _size_of_files(chunk: ChunkFormat, data: bytes, key: str) -> int:
+    """Return the size after decompression, or a larger number than the maximum if it is above that.
+
+    The classes of files read all members or streams, as numcodecs does.
+    """
+    size = 0
+    try:
+        with _FILES[chunk.codec](io.BytesIO(data), chunk.options) as file:
+            while size <= chunk.size and (block := file.read(_STEP_BYTES)):
+                size += len(block)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
+        raise _damaged(chunk.codec, key) from error
+    return size
+
+
+def _lzma_file(data: BinaryIO, options: Mapping[str, Any]) -> lzma.LZMAFile:
+    return lzma.LZMAFile(data, format=options.get("format", lzma.FORMAT_XZ), filters=options.get("filters"))
+
+
+_FILES: dict[str, Callable[[BinaryIO, Mapping[str, Any]], Any]] = {
+    "gzip": lambda data, options: gzip.GzipFile(fileobj=data, mode="rb"),
+    "bz2": lambda data, options: bz2.BZ2File(data),
+    "lzma": _lzma_file,
 }
+_SIZES: dict[str, Callable[[ChunkFormat, bytes, str], int]] = {
+    "": lambda chunk, data, key: len(data),
+    "blosc": _size_in_blosc,
+    "lz4": _size_in_lz4,
+    "zstd": _size_in_zstd,
+    "zlib": _size_in_zlib,
+}
+COMPRESSORS = frozenset(_SIZES) - {""} | frozenset(_FILES)
