@@ -105,9 +105,10 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
 
 def run(script: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a script in a folder, which is also that of its temporary files."""
+    temporary = {"TMPDIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": f"{folder}_cache"}  # torch leaves its cache there
     program = subprocess.run(
         [sys.executable, script],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "TMPDIR": str(folder)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", **temporary},
         cwd=folder,
         capture_output=True,
         text=True,
