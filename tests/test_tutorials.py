@@ -1,10 +1,12 @@
-"""The tutorials are in the percent format, run as they are, and the notebook of the first is up to date."""
+"""The tutorials are in the percent format and run as they are, and so does the notebook of the first."""
 
 from __future__ import annotations
 
 import ast
 import itertools
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "tutorials"
+NOTEBOOK = FOLDER / "first_translation.ipynb"
 NAMES = ("first_translation", "train_on_a_folder", "styles", "evaluate")
 """In the order in which they are read."""
 
@@ -68,19 +71,57 @@ def test_the_notebook_is_what_the_script_generates() -> None:
     assert "%pip install" in generated and '"outputs": []' in generated
 
 
+def notebook_cells(kind: str) -> list[str]:
+    """Return the texts of the notebook's cells of a kind."""
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
+
+
+def test_the_notebook_names_pages_instead_of_linking_to_files() -> None:
+    text = "\n".join(notebook_cells("markdown"))
+    assert re.findall(r"\]\((?!https://)", text) == []
+    paths = re.findall(r"\(`(docs/[^`]+)`\)", text)
+    assert {Path(path).stem for path in paths} == {"train_on_a_folder", "styles", "evaluate"}
+    assert all((ROOT / path).is_file() for path in paths)
+
+
+def test_the_notebook_installs_the_checkout_that_it_is_in() -> None:
+    install, *others = notebook_cells("code")
+    folder = re.search(r'(?m)^checkout = "(.+)"$', install)
+    assert folder and install.endswith("\n%pip install --quiet {checkout}")
+    assert (NOTEBOOK.parent / folder[1]).resolve() == ROOT
+    assert (ROOT / "pyproject.toml").is_file()
+    assert not re.search(r"(?m)^[%!]", "\n".join(others)), "the other cells are Python"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_a_tutorial_runs(name: str, tmp_path: Path) -> None:
-    for package in ("matplotlib", "sklearn", "scipy"):
-        pytest.importorskip(package, reason=f"{package} is not installed")
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """Run its cells as one script. Its first one would install the package."""
+    script = tmp_path / "notebook.py"
+    script.write_text("\n\n".join(notebook_cells("code")[1:]), encoding="utf-8")
+    assert run(script, tmp_path).stdout.startswith("100 drawings and 100 photos")
+    assert list(tmp_path.iterdir()) == [script]  # it removes what it writes
+
+
+def run(script: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script in a folder, which is also that of its temporary files."""
+    temporary = {"TMPDIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": f"{folder}_cache"}  # torch leaves its cache there
     program = subprocess.run(
-        [sys.executable, FOLDER / f"{name}.py"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "TMPDIR": str(tmp_path)},
-        cwd=tmp_path,
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", **temporary},
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert program.returncode == 0, program.stderr
-    assert program.stdout.strip()
+    return program
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tutorial_runs(name: str, tmp_path: Path) -> None:
+    for package in ("matplotlib", "sklearn", "scipy"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    assert run(FOLDER / f"{name}.py", tmp_path).stdout.strip()
     assert list(tmp_path.iterdir()) == []  # it removes what it writes

@@ -16,7 +16,7 @@ from torchvision.io import write_jpeg
 import fastmunit
 from fastmunit.data import unpack_demo
 from fastmunit.data.images import decode_image
-from fastmunit.styles.sheets import labeled_sheet
+from fastmunit.translation.contact_sheet import labeled_sheet
 
 FOLDER = Path(__file__).parents[1] / "docs/concepts"
 DRAWINGS, PHOTOS, RANDOM_STYLES = (0, 16, 27, 58), (5, 22, 37, 32, 29), 4

@@ -198,6 +198,7 @@ figure.savefig(folder / "worst.png")
 #
 # ```bash
 # pip install "fastmunit[eval]"
+# python -c 'from fastmunit.data import unpack_demo; unpack_demo("fruit_images")'
 # fastmunit evaluate --checkpoint fruit --data fruit_images --output evaluation
 # ```
 #

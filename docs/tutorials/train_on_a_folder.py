@@ -232,6 +232,7 @@ fastmunit.contact_sheet(
 # On the command line, this page is
 #
 # ```bash
+# python -c 'from fastmunit.data import unpack_demo; unpack_demo("fruit_images")'
 # fastmunit train --config demo --data fruit_images --output runs/fruit
 # fastmunit train --output runs/fruit --resume
 # fastmunit translate --checkpoint runs/fruit --input drawing.png --output out --styles 6

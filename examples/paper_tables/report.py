@@ -271,7 +271,8 @@ def _number(value: float | None, form: str = "{}") -> str:
 
 
 def _markdown(tables: Sequence[Table], facts: Sequence[str], command: str) -> str:
-    lines = ["# The MUNIT paper's tables in miniature", "", *(f"- {fact}" for fact in facts), "", f"    {command}", ""]
+    lines = ["# The MUNIT paper's tables in miniature", "", *(f"- {fact}" for fact in facts), ""]
+    lines += ["```bash", command, "```", ""]
     for table in tables:
         lines += [f"## {table.heading}", "", table.note, ""]
         lines += [f"| {' | '.join(table.head)} |", f"|{'---|' * len(table.head)}"]

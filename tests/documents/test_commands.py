@@ -1,7 +1,7 @@
 """Every command and every Python block of README.md and docs/ runs as written, or commands.yaml says why not.
 
-Each page runs in a folder of its own that has the files its commands name (world.py). `fastmunit` and Python blocks run
-in this process.
+blocks.py says what a command is. Each page runs in a folder of its own that has the files its commands name (world.py).
+`fastmunit` and Python blocks run in this process.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ import yaml
 from fastmunit.cli import main
 from fastmunit.nn.networks import imagenet
 from tests.documents import world
-from tests.documents.blocks import OTHER, PAGES, ROOT, SHELL, Step, blocks_of, steps_of
+from tests.documents.blocks import OTHER, PAGES, PROGRAMS, ROOT, SHELL, Step, blocks_of, names_of, steps_of, text_of
 from tests.runs.conftest import one_thread  # noqa: F401 - a fixture
 
-STEPS = {page.relative_to(ROOT).as_posix(): steps_of(page) for page in PAGES}
+TEXTS = {page.relative_to(ROOT).as_posix(): text_of(page) for page in PAGES}
+STEPS = {page: steps_of(text, page) for page, text in TEXTS.items()}
 _lists = yaml.safe_load((Path(__file__).parent / "commands.yaml").read_text(encoding="utf-8"))
 SLOW = set(_lists["slow"])
 SERVERS = set(_lists["servers"])
 PACKAGES = _lists["packages"]
 OTHER_PAGES = _lists["pages"]
-PROGRAMS = _lists["programs"]
+PROGRAMS_NOT_RUN = _lists["programs"]
 NOT_RUN = {line: reason for reason, lines in _lists["not run"].items() for line in lines}
 
 _RUN = re.compile(r"""(?:fastmunit train .*--output |fastmunit\.train\(\s*config,\s*")([\w/.-]+)""")
@@ -43,8 +44,7 @@ _RUN = re.compile(r"""(?:fastmunit train .*--output |fastmunit\.train\(\s*config
 
 
 def is_run(step: Step) -> bool:
-    program = step.words[0] if step.language == "bash" else None
-    return step.page not in OTHER_PAGES and program not in PROGRAMS and not listed(step, NOT_RUN)
+    return step.page not in OTHER_PAGES and step.program not in PROGRAMS_NOT_RUN and not listed(step, NOT_RUN)
 
 
 def listed(step: Step, lines: set[str] | dict[str, str]) -> bool:
@@ -74,7 +74,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
-    for program in ("bench", "examples"):
+    for program in ("bench", "examples", "tools"):
         (tmp_path / program).symlink_to(ROOT / program)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(imagenet.WEIGHTS_VARIABLE, str(tmp_path / "weights"))
@@ -126,7 +126,7 @@ def run(step: Step, names: dict[str, Any]) -> None:
     elif step.words[:2] == ["python", "-c"]:
         exec(step.words[2], {"__name__": "__main__"})
     else:
-        assert step.words[0] in ("cp", "curl", "fastmunit", "python", "torchrun"), (
+        assert step.words[0] in ("cp", "curl", "fastmunit", "npm", "python", "torchrun"), (
             "list this program in commands.yaml, or allow it here"
         )
         subprocess.run(["bash", "-euo", "pipefail", "-c", step.text], check=True, timeout=3600)
@@ -155,16 +155,16 @@ def running(step: Step) -> Iterator[None]:
 
 def test_every_block_names_its_language() -> None:
     known = {*SHELL, *OTHER, "python"}
-    for page in PAGES:
-        if page.relative_to(ROOT).as_posix() in OTHER_PAGES:
+    for page, text in TEXTS.items():
+        if page in OTHER_PAGES:
             continue
-        for line, language, code in blocks_of(page):
+        for line, language, code in blocks_of(text):
             if language.startswith("{"):  # a directive of the site
                 continue
-            where = f"{page.relative_to(ROOT)}:{line}"
+            where = f"{page}:{line}"
             assert language in known, f"{where}: expected one of {sorted(known)} after the backquotes, got {language!r}"
             if language in OTHER:
-                hidden = re.findall(r"(?m)^\s*(?:\$ )?(?:fastmunit|python|pip|make|torchrun|curl) .*", code)
+                hidden = re.findall(rf"(?m)^\s*(?:\$ )?(?:{'|'.join(PROGRAMS)}) .*", code)
                 assert not hidden, f"{where}: write commands in a block of bash or console: {hidden[0]}"
 
 
@@ -172,15 +172,24 @@ def test_the_lists_name_what_is_in_the_documents() -> None:
     lines = {line for steps in STEPS.values() for step in steps for line in step.lines}
     for line in [*SLOW, *SERVERS, *NOT_RUN]:
         assert line in lines, f"commands.yaml lists a command that no page has: {line}"
-    programs = {step.words[0] for steps in STEPS.values() for step in steps if step.language == "bash"}
-    assert programs >= PROGRAMS.keys()
+    programs = {step.program for steps in STEPS.values() for step in steps}
+    assert programs >= PROGRAMS_NOT_RUN.keys()
     assert STEPS.keys() >= PACKAGES.keys() | OTHER_PAGES.keys()
     assert not NOT_RUN.keys() & (SLOW | SERVERS)
 
 
 def test_targets_of_make_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for steps in STEPS.values():
-        for step in steps:
-            for target in re.findall(r"(?m)^make ([\w-]+)", step.text):
-                assert re.search(rf"(?m)^{target}:", makefile), f"{step.page}:{step.line}: no target {target}"
+    uses = [(f"{step.page}:{step.line}", step.text) for steps in STEPS.values() for step in steps]
+    uses += [(f"{page}:{line}", name) for page, text in TEXTS.items() for line, name in names_of(text)]
+    for where, text in uses:
+        for target in re.findall(r"(?m)^make ([\w-]+)", text):
+            assert re.search(rf"(?m)^{target}:", makefile), f"{where}: no target {target}"
+
+
+def test_tests_and_benchmarks_that_are_named_exist() -> None:
+    for page in STEPS.keys() - OTHER_PAGES.keys():
+        for step in STEPS[page]:
+            if step.program == "pytest":
+                for path in [word for word in step.words if re.match("tests|bench", word)]:
+                    assert (ROOT / path).exists(), f"{page}:{step.line}: no {path}"

@@ -90,7 +90,7 @@ def _images(root: Path) -> None:
     for folder in ("drawings", "shoes", "frames"):
         shutil.copytree(images, root / folder)
     make_images(root / "photos/varieties", count=10)  # four classes
-    for name in ("drawing.png", "boot.jpg", "horse.jpg"):
+    for name in ("drawing.png", "photo.jpg", "boot.jpg", "horse.jpg"):
         Image.open(images / "0.png").save(root / name)
     with zipfile.ZipFile(root / "edges.zip", "w") as archive:
         for path in sorted(images.iterdir()):
