@@ -143,6 +143,17 @@ def test_interpolation_frames_are_translations_of_the_codes(
     assert (one.status, "an interpolation needs two styles, got 1" in one.err) == (1, True)
 
 
+def test_contents_of_equal_names_keep_their_frames(styles: Styles, photos: Path, tmp_path: Path) -> None:
+    for folder in ("x/f", "y/f"):
+        (tmp_path / folder).mkdir(parents=True)
+        shutil.copy(photos / "00.png", tmp_path / folder)
+    contents = ["--content", tmp_path / "x/f", "--content", tmp_path / "y/f"]
+    ends = ["-i", photos / "00.png", "-i", photos / "02.png"]
+    outcome = styles("interpolate", *ends, *contents, "-o", tmp_path / "out", "--count", 2)
+    assert (outcome.status, "Wrote 4 frames" in outcome.out) == (0, True)
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 4
+
+
 def test_inversion(
     styles: Styles, photos: Path, drawing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
