@@ -9,7 +9,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -144,6 +144,7 @@ def require_writable(*paths: str | os.PathLike[str]) -> None:
     Raises:
         FastmunitError: If `atomic_write` would raise for a path, or a path is a folder.
     """
+    tried: set[Path] = set()
     for path in map(Path, paths):
         try:
             if path.is_dir():
@@ -151,13 +152,27 @@ def require_writable(*paths: str | os.PathLike[str]) -> None:
             nearest = next(folder for folder in path.absolute().parents if folder.exists())
             if not nearest.is_dir():
                 raise OSError(None, f"{nearest} is not a folder")
-            with tempfile.TemporaryFile(dir=nearest) as file:
-                file.write(bytes(4096))
+            if nearest not in tried:
+                with tempfile.TemporaryFile(dir=nearest) as file:
+                    file.write(bytes(4096))
+                tried.add(nearest)
         except OSError as error:
             reason = error.strerror or str(error)
             raise FastmunitError(
                 f"cannot write {path}: {reason}. Free some space or choose a folder you can write to."
             ) from error
+
+
+def require_apart(written: Iterable[Path], read: Iterable[Path]) -> None:
+    """Check that no file that is read would be overwritten.
+
+    Raises:
+        FastmunitError: If one would be. The message names it.
+    """
+    protected = {path.resolve() for path in read}
+    for path in written:
+        if path.resolve() in protected:
+            raise FastmunitError(f"{printable(path)} is an input and would be overwritten: choose another output.")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

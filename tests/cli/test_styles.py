@@ -286,6 +286,41 @@ def test_bad_input(styles: Styles, codes: Path, photos: Path, drawing: Path, tmp
         assert not out.exists()
 
 
+def test_inputs_are_never_overwritten(styles: Styles, codes: Path, photos: Path, drawing: Path, tmp_path: Path) -> None:
+    """Each file that a command writes is refused if the command reads it."""
+    out = tmp_path / "out"
+    out.mkdir()
+    photo = photos / "00.png"
+    own = ["bank.safetensors", "styles.safetensors", "direction01.safetensors"]
+    for name in own:
+        shutil.copy(codes, out / name)
+    for name in ("sheet.jpg", "direction00.jpg", "drawing_001.png"):
+        shutil.copy(photo, out / name)
+    shutil.copy(photo, out / "drawing.png")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    sheet, content = out / "sheet.jpg", ["--content", drawing]
+    for name, *arguments in (
+        ("sheet.jpg", "extract", "-i", out, "-o", sheet),
+        ("sheet.jpg", "mean", "-i", sheet, "-o", sheet),
+        ("bank.safetensors", "mean", "-i", out / own[0], "-o", out / own[0]),
+        ("sheet.jpg", "nearest", sheet, "-i", photos, "-o", sheet),
+        ("sheet.jpg", "nearest", photo, "-i", out, "-o", sheet),
+        ("bank.safetensors", "bank", "-i", out / own[0], "-o", out),
+        ("sheet.jpg", "bank", "-i", photos, "-o", out, "--content", sheet),
+        ("direction00.jpg", "directions", "-i", photos, "-o", out, *content, "--content", out / "direction00.jpg"),
+        ("direction01.safetensors", "directions", "-i", out / own[2], "-o", out, *content),
+        ("drawing_001.png", "interpolate", "-i", photo, "-i", out / "drawing_001.png", "-o", out, *content),
+        ("sheet.jpg", "interpolate", "-i", photo, "-i", sheet, "-o", out, *content),
+        ("sheet.jpg", "invert", sheet, "-o", out),
+        ("sheet.jpg", "invert", photo, "--content", sheet, "-o", out),
+        ("styles.safetensors", "distribution", "-i", out / own[1], "-o", out),
+    ):
+        outcome = styles(*arguments)  # type: ignore[arg-type]
+        assert outcome.status == 1, arguments
+        assert f"{name} is an input and would be overwritten: choose another output" in outcome.err, outcome.err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 def test_images_that_cannot_be_read_are_left_out_and_named(styles: Styles, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()

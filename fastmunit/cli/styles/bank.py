@@ -6,7 +6,15 @@ import typer
 
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
-from fastmunit.cli.styles.inputs import counted, encode, load, read_contents, report_failures, translations
+from fastmunit.cli.styles.inputs import (
+    counted,
+    encode,
+    load,
+    read_contents,
+    report_failures,
+    require_outputs,
+    translations,
+)
 from fastmunit.cli.styles.parameters import BANK, SHEET, Contents, Inputs, Run, Size, Way, seed_option
 
 
@@ -36,14 +44,14 @@ def bank(
     """
     import json
 
-    from fastmunit.files import require_writable, write_text
+    from fastmunit.files import write_text
     from fastmunit.runs.reports.image_grid import save
     from fastmunit.styles.bank import make_bank
     from fastmunit.styles.extract import read_target
     from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.style_file import write_styles
 
-    require_writable(output / BANK, output / SHEET)
+    require_outputs([output / BANK, output / "bank.json", output / SHEET], [*input, *content])
     translator, _ = load(run, config, which, direction, device)
     images = read_contents(translator, content, size, max_pixels)
     found = encode(translator, run, input, size, max_pixels)

@@ -9,7 +9,7 @@ from fastmunit.cli.style_options import encoding_bar
 from fastmunit.cli.styles.parameters import MAX_CONTENTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -31,6 +31,16 @@ def load(
     translator = load_translator(file, settings, direction=way, device=device)
     require_style_encoder(translator)
     return translator, settings
+
+
+def require_outputs(outputs: "Iterable[Path]", read: "Sequence[Path]") -> None:
+    """Check that outputs can be written, and that none is one of the files and images of folders that are read."""
+    from fastmunit.files import require_apart, require_writable
+    from fastmunit.translation.inputs import list_inputs
+
+    outputs = list(outputs)
+    require_writable(*outputs)
+    require_apart(outputs, [item.path for item in list_inputs(read)[0]])
 
 
 def model_name(run: Path) -> str:
