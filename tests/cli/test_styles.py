@@ -196,7 +196,7 @@ def test_files_of_another_model_are_refused(
 ) -> None:
     message = "was made with fruit (a2b, weights "
     for outcome in (
-        styles("mean", "-i", codes, "-o", tmp_path / "no", model=trained),
+        styles("mean", "-i", codes, "-o", tmp_path / "no.safetensors", model=trained),
         styles("directions", "-i", codes, "--content", drawing, "-o", tmp_path / "no", "--direction", "b2a"),
         fastmunit("translate", "--checkpoint", trained, "-i", drawing, "-o", tmp_path / "no", "--styles-file", codes),
         fastmunit("page", trained, "-o", tmp_path / "no", "--styles-file", codes),
@@ -222,7 +222,9 @@ def test_a_model_folder_and_its_run_take_the_same_files(
 ) -> None:
     package.load_translator(trained, device="cpu").save_pretrained(tmp_path / "folder")
     assert styles("extract", "-i", images / "testB", "-o", tmp_path / "s.safetensors", model=trained).status == 0
-    outcome = styles("mean", "-i", tmp_path / "s.safetensors", "-o", tmp_path / "m", model=tmp_path / "folder")
+    outcome = styles(
+        "mean", "-i", tmp_path / "s.safetensors", "-o", tmp_path / "m.safetensors", model=tmp_path / "folder"
+    )
     assert outcome.status == 0, outcome.err
 
 
@@ -244,7 +246,7 @@ def test_systems_without_style_codes(
     images = make_images(tmp_path_factory.mktemp("images"))
     run = tmp_path / "run"
     train(tiny_config(images, system=system, max_iter=1), run, device="cpu")
-    outcome = styles("extract", "-i", images / "testB", "-o", tmp_path / "no", model=run)
+    outcome = styles("extract", "-i", images / "testB", "-o", tmp_path / "no.safetensors", model=run)
     assert outcome.status == 1
     assert f"this {system} model has no style encoder" in outcome.err
     outcome = fastmunit(
@@ -264,11 +266,16 @@ def test_systems_without_style_codes(
 def test_bad_input(styles: Styles, codes: Path, photos: Path, drawing: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
+    folder = tmp_path / "folder.safetensors"
+    folder.mkdir()
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(codes.read_bytes()[:-3])
     one = photos / "00.png"
-    out = tmp_path / "no"
+    out = tmp_path / "no.safetensors"
     for arguments, message in (
+        (("extract", "-i", photos, "-o", tmp_path / "no.txt"), "ends with .safetensors as --output, got"),
+        (("mean", "-i", photos, "-o", one), "00.png: add .safetensors to it"),
+        (("nearest", one, "-i", photos, "-o", out), "ends with .jpg or .jpeg or .png as --output"),
         (("extract", "-i", empty, "-o", out), "contains no images"),
         (("extract", "-i", tmp_path / "none", "-o", out), "does not exist"),
         (("extract", "-i", codes, "-i", photos, "-o", out), "--input takes one styles file, or images and folders"),
@@ -278,7 +285,7 @@ def test_bad_input(styles: Styles, codes: Path, photos: Path, drawing: Path, tmp
         (("directions", "-i", photos, "--content", empty, "-o", out), "contains no images"),
         (("distribution", "-i", one, "-o", out), "at least 20 styles, got 1"),
         (("nearest", drawing.with_name("none.png"), "-i", photos), "does not exist"),
-        (("extract", "-i", photos, "-o", tmp_path), "it is a folder"),
+        (("extract", "-i", photos, "-o", folder), "it is a folder"),
     ):
         outcome = styles(*arguments)  # type: ignore[arg-type]
         assert outcome.status == 1, arguments
@@ -300,8 +307,7 @@ def test_inputs_are_never_overwritten(styles: Styles, codes: Path, photos: Path,
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     sheet, content = out / "sheet.jpg", ["--content", drawing]
     for name, *arguments in (
-        ("sheet.jpg", "extract", "-i", out, "-o", sheet),
-        ("sheet.jpg", "mean", "-i", sheet, "-o", sheet),
+        ("bank.safetensors", "extract", "-i", out / own[0], "-o", out / own[0]),
         ("bank.safetensors", "mean", "-i", out / own[0], "-o", out / own[0]),
         ("sheet.jpg", "nearest", sheet, "-i", photos, "-o", sheet),
         ("sheet.jpg", "nearest", photo, "-i", out, "-o", sheet),
@@ -366,7 +372,7 @@ def test_a_file_without_a_model_is_taken(styles: Styles, tmp_path: Path) -> None
     write_styles(tmp_path / "own.safetensors", torch.randn(3, 8, 1, 1))
     assert styles("mean", "-i", tmp_path / "own.safetensors", "-o", tmp_path / "mean.safetensors").status == 0
     write_styles(tmp_path / "wide.safetensors", torch.randn(3, 9, 1, 1))
-    outcome = styles("mean", "-i", tmp_path / "wide.safetensors", "-o", tmp_path / "no")
+    outcome = styles("mean", "-i", tmp_path / "wide.safetensors", "-o", tmp_path / "no.safetensors")
     assert (outcome.status, "expected styles (S, 8, 1, 1), got (3, 9, 1, 1)" in outcome.err) == (1, True)
 
 

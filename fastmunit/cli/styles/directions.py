@@ -47,8 +47,8 @@ def directions(
     from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.style_file import SUFFIX, write_styles
 
-    require_outputs([output / SHEET, output / "directions.json"], [*input, *content])
     translator, _ = load(run, config, which, direction, device)
+    require_outputs([output / SHEET, output / "directions.json"], [*input, *content])
     images = read_contents(translator, content, size, max_pixels)
     found = encode(translator, run, input, size, max_pixels)
     result = principal_directions(found.styles.codes, count)

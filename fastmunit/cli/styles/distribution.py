@@ -57,8 +57,8 @@ def distribution(
     from fastmunit.styles.extract import training_styles
     from fastmunit.translation.style_file import write_styles
 
-    require_outputs([output / PAGE, output / FIGURES, output / STYLES], input or [])
     translator, settings = load(run, config, which, direction, device)
+    require_outputs([output / PAGE, output / FIGURES, output / STYLES], input or [])
     failures: Sequence[Failure] = ()
     if input:
         found = encode(translator, run, input, size, max_pixels)

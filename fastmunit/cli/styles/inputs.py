@@ -43,6 +43,18 @@ def require_outputs(outputs: "Iterable[Path]", read: "Sequence[Path]") -> None:
     require_apart(outputs, [item.path for item in list_inputs(read)[0]])
 
 
+def require_suffix(output: Path, suffixes: "Sequence[str]") -> None:
+    """Check that the name of an output says what it is: other commands tell styles from images by it."""
+    from fastmunit.errors import FastmunitError
+    from fastmunit.files import printable
+
+    if output.suffix.lower() not in suffixes:
+        raise FastmunitError(
+            f"expected a name that ends with {' or '.join(suffixes)} as --output, got {printable(output)}: add "
+            f"{suffixes[0]} to it."
+        )
+
+
 def model_name(run: Path) -> str:
     """Return the name of a model for style files."""
     from fastmunit.files import printable

@@ -44,8 +44,8 @@ def interpolate(
     from fastmunit.translation.style_file import write_styles
 
     read = [*input, *content]
-    require_outputs([output / STYLES, output / SHEET], read)
     translator, _ = load(run, config, which, direction, device)
+    require_outputs([output / STYLES, output / SHEET], read)
     named = named_contents(translator, content, size, max_pixels)
     suffix = ".png" if translator.target_channels <= 4 else ".tif"
     frames = [[output / f"{name}_{index:03d}{suffix}" for index in range(count)] for name, _ in named]

@@ -61,8 +61,8 @@ def invert(
     from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.style_file import StyleModel, write_styles
 
-    require_outputs([output / STYLES, output / SHEET], [photo, *([] if content is None else [content])])
     translator, _ = load(run, config, which, direction, device)
+    require_outputs([output / STYLES, output / SHEET], [photo, *([] if content is None else [content])])
     image = read_target(translator, photo, size, max_pixels)
     if content is not None:
         code = translator.encode(translator.padded(read_source(translator, content, size, max_pixels)[None]))

@@ -7,7 +7,7 @@ import typer
 
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
-from fastmunit.cli.styles.inputs import encode, load, report_failures, require_outputs
+from fastmunit.cli.styles.inputs import encode, load, report_failures, require_outputs, require_suffix
 from fastmunit.cli.styles.parameters import Inputs, Run, Size, Way
 
 
@@ -45,9 +45,10 @@ def nearest(
     from fastmunit.styles.nearest import nearest as nearest_codes
     from fastmunit.translation.contact_sheet import labeled_sheet
 
-    if output is not None:
-        require_outputs([output], [photo, *input])
     translator, _ = load(run, config, which, direction, device)
+    if output is not None:
+        require_suffix(output, [".jpg", ".jpeg", ".png"])
+        require_outputs([output], [photo, *input])
     image = read_target(translator, photo, size, max_pixels)
     found = encode(translator, run, input, size, max_pixels)
     if output is not None and not found.paths:
