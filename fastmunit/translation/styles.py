@@ -31,7 +31,7 @@ def styles_from_file(translator: Translator, path: str | os.PathLike[str]) -> St
     require_same_model(styles, translator, path)
     try:
         codes = as_codes(styles.codes, translator.style_dim, _example(translator), "styles")
-    except ValueError as error:
+    except DataError as error:
         raise DataError(f"styles file {printable(path)} belongs to another model: {error}.") from error
     return replace(styles, codes=codes)
 

@@ -200,6 +200,9 @@ def test_mistakes_are_named(run_folder: Path) -> None:
         augment.at(0)(pictures(2))
     with pytest.raises(ValueError, match=r"as many images in each batch of a sample, got \[1, 2\]"):
         augment(tv_tensors.Image(pictures(2)), tv_tensors.Image(pictures(1)))
+    for codes in (torch.full((2, 8, 1, 1), torch.nan), torch.full((2, 8, 1, 1), 1e300, dtype=torch.float64)):
+        with pytest.raises(ValueError, match="expected finite styles, got infinite or NaN values"):
+            fastmunit.Augment(run_folder, codes)
     with pytest.raises(ConfigError, match="translates 1 channels to 3"):
         fastmunit.Augment(Painted((1, 3)))
     with pytest.raises(ValueError, match="but the translator is for None"):
