@@ -19,6 +19,7 @@ from fastmunit.serving.model import load_model
 from fastmunit.styles import StyleModel, read_styles, write_styles
 from fastmunit.styles.distribution import MIN_CODES
 from fastmunit.systems.bicyclegan import BicycleGAN
+from fastmunit.translation.output_record import RECORD_FILE
 from tests.cli.conftest import Command, Outcome
 from tests.runs.tiny import make_images, tiny_config
 
@@ -291,6 +292,27 @@ def test_bad_input(styles: Styles, codes: Path, photos: Path, drawing: Path, tmp
         assert outcome.status == 1, arguments
         assert message in outcome.err, outcome.err
         assert not out.exists()
+
+
+def test_outputs_of_an_earlier_call_are_removed(styles: Styles, codes: Path, drawing: Path, tmp_path: Path) -> None:
+    """A later call with fewer outputs leaves none of the earlier one, but files that have changed since."""
+    bank, directions, frames = (tmp_path / name for name in ("bank", "directions", "frames"))
+    content = ["--content", drawing]
+    assert styles("bank", "-i", codes, "-o", bank, "--count", 3, *content).status == 0
+    outcome = styles("bank", "-i", codes, "-o", bank, "--count", 2)
+    assert (outcome.status, "Removed 1 output of an earlier call" in outcome.out) == (0, True)
+    assert {path.name for path in bank.iterdir()} == {"bank.safetensors", "bank.json", RECORD_FILE}
+    base = ["directions", "-i", codes, "-o", directions, "--steps", 2, *content]
+    assert styles(*base, "--count", 3).status == 0
+    (directions / "direction02.jpg").write_bytes(b"mine")
+    outcome = styles(*base, "--count", 1)
+    assert (outcome.status, "Removed 3 outputs of an earlier call" in outcome.out) == (0, True)
+    assert {path.stem for path in directions.glob("direction0*")} == {"direction00", "direction02"}
+    write_styles(tmp_path / "two.safetensors", torch.eye(2, 8)[..., None, None])
+    for count in (4, 2):
+        outcome = styles("interpolate", "-i", tmp_path / "two.safetensors", "-o", frames, "--count", count, *content)
+        assert outcome.status == 0, outcome.err
+    assert len(list(frames.glob("*.png"))) == 2
 
 
 def test_inputs_are_never_overwritten(styles: Styles, codes: Path, photos: Path, drawing: Path, tmp_path: Path) -> None:

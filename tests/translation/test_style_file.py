@@ -40,7 +40,7 @@ def test_wrong_arguments_write_nothing(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="names"):
             write_styles(tmp_path / "s.safetensors", CODES, names)  # type: ignore[arg-type]
     for codes in (CODES / 0, CODES.to(torch.complex64), CODES.double() * 1e300, CODES > 0):
-        with pytest.raises(DataError, match="expected (finite )?codes"):
+        with pytest.raises(DataError, match=r"expected (finite )?codes"):
             write_styles(tmp_path / "s.safetensors", codes)
     with pytest.raises(FastmunitError, match="cannot write"):
         write_styles("/proc/none/s.safetensors", CODES)

@@ -11,6 +11,7 @@ from fastmunit.cli.styles.inputs import (
     encode,
     load,
     read_contents,
+    replace_outputs,
     report_failures,
     require_outputs,
     translations,
@@ -72,6 +73,8 @@ def bank(
     if rows:
         labels = ["medoid"] * bool(medoids) + [""] * len(images)
         save(labeled_sheet(rows, [f"n = {number}" for number in result.sizes], labels), output / SHEET)
+    files = [output / BANK, output / "bank.json", *([output / SHEET] if rows else [])]
+    replace_outputs(output, "bank", "styles", files, [*input, *content])
     written = f", {output / SHEET}" if rows else ""
     echo(
         f"Wrote {output / BANK}{written} and {output / 'bank.json'}: {counted(count)} for {len(result.labels)} images."

@@ -6,7 +6,15 @@ import typer
 
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
-from fastmunit.cli.styles.inputs import encode, load, read_contents, report_failures, require_outputs, translations
+from fastmunit.cli.styles.inputs import (
+    encode,
+    load,
+    read_contents,
+    replace_outputs,
+    report_failures,
+    require_outputs,
+    translations,
+)
 from fastmunit.cli.styles.parameters import SHEET, Contents, Inputs, Run, Size, Way
 
 
@@ -55,7 +63,8 @@ def directions(
     offsets = [reach * (2 * step / (steps - 1) - 1) for step in range(steps)]
     places = [f"{offset:+.3g} sd" if offset else "mean" for offset in offsets]
     stems = [f"direction{index:02d}" for index in range(len(result.shares))]
-    require_outputs([output / f"{stem}{suffix}" for stem in stems for suffix in (".jpg", SUFFIX)], [*input, *content])
+    files = [output / f"{stem}{suffix}" for stem in stems for suffix in (".jpg", SUFFIX)]
+    require_outputs(files, [*input, *content])
     firsts = []
     for index, stem in enumerate(stems):
         codes = result.steps(index, steps, reach)
@@ -71,6 +80,7 @@ def directions(
         "shares_of_variance": result.shares,
     }
     write_text(output / "directions.json", json.dumps(report, indent=1) + "\n")
+    replace_outputs(output, "directions", "styles", files, [*input, *content])
     for stem, share, deviation in zip(stems, result.shares, result.deviations, strict=True):
         echo(f"{stem}: {share:.1%} of the variance, standard deviation {deviation:.3g}")
     echo(f"Wrote a contact sheet of each into {output}, all of them in {output / SHEET}.")

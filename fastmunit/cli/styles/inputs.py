@@ -43,6 +43,25 @@ def require_outputs(outputs: "Iterable[Path]", read: "Sequence[Path]") -> None:
     require_apart(outputs, [item.path for item in list_inputs(read)[0]])
 
 
+def replace_outputs(output: Path, name: str, kind: str, written: "Sequence[Path]", read: "Sequence[Path]") -> None:
+    """Record the files that a command has written, and remove those of an earlier call that it did not overwrite.
+
+    Args:
+        output: The output folder.
+        name: What the files belong to, such as the name of an image.
+        kind: Kind of the files, which tells commands with the same output folder apart.
+        written: The files, in the folder.
+        read: Files and folders that are read, which stay.
+    """
+    from fastmunit.translation.inputs import list_inputs
+    from fastmunit.translation.output_record import OutputRecord
+
+    kept = {item.path.resolve() for item in list_inputs(read)[0]}
+    removed = len(OutputRecord(output).replace(name, kind, written, kept))
+    if removed:
+        echo(f"Removed {'1 output' if removed == 1 else f'{removed:,} outputs'} of an earlier call.")
+
+
 def require_suffix(output: Path, suffixes: "Sequence[str]") -> None:
     """Check that the name of an output says what it is: other commands tell styles from images by it."""
     from fastmunit.errors import FastmunitError

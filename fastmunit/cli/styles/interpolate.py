@@ -7,7 +7,15 @@ import typer
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
 from fastmunit.cli.style_options import Interpolation
-from fastmunit.cli.styles.inputs import encode, load, named_contents, report_failures, require_outputs, translations
+from fastmunit.cli.styles.inputs import (
+    encode,
+    load,
+    named_contents,
+    replace_outputs,
+    report_failures,
+    require_outputs,
+    translations,
+)
 from fastmunit.cli.styles.parameters import SHEET, STYLES, Contents, Inputs, Run, Size, Way
 
 
@@ -62,9 +70,10 @@ def interpolate(
     places = [f"{place / (count - 1):.2f}" for place in range(count)]
     write_styles(output / STYLES, codes, places, found.styles.model)
     rows = []
-    for image, paths in zip((image for _, image in named), frames, strict=True):
+    for (name, image), paths in zip(named, frames, strict=True):
         rows.append(translations(translator, image, codes))
         for frame, path in zip(rows[-1], paths, strict=True):
             data.save_image(frame, path)
+        replace_outputs(output, name, "frames", paths, read)
     save(labeled_sheet(rows, places), output / SHEET)
     echo(f"Wrote {len(rows) * count} frames into {output}, side by side in {output / SHEET}.")
