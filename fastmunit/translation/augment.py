@@ -20,7 +20,7 @@ from fastmunit.errors import ConfigError
 from fastmunit.systems.translators import Translator
 from fastmunit.translation.domains import source_values, target_values
 from fastmunit.translation.styles import style_codes
-from fastmunit.translation.translate import Precision, load_translator
+from fastmunit.translation.translate import Precision, load_translator, require_precision
 
 _PIL_MODES = ("L", "RGB")
 
@@ -76,6 +76,7 @@ class Augment(v2.Transform):
         super().__init__()
         if not 0 <= p <= 1:
             raise ValueError(f"expected a probability p in [0, 1], got {p}")
+        require_precision(precision)
         self.p, self.seed = p, operator.index(seed)
         self._precision = precision
         self._model = _Model(model, direction, styles)

@@ -203,6 +203,8 @@ def test_mistakes_are_named(run_folder: Path) -> None:
     for codes in (torch.full((2, 8, 1, 1), torch.nan), torch.full((2, 8, 1, 1), 1e300, dtype=torch.float64)):
         with pytest.raises(ValueError, match="expected finite styles, got infinite or NaN values"):
             fastmunit.Augment(run_folder, codes)
+    with pytest.raises(ConfigError, match="precision is 'zz': use one of float32, bfloat16, float16, or None"):
+        fastmunit.Augment(run_folder, precision="zz")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="translates 1 channels to 3"):
         fastmunit.Augment(Painted((1, 3)))
     with pytest.raises(ValueError, match="but the translator is for None"):
