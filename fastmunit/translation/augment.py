@@ -163,11 +163,14 @@ class Augment(v2.Transform):
     def _check(self, images: Tensor) -> None:
         if images.dim() not in (3, 4) or 0 in images.shape[-3:]:
             raise ValueError(f"expected images (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
-        if images.shape[-3] != self._model.channels:
-            raise ValueError(
-                f"expected images of {self._model.channels} channels, which the model takes, got {images.shape[-3]}: "
-                "put v2.RGB() or v2.Grayscale() before Augment"
-            )
+        found, taken = images.shape[-3], self._model.channels
+        if found != taken:
+            advice = f"choose {taken} of them before Augment, such as image[..., :{taken}, :, :]"
+            if found < taken:
+                advice = "give the others, too"
+            if {found, taken} == {1, 3}:  # what torchvision can convert
+                advice = "put v2.RGB() or v2.Grayscale() before Augment"
+            raise ValueError(f"expected images of {taken} channels, which the model takes, got {found}: {advice}")
         if images.is_floating_point():
             low, high = (float(end) for end in torch.aminmax(images.detach())) if images.numel() else (0.0, 1.0)
             if not (low >= 0 and high <= 1):  # NaN is refused, too

@@ -184,6 +184,7 @@ def test_mistakes_are_named(run_folder: Path) -> None:
     image = pictures(1)[0]
     for value, error, message in (
         (image[:1], ValueError, r"expected images of 3 channels, .* got 1: put v2\.RGB\(\)"),
+        (image[[0, 1, 2, 0]], ValueError, r"got 4: choose .* image\[\.\.\., :3, :, :\]"),
         (image[0], ValueError, r"expected images \(C, H, W\) or \(N, C, H, W\), got \(30, 41\)"),
         (image[None, None], ValueError, "expected images .* got"),
         (image[:, :0], ValueError, "expected images .* got"),
@@ -241,6 +242,11 @@ class Numbered(Dataset[Any]):
         if index >= 6:
             raise IndexError(index)
         return tv_tensors.Image(pictures(6, 16, 16)[index]), index
+
+
+def test_an_epoch_is_an_integer(run_folder: Path) -> None:
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        fastmunit.AugmentedDataset([], fastmunit.Augment(run_folder)).set_epoch(1.5)  # type: ignore[arg-type]
 
 
 def test_datasets_repeat_and_change_with_the_epoch(run_folder: Path) -> None:
