@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 import stat
 import tempfile
 import zipfile
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # Limits of Linux and macOS.
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 4095
+# Control characters, separators of lines, and changes of the direction of text.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 @contextmanager
@@ -65,8 +68,17 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """Return a path as printable text, with bytes that are not UTF-8 escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Return a path, or a name from a file, as one line of text.
+
+    Bytes that are not UTF-8 are escaped, and characters that a terminal would obey: names may come from strangers.
+    """
+    text = os.fsdecode(path)
+    try:
+        encoded = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that no file name has, from JSON
+        encoded = text.encode("utf-8", "backslashreplace")
+    text = encoded.decode("utf-8", "backslashreplace")
+    return _OBEYED.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def is_unicode(text: str) -> bool:

@@ -149,6 +149,7 @@ def test_only_regular_files_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_names_that_are_not_utf8_are_shown_escaped() -> None:
+    assert printable("\x1b[31mred\n\x9b\u202e\ud800") == "\\x1b[31mred\\n\\x9b\\u202e\\ud800"
     assert printable(os.fsdecode(b"caf\xe9/\xc3\xbc.png")) == "caf\\xe9/ü.png"
 
 

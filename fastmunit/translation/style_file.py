@@ -45,7 +45,7 @@ class StyleModel:
 
     def __str__(self) -> str:
         """Return the name, the direction and the first digits of the digest."""
-        return f"{self.name} ({self.direction}, weights {self.digest[:8]})"
+        return f"{printable(self.name)} ({printable(self.direction)}, weights {printable(self.digest[:8])})"
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Styles:
     model: StyleModel | None = None
 
     def label(self, index: int) -> str:
-        """Return the name of a style, or its number."""
-        return self.names[index] if self.names else f"style {index}"
+        """Return the name of a style as printable text, or its number."""
+        return printable(self.names[index]) if self.names else f"style {index}"
 
 
 def read_styles(path: str | os.PathLike[str]) -> Styles:

@@ -390,6 +390,23 @@ def test_evaluate_draws_from_a_file(
     assert (outcome.status, "give either --styles-file or --style-distribution" in outcome.err) == (1, True)
 
 
+def test_names_of_strangers_do_not_reach_the_terminal_raw(styles: Styles, photos: Path, tmp_path: Path) -> None:
+    model = StyleModel("\x1b[31mred", "b2a\n", "")
+    write_styles(tmp_path / "odd.safetensors", torch.randn(2, 8, 1, 1), ["\x1b[31mred", "two\nlines\ud800"])
+    write_styles(tmp_path / "other.safetensors", torch.randn(2, 8, 1, 1), model=model)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(photos / "00.png", folder / "\x1b[31ma.png")
+    (folder / "\x1b[31mb.png").write_bytes(b"no image")
+    (folder / "\x1b[31mc.txt").write_bytes(b"no image")
+    for name in ("odd.safetensors", "other.safetensors", "in"):
+        outcome = styles("nearest", photos / "00.png", "-i", tmp_path / name)
+        text = (outcome.out + outcome.err).replace("\x1b[31m\x1b[1merror: \x1b[0m", "")
+        assert "\\x1b[31m" in text
+        assert "\x1b" not in text
+        assert "\nlines" not in text
+
+
 def test_a_file_without_a_model_is_taken(styles: Styles, tmp_path: Path) -> None:
     write_styles(tmp_path / "own.safetensors", torch.randn(3, 8, 1, 1))
     assert styles("mean", "-i", tmp_path / "own.safetensors", "-o", tmp_path / "mean.safetensors").status == 0
