@@ -135,9 +135,11 @@ def require_same_model(styles: Styles, translator: Translator, path: str | os.Pa
     digest = translator.digest()
     if digest and digest != styles.model.digest:
         here = StyleModel.of(translator)
+        other = styles.model.direction
+        way = f", or use it for the direction {printable(other)}" if other != here.direction else ""
         raise DataError(
             f"styles file {printable(path)} was made with {styles.model}, and style codes mean something else to "
-            f"{here}: make the file again with this model (`fastmunit styles`)."
+            f"{here}: make the file again with this model (`fastmunit styles`){way}."
         )
 
 

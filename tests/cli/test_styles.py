@@ -140,8 +140,10 @@ def test_interpolation_frames_are_translations_of_the_codes(
     many = styles("interpolate", *ends, "--content", photos, "-o", tmp_path / "many", "--count", 2)
     assert (many.status, f"the first 8 of {MIN_CODES} images are used" in many.err) == (0, True)
     assert len(list((tmp_path / "many").glob("*.png"))) == 8 * 2
-    one = styles("interpolate", "-i", photos / "00.png", "--content", drawing, "-o", tmp_path / "no")
-    assert (one.status, "an interpolation needs two styles, got 1" in one.err) == (1, True)
+    one = styles(
+        "interpolate", "-i", photos / "00.png", "-i", photos / "00.png", "--content", drawing, "-o", tmp_path / "no"
+    )
+    assert (one.status, "an interpolation needs two styles, got 1: give two different images" in one.err) == (1, True)
 
 
 def test_contents_of_equal_names_keep_their_frames(styles: Styles, photos: Path, tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_inversion(
     assert outcome.status == 0, outcome.err
     (tmp_path / "weights").mkdir()
     outcome = styles("invert", photos / "00.png", "-o", tmp_path / "no", "--weights", tmp_path / "weights")
-    assert (outcome.status, "has no such file" in outcome.err) == (1, True)
+    assert (outcome.status, "has no such file" in outcome.err, "download" in outcome.err) == (1, True, False)
 
 
 def test_translate_takes_the_files(
@@ -216,6 +218,8 @@ def test_files_of_another_model_are_refused(
         assert outcome.status == 1
         assert message in outcome.err, outcome.err
     assert not (tmp_path / "no").exists()
+    outcome = styles("mean", "-i", codes, "-o", tmp_path / "no.safetensors", "--direction", "b2a")
+    assert (outcome.status, "or use it for the direction a2b" in outcome.err) == (1, True)
 
 
 def test_a_model_folder_and_its_run_take_the_same_files(

@@ -61,7 +61,9 @@ def interpolate(
     found = encode(translator, run, input, size, max_pixels)
     if len(found.styles.codes) != 2:
         report_failures(found.failures)
-        raise FastmunitError(f"an interpolation needs two styles, got {len(found.styles.codes)}: give two images.")
+        raise FastmunitError(
+            f"an interpolation needs two styles, got {len(found.styles.codes)}: give two different images."
+        )
     first, second = found.styles.codes.split(1)
     try:
         codes = interpolate_codes(first, second, count, interpolation.value)
