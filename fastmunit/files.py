@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # Limits of Linux and macOS.
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 4095
+# Control characters, separators of lines, and changes of the direction of text.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 @contextmanager
@@ -65,8 +68,17 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """Return a path as printable text, with bytes that are not UTF-8 escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Return a path, or a name from a file, as one line of text.
+
+    Bytes that are not UTF-8 are escaped, and characters that a terminal would obey: names may come from strangers.
+    """
+    text = os.fsdecode(path)
+    try:
+        encoded = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that no file name has, from JSON
+        encoded = text.encode("utf-8", "backslashreplace")
+    text = encoded.decode("utf-8", "backslashreplace")
+    return _OBEYED.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def is_unicode(text: str) -> bool:
@@ -144,6 +156,7 @@ def require_writable(*paths: str | os.PathLike[str]) -> None:
     Raises:
         FastmunitError: If `atomic_write` would raise for a path, or a path is a folder.
     """
+    tried: set[Path] = set()
     for path in map(Path, paths):
         try:
             if path.is_dir():
@@ -151,13 +164,27 @@ def require_writable(*paths: str | os.PathLike[str]) -> None:
             nearest = next(folder for folder in path.absolute().parents if folder.exists())
             if not nearest.is_dir():
                 raise OSError(None, f"{nearest} is not a folder")
-            with tempfile.TemporaryFile(dir=nearest) as file:
-                file.write(bytes(4096))
+            if nearest not in tried:
+                with tempfile.TemporaryFile(dir=nearest) as file:
+                    file.write(bytes(4096))
+                tried.add(nearest)
         except OSError as error:
             reason = error.strerror or str(error)
             raise FastmunitError(
                 f"cannot write {path}: {reason}. Free some space or choose a folder you can write to."
             ) from error
+
+
+def require_apart(written: Iterable[Path], read: Iterable[Path]) -> None:
+    """Check that no file that is read would be overwritten.
+
+    Raises:
+        FastmunitError: If one would be. The message names it.
+    """
+    protected = {path.resolve() for path in read}
+    for path in written:
+        if path.resolve() in protected:
+            raise FastmunitError(f"{printable(path)} is an input and would be overwritten: choose another output.")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

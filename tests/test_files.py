@@ -14,6 +14,7 @@ from fastmunit.files import (
     atomic_write,
     load_tensors,
     printable,
+    require_apart,
     require_regular_file,
     require_writable,
     save_tensors,
@@ -28,6 +29,15 @@ def test_a_failing_block_keeps_the_old_file(tmp_path: Path) -> None:
         file.write(len("new"))
     assert path.read_text(encoding="utf-8") == "old ü"
     assert os.listdir(path.parent) == ["note.txt"]
+
+
+def test_files_that_are_read_are_found_by_any_path(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "a.png")
+    read = [tmp_path / "a.png"]
+    for path in (tmp_path / "a.png", tmp_path / "link", tmp_path / ".." / tmp_path.name / "a.png"):
+        with pytest.raises(FastmunitError, match=rf"{path.name} is an input and would be overwritten"):
+            require_apart([tmp_path / "b.png", path], read)
+    require_apart([tmp_path / "b.png"], read)
 
 
 def test_tensors_survive(tmp_path: Path) -> None:
@@ -139,6 +149,7 @@ def test_only_regular_files_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_names_that_are_not_utf8_are_shown_escaped() -> None:
+    assert printable("\x1b[31mred\n\x9b\u202e\ud800") == "\\x1b[31mred\\n\\x9b\\u202e\\ud800"
     assert printable(os.fsdecode(b"caf\xe9/\xc3\xbc.png")) == "caf\\xe9/ü.png"
 
 

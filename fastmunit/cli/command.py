@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -32,6 +33,17 @@ class Command(TyperCommand):
                     raise typer.BadParameter(f"given {times} times: give it once.", ctx=ctx, param=parameter)
                 _check_value(values[parameter.name], parameter, ctx)
         return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """Write the help page. Texts of options are plain: a default in brackets such as [random styles] is no tag."""
+        from rich.markup import escape
+
+        shown = copy(self)
+        shown.params = [copy(parameter) for parameter in self.params]
+        for parameter in shown.params:
+            if text := getattr(parameter, "help", None):
+                parameter.help = escape(text)  # type: ignore[attr-defined]
+        super(Command, shown).format_help(ctx, formatter)
 
 
 def _check_value(value: Any, parameter: Any, ctx: typer.Context) -> None:

@@ -65,7 +65,7 @@ def train_classifier(
 
     from fastmunit.config import Config
     from fastmunit.data.value_range import PixelValues
-    from fastmunit.files import require_writable
+    from fastmunit.files import require_apart, require_writable
     from fastmunit.metrics import classifier_training
     from fastmunit.metrics.classifier import Architecture as Kind
     from fastmunit.metrics.classifier import Classifier, save_classifier
@@ -80,7 +80,9 @@ def train_classifier(
         max_pixels = max_pixels or settings.max_pixels
     place = resolve_device(device)
     chosen: Kind = "small" if architecture is Architecture.small else "alexnet"
-    for note in classifier_training.labeled_images(data).notes:
+    images = classifier_training.labeled_images(data)
+    require_apart([output], images.paths)
+    for note in images.notes:
         typer.echo(note, err=True)
     with tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar}|{postfix}", disable=None) as bar:
 

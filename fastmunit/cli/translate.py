@@ -320,12 +320,13 @@ def _kind(inputs: "list[Input]") -> str:
 
 def _suggest_size(settings: "Config", item: "Input", limits: "Limits") -> None:
     from fastmunit.data.validate import image_header
+    from fastmunit.files import printable
 
     trained = min(settings.crop_image_height, settings.crop_image_width)
     header = item.video or image_header(item.path, limits.channels, limits.values, limits.max_pixels)
     shortest = min(header.height, header.width)
     if not trained / 1.5 <= shortest <= trained * 1.5:
         echo(
-            f"Hint: the model was trained on {trained} pixels and {item.path.name} has {shortest}; --size {trained} "
-            "may look better."
+            f"Hint: the model was trained on {trained} pixels and {printable(item.path.name)} has {shortest}; "
+            f"--size {trained} may look better."
         )

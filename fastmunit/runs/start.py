@@ -122,8 +122,8 @@ def train(
         trainer = system(config)
         checkpoint.load_initial_weights(trainer, init, init_dis)
         trainer = trainer.to(place)
-        if config.eval_metrics is not None and config.eval_iter is None:
-            hooks.message("eval_metrics is set, but eval_iter is not: this run has no evaluations.")
+        for note in _without_effect(config):
+            hooks.message(note)
         evaluator = None if config.eval_iter is None else Evaluator(config, trainer, given, hooks.message)
         distributed.on_first(lambda: _create(folder))
         with folder.lock() if ranks.main else nullcontext():
@@ -138,6 +138,24 @@ def train(
             session = Session(config, folder, trainer, place, ranks, keep, hooks, started, time_limit, given, evaluator)
             session.prepare(previous, resume_at, initialized)
             return session.run()
+
+
+def _without_effect(config: Config) -> list[str]:
+    """Return a line about each key that is set and has no effect without another one."""
+    defaults = {name: field.default for name, field in Config.model_fields.items()}
+    missing = {
+        ("eval_metrics", "eval_iter"): (config.eval_iter is None, "this run has no evaluations"),
+        ("r1_iter", "r1_w"): (config.r1_w == 0, "this run has no R1 penalty"),
+        ("dis_augment_ramp", "dis_augment_target"): (
+            config.dis_augment_target is None,
+            "the probability of dis_augment does not change",
+        ),
+    }
+    return [
+        f"{key} is set, but {needed} is not: {outcome}."
+        for (key, needed), (absent, outcome) in missing.items()
+        if absent and getattr(config, key) != defaults[key]
+    ]
 
 
 def _restarted(folder: RunFolder) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastmunit.errors import DataError
 from fastmunit.image_files.packages import needed
+from fastmunit.systems.code_checks import require_codes, require_integer
 
 _RESTARTS = 10
 MAX_SEED = 2**32 - 1
@@ -48,12 +49,17 @@ def make_bank(codes: Tensor, count: int, seed: int = 0) -> Bank:
         seed: Seed of the starts, below 2^32.
 
     Raises:
-        DataError: If there are fewer than K different codes, or scikit-learn is not installed.
+        DataError: If the codes have a wrong shape or NaN or infinite values, fewer than K of them are different, or
+            scikit-learn is not installed.
+        ConfigError: If the count or the seed is not an integer in its range.
     """
+    require_codes(codes)
+    require_integer("count", count, 1)
+    require_integer("seed", seed, 0, MAX_SEED)
     cluster = needed("sklearn.cluster", "styles", "a bank of styles")
     values = codes.detach().flatten(1).double().cpu()
     different = len(torch.unique(values, dim=0))
-    if not 1 <= count <= different:
+    if count > different:
         raise DataError(
             f"a bank of {count} styles needs at least as many different ones, got {different}: lower the number, or "
             "add images."

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastmunit.errors import DataError
+from fastmunit.systems.code_checks import require_codes, require_integer
 
 _MIN_DEVIATION = 1e-6
 """Directions whose deviation is smaller than this part of the largest are rounding errors."""
@@ -49,8 +50,13 @@ def principal_directions(codes: Tensor, count: int | None = None) -> Directions:
         count: Number of components. None is all along which the codes vary, which are S - 1 at most.
 
     Raises:
-        DataError: If there are fewer than two codes, or they are all equal.
+        DataError: If there are fewer than two codes, they are all equal, or they have a wrong shape or NaN or infinite
+            values.
+        ConfigError: If the count is not an integer of at least 1.
     """
+    require_codes(codes)
+    if count is not None:
+        require_integer("count", count, 1)
     values = codes.detach().flatten(1).double().cpu()
     if len(values) < 2:
         raise DataError(f"directions need the styles of at least 2 images, got {len(values)}: add images.")

@@ -14,6 +14,7 @@ from fastmunit.data.seeding import named_generator
 from fastmunit.errors import DataError
 from fastmunit.image_files.packages import needed
 from fastmunit.metrics.images import evenly_spaced
+from fastmunit.systems.code_checks import require_codes
 from fastmunit.systems.style_distributions import FittedNormal
 
 MIN_CODES = 20
@@ -121,8 +122,10 @@ def check_distribution(codes: Tensor, seed: int = 0) -> DistributionCheck:
         seed: Seed of the simulated samples.
 
     Raises:
-        DataError: If there are too few codes, or scipy is not installed.
+        DataError: If there are too few codes, they have a wrong shape or NaN or infinite values, or scipy is not
+            installed.
     """
+    require_codes(codes)
     if len(codes) < MIN_CODES:
         raise DataError(f"a check of the distribution needs at least {MIN_CODES} styles, got {len(codes)}: add images.")
     values = codes.detach().flatten(1).double().cpu()

@@ -19,6 +19,7 @@ from fastmunit.data.sources import given_images
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.files import printable
 from fastmunit.metrics.images import evenly_spaced
+from fastmunit.systems.code_checks import require_integer
 from fastmunit.systems.translators import Translator
 from fastmunit.translation.domains import source_values, target_values
 from fastmunit.translation.inputs import Input, list_inputs
@@ -68,11 +69,16 @@ def extract(
 
     Raises:
         DataError: If there is no image, or none can be read.
+        ConfigError: If the size is not an integer of at least 1.
         FastmunitError: If the model has no style encoder.
     """
     require_style_encoder(translator)
+    if size is not None:
+        require_integer("size", size, 1)
     sources = [images] if isinstance(images, str | os.PathLike) else list(images)
     inputs, notes = list_inputs([Path(source) for source in sources])
+    if not inputs:
+        raise DataError("expected images or folders, got none: give at least one")
     prepare = None if size is None else partial(resized, size=size)
     limit = _limit(translator, max_pixels)
     codes, used, failures = list[Tensor](), list[Input](), list[Failure]()

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastmunit.errors import FastmunitError
+from fastmunit.errors import DataError, FastmunitError
 from fastmunit.metrics.images import rgb
 from fastmunit.styles.extract import require_style_encoder
+from fastmunit.systems.code_checks import require_integer
 from fastmunit.systems.translators import Translator
 
 
@@ -82,8 +83,11 @@ def invert(
         advance: Called with the part that is done after each step.
 
     Raises:
-        FastmunitError: If the model has no style encoder or cannot be differentiated, or the content has another size.
+        FastmunitError: If the model has no style encoder or cannot be differentiated, the content has another size,
+            the loss is NaN, or there are fewer steps than 0 or starts than 1.
     """
+    require_integer("steps", steps, 0)
+    require_integer("starts", starts, 1)
     require_style_encoder(translator)
     # Without inference mode, gradients flow through tensors that were computed in it only as copies.
     target, content = photo[None].to(translator.device).clone(), content.clone()
@@ -113,6 +117,8 @@ def invert(
             raise FastmunitError("an export has no gradients, which an inversion needs: give its run folder or model.")
         l1, perceptual = losses(images)
         loss = l1 if perceptual is None else l1 + perceptual
+        if step == 0 and not bool(loss.isfinite().any()):
+            raise DataError("the loss is NaN or infinite: give a photo and a content without such values.")
         improved = loss.detach() < best_loss
         best = torch.where(improved[:, None, None, None], styles.detach(), best)
         best_loss = torch.where(improved, loss.detach(), best_loss)

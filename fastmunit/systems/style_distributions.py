@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fastmunit.systems.code_checks import require_codes
+
 
 class StyleDistribution(Protocol):
     """A distribution of style codes."""
@@ -31,10 +33,11 @@ class FittedNormal:
         factor: The symmetric square root of the covariance, (style_dim, style_dim), float64.
 
     Raises:
-        ValueError: If there are fewer than two codes.
+        ValueError: If there are fewer than two codes, or they have a wrong shape or NaN or infinite values.
     """
 
     def __init__(self, codes: Tensor) -> None:
+        require_codes(codes)
         if len(codes) < 2:
             raise ValueError(f"expected at least 2 style codes to fit a normal distribution to, got {len(codes)}")
         values = codes.detach().flatten(1).double().cpu()
@@ -55,9 +58,13 @@ class GivenStyles:
 
     Args:
         codes: Style codes (S, style_dim, 1, 1).
+
+    Raises:
+        ValueError: If there are no codes, or they have a wrong shape or NaN or infinite values.
     """
 
     def __init__(self, codes: Tensor) -> None:
+        require_codes(codes)
         self.codes = codes.detach().cpu()
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:

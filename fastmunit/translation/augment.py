@@ -20,7 +20,7 @@ from fastmunit.errors import ConfigError
 from fastmunit.systems.translators import Translator
 from fastmunit.translation.domains import source_values, target_values
 from fastmunit.translation.styles import style_codes
-from fastmunit.translation.translate import Precision, load_translator
+from fastmunit.translation.translate import Precision, load_translator, require_precision
 
 _PIL_MODES = ("L", "RGB")
 
@@ -76,6 +76,7 @@ class Augment(v2.Transform):
         super().__init__()
         if not 0 <= p <= 1:
             raise ValueError(f"expected a probability p in [0, 1], got {p}")
+        require_precision(precision)
         self.p, self.seed = p, operator.index(seed)
         self._precision = precision
         self._model = _Model(model, direction, styles)
@@ -162,11 +163,14 @@ class Augment(v2.Transform):
     def _check(self, images: Tensor) -> None:
         if images.dim() not in (3, 4) or 0 in images.shape[-3:]:
             raise ValueError(f"expected images (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
-        if images.shape[-3] != self._model.channels:
-            raise ValueError(
-                f"expected images of {self._model.channels} channels, which the model takes, got {images.shape[-3]}: "
-                "put v2.RGB() or v2.Grayscale() before Augment"
-            )
+        found, taken = images.shape[-3], self._model.channels
+        if found != taken:
+            advice = f"choose {taken} of them before Augment, such as image[..., :{taken}, :, :]"
+            if found < taken:
+                advice = "give the others, too"
+            if {found, taken} == {1, 3}:  # what torchvision can convert
+                advice = "put v2.RGB() or v2.Grayscale() before Augment"
+            raise ValueError(f"expected images of {taken} channels, which the model takes, got {found}: {advice}")
         if images.is_floating_point():
             low, high = (float(end) for end in torch.aminmax(images.detach())) if images.numel() else (0.0, 1.0)
             if not (low >= 0 and high <= 1):  # NaN is refused, too

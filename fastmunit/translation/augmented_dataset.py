@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +32,7 @@ class AugmentedDataset(Dataset[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, in worker processes, too."""
-        self._epoch.fill_(epoch)
+        self._epoch.fill_(operator.index(epoch))
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from fastmunit.data.validate import image_header
 from fastmunit.data.value_range import PixelValues
 from fastmunit.data.video_writer import output_suffix
 from fastmunit.errors import DataError, FastmunitError
-from fastmunit.files import printable
+from fastmunit.files import printable, require_apart
 from fastmunit.memory import first_line, is_out_of_memory
 from fastmunit.out_of_core.pixels import PixelSink, PixelSource
 from fastmunit.planning.available import free_memory
@@ -161,13 +161,8 @@ class FileTranslator:
                     f"output {printable(self._output)} is in the input folder {printable(folder)}: choose a folder "
                     "outside it."
                 )
-        protected = {path.resolve() for path in read}
         targets = [path for item in inputs for path in self.targets(item)]
-        for path in (*targets, self.sheet):
-            if path.resolve() in protected:
-                raise FastmunitError(
-                    f"{printable(path)} is an input and would be overwritten: choose another --output."
-                )
+        require_apart([*targets, self.sheet], read)
         saved = self._resources.save_statistics
         if saved is not None and saved.resolve() in {path.resolve() for path in (*targets, self.sheet)}:
             raise FastmunitError(f"{printable(saved)} is an output, too: choose another --save-statistics.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ def list_inputs(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:
 
     An output is named after its image, including subfolders of an input folder. Where names of images differ only in
     their suffixes, the suffix becomes part of the name; where they are still equal, so does the name of the input
-    folder.
+    folder, and as many of its parents as it takes to tell them apart.
 
     Raises:
         DataError: If an input does not exist, or a folder holds no images.
@@ -87,19 +87,11 @@ def list_inputs(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:
         notes += [] if images.note is None else [images.note]
         for path in images.paths:
             first_paths.setdefault(path.resolve(), (path, images.folder))
-    paths = list(first_paths.values())
-    stems = [_stem(path.relative_to(folder)) for path, folder in paths]
-    repeated = _repeated(stems)
-    names = [
-        f"{stem}_{path.suffix[1:]}" if stem in repeated else stem for stem, (path, _) in zip(stems, paths, strict=True)
-    ]
-    if len({folder for _, folder in paths}) > 1:
-        repeated = _repeated(names)
-        names = [
-            f"{folder.resolve().name}/{stem}" if name in repeated else name
-            for name, stem, (_, folder) in zip(names, stems, paths, strict=True)
-        ]
-    return [Input(path, name) for name, (path, _) in zip(names, paths, strict=True)], notes
+    longer = [_names(path, folder) for path, folder in first_paths.values()]
+    names = [next(each) for each in longer]
+    while repeated := {name for name, count in Counter(names).items() if count > 1}:
+        names = [next(each, name) if name in repeated else name for name, each in zip(names, longer, strict=True)]
+    return [Input(path, name) for name, (path, _) in zip(names, first_paths.values(), strict=True)], notes
 
 
 def in_order_of_frames(inputs: Sequence[Input]) -> list[Input]:
@@ -171,11 +163,16 @@ def list_references(references: Sequence[Path]) -> tuple[list[Path], list[str]]:
     return [path for images in listed for path in images.paths], [images.note for images in listed if images.note]
 
 
-def _stem(path: Path) -> str:
-    """Return a path without the suffix, or without both of a name such as brain.nii.gz."""
-    stem = path.with_name(without_extension(path.name))
-    return (path.with_suffix("") if stem == path else stem).as_posix()
-
-
-def _repeated(names: Sequence[str]) -> set[str]:
-    return {name for name, count in Counter(names).items() if count > 1}
+def _names(path: Path, folder: Path) -> Iterator[str]:
+    """Yield names of an image of an input folder, each longer than the one before. The last is its path, and unique."""
+    inside = path.relative_to(folder)
+    whole = without_extension(path.name)
+    stem = path.stem if whole == path.name else whole
+    suffixed = f"{stem}_{path.name[len(stem) + 1 :].replace('.', '_')}"
+    parents = folder.resolve().parts[1:]
+    yield (inside.parent / stem).as_posix()
+    yield (inside.parent / suffixed).as_posix()
+    yield Path(*parents[-1:], inside.parent, stem).as_posix()
+    for first in reversed(range(len(parents))):
+        yield Path(*parents[first:], inside.parent, suffixed).as_posix()
+    yield Path(*parents, inside).as_posix()

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fastmunit.systems.code_checks import require_code, require_integer
+
 Interpolation = Literal["linear", "spherical"]
 METHODS: tuple[str, ...] = get_args(Interpolation)
 
@@ -32,8 +34,8 @@ def interpolate(first: Tensor, second: Tensor, count: int, method: Interpolation
         Style codes (count, style_dim, 1, 1), for t from 0 to 1 in equal steps.
 
     Raises:
-        ValueError: If the method is unknown, a code of a spherical interpolation is zero, or the two are opposite, so
-            that no shortest arc exists.
+        ValueError: If a code has a wrong shape, the count is below 2, the method is unknown, a code of a spherical
+            interpolation is zero, or the two are opposite, so that no shortest arc exists.
 
     Example:
         >>> a, b = torch.zeros(1, 8, 1, 1), torch.ones(1, 8, 1, 1)
@@ -42,6 +44,9 @@ def interpolate(first: Tensor, second: Tensor, count: int, method: Interpolation
     """
     if method not in METHODS:
         raise ValueError(f"expected interpolation linear or spherical, got {method}")
+    require_code(first, "the first style")
+    require_code(second, "the second style", first.shape[1])
+    require_integer("count", count, 2)
     weights = torch.linspace(0, 1, count, dtype=first.dtype, device=first.device).view(-1, 1, 1, 1)
     if method == "linear":
         return torch.lerp(first, second, weights)

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from fastmunit.errors import DataError
 from fastmunit.files import atomic_write, printable, require_regular_file
+from fastmunit.systems.code_checks import require_codes
 from fastmunit.systems.translators import Translator
 
 SUFFIX = ".safetensors"
@@ -45,7 +45,7 @@ class StyleModel:
 
     def __str__(self) -> str:
         """Return the name, the direction and the first digits of the digest."""
-        return f"{self.name} ({self.direction}, weights {self.digest[:8]})"
+        return f"{printable(self.name)} ({printable(self.direction)}, weights {printable(self.digest[:8])})"
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Styles:
     model: StyleModel | None = None
 
     def label(self, index: int) -> str:
-        """Return the name of a style, or its number."""
-        return self.names[index] if self.names else f"style {index}"
+        """Return the name of a style as printable text, or its number."""
+        return printable(self.names[index]) if self.names else f"style {index}"
 
 
 def read_styles(path: str | os.PathLike[str]) -> Styles:
@@ -88,12 +88,10 @@ def read_styles(path: str | os.PathLike[str]) -> Styles:
         raise DataError(
             f"styles file {printable(path)} has no tensor {_KEY!r} (it holds {held[:200]}): give a file of style codes."
         )
-    if codes.dim() != 4 or not len(codes) or codes.shape[2:] != (1, 1):
-        raise DataError(
-            f"styles file {printable(path)}: expected {_KEY!r} (S, style_dim, 1, 1), got {tuple(codes.shape)}."
-        )
-    if codes.is_floating_point() and not bool(codes.float().isfinite().all()):
-        raise DataError(f"styles file {printable(path)}: {_KEY!r} has infinite or NaN values.")
+    try:
+        require_codes(codes, repr(_KEY), kind="any")
+    except DataError as error:
+        raise DataError(f"styles file {printable(path)}: {error}.") from error
     return Styles(codes, _names(metadata.get(_NAMES), len(codes), path), _model(metadata.get(_MODEL), path))
 
 
@@ -109,13 +107,14 @@ def write_styles(
         model: The model that the codes belong to. Other models refuse the file. None leaves it open.
 
     Raises:
-        ValueError: If the codes have another shape, or the numbers of codes and names differ.
+        DataError: If `read_styles` would refuse the file.
         FastmunitError: If the file cannot be written.
     """
-    if codes.dim() != 4 or not len(codes) or codes.shape[2:] != (1, 1):
-        raise ValueError(f"expected codes (S, style_dim, 1, 1), got {tuple(codes.shape)}")
-    if names and len(names) != len(codes):
-        raise ValueError(f"expected {len(codes)} names, one per code, got {len(names)}")
+    require_codes(codes, "codes", kind="any")
+    if names and (isinstance(names, str) or len(names) != len(codes)):
+        raise DataError(f"expected {len(codes)} names, one per code, got {1 if isinstance(names, str) else len(names)}")
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise DataError(f"expected strings as names, got {type(odd[0]).__name__}")
     metadata = {_NAMES: json.dumps(list(names))} if names else {}
     if model is not None:
         metadata[_MODEL] = json.dumps(asdict(model))
@@ -136,9 +135,11 @@ def require_same_model(styles: Styles, translator: Translator, path: str | os.Pa
     digest = translator.digest()
     if digest and digest != styles.model.digest:
         here = StyleModel.of(translator)
+        other = styles.model.direction
+        way = f", or use it for the direction {printable(other)}" if other != here.direction else ""
         raise DataError(
             f"styles file {printable(path)} was made with {styles.model}, and style codes mean something else to "
-            f"{here}: make the file again with this model (`fastmunit styles`)."
+            f"{here}: make the file again with this model (`fastmunit styles`){way}."
         )
 
 
@@ -176,11 +177,11 @@ def as_codes(codes: Tensor, style_dim: int, example: Tensor, name: str) -> Tenso
     """Convert style codes to the device and dtype of `example`, a code that the model has drawn.
 
     Raises:
-        ValueError: If the shape is not the model's, or only one of codes and example is of integers.
+        DataError: If the shape is not the model's, only one of codes and example is of integers, or a code is not
+            finite in the model's dtype.
     """
-    if codes.dim() != 4 or not len(codes) or tuple(codes.shape[1:]) != (style_dim, 1, 1):
-        raise ValueError(f"expected {name} (S, {style_dim}, 1, 1), got {tuple(codes.shape)}")
-    if codes.is_complex() or codes.dtype == torch.bool or codes.is_floating_point() != example.is_floating_point():
-        kind = "floating point numbers" if example.is_floating_point() else "integers"
-        raise ValueError(f"expected {name} as {kind}, got {codes.dtype}")
-    return codes.to(example)
+    kind = "float" if example.is_floating_point() else "integer"
+    require_codes(codes, name, style_dim, kind)
+    converted = codes.to(example)
+    require_codes(converted, name, style_dim, kind)
+    return converted

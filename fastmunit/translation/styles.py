@@ -31,7 +31,7 @@ def styles_from_file(translator: Translator, path: str | os.PathLike[str]) -> St
     require_same_model(styles, translator, path)
     try:
         codes = as_codes(styles.codes, translator.style_dim, _example(translator), "styles")
-    except ValueError as error:
+    except DataError as error:
         raise DataError(f"styles file {printable(path)} belongs to another model: {error}.") from error
     return replace(styles, codes=codes)
 
@@ -53,7 +53,7 @@ def styles_by_direction(path: str | os.PathLike[str], translators: Mapping[str, 
     direction = next(iter(translators)) if model is None else model.direction
     if direction not in translators:
         raise DataError(
-            f"styles file {printable(path)} is for {direction}, and this model translates "
+            f"styles file {printable(path)} is for {printable(direction)}, and this model translates "
             f"{' and '.join(translators)} only: give a file of that direction."
         )
     return {direction: styles_from_file(translators[direction], path)}

@@ -136,8 +136,7 @@ def translate(
     """
     if direction not in (None, "a2b", "b2a"):
         raise ValueError(f"direction is {direction!r}: use a2b or b2a")
-    if precision is not None and precision not in get_args(Precision):
-        raise ValueError(f"precision is {precision!r}: use one of {', '.join(get_args(Precision))}, or None")
+    require_precision(precision)
     seed = _integer("seed", seed)
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed is {seed}: use a number from -2^63 to 2^64 - 1")
@@ -353,6 +352,12 @@ def _images(images: object, channels: int, max_pixels: int | None, values: Pixel
             raise ValueError("images is an empty list: give at least one image")
         return [image_tensor(image, channels, "images", max_pixels, values) for image in images]
     return [image_tensor(images, channels, "images", max_pixels, values)]
+
+
+def require_precision(value: object) -> None:
+    """Raise ConfigError for a precision that is neither None nor a `Precision`."""
+    if value is not None and value not in get_args(Precision):
+        raise ConfigError(f"precision is {value!r}: use one of {', '.join(get_args(Precision))}, or None")
 
 
 def _integer(name: str, value: object) -> int:

@@ -224,6 +224,8 @@ def test_classifier_without_weights(fastmunit: Command, tmp_path: Path, monkeypa
         assert outcome.status == 1 and "Traceback" not in outcome.err
     outcome = fastmunit("train-classifier", "--data", tmp_path / "data/a", "-o", tmp_path / "c.pt")
     assert outcome.status == 1 and "at least 2" in outcome.err
+    outcome = fastmunit("train-classifier", "--data", tmp_path / "data", "-o", tmp_path / "data/a/3.png")
+    assert (outcome.status, "3.png is an input" in outcome.err) == (1, True)
     (tmp_path / "data/b/notes.txt").touch()
     outcome = fastmunit(*arguments, "--architecture", "small", "--max-pixels", 36 * 36 - 1)
     assert outcome.status == 1 and "--max-pixels 1296" in outcome.err

@@ -164,6 +164,16 @@ def test_help_works_with_repeated_options(fastmunit: Command) -> None:
     assert fastmunit("train", "--output", "a", "--output", "b", "--help").status == 0
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_the_whole_text_of_each_option(
+    fastmunit: Command, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "900")
+    shown = " ".join(fastmunit(*command.split(), "--help").out.split())
+    for parameter in COMMANDS[command].params:
+        assert " ".join((parameter.help or "").split()) in shown, parameter.name
+
+
 @pytest.mark.parametrize(("command", "option", "others"), PATHS + CONFIGS)
 def test_values_that_are_not_paths(fastmunit: Command, command: str, option: str, others: tuple[str, ...]) -> None:
     Path("gen.pt").touch()

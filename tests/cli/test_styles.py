@@ -19,6 +19,7 @@ from fastmunit.serving.model import load_model
 from fastmunit.styles import StyleModel, read_styles, write_styles
 from fastmunit.styles.distribution import MIN_CODES
 from fastmunit.systems.bicyclegan import BicycleGAN
+from fastmunit.translation.output_record import RECORD_FILE
 from tests.cli.conftest import Command, Outcome
 from tests.runs.tiny import make_images, tiny_config
 
@@ -139,8 +140,21 @@ def test_interpolation_frames_are_translations_of_the_codes(
     many = styles("interpolate", *ends, "--content", photos, "-o", tmp_path / "many", "--count", 2)
     assert (many.status, f"the first 8 of {MIN_CODES} images are used" in many.err) == (0, True)
     assert len(list((tmp_path / "many").glob("*.png"))) == 8 * 2
-    one = styles("interpolate", "-i", photos / "00.png", "--content", drawing, "-o", tmp_path / "no")
-    assert (one.status, "an interpolation needs two styles, got 1" in one.err) == (1, True)
+    one = styles(
+        "interpolate", "-i", photos / "00.png", "-i", photos / "00.png", "--content", drawing, "-o", tmp_path / "no"
+    )
+    assert (one.status, "an interpolation needs two styles, got 1: give two different images" in one.err) == (1, True)
+
+
+def test_contents_of_equal_names_keep_their_frames(styles: Styles, photos: Path, tmp_path: Path) -> None:
+    for folder in ("x/f", "y/f"):
+        (tmp_path / folder).mkdir(parents=True)
+        shutil.copy(photos / "00.png", tmp_path / folder)
+    contents = ["--content", tmp_path / "x/f", "--content", tmp_path / "y/f"]
+    ends = ["-i", photos / "00.png", "-i", photos / "02.png"]
+    outcome = styles("interpolate", *ends, *contents, "-o", tmp_path / "out", "--count", 2)
+    assert (outcome.status, "Wrote 4 frames" in outcome.out) == (0, True)
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 4
 
 
 def test_inversion(
@@ -157,7 +171,7 @@ def test_inversion(
     assert outcome.status == 0, outcome.err
     (tmp_path / "weights").mkdir()
     outcome = styles("invert", photos / "00.png", "-o", tmp_path / "no", "--weights", tmp_path / "weights")
-    assert (outcome.status, "has no such file" in outcome.err) == (1, True)
+    assert (outcome.status, "has no such file" in outcome.err, "download" in outcome.err) == (1, True, False)
 
 
 def test_translate_takes_the_files(
@@ -185,7 +199,7 @@ def test_files_of_another_model_are_refused(
 ) -> None:
     message = "was made with fruit (a2b, weights "
     for outcome in (
-        styles("mean", "-i", codes, "-o", tmp_path / "no", model=trained),
+        styles("mean", "-i", codes, "-o", tmp_path / "no.safetensors", model=trained),
         styles("directions", "-i", codes, "--content", drawing, "-o", tmp_path / "no", "--direction", "b2a"),
         fastmunit("translate", "--checkpoint", trained, "-i", drawing, "-o", tmp_path / "no", "--styles-file", codes),
         fastmunit("page", trained, "-o", tmp_path / "no", "--styles-file", codes),
@@ -204,6 +218,8 @@ def test_files_of_another_model_are_refused(
         assert outcome.status == 1
         assert message in outcome.err, outcome.err
     assert not (tmp_path / "no").exists()
+    outcome = styles("mean", "-i", codes, "-o", tmp_path / "no.safetensors", "--direction", "b2a")
+    assert (outcome.status, "or use it for the direction a2b" in outcome.err) == (1, True)
 
 
 def test_a_model_folder_and_its_run_take_the_same_files(
@@ -211,7 +227,9 @@ def test_a_model_folder_and_its_run_take_the_same_files(
 ) -> None:
     package.load_translator(trained, device="cpu").save_pretrained(tmp_path / "folder")
     assert styles("extract", "-i", images / "testB", "-o", tmp_path / "s.safetensors", model=trained).status == 0
-    outcome = styles("mean", "-i", tmp_path / "s.safetensors", "-o", tmp_path / "m", model=tmp_path / "folder")
+    outcome = styles(
+        "mean", "-i", tmp_path / "s.safetensors", "-o", tmp_path / "m.safetensors", model=tmp_path / "folder"
+    )
     assert outcome.status == 0, outcome.err
 
 
@@ -233,7 +251,7 @@ def test_systems_without_style_codes(
     images = make_images(tmp_path_factory.mktemp("images"))
     run = tmp_path / "run"
     train(tiny_config(images, system=system, max_iter=1), run, device="cpu")
-    outcome = styles("extract", "-i", images / "testB", "-o", tmp_path / "no", model=run)
+    outcome = styles("extract", "-i", images / "testB", "-o", tmp_path / "no.safetensors", model=run)
     assert outcome.status == 1
     assert f"this {system} model has no style encoder" in outcome.err
     outcome = fastmunit(
@@ -253,11 +271,16 @@ def test_systems_without_style_codes(
 def test_bad_input(styles: Styles, codes: Path, photos: Path, drawing: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
+    folder = tmp_path / "folder.safetensors"
+    folder.mkdir()
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(codes.read_bytes()[:-3])
     one = photos / "00.png"
-    out = tmp_path / "no"
+    out = tmp_path / "no.safetensors"
     for arguments, message in (
+        (("extract", "-i", photos, "-o", tmp_path / "no.txt"), "ends with .safetensors as --output, got"),
+        (("mean", "-i", photos, "-o", one), "00.png: add .safetensors to it"),
+        (("nearest", one, "-i", photos, "-o", out), "ends with .jpg or .jpeg or .png as --output"),
         (("extract", "-i", empty, "-o", out), "contains no images"),
         (("extract", "-i", tmp_path / "none", "-o", out), "does not exist"),
         (("extract", "-i", codes, "-i", photos, "-o", out), "--input takes one styles file, or images and folders"),
@@ -267,12 +290,67 @@ def test_bad_input(styles: Styles, codes: Path, photos: Path, drawing: Path, tmp
         (("directions", "-i", photos, "--content", empty, "-o", out), "contains no images"),
         (("distribution", "-i", one, "-o", out), "at least 20 styles, got 1"),
         (("nearest", drawing.with_name("none.png"), "-i", photos), "does not exist"),
-        (("extract", "-i", photos, "-o", tmp_path), "it is a folder"),
+        (("extract", "-i", photos, "-o", folder), "it is a folder"),
     ):
         outcome = styles(*arguments)  # type: ignore[arg-type]
         assert outcome.status == 1, arguments
         assert message in outcome.err, outcome.err
         assert not out.exists()
+
+
+def test_outputs_of_an_earlier_call_are_removed(styles: Styles, codes: Path, drawing: Path, tmp_path: Path) -> None:
+    """A later call with fewer outputs leaves none of the earlier one, but files that have changed since."""
+    bank, directions, frames = (tmp_path / name for name in ("bank", "directions", "frames"))
+    content = ["--content", drawing]
+    assert styles("bank", "-i", codes, "-o", bank, "--count", 3, *content).status == 0
+    outcome = styles("bank", "-i", codes, "-o", bank, "--count", 2)
+    assert (outcome.status, "Removed 1 output of an earlier call" in outcome.out) == (0, True)
+    assert {path.name for path in bank.iterdir()} == {"bank.safetensors", "bank.json", RECORD_FILE}
+    base = ["directions", "-i", codes, "-o", directions, "--steps", 2, *content]
+    assert styles(*base, "--count", 3).status == 0
+    (directions / "direction02.jpg").write_bytes(b"mine")
+    outcome = styles(*base, "--count", 1)
+    assert (outcome.status, "Removed 3 outputs of an earlier call" in outcome.out) == (0, True)
+    assert {path.stem for path in directions.glob("direction0*")} == {"direction00", "direction02"}
+    write_styles(tmp_path / "two.safetensors", torch.eye(2, 8)[..., None, None])
+    for count in (4, 2):
+        outcome = styles("interpolate", "-i", tmp_path / "two.safetensors", "-o", frames, "--count", count, *content)
+        assert outcome.status == 0, outcome.err
+    assert len(list(frames.glob("*.png"))) == 2
+
+
+def test_inputs_are_never_overwritten(styles: Styles, codes: Path, photos: Path, drawing: Path, tmp_path: Path) -> None:
+    """Each file that a command writes is refused if the command reads it."""
+    out = tmp_path / "out"
+    out.mkdir()
+    photo = photos / "00.png"
+    own = ["bank.safetensors", "styles.safetensors", "direction01.safetensors"]
+    for name in own:
+        shutil.copy(codes, out / name)
+    for name in ("sheet.jpg", "direction00.jpg", "drawing_001.png"):
+        shutil.copy(photo, out / name)
+    shutil.copy(photo, out / "drawing.png")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    sheet, content = out / "sheet.jpg", ["--content", drawing]
+    for name, *arguments in (
+        ("bank.safetensors", "extract", "-i", out / own[0], "-o", out / own[0]),
+        ("bank.safetensors", "mean", "-i", out / own[0], "-o", out / own[0]),
+        ("sheet.jpg", "nearest", sheet, "-i", photos, "-o", sheet),
+        ("sheet.jpg", "nearest", photo, "-i", out, "-o", sheet),
+        ("bank.safetensors", "bank", "-i", out / own[0], "-o", out),
+        ("sheet.jpg", "bank", "-i", photos, "-o", out, "--content", sheet),
+        ("direction00.jpg", "directions", "-i", photos, "-o", out, *content, "--content", out / "direction00.jpg"),
+        ("direction01.safetensors", "directions", "-i", out / own[2], "-o", out, *content),
+        ("drawing_001.png", "interpolate", "-i", photo, "-i", out / "drawing_001.png", "-o", out, *content),
+        ("sheet.jpg", "interpolate", "-i", photo, "-i", sheet, "-o", out, *content),
+        ("sheet.jpg", "invert", sheet, "-o", out),
+        ("sheet.jpg", "invert", photo, "--content", sheet, "-o", out),
+        ("styles.safetensors", "distribution", "-i", out / own[1], "-o", out),
+    ):
+        outcome = styles(*arguments)  # type: ignore[arg-type]
+        assert outcome.status == 1, arguments
+        assert f"{name} is an input and would be overwritten: choose another output" in outcome.err, outcome.err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_images_that_cannot_be_read_are_left_out_and_named(styles: Styles, photos: Path, tmp_path: Path) -> None:
@@ -316,11 +394,28 @@ def test_evaluate_draws_from_a_file(
     assert (outcome.status, "give either --styles-file or --style-distribution" in outcome.err) == (1, True)
 
 
+def test_names_of_strangers_do_not_reach_the_terminal_raw(styles: Styles, photos: Path, tmp_path: Path) -> None:
+    model = StyleModel("\x1b[31mred", "b2a\n", "")
+    write_styles(tmp_path / "odd.safetensors", torch.randn(2, 8, 1, 1), ["\x1b[31mred", "two\nlines\ud800"])
+    write_styles(tmp_path / "other.safetensors", torch.randn(2, 8, 1, 1), model=model)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(photos / "00.png", folder / "\x1b[31ma.png")
+    (folder / "\x1b[31mb.png").write_bytes(b"no image")
+    (folder / "\x1b[31mc.txt").write_bytes(b"no image")
+    for name in ("odd.safetensors", "other.safetensors", "in"):
+        outcome = styles("nearest", photos / "00.png", "-i", tmp_path / name)
+        text = (outcome.out + outcome.err).replace("\x1b[31m\x1b[1merror: \x1b[0m", "")
+        assert "\\x1b[31m" in text
+        assert "\x1b" not in text
+        assert "\nlines" not in text
+
+
 def test_a_file_without_a_model_is_taken(styles: Styles, tmp_path: Path) -> None:
     write_styles(tmp_path / "own.safetensors", torch.randn(3, 8, 1, 1))
     assert styles("mean", "-i", tmp_path / "own.safetensors", "-o", tmp_path / "mean.safetensors").status == 0
     write_styles(tmp_path / "wide.safetensors", torch.randn(3, 9, 1, 1))
-    outcome = styles("mean", "-i", tmp_path / "wide.safetensors", "-o", tmp_path / "no")
+    outcome = styles("mean", "-i", tmp_path / "wide.safetensors", "-o", tmp_path / "no.safetensors")
     assert (outcome.status, "expected styles (S, 8, 1, 1), got (3, 9, 1, 1)" in outcome.err) == (1, True)
 
 

@@ -19,6 +19,7 @@ from fastmunit.errors import FastmunitError
 from fastmunit.nn.networks.autoencoders import AdaINGen
 from fastmunit.systems.translators import StyleTranslator, value_mapping
 from fastmunit.translation.output_record import RECORD_FILE
+from fastmunit.translation.style_file import write_styles
 from tests.cli.conftest import Command
 
 
@@ -250,11 +251,13 @@ def test_references_are_never_overwritten(fastmunit: Command, trained: Path, tmp
 
 
 def test_outputs_never_overwrite_each_other(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
-    for name in ("x.png", "x.jpg", "x_png.png"):
-        picture(tmp_path / "in" / name, 16, 16)
-    outcome = fastmunit("translate", "--checkpoint", trained, "-i", tmp_path / "in", "-o", tmp_path / "out")
+    base = ("translate", "--checkpoint", trained, "-o", tmp_path / "out")
+    write_styles(tmp_path / "s.safetensors", torch.randn(2, 8, 1, 1), ["x_style01_y", "y"])
+    images = [picture(tmp_path / name, 16, 16) for name in ("a.png", "a_style00_x.png")]
+    inputs = [word for image in images for word in ("-i", image)]
+    outcome = fastmunit(*base, *inputs, "--styles-file", tmp_path / "s.safetensors")
     assert (outcome.status, "2 images would be written to" in outcome.err) == (1, True)
-    assert "x_png_style00.png" in outcome.err
+    assert "a_style00_x_style01_y.png" in outcome.err
     assert not (tmp_path / "out").exists()
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from fastmunit.translation.inputs import list_inputs
 from fastmunit.translation.output_record import RECORD_FILE, OutputRecord
 from fastmunit.translation.style_file import write_styles
 from fastmunit.translation.translate import load_translator
@@ -51,11 +52,26 @@ def test_names_of_many_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Names are not compared in pairs, which would take minutes."""
     from fastmunit import data
     from fastmunit.data.folders import FoundImages
-    from fastmunit.translation.inputs import list_inputs
 
     found = FoundImages(tmp_path, [tmp_path / f"{index}.png" for index in range(50_000)], [])
     monkeypatch.setattr(data, "input_images", lambda source, also: found)
     assert len({item.name for item in list_inputs([tmp_path])[0]}) == 50_000
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["x/f/a.png", "y/f/a.png"], ["x/f/a_png", "y/f/a_png"]),
+        (["x/f/a.png", "x/f/a.jpg", "y/g/a.png", "y/g/a.jpg"], ["f/a_jpg", "f/a_png", "g/a_jpg", "g/a_png"]),
+        (["x/a.jpg", "x/a.png", "x/a_jpg.bmp"], ["a_jpg_bmp", "a_png", "x/a"]),
+        (["x/a.tif", "x/a.ome.tif"], ["a_ome_tif", "a_tif"]),
+    ],
+)
+def test_names_of_images_differ(tmp_path: Path, files: list[str], expected: list[str]) -> None:
+    for file in files:
+        picture(tmp_path / file, 8, 8)
+    folders = sorted({(tmp_path / file).parent for file in files})
+    assert sorted(item.name for item in list_inputs(folders)[0]) == expected
 
 
 def test_references_of_a_folder(fastmunit: Command, trained: Path, images: Path, tmp_path: Path) -> None:

@@ -285,6 +285,17 @@ def test_measures_without_an_interval_are_named(images: Path, tmp_path: Path) ->
     assert "eval_metrics is set, but eval_iter is not: this run has no evaluations." in recorder.messages
 
 
+def test_keys_without_effect_are_named(images: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    config = tiny_config(images, max_iter=1, r1_iter=4, dis_augment_ramp=100)
+    train(config, tmp_path / "run", device="cpu", callbacks=[recorder])
+    assert "r1_iter is set, but r1_w is not: this run has no R1 penalty." in recorder.messages
+    assert any(line.startswith("dis_augment_ramp is set, but dis_augment_target is not") for line in recorder.messages)
+    recorder = Recorder()
+    train(tiny_config(images, max_iter=1, r1_w=1), tmp_path / "other", device="cpu", callbacks=[recorder])
+    assert not any("is set, but" in line for line in recorder.messages)
+
+
 @pytest.mark.usefixtures("no_download")
 def test_without_weights_the_run_says_what_it_leaves_out(images: Path, tmp_path: Path) -> None:
     recorder = Recorder()

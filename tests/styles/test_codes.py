@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from fastmunit.errors import DataError
-from fastmunit.styles import FittedNormal, GivenStyles, make_bank, nearest, principal_directions
+from fastmunit.errors import ConfigError, DataError
+from fastmunit.styles import (
+    FittedNormal,
+    GivenStyles,
+    check_distribution,
+    interpolate,
+    make_bank,
+    nearest,
+    principal_directions,
+    write_styles,
+)
 
 
 def normal(count: int, dims: int, seed: int = 0) -> Tensor:
@@ -117,3 +127,55 @@ def test_given_styles_are_drawn_without_repetition_first() -> None:
     assert sorted(drawn[:5]) == sorted(drawn[5:10]) == [0, 1, 2, 3, 4]
     assert len(set(drawn[10:])) == 2
     assert drawn == given.sample(12, torch.Generator().manual_seed(0)).flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda codes: codes * torch.nan, "expected finite .*, got infinite or NaN values"),
+        (lambda codes: codes.flatten(1), r"\(S, .*, 1, 1\), got \(\d+, 2\)"),
+        (lambda codes: codes[:0], r"\(S, .*, 1, 1\), got \(0, 2, 1, 1\)"),
+        (lambda codes: codes.expand(-1, -1, 2, 1), r"got \(\d+, 2, 2, 1\)"),
+        (lambda codes: codes.to(torch.complex64), "got torch.complex64"),
+        (lambda codes: codes.numpy(), "as a tensor, got ndarray"),
+    ],
+)
+def test_codes_that_cannot_be_used(change: Callable[[Tensor], Tensor], message: str) -> None:
+    codes, one = normal(30, 2), normal(1, 2)
+    for use in (
+        FittedNormal,
+        GivenStyles,
+        check_distribution,
+        principal_directions,
+        lambda given: make_bank(given, 1),
+        lambda given: nearest(given, one),
+        lambda given: nearest(codes, given[:1]),
+        lambda given: interpolate(given[:1], one, 3),
+        lambda given: interpolate(one, given[:1], 3, "spherical"),
+        lambda given: write_styles("/proc/none", given),
+    ):
+        with pytest.raises(DataError, match=message):
+            use(change(codes))
+
+
+def test_codes_of_another_length_or_number() -> None:
+    codes = normal(3, 8)
+    for wrong in (codes[:, :1], codes[:2]):
+        with pytest.raises(DataError, match="expected the code to search for"):
+            nearest(codes, wrong)
+        with pytest.raises(DataError, match="expected the second style"):
+            interpolate(codes[:1], wrong, 3)
+
+
+def test_numbers_out_of_range() -> None:
+    codes = normal(3, 2)
+    for call, message in (
+        (lambda: nearest(codes, codes[:1], -1), "expected count as an integer of at least 1, got -1"),
+        (lambda: make_bank(codes, 2.5), "at least 1, got 2.5"),  # type: ignore[arg-type]
+        (lambda: make_bank(codes, 0), "at least 1, got 0"),
+        (lambda: make_bank(codes, 1, seed=-1), "seed as an integer of at least 0 and at most 4,294,967,295, got -1"),
+        (lambda: principal_directions(codes, -3), "at least 1, got -3"),
+        (lambda: interpolate(codes[:1], codes[1:2], -1), "at least 2, got -1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()

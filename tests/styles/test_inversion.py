@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import fastmunit
 from fastmunit.errors import FastmunitError
 from fastmunit.metrics.lpips import LPIPS
-from fastmunit.styles import invert
+from fastmunit.styles import extract, invert
 from fastmunit.styles.inversion import own_content, require_content_codes
 from fastmunit.systems.translators import Translator
 
@@ -120,6 +120,16 @@ def test_refusals() -> None:
         invert(Frozen(), image, image[None], steps=1)
     with pytest.raises(FastmunitError, match="images of 4x8 and the photo has 8x8"):
         invert(Tinted(), image, image[None, :, :4], steps=1)
+    with pytest.raises(FastmunitError, match="the loss is NaN or infinite: give a photo"):
+        invert(Tinted(), image * torch.nan, image[None], steps=1)
+    with pytest.raises(FastmunitError, match="expected starts as an integer of at least 1, got 0"):
+        invert(Tinted(), image, image[None], starts=0)
+    with pytest.raises(FastmunitError, match="expected steps as an integer of at least 0, got -1"):
+        invert(Tinted(), image, image[None], steps=-1)
+    with pytest.raises(FastmunitError, match="expected images or folders, got none"):
+        extract(Tinted(), [])
+    with pytest.raises(FastmunitError, match="expected size as an integer of at least 1, got 0"):
+        extract(Tinted(), "a.png", size=0)
     with pytest.raises(FastmunitError, match="has no content codes"):
         require_content_codes(WithoutContent())
     with pytest.raises(FastmunitError, match="has no style encoder"):

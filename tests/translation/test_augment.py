@@ -184,6 +184,7 @@ def test_mistakes_are_named(run_folder: Path) -> None:
     image = pictures(1)[0]
     for value, error, message in (
         (image[:1], ValueError, r"expected images of 3 channels, .* got 1: put v2\.RGB\(\)"),
+        (image[[0, 1, 2, 0]], ValueError, r"got 4: choose .* image\[\.\.\., :3, :, :\]"),
         (image[0], ValueError, r"expected images \(C, H, W\) or \(N, C, H, W\), got \(30, 41\)"),
         (image[None, None], ValueError, "expected images .* got"),
         (image[:, :0], ValueError, "expected images .* got"),
@@ -200,6 +201,11 @@ def test_mistakes_are_named(run_folder: Path) -> None:
         augment.at(0)(pictures(2))
     with pytest.raises(ValueError, match=r"as many images in each batch of a sample, got \[1, 2\]"):
         augment(tv_tensors.Image(pictures(2)), tv_tensors.Image(pictures(1)))
+    for codes in (torch.full((2, 8, 1, 1), torch.nan), torch.full((2, 8, 1, 1), 1e300, dtype=torch.float64)):
+        with pytest.raises(ValueError, match="expected finite styles, got infinite or NaN values"):
+            fastmunit.Augment(run_folder, codes)
+    with pytest.raises(ConfigError, match="precision is 'zz': use one of float32, bfloat16, float16, or None"):
+        fastmunit.Augment(run_folder, precision="zz")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="translates 1 channels to 3"):
         fastmunit.Augment(Painted((1, 3)))
     with pytest.raises(ValueError, match="but the translator is for None"):
@@ -236,6 +242,11 @@ class Numbered(Dataset[Any]):
         if index >= 6:
             raise IndexError(index)
         return tv_tensors.Image(pictures(6, 16, 16)[index]), index
+
+
+def test_an_epoch_is_an_integer(run_folder: Path) -> None:
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        fastmunit.AugmentedDataset([], fastmunit.Augment(run_folder)).set_epoch(1.5)  # type: ignore[arg-type]
 
 
 def test_datasets_repeat_and_change_with_the_epoch(run_folder: Path) -> None:

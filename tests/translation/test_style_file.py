@@ -36,6 +36,12 @@ def test_wrong_arguments_write_nothing(tmp_path: Path) -> None:
         write_styles(tmp_path / "s.safetensors", CODES, ["a"])
     with pytest.raises(ValueError, match=r"expected codes \(S, style_dim, 1, 1\), got \(3, 4\)"):
         write_styles(tmp_path / "s.safetensors", CODES.flatten(1))
+    for names in ("abc", ["a", "b", 3], ["a", "b", Path("c")]):
+        with pytest.raises(DataError, match="names"):
+            write_styles(tmp_path / "s.safetensors", CODES, names)  # type: ignore[arg-type]
+    for codes in (CODES / 0, CODES.to(torch.complex64), CODES.double() * 1e300, CODES > 0):
+        with pytest.raises(DataError, match=r"expected (finite )?codes"):
+            write_styles(tmp_path / "s.safetensors", codes)
     with pytest.raises(FastmunitError, match="cannot write"):
         write_styles("/proc/none/s.safetensors", CODES)
     assert list(tmp_path.iterdir()) == []
@@ -47,7 +53,7 @@ def test_wrong_arguments_write_nothing(tmp_path: Path) -> None:
         ({"codes": CODES}, None, "has no tensor 'styles' \\(it holds 'codes'\\)"),
         ({"styles": CODES.flatten(1)}, None, r"expected 'styles' \(S, style_dim, 1, 1\), got \(3, 4\)"),
         ({"styles": CODES[:0]}, None, r"expected 'styles' \(S, style_dim, 1, 1\)"),
-        ({"styles": CODES / 0}, None, "has infinite or NaN values"),
+        ({"styles": CODES / 0}, None, "got infinite or NaN values"),
         ({"styles": CODES}, {"names": "a, b, c"}, "is not a JSON list"),
         ({"styles": CODES}, {"names": "[" * 100_000}, "is not a JSON list"),
         ({"styles": CODES}, {"names": json.dumps(["a"])}, "must be a JSON list of 3 strings"),

@@ -6,7 +6,16 @@ import typer
 
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
-from fastmunit.cli.styles.inputs import counted, encode, load, read_contents, report_failures, translations
+from fastmunit.cli.styles.inputs import (
+    counted,
+    encode,
+    load,
+    read_contents,
+    replace_outputs,
+    report_failures,
+    require_outputs,
+    translations,
+)
 from fastmunit.cli.styles.parameters import BANK, SHEET, Contents, Inputs, Run, Size, Way, seed_option
 
 
@@ -36,15 +45,15 @@ def bank(
     """
     import json
 
-    from fastmunit.files import require_writable, write_text
+    from fastmunit.files import write_text
     from fastmunit.runs.reports.image_grid import save
     from fastmunit.styles.bank import make_bank
     from fastmunit.styles.extract import read_target
     from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.style_file import write_styles
 
-    require_writable(output / BANK, output / SHEET)
     translator, _ = load(run, config, which, direction, device)
+    require_outputs([output / BANK, output / "bank.json", output / SHEET], [*input, *content])
     images = read_contents(translator, content, size, max_pixels)
     found = encode(translator, run, input, size, max_pixels)
     result = make_bank(found.styles.codes, count, seed)
@@ -64,6 +73,8 @@ def bank(
     if rows:
         labels = ["medoid"] * bool(medoids) + [""] * len(images)
         save(labeled_sheet(rows, [f"n = {number}" for number in result.sizes], labels), output / SHEET)
+    files = [output / BANK, output / "bank.json", *([output / SHEET] if rows else [])]
+    replace_outputs(output, "bank", "styles", files, [*input, *content])
     written = f", {output / SHEET}" if rows else ""
     echo(
         f"Wrote {output / BANK}{written} and {output / 'bank.json'}: {counted(count)} for {len(result.labels)} images."

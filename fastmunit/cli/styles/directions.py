@@ -6,7 +6,15 @@ import typer
 
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
-from fastmunit.cli.styles.inputs import encode, load, read_contents, report_failures, translations
+from fastmunit.cli.styles.inputs import (
+    encode,
+    load,
+    read_contents,
+    replace_outputs,
+    report_failures,
+    require_outputs,
+    translations,
+)
 from fastmunit.cli.styles.parameters import SHEET, Contents, Inputs, Run, Size, Way
 
 
@@ -41,26 +49,29 @@ def directions(
     """
     import json
 
-    from fastmunit.files import require_writable, write_text
+    from fastmunit.files import write_text
     from fastmunit.runs.reports.image_grid import save
     from fastmunit.styles.directions import principal_directions
     from fastmunit.translation.contact_sheet import labeled_sheet
-    from fastmunit.translation.style_file import write_styles
+    from fastmunit.translation.style_file import SUFFIX, write_styles
 
-    require_writable(output / SHEET)
     translator, _ = load(run, config, which, direction, device)
+    require_outputs([output / SHEET, output / "directions.json"], [*input, *content])
     images = read_contents(translator, content, size, max_pixels)
     found = encode(translator, run, input, size, max_pixels)
     result = principal_directions(found.styles.codes, count)
     offsets = [reach * (2 * step / (steps - 1) - 1) for step in range(steps)]
     places = [f"{offset:+.3g} sd" if offset else "mean" for offset in offsets]
+    stems = [f"direction{index:02d}" for index in range(len(result.shares))]
+    files = [output / f"{stem}{suffix}" for stem in stems for suffix in (".jpg", SUFFIX)]
+    require_outputs(files, [*input, *content])
     firsts = []
-    for index in range(len(result.shares)):
+    for index, stem in enumerate(stems):
         codes = result.steps(index, steps, reach)
         rows = [translations(translator, image, codes) for image in images]
         firsts.append(rows[0])
-        save(labeled_sheet(rows, places), output / f"direction{index:02d}.jpg")
-        write_styles(output / f"direction{index:02d}.safetensors", codes, places, found.styles.model)
+        save(labeled_sheet(rows, places), output / f"{stem}.jpg")
+        write_styles(output / f"{stem}{SUFFIX}", codes, places, found.styles.model)
     save(labeled_sheet(firsts, places, [f"{share:.1%}" for share in result.shares]), output / SHEET)
     report = {
         "mean": result.mean.flatten().tolist(),
@@ -69,7 +80,8 @@ def directions(
         "shares_of_variance": result.shares,
     }
     write_text(output / "directions.json", json.dumps(report, indent=1) + "\n")
-    for index, (share, deviation) in enumerate(zip(result.shares, result.deviations, strict=True)):
-        echo(f"direction{index:02d}: {share:.1%} of the variance, standard deviation {deviation:.3g}")
+    replace_outputs(output, "directions", "styles", files, [*input, *content])
+    for stem, share, deviation in zip(stems, result.shares, result.deviations, strict=True):
+        echo(f"{stem}: {share:.1%} of the variance, standard deviation {deviation:.3g}")
     echo(f"Wrote a contact sheet of each into {output}, all of them in {output / SHEET}.")
     report_failures(found.failures)

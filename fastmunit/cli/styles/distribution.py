@@ -8,7 +8,7 @@ import typer
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
 from fastmunit.cli.style_options import encoding_bar
-from fastmunit.cli.styles.inputs import encode, load, model_name, report_failures
+from fastmunit.cli.styles.inputs import encode, load, model_name, report_failures, require_outputs
 from fastmunit.cli.styles.parameters import FIGURES, PAGE, STYLES, Run, Size, Way, seed_option
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ def distribution(
     """
     import json
 
-    from fastmunit.files import require_writable, write_text
+    from fastmunit.files import write_text
     from fastmunit.styles.distribution import check_distribution
     from fastmunit.styles.distribution_page import render, summary
     from fastmunit.styles.extract import training_styles
     from fastmunit.translation.style_file import write_styles
 
-    require_writable(output / PAGE, output / FIGURES, output / STYLES)
     translator, settings = load(run, config, which, direction, device)
+    require_outputs([output / PAGE, output / FIGURES, output / STYLES], input or [])
     failures: Sequence[Failure] = ()
     if input:
         found = encode(translator, run, input, size, max_pixels)

@@ -2,7 +2,7 @@
 
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
-from fastmunit.cli.styles.inputs import counted, encode, load, report_failures
+from fastmunit.cli.styles.inputs import counted, encode, load, report_failures, require_outputs, require_suffix
 from fastmunit.cli.styles.parameters import Inputs, OutputFile, Run, Size, Way
 
 
@@ -28,11 +28,11 @@ def extract(
     The file has a code and a name per image, and names the model: other models refuse it. Images that cannot be read
     are left out and listed at the end.
     """
-    from fastmunit.files import require_writable
-    from fastmunit.translation.style_file import write_styles
+    from fastmunit.translation.style_file import SUFFIX, write_styles
 
-    require_writable(output)
     translator, _ = load(run, config, which, direction, device)
+    require_suffix(output, [SUFFIX])
+    require_outputs([output], input)
     found = encode(translator, run, input, size, max_pixels)
     write_styles(output, found.styles.codes, found.styles.names, found.styles.model)
     echo(f"Wrote {output}: {counted(len(found.styles.codes))} of {translator.style_dim} numbers each.")

@@ -9,7 +9,7 @@ from fastmunit.cli.style_options import encoding_bar
 from fastmunit.cli.styles.parameters import MAX_CONTENTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -31,6 +31,47 @@ def load(
     translator = load_translator(file, settings, direction=way, device=device)
     require_style_encoder(translator)
     return translator, settings
+
+
+def require_outputs(outputs: "Iterable[Path]", read: "Sequence[Path]") -> None:
+    """Check that outputs can be written, and that none is one of the files and images of folders that are read."""
+    from fastmunit.files import require_apart, require_writable
+    from fastmunit.translation.inputs import list_inputs
+
+    outputs = list(outputs)
+    require_writable(*outputs)
+    require_apart(outputs, [item.path for item in list_inputs(read)[0]])
+
+
+def replace_outputs(output: Path, name: str, kind: str, written: "Sequence[Path]", read: "Sequence[Path]") -> None:
+    """Record the files that a command has written, and remove those of an earlier call that it did not overwrite.
+
+    Args:
+        output: The output folder.
+        name: What the files belong to, such as the name of an image.
+        kind: Kind of the files, which tells commands with the same output folder apart.
+        written: The files, in the folder.
+        read: Files and folders that are read, which stay.
+    """
+    from fastmunit.translation.inputs import list_inputs
+    from fastmunit.translation.output_record import OutputRecord
+
+    kept = {item.path.resolve() for item in list_inputs(read)[0]}
+    removed = len(OutputRecord(output).replace(name, kind, written, kept))
+    if removed:
+        echo(f"Removed {'1 output' if removed == 1 else f'{removed:,} outputs'} of an earlier call.")
+
+
+def require_suffix(output: Path, suffixes: "Sequence[str]") -> None:
+    """Check that the name of an output says what it is: other commands tell styles from images by it."""
+    from fastmunit.errors import FastmunitError
+    from fastmunit.files import printable
+
+    if output.suffix.lower() not in suffixes:
+        raise FastmunitError(
+            f"expected a name that ends with {' or '.join(suffixes)} as --output, got {printable(output)}: add "
+            f"{suffixes[0]} to it."
+        )
 
 
 def model_name(run: Path) -> str:

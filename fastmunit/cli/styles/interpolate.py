@@ -7,7 +7,15 @@ import typer
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
 from fastmunit.cli.style_options import Interpolation
-from fastmunit.cli.styles.inputs import encode, load, named_contents, report_failures, translations
+from fastmunit.cli.styles.inputs import (
+    encode,
+    load,
+    named_contents,
+    replace_outputs,
+    report_failures,
+    require_outputs,
+    translations,
+)
 from fastmunit.cli.styles.parameters import SHEET, STYLES, Contents, Inputs, Run, Size, Way
 
 
@@ -38,19 +46,24 @@ def interpolate(
     """
     from fastmunit import data
     from fastmunit.errors import FastmunitError
-    from fastmunit.files import require_writable
     from fastmunit.runs.reports.image_grid import save
     from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.interpolation import interpolate as interpolate_codes
     from fastmunit.translation.style_file import write_styles
 
-    require_writable(output / STYLES, output / SHEET)
+    read = [*input, *content]
     translator, _ = load(run, config, which, direction, device)
+    require_outputs([output / STYLES, output / SHEET], read)
     named = named_contents(translator, content, size, max_pixels)
+    suffix = ".png" if translator.target_channels <= 4 else ".tif"
+    frames = [[output / f"{name}_{index:03d}{suffix}" for index in range(count)] for name, _ in named]
+    require_outputs((path for paths in frames for path in paths), read)
     found = encode(translator, run, input, size, max_pixels)
     if len(found.styles.codes) != 2:
         report_failures(found.failures)
-        raise FastmunitError(f"an interpolation needs two styles, got {len(found.styles.codes)}: give two images.")
+        raise FastmunitError(
+            f"an interpolation needs two styles, got {len(found.styles.codes)}: give two different images."
+        )
     first, second = found.styles.codes.split(1)
     try:
         codes = interpolate_codes(first, second, count, interpolation.value)
@@ -59,10 +72,10 @@ def interpolate(
     places = [f"{place / (count - 1):.2f}" for place in range(count)]
     write_styles(output / STYLES, codes, places, found.styles.model)
     rows = []
-    suffix = ".png" if translator.target_channels <= 4 else ".tif"
-    for name, image in named:
+    for (name, image), paths in zip(named, frames, strict=True):
         rows.append(translations(translator, image, codes))
-        for index, frame in enumerate(rows[-1]):
-            data.save_image(frame, output / f"{name}_{index:03d}{suffix}")
+        for frame, path in zip(rows[-1], paths, strict=True):
+            data.save_image(frame, path)
+        replace_outputs(output, name, "frames", paths, read)
     save(labeled_sheet(rows, places), output / SHEET)
     echo(f"Wrote {len(rows) * count} frames into {output}, side by side in {output / SHEET}.")

@@ -8,11 +8,7 @@ import typer
 from fastmunit.cli.options import ConfigName, Device, Direction, MaxPixels, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
 from fastmunit.cli.style_options import encoding_bar
-from fastmunit.cli.styles.inputs import (
-    load,
-    lpips,
-    model_name,
-)
+from fastmunit.cli.styles.inputs import load, lpips, model_name, require_outputs
 from fastmunit.cli.styles.parameters import SHEET, STYLES, Run, Size, Way, seed_option
 
 
@@ -57,7 +53,7 @@ def invert(
     encoder's style and with the one that was found, and writes the latter as styles.safetensors, and sheet.jpg with
     the photo and the two reconstructions.
     """
-    from fastmunit.files import printable, require_writable
+    from fastmunit.files import printable
     from fastmunit.runs.reports.image_grid import save
     from fastmunit.styles.extract import read_source, read_target
     from fastmunit.styles.inversion import invert as invert_photo
@@ -65,8 +61,8 @@ def invert(
     from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.style_file import StyleModel, write_styles
 
-    require_writable(output / STYLES, output / SHEET)
     translator, _ = load(run, config, which, direction, device)
+    require_outputs([output / STYLES, output / SHEET], [photo, *([] if content is None else [content])])
     image = read_target(translator, photo, size, max_pixels)
     if content is not None:
         code = translator.encode(translator.padded(read_source(translator, content, size, max_pixels)[None]))

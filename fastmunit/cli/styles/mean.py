@@ -6,7 +6,7 @@ import typer
 
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
-from fastmunit.cli.styles.inputs import counted, encode, load, report_failures
+from fastmunit.cli.styles.inputs import counted, encode, load, report_failures, require_outputs, require_suffix
 from fastmunit.cli.styles.parameters import Inputs, OutputFile, Run, Size, Way
 
 
@@ -32,11 +32,12 @@ def mean(
 
     fastmunit translate --checkpoint runs/stains --input slide.tif --output out --styles-file scanner_3.safetensors
     """
-    from fastmunit.files import printable, require_writable
-    from fastmunit.translation.style_file import write_styles
+    from fastmunit.files import printable
+    from fastmunit.translation.style_file import SUFFIX, write_styles
 
-    require_writable(output)
     translator, _ = load(run, config, which, direction, device)
+    require_suffix(output, [SUFFIX])
+    require_outputs([output], input)
     found = encode(translator, run, input, size, max_pixels)
     codes = found.styles.codes
     write_styles(output, codes.mean(0, keepdim=True), [name or printable(input[0].resolve().stem)], found.styles.model)

@@ -7,7 +7,7 @@ import typer
 
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
-from fastmunit.cli.styles.inputs import encode, load, report_failures
+from fastmunit.cli.styles.inputs import encode, load, report_failures, require_outputs, require_suffix
 from fastmunit.cli.styles.parameters import Inputs, Run, Size, Way
 
 
@@ -40,15 +40,15 @@ def nearest(
     Prints the Euclidean distance of the codes and the name, the nearest first.
     """
     from fastmunit.errors import FastmunitError
-    from fastmunit.files import require_writable
     from fastmunit.runs.reports.image_grid import save
     from fastmunit.styles.extract import read_target
     from fastmunit.styles.nearest import nearest as nearest_codes
     from fastmunit.translation.contact_sheet import labeled_sheet
 
-    if output is not None:
-        require_writable(output)
     translator, _ = load(run, config, which, direction, device)
+    if output is not None:
+        require_suffix(output, [".jpg", ".jpeg", ".png"])
+        require_outputs([output], [photo, *input])
     image = read_target(translator, photo, size, max_pixels)
     found = encode(translator, run, input, size, max_pixels)
     if output is not None and not found.paths:

@@ -126,7 +126,7 @@ def _read(name: Backbone, folder: str | os.PathLike[str] | None) -> tuple[Any, s
             reason = "has no such file" if Path(folder).is_dir() else "is not a folder"
             raise WeightsNotFoundError(
                 f"{_KNOWN[name].title} weights are expected in {folder}, which {reason}: put torchvision's "
-                f"features there as {name}_features.pth, or omit the folder to download them."
+                f"features there as {name}_features.pth, or give another folder."
             )
     return _download(name)
 
