@@ -41,7 +41,7 @@ def _damaged(codec: str) -> DataError:
 
 
 def _largest(sizes: list[EncodedSize], codec: str) -> EncodedSize:
-    """Return the largest height, width and number of samples, none of which may be zero."""
+    """Return the largest height, width and number of samples. Zeros are refused."""
     if not sizes or min(map(min, sizes)) < 1:
         raise _damaged(codec)
     return EncodedSize(*map(max, zip(*sizes, strict=True)))
