@@ -292,6 +292,27 @@ class _Hashed:
         self._file.flush()
 
 
+def _require_uncompressed(path: Path) -> None:
+    """Refuse a torch file whose entries are larger than the file, as those that `torch.save` writes never are.
+
+    Torch decompresses an entry before it compares its size with that of the tensor.
+
+    Raises:
+        CheckpointError: If the sum of their sizes is larger than the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            size = sum(entry.file_size for entry in file.infolist())
+        if size <= path.stat().st_size:
+            return
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return  # torch says what is wrong with it, or it has the old format, which is no zip file
+    raise CheckpointError(
+        f"{printable(path)} has compressed entries of {size:,} bytes, and torch.save never compresses: get the "
+        "checkpoint from its source again."
+    )
+
+
 def load_tensors(path: str | os.PathLike[str], map_location: str | torch.device = "cpu") -> Any:
     """Load a file written by `save_tensors` or `torch.save`. Only tensors and plain containers are accepted.
 
@@ -302,6 +323,7 @@ def load_tensors(path: str | os.PathLike[str], map_location: str | torch.device 
 
     source = Path(path)
     require_regular_file(source, "checkpoint", CheckpointError)
+    _require_uncompressed(source)
     try:
         return torch.load(source, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,16 @@ def test_longest_names_can_be_written(tmp_path: Path) -> None:
     for name in ("x" * 255, "ü" * 127):
         write_text(tmp_path / name, "text")
         assert (tmp_path / name).read_text() == "text"
+
+
+def test_compressed_entries_are_refused(tmp_path: Path) -> None:
+    plain, compressed = tmp_path / "plain.pt", tmp_path / "compressed.pt"
+    torch.save({"weight": torch.zeros(1000)}, plain)
+    with zipfile.ZipFile(plain) as file, zipfile.ZipFile(compressed, "w", zipfile.ZIP_DEFLATED) as copy:
+        for name in file.namelist():
+            copy.writestr(name, bytes(1 << 26) if name.endswith("data/0") else file.read(name))
+    assert load_tensors(plain)["weight"].shape == (1000,)
+    with pytest.raises(CheckpointError, match=r"compressed\.pt has compressed entries of 67,1.* bytes"):
+        load_tensors(compressed)
+    torch.save({"weight": torch.zeros(1000)}, plain, _use_new_zipfile_serialization=False)
+    assert load_tensors(plain)["weight"].shape == (1000,)

@@ -13,6 +13,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from fastmunit.data.images import normalize, pillow_planes
+from fastmunit.data.memory_limit import memory_excess
 from fastmunit.data.opening import opened
 from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
@@ -67,6 +68,7 @@ def read_animation(path: str | os.PathLike[str], channels: int, max_pixels: int 
         DataError: If the file is missing or damaged, or has too many pixels.
     """
     with opened(path, max_pixels) as image:
+        _require_memory(image, channels, path)
         frames, durations = [], []
         for index, frame in enumerate(ImageSequence.Iterator(image)):
             frame.load()
@@ -76,6 +78,16 @@ def read_animation(path: str | os.PathLike[str], channels: int, max_pixels: int 
             durations.append(frame.info.get("duration", 0))
         loop = image.info.get("loop")
         return Animation(frames, durations, loop if isinstance(loop, int) else None, str(image.format))
+
+
+def _require_memory(image: Image.Image, channels: int, path: str | os.PathLike[str]) -> None:
+    """Raise DataError if all frames do not fit in memory, with as many outputs. A frame may take 25 bytes of a file."""
+    frames = int(getattr(image, "n_frames", 1))
+    if excess := memory_excess(2 * frames * image.height * image.width * channels):
+        raise DataError(
+            f"{printable(path)} has {frames:,} frames of {image.height} x {image.width} pixels, which need {excess}: "
+            "give fewer frames, or a video."
+        )
 
 
 def require_frames(path: str | os.PathLike[str], values: PixelValues) -> None:

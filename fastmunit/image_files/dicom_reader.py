@@ -11,6 +11,7 @@ import numpy as np
 from fastmunit.errors import DataError
 from fastmunit.files import require_regular_file
 from fastmunit.image_files.decoded_cache import DecodedCache
+from fastmunit.image_files.dicom_frames import decode_frame
 from fastmunit.image_files.dicom_slices import DicomFile, read_file, read_folder
 from fastmunit.image_files.packages import needed
 from fastmunit.image_files.raw_array import RawArray
@@ -136,7 +137,10 @@ class DicomReader(ImageReader):
         self._require_decoder(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            array = pydicom.pixels.pixel_array(file.path, index=frame)
+            if file.header.file_meta.TransferSyntaxUID.is_compressed:
+                array = decode_frame(file, frame, (self.height, self.width, self.channels))
+            else:
+                array = pydicom.pixels.pixel_array(file.path, index=frame)
         array = array[..., None] if self.channels == 1 else array
         if array.shape != (self.height, self.width, self.channels):
             raise DataError(f"{file.path.name}: its pixels decode to the shape {array.shape}: it is damaged.")

@@ -45,6 +45,7 @@ class DicomFile:
     Attributes:
         path: The file.
         header: Its dataset.
+        element: Position of the element with the pixels.
         offset: Position of the first pixel, or None if the pixels are compressed.
         length: Length of the pixels in bytes.
         order: Byte order of the pixels.
@@ -53,6 +54,7 @@ class DicomFile:
 
     path: Path
     header: Any
+    element: int
     offset: int | None
     length: int
     order: Literal["<", ">"]
@@ -127,7 +129,8 @@ def read_file(path: Path, optional: bool = False) -> DicomFile | None:
             raise DataError(f"expected 1 to {_MAX_FILES:,} frames, got {frames:,}.")
         if not hasattr(header, "file_meta"):
             header.file_meta = meta
-        return DicomFile(path, header, offset, length, order, [_rescale(header, frame) for frame in range(frames)])
+        rescales = [_rescale(header, frame) for frame in range(frames)]
+        return DicomFile(path, header, position, offset, length, order, rescales)
 
 
 def _pixel_position(

@@ -17,6 +17,7 @@ from fastmunit.image_files.ome_xml import is_ome
 from fastmunit.image_files.packages import needed
 from fastmunit.image_files.raw_array import RawArray
 from fastmunit.image_files.reader import ImageReader
+from fastmunit.image_files.tiff_codecs import SizeCheck, require_checked
 from fastmunit.image_files.tiff_levels import MASK, Place, found_levels, same_type
 from fastmunit.image_files.tiff_pages import Pages, PageTable, imagej_items, page_table
 from fastmunit.image_files.tiff_structure import Directory, TiffStructure
@@ -251,6 +252,9 @@ class TiffReader(ImageReader):
             offsets=np.asarray(page.dataoffsets),
             counts=np.asarray(page.databytecounts),
             decode=page.decode,
+            check=SizeCheck(
+                int(page.compression), (length, width), page.shaped[4], kind, page.jpegtables, page.jpegheader
+            ),
             jpeg={"jpegtables": page.jpegtables, "jpegheader": page.jpegheader},
             separate=page.shaped[0],
             contiguous=page.shaped[4],
@@ -265,6 +269,7 @@ class TiffReader(ImageReader):
             raise DataError(
                 f"its compression {page.compression} is unknown: rewrite it, for example with LZW."
             ) from None
+        require_checked(int(page.compression), name)
         try:
             tifffile.TIFF.DECOMPRESSORS[page.compression]
             if page.predictor != 1:
@@ -405,6 +410,7 @@ class TiffReader(ImageReader):
                 f"{source.place} is truncated: expected {count:,} bytes at byte {offset:,}, got "
                 f"{len(data):,}. Copy the file again."
             )
+        source.check(data)
         decoded, _, _ = source.decode(data, index, **source.jpeg)
         segment = decoded[0].astype(self.dtype, copy=False)
         self._cache.put(key, segment)
@@ -418,13 +424,14 @@ class TiffReader(ImageReader):
 
 @dataclass
 class _Segments:
-    """The strips or tiles of a page: size of one, numbers of rows and columns, positions, and their decoder."""
+    """The strips or tiles of a page: size of one, numbers of rows and columns, positions, their check and decoder."""
 
     place: Place
     shape: tuple[int, int]
     grid: tuple[int, int]
     offsets: np.ndarray
     counts: np.ndarray
+    check: SizeCheck
     decode: Callable[..., Any]
     jpeg: dict[str, bytes | None]
     separate: int
