@@ -57,7 +57,7 @@ class ShardFormat(NamedTuple):
         first, end = (self.index_bytes, file_bytes) if self.index_at_start else (0, file_bytes - self.index_bytes)
         spans = [(offset, offset + length) for offset, length in found.tolist()]
         for start, stop in spans:
-            # What zarr reads as the index is not checked as a chunk, so no chunk may be there.
+            # The index is not checked as a chunk, so no chunk may be there.
             if start < first or stop > end:
                 raise DataError(
                     f"its index has a chunk at bytes {start:,} to {stop:,}, where its chunks are between {first:,} and "

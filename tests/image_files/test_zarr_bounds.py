@@ -1,4 +1,4 @@
-"""What Zarr images of anybody may not do: read outside of their folder, or decompress to more than they declare."""
+"""Limits of Zarr images of anybody: no reading outside of their folder, no more data than they declare."""
 
 import bz2
 import gzip
