@@ -37,6 +37,7 @@ def test_no_thread_of_gloo_is_left_when_the_interpreter_ends(end: str) -> None:
         assert "'python'" in written and "gloo" not in written
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_process_that_does_not_answer_is_left_behind() -> None:
     end = """

@@ -204,7 +204,7 @@ def compiled(trainer: MUNIT, backend: str) -> MUNIT:
     ("backend", "precision"),
     [
         ("aot_eager", "float32"),
-        ("aot_eager", "bfloat16"),
+        pytest.param("aot_eager", "bfloat16", marks=pytest.mark.slow),
         pytest.param("inductor", "float32", marks=pytest.mark.slow),
         pytest.param("inductor", "bfloat16", marks=pytest.mark.slow),
     ],
