@@ -338,7 +338,7 @@ def chart(
         from matplotlib.ticker import LogLocator, NullLocator
     except ImportError as error:
         raise FastmunitError('the chart needs matplotlib: pip install "fastmunit[examples]".') from error
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.7), layout="constrained")
     for axis, name, label in zip(axes, ("kid", "diversity"), ("KID-VGG16", "LPIPS diversity"), strict=True):
         for arm, runs in results(output, arms).items():
             together = list(zip(*(run["points"] for run in runs), strict=False))
@@ -353,7 +353,7 @@ def chart(
     axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].yaxis.set_minor_locator(NullLocator())
-    axes[0].legend(frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastmunit"}):
         figure.savefig(file, metadata={"Date": None})
 
