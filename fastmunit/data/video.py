@@ -96,6 +96,21 @@ def check_video(path: str | os.PathLike[str], channels: tuple[int, int], max_pix
         return VideoInfo(video.height, video.width, frames)
 
 
+def conversion_options() -> dict[str, Any]:
+    """Return arguments for the methods of PyAV's frames that convert pixels.
+
+    PyAV 19 keeps a converter per thread. If it has threads of its own, a forked process waits for them
+    without end when it removes the data of the threads that it does not have. A DataLoader forks its workers.
+    """
+    return {"threads": 1} if _pyav_version() >= 17 else {}
+
+
+def _pyav_version() -> int:
+    import av
+
+    return int(av.__version__.split(".")[0])
+
+
 @contextmanager
 def opened_video(path: str | os.PathLike[str], max_pixels: int | None = None) -> Iterator[Video]:
     """Open a video file. Nothing but this file is read: no network, no playlist, no other file.
@@ -118,7 +133,7 @@ def opened_video(path: str | os.PathLike[str], max_pixels: int | None = None) ->
     # Decoders allocate for larger sizes than those of pictures.
     bounded = {"max_pixels": str(int(min(4 * limit + 2**20, 2**31 - 1)))}
     # PyAV 19 has no choice of what happens to metadata that are not UTF-8.
-    lenient: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    lenient: dict[str, Any] = {"metadata_errors": "replace"} if _pyav_version() < 19 else {}
     with Path(path).open("rb") as file:
         with _reading(path):
             container = av.open(
@@ -242,10 +257,10 @@ class Video:
         parts = frame.format.components
         alpha, deep = any(part.is_alpha for part in parts), any(part.bits > 8 for part in parts)
         if deep:
-            pixels = frame.to_ndarray(format="rgba64le" if alpha else "rgb48le")
+            pixels = frame.to_ndarray(format="rgba64le" if alpha else "rgb48le", **conversion_options())
             planes = deep_planes(pixels, channels)
         else:
-            picture = Image.fromarray(frame.to_ndarray(format="rgba" if alpha else "rgb24"))
+            picture = Image.fromarray(frame.to_ndarray(format="rgba" if alpha else "rgb24", **conversion_options()))
             planes = pillow_planes(picture, channels, self._path)
         return upright(planes, self._matrix)
 

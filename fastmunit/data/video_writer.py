@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 
 from torch import Tensor
 
-from fastmunit.data.video import AudioPacket, Video, VideoColors
+from fastmunit.data.video import AudioPacket, Video, VideoColors, conversion_options
 from fastmunit.errors import DataError
 from fastmunit.files import atomic_write, printable
 
@@ -115,7 +115,8 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         matrix = _MATRICES.get(self._colors.matrix, _BT601)
         if self._stream.pix_fmt.startswith("yuv"):
-            frame = frame.reformat(format=self._stream.pix_fmt, dst_colorspace=matrix, dst_color_range=_LIMITED)
+            options = {"dst_colorspace": matrix, "dst_color_range": _LIMITED, **conversion_options()}
+            frame = frame.reformat(format=self._stream.pix_fmt, **options)
         frame.pts, frame.time_base, frame.duration = source.pts, self._time_base, source.duration
         self._container.mux(self._stream.encode(frame))
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -322,6 +325,33 @@ def test_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "find_spec", lambda name: None)
     with pytest.raises(FastmunitError, match=r'pip install "fastmunit\[video\]"'):
         check_video(tmp_path / "a.mp4", (3, 3))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_processes_can_be_forked_after_a_video_was_read_and_written(tmp_path: Path) -> None:
+    """A forked process removes the data of other threads: so fork in another thread, as loaders of batches do."""
+    source = make_video(tmp_path / "a.mp4")
+    copied(source, tmp_path)
+    assert frames_of(source)
+    ended: list[int] = []
+
+    def fork() -> None:
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        for _ in range(200):
+            process, status = os.waitpid(child, os.WNOHANG)
+            if process:
+                ended.append(status)
+                return
+            time.sleep(0.05)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+    assert ended == [0], "the forked process waits without end"
 
 
 def test_content_starts_with_a_frame(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fastmunit.data.video import conversion_options
+
 TIMES = (0, 1100, 2200, 3000, 4000, 5300, 6000, 7000)
 """Time stamps of a variable frame rate, in units of 1/10000 second."""
 
@@ -79,4 +81,7 @@ def frames_of(path: Path) -> list[tuple[Fraction, np.ndarray]]:
     import av
 
     with av.open(str(path)) as container:
-        return [(frame.pts * frame.time_base, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+        return [
+            (frame.pts * frame.time_base, frame.to_ndarray(format="rgb24", **conversion_options()))
+            for frame in container.decode(video=0)
+        ]
