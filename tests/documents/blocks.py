@@ -45,7 +45,7 @@ _LOOSE = re.compile(
     r"|^\s+make [\w-]+$",
     re.MULTILINE,
 )
-"""Of make, only what stands in a line of its own, because the word is common."""
+"""Commands in text that is not code. `make` counts only in a line of its own, since it is a common word."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ FILE = re.compile(r"^`([\w/.]+)`, (?:(?!^```).)*^```(?:python|cpp)\n(.*?)^```", 
 """A paragraph that starts with the path of a file, and the block with its contents."""
 INSTALL = "pip install -e ."
 BUILD = "python setup.py build_ext --inplace"
-"""What an editable install does to the folder. It leaves the environment of the tests as it is."""
+"""Builds in the folder as the editable install does, without changing the environment of the tests."""
 
 
 def test_every_part_of_the_example_has_a_file() -> None:
