@@ -5,7 +5,7 @@ import importlib.metadata
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs/reference/support.md"
+PAGE = Path(__file__).parents[2] / "docs/support.md"
 TESTED = re.compile(r"tested \((\d{4}-\d{2}-\d{2})\)")
 
 
