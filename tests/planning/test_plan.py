@@ -235,3 +235,24 @@ def test_estimates_are_within_15_percent_of_the_growth_of_a_process(name: str, c
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     measured = int(run.stdout)
     assert abs(estimate - measured) <= 0.15 * measured, f"{estimate / 1e6:,.0f} MB, measured {measured / 1e6:,.0f} MB"
+
+
+def documented_batches() -> dict[int, list[str]]:
+    """Return the rows of the table of batches in memory.md: GB in bfloat16 and float32, then with checkpointing."""
+    lines = (Path(__file__).parents[2] / "docs/how_to/memory.md").read_text().splitlines()
+    start = lines.index("| batch | bfloat16 | float32 | bfloat16, checkpointing | float32, checkpointing |") + 2
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : lines.index("", start)]]
+    return {int(batch): cells for batch, *cells in rows}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 2, 4, 8, 16])
+def test_the_documented_batches(batch: int) -> None:
+    computed = []
+    for checkpointing in (False, True):
+        for precision in ("bfloat16", "float32"):
+            config = Config.load("edges2shoes", [f"precision={precision}"])
+            use = Estimator(config, "cuda").use(Settings(batch, 1, config.recompute, checkpointing))
+            computed.append(f"{use.total / 1e9:.1f}")
+    documented = documented_batches()[batch]
+    assert documented == [new if old else "" for old, new in zip(documented, computed, strict=True)]
