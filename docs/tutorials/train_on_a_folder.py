@@ -79,7 +79,8 @@ except ConfigError as error:
 # `train` needs the configuration and a folder to write into. It ends after `max_iter` iterations, at the time limit,
 # or with Ctrl-C, each time with a checkpoint. To follow it, we give it a *callback*: an object with methods that the
 # training calls. This one translates the same three drawings from time to time, with the same style, and prints the
-# evaluations. You rarely need one, because the report and TensorBoard logs are written anyway.
+# evaluations. You rarely need one, because the report is written anyway, and so are TensorBoard logs if the
+# package `tensorboard` is installed.
 
 
 # %%
@@ -222,7 +223,7 @@ fastmunit.contact_sheet(
 # - **Time.** The configuration `demo` gives recognizable fruit after five minutes on two CPU cores, and gets better for
 #   hours. Trainings of the paper, at 256 × 256 pixels, take hundreds of thousands of iterations, which is what GPUs are
 #   for. [The benchmarks](../project/benchmarks.md) say how long an iteration takes.
-# - **Images.** A thousand per domain is a good start, and a few hundred need [some keys](../how_to/small_data.md).
+# - **Images.** A thousand per domain is a good start; with a few hundred, see [small data](../how_to/small_data.md).
 #   More important than their number is that both domains show the same kinds of things: what only one of them has
 #   must be invented.
 # - **Memory.** `fastmunit train --plan` says what a configuration needs, before you have any images:

@@ -62,8 +62,9 @@ def train(
     init: Annotated[
         Path | None,
         typer.Option(
-            help="Start a new run from the generators in this gen_*.pt or ema_*.pt, with fresh optimizers. Not allowed "
-            "with --resume once the run has a checkpoint. Processes that torchrun restarts ignore it and resume.",
+            help="Start a new run from the generators in this gen_*.pt, ema_*.pt, or model.safetensors of a model "
+            "folder, with fresh optimizers. Not allowed with --resume once the run has a checkpoint. Processes that "
+            "torchrun restarts ignore it and resume.",
             metavar="FILE",
         ),
     ] = None,

@@ -69,8 +69,9 @@ def train(
         keep: Number of checkpoints to keep besides the best one; None keeps all.
         allow_in_output: Names that may exist in a new run's folder.
         verify: If True, decode every image before the training. Otherwise only their headers are read.
-        init: Trained generators for a new run: a gen_*.pt or ema_*.pt file, or the state dict of a whole trainer.
-            Optimizers and random states are those of any new run. A checkpoint of iteration 0 is written first.
+        init: Trained generators for a new run: a gen_*.pt, ema_*.pt or model.safetensors file, or the state dict of
+            a whole trainer. Optimizers and random states are those of any new run. A checkpoint of iteration 0 is
+            written first.
         init_dis: Trained discriminators for a new run: a dis_*.pt file, or the state dict of a whole trainer.
         timeout: With several processes, seconds that one waits for another before it ends with an error; None for
             `distributed.DEFAULT_TIMEOUT`.

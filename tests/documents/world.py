@@ -49,8 +49,8 @@ def build(root: Path) -> None:
     edges2shoes = Config.load(root / "edges2shoes")
     edges2shoes.save(root / "my.yaml")
     edges2shoes.save(root / "configs/edges2shoes_folder.yaml")
-    for run in ("shoes", "day2night", "stain"):
-        _run(root / "runs" / run, edges2shoes)
+    for run in ("runs/shoes", "runs/day2night", "runs/stain", "outputs/edges2shoes_folder"):
+        _run(root / run, edges2shoes)
     shutil.copy(root / f"runs/shoes/checkpoints/gen_{ITERATIONS:08d}.pt", root)
     _run(root / "runs/ct", Config.load(root / "edges2shoes", ["value_range_b=[0, 4095]"]))
     _public(root)
@@ -95,6 +95,10 @@ def _images(root: Path) -> None:
     with zipfile.ZipFile(root / "edges.zip", "w") as archive:
         for path in sorted(images.iterdir()):
             archive.write(path, path.name)
+    for part in ("train", "val"):
+        folder = root / "pix2pix/edges2shoes" / part
+        folder.mkdir(parents=True)
+        Image.new("RGB", (128, 64)).save(folder / "1_AB.jpg")
     if find_spec("av"):
         make_video(root / "clip.mp4")
     if find_spec("tifffile"):

@@ -88,7 +88,7 @@ def test_a_failed_run_is_marked(images: Path, tmp_path: Path, runs: list[Run]) -
 
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(FastmunitError, match=r"WandbLogger needs the wandb package: pip install fastmunit\[wandb\]"):
+    with pytest.raises(FastmunitError, match=r'WandbLogger needs the wandb package: pip install "fastmunit\[wandb\]"'):
         WandbLogger()
 
 

@@ -72,8 +72,8 @@ class RunFolder:
         if others:
             names = ", ".join(others[:4]) + (", …" if len(others) > 4 else "")
             raise TrainingError(
-                f"output {self.root} is not empty ({names}): add --resume to continue the run in it, "
-                "or give another --output folder."
+                f"output {self.root} is not empty ({names}): add --resume, in Python "
+                "resume=True, to continue the run in it, or give another output folder."
             )
 
     def create(self) -> None:

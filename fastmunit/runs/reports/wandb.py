@@ -28,7 +28,7 @@ class WandbLogger(Callback):
         try:
             import wandb
         except ImportError as error:
-            raise FastmunitError("WandbLogger needs the wandb package: pip install fastmunit[wandb].") from error
+            raise FastmunitError('WandbLogger needs the wandb package: pip install "fastmunit[wandb]".') from error
         self._wandb: Any = wandb
         self._init = init
         self._run: Any = None
