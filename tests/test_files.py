@@ -143,7 +143,7 @@ def test_only_regular_files_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             "/dev/zero": "is a device, not a regular file",
             "absent": "does not exist",
             "x" * 300: "File name too long",
-            "nul\0byte": "null byte",
+            "nul\0byte": "embedded null",
         }.items():
             with pytest.raises(DataError, match=f"^image .*{reason}"):
                 require_regular_file(name, "image", DataError)
