@@ -32,7 +32,7 @@ _STYLES = 2
 
 def loaded(model: str, overrides: list[str]) -> Translator:
     """Return a translator of a run folder or packaged model, or one with random weights of a shipped configuration."""
-    if Path(model).exists() or model in packaged():
+    if Path(model).is_dir() or model in packaged():
         return load_translator(model, device="cpu")
     config = Config.load(model, overrides)
     system = registry.system_of(config)
