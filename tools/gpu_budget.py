@@ -131,6 +131,14 @@ def compile_cubin(source: Path, arch: int, target: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
+def extract_cubins(library: Path, arch: int, folder: Path) -> list[Path]:
+    """Write the machine code of a shared library for one architecture into a folder, one file per source."""
+    cuobjdump = find_cuobjdump()
+    assert cuobjdump is not None, "there is no cuobjdump"
+    subprocess.run([cuobjdump, "-xelf", f"sm_{arch}", library], cwd=folder, check=True, capture_output=True)
+    return sorted(folder.glob("*.cubin"))
+
+
 def _output(*command: str | Path, text: str | None = None) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, input=text).stdout
 
