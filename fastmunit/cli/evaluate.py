@@ -117,7 +117,7 @@ def evaluate(
     from fastmunit.data.sources import given_images
     from fastmunit.data.validate import left_out
     from fastmunit.errors import FastmunitError
-    from fastmunit.files import require_writable
+    from fastmunit.files import printable, require_writable
     from fastmunit.metrics.evaluate import evaluate as run_evaluation
     from fastmunit.metrics.evaluate import require_possible
     from fastmunit.metrics.inspection import inspect as run_inspection
@@ -194,19 +194,19 @@ def evaluate(
                     results.append(run_evaluation(translators[name], settings, measures, progress=progress, **options))
         if main:
             facts: dict[str, str | int] = {
-                "checkpoint": str(file if checkpoint.exists() else checkpoint),  # or the name of a model
+                "checkpoint": printable(file if checkpoint.exists() else checkpoint),  # or the name of a model
                 "system": settings.system,
                 "inputs": max(len(result.inputs if inspect else result.per_input) for result in results),
                 "outputs of each": samples,
                 "seed": seed,
             }
             if styles_file is not None or style_distribution != "normal":
-                facts["styles"] = f"from {styles_file or style_distribution}"
+                facts["styles"] = f"from {printable(styles_file or style_distribution)}"
             if inspect:
-                inspection.write(output, f"Inspection of {run.name}", facts, results)
+                inspection.write(output, f"Inspection of {printable(run.name)}", facts, results)
                 inspection.show(results)
             else:
-                _write(output, f"Evaluation of {run.name}", facts, results)
+                _write(output, f"Evaluation of {printable(run.name)}", facts, results)
                 _print(results)
                 if metrics is not None and metrics.strip() == "all" and classifier is None:
                     for name in names(with_classifier=True):

@@ -14,6 +14,7 @@ from fastmunit import distributed
 from fastmunit.config import Config
 from fastmunit.data.sources import GivenImages, ImageSources
 from fastmunit.errors import ConfigError
+from fastmunit.files import printable
 from fastmunit.metrics.contact_sheets import contact_sheets
 from fastmunit.metrics.diversity import INPUTS, PAIRS
 from fastmunit.metrics.measure import Measure
@@ -165,7 +166,7 @@ def observe_inputs(task: Task, measures: Sequence[Measure], report: Progress) ->
 def _rows(task: Task, scores: Sequence[Score]) -> list[dict[str, Any]]:
     """Return file name and values of each input."""
     return [
-        {"file": str(task.sources.label(index))} | {s.name: s.per_input[place] for s in scores if s.per_input}
+        {"file": printable(task.sources.label(index))} | {s.name: s.per_input[place] for s in scores if s.per_input}
         for place, index in enumerate(task.inputs)
     ]
 

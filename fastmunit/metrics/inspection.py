@@ -65,7 +65,7 @@ class InspectedInput:
     """The scores of one input.
 
     Attributes:
-        file: The file.
+        file: Name of the file, as printable text.
         mean_percentile: Mean over the aspects that rank of the fraction of other inputs with a smaller score.
         scores: "cycle_error", "edge_disagreement" and its parts "edges_added" and "edges_lost", and "variation".
     """
@@ -198,7 +198,7 @@ def inspect(
             aspects,
             skipped,
             [
-                InspectedInput(str(task.sources.label(task.inputs[place])), percentiles[place], scored[place][0])
+                InspectedInput(printable(task.sources.label(task.inputs[place])), percentiles[place], scored[place][0])
                 for place in order
             ],
             pictures or [],

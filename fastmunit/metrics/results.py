@@ -65,7 +65,7 @@ class Evaluation:
         direction: "a2b" or "b2a".
         scores: Scores in the order of the report.
         skipped: Reason per measure that this model does not support.
-        per_input: File name and values of each input.
+        per_input: File name, as printable text, and values of each input.
         sheets: Contact sheets: most and least diverse inputs, nearest real images.
         failures: Images that could not be read and were left out.
     """

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastmunit.config import Config
 from fastmunit.errors import FastmunitError
+from fastmunit.files import printable
 from fastmunit.model_folder.about import About, Metric
 from fastmunit.runs.checkpoints.run_folder import RunFolder
 from fastmunit.systems.parts.public_checkpoint import DIGITS, is_public
@@ -35,7 +36,7 @@ def about_checkpoint(file: Path, config: Config) -> About:
         about.data_license = _existing(root / "LICENSE.txt")
     if file.parent.name == "checkpoints":
         run = RunFolder(file.parent.parent)
-        about.title = run.root.resolve().name
+        about.title = printable(run.root.resolve().name)
         about.picture = _existing(run.root / "samples.png", *sorted(run.images.glob("gen_*_test_current.jpg")))
         about.metrics = tuple(_metrics(run.root / EVALUATION, file.name))
     return about

@@ -94,6 +94,28 @@ def test_inspection(fastmunit: Command, trained: Path, tmp_path: Path, monkeypat
     assert not (tmp_path / "other").exists()
 
 
+def test_names_of_strangers_are_written_as_printable_text(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run\udcff")
+    for part in ("testA", "testB"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        for name in ("\udcff", "\x1b[2J\n", "\u202e"):
+            Image.new("RGB", (16, 16)).save(tmp_path / "data" / part / f"{name}.png")
+    common = ("evaluate", "--checkpoint", run, "--data", tmp_path / "data", *FAST, "-o", tmp_path / "out")
+    for arguments, stem, key in (
+        (("--inspect",), "inspection", "inputs"),
+        (("--metrics", "edge-agreement"), "evaluation", "per_input"),
+    ):
+        outcome = fastmunit(*common, *arguments)
+        assert outcome.status == 0, outcome.err
+        report = json.loads((tmp_path / "out" / f"{stem}.json").read_text())
+        names = {Path(one["file"]).name for one in report[f"{stem}s"][0][key]}
+        assert names == {r"\xff.png", r"\x1b[2J\n.png", r"\u202e.png"}
+        assert r"run\xff" in report["checkpoint"]
+        page = (tmp_path / "out" / f"{stem}.html").read_text()
+        assert r"of run\xff" in page
+        assert not {"\x1b", "\u202e"} & {*outcome.out, *page}
+
+
 def test_written_into_the_run_folder(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     for checkpoint in (run, run / "checkpoints"):
