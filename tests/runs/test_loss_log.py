@@ -30,6 +30,14 @@ def test_curves_stay_small_and_keep_the_mean(values: list[float], capacity: int)
     assert total == pytest.approx(math.fsum(values), rel=1e-9, abs=1e-3)
 
 
+def test_means_are_those_of_the_logged_values() -> None:
+    curves = Curves(2)
+    for k in range(8):
+        curves.add(k + 1, {"always": k, "sometimes": 5.0} if k % 4 == 0 else {"always": k, "never": math.nan})
+    assert (curves.means("always"), curves.means("sometimes")) == ([1.5, 5.5], [5, 5])
+    assert curves.names == ["always", "sometimes"]
+
+
 BAD_ROWS = {
     "text": b"2,x,0.1,y\n",
     "iteration": b"two,2.0,0.1,1.5\n",
@@ -74,6 +82,22 @@ def test_new_losses_become_new_columns(tmp_path: Path) -> None:
     rows = list(csv.DictReader(log.path.open()))
     assert [row["loss_b"] for row in rows] == ["", "3"]
     assert LossLog(log.path, resume_at=2).curves.means("loss_b") == [None, 3]
+
+
+def test_losses_that_end_keep_their_columns(tmp_path: Path) -> None:
+    log = LossLog(tmp_path / "losses.csv")
+    log.append(1, 0.1, 1e-4, {"loss_r1": 1, "loss_a": 2})
+    resumed = LossLog(log.path, resume_at=1)
+    resumed.append(2, 0.2, 1e-4, {"loss_a": 4})
+    resumed.append(3, 0.3, 1e-4, {"loss_b": 6, "loss_a": 5})
+    rows = list(csv.DictReader(log.path.open()))
+    assert [(row["loss_r1"], row["loss_a"], row["loss_b"]) for row in rows] == [
+        ("1", "2", ""),
+        ("", "4", ""),
+        ("", "5", "6"),
+    ]
+    again = LossLog(log.path, resume_at=3).curves
+    assert again.means("loss_r1") == resumed.curves.means("loss_r1") == [1, None, None]
 
 
 @pytest.mark.parametrize("text", ["", "\n", "iteration", "nonsense\n1\n", "a,b\n1,2\n"])

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+_Sums = dict[str, tuple[float, int]]
+"""Sum and number of the finite values of each loss."""
+
 
 class Curves:
     """Means of the logged losses over equal spans of the run. Memory stays bounded however long the run is.
@@ -17,11 +20,11 @@ class Curves:
     def __init__(self, capacity: int = 400) -> None:
         self._capacity = capacity + capacity % 2
         self._per_point = 1
-        self._points: list[tuple[int, int, dict[str, float]]] = []  # last iteration, rows, sums
+        self._points: list[tuple[int, int, _Sums]] = []  # last iteration, rows, sums
 
     def add(self, iteration: int, losses: Mapping[str, float]) -> None:
         """Add one logged row."""
-        finite = {name: value for name, value in losses.items() if math.isfinite(value)}
+        finite = {name: (value, 1) for name, value in losses.items() if math.isfinite(value)}
         if self._points and self._points[-1][1] < self._per_point:
             _, rows, sums = self._points[-1]
             self._points[-1] = (iteration, rows + 1, _add(sums, finite))
@@ -43,9 +46,13 @@ class Curves:
         return [iteration for iteration, _, _ in self._points]
 
     def means(self, name: str) -> list[float | None]:
-        """Return the mean of a loss at each point, None where it was not logged."""
-        return [sums[name] / rows if name in sums else None for _, rows, sums in self._points]
+        """Return the mean of the finite values of a loss at each point, None where there are none."""
+        return [sums[name][0] / sums[name][1] if name in sums else None for _, _, sums in self._points]
 
 
-def _add(sums: Mapping[str, float], values: Mapping[str, float]) -> dict[str, float]:
-    return {name: sums.get(name, 0.0) + value for name, value in values.items()}
+def _add(sums: _Sums, others: _Sums) -> _Sums:
+    totals = dict(sums)
+    for name, (value, count) in others.items():
+        total, earlier = totals.get(name, (0.0, 0))
+        totals[name] = total + value, earlier + count
+    return totals

@@ -19,7 +19,7 @@ class LossLog:
     """The CSV file of a run, with one row per logged iteration, and its curves.
 
     Rows are appended whole. When a run resumes, rows after the checkpoint are dropped, and so is a row that a crash cut
-    short: no iteration appears twice.
+    short: no iteration appears twice. A loss keeps its column, whose cells are empty where it was not logged.
 
     Args:
         path: Path of the CSV file.
@@ -48,18 +48,15 @@ class LossLog:
         Raises:
             FastmunitError: If the file cannot be written.
         """
-        columns = [*_LEADING, *losses]
-        header = ""
         if not self.path.exists():
             self._columns = []
-        if self._columns != columns:
-            if self._columns:
-                self._columns = columns
-                self._rewrite(read_rows(self.path))
-            else:
-                header = _row(columns)
-            self._columns = columns
-        row = _row([str(iteration), f"{seconds:.2f}", f"{lr:.6g}", *(f"{value:.6g}" for value in losses.values())])
+        earlier, self._columns = self._columns, list(dict.fromkeys([*_LEADING, *self._columns, *losses]))
+        header = "" if earlier else _row(self._columns)
+        if earlier and earlier != self._columns:
+            self._rewrite(read_rows(self.path))
+        values = (str(iteration), f"{seconds:.2f}", f"{lr:.6g}")
+        cells = dict(zip(_LEADING, values, strict=True)) | {name: f"{value:.6g}" for name, value in losses.items()}
+        row = _row([cells.get(name, "") for name in self._columns])
         try:
             self.path.parent.mkdir(exist_ok=True)  # logs/ may be removed at any time
             with self.path.open("a", encoding="utf-8", newline="") as file:

@@ -20,7 +20,7 @@ for (const figure of document.querySelectorAll('.chart')) {
     const rows = chart.series.map(series => {
       const ends = [series.low[nearest], series.high[nearest]];
       const known = ends.every(end => end !== undefined && end !== null);
-      return series.name + '  ' + series.values[nearest] + (known ? ` [${ends[0]}, ${ends[1]}]` : '');
+      return series.name + '  ' + (series.values[nearest] ?? '–') + (known ? ` [${ends[0]}, ${ends[1]}]` : '');
     });
     tip.textContent = ['iteration ' + chart.x[nearest], ...rows].join('\n');
     tip.hidden = false;
