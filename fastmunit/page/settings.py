@@ -115,7 +115,9 @@ def page_settings(
         ],
         "styles": {name: styles.codes for name, styles in directions.items()},
         "style_names": {
-            name: list(styles.given.names) for name, styles in directions.items() if styles.given is not None
+            name: [styles.given.label(index) for index in range(len(styles.given.names))]
+            for name, styles in directions.items()
+            if styles.given is not None
         },
         "distributions": {
             name: {"mean": styles.distribution.mean.tolist(), "factor": styles.distribution.factor.tolist()}

@@ -196,10 +196,10 @@ def test_the_command(fastmunit: Command, run: Path, engine: Path, tmp_path: Path
 def test_the_styles_of_a_file_come_first(run: Path, engine: Path, tmp_path: Path) -> None:
     translator = load_translator(run, direction="b2a", device="cpu")
     codes = translator.random_styles(3, torch.Generator().manual_seed(1))
-    write_styles(tmp_path / "s.safetensors", codes, ["a", "b", "c"], StyleModel.of(translator))
+    write_styles(tmp_path / "s.safetensors", codes, ["a", "b\udcff", "c\ud800"], StyleModel.of(translator))
     build(run, tmp_path / "page", engine=engine, styles=tmp_path / "s.safetensors")
     settings = json.loads((tmp_path / "page/page.json").read_text())
-    assert settings["style_names"] == {"b2a": ["a", "b", "c"]}
+    assert settings["style_names"] == {"b2a": ["a", r"b\xff", r"c\ud800"]}
     np.testing.assert_allclose(settings["styles"]["b2a"], codes.flatten(1))
     assert len(settings["styles"]["a2b"]) == 12
     assert settings["distributions"] == {}

@@ -201,10 +201,10 @@ def test_the_page_uses_the_server(client: TestClient, model: Model) -> None:
 def test_a_styles_file(model: Model) -> None:
     translator = model.translators["b2a"]
     codes = torch.randn(2, 8, 1, 1, generator=torch.Generator().manual_seed(1))
-    given = replace(model, styles={"b2a": Styles(codes, ["red", "blue"])})
+    given = replace(model, styles={"b2a": Styles(codes, ["red", "blue\udcff"])})
     with TestClient(create_app(given)) as client:
         found = client.get("/styles/named", params={"direction": "b2a"}).json()
-        assert (found["direction"], found["names"]) == ("b2a", ["red", "blue"])
+        assert (found["direction"], found["names"]) == ("b2a", ["red", r"blue\xff"])
         assert torch.equal(torch.tensor(found["styles"])[..., None, None], codes)
         answer = client.post(
             "/translate", files={"image": upload()}, data={"codes": json.dumps(found["styles"][1:]), "direction": "b2a"}
@@ -213,7 +213,7 @@ def test_a_styles_file(model: Model) -> None:
         assert (pixels_of(answer.content) == levels_of(expected[0])).all()
         assert client.get("/styles/named").json() == {"direction": "a2b", "names": [], "styles": []}
         settings = client.get("/page.json").json()
-        assert settings["style_names"] == {"b2a": ["red", "blue"]}
+        assert settings["style_names"] == {"b2a": ["red", r"blue\xff"]}
         np.testing.assert_allclose(settings["styles"]["b2a"], codes.flatten(1))
         assert len(settings["styles"]["a2b"]) == 12
 
