@@ -281,7 +281,7 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
     if channels not in (1, 3):
         return image.convert(_color_mode(image))
     if image.has_transparency_data:
-        colors = image.convert("RGBA")
+        colors = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colors.size, (255, 255, 255, 255)), colors).convert("RGB")
     return image.convert("L" if channels == 1 else "RGB")
 

@@ -15,8 +15,10 @@ _SUBIFDS = 330
 _PARTS = (322, _SUBIFDS)  # tiles, and levels of a pyramid
 # Georeference, and GDAL's metadata and value of missing data.
 _GEOREFERENCE = (33550, 33922, 34264, 34735, 42112, 42113)
-_PALETTE = 3
-_CONVERTED = (0, 8, 9, 10)  # MinIsWhite and Lab, which Pillow converts
+_WHITE, _GRAY, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
+# Samples of a pixel by the interpretation of its colors, without alpha.
+_SAMPLES = {_WHITE: 1, _GRAY: 1, _RGB: 3, _CMYK: 4, _YCBCR: 3, _LAB: 3}
+_CONVERTED = (_WHITE, _LAB, 9, 10)  # MinIsWhite and Lab, which Pillow converts
 # Type code -> size in bytes, and the format of its values for the integer types.
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
@@ -140,11 +142,11 @@ class TiffStructure:
 def is_ordinary(path: Path) -> bool:
     """Return True if a TIFF is an ordinary picture, which Pillow reads without loss.
 
-    Such a file is not BigTIFF, and has one page in strips with at most 8 bits per sample, no georeference, and no
-    OME-XML or description by ImageJ or Aperio. Palettes, fewer than 8 bits, and colors that Pillow converts (Lab,
-    MinIsWhite) may be in tiles. Pages that a camera has turned (Orientation) may have more bits, because Pillow turns
-    them back. A file whose directories are damaged is not ordinary: Pillow would read the pages and tags that are left,
-    such as the first channel of a truncated stack.
+    Such a file is not BigTIFF, and has one page in strips with at most 8 bits per sample, no samples besides color and
+    alpha, no georeference, and no OME-XML or description by ImageJ or Aperio. Palettes, fewer than 8 bits, and colors
+    that Pillow converts (Lab, MinIsWhite) may be in tiles. Pages that a camera has turned (Orientation) may have more
+    bits, because Pillow turns them back. A file whose directories are damaged is not ordinary: Pillow would read the
+    pages and tags that are left, such as the first channel of a truncated stack.
     """
     try:
         with path.open("rb") as file:
@@ -154,6 +156,7 @@ def is_ordinary(path: Path) -> bool:
             description = structure.text(tags, 270).rstrip()
             is_turned = structure.integer(tags, 274, 1) != 1
             colors = structure.integer(tags, 262, 1)
+            is_picture = _is_picture(structure, tags, colors)
     except DataError:
         return False
     except OSError:
@@ -165,5 +168,27 @@ def is_ordinary(path: Path) -> bool:
     if structure.big or described or any(code in tags for code in _GEOREFERENCE):
         return False
     if colors in _CONVERTED and max(bits) == 8:
+        return is_picture
+    if any(code in tags for code in _PARTS):
+        return False
+    return is_turned or (len(structure.pages) == 1 and max(bits) == 8 and is_picture)
+
+
+def _is_picture(structure: TiffStructure, tags: dict[int, Tag], colors: int) -> bool:
+    """Return True if Pillow reads all samples of 8-bit pixels: those of a color, and one of alpha. Others are channels.
+
+    Pillow reads signed samples as unsigned.
+    """
+    signed = 2
+    if signed in structure.integers(tags, 339):
+        return False
+    samples = structure.integer(tags, 277, 1)
+    more = samples - _SAMPLES.get(colors, samples)
+    if more != 1 or colors not in (_GRAY, _RGB):
+        return more <= 0
+    is_planar = structure.integer(tags, 284, 1) == 2
+    premultiplied, alpha, corel_alpha = (1,), (2,), (999,)
+    meaning = structure.integers(tags, 338)
+    if colors == _RGB and meaning in ((), alpha, corel_alpha):  # Pillow takes an unnamed one for alpha
         return True
-    return not any(code in tags for code in _PARTS) and (is_turned or (len(structure.pages) == 1 and max(bits) == 8))
+    return meaning in (premultiplied, alpha) and not is_planar

@@ -440,6 +440,9 @@ def test_pillow_reads_ordinary_pictures_as_always(tmp_path: Path) -> None:
         for channels in (1, 3, 4 if len(mode) == 4 else 3):
             assert not has_reader(path, channels, PixelValues())
             assert torch.equal(read_pixels(path, channels), data.read_image(path, channels))
+    faded = np.full((5, 7, 2), (50, 100), np.uint8)
+    tifffile.imwrite(tmp_path / "faded.tif", faded, photometric="minisblack", extrasamples=["assocalpha"])
+    assert torch.allclose(read_pixels(tmp_path / "faded.tif", 1), torch.tensor((50 + 155) / 127.5 - 1), atol=0.02)
     values = np.arange(35, dtype=np.uint16).reshape(5, 7)
     Image.fromarray(values).save(tmp_path / "a.png")
     assert not has_reader(tmp_path / "a.png", 1, PixelValues())
@@ -460,6 +463,7 @@ _SCIENTIFIC: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
     "imagej": (_GRAY, {"imagej": True}),
     "geo": (_RGB, {"photometric": "rgb", "extratags": [(33550, 12, 3, (2.0, 2.0, 0.0), True)]}),
     "tiles": (_RGB, {"photometric": "rgb", "tile": (16, 16)}),
+    "channels": (_RGB, {"photometric": "minisblack", "planarconfig": "contig"}),
     "pages": (_RNG.integers(0, 255, (3, 48, 64), np.uint8), {"photometric": "minisblack"}),
     "deep": (_GRAY.astype(np.uint16) * 257, {}),
     "deep_color": (_RGB.astype(np.uint16) * 257, {"photometric": "rgb"}),

@@ -359,6 +359,42 @@ def test_palettes_and_8_bit_strips_are_ordinary_images(tmp_path: Path) -> None:
     assert is_image_file(path)
 
 
+def test_samples_besides_color_and_alpha_are_channels(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    ordinary = {
+        ("minisblack", 1, None),
+        ("minisblack", 2, "assocalpha"),
+        ("minisblack", 2, "unassalpha"),
+        ("rgb", 3, None),
+        ("rgb", 4, None),
+        ("rgb", 4, "assocalpha"),
+        ("rgb", 4, "unassalpha"),
+        ("separated", 4, None),
+    }
+    others = {("minisblack", count, None) for count in (2, 3, 4, 5)} | {("miniswhite", 2, None)}
+    others |= {("minisblack", 5, "unassalpha"), ("rgb", 4, "unspecified"), ("rgb", 5, None), ("rgb", 7, "unassalpha")}
+    others |= {("separated", 5, None), ("separated", 5, "unassalpha")}
+    for colors, count, first in ordinary | others:
+        image = pixels(count, dtype="uint8")
+        more = count - {"minisblack": 1, "miniswhite": 1, "rgb": 3, "separated": 4}[colors]
+        extra = {} if first is None else {"extrasamples": [first, *["unspecified"] * (more - 1)]}
+        for planes in ("contig", "separate"):
+            stored = image if planes == "separate" else image.transpose(1, 2, 0)
+            options = {} if count == 1 else {"planarconfig": planes}
+            stored = image[0] if count == 1 else stored
+            tifffile.imwrite(path, stored, photometric=colors, metadata=None, **options, **extra)
+            check_reading(path, image[None])
+            # Pillow does not divide these into planes.
+            divided = planes == "separate" and (first == "assocalpha" or (colors, count) == ("minisblack", 2))
+            assert is_image_file(path) == ((colors, count, first) in others or divided), (colors, count, first, planes)
+
+
+def test_signed_bytes_are_no_ordinary_images(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, pixels(dtype="int8"))
+    assert is_image_file(path)
+
+
 def test_significant_bits(tmp_path: Path) -> None:
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, pixels(), extratags=[(281, 3, 1, 4095, True)])
