@@ -13,7 +13,7 @@ from fastmunit.files import expand, printable
 from fastmunit.styles.extract import training_styles
 from fastmunit.systems.style_distributions import FittedNormal, GivenStyles
 from fastmunit.systems.translators import Translator
-from fastmunit.translation.styles import styles_from_file
+from fastmunit.translation.styles import require_styles, styles_from_file
 
 NORMAL, ENCODED = "normal", "encoded"
 
@@ -70,8 +70,7 @@ def draw_from_file(translator: Translator, path: str | os.PathLike[str], min_cou
 
 def _require_codes(translator: Translator) -> None:
     """Raise FastmunitError if random styles are not numbers from a distribution that can be replaced."""
-    system = "this model" if translator.config is None else f"a {translator.config.system} model"
-    if not translator.style_dim:
-        raise FastmunitError(f"{system} gives one output per image, so there are no styles to draw.")
+    require_styles(translator)
     if not translator.random_styles(1, torch.Generator().manual_seed(0)).is_floating_point():
+        system = "this model" if translator.config is None else f"a {translator.config.system} model"
         raise FastmunitError(f"the styles of {system} are seeds of noise, which have no other distribution.")

@@ -136,10 +136,12 @@ def require_same_model(styles: Styles, translator: Translator, path: str | os.Pa
     if digest and digest != styles.model.digest:
         here = StyleModel.of(translator)
         other = styles.model.direction
+        again = "make the file again with this model (`fastmunit styles`)"
+        first = again if translator.takes_references else "give the model that it was made with"
         way = f", or use it for the direction {printable(other)}" if other != here.direction else ""
         raise DataError(
             f"styles file {printable(path)} was made with {styles.model}, and style codes mean something else to "
-            f"{here}: make the file again with this model (`fastmunit styles`){way}."
+            f"{here}: {first}{way}."
         )
 
 

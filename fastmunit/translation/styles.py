@@ -21,12 +21,20 @@ from fastmunit.translation.style_file import SUFFIX, Styles, as_codes, read_styl
 StylesLike = int | ImageLike | Sequence[ImageLike]
 
 
+def require_styles(translator: Translator) -> None:
+    """Raise DataError if a model gives one output per image."""
+    if not translator.style_dim:
+        system = "this model" if translator.config is None else f"a {translator.config.system} model"
+        raise DataError(f"{system} gives one output per image, so there are no styles to choose: leave them out.")
+
+
 def styles_from_file(translator: Translator, path: str | os.PathLike[str]) -> Styles:
     """Read a style file for a model.
 
     Raises:
-        DataError: If the file cannot be used, or belongs to another model.
+        DataError: If the file cannot be used, or belongs to another model, or the model has no styles.
     """
+    require_styles(translator)
     styles = read_styles(path)
     require_same_model(styles, translator, path)
     try:
@@ -47,8 +55,10 @@ def styles_by_direction(path: str | os.PathLike[str], translators: Mapping[str, 
         The styles by their direction, one entry.
 
     Raises:
-        DataError: If the file cannot be used, or belongs to another model or to a direction that is not there.
+        DataError: If the file cannot be used, or belongs to another model or to a direction that is not there, or the
+            model has no styles.
     """
+    require_styles(next(iter(translators.values())))
     model = read_styles(path).model
     direction = next(iter(translators)) if model is None else model.direction
     if direction not in translators:

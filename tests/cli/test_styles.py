@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 import fastmunit as package
 from fastmunit.cli.style_options import use_style_distributions
+from fastmunit.errors import DataError
 from fastmunit.runs import train
 from fastmunit.serving.model import load_model
 from fastmunit.styles import StyleModel, read_styles, write_styles
@@ -246,7 +248,12 @@ def test_styles_of_the_training_images(
 
 @pytest.mark.parametrize("system", ["cyclegan", "unit"])
 def test_systems_without_style_codes(
-    styles: Styles, fastmunit: Command, system: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+    styles: Styles,
+    fastmunit: Command,
+    codes: Path,
+    system: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
 ) -> None:
     images = make_images(tmp_path_factory.mktemp("images"))
     run = tmp_path / "run"
@@ -266,6 +273,17 @@ def test_systems_without_style_codes(
         "encoded",
     )
     assert (outcome.status, "gives one output per image" in outcome.err) == (1, True)
+    for refused in (
+        styles("mean", "-i", codes, "-o", tmp_path / "no.safetensors", model=run),
+        fastmunit("page", run, "-o", tmp_path / "no", "--styles-file", codes),
+        fastmunit("serve", run, "--styles-file", codes),
+        fastmunit("serve", run, "--style-distribution", codes),
+        fastmunit("evaluate", "--checkpoint", run, "-o", tmp_path / "no", "--styles-file", codes, "--inspect"),
+    ):
+        assert refused.status == 1
+        assert re.search(f"a {system} model gives one output per image|this {system} model has no style", refused.err)
+    with pytest.raises(DataError, match=f"a {system} model gives one output per image"):
+        package.translate(run, images / "testA/0.png", codes)
 
 
 def test_bad_input(styles: Styles, codes: Path, photos: Path, drawing: Path, tmp_path: Path) -> None:

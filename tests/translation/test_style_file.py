@@ -9,8 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fastmunit import MUNIT
+from fastmunit.config import Config
 from fastmunit.errors import DataError, FastmunitError
 from fastmunit.translation.style_file import StyleModel, read_styles, write_styles
+from fastmunit.translation.styles import styles_from_file
 
 CODES = torch.randn(3, 4, 1, 1, generator=torch.Generator().manual_seed(0))
 
@@ -97,3 +100,14 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         read_styles(path)
     with pytest.raises(DataError, match="does not exist"):
         read_styles(tmp_path / "none.safetensors")
+
+
+def test_advice_fits_the_model(tmp_path: Path) -> None:
+    """Only a model with a style encoder can make a file again."""
+    write_styles(tmp_path / "s.safetensors", CODES, model=StyleModel("other", "a2b", "0" * 64))
+    config = Config.load("demo", ["gen.dim=4", "gen.n_res=1", "gen.mlp_dim=8", "dis.dim=4"])
+    translator = MUNIT(config).evaluation_translator("a2b")
+    for encodes, advice in ((True, "make the file again"), (False, "give the model that it was made with")):
+        translator.takes_references = encodes
+        with pytest.raises(DataError, match=rf"was made with other .*: {advice}"):
+            styles_from_file(translator, tmp_path / "s.safetensors")
