@@ -90,6 +90,23 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+@contextmanager
+def unicode_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield the path of a file for a library that opens none whose path is not UTF-8.
+
+    In place of such a path, it is that of a descriptor, which is open inside the block.
+
+    Raises:
+        OSError: If the file cannot be opened.
+    """
+    text = os.fspath(path)
+    if is_unicode(text):
+        yield text
+        return
+    with Path(text).open("rb") as file:
+        yield f"/dev/fd/{file.fileno()}"
+
+
 def expand(path: str) -> str:
     """Expand a leading "~" and every "$VARIABLE" of a path, unless the path exists as written.
 

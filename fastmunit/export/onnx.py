@@ -19,7 +19,7 @@ from fastmunit.errors import CheckpointError, FastmunitError
 from fastmunit.export.description import Precision
 from fastmunit.export.graphs import Graph, traced
 from fastmunit.export.packages import needed
-from fastmunit.files import atomic_write, printable
+from fastmunit.files import atomic_write, printable, unicode_path
 from fastmunit.memory import first_line
 from fastmunit.systems.translators import Translator
 
@@ -135,7 +135,8 @@ class OnnxGraph:
         if device == "cpu":
             providers = providers[-1:]
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers)
+            with unicode_path(path) as readable:
+                self._session = onnxruntime.InferenceSession(readable, options, providers)
         except Exception as error:  # its classes have no base class of their own
             raise CheckpointError(
                 f"{printable(path)} cannot be loaded by onnxruntime ({first_line(error)[:300]}): export it again."

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastmunit.errors import CheckpointError, FastmunitError
 from fastmunit.export.graphs import Graph, traced
-from fastmunit.files import printable
+from fastmunit.files import is_unicode, printable, unicode_path
 from fastmunit.memory import first_line
 from fastmunit.systems.translators import Translator
 
@@ -22,8 +22,12 @@ def compile_to(graph: Graph, translator: Translator, path: Path) -> None:
     """Compile a graph into a file. The machine needs a C++ compiler.
 
     Raises:
-        FastmunitError: If compilation fails.
+        FastmunitError: If compilation fails, or the path is not UTF-8.
     """
+    if not is_unicode(str(path)):
+        raise FastmunitError(
+            f"AOTInductor cannot write {printable(path)}, because its path is not UTF-8: choose another output."
+        )
     from torch._inductor import aoti_compile_and_package
 
     program = traced(graph, translator)
@@ -56,7 +60,8 @@ class Pt2Graph:
         if device not in ("auto", "cpu"):
             raise FastmunitError(f"{printable(path)} is compiled for a CPU, not for {device}: leave the device out.")
         try:
-            self._run = aoti_load_package(str(path))
+            with unicode_path(path) as readable:
+                self._run = aoti_load_package(readable)
         except Exception as error:
             raise CheckpointError(
                 f"{printable(path)} cannot be loaded ({first_line(error)[:300]}): export the model on this machine."

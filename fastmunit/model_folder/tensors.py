@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fastmunit.errors import CheckpointError, FastmunitError
-from fastmunit.files import printable, require_regular_file
+from fastmunit.files import printable, require_regular_file, unicode_path
 
 NAME = "model.safetensors"
 SUFFIX = ".safetensors"
@@ -114,7 +114,8 @@ def _opened(path: str | os.PathLike[str]) -> safe_open:
             raise ValueError(f"it has {size:,} bytes and should have more than {min(8 + length, 2**62):,}")
         if length > _MAX_HEADER:
             raise ValueError(f"a header of {length:,} bytes, more than {_MAX_HEADER:,}")
-        return safe_open(os.fspath(path), framework="pt")
+        with unicode_path(path) as readable:
+            return safe_open(readable, framework="pt")
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise _damaged(path, error) from error
 

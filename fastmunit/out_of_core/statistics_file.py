@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fastmunit.errors import DataError, FastmunitError
-from fastmunit.files import atomic_write, printable, require_regular_file
+from fastmunit.files import atomic_write, printable, require_regular_file, unicode_path
 from fastmunit.out_of_core.moments import Moments
 
 _FORMAT = "fastmunit statistics 1"
@@ -54,7 +54,7 @@ def read_statistics(path: str | os.PathLike[str]) -> Statistics:
     """
     require_regular_file(path, "statistics file", DataError)
     try:
-        with safe_open(os.fspath(path), framework="pt") as file:
+        with unicode_path(path) as readable, safe_open(readable, framework="pt") as file:
             metadata = file.metadata() or {}
             names = list(file.keys()) if metadata.get("format") == _FORMAT else []
             tensors = {name: file.get_tensor(name) for name in names}

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fastmunit.errors import DataError
-from fastmunit.files import atomic_write, printable, require_regular_file
+from fastmunit.files import atomic_write, printable, require_regular_file, unicode_path
 from fastmunit.systems.code_checks import require_codes
 from fastmunit.systems.translators import Translator
 
@@ -75,7 +75,7 @@ def read_styles(path: str | os.PathLike[str]) -> Styles:
     """
     require_regular_file(path, "styles file", DataError)
     try:
-        with safe_open(os.fspath(path), framework="pt") as file:
+        with unicode_path(path) as readable, safe_open(readable, framework="pt") as file:
             keys, metadata = list(file.keys()), file.metadata() or {}
             codes = file.get_tensor(_KEY) if _KEY in keys else None
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:

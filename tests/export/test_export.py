@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -359,6 +360,13 @@ def test_damaged_files_are_named(tinted: Path, tmp_path: Path) -> None:
     (tmp_path / "decode.onnx").write_bytes((tinted / "decode.onnx").read_bytes()[:200])
     with pytest.raises(CheckpointError, match=r"decode\.onnx cannot be loaded by onnxruntime"):
         OnnxGraph(tmp_path / "decode.onnx")
+
+
+def test_a_folder_whose_name_is_not_utf8(tinted: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tinted, tmp_path / "n\udcff")
+    assert torch.equal(fastmunit.translate(folder, image(), 2), fastmunit.translate(tinted, image(), 2))
+    with pytest.raises(FastmunitError, match="is not UTF-8: choose another output"):
+        export(configured(Tinted()), folder, format="pt2")
 
 
 def test_inputs_that_do_not_fit_are_named(tinted: Path) -> None:

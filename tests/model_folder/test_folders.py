@@ -77,6 +77,13 @@ def test_a_translator_holds_what_its_direction_needs(tmp_path: Path) -> None:
         fastmunit.MUNIT.from_pretrained(tmp_path / "a2b")
 
 
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    system, image = small_system(), picture(1)
+    system.save_pretrained(tmp_path / "n\udcff")
+    assert torch.equal(fastmunit.translate(tmp_path / "n\udcff", image, 2), fastmunit.translate(system, image, 2))
+    assert isinstance(System.from_pretrained(tmp_path / "n\udcff"), type(system))
+
+
 def test_shared_weights_are_stored_once_and_shared_again(tmp_path: Path) -> None:
     system = small_system("unit", "ema_decay=0.9")
     system.save_pretrained(tmp_path / "unit")

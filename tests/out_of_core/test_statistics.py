@@ -87,8 +87,9 @@ class Case:
         return torch.stack([sink.image for sink in sinks])
 
 
-def test_fixed_statistics(tmp_path: Path) -> None:
-    case, file = Case(), tmp_path / "statistics.safetensors"
+@pytest.mark.parametrize("name", ["statistics.safetensors", "\udcff.safetensors"], ids=["utf8", "not_utf8"])
+def test_fixed_statistics(tmp_path: Path, name: str) -> None:
+    case, file = Case(), tmp_path / name
     own = case.run(case.image, save_statistics=file)
     torch.testing.assert_close(case.run(case.image, statistics=file), own, rtol=0, atol=1e-13)
     fixed, exact = case.run(case.other, statistics=file), case.run(case.other)

@@ -34,6 +34,15 @@ def test_the_model_is_read_as_written(tmp_path: Path) -> None:
     assert str(StyleModel("fruit", "a2b", "0123456789")) == "fruit (a2b, weights 01234567)"
 
 
+def test_a_path_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "n\udcff" / "s\udcff.safetensors"
+    write_styles(path, CODES, ["a", "b", "c"])
+    assert torch.equal(read_styles(path).codes, CODES)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"s\\xff\.safetensors is damaged"):
+        read_styles(path)
+
+
 def test_wrong_arguments_write_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected 3 names, one per code, got 1"):
         write_styles(tmp_path / "s.safetensors", CODES, ["a"])
