@@ -13,7 +13,7 @@ from torch import nn
 from fastmunit import distributed
 from fastmunit.config import Config
 from fastmunit.data.sources import GivenImages, ImageSources
-from fastmunit.errors import ConfigError
+from fastmunit.errors import ConfigError, DataError
 from fastmunit.files import printable
 from fastmunit.metrics.contact_sheets import contact_sheets
 from fastmunit.metrics.diversity import INPUTS, PAIRS
@@ -129,6 +129,11 @@ def start(task: Task, measures: Sequence[Measure], inputs: int) -> tuple[list[Me
             }
         )
     task.choose_inputs(inputs)
+    if measures and task.forward.target_channels not in (1, 3):
+        raise DataError(
+            f"measures need RGB or gray images, but the outputs have {task.forward.target_channels} channels: inspect "
+            "the model instead (--inspect)."
+        )
     chosen = [copy.copy(measure) for measure in _in_report_order(measures)]
     skipped: dict[str, str] = {}
     for measure in chosen:

@@ -31,6 +31,11 @@ def check_images(images: Tensor, measure: str, min_side: int = 1) -> None:
         raise DataError(
             f"{measure}: expected sides of at least {min_side} pixels, got {height}x{width}: resize the images."
         )
+    require_finite(images, measure)
+
+
+def require_finite(images: Tensor, measure: str) -> None:
+    """Raise DataError, with the name of a measure, if images have NaN or infinite values."""
     if not bool(torch.isfinite(images).all()):
         raise DataError(f"{measure} got images with NaN or infinite values: the network that made them has diverged.")
 

@@ -19,7 +19,7 @@ from fastmunit.files import printable
 from fastmunit.metrics.diversity import INPUTS
 from fastmunit.metrics.evaluate import SAMPLES, Progress, start
 from fastmunit.metrics.images import check_images, check_same_shape
-from fastmunit.metrics.measures.edge_agreement import edge_strengths
+from fastmunit.metrics.measures.edge_agreement import edge_strengths, why_no_edges
 from fastmunit.metrics.measures.reconstruction import style_back
 from fastmunit.metrics.sample import Sample
 from fastmunit.metrics.task import Task
@@ -77,7 +77,7 @@ class InspectedInput:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures of an input, reduced if they are large.
+    """Pictures of an input, reduced if they are large. The page shows the first three channels of images with more.
 
     Attributes:
         images: "input", "output" and, if the model translates back, "back": (C, H, W) in [-1, 1].
@@ -252,10 +252,8 @@ def _skipped(task: Task) -> dict[str, str]:
     system, reasons = task.config.system, dict[str, str]()
     if task.backward is None:
         reasons["cycle"] = f"a {system} model does not translate back"
-    if task.forward.channels not in (1, 3):
-        reasons["edges"] = (
-            f"its inputs have {task.forward.channels} channels, and edges are those of RGB or gray images"
-        )
+    if reason := why_no_edges(task.forward):
+        reasons["edges"] = reason
     if not task.forward.style_dim:
         reasons["variation"] = "this model has no styles, and one output per image"
     return reasons

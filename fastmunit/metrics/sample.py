@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fastmunit.metrics.features import FeatureNet, features_of
-from fastmunit.metrics.images import check_images, rgb
+from fastmunit.metrics.images import require_finite, rgb
 from fastmunit.systems.translators import Translator
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class Sample:
         image: Input (C, H, W) in [-1, 1], on the CPU.
         translated: Outputs (S, C', H, W), on the CPU.
         input: Input (3, H, W) in RGB, on the device of the model. Inputs with other than 1 or 3 channels keep them.
-        outputs: Outputs (S, 3, H, W) in RGB, on the device of the model, as large as the input.
+        outputs: Outputs (S, 3, H, W) in RGB, on the device of the model, as large as the input. In an inspection, those
+            with other than 1 or 3 channels keep them.
 
     Raises:
         DataError: If the outputs contain NaN or infinite values.
@@ -38,7 +39,7 @@ class Sample:
         self.translated = task.outputs(task.inputs[place], self.image)
         self.input = rgb(self.image[None])[0].to(task.forward.device)
         self.outputs = rgb(self.translated).to(task.forward.device)
-        check_images(self.outputs, "an evaluation")
+        require_finite(self.outputs, "an evaluation")
         self._features: dict[FeatureNet, Tensor] = {}
 
     @property

@@ -60,7 +60,7 @@ class Task:
         self._images: dict[int, Tensor] = {}
 
     def choose_inputs(self, max_count: int) -> None:
-        """Set `inputs`. Raise DataError if there are too few images, or the outputs are not RGB or gray."""
+        """Set `inputs`. Raise DataError if there are too few images."""
         for name, images in (("input", self.sources), ("target", self.targets)):
             if len(images) < 2:
                 raise DataError(f"an evaluation needs at least 2 {name} test images, got {len(images)}: add some.")
@@ -68,10 +68,6 @@ class Task:
         if len(self.inputs) < 2:
             reason = next(iter(self.readable.reasons.values()))
             raise DataError(f"an evaluation needs at least 2 input test images that can be read: {reason}")
-        if self.forward.target_channels not in (1, 3):
-            raise DataError(
-                f"measures need RGB or gray images, but the outputs have {self.forward.target_channels} channels."
-            )
 
     def keep_inputs(self) -> None:
         """Read the inputs once and keep them, for repeated evaluations."""

@@ -266,6 +266,8 @@ def test_unusable_data(
 def test_models_of_many_channels(config: Config, lpips: LPIPS) -> None:
     with pytest.raises(DataError, match="outputs have 5 channels"):
         evaluate(Same((3, 5)), config, [LPIPSDiversity(lpips)], samples=2)
+    with pytest.raises(ConfigError, match=r"nothing is left to measure .*its inputs have 5 channels"):
+        evaluate(Same((5, 3)), config, [EdgeAgreement()], samples=2)
 
 
 def test_test_images_of_several_sizes(config: Config, lpips: LPIPS, tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from fastmunit.config import Config
 from fastmunit.errors import ConfigError, DataError
 from fastmunit.metrics import inspection
 from fastmunit.metrics.inspection import edge_difference, inspect, mean_percentiles
-from fastmunit.metrics.measures.edge_agreement import edge_agreement
+from fastmunit.metrics.measures.edge_agreement import edge_agreement, why_no_edges
 from fastmunit.metrics.task import Task
+from fastmunit.runs.reports.inspection_report import render
 from tests.metrics.translators import Same, Tinted
 
 
@@ -120,6 +121,24 @@ def test_what_a_model_lacks_is_left_out(config: Config) -> None:
         ConfigError, match=r"nothing is left to inspect .*does not translate back; its inputs have 5 ch"
     ):
         inspect(Same((5, 3)), config, inputs=2, samples=2)
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_models_of_many_channels(config: Config, tmp_path: Path, channels: int) -> None:
+    random = np.random.default_rng(0)
+    for part in ("testA", "testB"):
+        (tmp_path / part).mkdir()
+        for number in range(3):
+            pages = [Image.fromarray(random.integers(0, 255, (40, 40), np.uint8)) for _ in range(channels)]
+            pages[0].save(tmp_path / part / f"{number}.tif", save_all=True, append_images=pages[1:])
+    settings = config.model_copy(update={"data_root": str(tmp_path), "input_dim_a": channels, "input_dim_b": channels})
+    same = Same((channels, channels))
+    result = inspect(same, settings, backward=same, inputs=3, samples=2)
+    assert [aspect.name for aspect in result.aspects] == ["cycle"]
+    assert result.skipped["edges"].startswith(f"its inputs have {channels} channels")
+    assert why_no_edges(Same((3, channels))).startswith(f"its outputs have {channels} channels")
+    assert result.pictures[0].images["output"].shape == (channels, 40, 40)
+    assert render("title", {}, [result]).count("data:image/jpeg") == 3 * 4
 
 
 def test_without_a_score_that_ranks_inputs_are_sorted_by_variation(

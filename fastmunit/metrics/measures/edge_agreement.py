@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastmunit.metrics.sample import Sample
+    from fastmunit.systems.translators import Translator
 
 _LUMA = (0.299, 0.587, 0.114)
 _SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
@@ -29,6 +30,10 @@ class EdgeAgreement(Measure):
     default = True
     order = 50
 
+    def check(self) -> dict[str, str]:
+        reason = why_no_edges(self.task.forward)
+        return {self.name: reason} if reason else {}
+
     def observe(self, sample: Sample) -> tuple[float, float | None]:
         outputs = sample.set_outputs
         agreement = float(edge_agreement(sample.input.expand_as(outputs), outputs).mean())
@@ -42,6 +47,14 @@ class EdgeAgreement(Measure):
         others = [agreement for _, agreement in observed if agreement is not None]
         references = {"outputs of other inputs": self.task.mean(others)} if others else {}
         return [Score("edge agreement", self.task.mean(own), "higher", references, per_input=own)]
+
+
+def why_no_edges(translator: Translator) -> str:
+    """Return the reason why edges of inputs and outputs of a model cannot be compared, or "" if they can."""
+    for images, channels in (("inputs", translator.channels), ("outputs", translator.target_channels)):
+        if channels not in (1, 3):
+            return f"its {images} have {channels} channels, and edges are those of RGB or gray images"
+    return ""
 
 
 def edge_agreement(x: Tensor, y: Tensor) -> Tensor:
