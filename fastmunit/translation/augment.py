@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -58,7 +59,8 @@ class Augment(v2.Transform):
     Raises:
         FastmunitError: If the model or the style file cannot be used.
         ValueError: If an argument has a wrong value, or, when called, an image has a wrong shape, mode or values.
-        TypeError: If, when called, an image has a wrong dtype, or the sample holds a video.
+        TypeError: If, when called, an image has a wrong dtype, or the sample holds a video, or NumPy arrays and no
+            image.
     """
 
     _transformed_types = (_is_plain_tensor, tv_tensors.Image, tv_tensors.Video, Image.Image)
@@ -103,9 +105,14 @@ class Augment(v2.Transform):
         return f"{self._model.name}, p={self.p}, seed={self.seed}"
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """Refuse videos."""
+        """Refuse videos, and NumPy images, which would pass through like a sample without images."""
         if any(isinstance(value, tv_tensors.Video) for value in flat_inputs):
             raise TypeError("expected images, got a tv_tensors.Video: give its frames as a tv_tensors.Image")
+        taken = (tv_tensors.Image, Image.Image)
+        if any(isinstance(value, taken) or _is_plain_tensor(value) for value in flat_inputs):
+            return
+        if any(isinstance(value, np.ndarray) and value.ndim > 1 for value in flat_inputs):
+            raise TypeError("expected a PIL image or a tensor, got a NumPy array: put v2.ToImage() before Augment")
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw which of N images are translated, and their styles. Return these as "chosen" and "styles"."""

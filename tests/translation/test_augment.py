@@ -192,6 +192,8 @@ def test_mistakes_are_named(run_folder: Path) -> None:
         (image.float() * float("nan"), ValueError, r"expected floats in \[0, 1\], got values in \[nan"),
         (image.short(), TypeError, r"got torch\.int16: put v2\.ToDtype"),
         (tv_tensors.Video(image[None]), TypeError, "expected images, got a tv_tensors.Video"),
+        (image.permute(1, 2, 0).numpy(), TypeError, r"got a NumPy array: put v2\.ToImage\(\)"),
+        ({"image": image.numpy(), "mask": tv_tensors.Mask(image[0])}, TypeError, "got a NumPy array"),
         (Image.new("RGBA", (8, 8)), ValueError, "mode L or RGB, got RGBA"),
         (Image.new("P", (8, 8)), ValueError, "mode L or RGB, got P"),
     ):
@@ -215,7 +217,7 @@ def test_mistakes_are_named(run_folder: Path) -> None:
 
 def test_samples_without_images_pass_through() -> None:
     augment = fastmunit.Augment(Painted(), p=1)
-    sample = {"caption": "a pear", "label": 1}
+    sample = {"caption": "a pear", "label": 1, "box": np.zeros(4)}
     assert augment(sample) == sample
     assert augment.at(3)(sample) == sample
     assert augment.at([])(torch.zeros(0, 3, 8, 8)).shape == (0, 3, 8, 8)
