@@ -20,6 +20,7 @@ from fastmunit.data.pixels import read_planes
 from fastmunit.data.transforms import TestTransform
 from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import DataError
+from fastmunit.files import printable
 from fastmunit.metrics.classifier import MIN_SIZE, Architecture, Classifier
 from fastmunit.nn.networks import imagenet
 
@@ -61,7 +62,8 @@ def labeled_images(folder: str | os.PathLike[str]) -> LabeledImages:
     folders = class_folders(root)
     if len(folders) < 2:
         raise DataError(
-            f"{root} has {len(folders)} class folders: a classifier needs at least 2, each a folder of images."
+            f"{printable(root)} has {len(folders)} class folders: a classifier needs at least 2, each a folder of "
+            "images."
         )
     paths: list[Path] = []
     labels: list[int] = []
@@ -87,7 +89,9 @@ def split_by_blocks(images: LabeledImages) -> tuple[list[int], list[int]]:
     for label, name in enumerate(images.classes):
         members = [index for index, other in enumerate(images.labels) if other == label]
         if len(members) < _BLOCKS:
-            raise DataError(f"class {name} has {len(members)} images: a classifier needs {_BLOCKS} per class.")
+            raise DataError(
+                f"class {printable(name)} has {len(members)} images: a classifier needs {_BLOCKS} per class."
+            )
         for place, index in enumerate(members):
             block = place * _BLOCKS // len(members)
             (held_out if block in _HELD_OUT_BLOCKS else training).append(index)
@@ -205,8 +209,9 @@ def accuracy_on(
     data = labeled_images(folder)
     if set(data.classes) != set(model.classes):
         raise DataError(
-            f"the classifier and {folder} have different classes: {_difference(model.classes, data.classes)}. Give a "
-            "classifier that `fastmunit train-classifier` trained on the classes of this domain."
+            f"the classifier and {printable(folder)} have different classes: "
+            f"{_difference(model.classes, data.classes)}. Give a classifier that `fastmunit train-classifier` trained "
+            "on the classes of this domain."
         )
     order = {name: index for index, name in enumerate(model.classes)}
     chosen = random.Random(0).sample(range(len(data.paths)), min(limit, len(data.paths)))
@@ -216,7 +221,7 @@ def accuracy_on(
         reasons.update((data.paths[index], why) for index, why in zip(chosen, problems, strict=True) if why is not None)
         chosen = [index for index, why in zip(chosen, problems, strict=True) if why is None]
         if not chosen:
-            raise DataError(f"no image in {folder} can be read: {next(iter(reasons.values()))}")
+            raise DataError(f"no image in {printable(folder)} can be read: {next(iter(reasons.values()))}")
 
     def count_correct(part: Sequence[int]) -> int:
         truth = torch.tensor([order[data.classes[data.labels[index]]] for index in part])
@@ -234,7 +239,7 @@ def _difference(known: Sequence[str], others: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str], limit: int = 4) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return ", ".join(map(printable, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 class _Images:

@@ -138,6 +138,7 @@ def test_alexnet_is_fine_tuned(shapes: Path, tmp_path: Path, alexnet: torch.nn.S
         ({"a": 12}, "has 1 class folders"),
         ({"a": 12, "b": 0}, "b contains no images"),
         ({"a": 12, "b": 9}, "class b has 9 images: a classifier needs 10 per class"),
+        ({"a": 12, "b\x1b": 9}, r"class b\\x1b has 9 images"),
     ],
 )
 def test_unusable_folders(folders: dict[str, int], message: str, tmp_path: Path) -> None:
