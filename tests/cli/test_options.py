@@ -287,6 +287,14 @@ def test_a_run_folder_whose_name_is_not_utf8(fastmunit: Command, config_file: Pa
     assert list(Path().iterdir()) == []
 
 
+def test_a_run_through_a_link_to_a_name_that_is_not_utf8(fastmunit: Command, config_file: Path) -> None:
+    Path("b\udcff").mkdir()
+    Path("link").symlink_to("b\udcff")
+    outcome = fastmunit("train", "--config", config_file, "--output", "link", "--set", "max_iter=1")
+    assert outcome.status == 0, outcome.err
+    assert "fastmunit · b\\xff" in Path("link/report.html").read_text()
+
+
 def shell(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     program = f"{sys.executable} -m fastmunit"
     return subprocess.run(

@@ -122,7 +122,7 @@ class Reporter(Callback):
         """
         self._folder.require_present()
         page = training_report.render(
-            title=f"fastmunit · {self._folder.root.resolve().name}",
+            title=f"fastmunit · {printable(self._folder.root.resolve().name)}",
             state=state,
             status=status,
             config=self._config,
