@@ -10,6 +10,7 @@ import torch
 
 from fastmunit.data.value_range import PixelValues
 from fastmunit.errors import FastmunitError
+from fastmunit.files import printable
 from fastmunit.page.samples import SampleFiles, sample_files
 from fastmunit.page.settings import SHOWN_CHANNELS
 from fastmunit.runs import resolve_device
@@ -99,4 +100,4 @@ def load_model(
     shown = samples and set(settings.channels("a2b")) <= SHOWN_CHANNELS
     pictures = sample_files(settings, size) if shown else SampleFiles()
     styles = {} if styles_file is None else styles_by_direction(styles_file, translators)
-    return Model(name, system.name, translators, size, pictures, styles)
+    return Model(printable(name), system.name, translators, size, pictures, styles)

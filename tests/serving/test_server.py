@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 import fastmunit as package
 from fastmunit.errors import FastmunitError
 from fastmunit.serving import server as module
+from fastmunit.serving.app import create_app
 from fastmunit.serving.limits import Limits
 from fastmunit.serving.model import Model, load_model
 from fastmunit.systems.base import System
@@ -142,6 +145,10 @@ def test_a_model_has_the_directions_of_its_system(run_folder: Path, tmp_path: Pa
     assert forward._target is back._source  # type: ignore[attr-defined]
     file = run_folder / "checkpoints/gen_00000005.pt"
     assert load_model(file, device="cpu").name == "shoes"
+    odd = shutil.copytree(run_folder, tmp_path / "shoes\udcff")  # not UTF-8
+    with TestClient(create_app(load_model(odd, device="cpu"))) as client:
+        assert client.get("/health").json()["model"] == r"shoes\xff"
+        assert client.get("/openapi.json").status_code == 200
     wide = saved(system("munit", "input_dim_b=5"), tmp_path / "wide")
     assert list(load_model(wide, device="cpu").translators) == ["b2a"]  # no PNG has five channels
     with pytest.raises(FastmunitError, match="more than 4 channels"):
