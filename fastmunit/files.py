@@ -36,15 +36,16 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     the old file is unchanged and the temporary file is removed.
 
     Args:
-        path: File to replace or create. Its folder is created.
+        path: File to replace or create. Its folder is created. If it is a link, the file that it leads to is replaced,
+            and the link stays.
         mode: "wb", or "w" for UTF-8 text.
 
     Raises:
         FastmunitError: If the folder or the file cannot be written (read-only, disk full, a parent is a file).
     """
-    target = Path(path)
     partial: str | None = None
     try:
+        target = _target(Path(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.", suffix=".partial")
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
@@ -58,13 +59,37 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     except OSError as error:
         reason = error.strerror or str(error)
         raise FastmunitError(
-            f"cannot write {target}: {reason}. Free some space or choose a folder you can write to; "
+            f"cannot write {printable(path)}: {reason}. Free some space or choose a folder you can write to; "
             "an existing file is unchanged."
         ) from error
     finally:
         if partial is not None:
             with suppress(OSError):
                 Path(partial).unlink()
+
+
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path that links lead to. `Path.resolve` raises RuntimeError for links that go in circles."""
+    return Path(os.path.realpath(path))
+
+
+def _target(path: Path) -> Path:
+    """Return the file to replace for a path: the one that it leads to if it is a link.
+
+    Raises:
+        OSError: If it can be no file. `strerror` is the reason.
+    """
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not folder.is_dir():
+        reason = "is a link that leads nowhere" if folder.is_symlink() else "is not a folder"
+        raise OSError(None, f"{printable(folder)} {reason}")
+    target = resolved(path) if path.is_symlink() else path
+    if target.is_symlink() or (target is not path and not target.parent.is_dir()):
+        raise OSError(None, "it is a link that leads nowhere")
+    kind = _special_kind(target.stat().st_mode) if target.exists() else None
+    if kind is not None:
+        raise OSError(None, f"it is {kind}")
+    return target
 
 
 def printable(path: str | os.PathLike[str]) -> str:
@@ -154,15 +179,23 @@ def require_regular_file(path: str | os.PathLike[str], what: str, error: type[Fa
     except (OSError, ValueError) as cause:  # ValueError: a null byte in the name
         reason = cause.strerror if isinstance(cause, OSError) else str(cause)
         raise error(f"{what} {printable(path)} cannot be read ({reason}): check the path.") from cause
-    if not stat.S_ISREG(mode):
-        kind = {
-            stat.S_IFDIR: "a folder",
-            stat.S_IFIFO: "a FIFO",
-            stat.S_IFSOCK: "a socket",
-            stat.S_IFCHR: "a device",
-            stat.S_IFBLK: "a device",
-        }.get(stat.S_IFMT(mode), "a special file")
+    kind = _special_kind(mode)
+    if kind is not None:
         raise error(f"{what} {printable(path)} is {kind}, not a regular file: give the path of a file.")
+
+
+def _special_kind(mode: int) -> str | None:
+    """Return what a file is that is not a regular one, with an article. None for a regular file."""
+    if stat.S_ISREG(mode):
+        return None
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "a special file")
 
 
 def require_writable(*paths: str | os.PathLike[str]) -> None:
@@ -176,11 +209,7 @@ def require_writable(*paths: str | os.PathLike[str]) -> None:
     tried: set[Path] = set()
     for path in map(Path, paths):
         try:
-            if path.is_dir():
-                raise OSError(None, "it is a folder")
-            nearest = next(folder for folder in path.absolute().parents if folder.exists())
-            if not nearest.is_dir():
-                raise OSError(None, f"{nearest} is not a folder")
+            nearest = next(folder for folder in _target(path).absolute().parents if folder.exists())
             if nearest not in tried:
                 with tempfile.TemporaryFile(dir=nearest) as file:
                     file.write(bytes(4096))
@@ -188,7 +217,7 @@ def require_writable(*paths: str | os.PathLike[str]) -> None:
         except OSError as error:
             reason = error.strerror or str(error)
             raise FastmunitError(
-                f"cannot write {path}: {reason}. Free some space or choose a folder you can write to."
+                f"cannot write {printable(path)}: {reason}. Free some space or choose a folder you can write to."
             ) from error
 
 
@@ -198,9 +227,9 @@ def require_apart(written: Iterable[Path], read: Iterable[Path]) -> None:
     Raises:
         FastmunitError: If one would be. The message names it.
     """
-    protected = {path.resolve() for path in read}
+    protected = set(map(resolved, read))
     for path in written:
-        if path.resolve() in protected:
+        if resolved(path) in protected:
             raise FastmunitError(f"{printable(path)} is an input and would be overwritten: choose another output.")
 
 

@@ -171,3 +171,34 @@ def test_compressed_entries_are_refused(tmp_path: Path) -> None:
         load_tensors(compressed)
     torch.save({"weight": torch.zeros(1000)}, plain, _use_new_zipfile_serialization=False)
     assert load_tensors(plain)["weight"].shape == (1000,)
+
+
+def test_the_file_that_a_link_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/a.txt").write_text("old")
+    for name in ("a.txt", "b.txt"):  # b.txt does not exist yet
+        (tmp_path / name).symlink_to(f"disk/{name}")
+        write_text(tmp_path / name, "new")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "disk" / name).read_text() == "new"
+    assert sorted(os.listdir(tmp_path / "disk")) == ["a.txt", "b.txt"]
+
+
+def test_links_and_devices_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "nowhere").symlink_to(tmp_path / "none/x")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for path, reason in (
+        ("nowhere/a.txt", "nowhere is a link that leads nowhere"),
+        ("nowhere", "it is a link that leads nowhere"),
+        ("circle/a.txt", "circle is a link that leads nowhere"),
+        ("circle", "it is a link that leads nowhere"),
+        ("null", "it is a device"),
+    ):
+        with pytest.raises(FastmunitError, match=rf"cannot write .*{path}: .*{reason}"):
+            require_writable(tmp_path / path)
+        with pytest.raises(FastmunitError, match=rf"cannot write .*{path}: .*{reason}"):
+            write_text(tmp_path / path, "text")
+    require_apart([tmp_path / "circle"], [tmp_path / "a.png"])
+    assert (tmp_path / "null").is_symlink()
+    assert not (tmp_path / "none").exists()

@@ -161,6 +161,7 @@ def train(
         start_processes(devices)
         return
 
+    from fastmunit.files import resolved
     from fastmunit.runs import ProgressBar, RunFolder
     from fastmunit.runs import train as run_training
     from fastmunit.runs.checkpoints.best import read_best
@@ -170,7 +171,7 @@ def train(
     settings = _configuration(RunFolder(output), config, system, resume, overrides or ())
     _ablate(settings, ablate or ())
     if data is not None:
-        settings.data_root, settings.data_module = str(data.resolve()), None
+        settings.data_root, settings.data_module = str(resolved(data)), None
     for key, value in (("max_iter", max_iter), ("seed", seed), ("max_pixels", max_pixels)):
         if value is not None:
             setattr(settings, key, value)

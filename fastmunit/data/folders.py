@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastmunit.data.formats import readable_extensions
 from fastmunit.errors import DataError
-from fastmunit.files import printable, require_regular_file
+from fastmunit.files import printable, require_regular_file, resolved
 from fastmunit.image_files.open import is_image_file
 
 # Number of names listed in a message.
@@ -117,7 +117,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 def _entries(root: Path) -> Iterator[tuple[Path, str | None]]:
     """Yield all files below a folder except hidden ones, each with the reason why it cannot be read, if any."""
-    entered = {_identity(parent) for parent in root.resolve().parents}
+    entered = {_identity(parent) for parent in resolved(root).parents}
     folders, links = [str(root)], list[str]()
     while folders or links:
         linked = not folders

@@ -26,7 +26,7 @@ from fastmunit.export.description import (
     is_export,
 )
 from fastmunit.export.graphs import Graph, graphs_of
-from fastmunit.files import printable, require_writable
+from fastmunit.files import printable, require_writable, resolved
 from fastmunit.model_folder.config_file import portable
 from fastmunit.systems.translators import Translator
 
@@ -181,6 +181,7 @@ def _require_free(folder: Path, format: Format) -> None:
 @contextmanager
 def folder_beside(folder: Path) -> Iterator[Path]:
     """Create a temporary folder on the same disk, and remove it at the end."""
+    folder = resolved(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}.", suffix=".partial"))

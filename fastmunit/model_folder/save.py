@@ -13,7 +13,7 @@ from typing import Literal
 
 from fastmunit.config import Config
 from fastmunit.errors import CheckpointError, FastmunitError
-from fastmunit.files import atomic_write, printable, require_regular_file
+from fastmunit.files import atomic_write, printable, require_regular_file, resolved
 from fastmunit.model_folder import card, config_file, tensors
 from fastmunit.model_folder.about import About
 from fastmunit.model_folder.config_file import Header, portable
@@ -77,7 +77,7 @@ def write_folder(
         files[picture[0]] = picture[1]
     if model.about.data_license is not None:
         files[_DATA_LICENSE] = _bytes_of(model.about.data_license, "data license", _MAX_LICENSE)
-    name = name or printable(target.resolve().name)
+    name = name or printable(resolved(target).name)
     text = card.render(
         header,
         model,

@@ -20,7 +20,7 @@ from fastmunit.data.validate import image_header
 from fastmunit.data.value_range import PixelValues
 from fastmunit.data.video_writer import output_suffix
 from fastmunit.errors import DataError, FastmunitError
-from fastmunit.files import printable, require_apart
+from fastmunit.files import printable, require_apart, require_writable, resolved
 from fastmunit.memory import first_line, is_out_of_memory
 from fastmunit.out_of_core.pixels import PixelSink, PixelSource
 from fastmunit.planning.available import free_memory
@@ -144,7 +144,7 @@ class FileTranslator:
         return 1 if item.video is None else item.video.frames * -(-self._styles.count // MAX_ENCODERS)
 
     def require_free_targets(self, inputs: Sequence[Input], sources: Sequence[Path], read: Sequence[Path]) -> None:
-        """Check that outputs overwrite neither a file that is read nor each other.
+        """Check that outputs can be written, and overwrite neither a file that is read nor each other.
 
         Args:
             inputs: Images to translate, with their formats, which decide the suffixes of outputs.
@@ -152,11 +152,12 @@ class FileTranslator:
             read: All files that are read, including those that cannot be translated.
 
         Raises:
-            FastmunitError: If one would be overwritten.
+            FastmunitError: If one would be overwritten, or the output folder cannot be written.
         """
-        place = self._output.resolve()
+        require_writable(self.sheet)
+        place = resolved(self._output)
         for folder in (source for source in sources if source.is_dir()):
-            if place == folder.resolve() or folder.resolve() in place.parents:
+            if resolved(folder) in (place, *place.parents):
                 raise FastmunitError(
                     f"output {printable(self._output)} is in the input folder {printable(folder)}: choose a folder "
                     "outside it."
@@ -164,7 +165,7 @@ class FileTranslator:
         targets = [path for item in inputs for path in self.targets(item)]
         require_apart([*targets, self.sheet], read)
         saved = self._resources.save_statistics
-        if saved is not None and saved.resolve() in {path.resolve() for path in (*targets, self.sheet)}:
+        if saved is not None and resolved(saved) in map(resolved, (*targets, self.sheet)):
             raise FastmunitError(f"{printable(saved)} is an output, too: choose another --save-statistics.")
         for path, times in Counter([*targets, self.sheet]).most_common(1):
             if times > 1:
@@ -185,7 +186,7 @@ class FileTranslator:
         """
         summary, sheet = Summary(), OutputSheet(self._styles.references)
         record: OutputRecord | None = None
-        protected = {path.resolve() for path in keep}
+        protected = set(map(resolved, keep))
         for item in inputs:
             # Draw codes for images that fail too, so that they do not change the styles of the others.
             codes = self._styles.codes

@@ -18,6 +18,7 @@ from fastmunit.data.validate import check_image
 from fastmunit.data.value_range import PixelValues
 from fastmunit.data.video import SUFFIXES, VideoInfo, check_video, is_video
 from fastmunit.errors import DataError, FastmunitError
+from fastmunit.files import resolved
 from fastmunit.image_files.open import is_image_file
 from fastmunit.translation.like_input import suffix_like
 
@@ -86,7 +87,7 @@ def list_inputs(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:
         images = data.input_images(source, SUFFIXES)
         notes += [] if images.note is None else [images.note]
         for path in images.paths:
-            first_paths.setdefault(path.resolve(), (path, images.folder))
+            first_paths.setdefault(resolved(path), (path, images.folder))
     longer = [_names(path, folder) for path, folder in first_paths.values()]
     names = [next(each) for each in longer]
     while repeated := {name for name, count in Counter(names).items() if count > 1}:
@@ -169,7 +170,7 @@ def _names(path: Path, folder: Path) -> Iterator[str]:
     whole = without_extension(path.name)
     stem = path.stem if whole == path.name else whole
     suffixed = f"{stem}_{path.name[len(stem) + 1 :].replace('.', '_')}"
-    parents = folder.resolve().parts[1:]
+    parents = resolved(folder).parts[1:]
     yield (inside.parent / stem).as_posix()
     yield (inside.parent / suffixed).as_posix()
     yield Path(*parents[-1:], inside.parent, stem).as_posix()

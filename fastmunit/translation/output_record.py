@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from fastmunit.errors import FastmunitError
-from fastmunit.files import printable, require_regular_file, write_text
+from fastmunit.files import printable, require_regular_file, resolved, write_text
 
 RECORD_FILE = ".fastmunit-outputs.jsonl"
 
@@ -74,10 +74,10 @@ class OutputRecord:
     def _remove(self, file: _File, keep: Collection[Path]) -> bool:
         path = self._folder / file.path
         try:
-            parent = path.parent.resolve()
-            if self._folder.resolve() not in (parent, *parent.parents):
+            parent = resolved(path.parent)
+            if resolved(self._folder) not in (parent, *parent.parents):
                 return False
-            if path.is_symlink() or path.resolve() in keep:
+            if path.is_symlink() or resolved(path) in keep:
                 return False
             if not path.is_file() or _described(path, self._folder) != file:
                 return False

@@ -48,6 +48,22 @@ def test_several_inputs(fastmunit: Command, trained: Path, tmp_path: Path) -> No
     assert not (tmp_path / "o").exists()
 
 
+def test_an_output_folder_that_cannot_be_written(fastmunit: Command, trained: Path, tmp_path: Path) -> None:
+    """It is refused before anything is translated, and names the reason."""
+    picture(tmp_path / "x.png", 16, 16)
+    (tmp_path / "nowhere").symlink_to("none/x")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "file").touch()
+    for name, reason in (
+        ("nowhere", "is a link that leads nowhere"),
+        ("circle", "is a link that leads nowhere"),
+        ("file", "is not a folder"),
+    ):
+        outcome = fastmunit("translate", "--checkpoint", trained, "-i", tmp_path / "x.png", "-o", tmp_path / name)
+        assert outcome.status == 1
+        assert f"{tmp_path / name} {reason}" in outcome.err
+
+
 def test_names_of_many_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names are not compared in pairs, which would take minutes."""
     from fastmunit import data

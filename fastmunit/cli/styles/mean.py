@@ -32,7 +32,7 @@ def mean(
 
     fastmunit translate --checkpoint runs/stains --input slide.tif --output out --styles-file scanner_3.safetensors
     """
-    from fastmunit.files import printable
+    from fastmunit.files import printable, resolved
     from fastmunit.translation.style_file import SUFFIX, write_styles
 
     translator, _ = load(run, config, which, direction, device)
@@ -40,7 +40,7 @@ def mean(
     require_outputs([output], input)
     found = encode(translator, run, input, size, max_pixels)
     codes = found.styles.codes
-    write_styles(output, codes.mean(0, keepdim=True), [name or printable(input[0].resolve().stem)], found.styles.model)
+    write_styles(output, codes.mean(0, keepdim=True), [name or printable(resolved(input[0]).stem)], found.styles.model)
     deviation = float(codes.flatten(1).double().var(0, unbiased=False).sum().sqrt())
     echo(f"Wrote {output}: the mean of {counted(len(codes))}, which differ from it by {deviation:.3g} (RMS distance).")
     report_failures(found.failures)

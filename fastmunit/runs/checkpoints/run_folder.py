@@ -11,7 +11,7 @@ from typing import IO
 
 from fastmunit.config import Config
 from fastmunit.errors import FastmunitError, TrainingError
-from fastmunit.files import is_unicode, printable, require_writable, try_lock
+from fastmunit.files import is_unicode, printable, require_writable, resolved, try_lock
 from fastmunit.systems.parts import public_checkpoint
 
 _LOCK = ".lock"
@@ -37,7 +37,7 @@ class RunFolder:
     @property
     def page(self) -> Path:
         """The folder next to this one for a page that `fastmunit page` writes."""
-        root = self.root if self.root.name else self.root.resolve()
+        root = self.root if self.root.name else resolved(self.root)
         return root.with_name(f"{root.name}-page")
 
     def state(self, iterations: int) -> Path:
@@ -123,6 +123,7 @@ class RunFolder:
             TrainingError: If another process is training in this folder.
             FastmunitError: If the folder cannot be written to.
         """
+        require_writable(self.root / _LOCK)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             lock = (self.root / _LOCK).open("a", encoding="utf-8")
