@@ -185,7 +185,7 @@ class FileTranslator:
             FastmunitError: If an output cannot be written.
         """
         summary, sheet = Summary(), OutputSheet(self._styles.references)
-        record: OutputRecord | None = None
+        record = OutputRecord(self._output)
         protected = set(map(resolved, keep))
         for item in inputs:
             # Draw codes for images that fail too, so that they do not change the styles of the others.
@@ -194,7 +194,8 @@ class FileTranslator:
                 codes = self._translator.random_styles(self._styles.count, self._random)
             targets = self.targets(item)
             try:
-                image, outputs = self._translate(item, codes, targets, advance)
+                with record.interruptible(item.name, self._styles.kind, targets):
+                    image, outputs = self._translate(item, codes, targets, advance)
             except (DataError, _Untranslated) as error:
                 summary.failures.append(Failure(item.path, str(error)))
             except (MemoryError, RuntimeError) as error:  # outside the network: a resize, frames of an animation
@@ -202,7 +203,6 @@ class FileTranslator:
                     raise
                 summary.failures.append(Failure(item.path, f"not enough memory: {first_line(error)}"))
             else:
-                record = record or OutputRecord(self._output)
                 summary.removed += record.replace(item.name, self._styles.kind, targets, protected)
                 sheet.add(image, outputs)
                 summary.images += 1

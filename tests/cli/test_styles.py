@@ -337,6 +337,45 @@ def test_outputs_of_an_earlier_call_are_removed(styles: Styles, codes: Path, dra
     assert len(list(frames.glob("*.png"))) == 2
 
 
+def test_an_interrupted_call_leaves_no_mixture(
+    styles: Styles, codes: Path, drawing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has removed the outputs of the call before it, and the call after it removes its own."""
+    commands = {
+        "directions": ["--steps", 2],
+        "bank": [],
+        "interpolate": ["-i", tmp_path / "two.safetensors"],
+    }
+    write_styles(tmp_path / "two.safetensors", torch.eye(2, 8)[..., None, None])
+
+    def call(command: str, count: int) -> Outcome:
+        source = commands[command] if command == "interpolate" else ["-i", codes, *commands[command]]
+        return styles(command, *source, "--content", drawing, "-o", tmp_path / command, "--count", count)
+
+    def left(command: str) -> set[str]:
+        return {path.name for path in (tmp_path / command).iterdir()} - {RECORD_FILE}
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    expected = {}
+    for command in commands:
+        assert call(command, 2).status == 0
+        expected[command] = left(command)
+        assert call(command, 3).status == 0
+    for name in ("fastmunit.runs.reports.image_grid.atomic_write", "fastmunit.files.write_text"):
+        monkeypatch.setattr(name, interrupt)
+    assert {command: (call(command, 4).status, left(command)) for command in commands} == {
+        "directions": (130, set()),
+        "bank": (130, {"bank.safetensors"}),
+        "interpolate": (130, {"styles.safetensors", *(f"drawing_{index:03d}.png" for index in range(4))}),
+    }
+    monkeypatch.undo()
+    for command in commands:
+        assert call(command, 2).status == 0
+    assert {command: left(command) for command in commands} == expected
+
+
 def test_inputs_are_never_overwritten(styles: Styles, codes: Path, photos: Path, drawing: Path, tmp_path: Path) -> None:
     """Each file that a command writes is refused if the command reads it."""
     out = tmp_path / "out"

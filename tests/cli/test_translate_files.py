@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
+import fastmunit as package
 from fastmunit.translation.inputs import list_inputs
 from fastmunit.translation.output_record import RECORD_FILE, OutputRecord
 from fastmunit.translation.style_file import write_styles
@@ -188,6 +189,26 @@ def test_stale_outputs_of_an_earlier_call_are_removed(fastmunit: Command, traine
     reference = ["--reference", out / "b_style03.png"]
     assert "Removed" not in translated(fastmunit, trained, out, "-i", tmp_path / "in/b.png", *reference)
     assert "Removed 3 outputs" in translated(fastmunit, trained, out, "-i", tmp_path / "in/b.png", "--styles", 1)
+
+
+def test_outputs_of_an_interrupted_call_are_removed(
+    fastmunit: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, out = picture(tmp_path / "a.png", 16, 16), tmp_path / "out"
+    mine = picture(out / "a_style03.png", 5, 5)
+    save = package.data.save_image
+
+    def save_two(output: torch.Tensor, path: Path) -> None:
+        if path.name == "a_style02.png":
+            raise KeyboardInterrupt
+        save(output, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fastmunit.data.save_image", save_two)
+        assert fastmunit("translate", "--checkpoint", trained, "-i", image, "-o", out, "--styles", 4).status == 130
+    assert names(out) == {"a_style00.png", "a_style01.png", mine.name}
+    assert "Removed 1 output" in translated(fastmunit, trained, out, "-i", image, "--styles", 1)
+    assert names(out) == {"a_style00.png", mine.name}
 
 
 def test_a_record_that_was_tampered_with_removes_nothing_elsewhere(tmp_path: Path) -> None:

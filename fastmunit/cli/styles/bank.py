@@ -7,11 +7,11 @@ import typer
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
 from fastmunit.cli.styles.inputs import (
+    Outputs,
     counted,
     encode,
     load,
     read_contents,
-    replace_outputs,
     report_failures,
     require_outputs,
     translations,
@@ -62,19 +62,22 @@ def bank(
         [found.styles.label(index) for index in (result.labels == cluster).nonzero().flatten().tolist()]
         for cluster in range(count)
     ]
-    write_styles(output / BANK, result.codes, names, found.styles.model)
     report = [
         {"medoid": name, "size": size, "images": images}
         for name, size, images in zip(names, result.sizes, members, strict=True)
     ]
-    write_text(output / "bank.json", json.dumps(report, indent=1) + "\n")
     medoids = [read_target(translator, found.paths[k], size, max_pixels) for k in result.medoids] if found.paths else []
     rows = ([medoids] if medoids else []) + [translations(translator, image, result.codes) for image in images]
+    files = [output / BANK, output / "bank.json", *([output / SHEET] if rows else [])]
+    outputs = Outputs(output, "bank", "styles", files, [*input, *content])
+    write_styles(output / BANK, result.codes, names, found.styles.model)
+    outputs.wrote(output / BANK)
+    write_text(output / "bank.json", json.dumps(report, indent=1) + "\n")
+    outputs.wrote(output / "bank.json")
     if rows:
         labels = ["medoid"] * bool(medoids) + [""] * len(images)
         save(labeled_sheet(rows, [f"n = {number}" for number in result.sizes], labels), output / SHEET)
-    files = [output / BANK, output / "bank.json", *([output / SHEET] if rows else [])]
-    replace_outputs(output, "bank", "styles", files, [*input, *content])
+        outputs.wrote(output / SHEET)
     written = f", {output / SHEET}" if rows else ""
     echo(
         f"Wrote {output / BANK}{written} and {output / 'bank.json'}: {counted(count)} for {len(result.labels)} images."

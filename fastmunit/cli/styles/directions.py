@@ -7,10 +7,10 @@ import typer
 from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder, Which, WhichCheckpoint
 from fastmunit.cli.output import echo
 from fastmunit.cli.styles.inputs import (
+    Outputs,
     encode,
     load,
     read_contents,
-    replace_outputs,
     report_failures,
     require_outputs,
     translations,
@@ -65,14 +65,19 @@ def directions(
     stems = [f"direction{index:02d}" for index in range(len(result.shares))]
     files = [output / f"{stem}{suffix}" for stem in stems for suffix in (".jpg", SUFFIX)]
     require_outputs(files, [*input, *content])
+    files += [output / SHEET, output / "directions.json"]
+    outputs = Outputs(output, "directions", "styles", files, [*input, *content])
     firsts = []
     for index, stem in enumerate(stems):
         codes = result.steps(index, steps, reach)
         rows = [translations(translator, image, codes) for image in images]
         firsts.append(rows[0])
         save(labeled_sheet(rows, places), output / f"{stem}.jpg")
+        outputs.wrote(output / f"{stem}.jpg")
         write_styles(output / f"{stem}{SUFFIX}", codes, places, found.styles.model)
+        outputs.wrote(output / f"{stem}{SUFFIX}")
     save(labeled_sheet(firsts, places, [f"{share:.1%}" for share in result.shares]), output / SHEET)
+    outputs.wrote(output / SHEET)
     report = {
         "mean": result.mean.flatten().tolist(),
         "directions": result.vectors.flatten(1).tolist(),
@@ -80,7 +85,7 @@ def directions(
         "shares_of_variance": result.shares,
     }
     write_text(output / "directions.json", json.dumps(report, indent=1) + "\n")
-    replace_outputs(output, "directions", "styles", files, [*input, *content])
+    outputs.wrote(output / "directions.json")
     for stem, share, deviation in zip(stems, result.shares, result.deviations, strict=True):
         echo(f"{stem}: {share:.1%} of the variance, standard deviation {deviation:.3g}")
     echo(f"Wrote a contact sheet of each into {output}, all of them in {output / SHEET}.")

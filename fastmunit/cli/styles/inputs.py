@@ -9,7 +9,7 @@ from fastmunit.cli.style_options import encoding_bar
 from fastmunit.cli.styles.parameters import MAX_CONTENTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from torch import Tensor
 
@@ -43,23 +43,33 @@ def require_outputs(outputs: "Iterable[Path]", read: "Sequence[Path]") -> None:
     require_apart(outputs, [item.path for item in list_inputs(read)[0]])
 
 
-def replace_outputs(output: Path, name: str, kind: str, written: "Sequence[Path]", read: "Sequence[Path]") -> None:
-    """Record the files that a command has written, and remove those of an earlier call that it did not overwrite.
+class Outputs:
+    """The files that a command writes into its output folder. Those of an earlier call are removed first.
+
+    Each file is recorded as soon as it is written, so that the next call removes it even if this one is interrupted.
 
     Args:
         output: The output folder.
         name: What the files belong to, such as the name of an image.
         kind: Kind of the files, which tells commands with the same output folder apart.
-        written: The files, in the folder.
+        planned: The files, in the folder.
         read: Files and folders that are read, which stay.
     """
-    from fastmunit.translation.inputs import list_inputs
-    from fastmunit.translation.output_record import OutputRecord
 
-    kept = {item.path.resolve() for item in list_inputs(read)[0]}
-    removed = len(OutputRecord(output).replace(name, kind, written, kept))
-    if removed:
-        echo(f"Removed {'1 output' if removed == 1 else f'{removed:,} outputs'} of an earlier call.")
+    def __init__(self, output: Path, name: str, kind: str, planned: "Collection[Path]", read: "Sequence[Path]") -> None:
+        from fastmunit.files import resolved
+        from fastmunit.translation.inputs import list_inputs
+        from fastmunit.translation.output_record import OutputRecord
+
+        self._key, self._record = (name, kind), OutputRecord(output)
+        kept = {resolved(item.path) for item in list_inputs(read)[0]}
+        removed = len(self._record.start(*self._key, planned, kept))
+        if removed:
+            echo(f"Removed {'1 output' if removed == 1 else f'{removed:,} outputs'} of an earlier call.")
+
+    def wrote(self, path: Path) -> None:
+        """Record a file that was written."""
+        self._record.add(*self._key, path)
 
 
 def require_suffix(output: Path, suffixes: "Sequence[str]") -> None:

@@ -8,10 +8,10 @@ from fastmunit.cli.options import ConfigName, Device, MaxPixels, OutputFolder, W
 from fastmunit.cli.output import echo
 from fastmunit.cli.style_options import Interpolation
 from fastmunit.cli.styles.inputs import (
+    Outputs,
     encode,
     load,
     named_contents,
-    replace_outputs,
     report_failures,
     require_outputs,
     translations,
@@ -70,12 +70,16 @@ def interpolate(
     except ValueError as error:
         raise FastmunitError(f"{error}.") from error
     places = [f"{place / (count - 1):.2f}" for place in range(count)]
+    shared = Outputs(output, "interpolation", "styles", [output / STYLES, output / SHEET], read)
+    of_contents = [Outputs(output, name, "frames", paths, read) for (name, _), paths in zip(named, frames, strict=True)]
     write_styles(output / STYLES, codes, places, found.styles.model)
+    shared.wrote(output / STYLES)
     rows = []
-    for (name, image), paths in zip(named, frames, strict=True):
+    for (_, image), paths, outputs in zip(named, frames, of_contents, strict=True):
         rows.append(translations(translator, image, codes))
         for frame, path in zip(rows[-1], paths, strict=True):
             data.save_image(frame, path)
-        replace_outputs(output, name, "frames", paths, read)
+            outputs.wrote(path)
     save(labeled_sheet(rows, places), output / SHEET)
+    shared.wrote(output / SHEET)
     echo(f"Wrote {len(rows) * count} frames into {output}, side by side in {output / SHEET}.")
