@@ -35,8 +35,8 @@ def page(
     python -m http.server --directory shoes-page
 
     The folder works on any web server, without a network connection: the model runs in the visitor's browser, and no
-    picture leaves it. Each direction that the system has is exported and compared with PyTorch first, as by
-    `fastmunit export`.
+    picture leaves it. An earlier page in the folder is replaced, and other files next to it stay. Each direction that
+    the system has is exported and compared with PyTorch first, as by `fastmunit export`.
     """
     from fastmunit.page.build import build
 

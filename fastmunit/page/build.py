@@ -17,8 +17,13 @@ from fastmunit.page.engine_files import copy_engine
 from fastmunit.page.samples import sample_files
 from fastmunit.page.settings import MODELS, SETTINGS_FILE, SHOWN_CHANNELS, STATIC, ShownStyles, page_settings
 from fastmunit.systems.translators import Translator
+from fastmunit.translation.output_record import OutputRecord
 from fastmunit.translation.styles import styles_by_direction
 from fastmunit.translation.translate import Which, directions_of, find_checkpoint, load_translator
+
+_RECORDED = "page", "page"
+"""Name and kind of the files of a page in the record of its folder."""
+_MAX_SETTINGS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ def build(
     Args:
         run: Run folder, gen_*.pt, folder or name of a model, or a folder that `fastmunit export --to onnx` has written.
             The last has one direction; all others have those of the model.
-        output: Folder to write into. It is replaced if it is an earlier page.
+        output: Folder to write into. It is new, empty or an earlier page, whose files are replaced; others in it stay.
         config: Configuration of a gen_*.pt that has no config.yaml next to it.
         engine: Folder with onnxruntime-web. None downloads it with npm.
         title: Title of the page.
@@ -74,21 +79,17 @@ def build(
         with folder_beside(output) as partial:
             page = partial / "page"
             page.mkdir()
-            _write(page, file, settings, engine, title, styles)
-            if output.exists():
-                output.rename(partial / "earlier")
-            page.rename(output)
+            directions = _write(page, file, settings, engine, title, styles)
+            size = _move(page, output)
     except OSError as error:
         raise FastmunitError(f"cannot write {printable(output)}: {error.strerror or error}.") from error
-    total = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    directions = sorted(path.name for path in (output / MODELS).iterdir())
-    return Page(directions, total)
+    return Page(directions, size)
 
 
 def _write(
     page: Path, file: Path, settings: Config, engine: Path | None, title: str | None, styles: Path | None
-) -> None:
-    """Write the files of a page into an empty folder."""
+) -> list[str]:
+    """Write the files of a page into an empty folder. Return its directions."""
     given = {} if styles is None else styles_by_direction(styles, _translators(file, settings))
     copy_engine(page / "engine", engine)
     models = _write_models(page, file, settings)
@@ -100,6 +101,23 @@ def _write(
     directions = {name: ShownStyles(model.styles, model.style_dim, given.get(name)) for name, model in models.items()}
     values = page_settings(settings.system, size, directions, title=title, samples=samples.samples)
     write_text(page / SETTINGS_FILE, json.dumps(values, indent=1) + "\n")
+    return sorted(models)
+
+
+def _move(page: Path, output: Path) -> int:
+    """Replace the files of an earlier page by those of a new one. Return their size in bytes.
+
+    The record of an earlier page tells its files from those that the user has added, which stay.
+    """
+    names = [path.relative_to(page) for path in sorted(page.rglob("*")) if path.is_file()]
+    output.mkdir(exist_ok=True)
+    record = OutputRecord(output)
+    record.start(*_RECORDED, [output / name for name in names])
+    for name in names:
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (page / name).replace(output / name)
+        record.add(*_RECORDED, output / name)
+    return sum((output / name).stat().st_size for name in names)
 
 
 def _write_models(page: Path, file: Path, settings: Config) -> dict[str, Description]:
@@ -155,5 +173,17 @@ def require_bytes(settings: Config) -> None:
 def _require_free(output: Path) -> None:
     """Check that the folder can be written, and is new, empty or an earlier page."""
     require_writable(output / SETTINGS_FILE)
-    if output.is_dir() and any(output.iterdir()) and not (output / SETTINGS_FILE).is_file():
+    if output.is_dir() and any(output.iterdir()) and not _is_page(output):
         raise FastmunitError(f"{printable(output)} is not empty and no page of fastmunit: choose another folder.")
+
+
+def _is_page(folder: Path) -> bool:
+    """Return True if a folder has the page.json of a page. Others use that name, too."""
+    file = folder / SETTINGS_FILE
+    try:
+        if not file.is_file() or file.stat().st_size > _MAX_SETTINGS:
+            return False
+        values = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and "fastmunit" in values

@@ -19,6 +19,7 @@ from fastmunit.page.build import build
 from fastmunit.page.samples import sample_files
 from fastmunit.page.settings import STATIC, ShownStyles, page_settings
 from fastmunit.runs import train
+from fastmunit.translation.output_record import RECORD_FILE
 from fastmunit.translation.style_file import StyleModel, write_styles
 from fastmunit.translation.styles import style_codes
 from fastmunit.translation.translate import load_translator
@@ -86,8 +87,9 @@ def test_a_run_as_a_page(run: Path, engine: Path, tmp_path: Path) -> None:
     models = {f"models/{name}/{file}" for name in ("a2b", "b2a") for file in ("export.json", "translate.onnx")}
     samples = {*settings["samples"]["a"], *settings["samples"]["b"]}
     assert len(samples) == 10
-    assert files_in(tmp_path / "page") == {"page.json", *static, *engines, *models, *samples}
-    assert written.size == sum((tmp_path / "page" / name).stat().st_size for name in files_in(tmp_path / "page"))
+    expected = {"page.json", *static, *engines, *models, *samples}
+    assert files_in(tmp_path / "page") == {*expected, RECORD_FILE}
+    assert written.size == sum((tmp_path / "page" / name).stat().st_size for name in expected)
     sample = Image.open(tmp_path / "page" / settings["samples"]["a"][0])
     assert (sample.size, sample.mode) == ((32, 32), "RGB")
     codes = style_codes(load_translator(run, device="cpu"), 12, 0, None, None)
@@ -95,16 +97,37 @@ def test_a_run_as_a_page(run: Path, engine: Path, tmp_path: Path) -> None:
 
 
 def test_a_page_is_replaced_and_other_folders_are_not(run: Path, engine: Path, tmp_path: Path) -> None:
-    (tmp_path / "page").mkdir()
-    build(run, tmp_path / "page", engine=engine)
-    (tmp_path / "page/old.txt").write_text("of an earlier page")
-    build(run, tmp_path / "page", engine=engine)
-    assert "old.txt" not in files_in(tmp_path / "page")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/thesis.txt").write_text("mine")
-    with pytest.raises(FastmunitError, match="is not empty and no page"):
-        build(run, tmp_path / "other", engine=engine)
-    assert files_in(tmp_path / "other") == {"thesis.txt"}
+    """Files that the user has put next to those of a page stay, and so does a link that leads to the page."""
+    page = tmp_path / "page"
+    page.mkdir()
+    build(run, page, engine=engine)
+    (tmp_path / "link").symlink_to("page")
+    for name in ("CNAME", ".git/HEAD", "samples/mine.png"):
+        (page / name).parent.mkdir(exist_ok=True)
+        (page / name).write_text("mine")
+    before = files_in(page)
+    exported(load_translator(run, direction="b2a", device="cpu"), tmp_path / "export")
+    assert build(tmp_path / "export", tmp_path / "link", engine=engine).directions == ["b2a"]
+    assert (tmp_path / "link").is_symlink()
+    assert {name for name in before - files_in(page) if not name.startswith("samples/")} == {
+        "models/a2b/export.json",
+        "models/a2b/translate.onnx",
+    }
+    assert {"CNAME", ".git/HEAD", "samples/mine.png"} < files_in(page)
+    samples = json.loads((page / "page.json").read_text())["samples"]
+    written = {name for name in files_in(page) if name.startswith("samples/")}
+    assert written == {*samples["a"], *samples["b"], "samples/LICENSE.txt", "samples/mine.png"}
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "page.json"])
+def test_other_folders_are_not_replaced(run: Path, engine: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/app.js").write_text("mine")
+    for content in ("{}", "[1]", "no json", "[" * 5000):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(FastmunitError, match="is not empty and no page"):
+            build(run, tmp_path, engine=engine)
+    assert {name, "src/app.js"} <= files_in(tmp_path)
 
 
 def test_an_export_as_a_page(run: Path, engine: Path, tmp_path: Path) -> None:
