@@ -81,7 +81,8 @@ def train_classifier(
     place = resolve_device(device)
     chosen: Kind = "small" if architecture is Architecture.small else "alexnet"
     images = classifier_training.labeled_images(data)
-    require_apart([output], images.paths)
+    others = [*([] if config is None else [Path(config)]), *([] if weights is None else weights.glob("*.pth"))]
+    require_apart([output], [*images.paths, *others])
     for note in images.notes:
         typer.echo(note, err=True)
     with tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar}|{postfix}", disable=None) as bar:

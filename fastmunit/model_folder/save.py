@@ -23,6 +23,8 @@ _DATA_LICENSE = "DATA_LICENSE.txt"
 _MAX_LICENSE = 200_000
 _MAX_PICTURE = 2_000_000
 _PICTURES = {b"\x89PNG": "sample.png", b"\xff\xd8\xff": "sample.jpg"}
+FILES = (config_file.NAME, tensors.NAME, card.NAME, *_PICTURES.values(), _DATA_LICENSE)
+"""Names of all files that a model folder may have."""
 
 
 @dataclass

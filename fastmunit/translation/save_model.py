@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from fastmunit.data.value_range import PixelValues
+from fastmunit.files import require_apart
 from fastmunit.model_folder.about import About
-from fastmunit.model_folder.save import write_folder
+from fastmunit.model_folder.save import FILES, write_folder
 from fastmunit.model_folder.tensors import WeightType
 from fastmunit.runs.checkpoints.checkpoint import Which
 from fastmunit.systems import registry
@@ -14,6 +16,7 @@ from fastmunit.systems.parts.pretrained import model_of_generators, model_of_tra
 from fastmunit.translation.translate import (
     ConfigLike,
     about_file,
+    files_of_model,
     find_checkpoint,
     load_translator,
     own_direction,
@@ -37,7 +40,7 @@ def save_model(
 
     Args:
         checkpoint: A run folder, a gen_*.pt or ema_*.pt, or a model folder.
-        folder: New or empty folder, or an earlier model folder, which is replaced.
+        folder: New or empty folder, or an earlier model folder other than `checkpoint`, which is replaced.
         config: Configuration of a file that has no config.yaml next to it; see `load_translator`.
         which: Which checkpoint of a run folder: "newest", or "best", which its evaluations have found (best.json).
         direction: "a2b" or "b2a". None keeps the generators of both.
@@ -49,6 +52,7 @@ def save_model(
         FastmunitError: If the model cannot be loaded, a value range is "auto", or the folder cannot be written.
     """
     file, settings = find_checkpoint(checkpoint, config, which=which)
+    require_apart([Path(folder) / name for name in FILES], files_of_model(file))
     PixelValues.require_numbers(settings)
     if direction is None and own_direction(file) is None:
         system = registry.system_of(settings)

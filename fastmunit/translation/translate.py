@@ -21,6 +21,7 @@ from fastmunit.export.translator import ExportedTranslator
 from fastmunit.model_folder import tensors
 from fastmunit.model_folder.about import About
 from fastmunit.model_folder.load import find, find_folder, is_model_folder
+from fastmunit.model_folder.save import FILES
 from fastmunit.runs import RunFolder, resolve_device
 from fastmunit.runs.checkpoints.checkpoint import Which, generators
 from fastmunit.runs.provenance import about_checkpoint
@@ -276,6 +277,11 @@ def find_checkpoint(
         f"there is no config.yaml next to {file}: give --config with the YAML file it was trained with, or a shipped "
         "name such as edges2shoes."
     )
+
+
+def files_of_model(file: Path) -> list[Path]:
+    """Return the files of the model of a file that `find_checkpoint` has returned, which no output may overwrite."""
+    return [file.with_name(name) for name in FILES] if file.name == tensors.NAME else [file]
 
 
 def own_direction(file: Path) -> str | None:

@@ -248,6 +248,12 @@ def test_classifier_without_weights(fastmunit: Command, tmp_path: Path, monkeypa
     assert outcome.status == 1 and "at least 2" in outcome.err
     outcome = fastmunit("train-classifier", "--data", tmp_path / "data", "-o", tmp_path / "data/a/3.png")
     assert (outcome.status, "3.png is an input" in outcome.err) == (1, True)
+    Config().save(tmp_path / "c.yaml")
+    (tmp_path / "alexnet_features.pth").touch()
+    for option, name in (("--config", "c.yaml"), ("--weights", "alexnet_features.pth")):
+        value = tmp_path / name if option == "--config" else tmp_path
+        outcome = fastmunit("train-classifier", "--data", tmp_path / "data", "-o", tmp_path / name, option, value)
+        assert (outcome.status, f"{name} is an input" in outcome.err) == (1, True)
     (tmp_path / "data/b/notes.txt").touch()
     outcome = fastmunit(*arguments, "--architecture", "small", "--max-pixels", 36 * 36 - 1)
     assert outcome.status == 1 and "--max-pixels 1296" in outcome.err

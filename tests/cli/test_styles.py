@@ -410,6 +410,25 @@ def test_inputs_are_never_overwritten(styles: Styles, codes: Path, photos: Path,
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_the_model_is_never_overwritten(fastmunit: Command, styles: Styles, photos: Path, tmp_path: Path) -> None:
+    model, photo = tmp_path / "model", photos / "00.png"
+    package.load_translator("fruit", device="cpu").save_pretrained(model)
+    shutil.copy(photo, model / "sample.png")
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    for name, *arguments in (
+        ("model.safetensors", "extract", "-i", photo, "-o", model / "model.safetensors"),
+        ("model.safetensors", "mean", "-i", photo, "-o", model / "model.safetensors"),
+        ("sample.png", "nearest", photo, "-i", photos, "-o", model / "sample.png"),
+    ):
+        outcome = styles(*arguments, model=model)  # type: ignore[arg-type]
+        assert outcome.status == 1, arguments
+        assert f"{name} is an input and would be overwritten: choose another output" in outcome.err, outcome.err
+    outcome = fastmunit("export", model, "--to", "folder", "--precision", "float16", "-o", model)
+    assert outcome.status == 1
+    assert "config.json is an input and would be overwritten" in outcome.err
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+
+
 def test_images_that_cannot_be_read_are_left_out_and_named(styles: Styles, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()

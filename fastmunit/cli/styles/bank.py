@@ -52,8 +52,9 @@ def bank(
     from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.style_file import write_styles
 
-    translator, _ = load(run, config, which, direction, device)
-    require_outputs([output / BANK, output / "bank.json", output / SHEET], [*input, *content])
+    model = load(run, config, which, direction, device)
+    translator = model.translator
+    require_outputs([output / BANK, output / "bank.json", output / SHEET], [*input, *content], model)
     images = read_contents(translator, content, size, max_pixels)
     found = encode(translator, run, input, size, max_pixels)
     result = make_bank(found.styles.codes, count, seed)

@@ -55,8 +55,9 @@ def directions(
     from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.style_file import SUFFIX, write_styles
 
-    translator, _ = load(run, config, which, direction, device)
-    require_outputs([output / SHEET, output / "directions.json"], [*input, *content])
+    model = load(run, config, which, direction, device)
+    translator = model.translator
+    require_outputs([output / SHEET, output / "directions.json"], [*input, *content], model)
     images = read_contents(translator, content, size, max_pixels)
     found = encode(translator, run, input, size, max_pixels)
     result = principal_directions(found.styles.codes, count)
@@ -64,7 +65,7 @@ def directions(
     places = [f"{offset:+.3g} sd" if offset else "mean" for offset in offsets]
     stems = [f"direction{index:02d}" for index in range(len(result.shares))]
     files = [output / f"{stem}{suffix}" for stem in stems for suffix in (".jpg", SUFFIX)]
-    require_outputs(files, [*input, *content])
+    require_outputs(files, [*input, *content], model)
     files += [output / SHEET, output / "directions.json"]
     outputs = Outputs(output, "directions", "styles", files, [*input, *content])
     firsts = []

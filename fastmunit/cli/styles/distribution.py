@@ -57,8 +57,9 @@ def distribution(
     from fastmunit.styles.extract import training_styles
     from fastmunit.translation.style_file import write_styles
 
-    translator, settings = load(run, config, which, direction, device)
-    require_outputs([output / PAGE, output / FIGURES, output / STYLES], input or [])
+    model = load(run, config, which, direction, device)
+    translator = model.translator
+    require_outputs([output / PAGE, output / FIGURES, output / STYLES], input or [], model)
     failures: Sequence[Failure] = ()
     if input:
         found = encode(translator, run, input, size, max_pixels)
@@ -66,7 +67,7 @@ def distribution(
         source = ", ".join(str(path) for path in input)
     else:
         with encoding_bar() as advance:
-            codes = training_styles(translator, settings, name=model_name(run), advance=advance)
+            codes = training_styles(translator, model.settings, name=model_name(run), advance=advance)
         source = "training images"
     check = check_distribution(codes.codes, seed)
     facts = {

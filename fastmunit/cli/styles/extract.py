@@ -30,9 +30,10 @@ def extract(
     """
     from fastmunit.translation.style_file import SUFFIX, write_styles
 
-    translator, _ = load(run, config, which, direction, device)
+    model = load(run, config, which, direction, device)
+    translator = model.translator
     require_suffix(output, [SUFFIX])
-    require_outputs([output], input)
+    require_outputs([output], input, model)
     found = encode(translator, run, input, size, max_pixels)
     write_styles(output, found.styles.codes, found.styles.names, found.styles.model)
     echo(f"Wrote {output}: {counted(len(found.styles.codes))} of {translator.style_dim} numbers each.")

@@ -1,7 +1,7 @@
 """Models and images of the commands about styles, and the messages that these share."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastmunit.cli.options import Direction, WhichCheckpoint
 from fastmunit.cli.output import echo
@@ -19,28 +19,40 @@ if TYPE_CHECKING:
     from fastmunit.systems.translators import Translator
 
 
-def load(
-    run: Path, config: str | None, which: WhichCheckpoint, direction: Direction | None, device: str
-) -> "tuple[Translator, Config]":
-    """Load a model that has a style encoder, and its configuration."""
+class Model(NamedTuple):
+    """A model that has a style encoder.
+
+    Attributes:
+        translator: Its translator.
+        settings: Its configuration.
+        files: Its files, which no output may overwrite.
+    """
+
+    translator: "Translator"
+    settings: "Config"
+    files: "list[Path]"
+
+
+def load(run: Path, config: str | None, which: WhichCheckpoint, direction: Direction | None, device: str) -> Model:
+    """Load a model that has a style encoder."""
     from fastmunit.styles.extract import require_style_encoder
-    from fastmunit.translation.translate import find_checkpoint, load_translator, own_direction
+    from fastmunit.translation.translate import files_of_model, find_checkpoint, load_translator, own_direction
 
     file, settings = find_checkpoint(run, config, exports=True, which=which.value)
     way = own_direction(file) or "a2b" if direction is None else direction.value
     translator = load_translator(file, settings, direction=way, device=device)
     require_style_encoder(translator)
-    return translator, settings
+    return Model(translator, settings, files_of_model(file))
 
 
-def require_outputs(outputs: "Iterable[Path]", read: "Sequence[Path]") -> None:
-    """Check that outputs can be written, and that none is one of the files and images of folders that are read."""
+def require_outputs(outputs: "Iterable[Path]", read: "Sequence[Path]", model: Model) -> None:
+    """Check that outputs can be written, and that none is read: a file, an image of a folder, a file of the model."""
     from fastmunit.files import require_apart, require_writable
     from fastmunit.translation.inputs import list_inputs
 
     outputs = list(outputs)
     require_writable(*outputs)
-    require_apart(outputs, [item.path for item in list_inputs(read)[0]])
+    require_apart(outputs, [*(item.path for item in list_inputs(read)[0]), *model.files])
 
 
 class Outputs:

@@ -52,12 +52,13 @@ def interpolate(
     from fastmunit.translation.style_file import write_styles
 
     read = [*input, *content]
-    translator, _ = load(run, config, which, direction, device)
-    require_outputs([output / STYLES, output / SHEET], read)
+    model = load(run, config, which, direction, device)
+    translator = model.translator
+    require_outputs([output / STYLES, output / SHEET], read, model)
     named = named_contents(translator, content, size, max_pixels)
     suffix = ".png" if translator.target_channels <= 4 else ".tif"
     frames = [[output / f"{name}_{index:03d}{suffix}" for index in range(count)] for name, _ in named]
-    require_outputs((path for paths in frames for path in paths), read)
+    require_outputs((path for paths in frames for path in paths), read, model)
     found = encode(translator, run, input, size, max_pixels)
     if len(found.styles.codes) != 2:
         report_failures(found.failures)

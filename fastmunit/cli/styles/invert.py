@@ -61,15 +61,16 @@ def invert(
     from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.style_file import StyleModel, write_styles
 
-    translator, _ = load(run, config, which, direction, device)
-    require_outputs([output / STYLES, output / SHEET], [photo, *([] if content is None else [content])])
+    model = load(run, config, which, direction, device)
+    translator = model.translator
+    require_outputs([output / STYLES, output / SHEET], [photo, *([] if content is None else [content])], model)
     image = read_target(translator, photo, size, max_pixels)
     if content is not None:
         code = translator.encode(translator.padded(read_source(translator, content, size, max_pixels)[None]))
     else:
         require_content_codes(translator)
         other = "b2a" if translator.direction == "a2b" else "a2b"
-        code = own_content(load(run, config, which, Direction(other), device)[0], image)
+        code = own_content(load(run, config, which, Direction(other), device).translator, image)
     measure = lpips(weights, translator)
     with encoding_bar("inverting") as advance:
         result = invert_photo(

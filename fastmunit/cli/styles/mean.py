@@ -35,9 +35,10 @@ def mean(
     from fastmunit.files import printable, resolved
     from fastmunit.translation.style_file import SUFFIX, write_styles
 
-    translator, _ = load(run, config, which, direction, device)
+    model = load(run, config, which, direction, device)
+    translator = model.translator
     require_suffix(output, [SUFFIX])
-    require_outputs([output], input)
+    require_outputs([output], input, model)
     found = encode(translator, run, input, size, max_pixels)
     codes = found.styles.codes
     write_styles(output, codes.mean(0, keepdim=True), [name or printable(resolved(input[0]).stem)], found.styles.model)

@@ -45,10 +45,11 @@ def nearest(
     from fastmunit.styles.nearest import nearest as nearest_codes
     from fastmunit.translation.contact_sheet import labeled_sheet
 
-    translator, _ = load(run, config, which, direction, device)
+    model = load(run, config, which, direction, device)
+    translator = model.translator
     if output is not None:
         require_suffix(output, [".jpg", ".jpeg", ".png"])
-        require_outputs([output], [photo, *input])
+        require_outputs([output], [photo, *input], model)
     image = read_target(translator, photo, size, max_pixels)
     found = encode(translator, run, input, size, max_pixels)
     if output is not None and not found.paths:
