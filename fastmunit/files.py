@@ -233,6 +233,20 @@ def require_apart(written: Iterable[Path], read: Iterable[Path]) -> None:
             raise FastmunitError(f"{printable(path)} is an input and would be overwritten: choose another output.")
 
 
+def require_outside(output: Path, read: Iterable[Path]) -> None:
+    """Check that an output folder is in no folder that is read: the next call would read its outputs, too.
+
+    Raises:
+        FastmunitError: If it is in one.
+    """
+    place = resolved(output)
+    for folder in (path for path in read if path.is_dir()):
+        if resolved(folder) in (place, *place.parents):
+            raise FastmunitError(
+                f"output {printable(output)} is in the input folder {printable(folder)}: choose a folder outside it."
+            )
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` to `path` as UTF-8, with `atomic_write`, which may raise FastmunitError."""
     with atomic_write(path, "w") as file:

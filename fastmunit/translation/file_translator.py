@@ -20,7 +20,7 @@ from fastmunit.data.validate import image_header
 from fastmunit.data.value_range import PixelValues
 from fastmunit.data.video_writer import output_suffix
 from fastmunit.errors import DataError, FastmunitError
-from fastmunit.files import printable, require_apart, require_writable, resolved
+from fastmunit.files import printable, require_apart, require_outside, require_writable, resolved
 from fastmunit.memory import first_line, is_out_of_memory
 from fastmunit.out_of_core.pixels import PixelSink, PixelSource
 from fastmunit.planning.available import free_memory
@@ -155,13 +155,7 @@ class FileTranslator:
             FastmunitError: If one would be overwritten, or the output folder cannot be written.
         """
         require_writable(self.sheet)
-        place = resolved(self._output)
-        for folder in (source for source in sources if source.is_dir()):
-            if resolved(folder) in (place, *place.parents):
-                raise FastmunitError(
-                    f"output {printable(self._output)} is in the input folder {printable(folder)}: choose a folder "
-                    "outside it."
-                )
+        require_outside(self._output, sources)
         targets = [path for item in inputs for path in self.targets(item)]
         require_apart([*targets, self.sheet], read)
         saved = self._resources.save_statistics

@@ -410,6 +410,29 @@ def test_inputs_are_never_overwritten(styles: Styles, codes: Path, photos: Path,
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_outputs_do_not_become_inputs_of_the_next_call(
+    styles: Styles, photos: Path, drawing: Path, tmp_path: Path
+) -> None:
+    folder, content = shutil.copytree(photos, tmp_path / "in"), ["--content", drawing]
+    shutil.copy(drawing, folder)
+    (tmp_path / "link").symlink_to("in")
+    ends = ["-i", photos / "00.png", "-i", photos / "02.png"]
+    for output, *arguments in (
+        (folder, "bank", "-i", folder, "-o", folder),
+        (tmp_path / "link/out", "bank", "-i", folder, "-o", tmp_path / "link/out"),
+        (folder / "out", "directions", "-i", folder, *content, "-o", folder / "out"),
+        (folder, "interpolate", *ends, "--content", folder, "-o", folder, "--count", 2),
+        (folder, "distribution", "-i", folder, "-o", folder),
+        (folder / "out", "nearest", drawing, "-i", folder, "-o", folder / "out/near.jpg"),
+    ):
+        outcome = styles(*arguments)  # type: ignore[arg-type]
+        assert outcome.status == 1, arguments
+        assert f"output {output} is in the input folder {folder}: choose a folder outside it" in outcome.err
+    assert len(list(folder.rglob("*"))) == len(list(photos.rglob("*"))) + 1
+    outcome = styles("extract", "-i", folder, "-o", folder / "codes.safetensors")
+    assert outcome.status == 0, outcome.err
+
+
 def test_the_model_is_never_overwritten(fastmunit: Command, styles: Styles, photos: Path, tmp_path: Path) -> None:
     model, photo = tmp_path / "model", photos / "00.png"
     package.load_translator("fruit", device="cpu").save_pretrained(model)

@@ -46,13 +46,19 @@ def load(run: Path, config: str | None, which: WhichCheckpoint, direction: Direc
 
 
 def require_outputs(outputs: "Iterable[Path]", read: "Sequence[Path]", model: Model) -> None:
-    """Check that outputs can be written, and that none is read: a file, an image of a folder, a file of the model."""
-    from fastmunit.files import require_apart, require_writable
+    """Check that outputs can be written, and that none is read: a file, an image of a folder, a file of the model.
+
+    Style files may be in a folder that is read, as they are no images.
+    """
+    from fastmunit.files import require_apart, require_outside, require_writable
     from fastmunit.translation.inputs import list_inputs
+    from fastmunit.translation.style_file import SUFFIX
 
     outputs = list(outputs)
     require_writable(*outputs)
     require_apart(outputs, [*(item.path for item in list_inputs(read)[0]), *model.files])
+    for folder in sorted({path.parent for path in outputs if path.suffix.lower() != SUFFIX}):
+        require_outside(folder, read)
 
 
 class Outputs:
