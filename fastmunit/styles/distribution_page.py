@@ -14,7 +14,9 @@ from fastmunit.image_files.packages import needed
 from fastmunit.runs.reports import html
 from fastmunit.styles.distribution import LEVEL, DistributionCheck, EnergyTest
 
-_BINS, _CURVE = 56, 161
+_BINS, _CURVE = 56, 81
+_FAR = 20
+"""Values this many times as large as the median, or as 1 if that is larger, are left out of a histogram."""
 _MAX_POINTS = 300
 _MAX_CORRELATIONS = 32
 Point = tuple[float, float]
@@ -55,6 +57,7 @@ class Histogram:
         standard: Points of the density of N(0, 1).
         fitted: Points of the fitted density.
         ticks: Position and label on the x axis.
+        outside: Number of values that are left out, because the others could not be seen next to them.
     """
 
     frame: Frame
@@ -62,6 +65,7 @@ class Histogram:
     standard: list[Point]
     fitted: list[Point]
     ticks: list[tuple[float, str]]
+    outside: int
 
 
 @dataclass(frozen=True)
@@ -136,14 +140,15 @@ def _energy(test: EnergyTest) -> str:
 
 
 def histogram(values: np.ndarray) -> Histogram:
-    """Lay out the histogram of one dimension. The x axis holds N(0, 1) and all values."""
-    reach = max(3.5, float(np.abs(values).max()) * 1.02)
+    """Lay out the histogram of one dimension. The x axis holds N(0, 1) and all values, without those that are far."""
+    sizes = np.abs(values)
+    shown = sizes[sizes <= _FAR * max(1.0, float(np.median(sizes)))]
+    reach = max(3.5, float(shown.max()) * 1.02)
     edges = np.linspace(-reach, reach, _BINS + 1)
-    densities = np.histogram(values, edges, density=True)[0]
-    x = np.linspace(-reach, reach, _CURVE * math.ceil(reach / 3.5))
+    densities = np.histogram(values, edges)[0] / (len(values) * (edges[1] - edges[0]))
     mean, deviation = float(values.mean()), float(values.std(ddof=1))
+    x = _curve_places(reach, mean, deviation)
     standard = _density(x, 0, 1)
-    # A narrow distribution would otherwise flatten everything else.
     fitted = _density(x, mean, deviation) if deviation > 0 else np.zeros_like(x)
     frame = Frame((-reach, reach), (0.0, 1.08 * max(float(densities.max()), float(standard.max()))))
     bars = []
@@ -153,6 +158,7 @@ def histogram(values: np.ndarray) -> Histogram:
             bars.append((x0, y0, round(x1 - x0, 1), round(frame.base - y0, 1)))
     step = 1 if reach < 5 else math.ceil(reach / 4)
     ticks = [(frame.place(k, 0)[0], f"{k:g}") for k in range(-step * int(reach // step), int(reach) + 1, step)]
+    # A narrow distribution would otherwise flatten everything else.
     capped = np.minimum(fitted, frame.y[1])
     return Histogram(
         frame,
@@ -160,7 +166,15 @@ def histogram(values: np.ndarray) -> Histogram:
         [frame.place(*point) for point in zip(x, standard, strict=True)],
         [frame.place(*point) for point in zip(x, capped, strict=True)],
         ticks,
+        len(values) - len(shown),
     )
+
+
+def _curve_places(reach: float, mean: float, deviation: float) -> np.ndarray:
+    """Return places on the x axis for curves: even ones, and more where one of the densities is not flat."""
+    steps = np.linspace(-4, 4, _CURVE)
+    places = np.concatenate([np.linspace(-reach, reach, _CURVE), steps, mean + deviation * steps])
+    return np.unique(places[np.abs(places) <= reach])
 
 
 def quantiles(values: Tensor, check: DistributionCheck) -> Quantiles:

@@ -151,6 +151,30 @@ def test_the_page_needs_nothing_else_and_escapes_names() -> None:
     assert page.count("<svg") == 4
 
 
+@pytest.mark.parametrize("far", [1e3, 1e4, 1e20])
+def test_one_large_value_neither_hides_the_others_nor_takes_memory(far: float) -> None:
+    values = normal(40)
+    values[0, 1] = -far
+    others = values[1:, 1].abs().max()
+    drawn = histogram(values[:, 1].numpy())
+    assert others < drawn.frame.x[1] == pytest.approx(max(3.5, 1.02 * others))
+    assert drawn.outside == 1
+    assert max(height for *_, height in drawn.bars) > 0.5 * drawn.frame.base
+    page = render(values[..., None, None], check(values), {"model": "x"})
+    assert page.count("far outside: 1 of 40") == 1
+    assert len(page) < 100_000
+
+
+def test_curves_far_from_each_other_are_both_drawn() -> None:
+    """All values are large, so that none is far from the others. The peaks of both densities are narrow then."""
+    drawn = histogram(normal(40)[:, 0].numpy() * 0.5 + 1e5)
+    top = drawn.frame.place(0, drawn.frame.y[1] / 1.08)[1]
+    assert drawn.outside == 0
+    assert len(drawn.standard) < 300
+    assert min(y for _, y in drawn.standard) == top
+    assert min(y for _, y in drawn.fitted) < top
+
+
 def test_a_histogram_holds_all_values() -> None:
     drawn = histogram(np.array([-9.0, 0.0, 0.1, 4.0]))
     unit = (drawn.frame.width - 2 * drawn.frame.left) / (drawn.frame.x[1] - drawn.frame.x[0])
