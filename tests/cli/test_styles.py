@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -508,6 +509,15 @@ def test_names_of_strangers_do_not_reach_the_terminal_raw(styles: Styles, photos
         assert "\\x1b[31m" in text
         assert "\x1b" not in text
         assert "\nlines" not in text
+
+
+def test_paths_that_are_not_utf8(styles: Styles, photos: Path, drawing: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(photos, tmp_path / os.fsdecode(b"few_\xff"))
+    for command, *options in (["distribution"], ["bank", "--count", 2], ["directions", "--content", drawing]):
+        outcome = styles(command, "-i", folder, *options, "-o", tmp_path / os.fsdecode(b"out_\xff"))
+        assert outcome.status == 0, outcome.err
+    facts = json.loads((tmp_path / os.fsdecode(b"out_\xff") / "distribution.json").read_text())
+    assert facts["styles"] == f"{MIN_CODES} from {tmp_path}/few_\\xff"
 
 
 def test_a_file_without_a_model_is_taken(styles: Styles, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def distribution(
     """
     import json
 
-    from fastmunit.files import write_text
+    from fastmunit.files import printable, write_text
     from fastmunit.styles.distribution import check_distribution
     from fastmunit.styles.distribution_page import render, summary
     from fastmunit.styles.extract import training_styles
@@ -64,7 +64,7 @@ def distribution(
     if input:
         found = encode(translator, run, input, size, max_pixels)
         codes, failures = found.styles, found.failures
-        source = ", ".join(str(path) for path in input)
+        source = ", ".join(map(printable, input))
     else:
         with encoding_bar() as advance:
             codes = training_styles(translator, model.settings, name=model_name(run), advance=advance)
