@@ -74,7 +74,7 @@ def invert(
         translator: The model, whose outputs are of the photo's domain.
         photo: Image (C', H, W) in [-1, 1].
         content: What `translator.encode` returns for an image that shows the same: the content code (1, ...) of the
-            photo itself from `own_content`, or for a system without content codes, the image of the source domain.
+            photo itself from `own_content`, or that of an image of the source domain from `content_of`.
         lpips: A `fastmunit.metrics.lpips.LPIPS`, or None to minimize L1 alone.
         steps: Number of steps.
         starts: Number of codes that are optimized. The first is the encoder's, the others are drawn.
@@ -91,16 +91,17 @@ def invert(
     require_style_encoder(translator)
     # Without inference mode, gradients flow through tensors that were computed in it only as copies.
     target, content = photo[None].to(translator.device).clone(), content.clone()
+    size = translator.padded(target).shape[-2:]
     encoded = translator.style_of(photo).clone()
     drawn = translator.random_styles(starts - 1, torch.Generator().manual_seed(seed)).float()
     styles = torch.cat([encoded, drawn]).requires_grad_(True)
 
     def reconstruct(codes: Tensor) -> Tensor:
         images = translator.decode(content, codes.to(translator.dtype)).float()
-        if images.shape[-2] < target.shape[-2] or images.shape[-1] < target.shape[-1]:
+        if images.shape[-2:] != size:
             raise FastmunitError(
-                f"the content gives images of {images.shape[-2]}x{images.shape[-1]} and the photo has "
-                f"{target.shape[-2]}x{target.shape[-1]} (height x width): give a content of the size of the photo."
+                f"the content gives images of {_text(images)}, and a photo of {_text(photo)} (height x width) needs "
+                f"{size[0]}x{size[1]}: give a content of the size of the photo."
             )
         return images[..., : target.shape[-2], : target.shape[-1]]
 
@@ -136,6 +137,21 @@ def invert(
 
 
 @torch.no_grad()
+def content_of(translator: Translator, image: Tensor, photo: Tensor) -> Tensor:
+    """Return the content (1, ...) of an image of the source domain that shows the same as a photo.
+
+    Raises:
+        DataError: If one is larger than the other, as then their pixels do not belong to each other.
+    """
+    if image.shape[-2:] != photo.shape[-2:]:
+        raise DataError(
+            f"the content has {_text(image)} pixels and the photo has {_text(photo)} (height x width): give an image "
+            "of the size of the photo as content (--content)."
+        )
+    return translator.encode(translator.padded(image[None]))
+
+
+@torch.no_grad()
 def own_content(backward: Translator, photo: Tensor) -> Tensor:
     """Return the content code (1, ...) of a photo, from the translator of the other direction.
 
@@ -153,3 +169,7 @@ def require_content_codes(translator: Translator) -> None:
             "this system has no content codes, so a photo cannot be reconstructed from itself: give the image of the "
             "source domain that belongs to it as content (--content)."
         )
+
+
+def _text(image: Tensor) -> str:
+    return f"{image.shape[-2]}x{image.shape[-1]}"

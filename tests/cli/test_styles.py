@@ -170,7 +170,9 @@ def test_inversion(
     before, after = (float(word) for word in outcome.out.split() if word.startswith("0."))
     assert after <= before
     assert list(read_styles(tmp_path / "out/styles.safetensors").names) == ["00"]
-    outcome = styles("invert", photos / "00.png", "-o", tmp_path / "of", "--content", drawing, "--steps", 1)
+    Image.open(drawing).crop((0, 0, 33, 30)).save(tmp_path / "drawing.png")
+    content = ["--content", tmp_path / "drawing.png"]
+    outcome = styles("invert", photos / "00.png", "-o", tmp_path / "of", *content, "--steps", 1)
     assert outcome.status == 0, outcome.err
     (tmp_path / "weights").mkdir()
     outcome = styles("invert", photos / "00.png", "-o", tmp_path / "no", "--weights", tmp_path / "weights")
@@ -553,6 +555,10 @@ def test_inversion_without_content_codes(
     photo = images / "testB/0.png"
     outcome = styles("invert", photo, "-o", tmp_path / "no", model=run)
     assert (outcome.status, "this system has no content codes" in outcome.err) == (1, True)
+    for size in (60, 80):  # padding to 64 pixels would hide that the first is smaller
+        Image.new("RGB", (size, 64)).save(tmp_path / "other.png")
+        outcome = styles("invert", photo, "-o", tmp_path / "no", "--content", tmp_path / "other.png", model=run)
+        assert (outcome.status, f"has 64x{size} pixels and the photo has 64x64" in outcome.err) == (1, True)
     content = ["--content", images / "testA/0.png"]
     outcome = styles("invert", photo, "-o", tmp_path / "out", *content, "--steps", 2, model=run)
     assert outcome.status == 0, outcome.err

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import fastmunit
-from fastmunit.errors import FastmunitError
+from fastmunit.errors import DataError, FastmunitError
 from fastmunit.metrics.lpips import LPIPS
 from fastmunit.styles import extract, invert
-from fastmunit.styles.inversion import own_content, require_content_codes
+from fastmunit.styles.inversion import content_of, own_content, require_content_codes
 from fastmunit.systems.translators import Translator
 
 
@@ -118,8 +118,12 @@ def test_refusals() -> None:
     image = photo(3, 8, 8)
     with pytest.raises(FastmunitError, match="an export has no gradients"):
         invert(Frozen(), image, image[None], steps=1)
-    with pytest.raises(FastmunitError, match="images of 4x8 and the photo has 8x8"):
-        invert(Tinted(), image, image[None, :, :4], steps=1)
+    for other in (image[:, :4], photo(3, 8, 12)):
+        message = f"images of {other.shape[1]}x{other.shape[2]}, and a photo of 8x8 .* needs 8x8"
+        with pytest.raises(FastmunitError, match=message):
+            invert(Tinted(), image, other[None], steps=1)
+        with pytest.raises(DataError, match=f"has {other.shape[1]}x{other.shape[2]} pixels and the photo has 8x8"):
+            content_of(Tinted(), other, image)
     with pytest.raises(FastmunitError, match="the loss is NaN or infinite: give a photo"):
         invert(Tinted(), image * torch.nan, image[None], steps=1)
     with pytest.raises(FastmunitError, match="expected starts as an integer of at least 1, got 0"):

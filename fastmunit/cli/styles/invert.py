@@ -56,8 +56,8 @@ def invert(
     from fastmunit.files import printable
     from fastmunit.runs.reports.image_grid import save
     from fastmunit.styles.extract import read_source, read_target
+    from fastmunit.styles.inversion import content_of, own_content, require_content_codes
     from fastmunit.styles.inversion import invert as invert_photo
-    from fastmunit.styles.inversion import own_content, require_content_codes
     from fastmunit.translation.contact_sheet import labeled_sheet
     from fastmunit.translation.style_file import StyleModel, write_styles
 
@@ -66,7 +66,7 @@ def invert(
     require_outputs([output / STYLES, output / SHEET], [photo, *([] if content is None else [content])], model)
     image = read_target(translator, photo, size, max_pixels)
     if content is not None:
-        code = translator.encode(translator.padded(read_source(translator, content, size, max_pixels)[None]))
+        code = content_of(translator, read_source(translator, content, size, max_pixels), image)
     else:
         require_content_codes(translator)
         other = "b2a" if translator.direction == "a2b" else "a2b"
