@@ -38,12 +38,21 @@ class PhaseKernels(NamedTuple):
     @property
     def kernel_size(self) -> int:
         """The size k of the weight."""
-        return 2 * self.phases.shape[-1] - 1
+        return _size_of(self)
 
     @property
     def padding(self) -> tuple[int, PadMode]:
         """The number of pixels that are added on each side of the low-resolution map, and their fill mode."""
-        return low_resolution_padding(self.kernel_size, self.pad_mode)
+        return _padding_of(self)
+
+
+# The compiler of torch 2.10 cannot trace properties of a NamedTuple, so that phase_conv2d calls functions.
+def _size_of(kernels: PhaseKernels) -> int:
+    return 2 * kernels.phases.shape[-1] - 1
+
+
+def _padding_of(kernels: PhaseKernels) -> tuple[int, PadMode]:
+    return low_resolution_padding(_size_of(kernels), kernels.pad_mode)
 
 
 def phase_kernels(
@@ -118,13 +127,13 @@ def phase_conv2d(x: Tensor, kernels: PhaseKernels, *, padded: bool = False) -> T
     """
     check_map("phase_conv2d", x)
     _, c, h, w = x.shape
-    pad, _ = kernels.padding
+    pad, _ = _padding_of(kernels)
     if padded:
         h, w = h - 2 * pad, w - 2 * pad
     if c != kernels.phases.shape[1] or min(h, w) < 1:
         expected = f"{kernels.phases.shape[1]} channels" + (f" and a pad of {pad}" if padded else "")
         raise ValueError(f"phase_conv2d: expected x with {expected}, got shape {tuple(x.shape)}")
-    check_reflects("phase_conv2d", h, w, kernels.kernel_size, kernels.pad_mode)
+    check_reflects("phase_conv2d", h, w, _size_of(kernels), kernels.pad_mode)
     if compute_dtype(x) != kernels.phases.dtype:
         raise TypeError(f"phase_conv2d: expected x in {kernels.phases.dtype}, the dtype of the kernels, got {x.dtype}")
     return _convolve(x.to(kernels.phases.dtype), kernels) if padded else pad_and_convolve(x, kernels)
@@ -192,7 +201,7 @@ def make_kernels(
 
 def pad_and_convolve(x: Tensor, kernels: PhaseKernels) -> Tensor:
     """Convolve a map that has been checked and is not padded. Backward pads it again instead of storing both maps."""
-    padded = _pad(x.to(kernels.phases.dtype), *kernels.padding)
+    padded = _pad(x.to(kernels.phases.dtype), *_padding_of(kernels))
     with replace_saved(padded.padded, with_=padded.recompute):
         return _convolve(padded.padded, kernels)
 
