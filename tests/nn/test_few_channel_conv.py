@@ -23,7 +23,8 @@ from fastmunit.nn.layers.blocks import Conv2dBlock
 
 
 def gradients(y: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    dy = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(1))
+    # Drawn in one dtype: in torch 2.10, a seed gives other numbers in bfloat16 than in float32.
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
     return list(torch.autograd.grad(y, inputs, dy))
 
 

@@ -40,6 +40,8 @@ def asked(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
     for name in ("synchronize", "_lazy_init"):
         monkeypatch.setattr(torch.cuda, name, lambda *args: pytest.fail("the device was waited for"))
+    # torch 2.10 initializes CUDA for the first fake tensor on a device.
+    monkeypatch.setattr("torch._subclasses.fake_tensor.init_gpu_context", lambda *args: None, raising=False)
     for name in ("native", "triton"):
         monkeypatch.setitem(availability._REASONS, (name, "cuda"), None)
     return devices
@@ -124,6 +126,7 @@ def test_the_op_that_runs_is_that_of_the_table(asked):
     assert [name for name in calls if "fused_norm" in name] == ["fastmunit::fused_norm_triton", "fastmunit::fused_norm"]
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 11), reason="torch 2.10 does not compile inside of a FakeTensorMode")
 def test_compiled_graphs_follow_the_table(monkeypatch):
     """A new size is compiled again only if the table distinguishes it from the old size."""
     monkeypatch.setattr(gpu_choice, "TABLE", (ENTRY,))
