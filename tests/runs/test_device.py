@@ -31,5 +31,12 @@ def test_cuda_absent() -> None:
 def test_fast_bfloat16_depends_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], fast: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_fast_bfloat16(torch.device("cpu")) is fast
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_fast_bfloat16_without_get_capabilities(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
     assert has_fast_bfloat16(torch.device("cpu")) is fast
