@@ -166,7 +166,7 @@ def test_small_shared_memory_of_a_container(make_config: Callable[..., Config], 
     )
     assert child.returncode == 0, child.stderr
     note, count = child.stdout.splitlines()
-    assert "No space left on device" in note
+    assert "unable to allocate shared memory" in note  # torch 2.10 gives another reason: Success (0)
     assert count == "20"
 
 
