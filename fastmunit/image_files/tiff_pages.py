@@ -76,11 +76,12 @@ def page_table(description: str, pages: int, samples: int, rule: Pages) -> PageT
 
 def shaped_description(description: str) -> dict[str, Any] | None:
     """Return the JSON object that tifffile writes as a description, or None if it is another description."""
-    if not description.startswith('{"shape":'):
+    # Older releases of tifffile, such as 2025.5.10, write the shape after the other entries.
+    if not description.startswith("{") or '"shape":' not in description:
         return None
     try:
         found = json.loads(description)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     shape = found.get("shape")
     valid = isinstance(shape, list) and all(isinstance(size, int) and 0 < size < 2**31 for size in shape)

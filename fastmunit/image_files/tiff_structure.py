@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastmunit.errors import DataError
+from fastmunit.image_files.tiff_pages import shaped_description
 
 _MAX_PAGES = 1 << 16
 _MAX_TAGS = 4096
@@ -162,7 +163,7 @@ def is_ordinary(path: Path) -> bool:
     except OSError:
         return True
     described = description.endswith("OME>") or description.startswith(("ImageJ=", "Aperio"))
-    described |= description.startswith('{"shape":') and '"truncated": true' in description  # a stack by tifffile
+    described |= bool((shaped_description(description) or {}).get("truncated"))  # a stack by tifffile
     if colors == _PALETTE or max(bits) < 8:
         return not structure.big
     if structure.big or described or any(code in tags for code in _GEOREFERENCE):

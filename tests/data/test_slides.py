@@ -27,6 +27,7 @@ from fastmunit.data.value_range import PixelValues, ValueRange
 from fastmunit.errors import DataError
 from fastmunit.image_files.reader import ImageReader
 from fastmunit.region import Region
+from tests.image_files.images import put_shape
 
 PARTS = ("trainA", "trainB", "testA", "testB")
 
@@ -477,11 +478,13 @@ _SCIENTIFIC: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", _SCIENTIFIC)
-def test_other_tiffs_are_read_by_region(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "shape_is_last"), [*((kind, False) for kind in _SCIENTIFIC), ("stack", True)])
+def test_other_tiffs_are_read_by_region(kind: str, shape_is_last: bool, tmp_path: Path) -> None:
     pixels, options = _SCIENTIFIC[kind]
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, pixels, **options)
+    if kind == "stack":
+        put_shape(path, last=shape_is_last)
     channels = 1 if pixels.ndim == 2 else 3
     assert has_reader(path, channels, PixelValues())
     assert has_reader(path, 3, PixelValues())  # gray is repeated

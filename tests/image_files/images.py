@@ -1,5 +1,6 @@
 """Images, copies of them, and regions, for the tests of all formats."""
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,15 @@ def copied(
                         tile = values[plane, :, top : top + 20, left : left + 31]
                         writer.write(tile, Region(top, left, *tile.shape[1:]), plane)
     return values
+
+
+def put_shape(path: Path, last: bool) -> None:
+    """Move the shape in a description by tifffile to the end, as older releases write it, or to the beginning."""
+    import tifffile
+
+    entries = json.loads(tifffile.tiffcomment(path))
+    shape = {"shape": entries.pop("shape")}
+    tifffile.tiffcomment(path, json.dumps(entries | shape if last else shape | entries))
 
 
 def check_level(path: Path, level: int, expected: np.ndarray) -> None:

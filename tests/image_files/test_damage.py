@@ -117,6 +117,15 @@ def test_truncated_stacks_are_not_pictures(tmp_path: Path, share: float) -> None
         read_pixels(path, 3)
 
 
+def test_deep_descriptions_are_no_axes(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, pixels(dtype="uint8"), description='{"shape": ' + "[" * 10**5, metadata=None)
+    assert not is_image_file(path)
+    with open_image(path) as reader:
+        assert reader.planes == 1
+
+
 def read_damaged(seed: int, count: int, folder: Path) -> int:
     """Return the number of damaged files that were read."""
     for package in ("tifffile", "imagecodecs", "nibabel", "pydicom"):

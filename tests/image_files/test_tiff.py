@@ -10,7 +10,7 @@ from fastmunit.errors import DataError
 from fastmunit.image_files.open import is_image_file, open_image, output_suffix, writer_like
 from fastmunit.image_files.tiff_reader import TiffReader
 from fastmunit.region import Region
-from tests.image_files.images import HEIGHT, WIDTH, check_reading, copied, pixels, whole
+from tests.image_files.images import HEIGHT, WIDTH, check_reading, copied, pixels, put_shape, whole
 
 tifffile = pytest.importorskip("tifffile")
 pytest.importorskip("imagecodecs")
@@ -104,12 +104,14 @@ def test_tags_are_kept(tmp_path: Path) -> None:
         assert after.pages[0].description == "A scan"
 
 
-def test_axes_in_json_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape_is_last", [False, True])
+def test_axes_in_json_are_kept(tmp_path: Path, shape_is_last: bool) -> None:
     stack = pixels(2, 4, 3, dtype="float32")
     source, target = tmp_path / "stack.tif", tmp_path / "copy.tif"
     for options in ({}, {"truncate": True}, {"compression": "zlib"}):
         metadata = {"axes": "TZCYX", "operator": "x"}
         tifffile.imwrite(source, stack, photometric="minisblack", metadata=metadata, **options)
+        put_shape(source, last=shape_is_last)
         check_reading(source, stack.reshape(8, 3, HEIGHT, WIDTH))
         copied(source, target)
         with tifffile.TiffFile(target) as file:
