@@ -36,11 +36,6 @@ class PhaseKernels(NamedTuple):
     unshuffled: bool
 
     @property
-    def kernel_size(self) -> int:
-        """The size k of the weight."""
-        return _size_of(self)
-
-    @property
     def padding(self) -> tuple[int, PadMode]:
         """The number of pixels that are added on each side of the low-resolution map, and their fill mode."""
         return _padding_of(self)
@@ -48,6 +43,7 @@ class PhaseKernels(NamedTuple):
 
 # The compiler of torch 2.10 cannot trace properties of a NamedTuple, so that phase_conv2d calls functions.
 def _size_of(kernels: PhaseKernels) -> int:
+    """Return the size k of the weight."""
     return 2 * kernels.phases.shape[-1] - 1
 
 
